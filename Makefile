@@ -1,0 +1,36 @@
+# Everything on a fresh machine: `make demo` audits the bundled example, `make test` runs the test suite.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test check lint clean system
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# WeasyPrint needs Pango for the PDF. Installed where we may, named where we may not.
+system:
+	@.ci/system-packages
+
+demo: system $(INSTALLED)
+	$(BIN)/python examples/quickstart/make_example.py
+	$(BIN)/leakaudit scan examples/quickstart/model.onnx --batch examples/quickstart/batch.npz \
+		--mean 0.5 --std 0.25 --preset quick --fail-on never --out demo-report
+	@echo "Open demo-report/report.html or demo-report/report.pdf"
+
+test: system $(INSTALLED)
+	$(BIN)/pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+check: lint test
+
+clean:
+	rm -rf $(VENV) dist build demo-report leakaudit-report .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -f examples/quickstart/model.onnx examples/quickstart/batch.npz

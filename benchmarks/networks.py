@@ -1,0 +1,154 @@
+"""The networks and victims of the measurements: those of the papers, rebuilt from their descriptions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from leakaudit.observation import InputSpace, Observation, Protocol
+from leakaudit.target.dropout import Dropout, dropout_layers, record
+from leakaudit.target.target import Target
+
+DATA = Path(os.environ.get("LEAKAUDIT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+CIFAR = InputSpace((3, 32, 32), (0.49147, 0.48226, 0.44677), (0.24703, 0.24349, 0.26159))
+
+
+def mlp(p: float = 0.0) -> nn.Module:
+    """3 hidden layers of 512 GELU units without bias, dropout behind each (Scheliga et al. 2022)."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    for width in (3072, 512, 512):
+        layers += [nn.Linear(width, 512, bias=False), nn.GELU(), Dropout(p)]
+    return nn.Sequential(*layers, nn.Linear(512, 10, bias=False))
+
+
+def lenet(p: float = 0.0, conv: float = 0.0, activation: Callable[[], nn.Module] = nn.GELU) -> nn.Module:
+    """Three 5×5 convolutions, two linear layers with dropout before each, and optionally dropout on the first map."""
+    first: list[nn.Module] = [nn.Conv2d(3, 12, 5, 2, 2), activation()]
+    if conv:
+        first.append(Dropout(conv))
+    return nn.Sequential(
+        *first,
+        nn.Conv2d(12, 12, 5, 2, 2),
+        activation(),
+        nn.Conv2d(12, 12, 5, 1, 2),
+        activation(),
+        nn.Flatten(),
+        Dropout(p),
+        nn.Linear(768, 256),
+        activation(),
+        Dropout(p),
+        nn.Linear(256, 10),
+    )
+
+
+def lenet_zhu() -> nn.Module:
+    """The LeNet of DLG: sigmoids, weights and biases from U(-.5, .5)."""
+    net = nn.Sequential(
+        *(nn.Conv2d(3, 12, 5, 2, 2), nn.Sigmoid(), nn.Conv2d(12, 12, 5, 2, 2), nn.Sigmoid()),
+        *(nn.Conv2d(12, 12, 5, 1, 2), nn.Sigmoid(), nn.Flatten(), nn.Linear(768, 10)),
+    )
+    for parameter in net.parameters():
+        nn.init.uniform_(parameter, -0.5, 0.5)
+    return net
+
+
+def toy_batchnorm() -> nn.Module:
+    """Three convolutions with BatchNorm and ReLU, 66,730 parameters: the network of the GI-PIP comparison."""
+    layers: list[nn.Module] = []
+    for inputs, outputs, stride in ((3, 32, 1), (32, 64, 2), (64, 64, 2)):
+        layers += [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AvgPool2d(2), nn.Flatten(), nn.Linear(1024, 10))
+
+
+class _Attention(nn.Module):
+    def __init__(self, width: int, heads: int, p: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
+        self.attention, self.drop = Dropout(p, "attention"), Dropout(p)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, width = x.shape
+        q, k, v = self.qkv(x).view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        weights = self.attention((q @ k.transpose(-1, -2) * (width // self.heads) ** -0.5).softmax(-1))
+        return self.drop(self.out((weights @ v).transpose(1, 2).reshape(batch, tokens, width)))
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int, heads: int, p: float) -> None:
+        super().__init__()
+        self.norm1, self.norm2, self.attention = nn.LayerNorm(width), nn.LayerNorm(width), _Attention(width, heads, p)
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), Dropout(p), nn.Linear(width, width), Dropout(p))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class ViT(nn.Module):
+    """The small vision transformer of Scheliga et al.: patch 4, width 256, depth 4, 16 heads; 1,612,554 parameters."""
+
+    def __init__(self, p: float = 0.0, width: int = 256, depth: int = 4, heads: int = 16) -> None:
+        super().__init__()
+        self.patch = nn.Linear(48, width)
+        self.position = nn.Parameter(torch.randn(1, 65, width))
+        self.token = nn.Parameter(torch.randn(1, 1, width))
+        self.drop = Dropout(p)
+        self.blocks = nn.Sequential(*[_Block(width, heads, p) for _ in range(depth)])
+        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch = x.shape[0]
+        patches = x.view(batch, 3, 8, 4, 8, 4).permute(0, 2, 4, 3, 5, 1).reshape(batch, 64, 48)
+        tokens = torch.cat([self.token.expand(batch, -1, -1), self.patch(patches)], 1) + self.position
+        return self.head(self.blocks(self.drop(tokens))[:, 0])
+
+
+def target(build: Callable[[], nn.Module], seed: int = 0) -> Target:
+    """A network with seeded weights, in eval mode, as a Target of CIFAR images."""
+    torch.manual_seed(seed)
+    return Target(build().eval(), build.__name__, "module", CIFAR.shape, "NCHW", CIFAR.shape, 10)
+
+
+def cifar(name: str = "cifar10_test.npz") -> tuple[Tensor, Tensor]:
+    """Images (N, 3, 32, 32) in 0..1 and labels (N,)."""
+    with np.load(DATA / "images" / name) as file:
+        return torch.from_numpy(file["x"]).float() / 255, torch.from_numpy(file["y"]).long()
+
+
+def victim(net: Target, images: Tensor, labels: Tensor, seed: int = 0) -> Observation:
+    """The observation of a batch: train mode where the network has dropout, with the masks recorded for WIA."""
+    layers = [layer for layer in dropout_layers(net.module).values() if layer.p > 0]
+    for layer in layers:
+        layer.train()
+    with record(net.module, torch.Generator().manual_seed(seed)) as masks:
+        update = {n: g.detach() for n, g in net.gradient(CIFAR.normalize(images), labels).items()}
+    for layer in layers:
+        layer.eval()
+    protocol = Protocol(len(images), mode="train" if layers else "eval")
+    observation = Observation(update, protocol, CIFAR, labels=labels, label_source="given")
+    return replace(observation, masks=dict(masks)) if masks else observation
+
+
+def distinct(labels: Tensor, size: int, seed: int) -> Tensor:
+    """Positions of `size` samples of pairwise distinct classes."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    chosen: list[int] = []
+    for position in order.tolist():
+        if int(labels[position]) not in [int(labels[c]) for c in chosen]:
+            chosen.append(position)
+        if len(chosen) == size:
+            break
+    return torch.tensor(chosen)
+
+
+def psnr(inputs: Tensor, images: Tensor) -> float:
+    """Mean PSNR in 0..1 of reconstructions in normalised space, sample by sample in the given order."""
+    error = (CIFAR.denormalize(inputs.cpu()) - images).square().flatten(1).mean(1)
+    return float((-10 * error.clamp_min(1e-12).log10()).mean())

@@ -1,0 +1,73 @@
+"""leakaudit: audit what one shared update of a federated model gives away about its training samples.
+
+    import leakaudit
+
+    report = leakaudit.scan("model.onnx", "batch.npz")
+    report.save("leakaudit-report")
+
+Everything heavy is imported on first use, so that ``leakaudit --help`` is fast.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from leakaudit.api import scan
+    from leakaudit.audit import AuditOptions, Observer
+    from leakaudit.batch import Batch, load_batch
+    from leakaudit.errors import AuditError, BatchError, LeakauditError, ModelError, UsageError
+    from leakaudit.observation import InputSpace, Observation, Protocol
+    from leakaudit.report.document import Report
+    from leakaudit.target import Target, load
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AuditError": "errors",
+    "AuditOptions": "audit",
+    "Batch": "batch",
+    "BatchError": "errors",
+    "InputSpace": "observation",
+    "LeakauditError": "errors",
+    "ModelError": "errors",
+    "Observation": "observation",
+    "Observer": "audit",
+    "Protocol": "observation",
+    "Report": "report.document",
+    "Target": "target",
+    "UsageError": "errors",
+    "load": "target",
+    "load_batch": "batch",
+    "scan": "api",
+}
+
+__all__ = [
+    "AuditError",
+    "AuditOptions",
+    "Batch",
+    "BatchError",
+    "InputSpace",
+    "LeakauditError",
+    "ModelError",
+    "Observation",
+    "Observer",
+    "Protocol",
+    "Report",
+    "Target",
+    "UsageError",
+    "load",
+    "load_batch",
+    "scan",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'leakaudit' has no attribute {name!r}")
+    return getattr(import_module(f"leakaudit.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,114 @@
+"""The Python interface: `scan` a model and a batch, get a Report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from leakaudit.audit import AuditOptions, Observer, SilentObserver, audit
+from leakaudit.batch import Batch, DataLayout, ValueRange, from_arrays, load_batch
+from leakaudit.errors import UsageError
+from leakaudit.observation import InputSpace, Mode
+from leakaudit.report.document import Report
+from leakaudit.target import Target, load
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def scan(
+    model: str | Path | nn.Module | Target,
+    batch: str | Path | tuple[Any, Any] | Batch,
+    *,
+    batch_size: int = 1,
+    victims: int | None = None,
+    attacks: Sequence[str] = (),
+    preset: str = "standard",
+    settings: Mapping[str, Mapping[str, str]] | None = None,
+    time_budget: float | None = None,
+    seed: int = 0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    mode: Mode = "eval",
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+    layout: DataLayout = "auto",
+    values: ValueRange = "auto",
+    resize: bool = False,
+    input_shape: Sequence[int] = (),
+    lpips_weights: str | Path | None = None,
+    observer: Observer | None = None,
+    command: Sequence[str] = (),
+) -> Report:
+    """Audit what one shared update of a model gives away about a batch. Prints nothing.
+
+    Args:
+        model: Model file, ``torch.nn.Module`` or Target.
+        batch: ``.npz`` file, folder of images, ``(inputs, labels)`` arrays, or Batch.
+        batch_size: Samples per update.
+        victims: Independent batches to attack, drawn by `seed`; default up to 4.
+        attacks: Names (see ``leakaudit attacks``); default all.
+        preset: ``quick``, ``standard`` or ``paper``.
+        settings: Overrides per attack, as text: ``{"ig": {"iterations": "600"}}``.
+        time_budget: Seconds for all attacks together.
+        seed: Decides victims, starts and probes; the same seed gives the same numbers.
+        device: ``auto`` takes a CUDA device where there is one.
+        mode: Mode of the client's model.
+        mean: Per-channel mean that the client subtracts, in pixel units 0..1; one value serves all channels.
+        std: Per-channel standard deviation that it divides by.
+        layout: Axis order of the batch's arrays.
+        values: Whether the batch holds pixels or already normalised values.
+        resize: Resize and crop the images of a folder.
+        input_shape: ``(C, H, W)`` of one sample, where the model leaves it open (a module, a file with free sizes).
+        lpips_weights: SqueezeNet 1.1 checkpoint for LPIPS.
+        observer: Told the progress.
+        command: For the report's *how to reproduce*.
+
+    Raises:
+        UsageError: An argument that cannot be.
+        ModelError: A model that cannot be audited.
+        BatchError: Samples that do not fit the model.
+    """
+    options = AuditOptions(
+        batch_size=batch_size,
+        victims=victims,
+        attacks=tuple(attacks),
+        preset=preset,
+        settings=settings or {},
+        time_budget=time_budget,
+        seed=seed,
+        device=device,
+        mode=mode,
+        lpips_weights=Path(lpips_weights) if lpips_weights else None,
+    )
+    observer = observer or SilentObserver()
+    observer.stage("loading the model")
+    target = model if isinstance(model, Target) else load(model, mode=mode, image_shape=tuple(input_shape) or None)
+    space = input_space(target, mean, std)
+    observer.stage("reading the batch")
+    if isinstance(batch, Batch):
+        samples = batch
+    elif isinstance(batch, tuple):
+        samples = from_arrays(batch[0], batch[1], space, target.classes, layout=layout, values=values)
+    else:
+        samples = load_batch(batch, space, target.classes, layout=layout, values=values, resize=resize)
+    return audit(target, samples, space, options, observer=observer, command=command)
+
+
+def input_space(target: Target, mean: Sequence[float], std: Sequence[float]) -> InputSpace:
+    """The input space of a model with this normalisation; none means pixels in 0..1 as they are.
+
+    Raises:
+        UsageError: A wrong number of values, or a standard deviation that is not positive.
+    """
+    channels = target.image_shape[0]
+    columns = []
+    for name, values, default in (("--mean", mean, 0.0), ("--std", std, 1.0)):
+        column = tuple(float(v) for v in values) or (default,)
+        column = column * channels if len(column) == 1 else column
+        if len(column) != channels:
+            raise UsageError(f"{name} has {len(column)} values, the model takes {channels} channel(s)")
+        columns.append(column)
+    if any(value <= 0 for value in columns[1]):
+        raise UsageError(f"--std is {columns[1]}, expected positive values")
+    return InputSpace(target.image_shape, columns[0], columns[1])

@@ -1,0 +1,160 @@
+"""The contract of every attack: write `applies` and `run`, the base class does the rest.
+
+An attack is a pure function ``(Target, Observation, Generator) -> Reconstruction``. It never sees the private batch.
+Refusals are data, stated before time is spent: `applies` returns a `NotApplicable` that says what is missing.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Protocol, final
+
+import torch
+from torch import Generator, Tensor
+
+from leakaudit.observation import Observation, ThreatModel
+from leakaudit.target.target import Target
+
+
+class Monitor(Protocol):
+    """How a running attack reports progress and learns that it must stop. Never carries private data."""
+
+    def update(self, fraction: float, objective: float) -> None:
+        """Say how far the attack is (0 to 1) and its objective."""
+
+    def should_stop(self) -> bool:
+        """Whether the user interrupted or the attack's share of the time budget is spent."""
+
+    def seconds_left(self) -> float | None:
+        """Time left for this run, or ``None`` without a time budget."""
+
+
+class SilentMonitor:
+    """A monitor that prints nothing and never stops."""
+
+    def update(self, fraction: float, objective: float) -> None:
+        """Ignore."""
+
+    def should_stop(self) -> bool:
+        """Never."""
+        return False
+
+    def seconds_left(self) -> float | None:
+        """No limit."""
+        return None
+
+
+@dataclass(frozen=True)
+class NotApplicable:
+    """Why an attack cannot run on this target and observation, with the way out."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class LossPoint:
+    """One point of an attack's objective over its iterations."""
+
+    iteration: int
+    objective: float
+    match: float
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """The reconstruction part of the way: ``inputs`` (B, C, H, W) in normalised space."""
+
+    fraction: float
+    inputs: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstruction:
+    """What an attack recovered.
+
+    Args:
+        inputs: (B, C, H, W) in normalised space, inside the valid range.
+        labels: Class indices (B,) that the attack used or recovered.
+        match: Final gradient match without prior terms; a cosine distance unless the attack says otherwise.
+        residual: ‖g(x̂) − g*‖ / ‖g*‖ of the update regenerated from the reconstruction; filled in by the base class.
+        history: Objective over iterations.
+        snapshots: Reconstructions part of the way.
+        iterations: Iterations done, over all restarts.
+        seconds: Wall time; filled in by the base class.
+        stopped: Why it ended early ("interrupted or out of time"), or "".
+        exact: True for attacks whose result is algebraic, not approximate; the certificate decides.
+        notes: Facts for the report, one sentence each.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    match: float
+    residual: float = float("nan")
+    history: tuple[LossPoint, ...] = ()
+    snapshots: tuple[Snapshot, ...] = ()
+    iterations: int = 0
+    seconds: float = 0.0
+    stopped: str = ""
+    exact: bool = False
+    notes: tuple[str, ...] = field(default=())
+
+
+class Attack(ABC):
+    """Base class of all attacks. Hyper-parameters are keyword-only fields of the attack's `settings` dataclass."""
+
+    name: ClassVar[str]
+    """The name on the command line."""
+    title: ClassVar[str]
+    """The name in the report."""
+    threat_model: ClassVar[ThreatModel] = "B"
+    """The weakest threat model it runs under."""
+    needs: ClassVar[str] = ""
+    """One line: what it needs, for `leakaudit attacks`."""
+    reference: ClassVar[str] = ""
+    """Paper that it implements."""
+    cost: ClassVar[int] = 50
+    """Attacks run in ascending order of this; closed forms are below 50, optimisation attacks at 50 and above."""
+    presets: ClassVar[dict[str, Any]]
+    """Settings by preset name: quick, standard, paper."""
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
+
+    @abstractmethod
+    def applies(self, target: Target, observation: Observation) -> NotApplicable | None:
+        """Why this attack cannot run here, or ``None``. Cheap: no optimisation, no large allocation."""
+
+    @abstractmethod
+    def run(self, target: Target, observation: Observation, generator: Generator, monitor: Monitor) -> Reconstruction:
+        """Attack. Must poll ``monitor.should_stop()`` and return the best so far when it is true."""
+
+    @final
+    def __call__(
+        self, target: Target, observation: Observation, generator: Generator, monitor: Monitor | None = None
+    ) -> Reconstruction:
+        """Run, clamp to the valid range, and regenerate the update for the residual."""
+        started = time.perf_counter()
+        result = self.run(target, observation, generator, monitor or SilentMonitor())
+        low, high = observation.space.box(result.inputs)
+        inputs = result.inputs.detach().clamp(low, high)
+        return replace(
+            result,
+            inputs=inputs,
+            residual=relative_residual(target, observation, inputs, result.labels),
+            seconds=time.perf_counter() - started,
+        )
+
+
+def relative_residual(target: Target, observation: Observation, inputs: Tensor, labels: Tensor) -> float:
+    """‖g(x̂) − g*‖ / ‖g*‖ over the whole update, without knowledge of the true batch."""
+    regenerated = target.gradient(inputs, labels)
+    difference = sum(float((regenerated[n] - g).double().square().sum()) for n, g in observation.update.items())
+    norm = sum(float(g.double().square().sum()) for g in observation.update.values())
+    return (difference / norm) ** 0.5 if norm > 0 else float("nan")
+
+
+def cpu_generator(seed: int) -> Generator:
+    """A generator of its own for one attack on one victim; the same on every device."""
+    return torch.Generator("cpu").manual_seed(seed)

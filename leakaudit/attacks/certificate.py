@@ -1,0 +1,204 @@
+"""Evidence that needs no ground truth: the update regenerated from a reconstruction, and whether another one could fit.
+
+Claim. With ``Φ(x) = ∇_θ ℓ(f_θ(x), y)`` and the observed update ``g*``,
+
+.. math:: r = \\|Φ(\\hat x) - g^*\\| / \\|g^*\\|, \\qquad J = ∂Φ/∂x \\;\\text{at}\\; \\hat x
+
+a residual at the level of floating-point rounding says that the reconstruction explains the update, and ``rank J = n``
+says that no other reconstruction near it does. Far-away solutions (twins, another order of the samples) are not excluded.
+
+The rank is read without forming J. For a random ``z``, conjugate gradients on ``min ‖J v − J z‖`` from zero converge to
+the part of ``z`` in the row space, so ``n ‖z − v‖² / ‖z‖²`` estimates the dimension of the null space; it is below
+``NULL_TOLERANCE`` for two independent ``z`` only if there is none (a one-dimensional null space passes with probability
+below 1e-4). Directions whose singular value is so small that the iterations do not reach them leave it undecided.
+
+Fails (``unique`` is ``None``) where J is too ill-conditioned for the allowed products, and says nothing about samples
+whose own share of the update is smaller than the residual: ``weakest`` shows that share, and ``exact`` asks for more.
+Reference: local identifiability by the Jacobian of the gradient map; the design notes call its deficit RA_J.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Generator, Tensor
+
+from leakaudit.attacks.base import cpu_generator
+from leakaudit.observation import Observation
+from leakaudit.target.target import Target
+
+RESIDUAL_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}
+"""Relative residual of an update that is regenerated up to rounding, by the type that it was computed in."""
+SHARE_MARGIN = 10.0
+"""How many times the residual the least influential sample's share of the update must be."""
+NULL_TOLERANCE = 1e-4
+PROBES = 2
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What a reconstruction proves by itself.
+
+    Args:
+        residual: ‖Φ(x̂) − g*‖ / ‖g*‖ over the whole update.
+        residuals: The same per tensor, relative to that tensor; ``nan`` where the observed tensor is zero.
+        tolerance: The residual that counts as rounding for the update's type.
+        weakest: Share ‖∇ℓ_i‖ / (B ‖g*‖) of the sample that the update depends on least; ``nan`` if not computed.
+        exact: Whether the residual is at float level and each sample's share is well above it.
+        unknowns: Entries of the reconstruction, n.
+        rank: Estimated numerical rank of J, or ``None`` if not computed or undecided.
+        unique: Whether J has full column rank; ``None`` if not computed or undecided.
+        note: Why something is missing, or "".
+    """
+
+    residual: float
+    residuals: dict[str, float]
+    tolerance: float
+    weakest: float
+    exact: bool
+    unknowns: int
+    rank: int | None = None
+    unique: bool | None = None
+    note: str = ""
+
+
+def certify(
+    target: Target,
+    observation: Observation,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    uniqueness: bool = True,
+    products: int = 400,
+    generator: Generator | None = None,
+) -> Certificate:
+    """Regenerate the update from a reconstruction and test whether it is locally unique.
+
+    Args:
+        target: The model, as the attacker evaluates it.
+        observation: The update.
+        inputs: (B, C, H, W) in normalised space.
+        labels: Class indices (B,) or probabilities (B, K).
+        uniqueness: Whether to estimate the rank of J, by far the dearer half.
+        products: Iterations allowed per probe, each one product with J and one with its transpose.
+        generator: Of the random probes; seeded with 0 by default.
+    """
+    update = observation.update
+    regenerated = target.gradient(inputs, labels)
+    difference = {name: regenerated[name].detach() - gradient for name, gradient in update.items()}
+    whole = _norm(update)
+    residual = _norm(difference) / whole if whole > 0 else float("nan")
+    tolerance = max(RESIDUAL_TOLERANCE[g.dtype] for g in update.values())
+    weakest = _weakest_share(target, inputs, labels) / whole if whole > 0 else float("nan")
+    certificate = Certificate(
+        residual=residual,
+        residuals={name: _relative(difference[name], gradient) for name, gradient in update.items()},
+        tolerance=tolerance,
+        weakest=weakest,
+        exact=residual <= tolerance and weakest >= SHARE_MARGIN * residual,
+        unknowns=inputs.numel(),
+    )
+    if not uniqueness:
+        return certificate
+    return _with_rank(certificate, target, inputs, labels, products, generator or cpu_generator(0))
+
+
+def _norm(tensors: Mapping[str, Tensor]) -> float:
+    return math.sqrt(sum(float(t.double().square().sum()) for t in tensors.values()))
+
+
+def _relative(difference: Tensor, gradient: Tensor) -> float:
+    norm = float(gradient.double().norm())
+    return float(difference.double().norm()) / norm if norm > 0 else float("nan")
+
+
+def _weakest_share(target: Target, inputs: Tensor, labels: Tensor) -> float:
+    """The smallest norm of one sample's term of the mean gradient; the samples are taken one by one where the file allows."""
+    size = len(inputs)
+    if size > 1 and target.batch_sizes is not None and 1 not in target.batch_sizes:
+        repeats = min(target.batch_sizes)
+    else:
+        repeats = 1
+    norms = []
+    for i in range(size):
+        alone = inputs[[i] * repeats], labels[[i] * repeats]
+        norms.append(_norm({n: g.detach() for n, g in target.gradient(*alone).items()}) / size)
+    return min(norms)
+
+
+class GradientJacobian:
+    """``J = ∂Φ/∂x`` at a point as two products, by reverse mode alone (it needs what the attacks need: second derivatives).
+
+    ``Jᵀ w`` is one backward pass of ``⟨Φ, w⟩``; as it is linear in ``w``, ``J z`` is its derivative with respect to ``w``.
+    """
+
+    def __init__(self, target: Target, inputs: Tensor, labels: Tensor) -> None:
+        self.inputs = inputs.detach().clone().requires_grad_(True)
+        gradients = target.gradient(self.inputs, labels, create_graph=True)
+        self.value = torch.cat([g.reshape(-1) for g in gradients.values()])
+        self.dual = torch.zeros_like(self.value).requires_grad_(True)
+        (self.pullback,) = torch.autograd.grad(
+            self.value, [self.inputs], self.dual, create_graph=True, materialize_grads=True
+        )
+
+    def times(self, direction: Tensor) -> Tensor:
+        """J z of a direction shaped as the inputs; flat, one entry per entry of the update."""
+        if not self.pullback.requires_grad:
+            return torch.zeros_like(self.value)
+        (product,) = torch.autograd.grad(
+            self.pullback, [self.dual], direction, retain_graph=True, materialize_grads=True
+        )
+        return product
+
+    def transposed_times(self, dual: Tensor) -> Tensor:
+        """Jᵀ w of a flat vector, shaped as the inputs."""
+        (product,) = torch.autograd.grad(self.value, [self.inputs], dual, retain_graph=True, materialize_grads=True)
+        return product
+
+
+def least_squares(jacobian: GradientJacobian, value: Tensor, products: int, tolerance: float) -> tuple[Tensor, bool]:
+    """Minimum-norm solution of ``min ‖J v − value‖`` by conjugate gradients (CGLS), and whether it converged."""
+    solution = torch.zeros_like(jacobian.inputs)
+    rest = value.clone()
+    gradient = jacobian.transposed_times(rest)
+    direction = gradient.clone()
+    first = power = float(gradient.square().sum())
+    for _ in range(products):
+        if power <= tolerance**2 * first:
+            return solution, True
+        image = jacobian.times(direction)
+        step = power / float(image.square().sum())
+        solution += step * direction
+        rest -= step * image
+        gradient = jacobian.transposed_times(rest)
+        previous, power = power, float(gradient.square().sum())
+        direction = gradient + power / previous * direction
+    return solution, False
+
+
+def _with_rank(
+    certificate: Certificate, target: Target, inputs: Tensor, labels: Tensor, products: int, generator: Generator
+) -> Certificate:
+    """Fill in rank and uniqueness, in float64 (in the model's own type where the model refuses that)."""
+    size = inputs.numel()
+    try:
+        double = replace(target, module=copy.deepcopy(target.module).double())
+        jacobian = GradientJacobian(double, inputs.double(), labels)
+    except RuntimeError as error:
+        return replace(certificate, note=f"local uniqueness not computed: {str(error).splitlines()[0]}")
+    missing, converged = [], True
+    for _ in range(PROBES):
+        probe = torch.randn(inputs.shape, generator=generator, dtype=torch.float64).to(inputs.device)
+        found, done = least_squares(jacobian, jacobian.times(probe), products, 1e-8)
+        missing.append(size * float((probe - found).square().sum() / probe.square().sum()))
+        converged &= done
+    if max(missing) <= NULL_TOLERANCE:
+        return replace(certificate, rank=size, unique=True)
+    if not converged:
+        reached = size - round(min(missing))
+        return replace(certificate, note=f"local uniqueness undecided: rank at least about {reached} of {size}")
+    return replace(certificate, rank=min(size - 1, size - round(sum(missing) / PROBES)), unique=False)

@@ -1,0 +1,245 @@
+"""Token readings: which tokens a text model saw, and in which order (DAGER, Petrov et al. 2024, arXiv 2405.15586).
+
+Three facts, each exact:
+
+* Rows of ``∂ℓ/∂E`` (embedding table) that are not zero are the tokens of the batch, unless the table is tied to the output.
+* With learned positions P and one sample, ``∂ℓ/∂E_v = Σ_{t: token v} ∂ℓ/∂P_t``: a 0/1 system for the whole sequence, solved
+  by least squares when the T position gradients are independent.
+* Without either, the span test: with the inputs ``h`` of the first linear layer behind the embedding,
+
+  .. math:: ∂ℓ/∂W = \\sum_{i,t} δ_{it} h_{it}^T,
+
+  so the rows of the gradient span the inputs that occurred as long as there are fewer of them than dimensions. The input
+  that token v makes at place t is computed by the model itself; it occurred if it lies in the span.
+
+A target takes real-valued arrays; a token model is one whose input is cast to the indices of an embedding table (the
+numbers of the tokens, one per "pixel"). Fails for batches as sequences (only the token set is read then), for more
+tokens than dimensions, and for vocabularies beyond ``MAX_VOCABULARY`` in the span test. Deviation: the published attack
+decodes sequences of batches greedily through the second layer as well; not done here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction
+from leakaudit.attacks.confirm import Recovered, assemble, best_label
+from leakaudit.attacks.first_layer import Use, like, masks_unknown, token_table, watch
+from leakaudit.observation import Observation, ThreatModel
+from leakaudit.target.target import Target
+
+MAX_VOCABULARY = 4096
+"""Largest vocabulary that the span test goes through: one run of the model per token."""
+ROUNDING = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class DagerSettings:
+    """Settings of the token readings.
+
+    Args:
+        span: Largest relative distance of an input from the span of the gradient.
+    """
+
+    span: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if not 0 < self.span < 1:
+            raise ValueError(f"span must be between 0 and 1, got {self.span}")
+
+
+def token_set(table_gradient: Tensor) -> Tensor:
+    """Tokens whose row of the table's gradient (V, d) is not zero, ascending."""
+    return table_gradient.abs().sum(1).nonzero().flatten()
+
+
+def sequence_by_positions(table_gradient: Tensor, position_gradient: Tensor) -> tuple[Tensor, float]:
+    """Tokens (T,) of one sample from ``∂ℓ/∂E = Cᵀ ∂ℓ/∂P`` with one token per place, and the misfit after rounding.
+
+    Args:
+        table_gradient: (V, d).
+        position_gradient: (T, d), of rank T.
+    """
+    tokens = token_set(table_gradient)
+    rows, places = table_gradient[tokens].double(), position_gradient.double()
+    share = torch.linalg.lstsq(places.T, rows.T).solution  # (T, tokens)
+    chosen = share.argmax(1)
+    counted = torch.zeros_like(share)
+    counted[torch.arange(len(share), device=share.device), chosen] = 1.0
+    misfit = float((counted.T @ places - rows).norm() / rows.norm())
+    return tokens[chosen], misfit
+
+
+def span_distance(gradient: Tensor, candidates: Tensor) -> Tensor:
+    """Relative distance (N,) of candidate inputs (N, in) from the row space of a layer's gradient (out, in)."""
+    _, singular, right = torch.linalg.svd(gradient.double(), full_matrices=False)
+    basis = right[singular > ROUNDING * singular[0]]
+    values = candidates.double()
+    rest = values - (values @ basis.T) @ basis
+    return rest.norm(dim=1) / values.norm(dim=1).clamp_min(1e-300)
+
+
+def span_rank(gradient: Tensor) -> int:
+    """Numerical rank of a layer's gradient: the number of independent inputs."""
+    singular = torch.linalg.svdvals(gradient.double())
+    return int((singular > ROUNDING * singular[0]).sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """A layer behind the embedding whose input at a place depends on the token there alone.
+
+    Args:
+        weight: Its name.
+        transposed: Whether it is stored as (in, out).
+        width: Inputs.
+    """
+
+    weight: str
+    transposed: bool
+    width: int
+
+    def gradient(self, update: Mapping[str, Tensor]) -> Tensor:
+        """Its gradient as (out, in)."""
+        return update[self.weight].T if self.transposed else update[self.weight]
+
+
+def _constant(target: Target, token: int, first: int | None = None) -> Tensor:
+    """A batch of the smallest size in which every place holds `token` (the first one `first`)."""
+    size = min(target.batch_sizes) if target.batch_sizes else 1
+    inputs = like(target).new_full((size, *target.image_shape), float(token))
+    if first is not None:
+        inputs.view(size, -1)[:, 0] = float(first)
+    return inputs
+
+
+def _inputs(use: Use, size: int, places: int) -> Tensor | None:
+    """The operand of the first sample as (places, in), if it has a row per place."""
+    operand = use.operand
+    if operand.shape[:-1].numel() != size * places:
+        return None
+    return operand.reshape(size, places, operand.shape[-1])[0]
+
+
+def find_reader(target: Target, table: str) -> Reader | None:
+    """The first linear layer whose input at each place depends on the token there alone (normalisation is allowed)."""
+    channels, height, width = target.image_shape
+    places = channels * height * width
+    zero, mixed = _constant(target, 0), _constant(target, 0, first=1)
+    before, after = watch(target, zero), watch(target, mixed)
+    for name, uses in before.items():
+        if name == table or len(uses) != 1 or uses[0].operator not in ("addmm", "mm"):
+            continue
+        a, b = (_inputs(u, len(zero), places) for u in (uses[0], after[name][0]))
+        if a is not None and b is not None and torch.equal(a[1:], b[1:]) and not torch.equal(a[0], b[0]):
+            return Reader(name, uses[0].transposed, a.shape[1])
+    return None
+
+
+def sequence_by_span(
+    target: Target, reader: Reader, update: Mapping[str, Tensor], tokens: Tensor
+) -> tuple[Tensor, Tensor]:
+    """For every place the token whose input is nearest to the span, and the distances (tokens, places)."""
+    channels, height, width = target.image_shape
+    places = channels * height * width
+    gradient = reader.gradient(update)
+    distances = []
+    for token in tokens.tolist():
+        inputs = _constant(target, token)
+        found = _inputs(watch(target, inputs)[reader.weight][0], len(inputs), places)
+        if found is None:
+            raise ValueError(f"{reader.weight} does not read one row per token")
+        distances.append(span_distance(gradient, found))
+    table = torch.stack(distances)
+    return tokens[table.argmin(0)], table
+
+
+class Dager(Attack):
+    """Reads tokens and their order from a text model's update."""
+
+    name: ClassVar[str] = "dager"
+    title: ClassVar[str] = "DAGER (token span test)"
+    threat_model: ClassVar[ThreatModel] = "B"
+    needs: ClassVar[str] = "a model whose input indexes a trained embedding table; batch 1 for the sequence"
+    reference: ClassVar[str] = "Petrov et al., DAGER: Exact Gradient Inversion for LLMs, NeurIPS 2024, arXiv 2405.15586"
+    cost: ClassVar[int] = 13
+    presets: ClassVar[dict[str, DagerSettings]] = {
+        "quick": DagerSettings(),
+        "standard": DagerSettings(),
+        "paper": DagerSettings(),
+    }
+
+    def applies(self, target: Target, observation: Observation) -> NotApplicable | None:
+        """Needs an embedding table that the input indexes."""
+        if token_table(target) is None:
+            return NotApplicable("the model has no token embedding: its input is real-valued")
+        return None
+
+    def run(self, target: Target, observation: Observation, generator: Generator, monitor: Monitor) -> Reconstruction:
+        """The sequence by positions, else by the span; for batches the token set."""
+        table = token_table(target)
+        if table is None:
+            raise ValueError("DAGER needs token embeddings: ask `applies` first")
+        tokens, how = _seen_tokens(target, observation, table)
+        if observation.batch_size > 1 or len(tokens) == 0:
+            return assemble(target, observation, _recovered(target, None), f"token set {tokens.tolist()} by {how}")
+        sequence, certain, how = _sequence(target, observation, table, tokens, self.settings)
+        if sequence is None:
+            return assemble(target, observation, _recovered(target, None), f"token set {tokens.tolist()}; {how}")
+        image = sequence.to(like(target)).view(1, *target.image_shape)
+        label, residual = best_label(target, observation, image)
+        certain = certain and (masks_unknown(target, observation) or residual <= 1e-4)
+        return assemble(target, observation, _recovered(target, image, label, certain), how)
+
+
+def _recovered(target: Target, image: Tensor | None, label: int = 0, certain: bool = False) -> Recovered:
+    if image is None:
+        empty = torch.empty(0, dtype=torch.long)
+        return Recovered(like(target).new_empty((0, *target.image_shape)), empty, empty.bool())
+    return Recovered(image, torch.tensor([label]), torch.tensor([certain]))
+
+
+def _seen_tokens(target: Target, observation: Observation, table: str) -> tuple[Tensor, str]:
+    """Tokens of the batch by the table's non-zero rows; the whole (small) vocabulary where that says nothing."""
+    vocabulary = len({**dict(target.module.named_buffers()), **dict(target.module.named_parameters())}[table])
+    if table in observation.update:
+        tokens = token_set(observation.update[table])
+        if len(tokens) < vocabulary:
+            return tokens, f"non-zero rows of {table}"
+    if vocabulary > MAX_VOCABULARY:
+        return torch.empty(0, dtype=torch.long), f"{table} says nothing and {vocabulary} tokens are too many to try"
+    return torch.arange(vocabulary, device=like(target).device), "no restriction"
+
+
+def _sequence(
+    target: Target, observation: Observation, table: str, tokens: Tensor, settings: DagerSettings
+) -> tuple[Tensor | None, bool, str]:
+    update = observation.update
+    places = int(torch.tensor(target.image_shape).prod())
+    if table in update:
+        for name, gradient in update.items():
+            rows = gradient.reshape(-1, gradient.shape[-1])
+            if name == table or rows.shape != (places, update[table].shape[1]) or span_rank(rows) < places:
+                continue
+            sequence, misfit = sequence_by_positions(update[table], rows)
+            if misfit <= settings.span:
+                return sequence, True, f"{table} and {name}, misfit {misfit:.1e}"
+    reader = find_reader(target, table)
+    if reader is None or reader.weight not in update:
+        return None, False, "no linear layer reads the tokens one by one"
+    rank = span_rank(reader.gradient(update))
+    if rank >= reader.width:
+        return None, False, f"the gradient of {reader.weight} spans all {reader.width} dimensions"
+    sequence, distances = sequence_by_span(target, reader, update, tokens)
+    inside = (distances <= settings.span).sum(0)
+    certain = bool((inside == 1).all())
+    return (
+        sequence,
+        certain,
+        f"span of {reader.weight}: rank {rank}, {int((inside == 1).sum())} of {places} places unique",
+    )

@@ -1,0 +1,201 @@
+"""R-GAP, recursive gradient attack on privacy (Zhu & Blaschko 2021, arXiv 2010.07733).
+
+Claim. For one sample and a plain chain of convolutions and linear layers with invertible activations, the input
+follows from the update by algebra: invert the loss at the last layer, or read a biased linear layer, then solve one
+linear system per layer back to the image (`leakaudit.closed_form`). No optimisation, no prior, no label.
+
+Where every layer has full rank the image is exact up to the rounding of the update. A deficient layer gives its
+minimum-norm input; the attack says so, names the layer and does not call the result exact. Bias-free networks with
+one logit have twins: two images, one a multiple of the other, with the same update. The valid pixel range and the
+8-bit grid of stored images decide; the other candidate is kept.
+
+Fails for batches, for anything that is not a plain chain, and under noise beyond about one per cent. Deviations from
+the authors' code: any label, all roots, float64, matrix-free balanced solver, stride, padding, groups, dilation and
+bias.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction, Snapshot, relative_residual
+from leakaudit.attacks.labels import infer_labels
+from leakaudit.closed_form.obstacles import Obstacle
+from leakaudit.closed_form.plan import Plan, make_plan
+from leakaudit.closed_form.recursion import Recovery, read_start, recover
+from leakaudit.closed_form.solve import SolverSettings
+from leakaudit.observation import InputSpace, Observation, ThreatModel
+from leakaudit.target.target import Target
+from leakaudit.target.trace import TraceError
+
+OUTSIDE = 0.01
+"""Pixels may leave 0..1 by this much before a candidate counts as ruled out."""
+OFF_GRID = 0.05
+"""Mean distance to a multiple of 1/255, in these units, up to which an image counts as 8-bit (0.25 at random)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RGAPSettings(SolverSettings):
+    """Effort of the solver, and what counts as exact.
+
+    Args:
+        exact: Largest relative residual of the regenerated update at which the result counts as exact.
+    """
+
+    exact: float = 1e-4
+
+
+class _StoppedError(Exception):
+    """The monitor asked to stop."""
+
+
+class RGAP(Attack):
+    """Recursive closed-form inversion of one sample's update."""
+
+    name: ClassVar[str] = "rgap"
+    title: ClassVar[str] = "R-GAP (recursive closed form)"
+    threat_model: ClassVar[ThreatModel] = "B"
+    needs: ClassVar[str] = "batch size 1; a plain chain of convolutions and linear layers with invertible activations"
+    reference: ClassVar[str] = (
+        "Zhu & Blaschko, R-GAP: Recursive Gradient Attack on Privacy, ICLR 2021, arXiv 2010.07733"
+    )
+    cost: ClassVar[int] = 10
+    # The paper has no hyper-parameters; its dense solver corresponds to the largest dense limit.
+    presets: ClassVar[dict[str, RGAPSettings]] = {
+        "quick": RGAPSettings(iterations=4000, dense_limit=0),
+        "standard": RGAPSettings(),
+        "paper": RGAPSettings(iterations=100_000, dense_limit=4000),
+    }
+
+    def applies(self, target: Target, observation: Observation) -> NotApplicable | None:
+        """Needs one sample, a plain chain back to the image, and an update that the loss can have."""
+        if observation.batch_size != 1:
+            return NotApplicable(
+                f"batch size {observation.batch_size}: the equations do not separate samples, it needs batch size 1"
+            )
+        if target.batch_sizes is not None and 1 not in target.batch_sizes:
+            return NotApplicable("the model file does not take single samples: export it with a dynamic batch axis")
+        try:
+            plan = make_plan(target, observation)
+        except (Obstacle, TraceError) as obstacle:
+            return NotApplicable(obstacle.message)
+        if not read_start(plan):
+            return NotApplicable(_no_root(plan))
+        return None
+
+    def run(self, target: Target, observation: Observation, generator: Generator, monitor: Monitor) -> Reconstruction:
+        """Follow every reading of the last layer back to the image and choose among what is left.
+
+        Raises:
+            Obstacle: The target or the update does not allow it; `applies` says so beforehand.
+        """
+        plan = make_plan(target, observation)
+        starts = read_start(plan)
+        if not starts:
+            raise Obstacle(_no_root(plan))
+        reference = next(iter(target.parameters.values()))
+
+        def poll(fraction: float, residual: float) -> None:
+            monitor.update(fraction, residual)
+            if monitor.should_stop():
+                raise _StoppedError
+
+        inferred = observation.labels
+        if inferred is None:
+            inferred = infer_labels(target, observation, generator).labels
+        inferred = inferred[:1].to(reference.device)
+        try:
+            found = recover(plan, starts, self.settings, poll)
+        except _StoppedError:
+            empty = torch.zeros((1, *observation.space.shape)).to(reference)
+            return Reconstruction(empty, inferred, match=1.0, stopped="interrupted or out of time")
+        return self._assess(target, observation, plan, found, inferred)
+
+    def _assess(
+        self, target: Target, observation: Observation, plan: Plan, found: list[Recovery], inferred: Tensor
+    ) -> Reconstruction:
+        """Choose a candidate, regenerate the update from it, and say what is known about it."""
+        space = observation.space
+        chosen, others, reasons, unique = choose(found, space)
+        reference = next(iter(target.parameters.values()))
+        inputs = chosen.image.reshape(1, *space.shape).to(reference)
+        labels = inferred if chosen.label is None else torch.full_like(inferred, chosen.label)
+        low, high = space.box(inputs)
+        residual = relative_residual(target, observation, inputs.clamp(low, high), labels)
+        sound = not chosen.deficient and chosen.jump is None and unique
+        snapshots = tuple(
+            Snapshot(1.0, o.image.reshape(1, *space.shape).to(reference).clamp(low, high)) for o in others
+        )
+        return Reconstruction(
+            inputs=inputs,
+            labels=labels,
+            match=residual,
+            snapshots=snapshots,
+            iterations=sum(layer.iterations for layer in chosen.layers),
+            exact=sound and residual <= self.settings.exact,
+            notes=(*plan.remarks, *reasons, *describe(chosen)),
+        )
+
+
+def _no_root(plan: Plan) -> str:
+    return (
+        f"no input of {plan.start.layer.name} explains its update under this loss: "
+        "the update is noisy, clipped, or not one sample's gradient"
+    )
+
+
+def choose(found: list[Recovery], space: InputSpace) -> tuple[Recovery, list[Recovery], tuple[str, ...], bool]:
+    """The most plausible of several images that regenerate the update, the others, why, and whether they are ruled out.
+
+    An image inside the valid range beats one outside; on the 8-bit grid one off it; then the larger one, since every
+    shrunk twin is valid too.
+    """
+    if len(found) == 1:
+        return found[0], [], (), True
+    ranked = sorted(found, key=lambda item: _implausibility(item, space))
+    best, others = ranked[0], ranked[1:]
+    rating = _implausibility(best, space)
+    unique = all(_implausibility(other, space)[:2] > rating[:2] for other in others)
+    verdict = (
+        "ruled out by the valid pixel range or the 8-bit grid" if unique else "not ruled out: the choice is a guess"
+    )
+    factors = ", ".join(
+        f"{float(other.image.norm() / best.image.norm()):.4g} times as large"
+        + (f" (label {other.label})" if other.label != best.label else "")
+        for other in others
+    )
+    note = f"{len(others)} other image(s) satisfy every layer's equations (twins), {factors}; {verdict}."
+    return best, others, (note,), unique
+
+
+def _implausibility(item: Recovery, space: InputSpace) -> tuple[float, bool, float]:
+    """How far pixels leave 0..1 (rounded to what matters), whether off the 8-bit grid, and the negative size."""
+    inputs = item.image.reshape(space.shape)
+    low, high = space.box(inputs)
+    pixels = (inputs - low) / (high - low)
+    outside = float((pixels - pixels.clamp(0, 1)).abs().max())
+    levels = pixels * 255
+    off_grid = float((levels - levels.round()).abs().mean())
+    return (outside if outside > OUTSIDE else 0.0), off_grid > OFF_GRID, -float(inputs.norm())
+
+
+def describe(recovery: Recovery) -> tuple[str, ...]:
+    """Residuals layer by layer, deficient layers, and where recovery stops."""
+    listed = ", ".join(f"{layer.name} {layer.residual:.0e} ({layer.method})" for layer in recovery.layers)
+    notes = [f"Relative residual per layer, from the loss to the input: {listed}."]
+    for layer in recovery.deficient:
+        notes.append(
+            f"{layer.name} is deficient: its equations leave {layer.deficit} of {layer.unknowns} directions of its "
+            "input open; the minimum-norm input was taken, so the image is not exact."
+        )
+    if recovery.jump is not None:
+        before, after = recovery.jump
+        notes.append(
+            f"Recovery stops at {before.name}: the residual jumps from {before.residual:.0e} to {after.residual:.0e} "
+            f"at {after.name}, so what was recovered behind it is not what the client computed."
+        )
+    return tuple(notes)

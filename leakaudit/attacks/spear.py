@@ -1,0 +1,345 @@
+"""SPEAR: every sample of a small batch, exactly, from a Linear+ReLU layer on the input (Dimitrov et al. 2024, 2403.03945).
+
+The gradient of the layer is a product of thin matrices, and ReLU makes one of them sparse:
+
+.. math:: G = ∂ℓ/∂W = Δ^T X, \\quad Δ ∈ R^{B×m} \\text{ (errors)}, \\quad X ∈ R^{B×n} \\text{ (samples)}, \\quad
+   Δ_{ij} = 0 \\iff W_j x_i + b_j ≤ 0
+
+A singular value decomposition gives ``G = U S Vᵀ`` of rank B, hence ``Δᵀ = U Q`` up to scale with an unknown B×B matrix. A
+column q of Q is recognised by the zeros of ``U q``: about m/2 of them, where a chance direction has B − 1. With all of
+Q, ``X`` follows by least squares, and its scale from ``∂ℓ/∂b = Δᵀ 1``.
+
+The search. Kernels of B − 1 sampled rows of U are the starts; each is improved by ``min ‖U q‖₁`` on the sphere
+(iteratively reweighted least squares, many starts at once), and solved once more on the rows that it made zero. Candidates
+are taken greedily by their zeros as long as they are independent, and the choice is judged against the whole sparsity
+pattern: ``U q`` must be non-zero exactly where the recovered sample activates its unit, for all samples. The regenerated
+update has the last word. With dropout, non-zero units must be active; zeros then say nothing (and help: Δ is sparser).
+
+Needs m well above 2B, a bias, one token per sample, and B samples with independent gradients. Fails for other
+activations, when a sample's loss is so small that its row drowns in rounding, and towards B ≈ 25 for m = 512.
+Deviation from the authors' code: they rely on sampling alone, whose cost doubles with every sample; the ℓ1 step finds
+the same columns from a start that is only near one, which moves batch 20 from minutes on a GPU to seconds on a CPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction
+from leakaudit.attacks.certificate import certify
+from leakaudit.attacks.confirm import Recovered, assemble, match_labels
+from leakaudit.attacks.first_layer import Entry, find_linear, masks_unknown, mid_grey, probe_batch
+from leakaudit.attacks.linear import first_layer_or_reason
+from leakaudit.observation import Observation, ThreatModel
+from leakaudit.target.target import Target
+
+MAX_BATCH = 64
+"""Ranks beyond this are not looked for."""
+NOISE_MARGIN = 10.0
+"""Entries of U q below this many times the rounding noise count as zero."""
+MINIMUM_SUPPORT = 8
+"""Active units that a sample needs for its pattern to be evidence."""
+SILENT_SHARE = 0.05
+"""Active units, as a share of all, whose error may be too small to be told from zero."""
+SAME = 1 - 1e-6
+"""|cos| above which two candidates are the same column."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpearSettings:
+    """Settings of SPEAR.
+
+    Args:
+        starts: Starting directions per round.
+        rounds: Rounds at most; each continues with the candidates of the earlier ones.
+        steps: Reweighting steps per start.
+        mismatch: Largest relative difference of a sample's error and the one that its label gives.
+    """
+
+    starts: int = 512
+    rounds: int = 40
+    steps: int = 40
+    mismatch: float = 0.05
+
+    def __post_init__(self) -> None:
+        for name in ("starts", "rounds", "steps", "mismatch"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """The layer's gradient as a product: ``G ≈ left · right`` of rank B, live rows only.
+
+    Args:
+        left: Orthonormal columns U (m', B).
+        gradient: G (m', n).
+        bias: ∂ℓ/∂b (m',).
+        rows: Row numbers in the layer (m',).
+        noise: Size of an entry of U q that rounding alone makes.
+    """
+
+    left: Tensor
+    gradient: Tensor
+    bias: Tensor
+    rows: Tensor
+    noise: float
+
+
+class Spear(Attack):
+    """Exact batch recovery from low rank and sparsity."""
+
+    name: ClassVar[str] = "spear"
+    title: ClassVar[str] = "SPEAR (exact batch recovery)"
+    threat_model: ClassVar[ThreatModel] = "B"
+    needs: ClassVar[str] = "a fully connected layer with bias and ReLU directly on the input, batch up to about 25"
+    reference: ClassVar[str] = (
+        "Dimitrov et al., SPEAR: Exact Gradient Inversion of Batches, NeurIPS 2024, arXiv 2403.03945"
+    )
+    cost: ClassVar[int] = 15
+    # rounds: measured on Linear(3072, 512)+ReLU, see benchmarks/exact_readings.py; quick ends near batch 16.
+    presets: ClassVar[dict[str, SpearSettings]] = {
+        "quick": SpearSettings(rounds=8),
+        "standard": SpearSettings(rounds=40),
+        "paper": SpearSettings(rounds=200),
+    }
+
+    def applies(self, target: Target, observation: Observation) -> NotApplicable | None:
+        """Needs a biased linear layer on the input, followed by ReLU, with more units than twice the batch."""
+        entry = first_layer_or_reason(target, observation)
+        if isinstance(entry, NotApplicable):
+            return entry
+        if entry.bias is None or entry.bias not in observation.update:
+            return NotApplicable(f"{entry.weight} has no bias in the update, which the scale of the samples comes from")
+        if not relu_follows(target, entry):
+            return NotApplicable(f"{entry.weight} is not followed by ReLU: its errors are not sparse")
+        units = len(entry.rows(target.parameters))
+        if units < 2 * observation.batch_size + MINIMUM_SUPPORT:
+            return NotApplicable(f"{units} units are too few for a batch of {observation.batch_size}")
+        return None
+
+    def run(self, target: Target, observation: Observation, generator: Generator, monitor: Monitor) -> Reconstruction:
+        """Search columns until the whole sparsity pattern fits."""
+        entry = find_linear(target)
+        if entry is None:
+            raise ValueError("SPEAR needs a linear first layer: ask `applies` first")
+        factors, rank = factorize(observation, entry)
+        size = observation.batch_size
+        if rank != size:
+            found, why = (
+                _none(observation, target),
+                f"the gradient of {entry.weight} has rank {rank} for {size} samples",
+            )
+            return assemble(target, observation, found, why)
+        found, rounds, stopped = _search(target, observation, entry, factors, self.settings, generator, monitor)
+        result = assemble(target, observation, found, f"low rank and sparsity of {entry.weight}, {rounds} rounds")
+        return replace(result, iterations=rounds * self.settings.starts, stopped=stopped)
+
+
+def relu_follows(target: Target, entry: Entry) -> bool:
+    """Whether the layer's error is zero exactly at its negative outputs, on a probe."""
+    if entry.bias is None:
+        return False
+    generator = torch.Generator().manual_seed(0)
+    reference = target.parameters[entry.weight].detach()
+    image = torch.randn(target.image_shape, generator=generator).to(reference)
+    output = _outputs(target, entry, image[None].double())[0]
+    inputs = probe_batch(target, image)
+    label = torch.zeros(len(inputs), dtype=torch.long, device=inputs.device)
+    error = target.gradient(inputs, label)[entry.bias].reshape(-1)
+    return (
+        bool((output > 0).any())
+        and bool((output < 0).any())
+        and not bool(error[output < 0].any())
+        and bool(error.any())
+    )
+
+
+def _outputs(target: Target, entry: Entry, images: Tensor) -> Tensor:
+    """Outputs (B, m) of the layer in float64 for images (B, C, H, W)."""
+    weight = entry.rows(target.parameters).detach().double()
+    bias = target.parameters[str(entry.bias)].detach().double().reshape(-1)
+    return entry.map.operands(images.double()).double() @ weight.T + bias
+
+
+def numerical_rank(singular: Tensor) -> int:
+    """Rank at the widest gap of singular values (descending) that reaches rounding noise; 0 for a zero matrix."""
+    values = singular[: MAX_BATCH + 1].double()
+    if float(values[0]) == 0:
+        return 0
+    values = (values / values[0]).clamp_min(1e-14)
+    gaps = values[:-1] / values[1:]
+    return int(gaps.argmax()) + 1
+
+
+def factorize(observation: Observation, entry: Entry) -> tuple[Factors, int]:
+    """The factors of the layer's gradient, and its numerical rank, which is the batch size."""
+    gradient = entry.rows(observation.update).double()
+    rows = gradient.abs().sum(1).nonzero().flatten()
+    gradient = gradient[rows]
+    # The Gram matrix squares the condition number, which float64 can afford: the data are float32.
+    values, vectors = torch.linalg.eigh(gradient @ gradient.T)
+    singular, left = values.flip(0).clamp_min(0).sqrt(), vectors.flip(1)
+    rank = numerical_rank(singular)
+    size = observation.batch_size
+    next_value = float(singular[size]) if size < len(singular) else 0.0
+    floor = max(next_value / float(singular[min(size, len(singular)) - 1].clamp_min(1e-300)), 1e-8)
+    bias = observation.update[str(entry.bias)].reshape(-1).double()[rows]
+    noise = NOISE_MARGIN * floor / max(len(rows), 1) ** 0.5
+    return Factors(left[:, :size].contiguous(), gradient, bias, rows, noise), rank
+
+
+def starts(left: Tensor, found: Tensor, count: int, generator: Generator) -> Tensor:
+    """Unit directions (count, B): kernels of B − 1 sampled rows, half of them freed of the columns found so far."""
+    rows, size = left.shape
+    sampled = torch.rand((count, rows), generator=generator).argsort(1)[:, : size - 1].to(left.device)
+    kernels = torch.linalg.qr(left[sampled].transpose(1, 2), mode="complete").Q[:, :, -1]
+    if 0 < len(found) < size:
+        basis = torch.linalg.qr(found.T).Q
+        kernels[::2] -= kernels[::2] @ basis @ basis.T
+    return kernels / kernels.norm(dim=1, keepdim=True)
+
+
+def sparsify(left: Tensor, directions: Tensor, steps: int) -> Tensor:
+    """Descend ``‖U q‖₁`` on the unit sphere from many directions (N, B) at once, by reweighted inverse iteration.
+
+    With weights ``w_j = 1 / sqrt((U_j q)² + ε²)`` and ε shrinking, each step solves ``(Uᵀ diag(w) U) q⁺ = q``.
+    """
+    rows, size = left.shape
+    products = (left[:, :, None] * left[:, None, :]).reshape(rows, -1)
+    identity = torch.eye(size, dtype=left.dtype, device=left.device)
+    for step in range(steps):
+        values = directions @ left.T
+        width = values.abs().mean(1, keepdim=True) * max(1e-6, 0.3 * 0.7**step)
+        weights = (values.square() + width.square()).rsqrt()
+        normal = (weights @ products).view(-1, size, size)
+        ridge = 1e-12 * normal.diagonal(dim1=1, dim2=2).mean(1)
+        factor = torch.linalg.cholesky(normal + ridge[:, None, None] * identity)
+        for _ in range(2):
+            directions = torch.cholesky_solve(directions[:, :, None], factor)[:, :, 0]
+            directions = directions / directions.norm(dim=1, keepdim=True)
+    return directions
+
+
+def count_zeros(left: Tensor, directions: Tensor, noise: float) -> Tensor:
+    """Zeros of ``U q`` for each direction (N,)."""
+    return ((directions @ left.T).abs() <= noise).sum(1)
+
+
+def distinct(left: Tensor, directions: Tensor, noise: float) -> Tensor:
+    """Directions with more zeros than chance gives, most zeros first, without repetition, solved anew on their zeros."""
+    zeros = count_zeros(left, directions, noise)
+    enough = zeros >= 2 * left.shape[1]
+    directions = directions[enough][zeros[enough].argsort(descending=True)]
+    kept: list[Tensor] = []
+    while len(directions) > 0:
+        first = directions[0]
+        directions = directions[1:][(directions[1:] @ first).abs() < SAME]
+        null_rows = left[(left @ first).abs() <= noise]
+        kept.append(torch.linalg.eigh(null_rows.T @ null_rows).eigenvectors[:, 0])
+    return torch.stack(kept) if kept else directions.reshape(0, left.shape[1])
+
+
+def select(candidates: Tensor, size: int) -> Tensor:
+    """The first `size` candidates that are independent of those before them, in order."""
+    chosen: list[Tensor] = []
+    basis = candidates.new_empty((0, candidates.shape[1]))
+    for candidate in candidates:
+        rest = candidate - (candidate @ basis.T) @ basis
+        rest = rest - (rest @ basis.T) @ basis
+        if float(rest.norm()) > 1e-4:
+            chosen.append(candidate)
+            basis = torch.cat([basis, (rest / rest.norm())[None]])
+        if len(chosen) == size:
+            break
+    return torch.stack(chosen) if chosen else basis
+
+
+def disaggregate(factors: Factors, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Samples (B, n) and errors (B, m') from all B columns; the scale of each from the bias gradient."""
+    directions = factors.left @ columns.T  # (m', B)
+    scale = torch.linalg.lstsq(directions, factors.bias[:, None]).solution[:, 0]
+    errors = directions * scale
+    return torch.linalg.lstsq(errors, factors.gradient).solution, errors.T
+
+
+def pattern_fits(outputs: Tensor, errors: Tensor, noise: float, hidden: bool) -> Tensor:
+    """Whether each sample's error is non-zero exactly where its unit is active (with hidden masks: only where).
+
+    Args:
+        outputs: Layer outputs of the samples at the live rows (B, m').
+        errors: Their errors (B, m').
+        noise: Entries of a unit-norm error below this are zero.
+        hidden: Whether dropout may have zeroed active units.
+    """
+    nonzero = errors.abs() > noise * errors.norm(dim=1, keepdim=True)
+    doubt = outputs.abs() <= 1e-3 * outputs.square().mean(1, keepdim=True).sqrt()
+    wrong = (nonzero & (outputs < 0) & ~doubt).sum(1) > 0
+    if not hidden:  # an active unit may have a small error by chance, an inactive one has none
+        silent = (~nonzero & (outputs > 0) & ~doubt).sum(1)
+        wrong |= silent > SILENT_SHARE * nonzero.sum(1)
+    return ~wrong & (nonzero.sum(1) >= MINIMUM_SUPPORT)
+
+
+def _none(observation: Observation, target: Target) -> Recovered:
+    reference = next(iter(observation.update.values()))
+    none = torch.empty(0, dtype=torch.long)
+    return Recovered(reference.new_empty((0, *target.image_shape)), none, none.bool())
+
+
+def _search(
+    target: Target,
+    observation: Observation,
+    entry: Entry,
+    factors: Factors,
+    settings: SpearSettings,
+    generator: Generator,
+    monitor: Monitor,
+) -> tuple[Recovered, int, str]:
+    size, noise = observation.batch_size, factors.noise
+    pool = factors.left.new_ones((int(size == 1), size))  # a single sample needs no search
+    found = _none(observation, target)
+    for number in range(1, settings.rounds + 1):
+        if size > 1:
+            directions = starts(factors.left, select(pool, size), settings.starts, generator)
+            directions = torch.cat([pool, sparsify(factors.left, directions, settings.steps)])
+            pool = distinct(factors.left, directions, noise)
+        columns = select(pool, size)
+        monitor.update(number / settings.rounds, 1 - len(columns) / size)
+        if len(columns) == size:
+            found = _judge(target, observation, entry, factors, columns, settings)
+            if bool(found.confirmed.all()):
+                return found, number, ""
+        if monitor.should_stop():
+            return found, number, f"stopped after {number} of {settings.rounds} rounds"
+    return found, settings.rounds, ""
+
+
+def _judge(
+    target: Target, observation: Observation, entry: Entry, factors: Factors, columns: Tensor, settings: SpearSettings
+) -> Recovered:
+    """Samples of a complete choice of columns; confirmed all together or not at all, as one wrong column spoils others."""
+    operands, errors = disaggregate(factors, columns)
+    dtype = observation.update[entry.weight].dtype
+    images = entry.map.images(operands, mid_grey(observation, operands)[0])
+    hidden = masks_unknown(target, observation)
+    fits = pattern_fits(_outputs(target, entry, images)[:, factors.rows], errors, factors.noise, hidden)
+    images = images.to(dtype)
+    low, high = observation.space.box(images)
+    slack = 1e-2 * (high - low)
+    inside = ((images >= low - slack) & (images <= high + slack)).flatten(1).all(1)
+    if not bool((fits & inside).all()) or not bool(entry.map.known.all()):
+        labels = torch.zeros(len(images), dtype=torch.long)
+        return Recovered(images, labels, torch.zeros(len(images), dtype=torch.bool))
+    every = torch.zeros((len(images), len(entry.rows(observation.update))), dtype=errors.dtype, device=errors.device)
+    every[:, factors.rows] = errors * len(images)
+    labels, mismatch = match_labels(target, observation, entry, images, every)
+    confirmed = torch.ones(len(images), dtype=torch.bool)
+    if not hidden:
+        regenerated = certify(target, observation, images.clamp(low, high), labels.to(images.device), uniqueness=False)
+        confirmed &= regenerated.residual <= settings.mismatch and bool((mismatch <= settings.mismatch).all())
+    return Recovered(images, labels, confirmed)

@@ -1,0 +1,345 @@
+"""The pipeline: model and samples in, report out.
+
+::
+
+    target ─┬─ rank analysis ────────────────────────────────────────────┐
+    batch ──┴─ client.observe ─▶ observation ─▶ labels ─▶ attacks ─▶ score ─▶ findings ─▶ verdict ─▶ report
+
+It prints nothing: progress goes to an injected :class:`Observer`.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+
+from leakaudit import __version__, client
+from leakaudit.attacks.base import Attack, Monitor, Reconstruction, cpu_generator
+from leakaudit.attacks.labels import LabelGuess, infer_labels
+from leakaudit.attacks.registry import available, create
+from leakaudit.batch import Batch
+from leakaudit.errors import ModelError, UsageError
+from leakaudit.findings import Evidence, judge
+from leakaudit.observation import InputSpace, Mode, Observation
+from leakaudit.observation import Protocol as FLProtocol
+from leakaudit.report import assemble
+from leakaudit.report.document import AttackEntry, RankSection, Report, VictimResult
+from leakaudit.risk.rank import rank_analysis
+from leakaudit.score import Scorer
+from leakaudit.target.target import Target
+from leakaudit.verdict import conclude
+
+PACKAGES = ("torch", "torchvision", "onnx", "onnx2torch", "numpy", "scipy", "lpips", "torchmetrics")
+DEFAULT_VICTIMS = 4
+
+
+class Observer(Protocol):
+    """How a running audit tells what it does."""
+
+    def stage(self, message: str) -> None:
+        """A new stage began."""
+
+    def attack(self, title: str, victim: int, victims: int) -> None:
+        """An attack on one victim begins."""
+
+    def progress(self, fraction: float, objective: float) -> None:
+        """Progress of the running attack, 0 to 1."""
+
+    def result(self, title: str, summary: str) -> None:
+        """An attack on one victim ended."""
+
+    def interrupted(self) -> bool:
+        """Whether the user asked to stop."""
+
+
+class SilentObserver:
+    """Says nothing and never interrupts; the default of the Python API."""
+
+    def stage(self, message: str) -> None:
+        """Ignore."""
+
+    def attack(self, title: str, victim: int, victims: int) -> None:
+        """Ignore."""
+
+    def progress(self, fraction: float, objective: float) -> None:
+        """Ignore."""
+
+    def result(self, title: str, summary: str) -> None:
+        """Ignore."""
+
+    def interrupted(self) -> bool:
+        """Never."""
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditOptions:
+    """What to audit and how hard to try.
+
+    Args:
+        batch_size: Samples per update.
+        victims: Independent batches to attack; ``None`` takes up to 4, as many as the file holds.
+        attacks: Names; empty for all that are installed.
+        preset: ``quick``, ``standard`` or ``paper``.
+        settings: Settings to override per attack, as text: ``{"ig": {"iterations": "600"}}``.
+        time_budget: Seconds for all attacks together, or ``None``.
+        seed: Decides victims, starts and probes.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        mode: Mode of the client's model.
+        lpips_weights: SqueezeNet 1.1 checkpoint for LPIPS; ``None`` looks in torch's hub cache.
+    """
+
+    batch_size: int = 1
+    victims: int | None = None
+    attacks: tuple[str, ...] = ()
+    preset: str = "standard"
+    settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    time_budget: float | None = None
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    mode: Mode = "eval"
+    lpips_weights: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("--batch-size", self.batch_size), ("--victims", self.victims)):
+            if value is not None and value < 1:
+                raise UsageError(f"{name} is {value}, expected at least 1")
+        if self.time_budget is not None and self.time_budget <= 0:
+            raise UsageError(f"--time-budget is {self.time_budget:g} seconds, expected more than 0")
+
+
+@dataclass(frozen=True, eq=False)
+class Victim:
+    """One batch under attack, with what the attacker sees of it."""
+
+    number: int
+    batch: Batch
+    observation: Observation
+    guess: LabelGuess
+
+
+@dataclass(eq=False)
+class _RunMonitor:
+    """Hands an attack's progress on, and stops it on interruption or at its share of the time budget."""
+
+    observer: Observer
+    deadline: float | None
+
+    def update(self, fraction: float, objective: float) -> None:
+        self.observer.progress(fraction, objective)
+
+    def seconds_left(self) -> float | None:
+        return None if self.deadline is None else self.deadline - time.monotonic()
+
+    def should_stop(self) -> bool:
+        left = self.seconds_left()
+        return self.observer.interrupted() or (left is not None and left <= 0)
+
+
+def audit(
+    target: Target,
+    samples: Batch,
+    space: InputSpace,
+    options: AuditOptions,
+    *,
+    observer: Observer | None = None,
+    command: Sequence[str] = (),
+) -> Report:
+    """Audit a loaded model on loaded samples.
+
+    Args:
+        target: The model, loaded in the mode of ``options.mode``.
+        samples: Private samples; only the client and the scorer see them.
+        space: Normalisation of the model's inputs.
+        options: What to run.
+        observer: Told the progress.
+        command: For the report's *how to reproduce*.
+
+    Raises:
+        UsageError: Options that do not fit the samples or the machine.
+        AuditError: No update can be computed.
+    """
+    started = time.monotonic()
+    observer = observer or SilentObserver()
+    device = choose_device(options.device)
+    scorer = make_scorer(samples, options.lpips_weights)
+    attacks = [create(n, options.preset, options.settings.get(n)) for n in options.attacks or tuple(available())]
+    with reproducible(options.seed):
+        observer.stage("rank analysis")
+        rank_section = assess_architecture(target, options)
+        target.to(device)
+        observer.stage("computing the client's updates")
+        victims = make_victims(target, samples, space, options)
+        entries = run_attacks(attacks, target, victims, scorer, options, observer)
+    target_section = assemble.target_section(target)
+    protocol = assemble.protocol_section(victims[0].observation.protocol)
+    findings = judge(Evidence(target_section, protocol, rank_section, entries))
+    return Report(
+        tool=assemble.tool(__version__),
+        created=timestamp(),
+        command=list(command),
+        seed=options.seed,
+        preset=options.preset,
+        device=str(device),
+        versions=versions(),
+        seconds=time.monotonic() - started,
+        partial="interrupted by the user; attacks not run are marked" if observer.interrupted() else "",
+        target=target_section,
+        batch=assemble.batch_section(samples, space, options.batch_size, len(victims)),
+        protocol=protocol,
+        rank=rank_section,
+        attacks=entries,
+        findings=findings,
+        verdict=conclude(findings, entries, protocol, options.preset),
+    )
+
+
+def assess_architecture(target: Target, options: AuditOptions) -> RankSection:
+    """Rank analysis; where the model's operators cannot be recorded, the section says which."""
+    try:
+        return rank_analysis(target, batch_size=options.batch_size, seed=options.seed).to_document()
+    except ModelError as error:
+        return RankSection(risk="unknown", score=None, score_reason=error.message, layers=[], notes=[error.message])
+
+
+def make_victims(target: Target, samples: Batch, space: InputSpace, options: AuditOptions) -> list[Victim]:
+    """Draw the victims, compute the update of each, and infer its labels from the update."""
+    if target.batch_sizes is not None and options.batch_size not in target.batch_sizes:
+        sizes = ", ".join(map(str, target.batch_sizes))
+        raise UsageError(
+            f"--batch-size is {options.batch_size}, the model file takes {sizes}", "export it with a dynamic batch axis"
+        )
+    count = options.victims or max(1, min(DEFAULT_VICTIMS, len(samples) // options.batch_size))
+    protocol = FLProtocol(batch_size=options.batch_size, mode=options.mode)
+    victims = []
+    for number, batch in enumerate(samples.draw(count, options.batch_size, options.seed)):
+        observation = client.observe(target, batch, protocol, space, seed_of(options.seed, "client", number))
+        guess = infer_labels(target, observation, cpu_generator(seed_of(options.seed, "labels", number)))
+        labels = guess.labels.to(next(iter(observation.update.values())).device)
+        victims.append(Victim(number, batch, replace(observation, labels=labels, label_source="inferred"), guess))
+    return victims
+
+
+def run_attacks(
+    attacks: Sequence[Attack],
+    target: Target,
+    victims: Sequence[Victim],
+    scorer: Scorer,
+    options: AuditOptions,
+    observer: Observer,
+) -> list[AttackEntry]:
+    """Run every attack on every victim; an attack that did not run says why."""
+    deadline = None if options.time_budget is None else time.monotonic() + options.time_budget
+    entries = []
+    for position, attack in enumerate(attacks):
+        refusal = attack.applies(target, victims[0].observation)
+        if refusal is not None:
+            entries.append(assemble.attack_entry(attack, victims[0], "not_applicable", refusal.reason))
+            continue
+        runs_after = (len(attacks) - position - 1) * len(victims)
+        results, why = _run_on_victims(attack, target, victims, scorer, options, observer, deadline, runs_after)
+        status: Literal["run", "not_run"] = "run" if results else "not_run"
+        entries.append(assemble.attack_entry(attack, victims[0], status, why, results))
+    return entries
+
+
+def _run_on_victims(
+    attack: Attack,
+    target: Target,
+    victims: Sequence[Victim],
+    scorer: Scorer,
+    options: AuditOptions,
+    observer: Observer,
+    deadline: float | None,
+    runs_after: int,
+) -> tuple[list[VictimResult], str]:
+    results: list[VictimResult] = []
+    for victim in victims:
+        if observer.interrupted():
+            return results, f"interrupted: {len(results)} of {len(victims)} victims attacked"
+        share = None
+        if deadline is not None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return results, f"time budget spent: {len(results)} of {len(victims)} victims attacked"
+            share = time.monotonic() + left / (len(victims) - victim.number + runs_after)
+        observer.attack(attack.title, victim.number, len(victims))
+        seed = seed_of(options.seed, attack.name, victim.number)
+        monitor: Monitor = _RunMonitor(observer, share)
+        reconstruction = attack(target, victim.observation, cpu_generator(seed), monitor)
+        result = _score(victim, reconstruction, scorer, seed)
+        results.append(result)
+        observer.result(attack.title, assemble.summarize(result))
+    return results, ""
+
+
+def _score(victim: Victim, reconstruction: Reconstruction, scorer: Scorer, seed: int) -> VictimResult:
+    pixels = victim.observation.space.denormalize(reconstruction.inputs.cpu())
+    scores = scorer.score(victim.batch, pixels)
+    return assemble.victim_result(victim, reconstruction, pixels, scores, seed)
+
+
+def make_scorer(samples: Batch, weights: Path | None) -> Scorer:
+    """A scorer with LPIPS where its weights are."""
+    from leakaudit.perceptual import HUB_FILE, PerceptualDistance, find_weights
+
+    path = weights or find_weights()
+    if path is None:
+        reason = f"LPIPS not computed: no {HUB_FILE} in torch's hub cache and no --lpips-weights"
+        return Scorer(samples, None, reason)
+    return Scorer(samples, PerceptualDistance(path))
+
+
+def choose_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """The device to run on.
+
+    Raises:
+        UsageError: ``cuda`` was asked for and is not there.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: no CUDA device is available", "use --device auto or --device cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def reproducible(seed: int) -> Iterator[None]:
+    """Deterministic cuDNN, and a seeded global generator for whatever in a model still draws from it."""
+    with torch.random.fork_rng(), torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+        torch.manual_seed(seed)
+        yield
+
+
+def seed_of(seed: int, purpose: str, number: int) -> int:
+    """An independent seed for each purpose and victim."""
+    state = np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), number]).generate_state(1, np.uint64)
+    return int(state[0] >> np.uint64(1))
+
+
+def timestamp() -> str:
+    """Now in UTC, or ``SOURCE_DATE_EPOCH``, as ISO 8601."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    moment = datetime.fromtimestamp(int(epoch), timezone.utc) if epoch else datetime.now(timezone.utc)
+    return moment.isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, the platform and the packages that decide the numbers."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found

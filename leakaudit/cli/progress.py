@@ -1,0 +1,77 @@
+"""Progress on stderr: a bar per attack on a terminal, plain lines otherwise, and Ctrl-C as a request to stop."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+
+
+class TerminalObserver:
+    """An audit's progress for a person.
+
+    Args:
+        verbosity: -1 says nothing, 0 shows stages and bars, 1 adds a line per result.
+    """
+
+    def __init__(self, verbosity: int) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.verbosity = verbosity
+        self._interrupted = False
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}% objective {task.fields[objective]:.2e}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=verbosity < 0 or not self.console.is_terminal,
+        )
+        self._task: TaskID | None = None
+
+    def stage(self, message: str) -> None:
+        """Name the stage."""
+        if self.verbosity >= 0:
+            self.console.print(f"· {message}")
+
+    def attack(self, title: str, victim: int, victims: int) -> None:
+        """Start a bar."""
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+        self._task = self._bar.add_task(f"{title}, victim {victim + 1} of {victims}", total=1.0, objective=float("nan"))
+
+    def progress(self, fraction: float, objective: float) -> None:
+        """Move the bar."""
+        if self._task is not None:
+            self._bar.update(self._task, completed=fraction, objective=objective)
+
+    def result(self, title: str, summary: str) -> None:
+        """One line per result, when asked for or when there is no bar to look at."""
+        if self.verbosity > 0 or (self.verbosity == 0 and not self.console.is_terminal):
+            self.console.print(f"  {title}, {summary}")
+
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C was pressed."""
+        return self._interrupted
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Show the bar; the first Ctrl-C asks the audit to stop with what it has, the second ends the program."""
+
+        def stop(signum: int, frame: FrameType | None) -> None:
+            if self._interrupted:
+                raise KeyboardInterrupt
+            self._interrupted = True
+            self.console.print("Stopping: the report will say what is missing. Ctrl-C again ends at once.")
+
+        previous = signal.signal(signal.SIGINT, stop)
+        try:
+            with self._bar:
+                yield
+        finally:
+            signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,52 @@
+"""The errors that a user can cause, and the exit code each one leads to.
+
+::
+
+    LeakauditError                      exit code
+    ├── UsageError                      2   the command line: an option, a path that does not exist, --out not writable
+    └── AuditError                      3   the content of a file: it cannot be audited as it is
+        ├── ModelError                      not a model, damaged, unsupported, nothing trainable
+        └── BatchError                      wrong shape, dtype, labels, not-a-number values, pickled objects
+
+Each says in one line *what* is wrong, *where*, and what was *expected*; ``hint`` names the way out.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class LeakauditError(Exception):
+    """Base of every error that a user can cause.
+
+    Args:
+        message: One line: the thing, its value, what was expected.
+        hint: One line: the way out. May be empty.
+    """
+
+    exit_code: ClassVar[int] = 3
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = " ".join(message.split())
+        self.hint = " ".join(hint.split())
+
+
+class UsageError(LeakauditError):
+    """The command line is wrong: an option's value, a path that is not there, an output folder not writable."""
+
+    exit_code = 2
+
+
+class AuditError(LeakauditError):
+    """A file was read but cannot be audited."""
+
+    exit_code = 3
+
+
+class ModelError(AuditError):
+    """The model file is damaged, unsupported, or has nothing to train."""
+
+
+class BatchError(AuditError):
+    """The sample file does not hold samples that this model takes."""

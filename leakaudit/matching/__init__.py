@@ -1,0 +1,1 @@
+"""One gradient-matching engine for every optimisation attack: objective × priors × schedule × engine."""

@@ -1,0 +1,196 @@
+"""Gradient matching by optimisation: the engine that all optimisation attacks share.
+
+``minimize`` draws the starts, plans the iterations from a measured step where there is a time budget, descends from
+every start, and keeps the restart with the smallest match, without priors. Nothing here knows the private batch: the
+objective is the only judge.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Generator, Tensor
+
+from leakaudit.attacks.base import Monitor, Reconstruction
+from leakaudit.matching.descent import Progress, Solution, adam, lbfgs
+from leakaudit.matching.priors import Prior
+from leakaudit.matching.problem import GradientMatching
+from leakaudit.matching.settings import Initialization, MatchSettings
+from leakaudit.matching.step import Mode, Step, choose_mode
+from leakaudit.observation import InputSpace, Observation
+from leakaudit.target.target import Target
+
+__all__ = [
+    "GradientMatching",
+    "MatchSettings",
+    "initial_guess",
+    "measure_step",
+    "minimize",
+    "plan",
+    "solve",
+    "starts",
+    "to_reconstruction",
+]
+
+PLANNING_STEPS = 3
+TILE = 4
+"""Side of the image over side of the patch in the tiled start."""
+
+
+def initial_guess(space: InputSpace, batch: int, kind: Initialization, generator: Generator) -> Tensor:
+    """A start (batch, C, H, W) in normalised space, drawn on the CPU so that it is the same on every device."""
+    shape = (batch, *space.shape)
+    if kind == "zeros":
+        return torch.zeros(shape)
+    if kind == "uniform":
+        return torch.rand(shape, generator=generator) * 2 - 1
+    if kind == "tiled":
+        channels, height, width = space.shape
+        rows, columns = -(-height // TILE), -(-width // TILE)
+        patch = torch.randn((batch, channels, rows, columns), generator=generator)
+        return patch.repeat(1, 1, TILE, TILE)[..., :height, :width].contiguous()
+    return torch.randn(shape, generator=generator)
+
+
+def starts(observation: Observation, settings: MatchSettings, generator: Generator, like: Tensor) -> list[Tensor]:
+    """One start per restart; the first is what an earlier attack found, where there is something."""
+    drawn = [
+        initial_guess(observation.space, observation.batch_size, settings.initialization, generator)
+        for _ in range(settings.restarts)
+    ]
+    if observation.start is not None:
+        drawn[0] = observation.start
+    return [start.to(like.device, like.dtype) for start in drawn]
+
+
+def minimize(
+    target: Target,
+    observation: Observation,
+    settings: MatchSettings,
+    generator: Generator,
+    monitor: Monitor,
+    *,
+    priors: Sequence[Prior] = (),
+    masks: Mapping[str, Tensor] | None = None,
+    extra: Mapping[str, Tensor] | None = None,
+) -> Reconstruction:
+    """Match the observed update, from `restarts` independent starts.
+
+    Args:
+        target: The model, in the mode of the protocol.
+        observation: With labels (B,), given or inferred.
+        settings: See :class:`MatchSettings`.
+        generator: CPU generator of the starts.
+        monitor: Told the progress; may ask to stop, and then the best so far is returned.
+        priors: Further terms of the objective.
+        masks: Known dropout masks by layer.
+        extra: Further unknowns with their starts: ``labels`` (B, K) logits, ``mask:<layer>`` (B, …).
+
+    Raises:
+        ValueError: The observation has no labels.
+    """
+    if observation.labels is None:
+        raise ValueError("gradient matching needs labels: infer them first")
+    problem = GradientMatching(target, observation, observation.labels, settings, priors=priors, masks=masks)
+    like = next(iter(problem.parameters.values()))
+    guesses = [{"inputs": s, **(extra or {})} for s in starts(observation, settings, generator, like)]
+    planned = plan(problem, guesses[0], monitor.seconds_left())
+    notes: tuple[str, ...] = ()
+    if planned < settings.iterations:
+        notes = (f"time budget: {planned} of {settings.iterations} iterations planned per restart",)
+        settings = problem.settings = replace(settings, iterations=planned)
+    solutions, facts = solve(problem, guesses, generator, Progress(monitor))
+    return to_reconstruction(problem, solutions, notes + facts)
+
+
+def solve(
+    problem: GradientMatching, guesses: Sequence[Mapping[str, Tensor]], generator: Generator, progress: Progress
+) -> tuple[list[Solution], tuple[str, ...]]:
+    """Descend from every guess; the solutions in the same order, and facts for the report.
+
+    Restarts go down together in one step where that is faster; out of memory halves the group and goes on.
+    """
+    settings = problem.settings
+    mode = settings.execution
+    chosen: Mode = choose_mode(settings.iterations * len(guesses)) if mode == "auto" else mode
+    together = settings.group_weight > 0 or (chosen != "eager" and settings.optimizer != "lbfgs")
+    size = len(guesses) if together and settings.optimizer != "lbfgs" else 1
+    solutions: list[Solution] = []
+    facts: list[str] = []
+    steps: dict[int, Step] = {}
+    while len(solutions) < len(guesses) and not (solutions and solutions[-1].stopped):
+        group = guesses[len(solutions) : len(solutions) + size]
+        part = Progress(
+            progress.monitor,
+            progress.begin + (progress.end - progress.begin) * len(solutions) / len(guesses),
+            progress.begin + (progress.end - progress.begin) * (len(solutions) + len(group)) / len(guesses),
+        )
+        try:
+            solutions += _descend(problem, group, chosen, steps, generator, part)
+        except torch.OutOfMemoryError:
+            if len(group) == 1:
+                raise
+            size = len(group) // 2
+            steps.clear()
+            torch.cuda.empty_cache()
+            facts.append(f"out of memory with {len(group)} restarts at once: {size} at once from there on")
+    facts += dict.fromkeys(step.note for step in steps.values() if step.note)
+    return solutions, tuple(facts)
+
+
+def _descend(
+    problem: GradientMatching,
+    group: Sequence[Mapping[str, Tensor]],
+    mode: Mode,
+    steps: dict[int, Step],
+    generator: Generator,
+    progress: Progress,
+) -> list[Solution]:
+    names = tuple(group[0])
+    stacked = [torch.stack([guess[name] for guess in group]) for name in names]
+    if len(group) not in steps:
+        steps[len(group)] = Step(problem, names, stacked, mode)
+    step = steps[len(group)]
+    if problem.settings.optimizer == "lbfgs":
+        return lbfgs(step, stacked, problem.settings, progress)
+    return adam(step, stacked, problem.settings, generator, progress)
+
+
+def to_reconstruction(
+    problem: GradientMatching, solutions: Sequence[Solution], notes: tuple[str, ...] = ()
+) -> Reconstruction:
+    """The solution with the smallest match, with the iterations of all."""
+    best = min(solutions, key=lambda s: s.match)
+    labels = best.values["labels"].argmax(1) if "labels" in best.values else problem.labels
+    return Reconstruction(
+        inputs=best.values["inputs"],
+        labels=labels,
+        match=best.match,
+        history=best.history,
+        snapshots=best.snapshots,
+        iterations=sum(s.iterations for s in solutions),
+        stopped=solutions[-1].stopped,
+        notes=notes,
+    )
+
+
+def measure_step(problem: GradientMatching, guess: Mapping[str, Tensor]) -> float:
+    """Seconds of one eager step."""
+    step = Step(problem, tuple(guess), [value[None] for value in guess.values()])
+    started = time.perf_counter()
+    for _ in range(PLANNING_STEPS):
+        step([torch.zeros_like(value)[None] for value in guess.values()])[0].sum().item()
+    return (time.perf_counter() - started) / PLANNING_STEPS
+
+
+def plan(problem: GradientMatching, guess: Mapping[str, Tensor], seconds: float | None) -> int:
+    """Iterations per restart that fit into the time left, by three measured steps, so that the schedule still ends."""
+    settings = problem.settings
+    if seconds is None:
+        return settings.iterations
+    step = measure_step(problem, guess)
+    affordable = int(0.9 * (seconds / step - PLANNING_STEPS) / settings.restarts)
+    return max(1, min(settings.iterations, affordable))

@@ -1,0 +1,155 @@
+r"""How far the gradient of a guess is from the observed update.
+
+.. math:: D_{\cos}(g, g^*) = 1 - \frac{\langle g, g^*\rangle}{\|g\|\,\|g^*\|}
+   \qquad D_2(g, g^*) = \frac{\|g - g^*\|^2}{\|g^*\|^2}
+
+over all tensors concatenated (Geiping et al. 2020, arXiv 2003.14053, eq. 4; Zhu et al. 2019, arXiv 1906.08935), or the
+mean of the cosine distances of the single tensors.
+
+Deviations from the authors' code: the cosine distance is computed as half the squared distance of the two unit vectors,
+the same number without the cancellation of ``1 - cos`` in float32. Near the solution that cancellation, not the
+landscape, limits what the authors' form recovers. The squared distance is divided by ‖g*‖², so that weights of priors
+and tolerances mean the same on every model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from leakaudit.matching.settings import Distance, LayerWeights
+
+TINY = 1e-38
+
+
+class GradientDistance(Protocol):
+    """A differentiable distance of gradients, in the order of the parameters, from the observed ones."""
+
+    def __call__(self, gradients: Sequence[Tensor]) -> Tensor:
+        """Distance, a scalar."""
+
+
+def squared_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """Σ over all entries of all tensors, squared; a scalar."""
+    total = tensors[0].square().sum()
+    for tensor in tensors[1:]:
+        total = total + tensor.square().sum()
+    return total
+
+
+@dataclass(frozen=True, eq=False)
+class CosineDistance:
+    """Cosine distance between the gradient of a guess and the observed update.
+
+    Args:
+        observed: Observed gradients, one tensor per parameter, in the parameters' order. Not all zero.
+    """
+
+    observed: tuple[Tensor, ...]
+
+    def __post_init__(self) -> None:
+        norm = squared_norm(self.observed).clamp_min(TINY).sqrt()
+        object.__setattr__(self, "_unit", tuple(g / norm for g in self.observed))
+
+    def __call__(self, gradients: Sequence[Tensor]) -> Tensor:
+        """Distance in 0..2 of gradients in the same order, a differentiable scalar."""
+        unit: tuple[Tensor, ...] = getattr(self, "_unit")  # noqa: B009
+        norm = squared_norm(gradients).clamp_min(TINY).sqrt()
+        return 0.5 * squared_norm([g / norm - u for g, u in zip(gradients, unit, strict=True)])
+
+
+@dataclass(frozen=True, eq=False)
+class LayerwiseDistance:
+    """Mean of the cosine distances of the single tensors.
+
+    Args:
+        observed: As in :class:`CosineDistance`; tensors that are zero everywhere are left out.
+    """
+
+    observed: tuple[Tensor, ...]
+
+    def __post_init__(self) -> None:
+        parts = tuple(CosineDistance((g,)) if bool(g.any()) else None for g in self.observed)
+        object.__setattr__(self, "_parts", parts)
+
+    def __call__(self, gradients: Sequence[Tensor]) -> Tensor:
+        """Distance in 0..2 of gradients in the same order, a differentiable scalar."""
+        parts: tuple[CosineDistance | None, ...] = getattr(self, "_parts")  # noqa: B009
+        values = [part([g]) for part, g in zip(parts, gradients, strict=True) if part is not None]
+        return sum(values[1:], start=values[0]) / len(values)
+
+
+@dataclass(frozen=True, eq=False)
+class EuclideanDistance:
+    """Squared distance over the squared norm of the observed update.
+
+    Args:
+        observed: As in :class:`CosineDistance`.
+    """
+
+    observed: tuple[Tensor, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_norm", squared_norm(self.observed).clamp_min(TINY))
+
+    def __call__(self, gradients: Sequence[Tensor]) -> Tensor:
+        """Distance, 1 at gradient zero; a differentiable scalar."""
+        norm: Tensor = getattr(self, "_norm")  # noqa: B009
+        return squared_norm([g - o for g, o in zip(gradients, self.observed, strict=True)]) / norm
+
+
+@dataclass(frozen=True, eq=False)
+class WeightedDistance:
+    """Another distance over chosen tensors, each scaled by √weight; a weight of 0 leaves its tensor out.
+
+    Args:
+        inner: Distance of the scaled tensors that remain.
+        scales: √weight of every tensor.
+    """
+
+    inner: GradientDistance
+    scales: tuple[float, ...]
+
+    def __call__(self, gradients: Sequence[Tensor]) -> Tensor:
+        """Distance of gradients in the parameters' order, a differentiable scalar."""
+        return self.inner(_scaled(gradients, self.scales))
+
+
+KINDS: dict[str, type[CosineDistance] | type[LayerwiseDistance] | type[EuclideanDistance]] = {
+    "cosine": CosineDistance,
+    "layerwise": LayerwiseDistance,
+    "euclidean": EuclideanDistance,
+}
+
+
+def make_distance(
+    observed: Sequence[Tensor], kind: Distance = "cosine", weights: LayerWeights = "equal", strongest: int = 0
+) -> GradientDistance:
+    """The distance with these layer weights over the `strongest` tensors (0: all), by the norm of the observed ones."""
+    if weights == "equal" and strongest == 0:
+        return KINDS[kind](tuple(observed))
+    factors = layer_weights(len(observed), weights)
+    if strongest:
+        order = sorted(range(len(observed)), key=lambda i: -float(observed[i].norm()))
+        factors = [f if i in order[:strongest] else 0.0 for i, f in enumerate(factors)]
+    scales = tuple(math.sqrt(f) for f in factors)
+    return WeightedDistance(KINDS[kind](_scaled(observed, scales)), scales)
+
+
+def layer_weights(count: int, kind: LayerWeights) -> list[float]:
+    """Weights of `count` tensors, first layers heaviest, with mean 1.
+
+    The authors of IG use (L, …, 1)/L and the softmax of (L, …, 1); only the ratios matter for the cosine.
+    """
+    if kind == "equal":
+        return [1.0] * count
+    raw = [float(count - i) if kind == "linear" else math.exp(-i) for i in range(count)]
+    return [w * count / sum(raw) for w in raw]
+
+
+def _scaled(tensors: Sequence[Tensor], scales: Sequence[float]) -> tuple[Tensor, ...]:
+    return tuple(t * s for t, s in zip(tensors, scales, strict=True) if s > 0)

@@ -1,0 +1,112 @@
+"""The objective of one observation as a function of whatever is unknown.
+
+.. math:: J(v) = D(\\nabla_\\theta \\ell(f_\\theta(x; m), y),\\, g^*) + \\alpha\\,TV(x) + \\text{priors}(v)
+
+The unknowns v are the inputs, and where wanted the labels (as softmax logits) and the dropout masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from leakaudit.matching.objective import CosineDistance, make_distance
+from leakaudit.matching.priors import Prior, Variables, total_variation
+from leakaudit.matching.settings import MatchSettings
+from leakaudit.observation import Observation
+from leakaudit.target.dropout import injected_masks
+from leakaudit.target.target import Target
+
+MASK = "mask:"
+
+
+class GradientMatching:
+    """Distance to the update plus priors, differentiable with respect to every unknown.
+
+    Args:
+        target: The model as the attacker evaluates it.
+        observation: The update and the declared knowledge.
+        labels: Class indices (B,); the start where the labels are optimised too.
+        settings: Distance, layer weights and the weights of total variation and L2.
+        priors: Further terms, already weighted.
+        masks: Dropout masks that are known, by layer; the ones to be found are variables.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        observation: Observation,
+        labels: Tensor,
+        settings: MatchSettings,
+        *,
+        priors: Sequence[Prior] = (),
+        masks: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.target, self.observation, self.labels, self.settings = target, observation, labels, settings
+        self.space = observation.space
+        self.parameters = {n: p for n, p in target.parameters.items() if n in observation.update}
+        observed = tuple(observation.update[name] for name in self.parameters)
+        self.distance = make_distance(observed, settings.distance, settings.layer_weights, settings.strongest_layers)
+        self.yardstick = CosineDistance(observed)
+        self.priors, self.masks = tuple(priors), dict(masks or {})
+
+    def under(self, settings: MatchSettings, masks: Mapping[str, Tensor] | None = None) -> GradientMatching:
+        """The same problem with other settings, and other known masks if given."""
+        known = self.masks if masks is None else masks
+        return GradientMatching(self.target, self.observation, self.labels, settings, priors=self.priors, masks=known)
+
+    def evaluate(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Objective and match at a guess (B, C, H, W), both differentiable scalars."""
+        return self.objective({"inputs": inputs})
+
+    def objective(self, variables: Variables, *, functional: bool = False) -> tuple[Tensor, Tensor]:
+        """Objective and match, both differentiable scalars.
+
+        Args:
+            variables: See :data:`leakaudit.matching.priors.Variables`.
+            functional: Differentiate by ``torch.func``, which works under ``vmap``.
+        """
+        settings, inputs = self.settings, variables["inputs"]
+        match = self.distance(self.gradients(variables, functional=functional))
+        total = match
+        if settings.tv_weight:
+            total = total + settings.tv_weight * total_variation(inputs)
+        if settings.l2_weight:
+            total = total + settings.l2_weight * inputs.square().mean()
+        for prior in self.priors:
+            total = total + prior(variables)
+        return total, match
+
+    def gradients(self, variables: Variables, *, functional: bool = False) -> list[Tensor]:
+        """The update that the guess would cause, one tensor per parameter, differentiable."""
+        inputs, labels = variables["inputs"], self.labels
+        if "labels" in variables:
+            labels = variables["labels"].softmax(1)
+        with self._masked(variables):
+            if functional:
+                found = torch.func.grad(lambda p: self.target.loss(inputs, labels, p))(self.parameters)
+            else:
+                found = self.target.gradient(inputs, labels, create_graph=True)
+        return [found[name] for name in self.parameters]
+
+    def cosine(self, variables: Variables) -> float:
+        """Cosine distance of a guess, whatever the objective is: the yardstick that compares different objectives."""
+        return float(self.yardstick([g.detach() for g in self.gradients(variables)]))
+
+    def _masked(self, variables: Variables) -> AbstractContextManager[None]:
+        free = {name.removeprefix(MASK): value for name, value in variables.items() if name.startswith(MASK)}
+        if not self.masks and not free:
+            return nullcontext()
+        return injected_masks(self.target.module, {**self.masks, **free})
+
+    @torch.no_grad()
+    def project(self, names: Sequence[str], values: Sequence[Tensor]) -> None:
+        """Move the unknowns into their valid range, in place: inputs into the box, masks into 0..1."""
+        for name, value in zip(names, values, strict=True):
+            if name == "inputs":
+                value.clamp_(*self.space.box(value))
+            elif name.startswith(MASK):
+                value.clamp_(0.0, 1.0)

@@ -1,0 +1,172 @@
+r"""Choose optimiser, distance and prior weight by successive halving on the model under audit, never by the batch.
+
+Candidates from a declared list get the same few steps; the better ones get more, from where they were; the best gets
+the rest (Jamieson and Talwalkar 2016, arXiv 1502.07943). Objectives with different weights cannot be compared by their
+values, so candidates are ranked by
+
+.. math:: s(x) = \log D_{\cos}(g(x), g^*) + \log(TV(x) + c), \qquad c = 0.1
+
+the minimum-product form of the L-curve (Regińska 1996, doi 10.1137/S1064827593252672): a heavier prior must buy more
+smoothness than it costs in match. The constant, the total variation of a nearly flat photograph in normalised space,
+keeps flat images from winning. Where the update determines the samples the match falls by orders of magnitude and
+decides alone.
+
+Fails where the truth is not smooth and the update does not determine it; then no weight is right.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Generator, Tensor
+
+from leakaudit.matching.descent import Progress, Solution
+from leakaudit.matching.engine import solve
+from leakaudit.matching.priors import total_variation
+from leakaudit.matching.problem import GradientMatching
+
+FLAT = 0.1
+FIRST_RUNG = 60
+SECOND_RUNG = 150
+FINALISTS = 2
+POLISH: dict[str, Any] = {"optimizer": "lbfgs", "distance": "euclidean", "tv_weight": 0.0}
+"""What the winner is refined with, from where it ended, while steps are left; kept if it ranks better."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to run the attack.
+
+    Args:
+        label: For the report.
+        changes: Settings that differ from the attack's own.
+        longest: Most iterations that it is worth.
+    """
+
+    label: str
+    changes: Mapping[str, Any]
+    longest: int = 1_000_000
+
+
+# Measured on CIFAR-10 with the networks of `benchmarks/`: L-BFGS on the squared distance wins where activations are
+# smooth, signed Adam on the cosine where they are not (ReLU), and the strong total variation for batches through
+# narrow or pooled networks.
+CANDIDATES = (
+    Candidate("L-BFGS, squared distance, no TV", {"optimizer": "lbfgs", "distance": "euclidean", "tv_weight": 0.0}),
+    Candidate("L-BFGS, squared distance, TV 1e-4", {"optimizer": "lbfgs", "distance": "euclidean", "tv_weight": 1e-4}),
+    Candidate("signed Adam, cosine, TV 1e-5", {"tv_weight": 1e-5}, 2400),
+    Candidate("signed Adam, cosine, TV 1e-3", {"tv_weight": 1e-3}, 2400),
+    Candidate("Adam, cosine, TV 1e-2", {"signed": False, "tv_weight": 1e-2}, 2400),
+    Candidate("Adam, cosine, TV 3e-2", {"signed": False, "tv_weight": 3e-2}, 2400),
+)
+
+
+@dataclass(eq=False)
+class _Runner:
+    """A candidate on its way: its objective, where it is, and what it has cost."""
+
+    candidate: Candidate
+    problem: GradientMatching
+    guess: dict[str, Tensor]
+    score: float = math.inf
+    solution: Solution | None = None
+    facts: list[str] = field(default_factory=list)
+
+    @property
+    def iterations(self) -> int:
+        """Steps so far."""
+        return 0 if self.solution is None else self.solution.iterations
+
+    def advance(self, iterations: int, generator: Generator, progress: Progress) -> Solution:
+        """Descend further from the best so far, and rank the result."""
+        self.problem.settings = replace(self.problem.settings, iterations=iterations)
+        (found,), facts = solve(self.problem, [self.guess], generator, progress)
+        self.facts += facts
+        found.match = self.problem.cosine(self._projected(found.values))
+        score = math.log(found.match + 1e-30) + math.log(float(total_variation(found.values["inputs"])) + FLAT)
+        if self.solution is not None:
+            found = _chain(self.solution, found, better=score < self.score)
+        self.solution, self.score, self.guess = found, min(score, self.score), found.values
+        return found
+
+    def _projected(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        inside = {name: value.clone() for name, value in values.items()}
+        self.problem.project(tuple(inside), list(inside.values()))
+        return inside
+
+
+def search(
+    problem: GradientMatching,
+    guess: Mapping[str, Tensor],
+    generator: Generator,
+    progress: Progress,
+    candidates: Sequence[Candidate] = CANDIDATES,
+) -> tuple[Solution, GradientMatching, tuple[str, ...]]:
+    """Find the best candidate within ``problem.settings.iterations`` steps in all, and run it to the end.
+
+    Args:
+        problem: Its settings are the base that candidates change.
+        guess: Start of the unknowns, the same for every candidate.
+        generator: As for :func:`leakaudit.matching.engine.solve`.
+        progress: Where this search lies within the attack.
+        candidates: What may win.
+
+    Returns:
+        The solution, whose `match` is the cosine distance whatever the winner's objective; that objective; facts.
+    """
+    total = problem.settings.iterations
+    runners = [_Runner(c, problem.under(replace(problem.settings, **c.changes)), dict(guess)) for c in candidates]
+    rung = max(1, min(FIRST_RUNG, total // (4 * len(candidates))))
+    spent = 0
+    for survivors, iterations in ((len(runners), rung), (FINALISTS, rung * SECOND_RUNG // FIRST_RUNG)):
+        runners = sorted(runners, key=lambda r: r.score)[:survivors]
+        for runner in runners:
+            part = replace(
+                progress, begin=_at(progress, spent / total), end=_at(progress, (spent + iterations) / total)
+            )
+            stopped = runner.advance(iterations, generator, part).stopped
+            spent += iterations
+            if stopped:
+                return _finish(runners, spent)
+    winner = min(runners, key=lambda r: r.score)
+    trials = spent
+    own, polish = winner.problem, winner.problem.under(replace(winner.problem.settings, **POLISH))
+    for problem, longest in ((own, winner.candidate.longest), (polish, total)):
+        winner.problem = problem
+        left, before = total - spent, winner.iterations
+        if left <= 0:
+            break
+        found = winner.advance(min(left, longest), generator, replace(progress, begin=_at(progress, spent / total)))
+        spent += found.iterations - before
+        if found.stopped or found.match < own.settings.tolerance:
+            break
+    return _finish([winner], trials)
+
+
+def _finish(runners: Sequence[_Runner], trials: int) -> tuple[Solution, GradientMatching, tuple[str, ...]]:
+    winner = min(runners, key=lambda r: r.score)
+    if winner.solution is None:
+        raise RuntimeError("no candidate has run")
+    chosen = f"chosen by its match and total variation after {trials} trial steps: {winner.candidate.label}"
+    return winner.solution, winner.problem, (chosen, *dict.fromkeys(winner.facts))
+
+
+def _at(progress: Progress, fraction: float) -> float:
+    return progress.begin + (progress.end - progress.begin) * min(1.0, fraction)
+
+
+def _chain(first: Solution, then: Solution, *, better: bool) -> Solution:
+    """One descent out of two that follow each other; the better values stay."""
+    shifted = tuple(replace(p, iteration=p.iteration + first.iterations) for p in then.history)
+    shots = (*first.snapshots[:1], *(s for s in then.snapshots if s.fraction > 0))
+    best = then if better else first
+    return replace(
+        best,
+        history=first.history + shifted,
+        snapshots=shots,
+        iterations=first.iterations + then.iterations,
+        stopped=then.stopped,
+    )

@@ -1,0 +1,98 @@
+"""What the attacker is given: the shared update and the declared knowledge, and nothing else.
+
+An :class:`Observation` is the only way from the client's side to the attacker's. It holds no private sample:
+`leakaudit.client` makes one from a batch, and every attack takes one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Mode = Literal["eval", "train"]
+ThreatModel = Literal["A", "B", "C", "D", "E"]
+
+
+@dataclass(frozen=True, eq=False)
+class InputSpace:
+    """The space the model's inputs live in; public, since it belongs to the training recipe.
+
+    Args:
+        shape: ``(C, H, W)`` of one sample as an image.
+        mean: Per-channel mean in pixel units (pixels run from 0 to 1), length C.
+        std: Per-channel standard deviation in pixel units, length C.
+
+    A model input is ``x = (pixel - mean) / std``.
+    """
+
+    shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def _column(self, values: tuple[float, ...], like: Tensor) -> Tensor:
+        return torch.tensor(values, dtype=like.dtype, device=like.device).view(-1, 1, 1)
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Pixels in 0..1 (B, C, H, W) to model inputs of the same shape."""
+        return (pixels - self._column(self.mean, pixels)) / self._column(self.std, pixels)
+
+    def denormalize(self, inputs: Tensor) -> Tensor:
+        """Model inputs (B, C, H, W) to pixels, clamped to 0..1."""
+        return (inputs * self._column(self.std, inputs) + self._column(self.mean, inputs)).clamp(0.0, 1.0)
+
+    def box(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The smallest and largest model input per channel, each of shape (C, 1, 1)."""
+        zero = torch.zeros((len(self.mean), 1, 1), dtype=like.dtype, device=like.device)
+        return self.normalize(zero), self.normalize(zero + 1.0)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How the client turns a batch into an update.
+
+    Args:
+        batch_size: Samples per update.
+        mode: Whether the client's model is in ``eval`` or ``train`` mode (dropout, BatchNorm).
+        algorithm: ``fedsgd``: the update is one gradient of the mean loss.
+    """
+
+    batch_size: int
+    mode: Mode = "eval"
+    algorithm: Literal["fedsgd"] = "fedsgd"
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """Everything the attacker sees.
+
+    Args:
+        update: Gradient of the mean loss per trainable tensor, by name, each shaped as its tensor.
+        protocol: How the update was made; an honest-but-curious server sets it itself.
+        space: Shape and normalisation of the model's inputs.
+        threat_model: Letter A to E, see ARCHITECTURE.
+        labels: Class indices (B,), when given or already inferred; ``None`` otherwise.
+        label_source: Where ``labels`` came from.
+        masks: Dropout masks by layer, only for the well-informed attacker that measures an upper bound.
+        auxiliary: Public images (N, C, H, W) in 0..1 under threat model D.
+        start: Partial reconstruction (B, C, H, W) in normalised space that an earlier attack made from this same
+            observation; optimisation attacks may start from it.
+    """
+
+    update: Mapping[str, Tensor]
+    protocol: Protocol
+    space: InputSpace
+    threat_model: ThreatModel = "B"
+    labels: Tensor | None = None
+    label_source: Literal["none", "given", "inferred"] = "none"
+    masks: Mapping[str, Tensor] | None = field(default=None)
+    auxiliary: Tensor | None = field(default=None)
+    start: Tensor | None = field(default=None)
+
+    @property
+    def batch_size(self) -> int:
+        """Number of samples behind the update."""
+        return self.protocol.batch_size

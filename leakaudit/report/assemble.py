@@ -1,0 +1,221 @@
+"""From the pipeline's values to the sections of the report document."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from torch import Tensor
+
+from leakaudit.attacks.base import Attack, Reconstruction
+from leakaudit.observation import InputSpace, Protocol
+from leakaudit.report.document import (
+    AttackEntry,
+    BatchSection,
+    FidelityEntry,
+    HistoryPoint,
+    LabelResult,
+    Metrics,
+    ProtocolSection,
+    SampleResult,
+    SnapshotEntry,
+    TargetSection,
+    Tool,
+    VictimResult,
+)
+from leakaudit.target.target import Target
+
+if TYPE_CHECKING:
+    from leakaudit.audit import Victim
+    from leakaudit.batch import Batch
+    from leakaudit.score import SampleScore, Scores
+
+
+def tool(version: str) -> Tool:
+    """The program and its version."""
+    return Tool(version=version)
+
+
+def finite(value: float) -> float | None:
+    """The value, or ``None`` when it is not a finite number."""
+    return value if math.isfinite(value) else None
+
+
+def png(pixels: Tensor) -> str:
+    """A PNG data URI of pixels (C, H, W) in 0..1 with 1, 3 or 4 channels; of the channels' mean otherwise."""
+    from PIL import Image
+
+    image = pixels if pixels.shape[0] in (1, 3, 4) else pixels.mean(0, keepdim=True)
+    array = (image.detach().cpu().clamp(0, 1) * 255).round().numpy().astype(np.uint8)
+    array = array[0] if array.shape[0] == 1 else array.transpose(1, 2, 0)
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def target_section(target: Target) -> TargetSection:
+    """The model as the auditor sees it."""
+    modules = dict(target.module.named_modules())
+    return TargetSection(
+        name=target.name,
+        path=target.path,
+        sha256=target.sha256,
+        format=target.format,
+        producer=target.producer,
+        classes=target.classes,
+        input_shape=list(target.image_shape),
+        native_shape=list(target.native_shape),
+        layout=target.layout,
+        parameters=sum(p.numel() for p in target.parameters.values()),
+        trainable_tensors=len(target.parameters),
+        dropout_layers=[n for n, m in modules.items() if "dropout" in type(m).__name__.lower()],
+        batchnorm_layers=[n for n, m in modules.items() if "batchnorm" in type(m).__name__.lower()],
+        fidelity=[FidelityEntry(id=n.id, message=n.message, hint=n.hint) for n in target.fidelity],
+        loss="logistic (one logit)" if target.binary else "cross-entropy",
+    )
+
+
+def batch_section(samples: Batch, space: InputSpace, batch_size: int, victims: int) -> BatchSection:
+    """What may be said about the private samples."""
+    return BatchSection(
+        path=samples.path,
+        sha256=samples.sha256,
+        samples=len(samples),
+        batch_size=batch_size,
+        victims=victims,
+        mean=list(space.mean),
+        std=list(space.std),
+        class_names=list(samples.class_names),
+        notes=list(samples.notes),
+    )
+
+
+def protocol_section(protocol: Protocol) -> ProtocolSection:
+    """How the update was made."""
+    return ProtocolSection(algorithm=protocol.algorithm, mode=protocol.mode, batch_size=protocol.batch_size)
+
+
+def attack_entry(
+    attack: Attack,
+    victim: Victim,
+    status: Literal["run", "not_applicable", "not_run"],
+    reason: str = "",
+    results: Sequence[VictimResult] = (),
+) -> AttackEntry:
+    """One row of the ledger: an attack, everything it was given, and its results."""
+    return AttackEntry(
+        name=attack.name,
+        title=attack.title,
+        status=status,
+        reason=reason,
+        threat_model=attack.threat_model,
+        given=_given(victim),
+        hyperparameters=dataclasses.asdict(attack.settings),
+        reference=attack.reference,
+        seconds=sum(r.seconds for r in results),
+        results=list(results),
+    )
+
+
+def _given(victim: Victim) -> dict[str, Any]:
+    observation = victim.observation
+    return {
+        "update": f"{len(observation.update)} gradient tensors, undefended",
+        "model": "architecture, weights, loss",
+        "batch_size": observation.batch_size,
+        "mode": observation.protocol.mode,
+        "labels": f"{observation.label_source}: {victim.guess.method}",
+        "normalisation": f"mean {list(observation.space.mean)}, std {list(observation.space.std)}",
+        "dropout_masks": "true masks" if observation.masks is not None else "none",
+        "auxiliary_data": "none" if observation.auxiliary is None else f"{len(observation.auxiliary)} images",
+    }
+
+
+def victim_result(
+    victim: Victim, reconstruction: Reconstruction, pixels: Tensor, scores: Sequence[SampleScore], seed: int
+) -> VictimResult:
+    """One attack on one victim.
+
+    Args:
+        victim: The batch and its observation.
+        reconstruction: What the attack returned.
+        pixels: Its inputs as pixels (B, C, H, W) in 0..1.
+        scores: Per sample.
+        seed: Of the attack.
+    """
+    residual = finite(reconstruction.residual)
+    order = [s.reconstruction for s in sorted(scores, key=lambda s: s.position)]
+    return VictimResult(
+        victim=victim.number,
+        seed=seed,
+        residual=residual,
+        residual_reason="" if residual is not None else "the update has norm 0",
+        match=finite(reconstruction.match),
+        certified=None,
+        certified_reason="certificates are not computed yet",
+        seconds=reconstruction.seconds,
+        iterations=reconstruction.iterations,
+        stopped=reconstruction.stopped,
+        labels=label_result(victim.batch.labels, reconstruction.labels, victim.guess.method),
+        samples=[_sample(victim, reconstruction, pixels, score) for score in scores],
+        history=[
+            HistoryPoint(iteration=p.iteration, objective=finite(p.objective), match=finite(p.match))
+            for p in reconstruction.history
+        ],
+        snapshots=[_snapshot(victim, s.fraction, s.inputs, order) for s in reconstruction.snapshots],
+        notes=list(reconstruction.notes),
+    )
+
+
+def label_result(true: Tensor, inferred: Tensor, method: str) -> LabelResult:
+    """Labels as multisets; `correct` is the size of their intersection."""
+    truth, guess = sorted(true.tolist()), sorted(inferred.tolist())
+    correct = sum((Counter(truth) & Counter(guess)).values())
+    return LabelResult(true=truth, inferred=guess, correct=correct, method=method)
+
+
+def _snapshot(victim: Victim, fraction: float, inputs: Tensor, order: Sequence[int]) -> SnapshotEntry:
+    pixels = victim.observation.space.denormalize(inputs.cpu())
+    return SnapshotEntry(fraction=fraction, images_png=[png(pixels[i]) for i in order])
+
+
+def _sample(victim: Victim, reconstruction: Reconstruction, pixels: Tensor, score: SampleScore) -> SampleResult:
+    batch = victim.batch
+    margin = None if score.margin is None else finite(score.margin)
+    return SampleResult(
+        index=batch.indices[score.position],
+        label=int(batch.labels[score.position]),
+        inferred_label=int(reconstruction.labels[score.reconstruction]),
+        **_metrics(score.scores),
+        floors={name: Metrics(**_metrics(floor)) for name, floor in score.floors.items()},
+        margin=margin,
+        margin_reason="" if margin is not None else "exact reconstruction" if score.margin else "no floor is defined",
+        reidentified=score.reidentified,
+        reidentified_reason="" if score.reidentified is not None else "the batch file holds one sample",
+        rank_among=score.rank_among,
+        leaked=score.leaked,
+        original_png=png(batch.images[score.position]),
+        reconstruction_png=png(pixels[score.reconstruction]),
+    )
+
+
+def _metrics(scores: Scores) -> dict[str, Any]:
+    values: Mapping[str, float | None] = {
+        "psnr": scores.psnr, "ssim": scores.ssim, "lpips": scores.lpips, "mse": scores.mse,
+    }  # fmt: skip
+    return {**values, **{f"{name}_reason": scores.reasons.get(name, "") for name in values}}
+
+
+def summarize(result: VictimResult) -> str:
+    """One line for the progress display."""
+    best = [s.psnr for s in result.samples if s.psnr is not None]
+    leaked = sum(s.leaked for s in result.samples)
+    psnr = f"best {max(best):.1f} dB" if best else "exact"
+    stopped = f", {result.stopped}" if result.stopped else ""
+    return f"victim {result.victim}: {psnr}, {leaked} of {len(result.samples)} leaked, {result.seconds:.1f} s{stopped}"

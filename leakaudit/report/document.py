@@ -1,0 +1,297 @@
+"""The report document, schema version 1: the only thing that the views (HTML, PDF, …) read.
+
+Keys are stable; additions only. A number that could not be computed is ``None`` with the reason beside it,
+never 0 and never infinite. Images are PNG data URIs, so the document alone is enough to render every view.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+Severity = Literal["critical", "high", "medium", "low", "none"]
+Confidence = Literal["certified", "measured", "estimated"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="null")
+
+
+class Tool(_Model):
+    """The program that wrote the report."""
+
+    name: str = "leakaudit"
+    version: str
+
+
+class FidelityEntry(_Model):
+    """One difference between the audited network and the one that the client may train."""
+
+    id: str
+    message: str
+    hint: str = ""
+
+
+class TargetSection(_Model):
+    """The model under audit."""
+
+    name: str
+    path: str | None
+    sha256: str | None
+    format: str
+    producer: str = ""
+    classes: int
+    input_shape: list[int]
+    native_shape: list[int] = Field(default_factory=list)
+    layout: str = "NCHW"
+    parameters: int
+    trainable_tensors: int
+    layers: list[str] = Field(default_factory=list)
+    dropout_layers: list[str] = Field(default_factory=list)
+    batchnorm_layers: list[str] = Field(default_factory=list)
+    fidelity: list[FidelityEntry] = Field(default_factory=list)
+    loss: str = "cross-entropy"
+
+
+class BatchSection(_Model):
+    """The private samples: counts and hashes only; images appear with the results."""
+
+    path: str | None
+    sha256: str | None
+    samples: int
+    batch_size: int
+    victims: int
+    mean: list[float]
+    std: list[float]
+    class_names: list[str] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+
+
+class ProtocolSection(_Model):
+    """How the client makes an update."""
+
+    algorithm: str = "fedsgd"
+    mode: str = "eval"
+    batch_size: int
+
+
+class ConstraintCounts(_Model):
+    """Equations that a layer's input must satisfy, by origin."""
+
+    gradient: int | None
+    weight: int | None
+    virtual: int | None
+
+
+class RankLayer(_Model):
+    """Rank analysis of one layer."""
+
+    name: str
+    kind: str
+    unknowns: int | None
+    constraints: ConstraintCounts
+    index: int | None = Field(description="the paper's count: unknowns - gradient - weight constraints")
+    rank: int | None = Field(default=None, description="exact structural rank of the layer's linear system")
+    deficit: int | None = Field(default=None, description="unknowns - rank")
+    unique: bool | None
+    note: str = ""
+
+
+class RankSection(_Model):
+    """Risk inherent in the architecture."""
+
+    risk: Literal["high", "medium", "low", "unknown"]
+    score: float | None
+    score_reason: str = ""
+    level: str = Field(default="", description="exact leak, identifiable, partially identifiable, counts unavailable")
+    propagated_deficit: int | None = None
+    layers: list[RankLayer]
+    notes: list[str] = Field(default_factory=list)
+
+
+class Metrics(_Model):
+    """Image metrics against the true sample; ``None`` with a reason when undefined."""
+
+    psnr: float | None = None
+    psnr_reason: str = ""
+    ssim: float | None = None
+    ssim_reason: str = ""
+    lpips: float | None = None
+    lpips_reason: str = ""
+    mse: float | None = None
+    mse_reason: str = ""
+
+
+class SampleResult(Metrics):
+    """One private sample and its reconstruction."""
+
+    index: int = Field(description="position of the sample in the batch file")
+    label: int
+    inferred_label: int | None = None
+    floors: dict[str, Metrics] = Field(
+        default_factory=dict, description="what knows nothing of the sample scores: grey, mean, other"
+    )
+    margin: float | None = Field(default=None, description="PSNR above the best floor, dB")
+    margin_reason: str = ""
+    reidentified: bool | None = Field(default=None, description="nearest sample of the batch file is the true one")
+    reidentified_reason: str = ""
+    rank_among: int | None = Field(default=None, description="number of samples it was identified among")
+    leaked: bool = False
+    original_png: str | None = None
+    reconstruction_png: str | None = None
+
+
+class HistoryPoint(_Model):
+    """The objective after an iteration."""
+
+    iteration: int
+    objective: float | None
+    match: float | None
+
+
+class SnapshotEntry(_Model):
+    """Reconstructions of a victim's samples part of the way."""
+
+    fraction: float
+    images_png: list[str]
+
+
+class LabelResult(_Model):
+    """Labels of one victim's batch, as multisets in ascending order."""
+
+    true: list[int]
+    inferred: list[int]
+    correct: int
+    method: str = ""
+
+
+class VictimResult(_Model):
+    """One attack on one victim batch."""
+
+    victim: int
+    seed: int
+    residual: float | None
+    residual_reason: str = ""
+    match: float | None = None
+    certified: bool | None = None
+    certified_reason: str = ""
+    seconds: float
+    iterations: int = 0
+    stopped: str = ""
+    labels: LabelResult
+    samples: list[SampleResult]
+    history: list[HistoryPoint] = Field(default_factory=list)
+    snapshots: list[SnapshotEntry] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+
+
+class AttackEntry(_Model):
+    """One attack: run, or why not."""
+
+    name: str
+    title: str
+    status: Literal["run", "not_applicable", "not_run"]
+    reason: str = ""
+    threat_model: str
+    given: dict[str, Any] = Field(default_factory=dict, description="everything that the attacker was given")
+    hyperparameters: dict[str, Any] = Field(default_factory=dict)
+    reference: str = ""
+    seconds: float = 0.0
+    results: list[VictimResult] = Field(default_factory=list)
+
+
+class ControlEntry(_Model):
+    """One control run."""
+
+    kind: Literal["positive", "negative", "prior_only"]
+    attack: str
+    passed: bool
+    detail: str
+
+
+class FindingEntry(_Model):
+    """One finding: what leaked, how sure, on what evidence, and what to do."""
+
+    id: str
+    title: str
+    severity: Severity
+    confidence: Confidence
+    message: str
+    evidence: dict[str, Any] = Field(default_factory=dict)
+    remedy: str
+    suppressed: bool = False
+
+
+class Verdict(_Model):
+    """The answer, in three statements: at least, at most, assumed."""
+
+    status: str
+    severity: Severity
+    confidence: Confidence
+    headline: str
+    at_least: str
+    at_most: str
+    assumed: list[str]
+
+
+class Report(_Model):
+    """An audit report. `save` writes it; `scan` returns it."""
+
+    schema_version: int = SCHEMA_VERSION
+    tool: Tool
+    created: str
+    command: list[str]
+    seed: int
+    preset: str
+    device: str
+    versions: dict[str, str]
+    seconds: float = 0.0
+    partial: str = Field(default="", description="why the audit ended early, or empty")
+    target: TargetSection
+    batch: BatchSection
+    protocol: ProtocolSection
+    rank: RankSection
+    attacks: list[AttackEntry]
+    controls: list[ControlEntry] = Field(default_factory=list)
+    defences: list[dict[str, Any]] = Field(default_factory=list)
+    findings: list[FindingEntry]
+    verdict: Verdict
+
+    def to_json(self) -> str:
+        """The document as indented JSON; NaN and infinities become null."""
+        return self.model_dump_json(indent=2) + "\n"
+
+    @classmethod
+    def load(cls, path: str | Path) -> Report:
+        """Read a ``report.json``."""
+        return cls.model_validate(json.loads(Path(path).read_text(encoding="utf-8")))
+
+    def save(
+        self,
+        directory: str | Path,
+        formats: tuple[str, ...] = ("json", "html", "pdf"),
+        template_dir: Path | None = None,
+    ) -> list[Path]:
+        """Write ``report.json``, ``report.html`` and ``report.pdf`` into a directory.
+
+        Everything is rendered beside the target first and moved over an older report only when complete.
+
+        Args:
+            directory: Created if missing.
+            formats: Any of ``json``, ``html``, ``pdf``.
+            template_dir: Folder whose templates override the bundled ones.
+
+        Returns:
+            The files written. The PDF is left out, with a warning, where its libraries are missing.
+
+        Raises:
+            UsageError: The directory is not writable.
+        """
+        from leakaudit.report.write import write_report
+
+        return write_report(self, Path(directory), formats, template_dir)

@@ -1,0 +1,121 @@
+"""The HTML view: one self-contained file that loads nothing, runs without JavaScript, and trusts no name in it.
+
+Autoescape is on, an undefined name in a template is an error, and a content security policy allows the page's own
+style sheet and script by their hash and images from ``data:`` only.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import shlex
+from pathlib import Path
+from typing import Any, Literal
+
+from jinja2 import BaseLoader, ChoiceLoader, Environment, FileSystemLoader, PrefixLoader, StrictUndefined, TemplateError
+from markupsafe import Markup
+
+from leakaudit.errors import UsageError
+from leakaudit.report.document import Report
+from leakaudit.report.format import clean, clip
+from leakaudit.report.view import build_view
+
+Medium = Literal["screen", "pdf"]
+SKELETON = "report.html.j2"
+
+
+def bundled_templates() -> Path:
+    """The folder of the templates: inside the installed package, or at the top of a source tree."""
+    package = Path(__file__).resolve().parents[1]
+    folders = (package / "report_templates", package.parent / "report_templates")
+    for folder in folders:
+        if (folder / SKELETON).is_file():
+            return folder
+    raise UsageError(f"report templates not found in {folders[0]} or {folders[1]}", "reinstall leakaudit")
+
+
+def render_html(report: Report, template_dir: Path | None = None, medium: Medium = "screen") -> str:
+    """Render a report as one HTML page.
+
+    Args:
+        report: The document.
+        template_dir: Folder whose templates replace bundled ones of the same name; they reach the bundled ones as
+            ``bundled/NAME``.
+        medium: ``pdf`` adds the contents with page numbers and leaves out what only a screen can show.
+
+    Raises:
+        UsageError: ``template_dir`` is no folder, or a template in it is wrong.
+    """
+    return render_view(report, build_view(report), template_dir, medium)
+
+
+def render_view(report: Report, view: Any, template_dir: Path | None, medium: Medium) -> str:
+    """Like :func:`render_html`, with a view that is already built."""
+    environment = make_environment(template_dir)
+    style = Markup(_source(environment, "report.css" if medium == "screen" else "pdf.css", "</style"))
+    script = Markup(_source(environment, "report.js", "</script")) if medium == "screen" else Markup("")
+    context = {
+        "report": report,
+        "view": view,
+        "pdf": medium == "pdf",
+        "style": style,
+        "script": script,
+        "policy": content_policy(style, script),
+        "command": clip(shlex.join(report.command), 2000),
+    }
+    try:
+        return environment.get_template(SKELETON).render(context)
+    except TemplateError as error:
+        if template_dir is None:
+            raise
+        raise UsageError(
+            f"template in {template_dir} failed: {error}", "compare it with the bundled template of the same name"
+        ) from error
+
+
+def make_environment(template_dir: Path | None = None) -> Environment:
+    """Jinja2 with autoescape, no undefined names, and a user's folder before ours."""
+    if template_dir is not None and not template_dir.is_dir():
+        raise UsageError(f"--template-dir {template_dir} is not a folder", "give the folder that holds your templates")
+    bundled = FileSystemLoader(bundled_templates())
+    loaders: list[BaseLoader] = [bundled, PrefixLoader({"bundled": bundled})]
+    if template_dir is not None:
+        loaders.insert(0, FileSystemLoader(template_dir))
+    environment = Environment(
+        loader=ChoiceLoader(loaders),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_finalize,
+    )
+    environment.filters["clip"] = clip
+    return environment
+
+
+def _finalize(value: Any) -> Any:
+    """Every plain string that a template prints is rid of control characters; markup is ours and stays."""
+    return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _source(environment: Environment, name: str, forbidden: str) -> str:
+    """A style sheet or script as it will stand in the page."""
+    if environment.loader is None:
+        raise TypeError("the environment has no loader")
+    text = environment.loader.get_source(environment, name)[0].strip().replace("\r\n", "\n")
+    if forbidden in text.lower():
+        raise UsageError(f"{name} must not contain {forbidden!r}", "remove it from your template folder's copy")
+    return text
+
+
+def content_policy(style: str, script: str) -> str:
+    """A content security policy under which the page can load and run nothing but what is in it."""
+    scripts = f"'{_hash(script)}'" if script else "'none'"
+    return (
+        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src {scripts}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")

@@ -1,0 +1,64 @@
+"""The PDF view: the HTML templates printed by WeasyPrint, tagged as PDF/UA-1, without any request to the outside.
+
+The bytes depend on the document alone when ``SOURCE_DATE_EPOCH`` is set: the identifier is a hash of the page, dates
+come from the document, and the font library takes its date from that variable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from leakaudit.report.document import Report
+from leakaudit.report.html import render_html, render_view
+
+PACKAGES = "libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0 fonts-dejavu-core"
+VARIANT = "pdf/ua-1"
+
+
+class PdfUnavailable(Exception):
+    """WeasyPrint or a library it needs is missing; the message is the notice for the user."""
+
+
+def load_weasyprint() -> Any:
+    """Import WeasyPrint.
+
+    Raises:
+        PdfUnavailable: It cannot be imported; says how to install what is missing.
+    """
+    try:
+        import weasyprint
+    except (OSError, ImportError) as error:
+        reason = str(error).splitlines()[0][:160]
+        raise PdfUnavailable(
+            f"report.pdf not written: WeasyPrint does not load ({reason}). On Debian or Ubuntu: "
+            f"sudo apt-get install {PACKAGES}; then render again. HTML and JSON are complete."
+        ) from error
+    return weasyprint
+
+
+def make_fetcher(weasyprint: Any) -> Any:
+    """A URL fetcher that answers ``data:`` and refuses every other scheme, so no file or host is ever opened."""
+    from weasyprint.urls import URLFetcher
+
+    return URLFetcher(allowed_protocols=("data",), allow_redirects=False)
+
+
+def render_pdf(report: Report, template_dir: Path | None = None, view: Any = None) -> bytes:
+    """Render a report as PDF.
+
+    Args:
+        report: The document.
+        template_dir: As for :func:`leakaudit.report.html.render_html`.
+        view: The view of ``report``, when it is already built.
+
+    Raises:
+        PdfUnavailable: WeasyPrint or Pango is missing.
+        UsageError: A template in ``template_dir`` is wrong.
+    """
+    weasyprint = load_weasyprint()
+    page = render_html(report, template_dir, "pdf") if view is None else render_view(report, view, template_dir, "pdf")
+    document = weasyprint.HTML(string=page, url_fetcher=make_fetcher(weasyprint))
+    identifier = hashlib.sha256(page.encode()).digest()[:16]
+    return bytes(document.write_pdf(pdf_variant=VARIANT, pdf_identifier=identifier))

@@ -1,0 +1,107 @@
+"""Write the report's files so that a reader never meets half of one, and a failed run never harms an older report.
+
+Everything is rendered into a temporary folder inside the target (so on the same file system, also where the target is a
+mount point), flushed to disk, and renamed over the older files only when all of it is complete; ``report.json`` comes
+last. Files are readable by their owner only: they hold private images.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from leakaudit.errors import UsageError
+from leakaudit.report.document import Report
+
+ORDER = ("html", "pdf", "json")
+"""The document last: where it is new, the views beside it are new too."""
+
+
+class ReportWarning(UserWarning):
+    """Part of the report could not be written; the rest is complete."""
+
+
+def write_report(
+    report: Report,
+    directory: Path,
+    formats: tuple[str, ...] = ("json", "html", "pdf"),
+    template_dir: Path | None = None,
+) -> list[Path]:
+    """Write ``report.json``, ``report.html`` and ``report.pdf`` into a directory.
+
+    Args:
+        report: The document.
+        directory: Created if missing.
+        formats: Any of ``json``, ``html``, ``pdf``.
+        template_dir: Folder whose templates override the bundled ones.
+
+    Returns:
+        The files written, in the order html, pdf, json. Where the PDF libraries are missing the PDF is left out, with
+        a :class:`ReportWarning` that says how to install them.
+
+    Raises:
+        UsageError: An unknown format, a directory that is not writable, a template that does not work.
+    """
+    if unknown := sorted(set(formats) - set(ORDER)):
+        raise UsageError(f"unknown report format {', '.join(unknown)}", f"choose from {', '.join(ORDER)}")
+    with _staging(directory) as staging:
+        names = []
+        for name, content in _rendered(report, formats, template_dir, directory):
+            _write(staging / name, content)
+            names.append(name)
+        for name in names:
+            os.replace(staging / name, directory / name)
+    return [directory / name for name in names]
+
+
+def _rendered(
+    report: Report, formats: tuple[str, ...], template_dir: Path | None, directory: Path
+) -> Iterator[tuple[str, bytes]]:
+    """File names and contents, in the order in which they will appear."""
+    from leakaudit.report.html import render_view
+    from leakaudit.report.pdf import PdfUnavailable, render_pdf
+    from leakaudit.report.view import build_view
+
+    view = build_view(report) if {"html", "pdf"} & set(formats) else None
+    if "html" in formats:
+        yield "report.html", render_view(report, view, template_dir, "screen").encode()
+    if "pdf" in formats:
+        try:
+            yield "report.pdf", render_pdf(report, template_dir, view)
+        except PdfUnavailable as notice:
+            old = " The report.pdf in that folder is from an earlier audit." if _has_pdf(directory) else ""
+            warnings.warn(f"{notice}{old}", ReportWarning, stacklevel=5)
+    if "json" in formats:
+        yield "report.json", report.to_json().encode()
+
+
+def _has_pdf(directory: Path) -> bool:
+    return (directory / "report.pdf").exists()
+
+
+@contextmanager
+def _staging(directory: Path) -> Iterator[Path]:
+    """A private temporary folder inside the directory, removed at the end whatever happens."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix=".leakaudit-", dir=directory)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(
+            f"cannot write the report to {directory}: {reason}", "choose another folder with --out"
+        ) from error
+    with folder as name:
+        yield Path(name)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Create a file for its owner only, and have it on disk before anything is renamed."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())

@@ -1,0 +1,1 @@
+"""Static risk of an architecture: what algebra says before any attack runs."""

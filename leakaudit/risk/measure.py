@@ -1,0 +1,108 @@
+"""Measures, within a time budget, the segments whose rank shapes do not give, and the whole map from image to update.
+
+Smallest segments first; a segment that is too large, or has an operator without a forward derivative, stays unknown and
+the reason is kept in `Measuring.refused`. See `leakaudit.risk.jacobian` for what is measured.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from leakaudit.risk.chain import Segment
+from leakaudit.risk.jacobian import Spectrum, Subgraph, gradient_spectrum, segment_rank
+from leakaudit.risk.structural import StructuralRank
+from leakaudit.target.target import Target
+from leakaudit.target.trace import Trace
+
+QUICK_UNKNOWNS = 1500
+"""Largest input of a segment that is measured without being asked to."""
+THOROUGH_UNKNOWNS = 4000
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A segment's system as its Jacobian shows it, and its condition number."""
+
+    system: StructuralRank
+    condition: float
+
+
+def undecided(part: Segment) -> bool:
+    """Whether shapes leave the question open: no system, or full rank only if enough units are active."""
+    if part.kind == "embedding":
+        return False
+    if part.system is None or part.local is None:
+        return True
+    return part.system.deficit == 0 < part.local.deficit
+
+
+class Measuring:
+    """Measures what shapes do not give, within a time budget."""
+
+    def __init__(
+        self,
+        recorded: Trace,
+        outputs: dict[int, fx.Node],
+        trainable: frozenset[str],
+        thorough: bool,
+        budget: float,
+        seed: int,
+    ) -> None:
+        self.trace, self.outputs, self.trainable = recorded, outputs, trainable
+        self.thorough, self.budget = thorough, budget
+        self.generator = torch.Generator("cpu").manual_seed(seed)
+        self.refused: dict[str, str] = {}
+
+    def segments(self, parts: Sequence[Segment]) -> dict[str, Measured]:
+        """Measured systems by segment name, of the segments that need it."""
+        found = {}
+        largest = THOROUGH_UNKNOWNS if self.thorough else QUICK_UNKNOWNS
+        needed = [p for p in parts if undecided(p)]
+        for part in sorted(needed, key=lambda p: p.unknowns):
+            expected = 4.0 * (part.unknowns / QUICK_UNKNOWNS) ** 3
+            if part.unknowns > largest or (self.thorough and time.perf_counter() + expected > self.budget):
+                continue
+            if time.perf_counter() > self.budget:
+                break
+            try:
+                rank = self._segment(part)
+            except (NotImplementedError, RuntimeError) as error:  # an operator without a forward derivative
+                self.refused[part.name] = str(error).splitlines()[0][:120]
+                continue
+            if rank is not None:
+                found[part.name] = rank
+        return found
+
+    def _segment(self, part: Segment) -> Measured | None:
+        source = part.layers[0].inputs[0]
+        start = self.outputs[source] if source >= 0 else self.trace.input
+        function = Subgraph(self.trace, start, self.outputs[part.layers[-1].index], self.trainable)
+        found = segment_rank(function, self.generator)
+        if found is None:
+            return None
+        overlap = found.gradient + found.output - found.joint
+        system = StructuralRank(
+            found.unknowns, part.gradient, found.outputs, found.gradient, found.output, overlap, found.unknowns
+        )
+        return Measured(system, found.condition)
+
+    def whole(self, target: Target, batch_size: int) -> Spectrum:
+        """RA_J with a random label per sample."""
+        function = Subgraph(self.trace, self.trace.input, self.trace.output, self.trainable)
+        batch = self.trace.batch_size
+        labels = torch.randint(target.classes, (batch,), generator=self.generator)
+
+        def loss(logits: Tensor) -> Tensor:
+            logits = logits.reshape(batch, -1)
+            if target.binary:
+                return F.binary_cross_entropy_with_logits(logits[:, 0], labels.to(logits))
+            return F.cross_entropy(logits, labels)
+
+        left = max(2.0, self.budget - time.perf_counter())
+        return gradient_spectrum(function, loss, self.generator, seconds=left, largest=THOROUGH_UNKNOWNS)

@@ -1,0 +1,310 @@
+"""Weights with a factory, ``.pt2``, TorchScript and pickled modules.
+
+What may run code is opened only when the caller says so, and what the archive holds is looked at first: sizes against
+zip bombs, members against pickles in a format that needs none.
+
+| content | opened |
+|---|---|
+| safetensors, state dict | always, as numbers (``weights_only=True``); needs a factory for the architecture |
+| ``.pt2`` (torch.export), TorchScript | with ``trust`` |
+| pickled module | with ``unsafe_pickle`` |
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import io
+import sys
+import warnings
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from leakaudit.errors import ModelError, UsageError
+from leakaudit.target.formats import Kind
+from leakaudit.target.modules import ImageShape, from_module
+from leakaudit.target.target import FidelityNote, Target
+
+MAX_ARCHIVE_BYTES = 8 << 30
+MAX_MEMBERS = 100_000
+MAX_RATIO = 200
+"""A member that grows by more than this is a bomb; weights hardly compress at all."""
+Mode = Literal["eval", "train"]
+
+
+def from_factory(
+    path: Path,
+    kind: Kind,
+    factory: str,
+    image_shape: ImageShape | None,
+    frozen: Sequence[str],
+    mode: Mode,
+    unsafe_pickle: bool = False,
+) -> Target:
+    """The module that ``factory`` builds, with the weights in ``path``."""
+    if kind not in ("safetensors", "checkpoint", "pickle"):
+        raise ModelError(f"{path} is {_NAMES[kind]}, not a file of weights", "leave out --factory to audit it as it is")
+    weights = _weights(path, kind)
+    module = _build(factory)
+    _fill(module, weights, path, factory)
+    return from_module(module, image_shape, frozen, mode, **_origin(path, "factory", f"factory {factory}"))
+
+
+def from_archive(
+    path: Path,
+    kind: Kind,
+    image_shape: ImageShape | None,
+    frozen: Sequence[str],
+    mode: Mode,
+    trust: bool,
+    unsafe_pickle: bool,
+) -> Target:
+    """A ``.pt2``, TorchScript or pickled module; weights alone are refused."""
+    if kind == "safetensors":
+        raise _needs_factory(path)
+    if kind in ("exported", "torchscript"):
+        _scan(path, kind)
+        if not trust:
+            raise ModelError(
+                f"{path} is {_NAMES[kind]}, a format that can run code when opened", "pass --trust if you made it"
+            )
+        return (
+            _exported(path, image_shape, frozen, mode)
+            if kind == "exported"
+            else _script(path, image_shape, frozen, mode)
+        )
+    return _pickled(path, kind, image_shape, frozen, mode, unsafe_pickle)
+
+
+_NAMES = {
+    "onnx": "an ONNX model", "exported": "a torch.export program (.pt2)", "torchscript": "a TorchScript archive",
+    "safetensors": "a safetensors file", "checkpoint": "a torch.save file", "pickle": "a pickle",
+}  # fmt: skip
+
+
+def _needs_factory(path: Path) -> ModelError:
+    return ModelError(
+        f"{path} holds weights without the architecture",
+        "pass --factory package.module:function that returns the module",
+    )
+
+
+def _origin(path: Path, kind: str, producer: str) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return {
+        "name": path.stem, "format": kind, "path": str(path), "sha256": digest.hexdigest(), "producer": producer,
+    }  # fmt: skip
+
+
+def _scan(path: Path, kind: Kind) -> None:
+    """Look at an archive without unpacking it.
+
+    Raises:
+        ModelError: It would unpack to too much, or a ``.pt2`` holds pickled data.
+    """
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        total = sum(member.file_size for member in members)
+        if len(members) > MAX_MEMBERS or total > MAX_ARCHIVE_BYTES:
+            raise ModelError(
+                f"{path} would unpack to {total} bytes in {len(members)} files", "it is damaged or hostile"
+            )
+        for member in members:
+            if member.file_size > 1 << 20 and member.file_size > MAX_RATIO * max(1, member.compress_size):
+                raise ModelError(
+                    f"{path}: {member.filename!r} grows from {member.compress_size} to {member.file_size} bytes",
+                    "it is damaged or hostile",
+                )
+        if kind == "exported":
+            _scan_pickles(archive, members, path)
+
+
+def _scan_pickles(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], path: Path) -> None:
+    for member in members:
+        if member.filename.endswith(".json"):
+            with archive.open(member) as file:
+                content = file.read(64 << 20)
+            if b'"use_pickle":true' in content.replace(b" ", b"").replace(b"\n", b""):
+                raise ModelError(
+                    f"{path}: {member.filename!r} asks for pickled weights, which run code", "export it again"
+                )
+            continue
+        with archive.open(member) as file:
+            head = file.read(64)
+        pickled = (
+            len(head) > 2
+            and head[0] == 0x80
+            and 2 <= head[1] <= 5
+            and head[2:3] in (b"c", b"}", b"]", b"(", b"\x95", b"\x8c")
+        )
+        nested = head[:4] == b"PK\x03\x04"
+        if member.filename.endswith((".pkl", ".pickle")) or pickled or (nested and not _only_numbers(archive, member)):
+            raise ModelError(
+                f"{path}: {member.filename!r} is a pickle inside a torch.export archive; it would run code",
+                "export it again with torch.export.save, without example inputs or custom objects",
+            )
+
+
+def _only_numbers(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
+    """Whether a file that `torch.save` wrote inside the archive (sample inputs) holds nothing but tensors."""
+    if member.file_size > 256 << 20:
+        return False
+    content = archive.read(member)
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as inner:
+            if sum(entry.file_size for entry in inner.infolist()) > 2 * len(content) + (1 << 20):
+                return False
+        torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception:  # torch raises bare exceptions of many types for what it refuses; the answer is no
+        return False
+    return True
+
+
+def _weights(path: Path, kind: Kind) -> dict[str, Tensor]:
+    """Tensors by name, read as numbers only."""
+    if kind == "safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return dict(load_file(str(path)))
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ModelError(f"{path} is a damaged safetensors file ({error})", "copy it again") from error
+    content = _load_numbers(path, kind)
+    if isinstance(content, Mapping):
+        for key in ("state_dict", "model_state_dict", "model", "net"):
+            inner = content.get(key)
+            if isinstance(inner, Mapping) and any(isinstance(v, Tensor) for v in inner.values()):
+                content = inner
+                break
+    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+    if not tensors:
+        raise ModelError(f"{path} holds no state dict", "save it with torch.save(model.state_dict(), path)")
+    return tensors
+
+
+def _load_numbers(path: Path, kind: Kind) -> Any:
+    if kind == "checkpoint":
+        _scan(path, kind)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises bare exceptions of many types for what it refuses or cannot read
+        raise ModelError(
+            f"{path} holds more than numbers, or is damaged ({type(error).__name__})",
+            "save it with torch.save(model.state_dict(), path), or pass --unsafe-pickle if you trust who made it",
+        ) from error
+
+
+def _build(factory: str) -> nn.Module:
+    """Call ``package.module:function``, also from the working directory."""
+    location, _, name = factory.partition(":")
+    if not location or not name:
+        raise UsageError(f"factory {factory!r} is not of the form package.module:function")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        function = getattr(importlib.import_module(location), name)
+    except ImportError as error:
+        raise UsageError(f"factory {factory!r} cannot be imported: {error}", "run leakaudit where it can be") from error
+    except AttributeError:
+        raise UsageError(f"module {location!r} has no function {name!r}", "correct --factory") from None
+    try:
+        module = function()
+    except Exception as error:  # the user's own code; whatever it raises, the way out is the same
+        raise ModelError(
+            f"factory {factory!r} failed: {type(error).__name__}: {error}", "it must work without arguments"
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"factory {factory!r} returned {type(module).__name__}, expected a torch.nn.Module")
+    return module
+
+
+def _fill(module: nn.Module, weights: dict[str, Tensor], path: Path, factory: str) -> None:
+    """Load weights strictly; a prefix that `DataParallel` or a compiler added to all names is taken off."""
+    for prefix in ("module.", "_orig_mod.", "model."):
+        if (
+            weights
+            and all(name.startswith(prefix) for name in weights)
+            and not any(n.startswith(prefix) for n in module.state_dict())
+        ):
+            weights = {name[len(prefix) :]: value for name, value in weights.items()}
+    wanted = module.state_dict()
+    missing, extra = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys())
+    wrong = [n for n in wanted.keys() & weights.keys() if wanted[n].shape != weights[n].shape]
+    if missing or extra or wrong:
+        first = (
+            f"{len(missing)} tensors are missing (such as {missing[0]!r})" if missing
+            else f"{len(extra)} do not belong to it (such as {extra[0]!r})" if extra
+            else f"{wrong[0]!r} has shape {list(weights[wrong[0]].shape)} instead of {list(wanted[wrong[0]].shape)}"
+        )  # fmt: skip
+        raise ModelError(
+            f"{path} does not fit the module of {factory!r}: {first}", "use the factory that it was trained with"
+        )
+    module.load_state_dict(weights)
+
+
+def _exported(path: Path, image_shape: ImageShape | None, frozen: Sequence[str], mode: Mode) -> Target:
+    from leakaudit.target.exported import rewritten
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.load(str(path))
+    except Exception as error:  # torch.export raises bare exceptions of many types
+        raise ModelError(
+            f"{path} cannot be loaded ({type(error).__name__}: {error})", "export it with this torch version"
+        ) from error
+    found = rewritten(program, str(path))
+    shape = image_shape or found.image_shape
+    origin = _origin(path, "exported", "torch.export")
+    return from_module(found.module, shape, frozen, mode, exported_batch=found.batch, rigid=found.rigid, **origin)
+
+
+def _script(path: Path, image_shape: ImageShape | None, frozen: Sequence[str], mode: Mode) -> Target:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            script: Any = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(f"{path} cannot be loaded: {str(error).splitlines()[0]}", "export it again") from error
+    text = "TorchScript is deprecated, and its dropout masks can be neither recorded nor injected"
+    notes = [FidelityNote("LA913", text, "pass weights with --factory package.module:function, or export to ONNX")]
+    module = cast(nn.Module, script)
+    return from_module(module, image_shape, frozen, mode, notes=notes, **_origin(path, "torchscript", "torch.jit"))
+
+
+def _pickled(
+    path: Path, kind: Kind, image_shape: ImageShape | None, frozen: Sequence[str], mode: Mode, unsafe_pickle: bool
+) -> Target:
+    if kind == "checkpoint":
+        _scan(path, kind)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch refuses pickled classes with exceptions of several types
+        if not unsafe_pickle:
+            raise ModelError(
+                f"{path} is a pickle with code in it, or is damaged ({type(error).__name__})",
+                "save a state dict and pass --factory package.module:function, or --unsafe-pickle if you made the file",
+            ) from error
+    else:
+        if isinstance(content, Mapping):
+            raise _needs_factory(path)
+    try:
+        module = torch.load(path, map_location="cpu", weights_only=False)
+    except Exception as error:  # unpickling runs foreign code
+        raise ModelError(
+            f"{path} cannot be unpickled: {type(error).__name__}: {error}", "run where its classes are"
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise ModelError(
+            f"{path} holds {type(module).__name__}, expected a torch.nn.Module", "pass a state dict and --factory"
+        )
+    return from_module(module, image_shape, frozen, mode, **_origin(path, "module", "pickle"))

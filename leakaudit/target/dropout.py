@@ -1,0 +1,143 @@
+"""Dropout whose masks can be drawn once, recorded, injected and differentiated.
+
+Every dropout of a model, whatever it was written as, is a `Dropout` here: ``y = x * m / (1 - p)`` with keep mask ``m``.
+A client draws ``m`` from a Bernoulli distribution; an attacker may inject any float mask, one per sample, and
+differentiate with respect to it.
+
+Fails where dropout is buried in a fused kernel (``nn.LSTM(dropout=…)``): no module can stand in for it there.
+Reference: Srivastava et al., "Dropout", JMLR 2014 (the scaled, "inverted" form that all frameworks use).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Generator, Tensor, nn
+
+Kind = Literal["element", "channel", "attention"]
+
+
+class Dropout(nn.Module):
+    """One dropout layer.
+
+    Args:
+        p: Probability that an entry is zeroed.
+        kind: ``element``: every entry by itself; ``channel``: whole channels (axis 1); ``attention``: as ``element``,
+            on attention weights.
+        label: Name in reports and of the mask; the module's own name where empty.
+    """
+
+    def __init__(self, p: float, kind: Kind = "element", label: str = "") -> None:
+        super().__init__()
+        self.p = float(p)
+        self.kind: Kind = kind
+        self.label = label
+        self._calls = 0
+        self._name = label
+        self._masks: Mapping[str, Tensor] | None = None
+        self._record: dict[str, Tensor] | None = None
+        self._generator: Generator | None = None
+
+    def extra_repr(self) -> str:
+        """Settings for `repr`."""
+        return f"p={self.p}, kind={self.kind}"
+
+    def mask_shape(self, x: Tensor) -> tuple[int, ...]:
+        """Shape of the keep mask for an input."""
+        if self.kind == "channel" and x.dim() > 2:
+            return (*x.shape[:2], *(1,) * (x.dim() - 2))
+        return tuple(x.shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop entries in train mode, or wherever a mask is injected."""
+        key = self._name if self._calls == 0 else f"{self._name}#{self._calls}"
+        self._calls += 1
+        mask = None if self._masks is None else self._masks.get(key)
+        if mask is None:
+            if not self.training or self.p == 0.0:
+                return x
+            mask = self._draw(x)
+        if self._record is not None:
+            self._record[key] = mask.detach()
+        scale = 1.0 / (1.0 - self.p) if self.p < 1.0 else 0.0
+        return x * (mask * scale)
+
+    def _draw(self, x: Tensor) -> Tensor:
+        shape = self.mask_shape(x)
+        if self._generator is None:
+            noise = torch.rand(shape, device=x.device)
+        else:
+            noise = torch.rand(shape, device=self._generator.device, generator=self._generator).to(x.device)
+        return (noise >= self.p).to(x.dtype)
+
+
+def dropout_layers(module: nn.Module) -> dict[str, Dropout]:
+    """The dropout layers of a module by label (or module name where they have none)."""
+    return {layer.label or name: layer for name, layer in module.named_modules() if isinstance(layer, Dropout)}
+
+
+@contextmanager
+def _session(module: nn.Module, **state: Any) -> Iterator[None]:
+    """Set ``state`` on every dropout layer, and count calls anew at each forward of ``module``."""
+    layers = dropout_layers(module)
+    before = {name: {key: getattr(layer, key) for key in state} for name, layer in layers.items()}
+
+    def restart(*_: Any) -> None:
+        for layer in layers.values():
+            layer._calls = 0
+
+    for name, layer in layers.items():
+        layer._name = name
+        for key, value in state.items():
+            setattr(layer, key, value)
+    hook = module.register_forward_pre_hook(restart)
+    try:
+        restart()
+        yield
+    finally:
+        hook.remove()
+        restart()
+        for name, layer in layers.items():
+            for key, value in before[name].items():
+                setattr(layer, key, value)
+
+
+@contextmanager
+def injected_masks(module: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[None]:
+    """Use these keep masks instead of drawing any, also in eval mode.
+
+    Args:
+        module: Any module; only its `Dropout` layers matter.
+        masks: Float masks (B, …) by layer; a layer that is called again within one forward reads ``name#1``
+            and so on. Layers without a mask behave as usual.
+    """
+    with _session(module, _masks=masks):
+        yield
+
+
+@contextmanager
+def record(module: nn.Module, generator: Generator | None = None) -> Iterator[dict[str, Tensor]]:
+    """Collect the masks of the forwards inside, drawn with ``generator`` if given; the last forward's remain."""
+    recorded: dict[str, Tensor] = {}
+    with _session(module, _record=recorded, _generator=generator):
+        yield recorded
+
+
+_CHANNEL = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+
+
+def replace_dropout(module: nn.Module) -> list[str]:
+    """Put a `Dropout` in the place of every ``nn.Dropout*`` of a module, in place; names of those replaced."""
+    replaced = []
+    for name, child in list(module.named_modules()):
+        if not name or type(child) not in (nn.Dropout, *_CHANNEL):
+            continue
+        parent, _, leaf = name.rpartition(".")
+        layer = Dropout(child.p, "channel" if isinstance(child, _CHANNEL) else "element")
+        layer.train(child.training)
+        setattr(module.get_submodule(parent), leaf, layer)
+        replaced.append(name)
+    return replaced

@@ -1,0 +1,99 @@
+"""How a model's own input shape is to be read as an image."""
+
+from __future__ import annotations
+
+from math import isqrt
+
+from leakaudit.errors import ModelError
+from leakaudit.target.target import Layout
+
+_CHANNELS = (1, 3)
+DEFAULT_SIDES = (32, 64, 224)
+"""Heights and widths tried where the file leaves them open."""
+
+
+def infer(
+    shape: tuple[int | None, ...], image_shape: tuple[int, int, int] | None, path: str
+) -> tuple[Layout, list[tuple[int, ...]]]:
+    """Layout and candidate native shapes of one sample.
+
+    Args:
+        shape: Dimensions of the model's input without the batch axis, ``None`` where symbolic.
+        image_shape: ``(C, H, W)`` from the user, for symbolic dimensions.
+        path: For messages.
+
+    Raises:
+        ModelError: No image can be meant, or ``image_shape`` contradicts the file.
+    """
+    if len(shape) not in (1, 2, 3):
+        raise ModelError(
+            f"{path} takes inputs of rank {len(shape) + 1} {_show(shape)}; images need "
+            "(N, C, H, W), (N, H, W) or (N, D)",
+            "video, volumes and sequences of feature maps are not supported yet",
+        )
+    layout: Layout = "flat" if len(shape) == 1 else "HW" if len(shape) == 2 else _order(shape)
+    if image_shape is not None:
+        native = from_image(layout, image_shape)
+        if any(known not in (None, given) for known, given in zip(shape, native, strict=True)):
+            raise ModelError(
+                f"{path} takes samples of shape {_show(shape)}, but the image shape {image_shape} makes them {native}",
+                "correct the image shape, given as channels, height, width",
+            )
+        return layout, [native]
+    if None not in shape:
+        return layout, [tuple(size for size in shape if size is not None)]
+    if layout == "flat":
+        raise ModelError(
+            f"{path} does not say how long its input is", "pass the image shape as channels, height, width"
+        )
+    return layout, [_filled(shape, layout, side) for side in DEFAULT_SIDES]
+
+
+def _show(shape: tuple[int | None, ...]) -> str:
+    return "(" + ", ".join("?" if size is None else str(size) for size in shape) + ")"
+
+
+def _order(shape: tuple[int | None, ...]) -> Layout:
+    """Channels last if only the last dimension can be a number of channels."""
+    first, _, last = shape
+    if first in _CHANNELS:
+        return "NCHW"
+    if last in _CHANNELS or (last == 4 and first != 4):
+        return "NHWC"
+    return "NCHW"
+
+
+def _filled(shape: tuple[int | None, ...], layout: Layout, side: int) -> tuple[int, ...]:
+    channel = {"NCHW": 0, "NHWC": 2}.get(layout)
+    return tuple((3 if axis == channel else side) if size is None else size for axis, size in enumerate(shape))
+
+
+def from_image(layout: Layout, image: tuple[int, int, int]) -> tuple[int, ...]:
+    """The native shape of an image shape ``(C, H, W)``."""
+    channels, height, width = image
+    if layout == "NCHW":
+        return image
+    if layout == "NHWC":
+        return height, width, channels
+    if layout == "HW":
+        return height * channels, width
+    return (channels * height * width,)
+
+
+def to_image(layout: Layout, native: tuple[int, ...]) -> tuple[int, int, int]:
+    """The image shape ``(C, H, W)`` of a native shape.
+
+    A vector of n numbers is a grey square image if n is a square, a coloured one if n/3 is, and else a row.
+    """
+    if layout == "NCHW":
+        return native[0], native[1], native[2]
+    if layout == "NHWC":
+        return native[2], native[0], native[1]
+    if layout == "HW":
+        return 1, native[0], native[1]
+    (count,) = native
+    for channels in _CHANNELS:
+        side = isqrt(count // channels)
+        if count > 1 and channels * side * side == count:
+            return channels, side, side
+    return 1, 1, count

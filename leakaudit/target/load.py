@@ -1,0 +1,73 @@
+"""From whatever the user has to a `Target`: the file's content decides, never its suffix.
+
+Claim: the Target computes what the file computes (checked where there is a reference), and every difference between
+the file and the network that the client trains is stated as a `FidelityNote`. Nothing in a file is executed unless the
+caller says that it may be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from torch import nn
+
+from leakaudit.errors import ModelError, UsageError
+from leakaudit.target.target import Target
+
+ImageShape = tuple[int, int, int]
+
+
+def load(
+    path: str | Path | nn.Module,
+    *,
+    mode: Literal["eval", "train"] = "eval",
+    output: str | None = None,
+    frozen: Sequence[str] = (),
+    factory: str | None = None,
+    trust: bool = False,
+    unsafe_pickle: bool = False,
+    image_shape: ImageShape | None = None,
+    dropout: Mapping[str, float] | None = None,
+) -> Target:
+    """Load a model.
+
+    Args:
+        path: A model file, or a module of your own.
+        mode: ``eval`` or ``train``: how the client runs it (dropout, BatchNorm).
+        output: Name of the graph output to audit, for files with several.
+        frozen: Patterns (``conv1.*``) of tensors that the client does not train.
+        factory: ``package.module:function`` that returns the module whose weights ``path`` holds.
+        trust: Open ``.pt2`` and TorchScript files, whose format can run code.
+        unsafe_pickle: Open pickled modules, which run code.
+        image_shape: ``(C, H, W)`` where the file leaves the input size open.
+        dropout: Probability by node or module name: dropout to put back where an export has lost it.
+
+    Returns:
+        The model, in the requested mode.
+
+    Raises:
+        ModelError: The content cannot be audited; says why and what to do.
+        UsageError: The file does not exist.
+    """
+    from leakaudit.target import archives, formats, modules
+
+    if isinstance(path, nn.Module):
+        target = modules.from_module(path, image_shape, frozen, mode)
+    else:
+        file = Path(path)
+        if not file.is_file():
+            raise UsageError(f"{file} is not a file", "pass the path of a model file")
+        kind = formats.sniff(file)
+        if factory is not None:
+            target = archives.from_factory(file, kind, factory, image_shape, frozen, mode, unsafe_pickle)
+        elif kind == "onnx":
+            from leakaudit.target.onnx.load import from_onnx
+
+            target = from_onnx(file, output, frozen, image_shape, dict(dropout or {}), mode)
+        else:
+            target = archives.from_archive(file, kind, image_shape, frozen, mode, trust, unsafe_pickle)
+    if not target.parameters:
+        raise ModelError(f"{target.name} has no trainable tensors", "check --frozen and that weights are in the file")
+    return target

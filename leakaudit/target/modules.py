@@ -1,0 +1,151 @@
+"""A torch module as a Target: input shape, output, dropout layers, batch sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from leakaudit.errors import ModelError
+from leakaudit.target import layout as layouts
+from leakaudit.target.dropout import replace_dropout
+from leakaudit.target.functional import capture_functional
+from leakaudit.target.probe import batch_sizes, double_backward_note, run
+from leakaudit.target.target import FidelityNote, Layout, Target
+
+ImageShape = tuple[int, int, int]
+DEFAULT_SHAPES: tuple[ImageShape, ...] = ((3, 32, 32), (1, 28, 28), (3, 64, 64), (3, 224, 224), (1, 32, 32), (1, 8, 8))
+"""Image shapes tried where nobody says what a module takes."""
+
+
+def from_module(
+    module: nn.Module,
+    image_shape: ImageShape | None,
+    frozen: Sequence[str],
+    mode: Literal["eval", "train"],
+    **origin: Any,
+) -> Target:
+    """Describe a torch module; its dropout layers are replaced by `Dropout`, everything else is left as it is.
+
+    Args:
+        module: Takes images (B, C, H, W), or vectors (B, D), and returns logits (B, K).
+        image_shape: ``(C, H, W)``; common ones are tried where it is missing.
+        frozen: Patterns of names that are not trained.
+        mode: Mode the module is left in.
+        **origin: Fields of `Target` that say where the module came from.
+
+    Raises:
+        ModelError: It has nothing trainable, takes none of the shapes tried, or is no classifier.
+    """
+    label = origin.setdefault("name", type(module).__name__)
+    origin.setdefault("format", "module")
+    _float_parameters(module, label)
+    module.eval()
+    exported = origin.pop("exported_batch", None)
+    native, layout, notes = _native(module, image_shape, exported or 1, label)
+    replace_dropout(module)
+    _keep_statistics(module)
+    outputs = _outputs(module, exported or 1, native, label)
+    module = capture_functional(module, native)
+    notes += _recurrent_dropout(module)
+    rigid = origin.pop("rigid", False)
+    sizes = (exported,) if rigid else batch_sizes(module.eval(), exported, native)
+    if sizes is not None:
+        text = f"the model accepts batches of {', '.join(map(str, sizes))} only"
+        notes.append(FidelityNote("LA920", text, "export with a dynamic batch axis"))
+    notes += [*origin.pop("notes", []), *double_backward_note(module, sizes, native)]
+    if outputs == 1:
+        text = "the model has one output; it is audited as a binary classifier's logit"
+        notes.append(FidelityNote("LA922", text, "regression is not supported yet"))
+    module.train(mode == "train")
+    excluded = tuple(n for n, _ in module.named_parameters() if any(fnmatchcase(n, pattern) for pattern in frozen))
+    return Target(
+        module=module,
+        native_shape=native,
+        layout=layout,
+        image_shape=image_shape or layouts.to_image(layout, native),
+        classes=max(outputs, 2),
+        fidelity=tuple(sorted(notes, key=lambda note: note.id)),
+        batch_sizes=sizes,
+        frozen=excluded,
+        binary=outputs == 1,
+        **origin,
+    )
+
+
+def _float_parameters(module: nn.Module, label: str) -> None:
+    """Compute in float32; refuse a module without trainable tensors."""
+    if not any(p.requires_grad for p in module.parameters()):
+        raise ModelError(f"{label} has no trainable tensors", "set requires_grad on what the client trains")
+    if any(p.dtype in (torch.float16, torch.bfloat16) for p in module.parameters()):
+        module.float()
+
+
+def _keep_statistics(module: nn.Module) -> None:
+    """BatchNorm still normalises with the batch in train mode, but no longer updates its running statistics.
+
+    The update has no influence on the gradient of the same step, and a forward must not change the model.
+    """
+    for child in module.modules():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm) and child.running_mean is not None:
+            child.track_running_stats = False
+
+
+def _native(
+    module: nn.Module, image_shape: ImageShape | None, batch: int, label: str
+) -> tuple[tuple[int, ...], Layout, list[FidelityNote]]:
+    """The native input shape: the given image shape, or the first common one that works, as image or as vector."""
+    errors: list[str] = []
+    flat = _first_features(module)
+    tries: list[tuple[tuple[int, ...], Layout]] = []
+    for shape in (image_shape,) if image_shape else DEFAULT_SHAPES:
+        tries.append((shape, "NCHW"))
+        if image_shape:
+            tries.append(((shape[0] * shape[1] * shape[2],), "flat"))
+            if shape[0] == 1:
+                tries.append((shape[1:], "HW"))
+    if flat and not image_shape:
+        tries.append(((flat,), "flat"))
+    for native, layout in tries:
+        try:
+            run(module, batch, native)
+        except (RuntimeError, ValueError, TypeError, IndexError, ModelError) as error:
+            errors.append(f"{native}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+            continue
+        if image_shape:
+            return native, layout, []
+        text = f"nothing says what the model takes; inputs of shape {native} work and are assumed"
+        return native, layout, [FidelityNote("LA921", text, "pass the image shape as channels, height, width")]
+    raise ModelError(
+        f"{label} accepts none of the input shapes tried; {errors[0]}",
+        "pass the image shape as channels, height, width",
+    )
+
+
+def _first_features(module: nn.Module) -> int:
+    return next((m.in_features for m in module.modules() if isinstance(m, nn.Linear)), 0)
+
+
+def _outputs(module: nn.Module, batch: int, native: tuple[int, ...], label: str) -> int:
+    """Number of logits K of a module that returns (B, K)."""
+    result: Any = run(module, batch, native)
+    if not isinstance(result, torch.Tensor):
+        kind = "a mapping" if isinstance(result, Mapping) else type(result).__name__
+        raise ModelError(f"{label} returns {kind}, expected logits (B, K)", "wrap it so that it returns the logits")
+    if result.dim() < 2 or result.shape[0] != batch or sum(size > 1 for size in result.shape[1:]) > 1:
+        raise ModelError(
+            f"{label} returns shape {list(result.shape)} for {batch} sample(s), expected logits (B, K)",
+            "segmentation, detection and sequence models are not supported yet; it needs a classifier",
+        )
+    return int(result[0].numel())
+
+
+def _recurrent_dropout(module: nn.Module) -> list[FidelityNote]:
+    fused = [n for n, m in module.named_modules() if isinstance(m, nn.RNNBase) and m.dropout > 0 and m.num_layers > 1]
+    if not fused:
+        return []
+    text = f"dropout inside {', '.join(fused)} is part of a fused layer; its masks cannot be recorded or injected"
+    return [FidelityNote("LA912", text, "put nn.Dropout between single-layer recurrent modules")]

@@ -1,0 +1,132 @@
+"""An ONNX file as a Target, checked against an independent implementation of ONNX."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from onnx import ModelProto
+
+from leakaudit.errors import ModelError
+from leakaudit.target import layout as layouts
+from leakaudit.target.onnx import fidelity, selfcheck
+from leakaudit.target.onnx.module import OnnxModule
+from leakaudit.target.onnx.prepare import prepare
+from leakaudit.target.onnx.read import read_model
+from leakaudit.target.onnx.source import Source, node_names
+from leakaudit.target.probe import batch_sizes, double_backward_note, run, silent_tensors
+from leakaudit.target.target import FidelityNote, Target
+
+_STEPS = frozenset({"Sign", "Round", "Floor", "Ceil"})
+
+
+def from_onnx(
+    path: Path,
+    output: str | None,
+    frozen: Sequence[str],
+    image_shape: tuple[int, int, int] | None,
+    dropout: dict[str, float],
+    mode: Literal["eval", "train"],
+) -> Target:
+    """Load, check and describe an ONNX file; see `leakaudit.target.load` for the arguments."""
+    model = read_model(path)
+    source = prepare(model, str(path), output, frozen)
+    if not source.parameters:
+        raise ModelError(f"{path} has no trainable tensors", "export the model with its weights; check --frozen")
+    _check_names(dropout, source, path)
+    module = OnnxModule(source, dropout).eval()
+    layout, candidates = layouts.infer(source.input_shape[1:], image_shape, str(path))
+    native, notes = _native(module, source, candidates)
+    check = selfcheck.compare(model, module, source, native, str(path))
+    outputs = run(module, source.batch or 1, native).shape[1]
+    binary, note = _classes(outputs, source, path)
+    sizes = batch_sizes(module, source.batch, native)
+    notes += [*note, *fidelity.notes(source, module, model, check, sizes), *double_backward_note(module, sizes, native)]
+    notes += _silent(module, source, sizes, native, path)
+    module.train(mode == "train")
+    return Target(
+        module=module,
+        name=path.stem,
+        format="onnx",
+        native_shape=native,
+        layout=layout,
+        image_shape=layouts.to_image(layout, native) if image_shape is None else image_shape,
+        classes=2 if binary else outputs,
+        path=str(path),
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        fidelity=tuple(sorted(notes, key=lambda n: n.id)),
+        batch_sizes=sizes,
+        frozen=tuple(frozen),
+        producer=_producer(model),
+        binary=binary,
+    )
+
+
+def _producer(model: ModelProto) -> str:
+    versions = ", ".join(f"{o.domain or 'ai.onnx'} {o.version}" for o in model.opset_import)
+    return f"{model.producer_name or 'unknown'} {model.producer_version} (opset {versions})".replace("  ", " ")
+
+
+def _check_names(dropout: dict[str, float], source: Source, path: Path) -> None:
+    known = node_names(source.nodes)
+    for name, p in dropout.items():
+        if name not in known:
+            raise ModelError(
+                f"{path} has no node {name!r} to put dropout behind", f"its nodes are {', '.join(known[:20])}"
+            )
+        if not 0.0 <= p < 1.0:
+            raise ModelError(f"dropout of {p} behind {name!r}, expected at least 0 and less than 1")
+
+
+def _silent(
+    module: OnnxModule, source: Source, sizes: tuple[int, ...] | None, native: tuple[int, ...], path: Path
+) -> list[FidelityNote]:
+    """Refuse a model that steps cut off from its loss; note tensors that random inputs do not reach."""
+    silent = silent_tensors(module, sizes, native)
+    if not silent:
+        return []
+    steps = [node for node in source.nodes if node.op_type in _STEPS]
+    if steps:
+        raise ModelError(
+            f"{path}: {len(silent)} of {len(source.parameters)} trainable tensors have no gradient, cut off by "
+            f"{len(steps)} {steps[0].op_type} nodes; its training used a surrogate gradient that the file lacks",
+            "pass the training model with --factory package.module:function",
+        )
+    shown = ", ".join(silent[:5])
+    text = f"{len(silent)} trainable tensors have a zero gradient on random inputs: {shown}"
+    return [FidelityNote("LA931", text, "dead units, or tensors that the loss does not depend on")]
+
+
+def _native(
+    module: OnnxModule, source: Source, candidates: list[tuple[int, ...]]
+) -> tuple[tuple[int, ...], list[FidelityNote]]:
+    """The first candidate shape that the graph accepts."""
+    error: ModelError | None = None
+    for native in candidates:
+        try:
+            run(module, source.batch or 1, native)
+        except ModelError as refused:
+            error = error or refused
+            continue
+        if len(candidates) == 1:
+            return native, []
+        text = f"the file leaves the input size open; {native} is assumed"
+        return native, [FidelityNote("LA921", text, "pass the image shape as channels, height, width")]
+    assert error is not None
+    raise error
+
+
+def _classes(outputs: int, source: Source, path: Path) -> tuple[bool, list[FidelityNote]]:
+    """Whether one logit decides between two classes, and what was assumed."""
+    if outputs > 1 and source.head == "sigmoid":
+        raise ModelError(
+            f"{path} ends in a Sigmoid over {outputs} outputs: a multi-label head", "it needs a classifier with softmax"
+        )
+    if outputs > 1:
+        return False, []
+    if source.head == "sigmoid":
+        return True, []
+    text = "the model has one output and no activation behind it; it is audited as a binary classifier's logit"
+    return True, [FidelityNote("LA922", text, "regression is not supported yet")]

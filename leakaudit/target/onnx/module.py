@@ -1,0 +1,108 @@
+"""An ONNX graph as a torch module: parameters under their ONNX names, one folded program per input shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from leakaudit.target.dropout import Dropout
+from leakaudit.target.onnx.names import torch_names
+from leakaudit.target.onnx.source import Source, node_names
+from leakaudit.target.onnx.tracer import Tracer
+from leakaudit.target.onnx.values import attributes
+
+_MAX_PROGRAMS = 16
+
+
+class OnnxModule(nn.Module):
+    """A differentiable ONNX model.
+
+    ``named_parameters()`` yields the ONNX names (see `names`). ``forward`` takes the file's input (B, …) and returns
+    logits (B, K). BatchNorm follows ``training``, dropout too. Twice differentiable.
+
+    Args:
+        source: The parts of the model.
+        dropout: Probability by node name: dropout put behind nodes of an export that has lost it.
+    """
+
+    def __init__(self, source: Source, dropout: dict[str, float] | None = None) -> None:
+        super().__init__()
+        self.source = source
+        tensors = {**source.parameters, **source.buffers}
+        self._order = list(tensors)
+        self._torch_names = torch_names(self._order)
+        self._slots: list[tuple[nn.Module, str]] = []
+        for name, value in tensors.items():
+            data = torch.from_numpy(np.array(value, dtype=np.float32))
+            self._register(self._torch_names[name], data, name in source.parameters)
+        self._dropouts = self._make_dropouts(dropout or {})
+        self._programs: dict[Any, fx.GraphModule] = {}
+
+    def _register(self, name: str, data: Tensor, trained: bool) -> None:
+        *path, leaf = name.split(".")
+        holder: nn.Module = self
+        for part in path:
+            if part not in holder._modules:
+                holder.add_module(part, nn.Module())
+            holder = holder.get_submodule(part)
+        if trained:
+            holder.register_parameter(leaf, nn.Parameter(data))
+        else:
+            holder.register_buffer(leaf, data)
+        self._slots.append((holder, leaf))
+
+    def _make_dropouts(self, inserted: dict[str, float]) -> dict[str, Dropout]:
+        """A layer per Dropout node of the graph and per node of ``inserted``."""
+        producers = {name: node for node in self.source.nodes for name in node.output}
+        layers: dict[str, Dropout] = {}
+        for node, name in zip(self.source.nodes, node_names(self.source.nodes), strict=True):
+            p = inserted.get(name)
+            if node.op_type == "Dropout":
+                p = self._ratio(node) if p is None else p
+            if p is None:
+                continue
+            before = producers.get(node.input[0]) if node.input else None
+            softmax = node.op_type == "Softmax" or (before is not None and before.op_type == "Softmax")
+            layers[name] = Dropout(p, "attention" if softmax else "element", name)
+        holder = nn.Module()
+        for index, layer in enumerate(layers.values()):
+            holder.add_module(str(index), layer)
+        if layers:
+            self.add_module("leakaudit_dropout", holder)
+        return layers
+
+    def _ratio(self, node: Any) -> float:
+        if "ratio" in attributes(node):
+            return float(attributes(node)["ratio"])
+        if len(node.input) > 1 and node.input[1] in self.source.host:
+            return float(self.source.host[node.input[1]].reshape(-1)[0])
+        return 0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, K) of the file's own input (B, …).
+
+        Raises:
+            ModelError: The graph cannot be computed for this shape.
+        """
+        program = self.program(x)
+        result: Tensor = program(x, *[getattr(holder, leaf) for holder, leaf in self._slots])
+        return result
+
+    def program(self, x: Tensor) -> fx.GraphModule:
+        """The folded program for inputs like ``x``; built once per shape, type, device and mode."""
+        key = (tuple(x.shape), x.dtype, x.device, self.training)
+        if key not in self._programs:
+            if len(self._programs) >= _MAX_PROGRAMS:
+                self._programs.pop(next(iter(self._programs)))
+            layers: dict[str, nn.Module] = dict(self._dropouts)
+            self._programs[key] = Tracer(self.source, self._order, layers, x, self.training).build()
+        return self._programs[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """State without the programs, which are rebuilt on demand."""
+        state = dict(self.__dict__)
+        state["_programs"] = {}
+        return state

@@ -1,0 +1,231 @@
+"""From a checked ONNX model to its `Source`: what the logits depend on and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from onnx import ModelProto, NodeProto, TensorProto
+
+from leakaudit.errors import ModelError
+from leakaudit.target import layout as layouts
+from leakaudit.target.onnx import heads, roles
+from leakaudit.target.onnx.registry import find_borrowed, find_own, since_version
+from leakaudit.target.onnx.source import Array, Source, node_names
+from leakaudit.target.onnx.tracer import Tracer
+from leakaudit.target.onnx.values import array, attributes, constant_value, filled, widen
+
+_QUANTISED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
+_BUILT_IN = frozenset({"If", "Dropout", "ConstantOfShape", "Range"})
+
+
+def prepare(model: ModelProto, path: str, output: str | None = None, frozen: Sequence[str] = ()) -> Source:
+    """Split a model into parts; changes ``model`` in place.
+
+    Raises:
+        ModelError: Something in the file cannot be audited.
+    """
+    opset = _normalise(model, path)
+    _refuse_quantised(model, path)
+    half = widen(model)
+    graph = model.graph
+    initial = {tensor.name: array(tensor, tensor.name) for tensor in graph.initializer}
+    inputs = [info for info in graph.input if info.name not in initial]
+    nodes, constants = _split_constants(list(graph.node), initial)
+    nodes, copied = _resolve_identities(nodes, initial)
+    head = heads.find(graph, nodes, output, path)
+    nodes = _reachable(nodes, head.logits)
+    _refuse_missing(nodes, opset, path)
+    input_name, input_shape = _sample_input(inputs, nodes, path)
+    if any(node.op_type == "If" for node in nodes):
+        draft = _draft(nodes, opset, {**constants, **initial}, (input_name, input_shape), head.logits)
+        nodes, more = _split_constants(_without_branches(draft, path), initial)
+        nodes = _reachable(nodes, head.logits)
+        constants.update(more)
+    found = roles.assign(nodes, initial, constants, input_name)
+    kept = {name for name in found.parameters if not any(fnmatchcase(name, pattern) for pattern in frozen)}
+    values = {**constants, **initial}
+    used = {name for node in nodes for name in roles.all_inputs(node)} | {head.logits}
+    floats = {n: v for n, v in values.items() if n in used and v.dtype.kind == "f" and n not in found.host}
+    return Source(
+        nodes=tuple(nodes),
+        opset=opset,
+        input_name=input_name,
+        input_shape=input_shape,
+        output_name=head.logits,
+        parameters={name: value for name, value in floats.items() if name in kept},
+        buffers={name: value for name, value in floats.items() if name not in kept},
+        host={name: value for name, value in values.items() if name in used and name not in floats},
+        head=head.activation,
+        half=half,
+        promoted=tuple(name for name in floats if name in kept and name in constants),
+        excluded=found.excluded,
+        copied=tuple(name for name in copied if name in kept),
+        shared=tuple(name for name in found.shared if name in kept),
+        outputs=head.outputs,
+    )
+
+
+def _normalise(model: ModelProto, path: str) -> int:
+    """Spell the default domain as "" everywhere; the version of its operators."""
+    versions = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}
+    for node in model.graph.node:
+        if node.domain == "ai.onnx":
+            node.domain = ""
+    if "" not in versions:
+        raise ModelError(f"{path} uses none of ONNX's own operators, only those of {sorted(versions)}")
+    if model.graph.sparse_initializer:
+        raise ModelError(f"{path} holds sparse tensors, which are not supported", "export dense weights")
+    del model.opset_import[:]
+    for domain, version in versions.items():
+        model.opset_import.add(domain=domain, version=version)
+    return int(versions[""])
+
+
+def _refuse_quantised(model: ModelProto, path: str) -> None:
+    found = [
+        n
+        for n in model.graph.node
+        if n.op_type in _QUANTISED or n.op_type.startswith("QLinear") or "NBits" in n.op_type
+    ]
+    if found:
+        names = ", ".join(f"{node.op_type} ({node.name or node.output[0]})" for node in found[:3])
+        raise ModelError(
+            f"{path} is quantised ({len(found)} nodes such as {names}): integer weights have no gradient",
+            "export the float model that is trained",
+        )
+
+
+def _split_constants(nodes: list[NodeProto], initial: dict[str, Array]) -> tuple[list[NodeProto], dict[str, Array]]:
+    """Take Constant and constant ConstantOfShape nodes out of the graph."""
+    constants: dict[str, Array] = {}
+    rest: list[NodeProto] = []
+    for node in nodes:
+        if node.op_type == "Constant" and not node.domain:
+            constants[node.output[0]] = constant_value(node)
+            continue
+        sizes = constants.get(node.input[0], initial.get(node.input[0])) if node.input else None
+        if node.op_type == "ConstantOfShape" and sizes is not None:
+            constants[node.output[0]] = filled(node, sizes)
+            continue
+        rest.append(node)
+    return rest, constants
+
+
+def _resolve_identities(nodes: list[NodeProto], initial: dict[str, Array]) -> tuple[list[NodeProto], list[str]]:
+    """Replace ``Identity(initialiser)``.
+
+    Torch's exporter merges tensors of equal value in this way. A tensor that is one number throughout (fresh
+    BatchNorm scales), or whose name differs in a layer's number only (cloned layers before training), was merged by
+    accident and gets its own copy back; any other is a tied weight and stays shared.
+    """
+    rest: list[NodeProto] = []
+    copied: list[str] = []
+    alias: dict[str, str] = {}
+    for node in nodes:
+        for index, name in enumerate(node.input):
+            if name in alias:
+                node.input[index] = alias[name]
+        if node.op_type != "Identity" or node.input[0] not in initial:
+            rest.append(node)
+            continue
+        source, name = node.input[0], node.output[0]
+        value = initial[source]
+        constant = value.size > 0 and bool((value == value.reshape(-1)[0]).all())
+        cloned = source != name and re.sub(r"\d+", "#", source) == re.sub(r"\d+", "#", name) and "::" not in name
+        if value.dtype.kind == "f" and (constant or cloned):
+            initial[name] = value.copy()
+            copied.append(name)
+        else:
+            alias[name] = source
+    return rest, copied
+
+
+def _reachable(nodes: list[NodeProto], output: str) -> list[NodeProto]:
+    """The nodes that the output depends on, in order."""
+    wanted = {output}
+    kept: list[NodeProto] = []
+    for node in reversed(nodes):
+        if wanted.intersection(node.output):
+            kept.append(node)
+            wanted.update(roles.all_inputs(node))
+    return kept[::-1]
+
+
+def _draft(
+    nodes: list[NodeProto],
+    opset: int,
+    values: dict[str, Array],
+    sample: tuple[str, tuple[int | None, ...]],
+    output: str,
+) -> Source:
+    """A source in which every float tensor is a parameter, good enough to follow the branches."""
+    used = {name for node in nodes for name in roles.all_inputs(node)}
+    floats = {name: v for name, v in values.items() if name in used and v.dtype.kind == "f" and v.size > 1}
+    host = {name: v for name, v in values.items() if name in used and name not in floats}
+    return Source(tuple(nodes), opset, *sample, output, floats, {}, host)
+
+
+def _without_branches(draft: Source, path: str) -> list[NodeProto]:
+    """The nodes that run, each `If` replaced by the branch that its condition (ranks, sizes, constants) selects."""
+    _, candidates = layouts.infer(draft.input_shape[1:], None, path)
+    error: ModelError | None = None
+    for native in candidates:
+        tracer = Tracer(draft, list(draft.parameters), {}, torch.empty(draft.batch or 2, *native, device="meta"), False)
+        try:
+            tracer.build()
+        except ModelError as refused:
+            error = error or refused
+            continue
+        return tracer.executed
+    assert error is not None
+    raise error
+
+
+def _refuse_missing(nodes: list[NodeProto], opset: int, path: str) -> None:
+    """Name every operator that nothing here can compute, with its nodes."""
+    missing: dict[str, list[str]] = {}
+    for node, name in zip(nodes, node_names(nodes), strict=True):
+        if node.domain:
+            missing.setdefault(f"{node.domain}.{node.op_type}", []).append(name)
+            continue
+        version = since_version(node.op_type, opset)
+        own = find_own(node.op_type, version)
+        if (
+            node.op_type in _BUILT_IN
+            or (own and not own.unknown_attributes(attributes(node)))
+            or find_borrowed(node.op_type, version)
+        ):
+            continue
+        missing.setdefault(f"{node.op_type}-{version}", []).append(name)
+    if missing:
+        listed = "; ".join(f"{kind} at {', '.join(names[:4])}" for kind, names in sorted(missing.items()))
+        raise ModelError(
+            f"{path} needs {len(missing)} operators that are not supported: {listed}",
+            "export the model again without them, or pass weights with --factory package.module:function",
+        )
+
+
+def _sample_input(inputs: list[Any], nodes: list[NodeProto], path: str) -> tuple[str, tuple[int | None, ...]]:
+    """Name and shape of the one graph input that the logits depend on."""
+    used = {name for node in nodes for name in roles.all_inputs(node)}
+    relevant = [info for info in inputs if info.name in used]
+    if not relevant:
+        raise ModelError(f"{path}: the output does not depend on any input", "choose another with --output NAME")
+    integer = [i.name for i in relevant if i.type.tensor_type.elem_type != TensorProto.FLOAT]
+    if integer:
+        raise ModelError(
+            f"{path}: input {integer[0]!r} takes integers (token ids), not images or features",
+            "text models are not supported yet",
+        )
+    if len(relevant) > 1:
+        names = ", ".join(repr(info.name) for info in relevant)
+        raise ModelError(f"{path} has {len(relevant)} inputs ({names}), expected one", "export with a single input")
+    kind = relevant[0].type.tensor_type
+    if not kind.HasField("shape"):
+        raise ModelError(f"{path}: input {relevant[0].name!r} has no shape", "export with a sample input")
+    shape = tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in kind.shape.dim)
+    return relevant[0].name, shape

@@ -1,0 +1,231 @@
+"""Reading an ONNX file that nobody vouches for.
+
+Claim: nothing is executed, nothing outside the model's folder is read, and memory stays within a small multiple of
+what the file and its external data hold. Refused: text, truncated files, external data that leaves the folder or its
+file, functions that call themselves, functions that expand into too many nodes, and graphs with a cycle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+from leakaudit.errors import ModelError
+
+MAX_FILE_BYTES = 2 << 30
+"""A protobuf file cannot be larger; external data may add as much again."""
+MAX_NODES = 200_000
+"""Nodes after the local functions are expanded."""
+
+
+def read_model(path: Path) -> ModelProto:
+    """The checked, self-contained model in ``path``: external data loaded, local functions inlined, nodes in order.
+
+    Raises:
+        ModelError: The file is no ONNX model, is damaged, or asks for something that is never done.
+    """
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise ModelError(f"{path} has {size} bytes, more than an ONNX file may have ({MAX_FILE_BYTES})")
+    model = _parse(path)
+    if not model.graph.node:
+        raise ModelError(f"{path} holds an ONNX graph without nodes", "export the model again")
+    _check_functions(model, path)
+    _load_external_data(model, path)
+    if model.functions:
+        model = _inline(model, path)
+    _sort_nodes(model.graph, path)
+    return model
+
+
+def _parse(path: Path) -> ModelProto:
+    content = path.read_bytes()
+    if content.startswith(b"version https://git-lfs"):
+        raise ModelError(f"{path} is a Git LFS pointer, not the model", "run `git lfs pull` to fetch it")
+    if not content or _is_text(content[:4096]):
+        raise ModelError(f"{path} holds text or nothing, not an ONNX model", "pass the exported .onnx file")
+    model = ModelProto()
+    try:
+        model.ParseFromString(content)
+    except DecodeError as error:
+        raise ModelError(f"{path} is not an ONNX model or is truncated ({error})", "export or copy it again") from None
+    if not model.HasField("graph") or not model.opset_import:
+        raise ModelError(f"{path} is not an ONNX model: it has no graph or no operator set", "export it again")
+    return model
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = head.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return all(character.isprintable() or character in "\r\n\t" for character in text)
+
+
+def _graphs_of(nodes: Iterator[NodeProto] | list[NodeProto]) -> Iterator[GraphProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                yield attribute.g
+            yield from attribute.graphs
+
+
+def _nodes(nodes: list[NodeProto]) -> Iterator[NodeProto]:
+    """The nodes and those of all subgraphs."""
+    pending = list(nodes)
+    while pending:
+        node = pending.pop()
+        yield node
+        for graph in _graphs_of([node]):
+            pending.extend(graph.node)
+
+
+def _tensors(model: ModelProto) -> Iterator[TensorProto]:
+    yield from model.graph.initializer
+    roots = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    for node in _nodes(roots):
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            if attribute.HasField("g"):
+                yield from attribute.g.initializer
+            for graph in attribute.graphs:
+                yield from graph.initializer
+
+
+def _load_external_data(model: ModelProto, path: Path) -> None:
+    total = 0
+    for tensor in _tensors(model):
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        content = _external_bytes(tensor, path)
+        total += len(content)
+        if total > MAX_FILE_BYTES:
+            raise ModelError(f"{path}: its external data exceeds {MAX_FILE_BYTES} bytes")
+        tensor.raw_data = content
+        tensor.data_location = TensorProto.DEFAULT
+        del tensor.external_data[:]
+
+
+def _external_bytes(tensor: TensorProto, path: Path) -> bytes:
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    folder = path.resolve().parent
+    where = (folder / location).resolve()
+    if not location or where == folder or folder not in where.parents:
+        raise ModelError(
+            f"{path}: tensor {tensor.name!r} wants data from {location!r}, outside the model's folder",
+            "keep the external data beside the model file",
+        )
+    if not where.is_file():
+        raise ModelError(
+            f"{path}: tensor {tensor.name!r} needs the file {location!r}, which is not there",
+            "put the external data file beside the model, or export with external_data=False",
+        )
+    try:
+        offset = int(entries.get("offset", 0))
+        length = int(entries.get("length", where.stat().st_size - offset))
+    except ValueError:
+        raise ModelError(f"{path}: tensor {tensor.name!r} has an unreadable offset or length") from None
+    if offset < 0 or length < 0 or length > MAX_FILE_BYTES or offset + length > where.stat().st_size:
+        raise ModelError(
+            f"{path}: tensor {tensor.name!r} wants bytes {offset}..{offset + length} of {location!r}, "
+            f"which has {where.stat().st_size}",
+            "the external data file is truncated or belongs to another model",
+        )
+    with where.open("rb") as file:
+        file.seek(offset)
+        content: bytes = file.read(length)
+        return content
+
+
+def _check_functions(model: ModelProto, path: Path) -> None:
+    """Refuse recursive functions and those that expand into more than `MAX_NODES` nodes."""
+    functions = {(f.domain, f.name): f for f in model.functions}
+    sizes: dict[tuple[str, str], int] = {}
+    for key in functions:
+        _expanded_size(key, functions, sizes, path)
+    total = sum(sizes.get((node.domain, node.op_type), 1) for node in _nodes(list(model.graph.node)))
+    if total > MAX_NODES:
+        raise ModelError(f"{path}: its functions expand into {total} nodes, more than {MAX_NODES}")
+
+
+def _expanded_size(
+    root: tuple[str, str],
+    functions: dict[tuple[str, str], FunctionProto],
+    sizes: dict[tuple[str, str], int],
+    path: Path,
+) -> None:
+    """Fill ``sizes`` for ``root`` and what it calls; depth first without recursion, so depth costs no stack."""
+    stack, active = [root], set()
+    while stack:
+        key = stack[-1]
+        if key in sizes:
+            stack.pop()
+            continue
+        calls = [(node.domain, node.op_type) for node in _nodes(list(functions[key].node))]
+        pending = [call for call in calls if call in functions and call not in sizes]
+        if key in active and any(call in active for call in pending):
+            raise ModelError(f"{path}: local function {key[1]!r} calls itself", "export without local functions")
+        active.add(key)
+        if pending:
+            if any(call in active for call in pending):
+                raise ModelError(f"{path}: local function {key[1]!r} calls itself", "export without local functions")
+            stack.extend(pending)
+            continue
+        sizes[key] = min(1 + sum(sizes.get(call, 1) for call in calls), 10 * MAX_NODES)
+        active.discard(key)
+        stack.pop()
+
+
+def _inline(model: ModelProto, path: Path) -> ModelProto:
+    import onnx.inliner
+
+    try:
+        return onnx.inliner.inline_local_functions(model)
+    except Exception as error:  # the C++ inliner raises bare RuntimeError and ConvertError types of its own
+        raise ModelError(
+            f"{path}: its local functions cannot be expanded ({error})", "export with torch.onnx.export(dynamo=True)"
+        ) from error
+
+
+def _sort_nodes(graph: GraphProto, path: Path) -> None:
+    """Put the nodes in order of execution; old exporters do not always. A cycle has no such order."""
+    producers = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
+    waiting: list[set[int]] = []
+    users: dict[int, list[int]] = {}
+    for index, node in enumerate(graph.node):
+        needed = {producers[name] for name in _inputs_of(node) if name in producers}
+        waiting.append(needed)
+        for source in needed:
+            users.setdefault(source, []).append(index)
+    ready = [index for index in range(len(waiting) - 1, -1, -1) if not waiting[index]]
+    order: list[int] = []
+    while ready:
+        index = ready.pop()
+        order.append(index)
+        for user in reversed(users.get(index, [])):
+            waiting[user].discard(index)
+            if not waiting[user]:
+                ready.append(user)
+    if len(order) < len(graph.node):
+        stuck = next(node for index, node in enumerate(graph.node) if waiting[index])
+        raise ModelError(f"{path}: the graph has a cycle through node {stuck.name or stuck.op_type!r}")
+    if order != list(range(len(order))):
+        nodes = [graph.node[index] for index in order]
+        ordered = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del graph.node[:]
+        graph.node.extend(ordered)
+
+
+def _inputs_of(node: NodeProto) -> set[str]:
+    """Names that a node reads, those that its subgraphs read from outside included."""
+    names = set(node.input)
+    for inner in _nodes([node]):
+        names.update(inner.input)
+    return names - {""}

@@ -1,0 +1,131 @@
+"""Does the module compute what the file says? Compared with an independent implementation of ONNX.
+
+``onnxruntime`` where it is installed and can run the file, else ``onnx.reference``. The same random inputs go through
+both; the logits may differ by 1e-3 of their size at most, otherwise the model is refused: a wrong import would audit
+another network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from onnx import ModelProto, NodeProto, TensorProto, helper
+
+from leakaudit.errors import ModelError
+from leakaudit.target.onnx.module import OnnxModule
+from leakaudit.target.onnx.roles import all_inputs
+from leakaudit.target.onnx.source import Source
+from leakaudit.target.probe import sample
+
+LIMIT = 1e-3
+_RANDOM = frozenset(
+    {"RandomUniformLike", "RandomNormalLike", "Bernoulli", "RandomUniform", "RandomNormal", "Multinomial"}
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """Result of the comparison.
+
+    Args:
+        difference: Largest absolute difference of the logits; ``None`` if there was no comparison.
+        relative: The same, divided by the largest logit (or 1, if that is larger).
+        reference: What it was compared with.
+        reason: Why there was no comparison, or "".
+    """
+
+    difference: float | None
+    relative: float | None
+    reference: str
+    reason: str = ""
+
+
+def compare(model: ModelProto, module: OnnxModule, source: Source, native: tuple[int, ...], path: str) -> Check:
+    """Compare a module in eval mode with the file it came from.
+
+    Raises:
+        ModelError: They differ by more than `LIMIT`.
+    """
+    noise = sorted({node.op_type for node in source.nodes if node.op_type in _RANDOM})
+    if noise:
+        return Check(None, None, "", f"it draws random numbers ({', '.join(noise)})")
+    proto = _inference(model, source)
+    inputs = sample(source.batch or 1, native, seed=2) * 2 - 0.5
+    expected, reference = _expected(proto, {source.input_name: inputs.numpy()})
+    if expected is None:
+        return Check(None, None, "", reference)
+    with torch.no_grad():
+        actual = module(inputs).numpy().reshape(-1)
+    expected = expected.astype(np.float64).reshape(-1)
+    if actual.shape != expected.shape:
+        raise ModelError(f"{path}: {reference} gives {expected.size} numbers, the imported model {actual.size}")
+    difference = float(np.abs(actual - expected).max())
+    relative = difference / max(1.0, float(np.abs(expected).max()))
+    if not relative <= LIMIT:
+        raise ModelError(
+            f"{path} is not imported faithfully: logits differ from {reference} by {difference:.3g} (limit {LIMIT})",
+            "please report the file; meanwhile pass weights with --factory package.module:function",
+        )
+    return Check(difference, relative, reference)
+
+
+def _inference(model: ModelProto, source: Source) -> ModelProto:
+    """The part of the model up to the logits, with training-mode nodes switched to inference."""
+    nodes = []
+    for original in model.graph.node:
+        node = NodeProto.FromString(original.SerializeToString())
+        if node.op_type == "Dropout":
+            name, target = node.input[0], node.output[0]
+            node = helper.make_node("Identity", [name], [target], name=node.name)
+        if node.op_type == "BatchNormalization":
+            del node.output[1:]
+            kept = [a for a in node.attribute if a.name not in ("training_mode", "is_test")]
+            if any(a.name == "is_test" for a in node.attribute):
+                kept.append(helper.make_attribute("is_test", 1))
+            del node.attribute[:]
+            node.attribute.extend(kept)
+        nodes.append(node)
+    needed, kept_nodes = {source.output_name}, []
+    for node in reversed(nodes):
+        if needed.intersection(node.output):
+            kept_nodes.append(node)
+            needed.update(all_inputs(node))
+    initial = [tensor for tensor in model.graph.initializer if tensor.name in needed]
+    infos = [info for info in model.graph.input if info.name == source.input_name]
+    result = helper.make_tensor_value_info(source.output_name, TensorProto.FLOAT, None)
+    graph = helper.make_graph(kept_nodes[::-1], model.graph.name or "graph", infos, [result], initial)
+    proto = helper.make_model(graph, opset_imports=list(model.opset_import))
+    proto.ir_version = min(max(model.ir_version, 4), 10)
+    return proto
+
+
+def _expected(proto: ModelProto, feeds: dict[str, Any]) -> tuple[Any, str]:
+    """Logits by the first implementation that can run the model, and its name; or ``None`` and the reason."""
+    problems = []
+    for name, evaluate in (("onnxruntime", _runtime), ("onnx.reference", _reference)):
+        try:
+            return evaluate(proto, feeds), name
+        except Exception as error:  # third-party interpreters raise types of their own; the reason is reported
+            problems.append(f"{name}: {str(error).splitlines()[0][:160] if str(error) else type(error).__name__}")
+    return None, "; ".join(problems)
+
+
+def _runtime(proto: ModelProto, feeds: dict[str, Any]) -> Any:
+    import onnxruntime  # type: ignore[import-untyped]
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(None, feeds)[0]
+
+
+def _reference(proto: ModelProto, feeds: dict[str, Any]) -> Any:
+    from onnx.reference import ReferenceEvaluator
+
+    with np.errstate(all="ignore"):
+        return ReferenceEvaluator(proto).run(None, feeds)[0]

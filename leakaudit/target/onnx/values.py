@@ -1,0 +1,116 @@
+"""Python values of ONNX tensors and attributes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from leakaudit.errors import ModelError
+
+MAX_CONSTANT_BYTES = 2 << 30
+"""Largest tensor that a few bytes of file may ask for (ConstantOfShape, Expand, Tile, Range)."""
+WIDENED = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+
+
+def array(tensor: TensorProto, where: str) -> np.ndarray[Any, Any]:
+    """The values of a tensor.
+
+    Raises:
+        ModelError: Its data do not fill its shape.
+    """
+    try:
+        return np.asarray(numpy_helper.to_array(tensor))
+    except (ValueError, TypeError, KeyError, MemoryError, NotImplementedError, AttributeError) as error:
+        raise ModelError(
+            f"tensor {where!r} of shape {list(tensor.dims)} cannot be read: {error}", "the file is damaged"
+        ) from error
+
+
+def attributes(node: NodeProto) -> dict[str, Any]:
+    """Attributes as Python values; strings decoded, subgraphs and tensors as protos."""
+    return {attribute.name: _attribute(attribute) for attribute in node.attribute}
+
+
+def _attribute(attribute: AttributeProto) -> Any:
+    value = helper.get_attribute_value(attribute)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, list | tuple) or type(value).__name__.startswith("Repeated"):
+        return [item.decode("utf-8", "replace") if isinstance(item, bytes) else item for item in value]
+    return value
+
+
+def constant_value(node: NodeProto) -> np.ndarray[Any, Any]:
+    """The array of a Constant node."""
+    found = attributes(node)
+    label = node.output[0] if node.output else node.name
+    if "value" in found:
+        return array(found["value"], label)
+    for key, kind in (
+        ("value_float", np.float32),
+        ("value_floats", np.float32),
+        ("value_int", np.int64),
+        ("value_ints", np.int64),
+    ):
+        if key in found:
+            return np.array(found[key], dtype=kind)
+    raise ModelError(f"constant {label!r} holds neither numbers nor a tensor", "remove strings and sparse tensors")
+
+
+def check_size(shape: Any, itemsize: int, what: str) -> None:
+    """Refuse a constant that would need more memory than `MAX_CONSTANT_BYTES`."""
+    count = 1
+    for size in shape:
+        count *= int(size)
+    if count < 0 or count * itemsize > MAX_CONSTANT_BYTES:
+        raise ModelError(
+            f"{what} asks for a tensor of shape {[int(s) for s in shape]}, {count * itemsize} bytes; "
+            f"{MAX_CONSTANT_BYTES} is the limit",
+            "the file is damaged or hostile",
+        )
+
+
+def widen(model: ModelProto) -> bool:
+    """Turn all floating tensors, types and casts into float32, in place; whether anything was half or bfloat16."""
+    half = False
+    pending: list[GraphProto] = [model.graph]
+    while pending:
+        graph = pending.pop()
+        for tensor in graph.initializer:
+            half |= _widen_tensor(tensor)
+        for info in (*graph.input, *graph.output):
+            kind = info.type.tensor_type
+            if kind.elem_type in WIDENED:
+                half |= kind.elem_type != TensorProto.DOUBLE
+                kind.elem_type = TensorProto.FLOAT
+        del graph.value_info[:]
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.HasField("t"):
+                    half |= _widen_tensor(attribute.t)
+                if attribute.HasField("g"):
+                    pending.append(attribute.g)
+                if attribute.name in ("to", "dtype") and attribute.i in WIDENED:
+                    attribute.i = TensorProto.FLOAT
+                if attribute.name == "to" and attribute.s in (b"FLOAT16", b"DOUBLE", b"BFLOAT16"):
+                    attribute.s = b"FLOAT"
+    return half
+
+
+def _widen_tensor(tensor: TensorProto) -> bool:
+    if tensor.data_type not in WIDENED:
+        return False
+    half = bool(tensor.data_type != TensorProto.DOUBLE)
+    values = array(tensor, tensor.name).astype(np.float32)
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    return half
+
+
+def filled(node: NodeProto, sizes: Any) -> np.ndarray[Any, Any]:
+    """The result of a ConstantOfShape node."""
+    proto = attributes(node).get("value")
+    value = array(proto, node.output[0]).reshape(-1)[0] if proto is not None else np.float32(0)
+    check_size(sizes, value.dtype.itemsize, f"node {node.name or node.output[0]!r}")
+    return np.full(tuple(int(size) for size in sizes), value, dtype=value.dtype)

@@ -1,0 +1,68 @@
+"""Small networks and data for every test; nothing here needs the network or shared data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from leakaudit.batch import Batch
+from leakaudit.observation import InputSpace
+from leakaudit.target.target import Target
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("LEAKAUDIT_DATA", ROOT.parent / "shared" / "data"))
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real images and models; skips where there is none."""
+    if not DATA.is_dir():
+        pytest.skip(f"no test data at {DATA} (set LEAKAUDIT_DATA)")
+    return DATA
+
+
+def make_target(module: nn.Module, shape: tuple[int, int, int], classes: int) -> Target:
+    """A Target around a module that takes NCHW images."""
+    return Target(module.eval(), "net", "module", shape, "NCHW", shape, classes)
+
+
+def small_mlp(classes: int = 5, bias: bool = True, seed: int = 0) -> nn.Module:
+    """12×12 colour images to `classes` logits through one hidden layer."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(432, 32, bias=bias), nn.GELU(), nn.Linear(32, classes, bias=bias))
+
+
+def small_cnn(classes: int = 5, seed: int = 0) -> nn.Module:
+    """12×12 colour images to `classes` logits through one convolution."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.GELU(), nn.Flatten(), nn.Linear(1152, classes))
+
+
+@pytest.fixture
+def space() -> InputSpace:
+    return InputSpace((3, 12, 12), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+@pytest.fixture
+def target() -> Target:
+    return make_target(small_mlp(), (3, 12, 12), 5)
+
+
+def smooth_images(count: int, side: int = 12, channels: int = 3, seed: int = 0) -> np.ndarray:
+    """Images (count, channels, side, side) in 0..1 with large structures, as photographs have."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, channels, 4, 4, generator=generator)
+    return torch.nn.functional.interpolate(coarse, (side, side), mode="bilinear", align_corners=True).numpy()
+
+
+@pytest.fixture
+def samples() -> Batch:
+    """Twenty smooth 12×12 images of five classes."""
+    images = torch.from_numpy(smooth_images(20))
+    return Batch(images, torch.arange(20) % 5, tuple(range(20)))

@@ -1,0 +1,109 @@
+"""The engine recovers what can be recovered, decides by the objective alone, and stops when told."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from leakaudit.attacks.base import SilentMonitor, cpu_generator
+from leakaudit.attacks.ig import IG
+from leakaudit.batch import Batch
+from leakaudit.client import observe
+from leakaudit.matching.engine import MatchSettings, initial_guess, minimize
+from leakaudit.observation import InputSpace, Observation, Protocol
+from leakaudit.target.target import Target
+
+SETTINGS = MatchSettings(iterations=300, tv_weight=1e-5)
+
+
+def observation_of(target: Target, batch: Batch, space: InputSpace) -> Observation:
+    from dataclasses import replace
+
+    return replace(observe(target, batch, Protocol(len(batch)), space), labels=batch.labels, label_source="given")
+
+
+def psnr(space: InputSpace, inputs: torch.Tensor, batch: Batch) -> float:
+    return float(-10 * torch.log10((space.denormalize(inputs) - batch.images).square().mean()))
+
+
+def test_recovers_a_sample_from_an_mlp(target: Target, samples: Batch, space: InputSpace) -> None:
+    victim = samples.subset([3])
+    result = minimize(target, observation_of(target, victim, space), SETTINGS, cpu_generator(0), SilentMonitor())
+    assert psnr(space, result.inputs, victim) > 40
+    assert result.match < 1e-5
+    assert result.history[0].objective > result.history[-1].objective
+    assert [s.fraction for s in result.snapshots] == [0.0, 0.05, 0.1, 0.25, 0.5]
+
+
+def test_the_update_of_another_sample_gives_that_sample(target: Target, samples: Batch, space: InputSpace) -> None:
+    result = minimize(
+        target, observation_of(target, samples.subset([7]), space), SETTINGS, cpu_generator(0), SilentMonitor()
+    )
+    assert psnr(space, result.inputs, samples.subset([3])) < 15
+
+
+def test_same_seed_same_numbers(target: Target, samples: Batch, space: InputSpace) -> None:
+    observation = observation_of(target, samples.subset([1, 2]), space)
+    runs = [IG(MatchSettings(iterations=20))(target, observation, cpu_generator(5)) for _ in range(2)]
+    assert torch.equal(runs[0].inputs, runs[1].inputs)
+    assert runs[0].residual == runs[1].residual
+    other = IG(MatchSettings(iterations=20))(target, observation, cpu_generator(6))
+    assert not torch.equal(runs[0].inputs, other.inputs)
+
+
+def test_restarts_keep_the_smallest_match(target: Target, samples: Batch, space: InputSpace) -> None:
+    observation = observation_of(target, samples.subset([1]), space)
+    generator = cpu_generator(0)
+    single = [minimize(target, observation, MatchSettings(iterations=30), generator, SilentMonitor()) for _ in range(3)]
+    several = minimize(target, observation, MatchSettings(iterations=30, restarts=3), cpu_generator(0), SilentMonitor())
+    assert several.match == min(r.match for r in single)
+    assert several.iterations == 90
+
+
+def test_the_private_batch_cannot_change_a_result(target: Target, samples: Batch, space: InputSpace) -> None:
+    victim = samples.subset([1])
+    observation = observation_of(target, victim, space)
+    first = IG(MatchSettings(iterations=20))(target, observation, cpu_generator(5))
+    victim.images.fill_(0.123)
+    second = IG(MatchSettings(iterations=20))(target, observation, cpu_generator(5))
+    assert torch.equal(first.inputs, second.inputs)
+
+
+class _StopAfter:
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def update(self, fraction: float, objective: float) -> None:
+        self.steps -= 1
+
+    def should_stop(self) -> bool:
+        return self.steps <= 0
+
+    def seconds_left(self) -> float | None:
+        return None
+
+
+def test_stops_when_told_with_the_best_so_far(target: Target, samples: Batch, space: InputSpace) -> None:
+    result = minimize(
+        target, observation_of(target, samples.subset([1]), space), SETTINGS, cpu_generator(0), _StopAfter(12)
+    )
+    assert result.iterations == 12
+    assert result.stopped == "stopped after 12 of 300 iterations"
+    assert result.match < 1
+
+
+def test_stays_inside_the_valid_range(target: Target, samples: Batch, space: InputSpace) -> None:
+    result = minimize(
+        target, observation_of(target, samples.subset([1]), space), SETTINGS, cpu_generator(0), SilentMonitor()
+    )
+    low, high = space.box(result.inputs)
+    assert bool(((result.inputs >= low) & (result.inputs <= high)).all())
+
+
+def test_starts_and_settings(space: InputSpace) -> None:
+    assert not initial_guess(space, 2, "zeros", cpu_generator(0)).any()
+    assert initial_guess(space, 2, "uniform", cpu_generator(0)).abs().max() <= 1
+    assert initial_guess(space, 2, "normal", cpu_generator(0)).shape == (2, 3, 12, 12)
+    for bad in ({"iterations": 0}, {"tv_weight": -1.0}, {"initialization": "ones"}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            MatchSettings(**bad)

@@ -1,0 +1,79 @@
+"""The objective against closed forms, finite differences and the torch definition."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from leakaudit.matching.engine import GradientMatching, MatchSettings
+from leakaudit.matching.objective import CosineDistance
+from leakaudit.matching.priors import total_variation
+from leakaudit.matching.schedule import step_decay
+from leakaudit.observation import InputSpace, Observation, Protocol
+from tests.conftest import make_target, small_cnn
+
+SPACE = InputSpace((3, 12, 12), (0.5,) * 3, (0.25,) * 3)
+
+
+def problem(tv_weight: float) -> tuple[GradientMatching, torch.Tensor]:
+    target = make_target(small_cnn().double(), (3, 12, 12), 5)
+    inputs = torch.randn(2, 3, 12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    labels = torch.tensor([1, 3])
+    update = {k: v.detach() for k, v in target.gradient(inputs, labels).items()}
+    observation = Observation(update, Protocol(2), SPACE, labels=labels)
+    return GradientMatching(target, observation, labels, MatchSettings(tv_weight=tv_weight)), inputs
+
+
+def test_distance_equals_one_minus_cosine() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a = [torch.randn(4, 3, generator=generator, dtype=torch.float64), torch.randn(7, generator=generator).double()]
+    b = [torch.randn(4, 3, generator=generator, dtype=torch.float64), torch.randn(7, generator=generator).double()]
+    flat = [torch.cat([t.flatten() for t in pair]) for pair in (a, b)]
+    expected = 1 - nn.functional.cosine_similarity(flat[0], flat[1], dim=0)
+    torch.testing.assert_close(CosineDistance(tuple(b))(a), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        CosineDistance(tuple(b))([3 * t for t in b]), torch.tensor(0.0).double(), atol=1e-30, rtol=0
+    )
+
+
+def test_distance_keeps_its_precision_in_float32() -> None:
+    generator = torch.Generator().manual_seed(0)
+    g = torch.randn(1000, generator=generator)
+    moved = g + 1e-5 * torch.randn(1000, generator=generator)
+    exact = 1 - nn.functional.cosine_similarity(g.double(), moved.double(), dim=0)
+    got = CosineDistance((g,))([moved])
+    assert abs(float(got) / float(exact) - 1) < 1e-2  # 1 - cos in float32 is off by more than 100 % here
+
+
+def test_objective_at_the_true_input_is_the_prior_alone() -> None:
+    matching, inputs = problem(tv_weight=0.3)
+    objective, match = matching.evaluate(inputs.requires_grad_(True))
+    assert float(match.detach()) < 1e-25
+    torch.testing.assert_close(objective, 0.3 * total_variation(inputs))
+
+
+def test_gradient_of_the_objective_against_finite_differences() -> None:
+    matching, truth = problem(tv_weight=0.01)
+    inputs = truth + 0.3 * torch.randn(truth.shape, dtype=truth.dtype, generator=torch.Generator().manual_seed(2))
+    inputs.requires_grad_(True)
+    (gradient,) = torch.autograd.grad(matching.evaluate(inputs)[0], [inputs])
+    direction = torch.randn(inputs.shape, dtype=inputs.dtype, generator=torch.Generator().manual_seed(3))
+    step = 1e-6
+    up, down = (matching.evaluate((inputs + s * direction).detach().requires_grad_())[0] for s in (step, -step))
+    numeric = (up - down) / (2 * step)
+    torch.testing.assert_close((gradient * direction).sum(), numeric, rtol=1e-6, atol=1e-9)
+
+
+def test_total_variation_of_a_ramp() -> None:
+    ramp = torch.arange(5.0).expand(2, 3, 4, 5)
+    torch.testing.assert_close(total_variation(ramp), torch.tensor(1.0))
+    torch.testing.assert_close(total_variation(ramp.transpose(2, 3) * 2), torch.tensor(2.0))
+    assert float(total_variation(torch.ones(1, 1, 1, 9))) == 0
+
+
+def test_step_decay_cuts_where_the_authors_do() -> None:
+    for total, cuts in ((4800, (1799, 2999, 4203)), (24000, (8998, 14999, 21015))):
+        values = [step_decay(i, total) for i in range(total)]
+        changes = [i for i in range(1, total) if values[i] != values[i - 1]]
+        assert tuple(changes) == cuts
+        assert abs(values[-1] - 1e-3) < 1e-12

@@ -1,0 +1,261 @@
+"""The HTML view: complete, inert under hostile names, and loading nothing from anywhere."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from leakaudit.errors import UsageError
+from leakaudit.report.document import Report, Verdict
+from leakaudit.report.figures import loss_curves, psnr_chart, rank_profiles
+from leakaudit.report.format import MISSING, clip, fixed, number, seconds
+from leakaudit.report.html import render_html
+from tests.report.builder import build
+
+EVIL = "<script>alert(1)</script>{{7*7}}{% raw %}</style>$\\frac{"
+LONG = "W" * 10_240
+
+
+class Page(HTMLParser):
+    """Elements, attributes and text of a page, as a browser would see them."""
+
+    def __init__(self, markup: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.raw: dict[str, list[str]] = {"style": [], "script": []}
+        self._inside = ""
+        self.feed(markup)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._inside = tag if tag in self.raw else ""
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside:
+            self.raw[self._inside].append(data)
+        else:
+            self.text += f" {data}"
+
+    def values(self, name: str) -> list[str]:
+        return [value for _, attrs in self.tags if (value := attrs.get(name)) is not None]
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    return build(victims=2)
+
+
+@pytest.fixture(scope="module")
+def page(report: Report) -> Page:
+    return Page(render_html(report))
+
+
+def hostile() -> Report:
+    document = build(victims=2, runs=1).model_dump()
+    document["target"].update(name=EVIL, path=LONG, producer="\x00\x1b[31m\u202e", dropout_layers=[LONG])
+    document["rank"]["layers"][0].update(name=EVIL + LONG, kind=LONG)
+    document["batch"]["class_names"] = [EVIL, LONG, "\u202e\x00"] * 2
+    document["attacks"][0].update(title=EVIL + LONG, name='"><img src=x onerror=alert(1)>', given={EVIL: LONG})
+    document["findings"][0].update(title=LONG, message=EVIL, remedy=LONG, evidence={EVIL: [EVIL]})
+    document["verdict"].update(headline=LONG, status=EVIL, assumed=[EVIL])
+    document["versions"][LONG] = EVIL
+    document["command"] = [EVIL, LONG]
+    sample = document["attacks"][0]["results"][0]["samples"][0]
+    sample.update(original_png="https://attacker.example/x.png", reconstruction_png="data:text/html,<script>1</script>")
+    return Report.model_validate(document)
+
+
+def test_it_shows_every_number_of_the_document(report: Report, page: Page) -> None:
+    for attack in report.attacks:
+        for result in attack.results:
+            assert str(result.seed) in page.text
+            assert seconds(result.seconds) in page.text
+            assert number(result.residual, 3) in page.text
+            for sample in result.samples:
+                for scores in (sample, *sample.floors.values()):
+                    assert fixed(scores.psnr, 1) in page.text
+                    assert fixed(scores.ssim, 3) in page.text
+                    assert number(scores.mse, 3) in page.text
+                assert fixed(sample.margin, 1) in page.text
+    for layer in report.rank.layers:
+        counts = layer.constraints
+        for value in (layer.unknowns, counts.gradient, counts.weight, counts.virtual, layer.rank, layer.deficit):
+            assert number(value) in page.text
+    for text in (str(report.seed), *report.versions.values(), report.target.sha256, report.batch.sha256):
+        assert text is not None
+        assert text in page.text
+
+
+def test_it_says_every_reason(report: Report, page: Page) -> None:
+    for attack in report.attacks:
+        assert attack.reason in page.text
+    assert "LPIPS weights not available" in page.text
+    assert "certificates are not computed yet" in page.text
+    assert report.target.fidelity[0].hint in page.text
+
+
+def test_the_verdict_comes_first_and_every_section_follows(page: Page) -> None:
+    order = [a["id"] for tag, a in page.tags if tag == "section" and a.get("id")]
+    assert order == [
+        "verdict", "findings", "reconstructions", "curves", "scores", "labels", "rank", "ledger", "facts", "reproduce",
+        "glossary",
+    ]  # fmt: skip
+    links = [value for value in page.values("href") if value.startswith("#")]
+    assert set(links) >= {f"#{name}" for name in order}
+    assert {value[1:] for value in links} <= set(page.values("id"))
+
+
+def test_ids_are_unique_and_images_have_text(page: Page) -> None:
+    ids = page.values("id")
+    assert len(ids) == len(set(ids))
+    assert all(attrs.get("alt") for tag, attrs in page.tags if tag == "img")
+    figures = [attrs for tag, attrs in page.tags if tag == "svg"]
+    assert figures
+    for attrs in figures:
+        assert attrs["role"] == "img"
+        assert set((attrs["aria-labelledby"] or "").split()) <= set(ids)
+
+
+def test_it_loads_nothing(page: Page) -> None:
+    for name in ("src", "href", "xlink:href", "srcset", "action", "data", "poster"):
+        for value in page.values(name):
+            assert value.startswith(("#", "data:image/png;base64,")), value
+    assert not {tag for tag, _ in page.tags} & {"link", "iframe", "object", "embed", "base", "form"}
+    assert not re.search(r"url\((?!#)|@import", "".join(page.raw["style"]))
+
+
+def test_the_policy_admits_exactly_this_style_and_script(page: Page) -> None:
+    policy = next(a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; img-src data:")
+    for kind in ("style", "script"):
+        digest = base64.b64encode(hashlib.sha256("".join(page.raw[kind]).encode()).digest()).decode()
+        assert f"{kind}-src 'sha256-{digest}'" in policy
+    assert not page.values("style"), "a style attribute would be refused by the policy"
+    assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on")]
+
+
+def test_hostile_names_are_inert() -> None:
+    markup = render_html(hostile())
+    page = Page(markup)
+    assert [tag for tag, _ in page.tags].count("script") == 1
+    assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on")]
+    assert "{{7*7}}" in page.text
+    assert not re.search("[\x00\x1b\u202e]", markup)
+    assert "attacker.example" not in markup
+    assert "data:text/html" not in markup
+    assert max(len(word) for word in page.text.split()) < 1500
+    assert page.text.count("W") < 60_000
+
+
+def test_an_audit_without_attacks_says_so() -> None:
+    verdict = Verdict(
+        status="INCONCLUSIVE", severity="none", confidence="estimated", headline="No attack ran",
+        at_least="Nothing: no attack ran.", at_most="No upper bound.", assumed=[],
+    )  # fmt: skip
+    text = Page(render_html(build(runs=0, findings=[], verdict=verdict, partial="interrupted after 12 s"))).text
+    assert "Partial report." in text
+    assert "interrupted after 12 s" in text
+    assert "No attack produced a reconstruction" in text
+    assert "No rule found anything" in text
+
+
+def test_every_sample_of_a_batch_is_beside_its_reconstruction() -> None:
+    report = build(victims=2, runs=1, batch=3, side=28, channels=1)
+    sources = Page(render_html(report)).values("src")
+    for result in report.attacks[0].results:
+        for position, sample in enumerate(result.samples):
+            assert sample.original_png in sources
+            assert sample.reconstruction_png in sources
+            assert sources.index(result.snapshots[0].images_png[position]) > 0
+
+
+def test_large_images_are_smoothed_and_small_ones_are_not() -> None:
+    for side, expected in ((28, True), (128, False)):
+        classes = [
+            a["class"] or "" for tag, a in Page(render_html(build(victims=1, runs=1, side=side))).tags if tag == "img"
+        ]
+        assert all(("pixelated" in name) is expected for name in classes)
+
+
+def test_figures_are_deterministic_and_describe_themselves() -> None:
+    first, second = build(victims=2), build(victims=2)
+    for one, two in zip(_figures(first), _figures(second), strict=True):
+        assert one == two
+    rank = rank_profiles(first)[0].svg
+    assert "deficit 280" in rank
+    assert "conv2: 3468 unknowns, 3780 equations, deficit 280" in rank
+    assert "<style" not in rank
+
+
+def _figures(report: Report) -> list[str]:
+    chart = psnr_chart(report.attacks)
+    assert chart is not None
+    return [f.svg for f in (*loss_curves(report.attacks), chart, *rank_profiles(report))]
+
+
+def test_a_deep_network_gets_several_figures() -> None:
+    report = build(runs=0)
+    report.rank.layers = report.rank.layers[:7] * 10
+    figures = rank_profiles(report)
+    assert len(figures) == 3
+    assert "24 of 70 layers" in figures[0].caption
+
+
+def test_undefined_numbers_are_a_dash_never_zero() -> None:
+    report = build(victims=1, runs=1)
+    sample = report.attacks[0].results[0].samples[0]
+    sample.psnr, sample.psnr_reason = None, "the images are equal: PSNR is infinite"
+    sample.margin, sample.margin_reason = None, "exact reconstruction"
+    text = Page(render_html(report)).text
+    assert "the images are equal: PSNR is infinite" in text
+    assert "exact reconstruction" in text
+    assert "inf dB" not in text
+    assert "nan" not in re.findall(r"\w+", text)
+
+
+def test_a_template_folder_overrides_one_block(report: Report, tmp_path: Path) -> None:
+    (tmp_path / "report.html.j2").write_text(
+        '{% extends "bundled/report.html.j2" %}{% block glossary %}<p>Ours.</p>{% endblock %}', encoding="utf-8"
+    )
+    text = Page(render_html(report, tmp_path)).text
+    assert "Ours." in text
+    assert "Update, gradient inversion" not in text
+    assert "How to reproduce" in text
+
+
+def test_a_wrong_template_is_a_usage_error(report: Report, tmp_path: Path) -> None:
+    (tmp_path / "sections").mkdir()
+    (tmp_path / "sections" / "rank.html.j2").write_text("{{ report.no_such_thing }}", encoding="utf-8")
+    with pytest.raises(UsageError, match="no_such_thing"):
+        render_html(report, tmp_path)
+    with pytest.raises(UsageError, match="not a folder"):
+        render_html(report, tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (number(None), MISSING), (number(float("nan")), MISSING), (number(3.2e-7, 2), "3.2×10⁻⁷"),
+        (number(147_324), "147,324"), (fixed(-1.25, 1), "−1.2"), (seconds(187.4), "3 min 07 s"),
+        (seconds(0.5), "0.50 s"),
+    ],
+)  # fmt: skip
+def test_numbers_for_people(text: str, expected: str) -> None:
+    assert text == expected
+
+
+def test_long_names_keep_both_ends() -> None:
+    text = clip("a" * 500 + "z" * 500, 90)
+    assert text.startswith("aaa")
+    assert text.endswith("z (1,000 characters)")
+    assert len(text) < 120

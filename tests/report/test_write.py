@@ -1,0 +1,153 @@
+"""Writing: complete or not at all, private, reproducible, and useful without the PDF libraries."""
+
+from __future__ import annotations
+
+import json
+import logging
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from leakaudit.errors import UsageError
+from leakaudit.report import pdf
+from leakaudit.report.document import Report
+from leakaudit.report.write import ReportWarning, write_report
+from tests.report.builder import build
+
+
+def _weasyprint_loads() -> bool:
+    try:
+        pdf.load_weasyprint()
+    except pdf.PdfUnavailable:
+        return False
+    return True
+
+
+needs_pdf = pytest.mark.skipif(not _weasyprint_loads(), reason="WeasyPrint or Pango is not installed")
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    return build(victims=1, runs=1)
+
+
+def test_files_are_complete_and_private(report: Report, tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "report"
+    written = write_report(report, folder, ("json", "html"))
+    assert written == [folder / "report.html", folder / "report.json"]
+    assert Report.load(folder / "report.json") == report
+    assert {stat.S_IMODE(path.stat().st_mode) for path in written} == {0o600}
+    assert sorted(path.name for path in folder.iterdir()) == ["report.html", "report.json"]
+
+
+def test_a_failed_run_leaves_the_older_report_untouched(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {"report.html": b"old page", "report.pdf": b"old pdf", "report.json": b"{}"}
+    for name, content in before.items():
+        (tmp_path / name).write_bytes(content)
+
+    def fail(*_: object) -> bytes:
+        raise RuntimeError("printing failed")
+
+    monkeypatch.setattr(pdf, "render_pdf", fail)
+    with pytest.raises(RuntimeError, match="printing failed"):
+        write_report(report, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_no_final_name_exists_before_all_is_rendered(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def spy(*_: object) -> bytes:
+        seen.extend(path.name for path in tmp_path.iterdir())
+        return b"%PDF"
+
+    monkeypatch.setattr(pdf, "render_pdf", spy)
+    write_report(report, tmp_path)
+    assert len(seen) == 1
+    assert seen[0].startswith(".leakaudit-")
+
+
+def test_an_older_report_is_replaced(report: Report, tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text("{}", encoding="utf-8")
+    write_report(report, tmp_path, ("json",))
+    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["seed"] == report.seed
+
+
+def test_without_pango_the_rest_is_written(report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "weasyprint", None)
+    (tmp_path / "report.pdf").write_bytes(b"old")
+    with pytest.warns(ReportWarning, match=r"libpango-1\.0-0.*from an earlier audit"):
+        written = write_report(report, tmp_path)
+    assert [path.name for path in written] == ["report.html", "report.json"]
+
+
+def test_a_folder_that_cannot_be_written_is_a_usage_error(report: Report, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(UsageError, match="cannot write the report") as caught:
+        write_report(report, tmp_path / "file" / "report")
+    assert caught.value.exit_code == 2
+
+
+def test_an_unknown_format_is_a_usage_error(report: Report, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="docx"):
+        write_report(report, tmp_path / "out", ("docx",))
+    assert not (tmp_path / "out").exists()
+
+
+@needs_pdf
+def test_the_pdf_is_tagged_titled_numbered_and_reproducible(
+    report: Report, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    with caplog.at_level(logging.WARNING, logger="weasyprint"):
+        first = pdf.render_pdf(report)
+    assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    assert first == pdf.render_pdf(report)
+    pypdf = pytest.importorskip("pypdf")
+    import io
+
+    reader = pypdf.PdfReader(io.BytesIO(first))
+    root = reader.trailer["/Root"]
+    assert reader.metadata.title == "Leak audit of cnn6-d"
+    assert root["/Lang"] == "en"
+    assert root["/MarkInfo"]["/Marked"]
+    assert "pdfuaid" in root["/Metadata"].get_object().get_data().decode()
+    pages = [page.extract_text() for page in reader.pages]
+    assert report.verdict.headline.split()[0] in pages[0]
+    for number, text in enumerate(pages, 1):
+        assert f"{number} / {len(pages)}" in text
+        assert len(text) > 300, f"page {number} is nearly empty"
+
+
+@needs_pdf
+def test_the_pdf_opens_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    weasyprint = pdf.load_weasyprint()
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(b"")
+    fetcher = pdf.make_fetcher(weasyprint)
+    for address in (secret.as_uri(), "http://localhost:9/x", "https://localhost:9/x", "ftp://localhost/x"):
+        with pytest.raises(ValueError, match="disallowed protocol"):
+            fetcher.fetch(address)
+    assert fetcher.fetch("data:text/plain,yes").read() == b"yes"
+
+
+@needs_pdf
+def test_the_pdf_asks_for_data_only(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+    from weasyprint.urls import URLFetcher
+
+    asked: list[str] = []
+
+    class Recorder(URLFetcher):  # type: ignore[misc]
+        def fetch(self, url: str, headers: object = None) -> object:
+            asked.append(url[:15])
+            return super().fetch(url, headers)
+
+    monkeypatch.setattr(pdf, "make_fetcher", lambda _: Recorder(allowed_protocols=("data",)))
+    pdf.render_pdf(report)
+    assert set(asked) == {"data:image/png;"}

@@ -1,0 +1,185 @@
+"""Weights with a factory, exported programs, modules: the same update as the original, and dropout in hand."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from leakaudit.errors import ModelError, UsageError
+from leakaudit.target import Target, load
+from leakaudit.target.dropout import Dropout, dropout_layers, injected_masks, record
+from tests.target import zoo
+
+
+class Functional(nn.Module):
+    """Dropout in every form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.attention = nn.MultiheadAttention(4, 2, dropout=0.2, batch_first=True)
+        self.drop = nn.Dropout(0.4)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = F.dropout2d(self.conv(x), 0.3, self.training)
+        tokens = maps.flatten(2).transpose(1, 2)
+        mixed, _ = self.attention(tokens, tokens, tokens, need_weights=False)
+        first = F.dropout(mixed, p=0.1, training=self.training).mean(1)
+        return self.head(self.drop(first))
+
+
+def without_dropout(module: nn.Module) -> nn.Module:
+    for child in module.modules():
+        if isinstance(child, nn.Dropout | Dropout):
+            child.p = 0.0
+        if isinstance(child, nn.MultiheadAttention):
+            child.dropout = 0.0
+    return module
+
+
+def expected(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    named = dict(model.named_parameters())
+    return dict(zip(named, torch.autograd.grad(F.cross_entropy(model(x), y), list(named.values())), strict=True))
+
+
+def same_update(target: Target, reference: dict[str, Tensor], x: Tensor, y: Tensor) -> None:
+    update = target.gradient(x, y)
+    assert set(update) == set(reference)
+    for name, value in reference.items():
+        assert float((update[name] - value).norm()) <= 1e-5 * float(value.norm()) + 1e-8, name
+
+
+@pytest.fixture
+def factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def make(name: str) -> str:
+        text = f"from tests.target import zoo\n\ndef build():\n    return zoo.ZOO[{name!r}][0]()\n\ndef wrong():\n    return 3\n"
+        (tmp_path / "user_model.py").write_text(text)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        monkeypatch.delitem(sys.modules, "user_model", raising=False)
+        return "user_model:build"
+
+    return make
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("name", ["mlp", "resnet18", "vit"])
+def test_parity_of_all_formats(tmp_path: Path, factory, name: str, mode) -> None:
+    model, shape = zoo.build(name)
+    x, y = torch.rand(2, *shape), torch.tensor([1, 3])
+    torch.save(model.state_dict(), tmp_path / "w.pt")
+    torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, tmp_path / "checkpoint.th")
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "w.safetensors")
+    torch.export.save(torch.export.export(model, (x,)), tmp_path / "m.pt2")
+    zoo.export(model, shape, tmp_path / "m.onnx", "legacy_unfolded", 17)
+    reference = expected(without_dropout(model).train(mode == "train"), x, y)
+    options = {"factory": factory(name), "image_shape": shape, "mode": mode}
+    targets = [load(tmp_path / file, **options) for file in ("w.pt", "checkpoint.th", "w.safetensors")]
+    targets += [load(tmp_path / "m.pt2", trust=True, mode=mode), load(tmp_path / "m.onnx", mode=mode)]
+    targets.append(load(model, image_shape=shape, mode=mode))
+    for target in targets:
+        without_dropout(target.module)
+        same_update(target, reference, x, y)
+
+
+def test_dropout_of_every_form_is_recorded_and_injected() -> None:
+    torch.manual_seed(0)
+    target = load(Functional(), image_shape=(3, 6, 6), mode="train")
+    assert sorted(layer.kind for layer in dropout_layers(target.module).values()) == [
+        "attention",
+        "channel",
+        "element",
+        "element",
+    ]
+    x = torch.rand(3, 3, 6, 6)
+    with record(target.module, torch.Generator().manual_seed(1)) as masks:
+        first = target.logits(x)
+    assert len(masks) == 4
+    with record(target.module, torch.Generator().manual_seed(1)):
+        torch.testing.assert_close(target.logits(x), first)
+    floats = {name: mask.clone().requires_grad_() for name, mask in masks.items()}
+    with injected_masks(target.module, floats):
+        again = target.logits(x)
+    torch.testing.assert_close(again, first)
+    grads = torch.autograd.grad(again.square().sum(), list(floats.values()))
+    assert all(bool(g.any()) for g in grads)
+    assert not torch.equal(target.logits(x), first)
+
+
+def test_expectation_of_dropout_is_the_input() -> None:
+    layer = Dropout(0.25).train()
+    with record(layer, torch.Generator().manual_seed(0)) as masks:
+        mean = layer(torch.ones(20000, 3)).mean()
+    assert abs(float(mean) - 1) < 0.02
+    assert masks[""].shape == (20000, 3)
+    assert layer.eval()(torch.ones(2)).tolist() == [1.0, 1.0]
+
+
+def test_mask_shapes_and_repeated_calls() -> None:
+    layer = Dropout(0.5, "channel", "d").train()
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(self.layer(x))
+
+    module = Twice()
+    with record(module) as masks:
+        module(torch.rand(2, 3, 4, 4))
+        module(torch.rand(2, 3, 4, 4))
+    assert {name: tuple(mask.shape) for name, mask in masks.items()} == {"d": (2, 3, 1, 1), "d#1": (2, 3, 1, 1)}
+    ones = {name: torch.ones(2, 3, 1, 1) * 0.5 for name in masks}
+    with injected_masks(module, ones):
+        x = torch.rand(2, 3, 4, 4)
+        torch.testing.assert_close(module(x), x)
+
+
+def test_batch_statistics_are_used_but_not_kept() -> None:
+    model, shape = zoo.build("resnet18")
+    target = load(model, image_shape=shape, mode="train")
+    before = {name: buffer.clone() for name, buffer in target.module.named_buffers()}
+    target.gradient(torch.rand(4, *shape), torch.arange(4))
+    for name, buffer in target.module.named_buffers():
+        assert torch.equal(buffer, before[name])
+
+
+def test_missing_second_derivative_is_named() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.Hardsigmoid(), nn.Linear(8, 3))
+    notes = {note.id: note.message for note in load(model, image_shape=(3, 2, 2)).fidelity}
+    assert "hardsigmoid" in notes["LA930"].lower()
+
+
+def test_refusals(tmp_path: Path, factory) -> None:
+    model, shape = zoo.build("mlp")
+    torch.save(model.state_dict(), tmp_path / "w.pt")
+    make = factory("lenet")
+    with pytest.raises(ModelError, match="without the architecture"):
+        load(tmp_path / "w.pt")
+    with pytest.raises(ModelError, match="does not fit"):
+        load(tmp_path / "w.pt", factory=make)
+    with pytest.raises(ModelError, match="returned int"):
+        load(tmp_path / "w.pt", factory="user_model:wrong")
+    with pytest.raises(UsageError, match="cannot be imported"):
+        load(tmp_path / "w.pt", factory="no_such_package:build")
+    with pytest.raises(UsageError, match="package.module:function"):
+        load(tmp_path / "w.pt", factory="user_model")
+    with pytest.raises(ModelError, match="segmentation|logits"):
+        load(nn.Conv2d(3, 4, 1), image_shape=(3, 6, 6))
+    with pytest.raises(ModelError, match="no trainable"):
+        load(nn.Flatten(), image_shape=(3, 2, 2))
+
+
+def test_pickled_module_needs_permission(tmp_path: Path) -> None:
+    torch.save(zoo.build("mlp")[0], tmp_path / "m.pt")
+    with pytest.raises(ModelError, match="pickle"):
+        load(tmp_path / "m.pt")
+    assert load(tmp_path / "m.pt", unsafe_pickle=True, image_shape=(3, 8, 8)).classes == 10

@@ -1,0 +1,199 @@
+"""Files made to harm: refused, no code run, memory bounded."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import resource
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from onnx import ModelProto, StringStringEntryProto, TensorProto, helper, numpy_helper
+
+from leakaudit.errors import ModelError
+from leakaudit.target import load
+from tests.target import build
+
+LIMIT = 256 << 20
+"""Bytes by which the peak of the process may grow."""
+
+
+class Payload:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = str(marker)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (self.marker,)
+
+
+def refused(path: Path, match: str, **options: object) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ModelError, match=match):
+        load(path, **options)  # type: ignore[arg-type]
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < LIMIT
+
+
+def external(path: Path, location: str, **entries: str) -> Path:
+    nodes, tensors = build.linear()
+    weight = tensors[0]
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": location, **entries}.items():
+        weight.external_data.append(StringStringEntryProto(key=key, value=value))
+    return build.write(path, nodes, tensors)
+
+
+@pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "sub/../../secret", "link"])
+def test_external_data_outside_the_folder(tmp_path: Path, location: str) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (tmp_path / "secret").write_bytes(b"\0" * 192)
+    (folder / "link").symlink_to(tmp_path / "secret")
+    refused(external(folder / "m.onnx", location), "outside the model's folder")
+
+
+def test_external_data_beyond_its_file(tmp_path: Path) -> None:
+    (tmp_path / "w.bin").write_bytes(b"\0" * 64)
+    refused(external(tmp_path / "m.onnx", "w.bin", offset="0", length="192"), "wants bytes")
+    refused(external(tmp_path / "m.onnx", "w.bin", offset="-8", length="8"), "wants bytes")
+    refused(external(tmp_path / "m.onnx", "missing.bin"), "not there")
+    (tmp_path / "w.bin").write_bytes(np.linspace(-1, 1, 48, dtype=np.float32).tobytes())
+    assert load(external(tmp_path / "m.onnx", "w.bin")).parameters["weight"].numel() == 48
+
+
+@pytest.mark.parametrize("op", ["ConstantOfShape", "Expand", "Tile"])
+def test_ten_gigabytes_in_a_small_file(tmp_path: Path, op: str) -> None:
+    shape = numpy_helper.from_array(np.array([50_000, 50_000], dtype=np.int64), "shape")
+    one = numpy_helper.from_array(np.ones((1, 1), dtype=np.float32), "one")
+    inputs = ["shape"] if op == "ConstantOfShape" else ["one", "shape"]
+    nodes = [helper.make_node(op, inputs, ["big"]), helper.make_node("MatMul", ["x", "big"], ["y"])]
+    tensors = [shape, one, build.tensor("unused", 3)]
+    path = build.write(tmp_path / "m.onnx", [*nodes[:1], helper.make_node("ReduceMax", ["big"], ["top"], keepdims=0),
+                       helper.make_node("Mul", ["x", "top"], ["h"]), *build.linear(source="h")[0]],
+                       [*tensors, *build.linear()[1]])  # fmt: skip
+    assert path.stat().st_size < 2000
+    refused(path, "asks for a tensor")
+
+
+def test_shape_without_data(tmp_path: Path) -> None:
+    nodes, tensors = build.linear()
+    tensors[0].dims[0] = 5_000_000_000
+    refused(build.write(tmp_path / "m.onnx", nodes, tensors), "cannot be read")
+
+
+def test_cycle(tmp_path: Path) -> None:
+    nodes, tensors = build.linear(source="b")
+    nodes += [helper.make_node("Add", ["x", "c"], ["b"]), helper.make_node("Relu", ["b"], ["c"])]
+    refused(build.write(tmp_path / "m.onnx", nodes, tensors), "cycle")
+
+
+def functions(path: Path, calls: dict[str, list[str]]) -> Path:
+    """A model whose local functions call each other."""
+    nodes, tensors = build.linear(source="h")
+    nodes.insert(0, helper.make_node(next(iter(calls)), ["x"], ["h"], domain="local"))
+    model = ModelProto.FromString(build.write(path, nodes, tensors).read_bytes())
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
+    model.opset_import.append(opsets[1])
+    for name, called in calls.items():
+        chain = ["a", *[f"v{i}" for i in range(len(called) - 1)], "b"]
+        body = [
+            helper.make_node(op, [s], [t], domain="" if op == "Relu" else "local")
+            for op, s, t in zip(called, chain[:-1], chain[1:], strict=True)
+        ]
+        model.functions.append(helper.make_function("local", name, ["a"], ["b"], body, opsets))
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_functions_that_never_end(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    refused(functions(path, {"f": ["f"]}), "calls itself")
+    refused(functions(path, {"f": ["g"], "g": ["h"], "h": ["f"]}), "calls itself")
+    laughs = {f"f{i}": [f"f{i + 1}"] * 10 for i in range(12)} | {"f12": ["Relu"]}
+    refused(functions(path, laughs), "nodes, more than")
+    assert load(functions(path, {"f": ["g", "g"], "g": ["Relu"]})).classes == 4
+
+
+def test_deep_functions_cost_no_stack(tmp_path: Path) -> None:
+    deep = {f"f{i}": [f"f{i + 1}"] for i in range(5000)} | {"f5000": ["f0"]}
+    refused(functions(tmp_path / "m.onnx", deep), "calls itself")
+
+
+def test_pickles_run_nothing(tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    torch.save(Payload(marker), tmp_path / "zip.pt")
+    (tmp_path / "raw.pkl").write_bytes(pickle.dumps(Payload(marker)))
+    torch.save({"weight": Payload(marker)}, tmp_path / "weights.pt")
+    refused(tmp_path / "zip.pt", "pickle with code")
+    refused(tmp_path / "raw.pkl", "pickle with code")
+    refused(tmp_path / "weights.pt", "more than numbers", factory="torch.nn:Identity")
+    assert not marker.exists()
+
+
+def exported(path: Path) -> Path:
+    program = torch.export.export(
+        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4)), (torch.rand(1, 3, 2, 2),)
+    )
+    torch.export.save(program, path)
+    return path
+
+
+def repacked(source: Path, target: Path, change: dict[str, bytes]) -> Path:
+    """A copy of an archive with members replaced or added."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as new:
+        names = {item.filename.partition("/")[2]: item.filename for item in old.infolist()}
+        root = next(iter(names.values())).partition("/")[0]
+        for inner, name in names.items():
+            new.writestr(name, change.get(inner, old.read(name)))
+        for inner, content in change.items():
+            if inner not in names:
+                new.writestr(f"{root}/{inner}", content)
+    return target
+
+
+def test_export_with_a_pickle_inside(tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    good = exported(tmp_path / "good.pt2")
+    refused(good, "can run code")
+    assert load(good, trust=True).classes == 4
+    code = pickle.dumps(Payload(marker))
+    saved = io.BytesIO()
+    torch.save(Payload(marker), saved)
+    flag = json.dumps({"config": {"weight": {"use_pickle": True}}}).encode()
+    for change in (
+        {"data/weights/weight_0": code},
+        {"data/weights/hidden.pkl": b"anything"},
+        {"data/sample_inputs/model.pt": saved.getvalue()},
+        {"data/weights/model_weights_config.json": flag},
+    ):
+        refused(repacked(good, tmp_path / "bad.pt2", change), "pickle", trust=True)
+    assert not marker.exists()
+
+
+def test_zip_bomb(tmp_path: Path) -> None:
+    good = exported(tmp_path / "good.pt2")
+    bomb = repacked(good, tmp_path / "bomb.pt2", {"data/weights/zeros": b"\0" * (64 << 20)})
+    assert bomb.stat().st_size < 1 << 20
+    refused(bomb, "grows from", trust=True)
+
+
+def test_torchscript_needs_trust(tmp_path: Path) -> None:
+    path = tmp_path / "m.bin"
+    code = (
+        "import sys, warnings; warnings.simplefilter('ignore'); import torch; "
+        "torch.jit.save(torch.jit.trace(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4)), "
+        "torch.rand(1, 3, 2, 2)), sys.argv[1])"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+    refused(path, "can run code")
+    target = load(path, trust=True, image_shape=(3, 2, 2))
+    assert (target.format, target.classes, len(target.parameters)) == ("torchscript", 4, 2)

@@ -1,0 +1,76 @@
+"""The wheel holds everything: installed elsewhere, it renders a report."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+RENDER = """
+import sys
+from pathlib import Path
+import leakaudit
+from leakaudit.report.document import Report
+assert Path(leakaudit.__file__).is_relative_to(sys.argv[1]), leakaudit.__file__
+written = Report.load(sys.argv[2]).save(sys.argv[3])
+print([p.name for p in written])
+"""
+
+
+def test_the_wheel_renders_a_report(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(ROOT)]
+    done = subprocess.run(build, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+        names = archive.namelist()
+    assert any(n.startswith("leakaudit/report_templates/") for n in names)
+    assert not any(n.startswith(("tests/", "benchmarks/")) for n in names)
+    document = tmp_path / "report.json"
+    document.write_text(example_report().to_json())
+    env = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "PYTHONSAFEPATH": "1"}
+    run = subprocess.run(
+        [sys.executable, "-c", RENDER, str(tmp_path / "site"), str(document), str(tmp_path / "out")],
+        capture_output=True, text=True, env=env, cwd=tmp_path,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "out" / "report.html").stat().st_size > 5_000
+
+
+def example_report():  # type: ignore[no-untyped-def]
+    """A report of a real small audit."""
+    import numpy as np
+
+    import leakaudit
+    from tests.conftest import small_mlp, smooth_images
+
+    return leakaudit.scan(
+        small_mlp(), (smooth_images(6), np.arange(6) % 5), attacks=["ig"], settings={"ig": {"iterations": "20"}},
+        victims=1, mean=[0.5], std=[0.25], input_shape=(3, 12, 12),
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the example's commands are for a POSIX shell")
+def test_the_quickstart_example_leaks(tmp_path: Path) -> None:
+    import json
+
+    folder = tmp_path / "quickstart"
+    folder.mkdir()
+    source = (ROOT / "examples" / "quickstart" / "make_example.py").read_text()
+    (folder / "make_example.py").write_text(source)
+    subprocess.run([sys.executable, str(folder / "make_example.py")], check=True, capture_output=True)
+    command = [
+        sys.executable, "-c", "from leakaudit.cli import main; main()", "scan", str(folder / "model.onnx"),
+        "--batch", str(folder / "batch.npz"), "--mean", "0.5", "--std", "0.25", "--preset", "quick", "--attack", "ig",
+        "--victims", "1", "--fail-on", "never", "--format", "json", "--out", str(folder / "report"),
+    ]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True)
+    document = json.loads((folder / "report" / "report.json").read_text())
+    assert max(s["margin"] for r in document["attacks"][0]["results"] for s in r["samples"]) >= 20
