@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from leakaudit.errors import AuditError, BatchError, LeakauditError, ModelError, UsageError
     from leakaudit.observation import InputSpace, Observation, Protocol
     from leakaudit.report.document import Report
-    from leakaudit.target import Target, load
+    from leakaudit.target.load import load
+    from leakaudit.target.target import Target
 
 __version__ = "0.1.0"
 

@@ -35,7 +35,7 @@ def scan(
     layout: DataLayout = "auto",
     values: ValueRange = "auto",
     resize: bool = False,
-    input_shape: Sequence[int] = (),
+    input_shape: tuple[int, int, int] | None = None,
     lpips_weights: str | Path | None = None,
     observer: Observer | None = None,
     command: Sequence[str] = (),
@@ -53,7 +53,7 @@ def scan(
         time_budget: Seconds for all attacks together.
         seed: Decides victims, starts and probes; the same seed gives the same numbers.
         device: ``auto`` takes a CUDA device where there is one.
-        mode: Mode of the client's model.
+        mode: Mode of the client's model; a Target brings its own.
         mean: Per-channel mean that the client subtracts, in pixel units 0..1; one value serves all channels.
         std: Per-channel standard deviation that it divides by.
         layout: Axis order of the batch's arrays.
@@ -78,12 +78,12 @@ def scan(
         time_budget=time_budget,
         seed=seed,
         device=device,
-        mode=mode,
         lpips_weights=Path(lpips_weights) if lpips_weights else None,
     )
     observer = observer or SilentObserver()
-    observer.stage("loading the model")
-    target = model if isinstance(model, Target) else load(model, mode=mode, image_shape=tuple(input_shape) or None)
+    if not isinstance(model, Target):
+        observer.stage("loading the model")
+    target = model if isinstance(model, Target) else load(model, mode=mode, image_shape=input_shape)
     space = input_space(target, mean, std)
     observer.stage("reading the batch")
     if isinstance(batch, Batch):

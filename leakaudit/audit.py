@@ -24,6 +24,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from leakaudit import __version__, client
 from leakaudit.attacks.base import Attack, Monitor, Reconstruction, cpu_generator
@@ -32,7 +33,7 @@ from leakaudit.attacks.registry import available, create
 from leakaudit.batch import Batch
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.findings import Evidence, judge
-from leakaudit.observation import InputSpace, Mode, Observation
+from leakaudit.observation import InputSpace, Observation
 from leakaudit.observation import Protocol as FLProtocol
 from leakaudit.report import assemble
 from leakaudit.report.document import AttackEntry, RankSection, Report, VictimResult
@@ -97,7 +98,6 @@ class AuditOptions:
         time_budget: Seconds for all attacks together, or ``None``.
         seed: Decides victims, starts and probes.
         device: ``auto``, ``cpu`` or ``cuda``.
-        mode: Mode of the client's model.
         lpips_weights: SqueezeNet 1.1 checkpoint for LPIPS; ``None`` looks in torch's hub cache.
     """
 
@@ -109,7 +109,6 @@ class AuditOptions:
     time_budget: float | None = None
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    mode: Mode = "eval"
     lpips_weights: Path | None = None
 
     def __post_init__(self) -> None:
@@ -128,6 +127,11 @@ class Victim:
     batch: Batch
     observation: Observation
     guess: LabelGuess
+    masks: Mapping[str, Tensor]
+
+    def seen_by(self, attack: Attack) -> Observation:
+        """The observation as this attack gets it: the client's masks only for a declared upper bound."""
+        return replace(self.observation, masks=self.masks) if attack.upper_bound else self.observation
 
 
 @dataclass(eq=False)
@@ -160,7 +164,7 @@ def audit(
     """Audit a loaded model on loaded samples.
 
     Args:
-        target: The model, loaded in the mode of ``options.mode``.
+        target: The model, loaded in the mode of the client's training.
         samples: Private samples; only the client and the scorer see them.
         space: Normalisation of the model's inputs.
         options: What to run.
@@ -222,13 +226,17 @@ def make_victims(target: Target, samples: Batch, space: InputSpace, options: Aud
             f"--batch-size is {options.batch_size}, the model file takes {sizes}", "export it with a dynamic batch axis"
         )
     count = options.victims or max(1, min(DEFAULT_VICTIMS, len(samples) // options.batch_size))
-    protocol = FLProtocol(batch_size=options.batch_size, mode=options.mode)
+    protocol = FLProtocol(batch_size=options.batch_size, mode=target.mode)
     victims = []
     for number, batch in enumerate(samples.draw(count, options.batch_size, options.seed)):
-        observation = client.observe(target, batch, protocol, space, seed_of(options.seed, "client", number))
+        observation, masks = client.observe_step(
+            target, batch, protocol, space, seed_of(options.seed, "client", number)
+        )
         guess = infer_labels(target, observation, cpu_generator(seed_of(options.seed, "labels", number)))
         labels = guess.labels.to(next(iter(observation.update.values())).device)
-        victims.append(Victim(number, batch, replace(observation, labels=labels, label_source="inferred"), guess))
+        victims.append(
+            Victim(number, batch, replace(observation, labels=labels, label_source="inferred"), guess, masks)
+        )
     return victims
 
 
@@ -244,7 +252,7 @@ def run_attacks(
     deadline = None if options.time_budget is None else time.monotonic() + options.time_budget
     entries = []
     for position, attack in enumerate(attacks):
-        refusal = attack.applies(target, victims[0].observation)
+        refusal = attack.applies(target, victims[0].seen_by(attack))
         if refusal is not None:
             entries.append(assemble.attack_entry(attack, victims[0], "not_applicable", refusal.reason))
             continue
@@ -278,7 +286,7 @@ def _run_on_victims(
         observer.attack(attack.title, victim.number, len(victims))
         seed = seed_of(options.seed, attack.name, victim.number)
         monitor: Monitor = _RunMonitor(observer, share)
-        reconstruction = attack(target, victim.observation, cpu_generator(seed), monitor)
+        reconstruction = attack(target, victim.seen_by(attack), cpu_generator(seed), monitor)
         result = _score(victim, reconstruction, scorer, seed)
         results.append(result)
         observer.result(attack.title, assemble.summarize(result))

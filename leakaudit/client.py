@@ -7,16 +7,16 @@ This is FedSGD, the update that an honest client shares after one step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import nn
-from torch.nn.modules.dropout import _DropoutNd
+from torch import Tensor
 
 from leakaudit.batch import Batch
 from leakaudit.errors import AuditError
 from leakaudit.observation import InputSpace, Observation, Protocol
+from leakaudit.target.dropout import dropout_layers, record
 from leakaudit.target.target import Target
 
 
@@ -24,21 +24,28 @@ def observe(target: Target, batch: Batch, protocol: Protocol, space: InputSpace,
     """Compute the update that the client would share and wrap it with the declared knowledge.
 
     Args:
-        target: The model as the attacker evaluates it (dropout off). In train mode the client's dropout is on.
+        target: The model. In train mode its dropout is on for the client alone, and off afterwards.
         batch: Private samples; ``len(batch)`` equals ``protocol.batch_size``.
         protocol: How the update is made.
         space: Normalisation of the inputs.
         seed: Of the dropout masks in train mode.
 
     Returns:
-        An observation without labels: the attacker infers them.
+        An observation without labels and masks: the attacker infers them.
 
     Raises:
         AuditError: The gradient is not finite, or zero everywhere.
     """
+    return observe_step(target, batch, protocol, space, seed)[0]
+
+
+def observe_step(
+    target: Target, batch: Batch, protocol: Protocol, space: InputSpace, seed: int = 0
+) -> tuple[Observation, Mapping[str, Tensor]]:
+    """As :func:`observe`, with the dropout masks that the client drew, by layer; for measuring an upper bound."""
     device = next(iter(target.parameters.values())).device
     inputs = space.normalize(batch.images.to(device))
-    with _client_mode(target.module, protocol, seed):
+    with _client_dropout(target, protocol, seed) as masks:
         gradients = target.gradient(inputs, batch.labels.to(device))
     update = {name: gradient.detach() for name, gradient in gradients.items()}
     broken = [name for name, gradient in update.items() if not bool(torch.isfinite(gradient).all())]
@@ -52,19 +59,18 @@ def observe(target: Target, batch: Batch, protocol: Protocol, space: InputSpace,
             "the update is zero in every tensor: this batch leaves no trace in it",
             "the model may be saturated on these inputs; check --mean and --std, or draw other samples with --seed",
         )
-    return Observation(update=update, protocol=protocol, space=space)
+    return Observation(update=update, protocol=protocol, space=space), masks
 
 
 @contextmanager
-def _client_mode(module: nn.Module, protocol: Protocol, seed: int) -> Iterator[None]:
-    """Dropout on while the client computes a train-mode update, with masks drawn from `seed`; off again afterwards."""
-    layers = [m for m in module.modules() if isinstance(m, _DropoutNd)] if protocol.mode == "train" else []
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for layer in layers:
-            layer.train()
+def _client_dropout(target: Target, protocol: Protocol, seed: int) -> Iterator[Mapping[str, Tensor]]:
+    """Dropout on while the client computes a train-mode update, with recorded masks from `seed`; off afterwards."""
+    layers = dropout_layers(target.module).values()
+    for layer in layers:
+        layer.train(protocol.mode == "train")
+    with record(target.module, torch.Generator().manual_seed(seed)) as masks:
         try:
-            yield
+            yield masks
         finally:
             for layer in layers:
                 layer.eval()

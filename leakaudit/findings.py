@@ -72,8 +72,8 @@ def at_or_above(findings: list[FindingEntry], level: str) -> list[FindingEntry]:
 
 
 def samples_of(attacks: list[AttackEntry]) -> list[tuple[AttackEntry, VictimResult, SampleResult]]:
-    """Every scored sample with its attack and victim."""
-    return [(a, v, s) for a in attacks for v in a.results for s in v.samples]
+    """Every scored sample with its attack and victim, without the yardsticks that no attacker could run."""
+    return [(a, v, s) for a in attacks if not a.upper_bound for v in a.results for s in v.samples]
 
 
 def _finding(

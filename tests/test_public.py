@@ -35,4 +35,3 @@ def test_scan_from_python_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
     captured = capfd.readouterr()
     assert captured.out == ""
     assert captured.err == ""
-

@@ -11,7 +11,9 @@ import leakaudit
 
 PACKAGE = Path(leakaudit.__file__).parent
 PRIVATE = {"leakaudit.client", "leakaudit.batch", "leakaudit.score"}
-FILES = sorted([*(PACKAGE / "attacks").glob("*.py"), *(PACKAGE / "matching").glob("*.py")])
+FILES = sorted(
+    [*(PACKAGE / "attacks").glob("*.py"), *(PACKAGE / "matching").glob("*.py"), *(PACKAGE / "closed_form").glob("*.py")]
+)
 
 
 def imported(file: Path) -> set[str]:

@@ -10,9 +10,9 @@ the patches back (overlaps are averaged).
 
 APRIL (Lu et al. 2022, arXiv 2112.14087) solves ``Z̄ᵀ z = W_qᵀ G_q + W_kᵀ G_k + W_vᵀ G_v`` in the first attention for z
 and inverts the embedding afterwards. That identity needs an attention without normalisation and without skip
-connection in front of it, as ``∂ℓ/∂z`` has further terms otherwise. The system used here stops before the attention, so
-LayerNorm, skip connections and dropout behind the position embedding do not matter. What is lost is the case of a frozen
-patch embedding.
+connection in front of it, as ``∂ℓ/∂z`` has further terms otherwise. The system used here stops before the attention,
+so LayerNorm, skip connections and dropout behind the position embedding do not matter. What is lost is the case of a
+frozen patch embedding.
 
 Both tensors are found by what they do on a probe, not by name. Fails for more than one sample (the sum of products
 does not separate), positions that are fixed or rotary, T > d, and networks whose errors at the tokens have rank below T
@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -89,9 +89,9 @@ def embedding_rows(entry: Entry, tensors: Mapping[str, Tensor]) -> Tensor:
     return tensor.reshape(len(tensor), -1)
 
 
-def _geometry(entry: Entry) -> dict[str, list[int]]:
+def _geometry(entry: Entry) -> dict[str, Any]:
     """Stride, padding and dilation of a convolution, as `unfold` takes them."""
-    return {name: list(entry.arguments[i]) for name, i in (("stride", 3), ("padding", 4), ("dilation", 5))}
+    return {name: tuple(entry.arguments[i]) for name, i in (("stride", 3), ("padding", 4), ("dilation", 5))}
 
 
 def to_patches(entry: Entry, image: Tensor, kernel: tuple[int, ...]) -> Tensor:

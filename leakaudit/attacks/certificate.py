@@ -5,7 +5,7 @@ Claim. With ``Φ(x) = ∇_θ ℓ(f_θ(x), y)`` and the observed update ``g*``,
 .. math:: r = \\|Φ(\\hat x) - g^*\\| / \\|g^*\\|, \\qquad J = ∂Φ/∂x \\;\\text{at}\\; \\hat x
 
 a residual at the level of floating-point rounding says that the reconstruction explains the update, and ``rank J = n``
-says that no other reconstruction near it does. Far-away solutions (twins, another order of the samples) are not excluded.
+says that no other reconstruction near it does. Far-away solutions (twins, another order of samples) are not excluded.
 
 The rank is read without forming J. For a random ``z``, conjugate gradients on ``min ‖J v − J z‖`` from zero converge to
 the part of ``z`` in the row space, so ``n ‖z − v‖² / ‖z‖²`` estimates the dimension of the null space; it is below
@@ -117,7 +117,7 @@ def _relative(difference: Tensor, gradient: Tensor) -> float:
 
 
 def _weakest_share(target: Target, inputs: Tensor, labels: Tensor) -> float:
-    """The smallest norm of one sample's term of the mean gradient; the samples are taken one by one where the file allows."""
+    """The smallest norm of one sample's term of the mean gradient."""
     size = len(inputs)
     if size > 1 and target.batch_sizes is not None and 1 not in target.batch_sizes:
         repeats = min(target.batch_sizes)
@@ -131,9 +131,9 @@ def _weakest_share(target: Target, inputs: Tensor, labels: Tensor) -> float:
 
 
 class GradientJacobian:
-    """``J = ∂Φ/∂x`` at a point as two products, by reverse mode alone (it needs what the attacks need: second derivatives).
+    """``J = ∂Φ/∂x`` at a point as two products, by reverse mode alone: it needs second derivatives, as the attacks do.
 
-    ``Jᵀ w`` is one backward pass of ``⟨Φ, w⟩``; as it is linear in ``w``, ``J z`` is its derivative with respect to ``w``.
+    ``Jᵀ w`` is one backward pass of ``⟨Φ, w⟩``; as it is linear in ``w``, ``J z`` is its derivative by ``w``.
     """
 
     def __init__(self, target: Target, inputs: Tensor, labels: Tensor) -> None:

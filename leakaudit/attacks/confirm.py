@@ -94,7 +94,7 @@ def match_labels(
 
 
 def best_label(target: Target, observation: Observation, image: Tensor) -> tuple[int, float]:
-    """The label under which the regenerated update fits best, and its residual; the inferred one where that is enough."""
+    """The label under which the regenerated update fits best, and its residual; the inferred one is tried first."""
     given = observation.labels.tolist() if observation.labels is not None else []
     best = (0, float("inf"))
     for label in [*given, *(c for c in candidate_classes(target, observation) if c not in given)]:

@@ -2,15 +2,16 @@
 
 Three facts, each exact:
 
-* Rows of ``∂ℓ/∂E`` (embedding table) that are not zero are the tokens of the batch, unless the table is tied to the output.
-* With learned positions P and one sample, ``∂ℓ/∂E_v = Σ_{t: token v} ∂ℓ/∂P_t``: a 0/1 system for the whole sequence, solved
-  by least squares when the T position gradients are independent.
+* Rows of ``∂ℓ/∂E`` (embedding table) that are not zero are the tokens of the batch, unless the table is tied to the
+  output.
+* With learned positions P and one sample, ``∂ℓ/∂E_v = Σ_{t: token v} ∂ℓ/∂P_t``: a 0/1 system for the whole sequence,
+  solved by least squares when the T position gradients are independent.
 * Without either, the span test: with the inputs ``h`` of the first linear layer behind the embedding,
 
   .. math:: ∂ℓ/∂W = \\sum_{i,t} δ_{it} h_{it}^T,
 
-  so the rows of the gradient span the inputs that occurred as long as there are fewer of them than dimensions. The input
-  that token v makes at place t is computed by the model itself; it occurred if it lies in the span.
+  so the rows of the gradient span the inputs that occurred, as long as there are fewer of them than dimensions. The
+  input that token v makes at place t is computed by the model itself; it occurred if it lies in the span.
 
 A target takes real-valued arrays; a token model is one whose input is cast to the indices of an embedding table (the
 numbers of the tokens, one per "pixel"). Fails for batches as sequences (only the token set is read then), for more
@@ -36,6 +37,9 @@ from leakaudit.target.target import Target
 MAX_VOCABULARY = 4096
 """Largest vocabulary that the span test goes through: one run of the model per token."""
 ROUNDING = 1e-5
+"""Singular values below this share of the largest are rounding noise."""
+LISTED = 20
+"""Tokens that a note lists."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +85,8 @@ def span_distance(gradient: Tensor, candidates: Tensor) -> Tensor:
     basis = right[singular > ROUNDING * singular[0]]
     values = candidates.double()
     rest = values - (values @ basis.T) @ basis
-    return rest.norm(dim=1) / values.norm(dim=1).clamp_min(1e-300)
+    distance: Tensor = rest.norm(dim=1) / values.norm(dim=1).clamp_min(1e-300)
+    return distance
 
 
 def span_rank(gradient: Tensor) -> int:
@@ -106,7 +111,8 @@ class Reader:
 
     def gradient(self, update: Mapping[str, Tensor]) -> Tensor:
         """Its gradient as (out, in)."""
-        return update[self.weight].T if self.transposed else update[self.weight]
+        gradient = update[self.weight]
+        return gradient.T if self.transposed else gradient
 
 
 def _constant(target: Target, token: int, first: int | None = None) -> Tensor:
@@ -185,12 +191,12 @@ class Dager(Attack):
         table = token_table(target)
         if table is None:
             raise ValueError("DAGER needs token embeddings: ask `applies` first")
-        tokens, how = _seen_tokens(target, observation, table)
+        tokens, how = _seen_tokens(target, observation, table, self.settings)
         if observation.batch_size > 1 or len(tokens) == 0:
-            return assemble(target, observation, _recovered(target, None), f"token set {tokens.tolist()} by {how}")
+            return assemble(target, observation, _recovered(target, None), f"{_listed(tokens)}: {how}")
         sequence, certain, how = _sequence(target, observation, table, tokens, self.settings)
         if sequence is None:
-            return assemble(target, observation, _recovered(target, None), f"token set {tokens.tolist()}; {how}")
+            return assemble(target, observation, _recovered(target, None), f"{_listed(tokens)}: {how}")
         image = sequence.to(like(target)).view(1, *target.image_shape)
         label, residual = best_label(target, observation, image)
         certain = certain and (masks_unknown(target, observation) or residual <= 1e-4)
@@ -204,16 +210,34 @@ def _recovered(target: Target, image: Tensor | None, label: int = 0, certain: bo
     return Recovered(image, torch.tensor([label]), torch.tensor([certain]))
 
 
-def _seen_tokens(target: Target, observation: Observation, table: str) -> tuple[Tensor, str]:
-    """Tokens of the batch by the table's non-zero rows; the whole (small) vocabulary where that says nothing."""
-    vocabulary = len({**dict(target.module.named_buffers()), **dict(target.module.named_parameters())}[table])
+def _listed(tokens: Tensor) -> str:
+    """The first tokens of a set, for a note."""
+    shown = ", ".join(map(str, tokens[:LISTED].tolist()))
+    return f"{len(tokens)} tokens ({shown}{', …' if len(tokens) > LISTED else ''})"
+
+
+def _seen_tokens(target: Target, observation: Observation, table: str, settings: DagerSettings) -> tuple[Tensor, str]:
+    """Tokens of the batch by the table's non-zero rows, or by the span test of a small vocabulary.
+
+    For one sample the span test is left to the search for the sequence, and the whole vocabulary comes back.
+    """
+    tensors = {**dict(target.module.named_buffers()), **dict(target.module.named_parameters())}
+    vocabulary = len(tensors[table])
+    none = torch.empty(0, dtype=torch.long)
     if table in observation.update:
         tokens = token_set(observation.update[table])
         if len(tokens) < vocabulary:
             return tokens, f"non-zero rows of {table}"
     if vocabulary > MAX_VOCABULARY:
-        return torch.empty(0, dtype=torch.long), f"{table} says nothing and {vocabulary} tokens are too many to try"
-    return torch.arange(vocabulary, device=like(target).device), "no restriction"
+        return none, f"{table} says nothing and {vocabulary} tokens are too many to try"
+    tokens = torch.arange(vocabulary, device=like(target).device)
+    if observation.batch_size == 1:
+        return tokens, "the whole vocabulary"
+    reader = find_reader(target, table)
+    if reader is None or span_rank(reader.gradient(observation.update)) >= reader.width:
+        return none, "no layer behind the table spans fewer dimensions than it has"
+    _, distances = sequence_by_span(target, reader, observation.update, tokens)
+    return tokens[(distances <= settings.span).any(1)], f"span of {reader.weight}"
 
 
 def _sequence(

@@ -20,11 +20,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from leakaudit.observation import Observation
-from leakaudit.target.dropout import Dropout
+from leakaudit.target.dropout import dropout_layers
 from leakaudit.target.target import Target
 
 Kind = Literal["linear", "convolution"]
@@ -52,11 +51,11 @@ class Use:
     arguments: tuple[Any, ...]
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records the operand of every product with a named parameter."""
 
     def __init__(self, parameters: Mapping[str, Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names = {tensor.untyped_storage().data_ptr(): name for name, tensor in parameters.items()}
         self.parameters = parameters
         self.uses: dict[str, list[Use]] = {}
@@ -76,7 +75,8 @@ class _Watch(TorchDispatchMode):
 def watch(target: Target, inputs: Tensor) -> dict[str, list[Use]]:
     """The uses of every weight, frozen ones included, on inputs (B, C, H, W), by the name of parameter or buffer."""
     tensors = {**dict(target.module.named_buffers()), **dict(target.module.named_parameters())}
-    with torch.no_grad(), _Watch(tensors) as recorder:
+    recorder = _Watch(tensors)
+    with torch.no_grad(), recorder:
         target.logits(inputs)
     return recorder.uses
 
@@ -108,7 +108,7 @@ class InputMap:
         return mask.view(self.image_shape)
 
     def images(self, operands: Tensor, fill: Tensor) -> Tensor:
-        """Images (B, C, H, W) from operands (B, ...); pixels that do not reach the layer are taken from `fill` (C, H, W)."""
+        """Images (B, C, H, W) from operands (B, ...); pixels that do not reach the layer come from `fill` (C, H, W)."""
         values = (operands.reshape(len(operands), -1) - self.shift) / self.scale
         flat = fill.to(values).reshape(1, -1).repeat(len(operands), 1)
         flat[:, self.index] = values
@@ -233,7 +233,7 @@ def _bias_of(target: Target, name: str, use: Use, mapping: InputMap, noise: Tens
 
 def masks_unknown(target: Target, observation: Observation) -> bool:
     """Whether the client's dropout was on, so that the update cannot be regenerated from inputs and labels alone."""
-    active = any(isinstance(m, (_DropoutNd, Dropout)) and m.p > 0 for m in target.module.modules())
+    active = any(layer.p > 0 for layer in dropout_layers(target.module).values())
     return observation.protocol.mode == "train" and active
 
 

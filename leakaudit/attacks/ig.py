@@ -16,14 +16,16 @@ and for large batches. Deviations from the authors' code: the cancellation-free 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from torch import Generator
+from torch import Generator, Tensor
 
 from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction
 from leakaudit.matching.descent import Progress
 from leakaudit.matching.engine import GradientMatching, MatchSettings, minimize, plan, starts, to_reconstruction
+from leakaudit.matching.priors import Prior
 from leakaudit.matching.search import search
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.target.target import Target
@@ -63,24 +65,39 @@ class IG(Attack):
         return refuse_batch_size(target, observation)
 
     def run(self, target: Target, observation: Observation, generator: Generator, monitor: Monitor) -> Reconstruction:
-        """Optimise; see :func:`leakaudit.matching.engine.minimize` and :func:`leakaudit.matching.search.search`."""
-        settings: IGSettings = self.settings
-        if not settings.search:
-            return minimize(target, observation, settings, generator, monitor)
-        return searched(target, observation, settings, generator, monitor)
+        """Optimise; see :func:`match`."""
+        return match(target, observation, self.settings, generator, monitor)
 
 
-def searched(
-    target: Target, observation: Observation, settings: MatchSettings, generator: Generator, monitor: Monitor
+def match(
+    target: Target,
+    observation: Observation,
+    settings: MatchSettings,
+    generator: Generator,
+    monitor: Monitor,
+    *,
+    masks: Mapping[str, Tensor] | None = None,
+    priors: Sequence[Prior] = (),
 ) -> Reconstruction:
-    """IG with what the search chooses.
+    """IG with these settings, or with what the search chooses.
+
+    Args:
+        target: The model, in the mode of the protocol.
+        observation: With labels (B,), given or inferred.
+        settings: Of IG or of an attack built on it.
+        generator: CPU generator of the starts.
+        monitor: Told the progress.
+        masks: Known dropout masks by layer.
+        priors: Further terms of the objective.
 
     Raises:
         ValueError: The observation has no labels.
     """
+    if not (isinstance(settings, IGSettings) and settings.search):
+        return minimize(target, observation, settings, generator, monitor, masks=masks, priors=priors)
     if observation.labels is None:
         raise ValueError("gradient matching needs labels: infer them first")
-    problem = GradientMatching(target, observation, observation.labels, settings)
+    problem = GradientMatching(target, observation, observation.labels, settings, masks=masks, priors=priors)
     like = next(iter(problem.parameters.values()))
     guess = {"inputs": starts(observation, settings, generator, like)[0]}
     planned = plan(problem, guess, monitor.seconds_left())

@@ -1,26 +1,46 @@
 """Label inference: which classes are in the batch, read off the gradient of the last linear layer.
 
-With logits ``z = W x + b`` and cross-entropy, ``∂ℓ/∂b = mean_i (p_i − y_i)`` and ``∂ℓ/∂W = mean_i (p_i − y_i) x_iᵀ``.
+With logits ``z = W h + b`` and cross-entropy, ``g := ∂ℓ/∂b = mean_i (p_i − y_i)`` and
+``G := ∂ℓ/∂W = mean_i (p_i − y_i) h_iᵀ``.
 
-One sample: ``p − y`` has exactly one negative entry, the label (iDLG, Zhao et al. 2020, arXiv 2001.02610). Without a
-bias, ``∂ℓ/∂W`` has rank one, and its left singular vector is ``p − y`` up to a sign that the same rule fixes, whatever
-the sign of the features (iDLG's row sum needs non-negative features).
+One sample: ``h = Gᵀ g / ‖g‖²``, hence p, hence ``y = p − g`` exactly, soft labels included. Where p cannot be computed,
+``p − y`` still has exactly one negative entry, the label (iDLG, Zhao et al. 2020, arXiv 2001.02610); without a bias,
+``G`` has rank one and its left singular vector is ``p − y`` up to a sign that the same rule fixes, whatever the sign of
+the features (iDLG's row sum needs non-negative ones).
 
-More samples: ``n_k / B = mean p_k − (mean of p_k − y_k)``. The first term is estimated by the model on random images, and
-the counts are rounded so that they sum to B. An estimate, better on an untrained model than on a trained one.
+More samples: ``n_k / B = mean p_k − g_k``, with ``n_k ≥ −B g_k`` as a fact. The mean prediction is estimated in two
+steps: images with the spectrum of photographs (1/f noise) give logits ``z``; then a common shift, a spread and a tilt of these
+logits towards their own class are fitted so that the second moment ``G Wᵀ = mean (p − y)(z − b)ᵀ`` of the update comes
+out. The counts are rounded so that they sum to B. An estimate, better on an untrained model than on a trained one.
+
+iLRG (Ma et al. 2023, arXiv 2302.09904: class features ``G_k / g_k``, then a pseudo-inverse) is computed as a
+cross-check and its agreement reported; on briefly trained networks it is worse, as the class features mix. The fact
+above is what LLG (Wainakh et al. 2022) starts from. Fails without a linear last layer.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
+from scipy.optimize import minimize
 from torch import Generator, Tensor
 
-from leakaudit.observation import Observation
+from leakaudit.attacks.first_layer import token_table
+from leakaudit.observation import InputSpace, Observation
 from leakaudit.target.target import Target
 
-PROBE_SIZE = 32
+PROBE_PIXELS = 400_000
+"""Values of all probe images together; between 32 and 192 images."""
+PIXEL_MEAN, PIXEL_STD = 0.47, 0.24
+"""Of the probe images, as of ordinary photographs, in 0..1."""
+SPECTRUM = 1.2
+"""Amplitude of the probe images falls as frequency to this power."""
+SHIFT_WEIGHT = 0.05
+"""Weight of the prior on the logits' shift against the misfit of the moments, both relative."""
+CERTAIN = 0.95
+"""A recovered label with at least this share on one class is reported as that class."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,16 +51,18 @@ class LabelGuess:
         labels: Class indices (B,), in ascending order; the update does not tell which sample has which.
         method: The rule that gave them.
         exact: Whether the rule is exact for an undefended update.
+        soft: Class probabilities (1, K) where the label of a single sample is not one class, else ``None``.
     """
 
     labels: Tensor
     method: str
     exact: bool
+    soft: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """The last linear layer: names of its tensors, and its mean input on random images.
+    """The last linear layer: names of its tensors, and what it does on probe images.
 
     Args:
         weight: Name of the weight, (K, features) or, when `transposed`, (features, K).
@@ -48,6 +70,7 @@ class Head:
         transposed: Axis order of the weight.
         feature: Mean input of the layer over the probe (features,), or ``None`` without a weight.
         prediction: Mean predicted probabilities over the probe (K,).
+        logits: Of the probe images (N, K).
     """
 
     weight: str | None
@@ -55,15 +78,48 @@ class Head:
     transposed: bool
     feature: Tensor | None
     prediction: Tensor
+    logits: Tensor
+
+    def rows(self, tensors: dict[str, Tensor]) -> Tensor:
+        """The weight, or its gradient, as (K, features)."""
+        tensor = tensors[str(self.weight)]
+        return tensor.T if self.transposed else tensor.reshape(self.logits.shape[1], -1)
+
+
+def probe_images(target: Target, space: InputSpace, count: int, generator: Generator) -> Tensor:
+    """At least `count` images in normalised space with the spectrum of photographs; random tokens for a text model."""
+    channels, height, width = space.shape
+    if target.batch_sizes is not None:
+        size = max(target.batch_sizes)
+        count = math.ceil(count / size) * size
+    table = token_table(target)
+    if table is not None:
+        tensors = {**dict(target.module.named_buffers()), **dict(target.module.named_parameters())}
+        return torch.randint(len(tensors[table]), (count, *space.shape), generator=generator).float()
+    frequency = (torch.fft.fftfreq(height)[:, None].square() + torch.fft.fftfreq(width).square()).sqrt()
+    amplitude = frequency.clamp_min(1 / max(height, width)) ** -SPECTRUM
+    layers = []
+    for planes in (channels, 1):  # colour detail, and what the channels share
+        noise = torch.fft.fft2(torch.randn((count, planes, height, width), generator=generator))
+        layer = torch.fft.ifft2(noise * amplitude).real
+        layers.append(layer / layer.square().mean().sqrt().clamp_min(1e-12))
+    contrast = torch.exp(0.3 * torch.randn((count, 1, 1, 1), generator=generator))
+    tint = 0.1 * torch.randn((count, channels, 1, 1), generator=generator)
+    pixels = PIXEL_MEAN + PIXEL_STD * contrast * (0.35 * layers[0] + layers[1]) + tint
+    return space.normalize(pixels.clamp(0, 1))
 
 
 def find_head(target: Target, observation: Observation, generator: Generator) -> Head:
     """Find the last linear layer by what it does: row k of its weight and entry k of its bias act on logit k alone."""
     parameters = target.parameters
     reference = next(iter(parameters.values()))
-    size = PROBE_SIZE if target.batch_sizes is None else max(target.batch_sizes)
-    noise = torch.randn((size, *observation.space.shape), generator=generator)
-    logits = target.logits(noise.to(reference.device, reference.dtype))
+    pixels = observation.space.shape[0] * observation.space.shape[1] * observation.space.shape[2]
+    count = 8 if observation.batch_size == 1 else max(32, min(192, PROBE_PIXELS // pixels))
+    images = probe_images(target, observation.space, count, generator).to(reference.device, reference.dtype)
+    chunk = max(target.batch_sizes) if target.batch_sizes is not None else 32
+    with torch.no_grad():
+        all_logits = torch.cat([target.logits(part) for part in torch.split(images, chunk)])
+    logits = target.logits(images[:chunk])
     gradients = torch.autograd.grad(
         logits[:, 0].sum(), list(parameters.values()), allow_unused=True, materialize_grads=True
     )
@@ -76,9 +132,9 @@ def find_head(target: Target, observation: Observation, generator: Generator) ->
         if rows.shape[1] == 1:
             bias = name
         else:
-            weight, feature = name, rows[0] / size
+            weight, feature = name, rows[0] / len(logits)
             transposed = tensor.shape[0] != logits.shape[1]
-    return Head(weight, bias, transposed, feature, _probabilities(logits.detach()).mean(0))
+    return Head(weight, bias, transposed, feature, _probabilities(all_logits).mean(0), all_logits)
 
 
 def _as_rows(tensor: Tensor, outputs: int) -> Tensor | None:
@@ -89,7 +145,7 @@ def _as_rows(tensor: Tensor, outputs: int) -> Tensor | None:
 
 
 def _probabilities(logits: Tensor) -> Tensor:
-    return logits.softmax(1) if logits.shape[1] > 1 else logits.sigmoid()
+    return logits.softmax(-1) if logits.shape[-1] > 1 else logits.sigmoid()
 
 
 def infer_labels(target: Target, observation: Observation, generator: Generator) -> LabelGuess:
@@ -98,32 +154,59 @@ def infer_labels(target: Target, observation: Observation, generator: Generator)
     Args:
         target: The model, in the mode of the protocol.
         observation: The update and the batch size.
-        generator: CPU generator of the random images that estimate the mean prediction.
+        generator: CPU generator of the probe images that estimate the mean prediction.
     """
     head = find_head(target, observation, generator)
-    signal, exact = _last_layer_signal(observation, head)
     size = observation.batch_size
+    if size == 1 and head.weight in observation.update and head.bias in observation.update:
+        return _one_label(target, observation, head)
+    signal, exact = _last_layer_signal(observation, head)
     if signal is None:
         guess = torch.arange(size) % target.classes
         return LabelGuess(guess, "no linear last layer found: labels assumed 0, 1, 2, …", exact=False)
     if size == 1:
         label = int(signal[0] < 0) if target.binary else int(signal.argmin())
         return LabelGuess(torch.tensor([label]), "sign of the last layer's gradient (iDLG)", exact)
-    share = (head.prediction - signal).double().cpu()
+    signal = signal.double().cpu()
     if target.binary:
-        share = torch.stack([1 - share[0], share[0]])
-    counts = _round_counts(share, size)
-    return LabelGuess(torch.repeat_interleave(torch.arange(target.classes), counts), "class counts", exact=False)
+        positive = head.prediction[0].double().cpu() - signal[0]
+        counts = round_counts(torch.stack([1 - positive, positive]), size)
+        return _counted(counts, "class counts of a binary model")
+    if not exact or head.weight not in observation.update:
+        return _counted(round_counts(head.prediction.double().cpu() - signal, size), "class counts")
+    return _fitted_counts(target, observation, head, signal)
+
+
+def _one_label(target: Target, observation: Observation, head: Head) -> LabelGuess:
+    """The label of one sample as a distribution: ``y = p − g``, with p computed from the recovered feature."""
+    error = observation.update[str(head.bias)].flatten().double()
+    feature = head.rows(dict(observation.update)).double().T @ error / error.square().sum().clamp_min(1e-300)
+    parameters = target.parameters
+    bias = parameters[str(head.bias)].detach().double().flatten()
+    prediction = _probabilities(head.rows(dict(parameters)).detach().double() @ feature + bias)
+    label = prediction - error
+    if target.binary:
+        label = torch.stack([1 - label[0], label[0]])
+    method = "prediction minus the last layer's gradient"
+    hard = label.argmax().cpu().reshape(1)
+    plausible = float(label.min()) > CERTAIN - 1 and abs(float(label.sum()) - 1) < 1 - CERTAIN
+    if not plausible:  # the layer is not the whole way from feature to logits, or the update is not exact
+        signal = observation.update[str(head.bias)].flatten()
+        hard = torch.tensor([int(signal[0] < 0) if target.binary else int(signal.argmin())])
+        return LabelGuess(hard, "sign of the last layer's gradient (iDLG)", exact=True)
+    if float(label.max()) >= CERTAIN:
+        return LabelGuess(hard, method, exact=True)
+    soft = label.clamp_min(0) / label.clamp_min(0).sum()
+    return LabelGuess(hard, f"{method}: a soft label", exact=True, soft=soft.float().unsqueeze(0))
 
 
 def _last_layer_signal(observation: Observation, head: Head) -> tuple[Tensor | None, bool]:
-    """mean(p − y) per logit, and whether its signs are exact for one sample."""
-    if head.bias is not None:
+    """mean(p − y) per logit, and whether it is exact (for one sample: whether its signs are)."""
+    if head.bias is not None and head.bias in observation.update:
         return observation.update[head.bias].flatten(), True
-    if head.weight is None or head.feature is None:
+    if head.weight is None or head.feature is None or head.weight not in observation.update:
         return None, False
-    gradient = observation.update[head.weight]
-    rows = gradient.T if head.transposed else gradient.reshape(head.prediction.shape[0], -1)
+    rows = head.rows(dict(observation.update))
     if observation.batch_size == 1 and len(rows) > 2:
         left = torch.linalg.svd(rows.double(), full_matrices=False)[0][:, 0]
         negative = int((left < 0).sum())
@@ -132,10 +215,101 @@ def _last_layer_signal(observation: Observation, head: Head) -> tuple[Tensor | N
     return rows @ head.feature / head.feature.square().sum(), False
 
 
-def _round_counts(share: Tensor, size: int) -> Tensor:
-    """Non-negative whole counts (K,) that sum to `size`, nearest to ``share * size`` by largest remainder."""
+def _counted(counts: Tensor, method: str) -> LabelGuess:
+    return LabelGuess(torch.repeat_interleave(torch.arange(len(counts)), counts), method, exact=False)
+
+
+def _fitted_counts(target: Target, observation: Observation, head: Head, signal: Tensor) -> LabelGuess:
+    """Counts from the fitted mean prediction, with iLRG's agreement."""
+    size = observation.batch_size
+    parameters = target.parameters
+    bias = parameters[str(head.bias)].detach().double().flatten().cpu()
+    weight = head.rows(dict(parameters)).detach().double().cpu()
+    gradient = head.rows(dict(observation.update)).double().cpu()
+    prediction = fit_prediction(head.logits.double().cpu() - bias, bias, gradient @ weight.T, signal)
+    counts = round_counts(prediction - signal, size, least=-signal * size)
+    check = round_counts(ilrg_shares(weight, bias, gradient, signal), size, least=-signal * size)
+    agreed = int(torch.minimum(counts, check).sum())
+    return _counted(counts, f"class counts from the last layer's moments (iLRG agrees on {agreed} of {size})")
+
+
+def fit_prediction(probe: Tensor, bias: Tensor, moment: Tensor, signal: Tensor) -> Tensor:
+    """Mean prediction (K,) of the batch, from probe logits moved so that the update's second moment comes out.
+
+    Minimises ``‖M(c, s, t) − G Wᵀ‖²`` (relative) plus a Gaussian prior on shift c (in the covariance of the probe), log
+    spread s and tilt t, where ``M = mean p zᵀ − Σ_k ν_k e_k E[z | k]ᵀ`` and ``ν = mean p − g`` are the class shares.
+
+    Args:
+        probe: Logits without bias of the probe images (N, K).
+        bias: (K,).
+        moment: ``G Wᵀ`` of the update (K, K).
+        signal: g (K,).
+    """
+    classes = len(signal)
+    centre = probe.mean(0)
+    deviation = probe - centre
+    values, vectors = torch.linalg.eigh(deviation.T @ deviation / len(probe))
+    root = vectors * values.clamp_min(1e-12).sqrt()
+    scale = moment.square().mean().clamp_min(1e-24)
+
+    def predict(theta: Tensor) -> tuple[Tensor, Tensor]:
+        logits = centre + root @ theta[:classes] + deviation * theta[classes].exp()
+        predictions = (logits + bias).softmax(1)
+        mean = predictions.mean(0)
+        membership = (predictions + 1e-6) ** theta[classes + 1].sigmoid()
+        own = (membership.T @ logits) / membership.sum(0)[:, None]
+        return mean, predictions.T @ logits / len(logits) - (mean - signal)[:, None] * own
+
+    def objective(point: object) -> tuple[float, object]:
+        theta = torch.tensor(point, dtype=torch.float64, requires_grad=True)
+        mean, predicted = predict(theta)
+        misfit = (predicted - moment).square().sum() / scale / classes
+        prior = theta[:classes].square().sum() + 4 * theta[classes].square() + 0.1 * theta[classes + 1].square()
+        below = (mean - signal).clamp_max(0).square().sum()
+        value = misfit + SHIFT_WEIGHT * (prior + 10 * below)
+        (gradient,) = torch.autograd.grad(value, [theta])
+        return value.item(), gradient.numpy()
+
+    start = torch.zeros(classes + 2, dtype=torch.float64).numpy()
+    found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 60})
+    return predict(torch.tensor(found.x))[0]
+
+
+def ilrg_shares(weight: Tensor, bias: Tensor, gradient: Tensor, signal: Tensor) -> Tensor:
+    """Class shares (K,) by iLRG: class features ``G_k / g_k``, their predictions, and a pseudo-inverse.
+
+    Args:
+        weight: W (K, features).
+        bias: b (K,).
+        gradient: G (K, features).
+        signal: g (K,).
+    """
+    classes = len(signal)
+    safe = torch.where(signal.abs() < 1e-12, torch.full_like(signal, 1e-12), signal)
+    predictions = (gradient / safe[:, None] @ weight.T + bias).softmax(1)  # (class, K)
+    system = torch.cat([predictions.T - torch.eye(classes, dtype=signal.dtype), signal.new_ones((1, classes))])
+    right = torch.cat([signal, signal.new_ones(1)])
+    shares: Tensor = torch.linalg.pinv(system) @ right
+    return shares
+
+
+def round_counts(share: Tensor, size: int, least: Tensor | None = None) -> Tensor:
+    """Whole counts (K,) that sum to `size`, nearest to ``share * size`` by largest remainder.
+
+    Args:
+        share: Estimated class shares (K,); negative ones count as zero.
+        size: Samples.
+        least: Lower bounds (K,) of the counts, where known; dropped if they do not fit into `size`.
+    """
     quota = share.clamp_min(0)
     quota = quota / quota.sum() * size if bool(quota.any()) else torch.full_like(quota, size / len(quota))
-    counts = quota.floor().long()
-    counts[(quota - counts).argsort(descending=True)[: size - int(counts.sum())]] += 1
+    floor = torch.zeros_like(quota) if least is None else (least - 1e-4).ceil().clamp_min(0)
+    if float(floor.sum()) > size:
+        floor = torch.zeros_like(quota)
+    free = (quota - floor).clamp_min(0)
+    left = size - float(floor.sum())
+    free = free / free.sum() * left if bool(free.any()) else torch.full_like(free, left / len(free))
+    counts = floor.long() + free.floor().long()
+    remainder = free - free.floor()
+    counts[remainder.argsort(descending=True, stable=True)[: size - int(counts.sum())]] += 1
     return counts

@@ -1,19 +1,22 @@
-"""SPEAR: every sample of a small batch, exactly, from a Linear+ReLU layer on the input (Dimitrov et al. 2024, 2403.03945).
+"""SPEAR: every sample of a small batch, exactly, from a Linear+ReLU layer on the input.
+
+Reference: Dimitrov et al. 2024, "SPEAR: Exact Gradient Inversion of Batches in Federated Learning", arXiv 2403.03945.
 
 The gradient of the layer is a product of thin matrices, and ReLU makes one of them sparse:
 
 .. math:: G = ∂ℓ/∂W = Δ^T X, \\quad Δ ∈ R^{B×m} \\text{ (errors)}, \\quad X ∈ R^{B×n} \\text{ (samples)}, \\quad
    Δ_{ij} = 0 \\iff W_j x_i + b_j ≤ 0
 
-A singular value decomposition gives ``G = U S Vᵀ`` of rank B, hence ``Δᵀ = U Q`` up to scale with an unknown B×B matrix. A
-column q of Q is recognised by the zeros of ``U q``: about m/2 of them, where a chance direction has B − 1. With all of
-Q, ``X`` follows by least squares, and its scale from ``∂ℓ/∂b = Δᵀ 1``.
+A singular value decomposition gives ``G = U S Vᵀ`` of rank B, hence ``Δᵀ = U Q`` up to scale with an unknown B×B
+matrix. A column q of Q is recognised by the zeros of ``U q``: about m/2 of them, where a chance direction has B − 1.
+With all of Q, ``X`` follows by least squares, and its scale from ``∂ℓ/∂b = Δᵀ 1``.
 
 The search. Kernels of B − 1 sampled rows of U are the starts; each is improved by ``min ‖U q‖₁`` on the sphere
-(iteratively reweighted least squares, many starts at once), and solved once more on the rows that it made zero. Candidates
-are taken greedily by their zeros as long as they are independent, and the choice is judged against the whole sparsity
-pattern: ``U q`` must be non-zero exactly where the recovered sample activates its unit, for all samples. The regenerated
-update has the last word. With dropout, non-zero units must be active; zeros then say nothing (and help: Δ is sparser).
+(iteratively reweighted least squares, many starts at once), and solved once more on the rows that it made zero.
+Candidates are taken greedily by their zeros as long as they are independent, and the choice is judged against the whole
+sparsity pattern: ``U q`` must be non-zero exactly where the recovered sample activates its unit, for all samples. The
+regenerated update has the last word. With dropout, non-zero units must be active; zeros then say nothing (and help, as
+Δ is sparser).
 
 Needs m well above 2B, a bias, one token per sample, and B samples with independent gradients. Fails for other
 activations, when a sample's loss is so small that its row drowns in rounding, and towards B ≈ 25 for m = 512.
@@ -43,6 +46,8 @@ NOISE_MARGIN = 10.0
 """Entries of U q below this many times the rounding noise count as zero."""
 MINIMUM_SUPPORT = 8
 """Active units that a sample needs for its pattern to be evidence."""
+ACCURACY = 1e-3
+"""Largest relative rounding noise of the weakest sample for a result that may be called exact."""
 SILENT_SHARE = 0.05
 """Active units, as a share of all, whose error may be too small to be told from zero."""
 SAME = 1 - 1e-6
@@ -80,14 +85,19 @@ class Factors:
         gradient: G (m', n).
         bias: ∂ℓ/∂b (m',).
         rows: Row numbers in the layer (m',).
-        noise: Size of an entry of U q that rounding alone makes.
+        floor: Rounding noise relative to the weakest sample: the relative accuracy that a sample can be read with.
     """
 
     left: Tensor
     gradient: Tensor
     bias: Tensor
     rows: Tensor
-    noise: float
+    floor: float
+
+    @property
+    def noise(self) -> float:
+        """Size of an entry of U q, q of unit norm, that counts as zero."""
+        return NOISE_MARGIN * self.floor / len(self.rows) ** 0.5
 
 
 class Spear(Attack):
@@ -163,7 +173,8 @@ def _outputs(target: Target, entry: Entry, images: Tensor) -> Tensor:
     """Outputs (B, m) of the layer in float64 for images (B, C, H, W)."""
     weight = entry.rows(target.parameters).detach().double()
     bias = target.parameters[str(entry.bias)].detach().double().reshape(-1)
-    return entry.map.operands(images.double()).double() @ weight.T + bias
+    outputs: Tensor = entry.map.operands(images.double()).double() @ weight.T + bias
+    return outputs
 
 
 def numerical_rank(singular: Tensor) -> int:
@@ -189,8 +200,7 @@ def factorize(observation: Observation, entry: Entry) -> tuple[Factors, int]:
     next_value = float(singular[size]) if size < len(singular) else 0.0
     floor = max(next_value / float(singular[min(size, len(singular)) - 1].clamp_min(1e-300)), 1e-8)
     bias = observation.update[str(entry.bias)].reshape(-1).double()[rows]
-    noise = NOISE_MARGIN * floor / max(len(rows), 1) ** 0.5
-    return Factors(left[:, :size].contiguous(), gradient, bias, rows, noise), rank
+    return Factors(left[:, :size].contiguous(), gradient, bias, rows, floor), rank
 
 
 def starts(left: Tensor, found: Tensor, count: int, generator: Generator) -> Tensor:
@@ -231,7 +241,7 @@ def count_zeros(left: Tensor, directions: Tensor, noise: float) -> Tensor:
 
 
 def distinct(left: Tensor, directions: Tensor, noise: float) -> Tensor:
-    """Directions with more zeros than chance gives, most zeros first, without repetition, solved anew on their zeros."""
+    """Directions with more zeros than chance gives, most zeros first, no repetition, solved anew on their zeros."""
     zeros = count_zeros(left, directions, noise)
     enough = zeros >= 2 * left.shape[1]
     directions = directions[enough][zeros[enough].argsort(descending=True)]
@@ -282,7 +292,8 @@ def pattern_fits(outputs: Tensor, errors: Tensor, noise: float, hidden: bool) ->
     if not hidden:  # an active unit may have a small error by chance, an inactive one has none
         silent = (~nonzero & (outputs > 0) & ~doubt).sum(1)
         wrong |= silent > SILENT_SHARE * nonzero.sum(1)
-    return ~wrong & (nonzero.sum(1) >= MINIMUM_SUPPORT)
+    fits: Tensor = ~wrong & (nonzero.sum(1) >= MINIMUM_SUPPORT)
+    return fits
 
 
 def _none(observation: Observation, target: Target) -> Recovered:
@@ -322,7 +333,7 @@ def _search(
 def _judge(
     target: Target, observation: Observation, entry: Entry, factors: Factors, columns: Tensor, settings: SpearSettings
 ) -> Recovered:
-    """Samples of a complete choice of columns; confirmed all together or not at all, as one wrong column spoils others."""
+    """Samples of a complete choice of columns; confirmed all together or not at all: a wrong column spoils others."""
     operands, errors = disaggregate(factors, columns)
     dtype = observation.update[entry.weight].dtype
     images = entry.map.images(operands, mid_grey(observation, operands)[0])
@@ -338,8 +349,8 @@ def _judge(
     every = torch.zeros((len(images), len(entry.rows(observation.update))), dtype=errors.dtype, device=errors.device)
     every[:, factors.rows] = errors * len(images)
     labels, mismatch = match_labels(target, observation, entry, images, every)
-    confirmed = torch.ones(len(images), dtype=torch.bool)
+    confirmed = torch.full((len(images),), factors.floor <= ACCURACY)
     if not hidden:
         regenerated = certify(target, observation, images.clamp(low, high), labels.to(images.device), uniqueness=False)
-        confirmed &= regenerated.residual <= settings.mismatch and bool((mismatch <= settings.mismatch).all())
+        confirmed &= regenerated.residual <= regenerated.tolerance and bool((mismatch <= settings.mismatch).all())
     return Recovered(images, labels, confirmed)

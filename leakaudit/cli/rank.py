@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from leakaudit.cli.model_options import model_options
+
 if TYPE_CHECKING:
     from leakaudit.risk.rank import RankReport
     from leakaudit.risk.what_if import Variant
@@ -27,19 +29,19 @@ if TYPE_CHECKING:
     default=False,
     help="Also measure the map from image to update (RA_J); up to a minute.",
 )
-@click.option("--mode", type=click.Choice(["eval", "train"]), default="eval", show_default=True, help="Client's mode.")
 @click.option("--seed", default=0, show_default=True, help="Of the random inputs at which ranks are measured.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
+@model_options
 def rank(
     model: Path,
     batch_size: int,
     changes: tuple[str, ...],
     jacobian: bool,
-    mode: str,
     seed: int,
     form: str,
     debug: bool,
+    intake: dict[str, Any],
 ) -> None:
     """Analyse how much of its input MODEL's shared update determines, layer by layer."""
     from leakaudit.risk.rank import rank_analysis
@@ -48,8 +50,7 @@ def rank(
     from leakaudit.target.inventory import inventory, is_sequential
 
     wanted = tuple(parse(change) for change in changes)
-    target = load(model)
-    target.module.train(mode == "train")
+    target = load(model, **intake)
     report = rank_analysis(target, batch_size=batch_size, jacobian=jacobian, seed=seed)
     variant = what_if(target, wanted, batch_size=batch_size) if wanted else None
     smallest: tuple[Variant, ...] = ()

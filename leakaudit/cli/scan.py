@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from leakaudit.cli.model_options import model_options
 from leakaudit.errors import UsageError
 
 FORMATS = ("json", "html", "pdf")
@@ -24,15 +25,6 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> t
         return tuple(float(part) for part in value.split(","))
     except ValueError as error:
         raise click.BadParameter(f"{value!r}: expected numbers separated by commas, as 0.5,0.5,0.5") from error
-
-
-def _shape(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...]:
-    if value is None:
-        return ()
-    parts = value.split(",")
-    if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
-        raise click.BadParameter(f"{value!r}: expected three positive whole numbers, as 3,224,224")
-    return tuple(int(part) for part in parts)
 
 
 def _settings(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> Mapping[str, Mapping[str, str]]:
@@ -90,13 +82,6 @@ def _settings(ctx: click.Context, param: click.Parameter, values: tuple[str, ...
 )
 @click.option("--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto", show_default=True)
 @click.option(
-    "--mode",
-    type=click.Choice(("eval", "train")),
-    default="eval",
-    show_default=True,
-    help="Mode of the client's model.",
-)
-@click.option(
     "--mean",
     callback=_numbers,
     metavar="A,B,C",
@@ -122,12 +107,6 @@ def _settings(ctx: click.Context, param: click.Parameter, values: tuple[str, ...
     show_default=True,
     help="What the batch's arrays hold.",
 )
-@click.option(
-    "--input-shape",
-    callback=_shape,
-    metavar="C,H,W",
-    help="Shape of one sample, where the model file leaves sizes open.",
-)
 @click.option("--resize", is_flag=True, help="Scale and centre-crop the images of a folder to the model's size.")
 @click.option(
     "--lpips-weights",
@@ -149,6 +128,7 @@ def _settings(ctx: click.Context, param: click.Parameter, values: tuple[str, ...
 @click.option("--quiet", "-q", is_flag=True, help="Only the deciding finding and the report's path.")
 @click.option("--verbose", "-v", is_flag=True, help="A line per result.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
+@model_options
 def scan(
     model: Path,
     batch: Path,
@@ -159,6 +139,7 @@ def scan(
     quiet: bool,
     verbose: bool,
     debug: bool,
+    intake: dict[str, Any],
     **options: Any,
 ) -> None:
     """Audit MODEL on a sample batch and write the report.
@@ -179,9 +160,11 @@ def scan(
         observer.stage("starting")
         from leakaudit.api import scan as run
         from leakaudit.report.write import ReportWarning
+        from leakaudit.target import load
 
         command = ["leakaudit", *map(shlex.quote, sys.argv[1:])]
-        report = run(model, batch, observer=observer, command=command, **options)
+        observer.stage("loading the model")
+        report = run(load(model, **intake), batch, observer=observer, command=command, **options)
         observer.stage("rendering the report")
         with warnings.catch_warnings(record=True) as notices:
             warnings.simplefilter("always", ReportWarning)

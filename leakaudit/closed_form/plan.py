@@ -186,7 +186,7 @@ class _Planner:
                 slope = float(layer.settings["slope"])
             elif not (_is_view(layer) or (_is_log_softmax(layer) and not self.target.binary)):
                 raise Obstacle(
-                    f"{layer.name} ({operator_of(layer)}) behind the last layer, {last.name}, which has no trained bias: "
+                    f"{layer.name} ({operator_of(layer)}) behind the last layer {last.name}, without trained bias: "
                     "the loss cannot be inverted"
                 )
         return last, slope

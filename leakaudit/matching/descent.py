@@ -21,7 +21,7 @@ SNAPSHOT_FRACTIONS = (0.0, 0.05, 0.1, 0.25, 0.5)
 OBJECTIVE_SCALE = 1e6
 """torch's L-BFGS forgets curvature pairs with ⟨s, y⟩ ≤ 1e-10, which a match near zero falls below; unscaled, the
 descent ends at 40 dB on a LeNet where it otherwise reaches 70."""
-STALL = 300
+STALL = 150
 """Evaluations over which L-BFGS must lower its best objective by a tenth, or stop."""
 
 

@@ -29,9 +29,11 @@ from leakaudit.matching.priors import total_variation
 from leakaudit.matching.problem import GradientMatching
 
 FLAT = 0.1
-FIRST_RUNG = 60
-SECOND_RUNG = 150
+FIRST_RUNG = 40
+SECOND_RUNG = 120
 FINALISTS = 2
+CLEAR_LEAD = math.log(10)
+"""Lead in rank that makes a second rung needless."""
 POLISH: dict[str, Any] = {"optimizer": "lbfgs", "distance": "euclidean", "tv_weight": 0.0}
 """What the winner is refined with, from where it ended, while steps are left; kept if it ranks better."""
 
@@ -122,13 +124,16 @@ def search(
     rung = max(1, min(FIRST_RUNG, total // (4 * len(candidates))))
     spent = 0
     for survivors, iterations in ((len(runners), rung), (FINALISTS, rung * SECOND_RUNG // FIRST_RUNG)):
-        runners = sorted(runners, key=lambda r: r.score)[:survivors]
+        runners = _survivors(runners, survivors)
+        if len(runners) == 1:
+            break
         for runner in runners:
             part = replace(
                 progress, begin=_at(progress, spent / total), end=_at(progress, (spent + iterations) / total)
             )
+            before = runner.iterations
             stopped = runner.advance(iterations, generator, part).stopped
-            spent += iterations
+            spent += runner.iterations - before
             if stopped:
                 return _finish(runners, spent)
     winner = min(runners, key=lambda r: r.score)
@@ -144,6 +149,13 @@ def search(
         if found.stopped or found.match < own.settings.tolerance:
             break
     return _finish([winner], trials)
+
+
+def _survivors(runners: Sequence[_Runner], count: int) -> list[_Runner]:
+    """The best `count`, or the best one alone where its lead is clear."""
+    ranked = sorted(runners, key=lambda r: r.score)[:count]
+    clear = len(ranked) > 1 and ranked[0].score < ranked[1].score - CLEAR_LEAD
+    return ranked[:1] if clear else ranked
 
 
 def _finish(runners: Sequence[_Runner], trials: int) -> tuple[Solution, GradientMatching, tuple[str, ...]]:

@@ -115,7 +115,8 @@ def attack_entry(
         status=status,
         reason=reason,
         threat_model=attack.threat_model,
-        given=_given(victim),
+        upper_bound=attack.upper_bound,
+        given=_given(victim, attack),
         hyperparameters=dataclasses.asdict(attack.settings),
         reference=attack.reference,
         seconds=sum(r.seconds for r in results),
@@ -123,8 +124,8 @@ def attack_entry(
     )
 
 
-def _given(victim: Victim) -> dict[str, Any]:
-    observation = victim.observation
+def _given(victim: Victim, attack: Attack) -> dict[str, Any]:
+    observation = victim.seen_by(attack)
     return {
         "update": f"{len(observation.update)} gradient tensors, undefended",
         "model": "architecture, weights, loss",

@@ -198,6 +198,7 @@ class AttackEntry(_Model):
     status: Literal["run", "not_applicable", "not_run"]
     reason: str = ""
     threat_model: str
+    upper_bound: bool = Field(default=False, description="given what no attacker has; never evidence of a leak")
     given: dict[str, Any] = Field(default_factory=dict, description="everything that the attacker was given")
     hyperparameters: dict[str, Any] = Field(default_factory=dict)
     reference: str = ""

@@ -8,6 +8,7 @@ Deficits propagate from the loss to the input; redundant outputs (virtual constr
     d_i = |x_i| - r_i(d_{i+1}),    RA_prop = d_1
 
 ReLU-like activations hide z where it is negative: the propagated rank of such a layer counts half of the outputs.
+GELU-like ones determine z up to one of two branches, so all of their outputs count.
 Max-pooling keeps the constraints of the winners only (three quarters of them behind a ReLU). Both are locally linear,
 so the counts stay exact generically.
 
@@ -23,7 +24,7 @@ from math import prod
 
 from leakaudit.risk.structural import Convolution, StructuralRank, convolution_rank, linear_rank
 from leakaudit.target.inventory import Layer
-from leakaudit.target.pointwise import INVERTIBLE
+from leakaudit.target.pointwise import INVERTIBLE, LOCALLY_INVERTIBLE
 
 PIECEWISE_LINEAR = frozenset({"relu", "leaky_relu", "relu6", "prelu", "hardtanh", "abs", "clamp", "threshold"})
 _WEIGHTED = ("convolution", "linear")
@@ -43,6 +44,7 @@ class Segment:
         system: Its linear system as R-GAP sees it, every δ and z known; ``None`` where shapes do not give it.
         local: The system with what the activation and the pooling hide taken out; used for propagation.
         invertible: Whether every activation in it can be inverted.
+        locally_invertible: Whether every activation determines its input up to a choice of branch.
         note: Why ``system`` is missing, or what restricts it.
         unknowns: Size of its input, times the batch size.
         gradient: Number of trainable weights, biases of weighted layers left out as in R-GAP.
@@ -55,6 +57,7 @@ class Segment:
     system: StructuralRank | None
     local: StructuralRank | None
     invertible: bool
+    locally_invertible: bool
     note: str
     unknowns: int
     gradient: int
@@ -140,6 +143,7 @@ def _describe(group: tuple[Layer, ...], batch: int) -> Segment:
         system=None,
         local=None,
         invertible=all(name in INVERTIBLE for name in functions),
+        locally_invertible=all(name in LOCALLY_INVERTIBLE for name in functions),
         note="",
         unknowns=batch * prod(group[0].input_shape),
         gradient=_weights(group),
@@ -274,7 +278,7 @@ def _weighted(base: Segment, layer: Layer, functions: list[str], batch: int) -> 
     pools = [part for part in after if part.kind in _POOLS]
     filters = min(base.layers[at].output_shape[0] if layer.kind == "convolution" else 1, system.overlap)
     local = system
-    if not all(name in INVERTIBLE for name in functions):
+    if not base.locally_invertible:
         local = _only(local, system.weight // 2, filters)  # half of the units are zero and tell only a sign
     if pools:
         smooth = [name for name in functions if name not in PIECEWISE_LINEAR]
@@ -345,7 +349,7 @@ def _norm(base: Segment, layer: Layer, batch: int) -> Segment:
     rank = n - sets
     gradient_rank = min(base.gradient // 2, rank)
     system = StructuralRank(n, base.gradient, n, gradient_rank, rank, gradient_rank, rank)
-    local = system if base.invertible else replace(system, weight=n // 2, weight_rank=min(rank, n // 2), overlap=0)
+    local = system if base.locally_invertible else replace(system, weight=n // 2, weight_rank=min(rank, n // 2), overlap=0)
     return replace(base, system=system, local=local, note=note)
 
 

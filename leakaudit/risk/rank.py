@@ -233,7 +233,7 @@ def _row(part: Segment, missing: int | None, virtual: int, measured: Measured | 
         if system.deficit == 0 and not unique:
             unique = None
             note = "; ".join(t for t in (note, "unique only if more than half of the units are active") if t)
-        elif not part.invertible and measured is None and system.gradient_rank < system.unknowns:
+        elif not part.locally_invertible and measured is None and system.gradient_rank < system.unknowns:
             note = "; ".join(t for t in (note, "activation not invertible: counted with half of the outputs") if t)
     return LayerRank(
         name=part.name,

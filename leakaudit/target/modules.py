@@ -46,7 +46,8 @@ def from_module(
     module.eval()
     exported = origin.pop("exported_batch", None)
     native, layout, notes = _native(module, image_shape, exported or 1, label)
-    replace_dropout(module)
+    if not isinstance(module, torch.jit.ScriptModule):
+        replace_dropout(module)
     _keep_statistics(module)
     outputs = _outputs(module, exported or 1, native, label)
     module = capture_functional(module, native)

@@ -22,6 +22,10 @@ from leakaudit.target.trace import Trace, op_name
 INVERTIBLE = frozenset({"leaky_relu", "tanh", "sigmoid", "softplus", "elu", "identity", "log_sigmoid", "celu", "logit"})
 """Strictly monotone activations: σ⁻¹ exists wherever the unit is not saturated in floating point."""
 
+LOCALLY_INVERTIBLE = INVERTIBLE | {"gelu", "gelu_tanh", "silu", "mish", "selu"}
+"""Also the smooth ones with a single turning point: σ⁻¹ has two branches, and σ' ≠ 0 almost everywhere, so the value
+determines z locally. That is enough for counting directions, not for a recursion that must pick the branch."""
+
 ACTIVATIONS = {
     *("relu", "relu6", "leaky_relu", "gelu", "tanh", "sigmoid", "softplus", "elu", "silu", "mish", "hardswish"),
     *("hardsigmoid", "hardtanh", "log_sigmoid_forward", "prelu", "_prelu_kernel", "erf", "exp", "abs", "square", "pow"),

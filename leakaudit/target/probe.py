@@ -67,9 +67,12 @@ def double_backward_note(
             loss = torch.logsumexp(module(x), dim=1).sum()
         grads = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
         total = torch.stack([g.square().sum() for g in grads if g is not None]).sum()
-        torch.autograd.grad(total, x, allow_unused=True)
+        (second,) = torch.autograd.grad(total, x, allow_unused=True)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         text = f"the model has no second derivative ({reason}); only closed-form attacks can run"
         return [FidelityNote("LA930", text, "replace the operator, e.g. use relu6(x + 3) / 6 for hardsigmoid")]
+    if second is not None and not bool(torch.isfinite(second).all()):
+        text = "the second derivative overflows on random inputs: the weights are far too large to attack numerically"
+        return [FidelityNote("LA932", text, "check that the file holds trained weights")]
     return []

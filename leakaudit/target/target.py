@@ -69,6 +69,11 @@ class Target:
     binary: bool = False
 
     @property
+    def mode(self) -> Literal["eval", "train"]:
+        """Mode that the client's model runs in."""
+        return "train" if self.module.training else "eval"
+
+    @property
     def parameters(self) -> dict[str, Tensor]:
         """The trainable tensors by name, in the module's order."""
         return {
@@ -101,7 +106,8 @@ class Target:
                 output = self.module(native)
             else:
                 output = torch.func.functional_call(self.module, dict(parameters), (native,))
-        return output.reshape(inputs.shape[0], -1)
+        logits: Tensor = output.reshape(inputs.shape[0], -1)
+        return logits
 
     def loss(self, inputs: Tensor, labels: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
         """Mean cross-entropy of normalised images against class indices (B,) or class probabilities (B, K).

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from leakaudit.matching.engine import GradientMatching, MatchSettings
-from leakaudit.matching.objective import CosineDistance
+from leakaudit.matching.objective import CosineDistance, layer_weights, make_distance
 from leakaudit.matching.priors import total_variation
 from leakaudit.matching.schedule import step_decay
 from leakaudit.observation import InputSpace, Observation, Protocol
@@ -77,3 +77,36 @@ def test_step_decay_cuts_where_the_authors_do() -> None:
         changes = [i for i in range(1, total) if values[i] != values[i - 1]]
         assert tuple(changes) == cuts
         assert abs(values[-1] - 1e-3) < 1e-12
+
+
+def gradients(seed: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((4, 3), (7,), (2, 2))]
+
+
+def test_other_distances_against_their_definitions() -> None:
+    a, b = gradients(0), gradients(1)
+    cosines = [1 - nn.functional.cosine_similarity(x.flatten(), y.flatten(), dim=0) for x, y in zip(a, b, strict=True)]
+    torch.testing.assert_close(make_distance(b, "layerwise")(a), torch.stack(cosines).mean(), rtol=1e-12, atol=0)
+    flat = [torch.cat([t.flatten() for t in pair]) for pair in (a, b)]
+    expected = (flat[0] - flat[1]).square().sum() / flat[1].square().sum()
+    torch.testing.assert_close(make_distance(b, "euclidean")(a), expected, rtol=1e-12, atol=0)
+
+
+def test_weights_enter_inner_product_and_norms() -> None:
+    a, b = gradients(0), gradients(1)
+    w = layer_weights(3, "linear")
+    assert w == [1.5, 1.0, 0.5]
+    inner = sum(f * (x * y).sum() for f, x, y in zip(w, a, b, strict=True))
+    norms = [sum(f * x.square().sum() for f, x in zip(w, side, strict=True)) for side in (a, b)]
+    expected = 1 - inner / (norms[0] * norms[1]).sqrt()
+    torch.testing.assert_close(make_distance(b, "cosine", "linear")(a), expected, rtol=1e-12, atol=1e-12)
+    ratios = [x / y for x, y in zip(layer_weights(3, "exponential")[1:], layer_weights(3, "exponential"), strict=False)]
+    assert all(abs(r - 0.36787944) < 1e-6 for r in ratios)
+
+
+def test_the_strongest_tensors_alone_count() -> None:
+    b = [torch.ones(3).double(), 10 * torch.ones(2).double(), 5 * torch.ones(4).double()]
+    distance = make_distance(b, "cosine", strongest=2)
+    torch.testing.assert_close(distance([-b[0], b[1], b[2]]), torch.tensor(0.0).double(), rtol=0, atol=1e-15)
+    assert float(distance([b[0], -b[1], b[2]])) > 0.1

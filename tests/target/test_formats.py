@@ -59,7 +59,7 @@ def same_update(target: Target, reference: dict[str, Tensor], x: Tensor, y: Tens
 @pytest.fixture
 def factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def make(name: str) -> str:
-        text = f"from tests.target import zoo\n\ndef build():\n    return zoo.ZOO[{name!r}][0]()\n\ndef wrong():\n    return 3\n"
+        text = f"from tests.target import zoo\n\nbuild = zoo.ZOO[{name!r}][0]\n\ndef wrong():\n    return 3\n"
         (tmp_path / "user_model.py").write_text(text)
         monkeypatch.syspath_prepend(str(tmp_path))
         monkeypatch.delitem(sys.modules, "user_model", raising=False)
@@ -69,10 +69,12 @@ def factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
-@pytest.mark.parametrize("name", ["mlp", "resnet18", "vit"])
+@pytest.mark.parametrize(
+    "name", ["mlp", "residual", *(pytest.param(n, marks=pytest.mark.slow) for n in ("resnet18", "vit"))]
+)
 def test_parity_of_all_formats(tmp_path: Path, factory, name: str, mode) -> None:
     model, shape = zoo.build(name)
-    x, y = torch.rand(2, *shape), torch.tensor([1, 3])
+    x, y = torch.rand(8, *shape), torch.arange(8)
     torch.save(model.state_dict(), tmp_path / "w.pt")
     torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, tmp_path / "checkpoint.th")
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "w.safetensors")
@@ -144,7 +146,7 @@ def test_mask_shapes_and_repeated_calls() -> None:
 
 
 def test_batch_statistics_are_used_but_not_kept() -> None:
-    model, shape = zoo.build("resnet18")
+    model, shape = zoo.build("residual")
     target = load(model, image_shape=shape, mode="train")
     before = {name: buffer.clone() for name, buffer in target.module.named_buffers()}
     target.gradient(torch.rand(4, *shape), torch.arange(4))
@@ -159,7 +161,7 @@ def test_missing_second_derivative_is_named() -> None:
 
 
 def test_refusals(tmp_path: Path, factory) -> None:
-    model, shape = zoo.build("mlp")
+    model, _ = zoo.build("mlp")
     torch.save(model.state_dict(), tmp_path / "w.pt")
     make = factory("lenet")
     with pytest.raises(ModelError, match="without the architecture"):
@@ -170,9 +172,9 @@ def test_refusals(tmp_path: Path, factory) -> None:
         load(tmp_path / "w.pt", factory="user_model:wrong")
     with pytest.raises(UsageError, match="cannot be imported"):
         load(tmp_path / "w.pt", factory="no_such_package:build")
-    with pytest.raises(UsageError, match="package.module:function"):
+    with pytest.raises(UsageError, match=r"package\.module:function"):
         load(tmp_path / "w.pt", factory="user_model")
-    with pytest.raises(ModelError, match="segmentation|logits"):
+    with pytest.raises(ModelError, match="expected logits"):
         load(nn.Conv2d(3, 4, 1), image_shape=(3, 6, 6))
     with pytest.raises(ModelError, match="no trainable"):
         load(nn.Flatten(), image_shape=(3, 2, 2))

@@ -203,8 +203,9 @@ def test_batchnorm_follows_the_mode(tmp_path: Path) -> None:
     path = build.write(tmp_path / "m.onnx", nodes, [*tensors, *values])
     x = torch.rand(6, 3, 2, 2)
     layer = torch.nn.BatchNorm1d(12)
-    layer.load_state_dict({"weight": torch.full((12,), 1.5), "bias": torch.full((12,), 0.2),
-                           "running_mean": torch.full((12,), 0.3), "running_var": torch.full((12,), 2.0)}, strict=False)  # fmt: skip
+    running = {"running_mean": torch.full((12,), 0.3), "running_var": torch.full((12,), 2.0)}
+    trained = {"weight": torch.full((12,), 1.5), "bias": torch.full((12,), 0.2)}
+    layer.load_state_dict(trained | running, strict=False)
     weight, bias = (torch.from_numpy(numpy_helper.to_array(t).copy()) for t in tensors)
     for mode in ("eval", "train"):
         target = load(path, mode=mode)

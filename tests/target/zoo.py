@@ -37,6 +37,20 @@ class Encoder(nn.Module):
         return self.head(self.encoder(self.embed(x.flatten(1, 2)) + self.place).mean(1))
 
 
+class Residual(nn.Module):
+    """A small network with BatchNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.blocks = nn.Sequential(*(tv.resnet.BasicBlock(8, 8) for _ in range(2)))
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(torch.relu(self.norm(self.stem(x)))).mean((2, 3)))
+
+
 def lenet() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(1, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2),
@@ -77,6 +91,7 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
     "mlp": (mlp, (3, 8, 8)),
     "lstm": (Recurrent, (1, 24, 24)),
     "encoder": (Encoder, (1, 24, 24)),
+    "residual": (Residual, (3, 16, 16)),
     "resnet18": (lambda: tv.resnet18(num_classes=10), (3, 32, 32)),
     "mobilenet_v2": (lambda: tv.mobilenet_v2(num_classes=10, width_mult=0.25), (3, 32, 32)),
     "mobilenet_v3": (lambda: tv.mobilenet_v3_small(num_classes=10, width_mult=0.5), (3, 32, 32)),

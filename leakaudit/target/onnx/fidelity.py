@@ -49,9 +49,8 @@ def _folded(source: Source) -> list[FidelityNote]:
         return []
     biased = sum(len(node.input) == 3 for node in direct)
     text = (
-        f"{len(direct)} of {len(convolutions)} convolutions ({biased} with a bias) sit directly in front of an activation "
-        "or a sum and there is no normalisation: the exporter may have folded BatchNorm, and then clients train other "
-        "tensors"
+        f"{len(direct)} of {len(convolutions)} convolutions ({biased} with a bias) feed an activation or sum directly "
+        "and nothing is normalised: the exporter may have folded BatchNorm; clients then train other tensors"
     )
     return [FidelityNote("LA901", text, RECIPE)]
 

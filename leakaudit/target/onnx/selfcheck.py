@@ -128,4 +128,21 @@ def _reference(proto: ModelProto, feeds: dict[str, Any]) -> Any:
     from onnx.reference import ReferenceEvaluator
 
     with np.errstate(all="ignore"):
-        return ReferenceEvaluator(proto).run(None, feeds)[0]
+        return ReferenceEvaluator(proto, new_ops=[_batch_normalization()]).run(None, feeds)[0]
+
+
+def _batch_normalization() -> Any:
+    """BatchNorm in inference; onnx.reference takes a ``momentum`` (opset 9 to 13) for training and lacks opset 7."""
+    from onnx.reference.op_run import OpRun
+
+    class BatchNormalization(OpRun):  # type: ignore[misc]
+        op_domain = ""
+
+        def _run(self, x: Any, scale: Any, shift: Any, mean: Any, variance: Any, **attributes: Any) -> tuple[Any]:
+            epsilon = attributes.get("epsilon") or getattr(self, "epsilon", None) or 1e-5
+            shape = (1, -1, *(1,) * (x.ndim - 2)) if attributes.get("spatial") != 0 else (1, *x.shape[1:])
+            factor = (scale / np.sqrt(variance + epsilon)).reshape(shape)
+            result = (x - mean.reshape(shape)) * factor + shift.reshape(shape)
+            return (result.astype(x.dtype),)
+
+    return BatchNormalization

@@ -1,0 +1,54 @@
+"""DLG, "Deep Leakage from Gradients" (Zhu et al. 2019, arXiv 1906.08935).
+
+.. math:: \\min_{x, y} \\; \\|\\nabla_\\theta \\ell(f_\\theta(x), \\mathrm{softmax}(y)) - g^*\\|^2 \\,/\\, \\|g^*\\|^2
+
+by L-BFGS over inputs and soft labels together, from N(0, 1), without priors. Threat model B; uses no inferred label.
+
+Fails with ReLU (the second derivative is constant in pieces) and often for batches. Deviations from the authors' code:
+the division by ‖g*‖², a strong Wolfe line search, a history of 50 pairs, and the scale of `leakaudit.matching.descent`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+from torch import Generator
+
+from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction
+from leakaudit.attacks.ig import refuse_batch_size
+from leakaudit.matching.engine import MatchSettings, minimize
+from leakaudit.observation import Observation, ThreatModel
+from leakaudit.target.target import Target
+
+DESCENT = MatchSettings(iterations=6000, tv_weight=0.0, distance="euclidean", optimizer="lbfgs", tolerance=1e-9)
+
+
+class DLG(Attack):
+    """L2 gradient matching by L-BFGS with joint soft labels."""
+
+    name: ClassVar[str] = "dlg"
+    title: ClassVar[str] = "DLG (Deep Leakage from Gradients)"
+    threat_model: ClassVar[ThreatModel] = "B"
+    needs: ClassVar[str] = "a model with smooth activations; optimises the labels too"
+    reference: ClassVar[str] = "Zhu et al., Deep Leakage from Gradients, NeurIPS 2019, arXiv 1906.08935"
+    cost: ClassVar[int] = 52
+    # paper: the authors' 300 L-BFGS steps of at most 20 inner iterations. quick, standard: benchmarks/anchors.py.
+    presets: ClassVar[dict[str, MatchSettings]] = {
+        "quick": replace(DESCENT, iterations=1000),
+        "standard": replace(DESCENT, iterations=4000, restarts=2),
+        "paper": replace(DESCENT, tolerance=0.0),
+    }
+
+    def applies(self, target: Target, observation: Observation) -> NotApplicable | None:
+        """Needs a batch size that the model takes."""
+        return refuse_batch_size(target, observation)
+
+    def run(self, target: Target, observation: Observation, generator: Generator, monitor: Monitor) -> Reconstruction:
+        """Optimise inputs and label logits together."""
+        parameter = next(iter(target.parameters.values()))
+        logits = torch.randn((observation.batch_size, target.classes), generator=generator).to(parameter)
+        start = torch.zeros(observation.batch_size, dtype=torch.long, device=parameter.device)
+        unaided = replace(observation, labels=start, start=None)
+        return minimize(target, unaided, self.settings, generator, monitor, extra={"labels": logits})

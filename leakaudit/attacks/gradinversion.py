@@ -1,0 +1,83 @@
+"""GradInversion (Yin et al. 2021, arXiv 2104.07586): gradient matching with BatchNorm statistics and several restarts.
+
+.. math:: \\min_{x^{(1..R)}} \\sum_r D_{\\cos}(g(x^{(r)}), g^*) + \\alpha_{tv} TV + \\alpha_2 \\|x\\|^2
+   + \\alpha_{bn} \\sum_l c_l(\\|\\mu_l - \\mu^*_l\\| + \\|\\sigma^2_l - \\sigma^{2*}_l\\|)
+   + \\alpha_g \\|x^{(r)} - \\bar x\\|^2
+
+by Adam with a warm-up and a cosine schedule, and noise on the gradient. Threat model E: the client's batch statistics
+are given, as where BatchNorm buffers are shared with the update.
+
+Fails where statistics of many samples say little about each. Deviations: the mean of the restarts is taken pixel by
+pixel, without the registration of the paper; the distance is the cosine, so the weights are our own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from torch import Generator, Tensor
+
+from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction
+from leakaudit.attacks.ig import refuse_batch_size
+from leakaudit.matching.engine import MatchSettings, minimize
+from leakaudit.matching.priors import BatchStatistics, batchnorm_layers
+from leakaudit.observation import Observation, ThreatModel
+from leakaudit.target.target import Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradInversionSettings(MatchSettings):
+    """Settings of GradInversion, beside the engine's.
+
+    Args:
+        statistics_weight: α_bn.
+        first_layer_factor: c of the first BatchNorm layer; 1 for the others.
+    """
+
+    statistics_weight: float = 1e-2
+    first_layer_factor: float = 10.0
+
+
+BASE = GradInversionSettings(
+    tv_weight=1e-2, l2_weight=1e-6, group_weight=1e-2, signed=False, schedule="cosine", warmup=50
+)
+
+
+class GradInversion(Attack):
+    """Gradient matching with the client's BatchNorm statistics and group consistency."""
+
+    name: ClassVar[str] = "gradinversion"
+    title: ClassVar[str] = "GradInversion (BatchNorm statistics)"
+    threat_model: ClassVar[ThreatModel] = "E"
+    needs: ClassVar[str] = "BatchNorm layers and the client's batch statistics"
+    reference: ClassVar[str] = "Yin et al., See through Gradients, CVPR 2021, arXiv 2104.07586"
+    cost: ClassVar[int] = 75
+    # paper: 20,000 steps, learning rate 0.1, warm-up 50, cosine, first layer ×10, as in `breaching`; several seeds.
+    # quick and standard: weights measured on the BatchNorm network of benchmarks/gi_pip.py.
+    presets: ClassVar[dict[str, GradInversionSettings]] = {
+        "quick": replace(BASE, iterations=600),
+        "standard": replace(BASE, iterations=1500, restarts=2),
+        "paper": replace(BASE, iterations=20_000, restarts=4, noise=0.01),
+    }
+
+    def applies(self, target: Target, observation: Observation) -> NotApplicable | None:
+        """Needs BatchNorm and the client's statistics."""
+        if not batchnorm_layers(target.module):
+            return NotApplicable("the model has no BatchNorm layer")
+        if not given_statistics(observation):
+            return NotApplicable("the client's BatchNorm statistics are not part of what is shared (threat model E)")
+        return refuse_batch_size(target, observation)
+
+    def run(self, target: Target, observation: Observation, generator: Generator, monitor: Monitor) -> Reconstruction:
+        """Optimise all restarts together."""
+        settings: GradInversionSettings = self.settings
+        statistics = given_statistics(observation)
+        prior = BatchStatistics(target, statistics, settings.statistics_weight, settings.first_layer_factor)
+        return minimize(target, observation, settings, generator, monitor, priors=[prior])
+
+
+def given_statistics(observation: Observation) -> Mapping[str, tuple[Tensor, Tensor]]:
+    """Mean and biased variance of the batch at each BatchNorm layer's input, by module name; empty if not given."""
+    return getattr(observation, "batch_statistics", None) or {}

@@ -1,0 +1,56 @@
+"""WIA, the well-informed attacker: IG that knows the client's dropout masks (Scheliga et al. 2022, arXiv 2208.06163).
+
+No server has this knowledge. The attack measures an upper bound of what hiding the masks protects: where DIA comes near
+it, dropout protects nothing; where WIA itself fails, something else does.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Generator
+
+from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction
+from leakaudit.attacks.ig import IGSettings, match, refuse_batch_size
+from leakaudit.attacks.masks import masked_layers
+from leakaudit.observation import Observation, ThreatModel
+from leakaudit.target.target import Target
+
+
+class WIA(Attack):
+    """IG with the client's own dropout masks."""
+
+    name: ClassVar[str] = "wia"
+    title: ClassVar[str] = "WIA (well-informed: the client's dropout masks are given)"
+    threat_model: ClassVar[ThreatModel] = "E"
+    needs: ClassVar[str] = "dropout in train mode, and the client's masks: an upper bound, not a threat"
+    reference: ClassVar[str] = "Scheliga et al., Dropout is not all you need, AAAI 2023, arXiv 2208.06163"
+    cost: ClassVar[int] = 55
+    upper_bound: ClassVar[bool] = True
+    # paper: the authors' shipped configuration (λ_tv 1e-5, 20,000 steps, plateau 800, stop after 4,000 or below 1e-5).
+    presets: ClassVar[dict[str, IGSettings]] = {
+        "quick": IGSettings(iterations=600, tv_weight=1e-5),
+        "standard": IGSettings(iterations=6000, tolerance=1e-9, search=True),
+        "paper": IGSettings(iterations=20_000, tv_weight=1e-5, schedule="plateau", patience=4000, tolerance=1e-5),
+    }
+
+    def applies(self, target: Target, observation: Observation) -> NotApplicable | None:
+        """Needs dropout in train mode and its masks."""
+        layers = masked_layers(target, observation)
+        if not layers:
+            return NotApplicable(no_dropout(observation))
+        missing = [layer.name for layer in layers if layer.name not in (observation.masks or {})]
+        if missing:
+            return NotApplicable(f"the client's dropout masks are not given: {missing[0]}")
+        return refuse_batch_size(target, observation)
+
+    def run(self, target: Target, observation: Observation, generator: Generator, monitor: Monitor) -> Reconstruction:
+        """Optimise the inputs with the masks replayed."""
+        return match(target, observation, self.settings, generator, monitor, masks=observation.masks)
+
+
+def no_dropout(observation: Observation) -> str:
+    """Why there are no masks to find."""
+    if observation.protocol.mode != "train":
+        return "dropout is off in eval mode: audit the train mode with --mode train"
+    return "the model has no dropout"

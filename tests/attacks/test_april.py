@@ -1,0 +1,129 @@
+"""Patches from position and patch embeddings, with and without normalisation, skip connections and dropout."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from leakaudit.attacks.april import April, AprilSettings, find_patches, solve_patches
+from leakaudit.attacks.base import NotApplicable, cpu_generator
+from leakaudit.observation import InputSpace
+from leakaudit.target.dropout import Dropout
+from tests.attacks.exact import noise_batch, seen
+from tests.conftest import make_target, small_cnn
+
+ATTACK = April(AprilSettings())
+SHAPE = (3, 12, 12)
+
+
+class Block(nn.Module):
+    def __init__(self, width: int, heads: int, norm: bool, skip: bool) -> None:
+        super().__init__()
+        self.heads, self.skip = heads, skip
+        self.norms = nn.ModuleList([nn.LayerNorm(width) if norm else nn.Identity() for _ in range(2)])
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def attend(self, x: Tensor) -> Tensor:
+        batch, tokens, width = x.shape
+        shaped = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
+        query, key, value = shaped.permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        return self.out(mixed.transpose(1, 2).reshape(batch, tokens, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.skip * x + self.attend(self.norms[0](x))
+        return self.skip * x + self.mlp(self.norms[1](x))
+
+
+class TinyViT(nn.Module):
+    """Patches of 3×3 from 12×12 images, 16 tokens and a class token."""
+
+    def __init__(
+        self,
+        width: int = 32,
+        norm: bool = True,
+        skip: bool = True,
+        convolution: bool = True,
+        drop: float = 0.0,
+        learned: bool = True,
+    ) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolution = convolution
+        self.embed = nn.Conv2d(3, width, 3, 3) if convolution else nn.Linear(27, width)
+        self.token = nn.Parameter(torch.randn(1, 1, width) * 0.1)
+        self.position = nn.Parameter(torch.randn(1, 17, width) * 0.1, requires_grad=learned)
+        self.drop = Dropout(drop)
+        self.blocks = nn.Sequential(*(Block(width, 4, norm, skip) for _ in range(2)))
+        self.head = nn.Linear(width, 5)
+
+    def tokens(self, x: Tensor) -> Tensor:
+        if self.convolution:
+            return self.embed(x).flatten(2).transpose(1, 2)
+        cut = x.reshape(len(x), 3, 4, 3, 4, 3).permute(0, 2, 4, 3, 5, 1)  # channels last within a patch
+        return self.embed(cut.reshape(len(x), 16, 27))
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = torch.cat([self.token.expand(len(x), -1, -1), self.tokens(x)], 1)
+        return self.head(self.blocks(self.drop(tokens + self.position)).mean(1))
+
+
+@pytest.mark.parametrize(
+    ("settings", "mode"),
+    [
+        ({"norm": False}, "eval"),
+        ({}, "eval"),
+        ({"convolution": False}, "eval"),
+        ({"norm": False, "skip": False}, "eval"),
+        ({"drop": 0.2}, "train"),
+    ],
+    ids=["no norm", "layer norm", "linear patches", "no skip", "dropout"],
+)
+def test_the_image_is_exact(settings: dict[str, bool], mode: str, space: InputSpace) -> None:
+    target = make_target(TinyViT(**settings), SHAPE, 5)  # type: ignore[arg-type]
+    victim = noise_batch(1)
+    observation = seen(target, victim, space, mode)  # type: ignore[arg-type]
+    assert ATTACK.applies(target, observation) is None
+    result = ATTACK(target, observation, cpu_generator(0))
+    assert float((result.inputs - space.normalize(victim.images)).square().mean()) < 1e-6
+    assert result.exact
+
+
+def test_more_patches_than_dimensions_are_not_called_exact(space: InputSpace) -> None:
+    target = make_target(TinyViT(width=12), SHAPE, 5)
+    result = ATTACK(target, seen(target, noise_batch(1), space), cpu_generator(0))
+    assert not result.exact
+    assert "minimum-norm" in result.notes[0]
+
+
+def test_embedding_and_positions_are_found_by_what_they_do() -> None:
+    found = find_patches(make_target(TinyViT(), SHAPE, 5))
+    assert found is not None
+    assert (found.entry.weight, found.position, found.offset, found.count) == ("embed.weight", "position", 1, 16)
+
+
+def test_refusals_name_the_reason(space: InputSpace) -> None:
+    cases = [
+        (make_target(small_cnn(), SHAPE, 5), 1, "no learned position embedding"),
+        (make_target(TinyViT(learned=False), SHAPE, 5), 1, "no learned position embedding"),
+        (make_target(TinyViT(), SHAPE, 5), 2, "batch of 2"),
+    ]
+    for target, size, reason in cases:
+        refusal = ATTACK.applies(target, seen(target, noise_batch(size), space))
+        assert isinstance(refusal, NotApplicable)
+        assert reason in refusal.reason
+
+
+def test_minimum_norm_solution_of_a_deficient_system() -> None:
+    generator = torch.Generator().manual_seed(0)
+    errors = torch.randn((9, 3), generator=generator, dtype=torch.float64) @ torch.randn(
+        (3, 5), generator=generator, dtype=torch.float64
+    )
+    truth = torch.randn((5, 4), generator=generator, dtype=torch.float64)
+    patches, rank, _, misfit = solve_patches(errors, errors @ truth, 1e-10)
+    assert rank == 3
+    assert misfit < 1e-12
+    assert torch.allclose(patches, torch.linalg.pinv(errors, rtol=1e-10) @ (errors @ truth), atol=1e-10)

@@ -1,0 +1,105 @@
+"""Tokens and their order from the update of a small text model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from leakaudit.attacks.base import NotApplicable, Reconstruction, cpu_generator
+from leakaudit.attacks.dager import Dager, DagerSettings, sequence_by_positions, span_distance, token_set
+from leakaudit.attacks.linear import LinearReader, LinearSettings
+from leakaudit.batch import Batch
+from leakaudit.observation import InputSpace, Observation
+from leakaudit.target.target import Target
+from tests.attacks.exact import noise_batch, seen
+from tests.attacks.test_april import Block
+from tests.conftest import make_target, small_mlp
+
+VOCABULARY, PLACES = 50, 8
+SHAPE = (1, 1, PLACES)
+SPACE = InputSpace(SHAPE, (0.0,), (1 / (VOCABULARY - 1),))
+ATTACK = Dager(DagerSettings())
+
+
+class Text(nn.Module):
+    """A one-block transformer over token numbers."""
+
+    def __init__(self, positions: bool, table: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Embedding(VOCABULARY, 32)
+        self.table.weight.requires_grad_(table)
+        self.positions = nn.Parameter(torch.randn(1, PLACES, 32), requires_grad=positions)
+        self.block, self.head = Block(32, 4, True, True), nn.Linear(32, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.table(x.flatten(1).round().long()) + self.positions
+        return self.head(self.block(tokens).mean(1))
+
+
+def case(positions: bool, table: bool, size: int) -> tuple[Target, Batch, Tensor, Observation]:
+    target = Target(Text(positions, table).eval(), "text", "module", SHAPE, "NCHW", SHAPE, 3)
+    generator = torch.Generator().manual_seed(size)
+    tokens = torch.randint(VOCABULARY, (size, *SHAPE), generator=generator)
+    tokens[0, 0, 0, 5] = tokens[0, 0, 0, 1]
+    batch = Batch(tokens / (VOCABULARY - 1), torch.arange(size) % 3, tuple(range(size)))
+    return target, batch, tokens, seen(target, batch, SPACE)
+
+
+def run(target: Target, observation: Observation) -> Reconstruction:
+    assert ATTACK.applies(target, observation) is None
+    return ATTACK(target, observation, cpu_generator(0))
+
+
+@pytest.mark.parametrize(
+    ("positions", "table", "how"),
+    [(True, True, "positions, misfit"), (False, True, "span of"), (True, False, "span of"), (False, False, "span of")],
+)
+def test_the_sequence_of_one_sample(positions: bool, table: bool, how: str) -> None:
+    target, batch, tokens, observation = case(positions, table, 1)
+    result = run(target, observation)
+    assert torch.equal(result.inputs.round().long(), tokens)
+    assert result.labels.tolist() == batch.labels.tolist()
+    assert result.exact
+    assert how in result.notes[0]
+
+
+@pytest.mark.parametrize("table", [True, False])
+def test_the_token_set_of_a_batch(table: bool) -> None:
+    target, _, tokens, observation = case(True, table, 2)
+    result = run(target, observation)
+    listed = sorted(set(tokens.flatten().tolist()))
+    assert not result.exact
+    assert f"{len(listed)} tokens ({', '.join(map(str, listed))})" in result.notes[0]
+
+
+def test_tokens_are_the_rows_that_moved() -> None:
+    gradient = torch.zeros(6, 3)
+    gradient[[1, 4]] = 1.0
+    assert token_set(gradient).tolist() == [1, 4]
+
+
+def test_sequence_with_repeated_tokens() -> None:
+    generator = torch.Generator().manual_seed(0)
+    places = torch.randn((5, 8), generator=generator)
+    tokens = torch.tensor([3, 1, 3, 0, 1])
+    table = torch.zeros(6, 8).index_add_(0, tokens, places)
+    found, misfit = sequence_by_positions(table, places)
+    assert found.tolist() == tokens.tolist()
+    assert misfit < 1e-6
+
+
+def test_span_distance_is_zero_inside_and_one_across() -> None:
+    gradient = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]])
+    candidates = torch.tensor([[2.0, -3.0, 0.0], [0.0, 0.0, 5.0], [3.0, 0.0, 4.0]])
+    assert span_distance(gradient, candidates).tolist() == pytest.approx([0.0, 1.0, 0.8], abs=1e-12)
+
+
+def test_image_models_are_refused_and_text_is_refused_elsewhere(space: InputSpace) -> None:
+    target = make_target(small_mlp(), (3, 12, 12), 5)
+    refusal = ATTACK.applies(target, seen(target, noise_batch(1), space))
+    assert isinstance(refusal, NotApplicable)
+    assert "no token embedding" in refusal.reason
+    target, _, _, observation = case(True, True, 1)
+    assert isinstance(LinearReader(LinearSettings()).applies(target, observation), NotApplicable)

@@ -1,0 +1,74 @@
+"""DIA reads or finds the masks, and dropout protects against neither it nor WIA."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from leakaudit.attacks.base import NotApplicable, cpu_generator
+from leakaudit.attacks.dia import DIA, DIASettings
+from leakaudit.attacks.ig import IG, IGSettings
+from leakaudit.batch import Batch
+from leakaudit.observation import InputSpace, Protocol
+from leakaudit.target.dropout import Dropout
+from leakaudit.target.target import Target
+from tests.attacks.test_masks import dropout_net, dropped
+from tests.conftest import make_target
+from tests.matching.test_engine import psnr
+
+
+@pytest.fixture(autouse=True)
+def single_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def linear_net() -> Target:
+    torch.manual_seed(0)
+    layers = (nn.Flatten(), nn.Linear(432, 64), nn.GELU(), Dropout(0.5, label="drop"), nn.Linear(64, 5))
+    return make_target(nn.Sequential(*layers), (3, 12, 12), 5)
+
+
+def test_with_all_masks_read_it_recovers_what_ig_does_not(samples: Batch, space: InputSpace) -> None:
+    target, victim = dropout_net(), samples.subset([3])
+    observation = replace(dropped(target, victim, space), masks=None)
+    settings = DIASettings(iterations=600, tolerance=1e-9, search=True)
+    result = DIA(settings)(target, observation, cpu_generator(0))
+    ignoring = IG(IGSettings(iterations=150, tv_weight=1e-5))(target, observation, cpu_generator(0))
+    assert psnr(space, result.inputs, victim) > 35
+    assert psnr(space, ignoring.inputs, victim) < 20
+    assert result.notes[0] == "3 of 3 dropout masks read off the update, 0 optimised"
+
+
+def test_without_reading_it_finds_masks_and_inputs_together(samples: Batch, space: InputSpace) -> None:
+    target, victim = linear_net(), samples.subset([3])
+    observation = replace(dropped(target, victim, space), masks=None)
+    settings = DIASettings(iterations=400, tv_weight=1e-5, read=False)
+    result = DIA(settings)(target, observation, cpu_generator(0))
+    plain = DIA(replace(settings, polish=False))(target, observation, cpu_generator(0))
+    assert psnr(space, result.inputs, victim) > 30
+    assert psnr(space, plain.inputs, victim) > 20
+    assert result.match <= plain.match
+    assert result.notes[0].startswith("0 of 1 dropout masks read off the update, 1 optimised")
+
+
+def test_several_samples_start_from_what_the_update_shows(samples: Batch, space: InputSpace) -> None:
+    target, victim = linear_net(), samples.subset([1, 3])
+    observation = replace(dropped(target, victim, space), masks=None)
+    result = DIA(DIASettings(iterations=20, tv_weight=1e-5))(target, observation, cpu_generator(0))
+    assert result.notes[0].startswith("1 dropout masks optimised, 1 of them from what the update shows")
+    assert result.match < 1
+
+
+def test_says_why_not(samples: Batch, space: InputSpace, target: Target) -> None:
+    with_dropout = dropout_net()
+    observation = dropped(with_dropout, samples.subset([0]), space)
+    attack = DIA(DIA.presets["quick"])
+    assert attack.applies(with_dropout, observation) is None
+    in_eval = replace(observation, protocol=Protocol(1, "eval"))
+    refusal = attack.applies(with_dropout, in_eval)
+    assert refusal == NotApplicable("dropout is off in eval mode: audit the train mode with --mode train")
+    assert attack.applies(target, observation) == NotApplicable("the model has no dropout")
+    assert isinstance(attack.applies(replace(with_dropout, batch_sizes=(4,)), observation), NotApplicable)

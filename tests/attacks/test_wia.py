@@ -1,0 +1,44 @@
+"""WIA replays the client's masks exactly."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from leakaudit.attacks.base import NotApplicable, cpu_generator
+from leakaudit.attacks.ig import IGSettings
+from leakaudit.attacks.wia import WIA
+from leakaudit.batch import Batch
+from leakaudit.matching.engine import GradientMatching, MatchSettings
+from leakaudit.observation import InputSpace
+from tests.attacks.test_masks import dropout_net, dropped
+from tests.matching.test_engine import psnr
+
+
+def test_the_objective_vanishes_at_the_true_input(samples: Batch, space: InputSpace) -> None:
+    target, victim = dropout_net(), samples.subset([0, 1])
+    observation = dropped(target, victim, space)
+    truth = space.normalize(victim.images)
+    settings = MatchSettings(tv_weight=0)
+    informed = GradientMatching(target, observation, victim.labels, settings, masks=observation.masks)
+    assert float(informed.evaluate(truth)[1].detach()) < 1e-10
+    ignorant = GradientMatching(target, observation, victim.labels, settings)
+    assert float(ignorant.evaluate(truth)[1].detach()) > 0.01
+
+
+def test_recovers_the_sample(samples: Batch, space: InputSpace) -> None:
+    torch.set_num_threads(1)
+    target, victim = dropout_net(), samples.subset([3])
+    settings = IGSettings(iterations=600, tolerance=1e-9, search=True)
+    result = WIA(settings)(target, dropped(target, victim, space), cpu_generator(0))
+    assert psnr(space, result.inputs, victim) > 30
+
+
+def test_needs_the_masks(samples: Batch, space: InputSpace) -> None:
+    target = dropout_net()
+    observation = dropped(target, samples.subset([0]), space)
+    attack = WIA(WIA.presets["quick"])
+    assert attack.applies(target, observation) is None
+    refusal = attack.applies(target, replace(observation, masks=None))
+    assert refusal == NotApplicable("the client's dropout masks are not given: channels")

@@ -1,0 +1,117 @@
+"""Both ways down: stopping rules, restarts in step, schedules, memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from leakaudit.attacks.base import SilentMonitor, cpu_generator
+from leakaudit.batch import Batch
+from leakaudit.matching import engine
+from leakaudit.matching.engine import MatchSettings, minimize
+from leakaudit.matching.schedule import LearningRate, cosine_decay
+from leakaudit.observation import InputSpace
+from leakaudit.target.target import Target
+from tests.conftest import make_target
+from tests.matching.test_engine import _StopAfter, observation_of, psnr
+
+LBFGS = MatchSettings(iterations=300, optimizer="lbfgs", distance="euclidean", tv_weight=0)
+
+
+def cnn() -> Target:
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 6, 3, 1, 1), nn.GELU(), nn.Flatten(), nn.Linear(864, 16), nn.GELU(), nn.Linear(16, 5))
+    return make_target(nn.Sequential(*layers), (3, 12, 12), 5)
+
+
+def test_lbfgs_goes_far_below_the_precision_of_plain_cosine(samples: Batch, space: InputSpace) -> None:
+    victim = samples.subset([3])
+    net = cnn()
+    result = minimize(net, observation_of(net, victim, space), LBFGS, cpu_generator(0), SilentMonitor())
+    assert result.match < 1e-8
+    assert psnr(space, result.inputs.clamp(*space.box(result.inputs)), victim) > 45
+    assert result.iterations <= 300
+
+
+def test_lbfgs_stops_at_its_tolerance_and_when_told(samples: Batch, space: InputSpace) -> None:
+    net = cnn()
+    observation = observation_of(net, samples.subset([3]), space)
+    loose = MatchSettings(iterations=300, optimizer="lbfgs", distance="euclidean", tv_weight=0, tolerance=1e-2)
+    result = minimize(net, observation, loose, cpu_generator(0), SilentMonitor())
+    assert result.match < 1e-2
+    assert result.iterations < 100
+    assert result.stopped == ""
+    told = minimize(net, observation, LBFGS, cpu_generator(0), _StopAfter(7))
+    assert told.iterations == 7
+    assert told.stopped == "stopped after 7 of 300 iterations"
+
+
+def test_patience_ends_a_run_that_gains_nothing(target: Target, samples: Batch, space: InputSpace) -> None:
+    settings = MatchSettings(iterations=200, learning_rate=1e-30, patience=5, initialization="zeros")
+    result = minimize(
+        target, observation_of(target, samples.subset([1]), space), settings, cpu_generator(0), SilentMonitor()
+    )
+    assert result.iterations == 6
+
+
+def test_group_consistency_pulls_restarts_together(target: Target, samples: Batch, space: InputSpace) -> None:
+    observation = observation_of(target, samples.subset([1]), space)
+
+    def spread(weight: float) -> float:
+        settings = MatchSettings(iterations=40, restarts=2, signed=False, group_weight=weight, execution="eager")
+        problem = engine.GradientMatching(target, observation, samples.subset([1]).labels, settings)
+        guesses = [{"inputs": torch.randn(1, 3, 12, 12, generator=cpu_generator(s))} for s in (0, 1)]
+        found, _ = engine.solve(problem, guesses, cpu_generator(0), engine.Progress(SilentMonitor()))
+        return float((found[0].values["inputs"] - found[1].values["inputs"]).norm())
+
+    assert spread(1e3) < 0.7 * spread(1e-9)
+
+
+def test_out_of_memory_halves_the_group(
+    target: Target, samples: Batch, space: InputSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    original = engine._descend
+
+    def limited(problem, group, *rest):  # type: ignore[no-untyped-def]
+        sizes.append(len(group))
+        if len(group) > 2:
+            raise torch.OutOfMemoryError("pretended")
+        return original(problem, group, *rest)
+
+    monkeypatch.setattr(engine, "_descend", limited)
+    settings = MatchSettings(iterations=5, restarts=4, execution="traced")
+    result = minimize(
+        target, observation_of(target, samples.subset([1]), space), settings, cpu_generator(0), SilentMonitor()
+    )
+    assert sizes == [4, 2, 2]
+    assert result.iterations == 20
+    assert "out of memory with 4 restarts at once: 2 at once from there on" in result.notes
+
+
+def test_an_earlier_reconstruction_is_the_first_start(target: Target, samples: Batch, space: InputSpace) -> None:
+    from dataclasses import replace
+
+    victim = samples.subset([4])
+    observation = replace(observation_of(target, victim, space), start=space.normalize(victim.images))
+    result = minimize(target, observation, MatchSettings(iterations=1), cpu_generator(0), SilentMonitor())
+    assert result.match < 1e-10
+
+
+def test_schedules() -> None:
+    assert cosine_decay(0, 10) == 1
+    assert cosine_decay(5, 10) == pytest.approx(0.5)
+    warm = LearningRate(MatchSettings(schedule="constant", warmup=4, learning_rate=1.0))
+    assert [warm.at(i) for i in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    plateau = LearningRate(MatchSettings(schedule="plateau", plateau=3, learning_rate=1.0))
+    for objective in (1.0, 0.5, 0.5, 0.5, 0.5, 0.5):
+        plateau.report(objective)
+    assert plateau.at(6) == pytest.approx(0.1)
+
+
+def test_tiled_start_repeats_a_patch(space: InputSpace) -> None:
+    start = engine.initial_guess(space, 2, "tiled", cpu_generator(0))
+    assert start.shape == (2, 3, 12, 12)
+    assert torch.equal(start[..., :3], start[..., 3:6])
+    assert torch.equal(start[:, :, :3], start[:, :, 9:])
