@@ -4,8 +4,8 @@
     python benchmarks/exact_readings.py false 240     # random networks, batches and modes; every claim checked
     python benchmarks/exact_readings.py labels        # class counts on LeNet, a plain ConvNet and ResNet-20
 
-Needs cifar10_test.npz and cifar10_train.npz (arrays x, uint8, NCHW, and y) in the folder LEAKAUDIT_DATA. A sample counts
-as recovered if its RMSE in pixels is below 1e-3. Times are wall times of this machine; they are not tests.
+Needs cifar10_test.npz and cifar10_train.npz (arrays x, uint8, NCHW, and y) in the folder LEAKAUDIT_DATA. A sample
+counts as recovered if its RMSE in pixels is below 1e-3. Times are wall times of this machine; they are not tests.
 """
 
 from __future__ import annotations

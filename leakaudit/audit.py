@@ -28,6 +28,7 @@ from torch import Tensor
 
 from leakaudit import __version__, client
 from leakaudit.attacks.base import Attack, Monitor, Reconstruction, cpu_generator
+from leakaudit.attacks.certificate import Certificate, certify
 from leakaudit.attacks.labels import LabelGuess, infer_labels
 from leakaudit.attacks.registry import available, create
 from leakaudit.batch import Batch
@@ -287,16 +288,28 @@ def _run_on_victims(
         seed = seed_of(options.seed, attack.name, victim.number)
         monitor: Monitor = _RunMonitor(observer, share)
         reconstruction = attack(target, victim.seen_by(attack), cpu_generator(seed), monitor)
-        result = _score(victim, reconstruction, scorer, seed)
+        result = _score(target, victim, reconstruction, scorer, seed)
         results.append(result)
         observer.result(attack.title, assemble.summarize(result))
     return results, ""
 
 
-def _score(victim: Victim, reconstruction: Reconstruction, scorer: Scorer, seed: int) -> VictimResult:
+def _score(target: Target, victim: Victim, reconstruction: Reconstruction, scorer: Scorer, seed: int) -> VictimResult:
+    certificate = _certificate(target, victim, reconstruction)
     pixels = victim.observation.space.denormalize(reconstruction.inputs.cpu())
     scores = scorer.score(victim.batch, pixels)
-    return assemble.victim_result(victim, reconstruction, pixels, scores, seed)
+    return assemble.victim_result(victim, reconstruction, certificate, pixels, scores, seed)
+
+
+def _certificate(target: Target, victim: Victim, reconstruction: Reconstruction) -> Certificate | None:
+    """Evidence that needs no ground truth; uniqueness, the dear half, only for residuals at float level."""
+    if victim.masks:
+        return None
+    observation = victim.observation
+    quick = certify(target, observation, reconstruction.inputs, reconstruction.labels, uniqueness=False)
+    if not quick.exact:
+        return quick
+    return certify(target, observation, reconstruction.inputs, reconstruction.labels)
 
 
 def make_scorer(samples: Batch, weights: Path | None) -> Scorer:

@@ -115,31 +115,45 @@ def unique_recovery(evidence: Evidence) -> FindingEntry | None:
 
 
 @rule("LA201", "Private samples were reconstructed by gradient matching")
-def reconstructed(evidence: Evidence) -> FindingEntry | None:
+def reconstructed_by_search(evidence: Evidence) -> FindingEntry | None:
     """An optimisation attack recovered samples that beat every floor and are recognised among the batch file.
 
     Critical when a reconstruction is close to the original (SSIM ≥ 0.8 or PSNR ≥ 25 dB), high otherwise.
     """
-    scored = samples_of(evidence.attacks)
+    return _reconstructed("LA201", "optimisation", evidence)
+
+
+@rule("LA202", "Private samples were computed from the update in closed form")
+def reconstructed_by_algebra(evidence: Evidence) -> FindingEntry | None:
+    """A closed-form attack computed samples that beat every floor and are recognised among the batch file.
+
+    It takes seconds and no luck. Certified when the regenerated update agrees to rounding and no other reconstruction
+    near it does. Critical when a reconstruction is close to the original, high otherwise.
+    """
+    return _reconstructed("LA202", "closed form", evidence)
+
+
+def _reconstructed(identifier: str, family: str, evidence: Evidence) -> FindingEntry | None:
+    scored = samples_of([a for a in evidence.attacks if a.family == family])
     leaked = [(a, v, s) for a, v, s in scored if s.leaked]
     if not leaked:
         return None
-    best_attack, best_victim, best = max(leaked, key=lambda item: _closeness(item[2]))
+    attack, victim, best = max(leaked, key=lambda item: _closeness(item[2]))
     close = (best.ssim or 0) >= RECOGNISABLE_SSIM or best.psnr is None or best.psnr >= RECOGNISABLE_PSNR
     distinct, total = len({s.index for _, _, s in leaked}), len({s.index for _, _, s in scored})
-    psnr = "exact" if best.psnr is None else f"{best.psnr:.1f} dB PSNR"
-    margin = "" if best.psnr is None else f", {best.margin:.1f} dB above its best floor"
+    certified = any(v.certified for _, v, _ in leaked)
+    psnr = "exact" if best.psnr is None else f"{best.psnr:.1f} dB PSNR, {best.margin:.1f} dB above its best floor"
     return _finding(
-        "LA201",
+        identifier,
         "critical" if close else "high",
-        "measured",
-        f"{distinct} of {total} samples were reconstructed from the update alone; the closest by "
-        f"{best_attack.title} at {psnr}{margin}.",
+        "certified" if certified else "measured",
+        f"{distinct} of {total} samples were reconstructed from the update alone; "
+        f"the closest by {attack.title} at {psnr}.",
         {
             "samples_leaked": distinct,
             "samples_attacked": total,
-            "attack": best_attack.name,
-            "victim": best_victim.victim,
+            "attack": attack.name,
+            "victim": victim.victim,
             "psnr": best.psnr,
             "ssim": best.ssim,
             "margin": best.margin,

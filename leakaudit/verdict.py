@@ -15,37 +15,36 @@ def conclude(
 ) -> Verdict:
     """Combine findings into the three statements. Never says "safe"."""
     scored = samples_of(attacks)
-    leaked = [s for _, _, s in scored if s.leaked]
-    worst = min(findings, key=lambda f: SEVERITIES.index(f.severity), default=None)
-    attacked = len({s.index for _, _, s in scored})
-    hit = len({s.index for s in leaked})
-    names = ", ".join(a.title for a in attacks if a.status == "run")
-    if leaked:
-        status, headline = (
-            "LEAKS (measured)",
-            f"{hit} of {attacked} private samples can be reconstructed from one update",
-        )
+    leaks = [(a, v, s) for a, v, s in scored if s.leaked]
+    attacked, hit = len({s.index for _, _, s in scored}), len({s.index for _, _, s in leaks})
+    if leaks:
+        status = "LEAKS (certified)" if any(v.certified for _, v, _ in leaks) else "LEAKS (measured)"
+        headline = f"{hit} of {attacked} private samples can be reconstructed from one update"
     elif scored:
         status, headline = "NOT SHOWN (budget)", f"No reconstruction was shown with the {preset!r} budget"
     else:
         status, headline = "INCONCLUSIVE", "No attack ran, so nothing was shown"
+    worst = min(findings, key=lambda f: SEVERITIES.index(f.severity), default=None)
     return Verdict(
         status=status,
         severity=worst.severity if worst else "none",
         confidence=worst.confidence if worst else "estimated",
         headline=headline,
-        at_least=_at_least(leaked, attacked, hit, names),
+        at_least=_at_least(attacks, list(dict.fromkeys(a.title for a, _, _ in leaks)), attacked, hit),
         at_most=NO_UPPER_BOUND,
         assumed=_assumptions(protocol, preset),
     )
 
 
-def _at_least(leaked: Sequence[object], attacked: int, hit: int, names: str) -> str:
-    if not names:
+def _at_least(attacks: Sequence[AttackEntry], leaking: Sequence[str], attacked: int, hit: int) -> str:
+    ran = [a.title for a in attacks if a.status == "run" and not a.upper_bound]
+    if not ran:
         return "Nothing: no attack ran."
-    if not leaked:
-        return f"Nothing beyond the labels: {names} stayed at the floors for all {attacked} sample(s) attacked."
-    return f"{hit} of {attacked} samples, reconstructed by {names} from the update, the model and the batch size alone."
+    if not leaking:
+        samples = "the sample" if attacked == 1 else f"any of the {attacked} samples"
+        return f"Nothing beyond the labels: {', '.join(ran)} did not lift {samples} clearly above the floors."
+    given = "from the update, the model and the batch size alone"
+    return f"{hit} of {attacked} samples, reconstructed by {', '.join(leaking)} {given}."
 
 
 def _assumptions(protocol: ProtocolSection, preset: str) -> list[str]:

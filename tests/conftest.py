@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: small networks gain nothing from threads that spin
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,6 @@ from leakaudit.target.target import Target
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("LEAKAUDIT_DATA", ROOT.parent / "shared" / "data"))
-torch.set_num_threads(2)
 
 
 @pytest.fixture(scope="session")

@@ -9,13 +9,16 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Protocol, final
+from typing import Any, ClassVar, Literal, Protocol, final
 
 import torch
 from torch import Generator, Tensor
 
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.target.target import Target
+
+OPTIMISATION_COST = 50
+"""Attacks below this cost are closed forms; they run first."""
 
 
 class Monitor(Protocol):
@@ -123,6 +126,11 @@ class Attack(ABC):
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
+
+    @property
+    def family(self) -> Literal["closed form", "optimisation"]:
+        """How it recovers: by algebra or by search."""
+        return "closed form" if self.cost < OPTIMISATION_COST else "optimisation"
 
     @abstractmethod
     def applies(self, target: Target, observation: Observation) -> NotApplicable | None:

@@ -9,9 +9,10 @@ One sample: ``h = Gᵀ g / ‖g‖²``, hence p, hence ``y = p − g`` exactly, 
 the features (iDLG's row sum needs non-negative ones).
 
 More samples: ``n_k / B = mean p_k − g_k``, with ``n_k ≥ −B g_k`` as a fact. The mean prediction is estimated in two
-steps: images with the spectrum of photographs (1/f noise) give logits ``z``; then a common shift, a spread and a tilt of these
-logits towards their own class are fitted so that the second moment ``G Wᵀ = mean (p − y)(z − b)ᵀ`` of the update comes
-out. The counts are rounded so that they sum to B. An estimate, better on an untrained model than on a trained one.
+steps: images with the spectrum of photographs (1/f noise) give logits ``z``; then a common shift, a spread and a tilt
+of these logits towards their own class are fitted so that the second moment ``G Wᵀ = mean (p − y)(z − b)ᵀ`` of the
+update comes out. The counts are rounded so that they sum to B. An estimate, better on an untrained model than on a
+trained one.
 
 iLRG (Ma et al. 2023, arXiv 2302.09904: class features ``G_k / g_k``, then a pseudo-inverse) is computed as a
 cross-check and its agreement reported; on briefly trained networks it is worse, as the class features mix. The fact

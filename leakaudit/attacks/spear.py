@@ -26,6 +26,7 @@ the same columns from a start that is only near one, which moves batch 20 from m
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -97,7 +98,7 @@ class Factors:
     @property
     def noise(self) -> float:
         """Size of an entry of U q, q of unit norm, that counts as zero."""
-        return NOISE_MARGIN * self.floor / len(self.rows) ** 0.5
+        return NOISE_MARGIN * self.floor / math.sqrt(len(self.rows))
 
 
 class Spear(Attack):
@@ -211,7 +212,8 @@ def starts(left: Tensor, found: Tensor, count: int, generator: Generator) -> Ten
     if 0 < len(found) < size:
         basis = torch.linalg.qr(found.T).Q
         kernels[::2] -= kernels[::2] @ basis @ basis.T
-    return kernels / kernels.norm(dim=1, keepdim=True)
+    directions: Tensor = kernels / kernels.norm(dim=1, keepdim=True)
+    return directions
 
 
 def sparsify(left: Tensor, directions: Tensor, steps: int) -> Tensor:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import click
 
 
@@ -15,9 +18,18 @@ def attacks(debug: bool) -> None:
 
     console = Console(highlight=False)
     for name, attack in available().items():
-        console.print(f"[bold]{name}[/bold]  {attack.title}")
-        console.print(f"    threat model  {attack.threat_model}")
-        console.print(f"    needs         {attack.needs}")
-        console.print(f"    reference     {attack.reference}")
-        for preset in PRESETS:
-            console.print(f"    {preset:<13} {attack.presets[preset]}", soft_wrap=True)
+        rows = {"threat model": attack.threat_model, "needs": attack.needs, "reference": attack.reference}
+        rows |= {f"--preset {preset}": _changed(attack.presets[preset]) for preset in PRESETS}
+        console.print(f"[bold]{name}[/bold]  {attack.title}", soft_wrap=True)
+        for key, value in rows.items():
+            console.print(f"    {key:<17} {value}", soft_wrap=True)
+
+
+def _changed(settings: Any) -> str:
+    """The settings of a preset that differ from the attack's defaults, as ``--set`` takes them."""
+    changed = [
+        f"{f.name}={getattr(settings, f.name)}"
+        for f in dataclasses.fields(settings)
+        if getattr(settings, f.name) != f.default
+    ]
+    return ", ".join(changed) or "the defaults"

@@ -8,87 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from leakaudit.cli.model_options import model_options
+
 if TYPE_CHECKING:
     from leakaudit.target import Target
 
 
 @click.command("inspect")
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", show_default=True)
-@click.option(
-    "--mode", type=click.Choice(["eval", "train"]), default="eval", show_default=True, help="How clients run it."
-)
-@click.option("--output", metavar="NAME", help="Graph output to audit, for files with several.")
-@click.option("--frozen", metavar="PATTERN", multiple=True, help="Tensors that clients do not train; repeatable.")
-@click.option("--dropout", metavar="NODE=P", multiple=True, help="Dropout that the export has lost; repeatable.")
-@click.option("--image-shape", metavar="C,H,W", help="Size of one image, where the file leaves it open.")
-@click.option("--factory", metavar="PACKAGE.MODULE:FUNCTION", help="Builds the module whose weights MODEL holds.")
-@click.option("--trust", is_flag=True, help="Open .pt2 and TorchScript files, which can run code.")
-@click.option("--unsafe-pickle", is_flag=True, help="Open pickled modules, which run code.")
-def inspect(
-    model: Path,
-    style: str,
-    mode: Any,
-    output: str | None,
-    frozen: tuple[str, ...],
-    dropout: tuple[str, ...],
-    image_shape: str | None,
-    factory: str | None,
-    trust: bool,
-    unsafe_pickle: bool,
-) -> None:
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@model_options
+def inspect(model: Path, form: str, debug: bool, intake: dict[str, Any]) -> None:
     """Print what the auditor sees in MODEL: input, classes, layers, trainable tensors, fidelity."""
     from leakaudit.target import load
 
-    target = load(
-        model,
-        mode=mode,
-        output=output,
-        frozen=frozen,
-        factory=factory,
-        trust=trust,
-        unsafe_pickle=unsafe_pickle,
-        image_shape=parse_image_shape(image_shape),
-        dropout=parse_dropout(dropout),
-    )
-    summary = describe(target)
-    click.echo(json.dumps(summary, indent=2) if style == "json" else as_text(summary))
-
-
-def parse_image_shape(text: str | None) -> tuple[int, int, int] | None:
-    """``C,H,W`` as integers.
-
-    Raises:
-        UsageError: It is not three positive integers.
-    """
-    from leakaudit.errors import UsageError
-
-    if text is None:
-        return None
-    parts = text.replace("x", ",").split(",")
-    if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
-        raise UsageError(f"--image-shape {text!r} is not of the form C,H,W", "for example --image-shape 3,32,32")
-    return int(parts[0]), int(parts[1]), int(parts[2])
-
-
-def parse_dropout(settings: tuple[str, ...]) -> dict[str, float]:
-    """``NODE=P`` settings by node name.
-
-    Raises:
-        UsageError: One of them has another form.
-    """
-    from leakaudit.errors import UsageError
-
-    found: dict[str, float] = {}
-    for setting in settings:
-        name, _, value = setting.rpartition("=")
-        try:
-            found[name] = float(value)
-        except ValueError:
-            name = ""
-        if not name:
-            raise UsageError(f"--dropout {setting!r} is not of the form NODE=P", "for example --dropout /relu/Relu=0.5")
-    return found
+    summary = describe(load(model, **intake))
+    click.echo(json.dumps(summary, indent=2) if form == "json" else as_text(summary))
 
 
 def describe(target: Target) -> dict[str, Any]:
@@ -106,7 +42,7 @@ def describe(target: Target) -> dict[str, Any]:
         "classes": target.classes,
         "binary": target.binary,
         "batch_sizes": None if target.batch_sizes is None else list(target.batch_sizes),
-        "mode": "train" if target.module.training else "eval",
+        "mode": target.mode,
         "parameters": sum(tensor.numel() for tensor in parameters.values()),
         "trainable_tensors": [{"name": name, "shape": list(tensor.shape)} for name, tensor in parameters.items()],
         "frozen": list(target.frozen),
@@ -137,7 +73,7 @@ def _layers(target: Target) -> dict[str, Any]:
 
 
 def _attacks(target: Target) -> list[dict[str, Any]]:
-    """Which attacks apply to one sample of this model, and why others do not."""
+    """Which attacks apply to the update of random inputs, and why others do not."""
     import torch
 
     from leakaudit.attacks.registry import available
@@ -146,9 +82,9 @@ def _attacks(target: Target) -> list[dict[str, Any]]:
     batch = 1 if target.batch_sizes is None else target.batch_sizes[0]
     channels = target.image_shape[0]
     space = InputSpace(target.image_shape, (0.0,) * channels, (1.0,) * channels)
-    update = {name: torch.zeros_like(tensor) for name, tensor in target.parameters.items()}
-    mode: Any = "train" if target.module.training else "eval"
-    observation = Observation(update, Protocol(batch, mode), space)
+    inputs = torch.rand(batch, *target.image_shape, generator=torch.Generator().manual_seed(0))
+    update = target.gradient(inputs, torch.arange(batch) % target.classes)
+    observation = Observation(update, Protocol(batch, target.mode), space)
     result = []
     for name, attack in available().items():
         refusal = attack(attack.presets["quick"]).applies(target, observation)
@@ -166,6 +102,7 @@ def as_text(summary: dict[str, Any]) -> str:
         f"  input      {image} images, {summary['input']['layout']} {summary['input']['native']}, "
         + ("any batch size" if sizes is None else f"batches of {', '.join(map(str, sizes))} only"),
         f"  output     {kind}",
+        f"  mode       {summary['mode']}",
         f"  trainable  {summary['parameters']:,} numbers in {len(summary['trainable_tensors'])} tensors"
         + (f", {len(summary['frozen'])} frozen patterns" if summary["frozen"] else ""),
         "  dropout    " + (", ".join(f"{d['name']} (p={d['p']:g})" for d in summary["dropout"]) or "none"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -62,6 +63,13 @@ OPTIONS = (
     ),
     click.option("--trust", is_flag=True, help="Open .pt2 and TorchScript files, whose formats can run code."),
     click.option("--unsafe-pickle", is_flag=True, help="Open pickled modules, which run code."),
+    click.option(
+        "--train-config",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="TOML file that says how clients train: mode, frozen, output, loss, batchnorm, [dropout]. "
+        "Options given as well win over it.",
+    ),
 )
 NAMES = ("mode", "output", "frozen", "dropout", "image_shape", "factory", "trust", "unsafe_pickle")
 
@@ -72,6 +80,7 @@ def model_options(function: Function) -> Function:
     @wraps(function)
     def packed(*args: Any, **kwargs: Any) -> Any:
         intake = {name: kwargs.pop(name) for name in NAMES}
+        intake = _with_train_config(intake, kwargs.pop("train_config"))
         return function(*args, intake=intake, **kwargs)
 
     decorated: Any = packed
@@ -79,3 +88,16 @@ def model_options(function: Function) -> Function:
         decorated = option(decorated)
     result: Function = decorated
     return result
+
+
+def _with_train_config(intake: dict[str, Any], path: Path | None) -> dict[str, Any]:
+    """Settings of a train-config file below those of the command line; dropout node by node."""
+    if path is None:
+        return intake
+    from leakaudit.target.train_config import read_train_config
+
+    context = click.get_current_context()
+    given = {n for n in intake if context.get_parameter_source(n) is not click.core.ParameterSource.DEFAULT}
+    settings = read_train_config(path)
+    dropout = {**settings.pop("dropout", {}), **intake["dropout"]}
+    return {**intake, **{key: value for key, value in settings.items() if key not in given}, "dropout": dropout}

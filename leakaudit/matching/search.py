@@ -24,7 +24,7 @@ from typing import Any
 from torch import Generator, Tensor
 
 from leakaudit.matching.descent import Progress, Solution
-from leakaudit.matching.engine import solve
+from leakaudit.matching.engine import initial_guess, solve
 from leakaudit.matching.priors import total_variation
 from leakaudit.matching.problem import GradientMatching
 
@@ -34,6 +34,8 @@ SECOND_RUNG = 120
 FINALISTS = 2
 CLEAR_LEAD = math.log(10)
 """Lead in rank that makes a second rung needless."""
+STUCK = 1e-4
+"""Cosine distance above which L-BFGS has ended in a local minimum, so that another start is worth the steps left."""
 POLISH: dict[str, Any] = {"optimizer": "lbfgs", "distance": "euclidean", "tv_weight": 0.0}
 """What the winner is refined with, from where it ended, while steps are left; kept if it ranks better."""
 
@@ -82,6 +84,11 @@ class _Runner:
         """Steps so far."""
         return 0 if self.solution is None else self.solution.iterations
 
+    @property
+    def match(self) -> float:
+        """Cosine distance of the best so far."""
+        return math.inf if self.solution is None else self.solution.match
+
     def advance(self, iterations: int, generator: Generator, progress: Progress) -> Solution:
         """Descend further from the best so far, and rank the result."""
         self.problem.settings = replace(self.problem.settings, iterations=iterations)
@@ -98,6 +105,35 @@ class _Runner:
         inside = {name: value.clone() for name, value in values.items()}
         self.problem.project(tuple(inside), list(inside.values()))
         return inside
+
+
+@dataclass(eq=False)
+class _Budget:
+    """The steps of a search, and where it lies within the attack."""
+
+    total: int
+    generator: Generator
+    progress: Progress
+    spent: int = 0
+
+    @property
+    def left(self) -> int:
+        """Steps not spent yet."""
+        return self.total - self.spent
+
+    def advance(self, runner: _Runner, iterations: int) -> bool:
+        """Let a candidate do so many steps, as far as they are left; True when told to stop."""
+        iterations = min(iterations, self.left)
+        if iterations <= 0:
+            return False
+        width = (self.progress.end - self.progress.begin) / self.total
+        begin = self.progress.begin + width * self.spent
+        before = runner.iterations
+        found = runner.advance(
+            iterations, self.generator, replace(self.progress, begin=begin, end=begin + width * iterations)
+        )
+        self.spent += runner.iterations - before
+        return bool(found.stopped)
 
 
 def search(
@@ -119,36 +155,34 @@ def search(
     Returns:
         The solution, whose `match` is the cosine distance whatever the winner's objective; that objective; facts.
     """
-    total = problem.settings.iterations
+    budget = _Budget(problem.settings.iterations, generator, progress)
     runners = [_Runner(c, problem.under(replace(problem.settings, **c.changes)), dict(guess)) for c in candidates]
-    rung = max(1, min(FIRST_RUNG, total // (4 * len(candidates))))
-    spent = 0
+    rung = max(1, min(FIRST_RUNG, budget.total // (4 * len(candidates))))
     for survivors, iterations in ((len(runners), rung), (FINALISTS, rung * SECOND_RUNG // FIRST_RUNG)):
         runners = _survivors(runners, survivors)
-        if len(runners) == 1:
+        if len(runners) > 1 and any(budget.advance(runner, iterations) for runner in runners):
+            return _finish(runners, budget.spent)
+    trials, finished = budget.spent, [_survivors(runners, 1)[0]]
+    settings = finished[0].problem.settings
+    stopped = _run_out(finished[0], budget)
+    while settings.optimizer == "lbfgs" and not stopped and budget.left >= budget.total // 10:
+        if min(runner.match for runner in finished) < STUCK:
             break
-        for runner in runners:
-            part = replace(
-                progress, begin=_at(progress, spent / total), end=_at(progress, (spent + iterations) / total)
-            )
-            before = runner.iterations
-            stopped = runner.advance(iterations, generator, part).stopped
-            spent += runner.iterations - before
-            if stopped:
-                return _finish(runners, spent)
-    winner = min(runners, key=lambda r: r.score)
-    trials = spent
-    own, polish = winner.problem, winner.problem.under(replace(winner.problem.settings, **POLISH))
-    for problem, longest in ((own, winner.candidate.longest), (polish, total)):
-        winner.problem = problem
-        left, before = total - spent, winner.iterations
-        if left <= 0:
-            break
-        found = winner.advance(min(left, longest), generator, replace(progress, begin=_at(progress, spent / total)))
-        spent += found.iterations - before
-        if found.stopped or found.match < own.settings.tolerance:
-            break
-    return _finish([winner], trials)
+        fresh = initial_guess(problem.space, len(guess["inputs"]), settings.initialization, generator)
+        again = {**guess, "inputs": fresh.to(guess["inputs"])}
+        finished.append(_Runner(finished[0].candidate, problem.under(settings), again))
+        stopped = _run_out(finished[-1], budget)
+    return _finish(finished, trials)
+
+
+def _run_out(runner: _Runner, budget: _Budget) -> bool:
+    """Descend to the end, then refine by `POLISH`; True when told to stop."""
+    if budget.advance(runner, runner.candidate.longest):
+        return True
+    if runner.match < runner.problem.settings.tolerance:
+        return False
+    runner.problem = runner.problem.under(replace(runner.problem.settings, **POLISH))
+    return budget.advance(runner, budget.left)
 
 
 def _survivors(runners: Sequence[_Runner], count: int) -> list[_Runner]:
@@ -164,10 +198,6 @@ def _finish(runners: Sequence[_Runner], trials: int) -> tuple[Solution, Gradient
         raise RuntimeError("no candidate has run")
     chosen = f"chosen by its match and total variation after {trials} trial steps: {winner.candidate.label}"
     return winner.solution, winner.problem, (chosen, *dict.fromkeys(winner.facts))
-
-
-def _at(progress: Progress, fraction: float) -> float:
-    return progress.begin + (progress.end - progress.begin) * min(1.0, fraction)
 
 
 def _chain(first: Solution, then: Solution, *, better: bool) -> Solution:

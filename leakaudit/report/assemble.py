@@ -32,6 +32,7 @@ from leakaudit.report.document import (
 from leakaudit.target.target import Target
 
 if TYPE_CHECKING:
+    from leakaudit.attacks.certificate import Certificate
     from leakaudit.audit import Victim
     from leakaudit.batch import Batch
     from leakaudit.score import SampleScore, Scores
@@ -114,6 +115,7 @@ def attack_entry(
         title=attack.title,
         status=status,
         reason=reason,
+        family=attack.family,
         threat_model=attack.threat_model,
         upper_bound=attack.upper_bound,
         given=_given(victim, attack),
@@ -139,18 +141,25 @@ def _given(victim: Victim, attack: Attack) -> dict[str, Any]:
 
 
 def victim_result(
-    victim: Victim, reconstruction: Reconstruction, pixels: Tensor, scores: Sequence[SampleScore], seed: int
+    victim: Victim,
+    reconstruction: Reconstruction,
+    certificate: Certificate | None,
+    pixels: Tensor,
+    scores: Sequence[SampleScore],
+    seed: int,
 ) -> VictimResult:
     """One attack on one victim.
 
     Args:
         victim: The batch and its observation.
         reconstruction: What the attack returned.
+        certificate: Evidence without ground truth, or ``None`` where it could not be computed.
         pixels: Its inputs as pixels (B, C, H, W) in 0..1.
         scores: Per sample.
         seed: Of the attack.
     """
     residual = finite(reconstruction.residual)
+    certified, reason = _certified(certificate)
     order = [s.reconstruction for s in sorted(scores, key=lambda s: s.position)]
     return VictimResult(
         victim=victim.number,
@@ -158,8 +167,8 @@ def victim_result(
         residual=residual,
         residual_reason="" if residual is not None else "the update has norm 0",
         match=finite(reconstruction.match),
-        certified=None,
-        certified_reason="certificates are not computed yet",
+        certified=certified,
+        certified_reason=reason,
         seconds=reconstruction.seconds,
         iterations=reconstruction.iterations,
         stopped=reconstruction.stopped,
@@ -172,6 +181,19 @@ def victim_result(
         snapshots=[_snapshot(victim, s.fraction, s.inputs, order) for s in reconstruction.snapshots],
         notes=list(reconstruction.notes),
     )
+
+
+def _certified(certificate: Certificate | None) -> tuple[bool | None, str]:
+    """Whether the reconstruction proves itself: residual at float level and locally unique."""
+    if certificate is None:
+        return None, "the update cannot be regenerated: the client's dropout masks are unknown"
+    if not certificate.exact:
+        return False, f"residual {certificate.residual:.1e}, float level is {certificate.tolerance:.0e}"
+    if certificate.unique is None:
+        return None, f"residual at float level; uniqueness undecided: {certificate.note or 'not computed'}"
+    if not certificate.unique:
+        return False, f"residual at float level, but not unique: rank {certificate.rank} of {certificate.unknowns}"
+    return True, "residual at float level, and locally unique"
 
 
 def label_result(true: Tensor, inferred: Tensor, method: str) -> LabelResult:

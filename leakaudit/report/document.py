@@ -197,6 +197,7 @@ class AttackEntry(_Model):
     title: str
     status: Literal["run", "not_applicable", "not_run"]
     reason: str = ""
+    family: Literal["closed form", "optimisation"] = "optimisation"
     threat_model: str
     upper_bound: bool = Field(default=False, description="given what no attacker has; never evidence of a leak")
     given: dict[str, Any] = Field(default_factory=dict, description="everything that the attacker was given")

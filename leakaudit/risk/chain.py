@@ -349,7 +349,9 @@ def _norm(base: Segment, layer: Layer, batch: int) -> Segment:
     rank = n - sets
     gradient_rank = min(base.gradient // 2, rank)
     system = StructuralRank(n, base.gradient, n, gradient_rank, rank, gradient_rank, rank)
-    local = system if base.locally_invertible else replace(system, weight=n // 2, weight_rank=min(rank, n // 2), overlap=0)
+    local = (
+        system if base.locally_invertible else replace(system, weight=n // 2, weight_rank=min(rank, n // 2), overlap=0)
+    )
     return replace(base, system=system, local=local, note=note)
 
 

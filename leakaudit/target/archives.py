@@ -45,6 +45,7 @@ def from_factory(
     frozen: Sequence[str],
     mode: Mode,
     unsafe_pickle: bool = False,
+    dropout: Mapping[str, float] | None = None,
 ) -> Target:
     """The module that ``factory`` builds, with the weights in ``path``."""
     if kind not in ("safetensors", "checkpoint", "pickle"):
@@ -52,7 +53,8 @@ def from_factory(
     weights = _weights(path, kind)
     module = _build(factory)
     _fill(module, weights, path, factory)
-    return from_module(module, image_shape, frozen, mode, **_origin(path, "factory", f"factory {factory}"))
+    origin = _origin(path, "factory", f"factory {factory}")
+    return from_module(module, image_shape, frozen, mode, dropout=dropout, **origin)
 
 
 def from_archive(
@@ -63,6 +65,7 @@ def from_archive(
     mode: Mode,
     trust: bool,
     unsafe_pickle: bool,
+    dropout: Mapping[str, float] | None = None,
 ) -> Target:
     """A ``.pt2``, TorchScript or pickled module; weights alone are refused."""
     if kind == "safetensors":
@@ -73,12 +76,11 @@ def from_archive(
             raise ModelError(
                 f"{path} is {_NAMES[kind]}, a format that can run code when opened", "pass --trust if you made it"
             )
-        return (
-            _exported(path, image_shape, frozen, mode)
-            if kind == "exported"
-            else _script(path, image_shape, frozen, mode)
-        )
-    return _pickled(path, kind, image_shape, frozen, mode, unsafe_pickle)
+        module, origin = _exported(path) if kind == "exported" else _script(path)
+    else:
+        module, origin = _pickled(path, kind, unsafe_pickle), _origin(path, "module", "pickle")
+    shape = origin.pop("image_shape", None)
+    return from_module(module, image_shape or shape, frozen, mode, dropout=dropout, **origin)
 
 
 _NAMES = {
@@ -251,7 +253,7 @@ def _fill(module: nn.Module, weights: dict[str, Tensor], path: Path, factory: st
     module.load_state_dict(weights)
 
 
-def _exported(path: Path, image_shape: ImageShape | None, frozen: Sequence[str], mode: Mode) -> Target:
+def _exported(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     from leakaudit.target.exported import rewritten
 
     try:
@@ -263,12 +265,11 @@ def _exported(path: Path, image_shape: ImageShape | None, frozen: Sequence[str],
             f"{path} cannot be loaded ({type(error).__name__}: {error})", "export it with this torch version"
         ) from error
     found = rewritten(program, str(path))
-    shape = image_shape or found.image_shape
-    origin = _origin(path, "exported", "torch.export")
-    return from_module(found.module, shape, frozen, mode, exported_batch=found.batch, rigid=found.rigid, **origin)
+    traits = {"image_shape": found.image_shape, "exported_batch": found.batch, "rigid": found.rigid}
+    return found.module, {**_origin(path, "exported", "torch.export"), **traits}
 
 
-def _script(path: Path, image_shape: ImageShape | None, frozen: Sequence[str], mode: Mode) -> Target:
+def _script(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -277,13 +278,10 @@ def _script(path: Path, image_shape: ImageShape | None, frozen: Sequence[str], m
         raise ModelError(f"{path} cannot be loaded: {str(error).splitlines()[0]}", "export it again") from error
     text = "TorchScript is deprecated, and its dropout masks can be neither recorded nor injected"
     notes = [FidelityNote("LA913", text, "pass weights with --factory package.module:function, or export to ONNX")]
-    module = cast(nn.Module, script)
-    return from_module(module, image_shape, frozen, mode, notes=notes, **_origin(path, "torchscript", "torch.jit"))
+    return cast(nn.Module, script), {**_origin(path, "torchscript", "torch.jit"), "notes": notes}
 
 
-def _pickled(
-    path: Path, kind: Kind, image_shape: ImageShape | None, frozen: Sequence[str], mode: Mode, unsafe_pickle: bool
-) -> Target:
+def _pickled(path: Path, kind: Kind, unsafe_pickle: bool) -> nn.Module:
     if kind == "checkpoint":
         _scan(path, kind)
     try:
@@ -307,4 +305,4 @@ def _pickled(
         raise ModelError(
             f"{path} holds {type(module).__name__}, expected a torch.nn.Module", "pass a state dict and --factory"
         )
-    return from_module(module, image_shape, frozen, mode, **_origin(path, "module", "pickle"))
+    return module

@@ -8,6 +8,7 @@ caller says that it may be.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +31,8 @@ def load(
     unsafe_pickle: bool = False,
     image_shape: ImageShape | None = None,
     dropout: Mapping[str, float] | None = None,
+    loss: Literal["cross-entropy", "bce"] | None = None,
+    batchnorm: Literal["batch", "running"] | None = None,
 ) -> Target:
     """Load a model.
 
@@ -43,31 +46,49 @@ def load(
         unsafe_pickle: Open pickled modules, which run code.
         image_shape: ``(C, H, W)`` where the file leaves the input size open.
         dropout: Probability by node or module name: dropout to put back where an export has lost it.
+        loss: Loss of the client; by default ``bce`` for a single logit and ``cross-entropy`` otherwise.
+        batchnorm: Whether BatchNorm uses statistics of the batch or the running ones; by default those of `mode`.
 
     Returns:
         The model, in the requested mode.
 
     Raises:
         ModelError: The content cannot be audited; says why and what to do.
-        UsageError: The file does not exist.
+        UsageError: The file does not exist, or an argument does not fit the model.
     """
     from leakaudit.target import archives, formats, modules
 
     if isinstance(path, nn.Module):
-        target = modules.from_module(path, image_shape, frozen, mode)
+        target = modules.from_module(path, image_shape, frozen, mode, dropout=dropout)
     else:
         file = Path(path)
         if not file.is_file():
             raise UsageError(f"{file} is not a file", "pass the path of a model file")
         kind = formats.sniff(file)
         if factory is not None:
-            target = archives.from_factory(file, kind, factory, image_shape, frozen, mode, unsafe_pickle)
+            target = archives.from_factory(file, kind, factory, image_shape, frozen, mode, unsafe_pickle, dropout)
         elif kind == "onnx":
             from leakaudit.target.onnx.load import from_onnx
 
             target = from_onnx(file, output, frozen, image_shape, dict(dropout or {}), mode)
         else:
-            target = archives.from_archive(file, kind, image_shape, frozen, mode, trust, unsafe_pickle)
+            target = archives.from_archive(file, kind, image_shape, frozen, mode, trust, unsafe_pickle, dropout)
     if not target.parameters:
         raise ModelError(f"{target.name} has no trainable tensors", "check --frozen and that weights are in the file")
-    return target
+    if batchnorm is not None:
+        modules.set_batchnorm(target.module, batchnorm, target.name)
+    return target if loss is None else _with_loss(target, loss)
+
+
+def _with_loss(target: Target, loss: Literal["cross-entropy", "bce"]) -> Target:
+    """The target, if its outputs fit the loss; what was assumed about a single output is then known."""
+    if loss == "bce" and not target.binary:
+        raise UsageError(
+            f"loss 'bce' needs a model with one logit; {target.name} has {target.classes} outputs",
+            "models with several labels per sample are not supported yet",
+        )
+    if loss == "cross-entropy" and target.binary:
+        raise UsageError(
+            f"loss 'cross-entropy' needs an output per class; {target.name} has a single one", "use loss 'bce'"
+        )
+    return replace(target, fidelity=tuple(note for note in target.fidelity if note.id != "LA922"))

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from leakaudit.errors import ModelError
+from leakaudit.errors import ModelError, UsageError
 from leakaudit.target import layout as layouts
-from leakaudit.target.dropout import replace_dropout
+from leakaudit.target.dropout import Dropout, dropout_layers, replace_dropout
 from leakaudit.target.functional import capture_functional
 from leakaudit.target.probe import batch_sizes, double_backward_note, run
 from leakaudit.target.target import FidelityNote, Layout, Target
@@ -35,7 +35,7 @@ def from_module(
         image_shape: ``(C, H, W)``; common ones are tried where it is missing.
         frozen: Patterns of names that are not trained.
         mode: Mode the module is left in.
-        **origin: Fields of `Target` that say where the module came from.
+        **origin: Fields of `Target` that say where the module came from, and ``dropout``, probabilities by module.
 
     Raises:
         ModelError: It has nothing trainable, takes none of the shapes tried, or is no classifier.
@@ -44,13 +44,15 @@ def from_module(
     origin.setdefault("format", "module")
     _float_parameters(module, label)
     module.eval()
-    exported = origin.pop("exported_batch", None)
+    exported, dropout = origin.pop("exported_batch", None), origin.pop("dropout", None)
     native, layout, notes = _native(module, image_shape, exported or 1, label)
     if not isinstance(module, torch.jit.ScriptModule):
         replace_dropout(module)
     _keep_statistics(module)
     outputs = _outputs(module, exported or 1, native, label)
     module = capture_functional(module, native)
+    if dropout:
+        insert_dropout(module, dropout, label)
     notes += _recurrent_dropout(module)
     rigid = origin.pop("rigid", False)
     sizes = (exported,) if rigid else batch_sizes(module.eval(), exported, native)
@@ -62,7 +64,9 @@ def from_module(
         text = "the model has one output; it is audited as a binary classifier's logit"
         notes.append(FidelityNote("LA922", text, "regression is not supported yet"))
     module.train(mode == "train")
-    excluded = tuple(n for n, _ in module.named_parameters() if any(fnmatchcase(n, pattern) for pattern in frozen))
+    names = [name for name, _ in module.named_parameters()]
+    check_patterns(frozen, names, label)
+    excluded = tuple(name for name in names if any(fnmatchcase(name, pattern) for pattern in frozen))
     return Target(
         module=module,
         native_shape=native,
@@ -150,3 +154,50 @@ def _recurrent_dropout(module: nn.Module) -> list[FidelityNote]:
         return []
     text = f"dropout inside {', '.join(fused)} is part of a fused layer; its masks cannot be recorded or injected"
     return [FidelityNote("LA912", text, "put nn.Dropout between single-layer recurrent modules")]
+
+
+def check_patterns(patterns: Sequence[str], names: Sequence[str], label: str) -> None:
+    """Refuse a pattern of ``--frozen`` that no tensor matches: it is a typing mistake, not a wish."""
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UsageError(
+                f"--frozen {pattern!r} matches no tensor of {label}", f"its tensors are {', '.join(names[:20])}"
+            )
+
+
+def insert_dropout(module: nn.Module, dropout: Mapping[str, float], label: str) -> None:
+    """Set the probability of dropout layers, or put dropout behind other modules, by name; parameter names stay."""
+    known, layers = dict(module.named_modules()), dropout_layers(module)
+    for name, p in dropout.items():
+        if name in layers:
+            layers[name].p = p
+        elif name in known and name and not isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule):
+            known[name].add_module("leakaudit_dropout", Dropout(p, label=name))
+            known[name].register_forward_hook(lambda owner, _, output: owner.leakaudit_dropout(output))
+        else:
+            names = ", ".join([*layers, *(n for n in known if n and n not in layers)][:20])
+            raise UsageError(f"{label} has no module {name!r} to put dropout behind", f"its modules are {names}")
+
+
+def set_batchnorm(module: nn.Module, statistics: Literal["batch", "running"], label: str) -> None:
+    """Let BatchNorm normalise with statistics of the batch or with the running ones, whatever the module's mode.
+
+    Raises:
+        UsageError: There is no BatchNorm whose statistics could be chosen.
+    """
+    from leakaudit.target.exported import BatchNorm
+    from leakaudit.target.onnx.module import OnnxModule
+
+    if isinstance(module, OnnxModule):
+        layers = sum(node.op_type == "BatchNormalization" for node in module.source.nodes)
+        module.batch_statistics = statistics == "batch"
+    else:
+        found = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm | BatchNorm)]
+        layers = len(found)
+        for layer in found:
+            layer.train(statistics == "batch")
+    if not layers:
+        raise UsageError(
+            f"batchnorm {statistics!r} was asked for, but {label} has no BatchNorm layers",
+            "an exporter may have folded them into convolutions: export without constant folding",
+        )

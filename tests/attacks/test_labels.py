@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from leakaudit.attacks.base import cpu_generator
-from leakaudit.attacks.labels import find_head, infer_labels
+from leakaudit.attacks.labels import LabelGuess, find_head, ilrg_shares, infer_labels, round_counts
 from leakaudit.batch import Batch
 from leakaudit.client import observe
-from leakaudit.observation import InputSpace, Protocol
+from leakaudit.observation import InputSpace, Observation, Protocol
 from leakaudit.target.target import Target
 from tests.conftest import make_target, small_cnn, small_mlp
 
@@ -55,3 +55,96 @@ def test_the_head_is_found_by_what_it_does(samples: Batch, space: InputSpace) ->
     target = make_target(small_mlp(), (3, 12, 12), 5)
     head = find_head(target, observe(target, samples.subset([0]), Protocol(1), space), cpu_generator(0))
     assert (head.weight, head.bias, head.transposed) == ("3.weight", "3.bias", False)
+
+
+def observe_soft(target: Target, images: torch.Tensor, soft: torch.Tensor, space: InputSpace) -> Observation:
+    """The update of one sample whose label is a distribution over classes."""
+    gradients = target.gradient(space.normalize(images), soft)
+    return Observation({n: g.detach() for n, g in gradients.items()}, Protocol(1), space)
+
+
+def guess_of(target: Target, images: torch.Tensor, soft: list[float], space: InputSpace) -> LabelGuess:
+    observation = observe_soft(target, images, torch.tensor([soft]), space)
+    return infer_labels(target, observation, cpu_generator(0))
+
+
+def test_a_soft_label_of_one_sample_is_read_exactly(samples: Batch, space: InputSpace) -> None:
+    target = make_target(small_mlp(), (3, 12, 12), 5)
+    soft = [0.1, 0.45, 0.05, 0.3, 0.1]
+    guess = guess_of(target, samples.images[:1], soft, space)
+    assert guess.soft is not None
+    assert guess.soft[0].tolist() == pytest.approx(soft, abs=1e-4)
+    assert guess.labels.tolist() == [1]
+    assert guess.exact
+
+
+def test_a_hard_label_has_no_soft_one(samples: Batch, space: InputSpace) -> None:
+    target = make_target(small_mlp(), (3, 12, 12), 5)
+    guess = guess_of(target, samples.images[:1], [0.0, 0.0, 0.0, 1.0, 0.0], space)
+    assert guess.soft is None
+    assert guess.labels.tolist() == [3]
+
+
+@pytest.mark.parametrize("size", [8, 20, 64])
+def test_more_samples_than_classes_with_repeated_labels(size: int, samples: Batch, space: InputSpace) -> None:
+    target = make_target(small_cnn(), (3, 12, 12), 5)
+    right = 0
+    for seed in range(4):
+        generator = torch.Generator().manual_seed(seed)
+        weights = torch.rand(5, generator=generator)[samples.labels] ** 2
+        index = torch.multinomial(weights, size, replacement=True, generator=generator)
+        victim = Batch(samples.images[index], samples.labels[index], tuple(index.tolist()))
+        guess = infer_labels(target, observe(target, victim, Protocol(size), space), cpu_generator(seed))
+        right += sum((Counter(victim.labels.tolist()) & Counter(guess.labels.tolist())).values())
+        assert "iLRG agrees" in guess.method
+    assert right / (4 * size) >= 0.95
+
+
+def trained_on(samples: Batch, space: InputSpace, steps: int) -> Target:
+    target = make_target(small_cnn(), (3, 12, 12), 5)
+    optimizer = torch.optim.SGD(target.module.parameters(), lr=0.05)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        target.loss(space.normalize(samples.images), samples.labels).backward()
+        optimizer.step()
+    return target
+
+
+def test_counts_survive_brief_training(samples: Batch, space: InputSpace) -> None:
+    target = trained_on(samples, space, 20)
+    right = 0
+    for seed in range(6):
+        (victim,) = samples.draw(1, 8, seed)
+        guess = infer_labels(target, observe(target, victim, Protocol(8), space), cpu_generator(seed))
+        right += sum((Counter(victim.labels.tolist()) & Counter(guess.labels.tolist())).values())
+    assert right / 48 >= 0.9
+
+
+def test_binary_counts(samples: Batch, space: InputSpace) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(432, 16), nn.Tanh(), nn.Linear(16, 1)).eval()
+    target = Target(module, "net", "module", (3, 12, 12), "NCHW", (3, 12, 12), 2, binary=True)
+    for positive in range(5):
+        labels = torch.tensor([1] * positive + [0] * (8 - positive))
+        victim = Batch(samples.images[:8], labels, tuple(range(8)))
+        guess = infer_labels(target, observe(target, victim, Protocol(8), space), cpu_generator(0))
+        assert abs(int(guess.labels.sum()) - positive) <= 1
+
+
+def test_ilrg_is_exact_where_a_class_is_one_sample() -> None:
+    """Identical features within a class and probabilities near the target make the class features exact."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn((3, 40), generator=generator, dtype=torch.float64)
+    weight = 1e-3 * torch.randn((3, 40), generator=generator, dtype=torch.float64)
+    bias, labels = torch.zeros(3, dtype=torch.float64), torch.tensor([0, 0, 0, 0, 1, 2])
+    rows = features[labels]
+    error = (rows @ weight.T).softmax(1) - torch.nn.functional.one_hot(labels, 3)
+    shares = ilrg_shares(weight, bias, error.T @ rows / 6, error.mean(0))
+    assert (6 * shares).tolist() == pytest.approx([4.0, 1.0, 1.0], abs=0.05)
+
+
+def test_rounding_keeps_sum_and_lower_bounds() -> None:
+    counts = round_counts(torch.tensor([0.5, 0.48, 0.02]), 4, least=torch.tensor([-1.0, -1.0, 0.9]))
+    assert counts.tolist() in ([2, 1, 1], [1, 2, 1])
+    assert round_counts(torch.zeros(4), 6).sum() == 6
+    assert round_counts(torch.tensor([-0.3, 1.3]), 5).tolist() == [0, 5]

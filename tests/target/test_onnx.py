@@ -173,7 +173,7 @@ def test_several_outputs(tmp_path: Path) -> None:
     assert "LA911" in ids(load(path))
     other = load(path, output="z")
     assert (other.classes, set(other.parameters)) == (7, {"other"})
-    with pytest.raises(ModelError, match="no output 'w'"):
+    with pytest.raises(UsageError, match="no output 'w'"):
         load(path, output="w")
 
 
@@ -190,7 +190,7 @@ def test_dropout_node_and_reinsertion(tmp_path: Path) -> None:
     with injected_masks(target.module, {"act": torch.ones(3, 12) * 0.75, "drop": torch.ones(3, 12) * 0.5}):
         injected = target.logits(x)
     torch.testing.assert_close(injected, load(path).logits(x))
-    with pytest.raises(ModelError, match="no node 'nothing'"):
+    with pytest.raises(UsageError, match="no node 'nothing'"):
         load(path, dropout={"nothing": 0.5})
 
 

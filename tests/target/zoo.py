@@ -103,8 +103,8 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
     "swin": (swin, (3, 32, 32)),
 }
 KINDS = ("legacy", "legacy_train", "legacy_unfolded", "dynamo", "dynamo_unoptimised")
-OPSETS = {"legacy": (13, 17, 20), "legacy_train": (13, 17), "legacy_unfolded": (13, 17, 20),
-          "dynamo": (18, 20, 23), "dynamo_unoptimised": (18, 23)}  # fmt: skip
+OPSETS = {"legacy": (13, 17, 18, 20), "legacy_train": (13, 17, 18, 20), "legacy_unfolded": (13, 17, 18, 20),
+          "dynamo": (18, 20, 23), "dynamo_unoptimised": (18, 20, 23)}  # fmt: skip
 
 
 def build(name: str) -> tuple[nn.Module, tuple[int, int, int]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from onnx import GraphProto, NodeProto, TensorProto
 
-from leakaudit.errors import ModelError
+from leakaudit.errors import ModelError, UsageError
 
 _VIEWS = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Cast"})
 _HEADS = {"Softmax": "softmax", "LogSoftmax": "logsoftmax", "Sigmoid": "sigmoid"}
@@ -33,7 +33,8 @@ def find(graph: GraphProto, nodes: list[NodeProto], output: str | None, path: st
     """Follow the chosen (or first float) output back to the logits.
 
     Raises:
-        ModelError: There is no such output.
+        UsageError: There is no such output.
+        ModelError: No output holds real numbers.
     """
     names = tuple(dict.fromkeys(info.name for info in graph.output))
     floats = tuple(
@@ -44,7 +45,7 @@ def find(graph: GraphProto, nodes: list[NodeProto], output: str | None, path: st
         )
     )
     if output is not None and output not in names:
-        raise ModelError(f"{path} has no output {output!r}; it has {', '.join(map(repr, names))}", "correct --output")
+        raise UsageError(f"{path} has no output {output!r}; it has {', '.join(map(repr, names))}", "correct --output")
     if output is None and not floats:
         raise ModelError(
             f"{path} has no output of real numbers, only {', '.join(map(repr, names))}", "export the logits"

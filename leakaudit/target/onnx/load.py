@@ -9,7 +9,7 @@ from typing import Literal
 
 from onnx import ModelProto
 
-from leakaudit.errors import ModelError
+from leakaudit.errors import ModelError, UsageError
 from leakaudit.target import layout as layouts
 from leakaudit.target.onnx import fidelity, selfcheck
 from leakaudit.target.onnx.module import OnnxModule
@@ -73,11 +73,11 @@ def _check_names(dropout: dict[str, float], source: Source, path: Path) -> None:
     known = node_names(source.nodes)
     for name, p in dropout.items():
         if name not in known:
-            raise ModelError(
+            raise UsageError(
                 f"{path} has no node {name!r} to put dropout behind", f"its nodes are {', '.join(known[:20])}"
             )
         if not 0.0 <= p < 1.0:
-            raise ModelError(f"dropout of {p} behind {name!r}, expected at least 0 and less than 1")
+            raise UsageError(f"dropout of {p} behind {name!r}, expected at least 0 and less than 1")
 
 
 def _silent(

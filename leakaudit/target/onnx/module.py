@@ -40,6 +40,8 @@ class OnnxModule(nn.Module):
             self._register(self._torch_names[name], data, name in source.parameters)
         self._dropouts = self._make_dropouts(dropout or {})
         self._programs: dict[Any, fx.GraphModule] = {}
+        self.batch_statistics: bool | None = None
+        """Whether BatchNorm uses those of the batch; ``None``: as the mode says."""
 
     def _register(self, name: str, data: Tensor, trained: bool) -> None:
         *path, leaf = name.split(".")
@@ -92,13 +94,14 @@ class OnnxModule(nn.Module):
         return result
 
     def program(self, x: Tensor) -> fx.GraphModule:
-        """The folded program for inputs like ``x``; built once per shape, type, device and mode."""
-        key = (tuple(x.shape), x.dtype, x.device, self.training)
+        """The folded program for inputs like ``x``; built once per shape, type, device and BatchNorm mode."""
+        batch_statistics = self.training if self.batch_statistics is None else self.batch_statistics
+        key = (tuple(x.shape), x.dtype, x.device, batch_statistics)
         if key not in self._programs:
             if len(self._programs) >= _MAX_PROGRAMS:
                 self._programs.pop(next(iter(self._programs)))
             layers: dict[str, nn.Module] = dict(self._dropouts)
-            self._programs[key] = Tracer(self.source, self._order, layers, x, self.training).build()
+            self._programs[key] = Tracer(self.source, self._order, layers, x, batch_statistics).build()
         return self._programs[key]
 
     def __getstate__(self) -> dict[str, Any]:

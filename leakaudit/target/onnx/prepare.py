@@ -16,6 +16,7 @@ from leakaudit.target.onnx import heads, roles
 from leakaudit.target.onnx.registry import find_borrowed, find_own, since_version
 from leakaudit.target.onnx.source import Array, Source, node_names
 from leakaudit.target.onnx.tracer import Tracer
+from leakaudit.target.modules import check_patterns
 from leakaudit.target.onnx.values import array, attributes, constant_value, filled, widen
 
 _QUANTISED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
@@ -47,6 +48,8 @@ def prepare(model: ModelProto, path: str, output: str | None = None, frozen: Seq
         constants.update(more)
     found = roles.assign(nodes, initial, constants, input_name)
     kept = {name for name in found.parameters if not any(fnmatchcase(name, pattern) for pattern in frozen)}
+    floating = {name for name, value in initial.items() if value.dtype.kind == "f"}
+    check_patterns(frozen, sorted(found.parameters | floating), path)
     values = {**constants, **initial}
     used = {name for node in nodes for name in roles.all_inputs(node)} | {head.logits}
     floats = {n: v for n, v in values.items() if n in used and v.dtype.kind == "f" and n not in found.host}

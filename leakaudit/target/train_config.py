@@ -1,0 +1,103 @@
+"""``--train-config FILE``: how the clients train, in TOML, for what a model file does not say.
+
+::
+
+    mode = "train"                  # or "eval"
+    frozen = ["features.*"]         # tensors that clients do not train
+    output = "logits"               # graph output to audit
+    loss = "cross-entropy"          # or "bce", for a single logit
+    batchnorm = "running"           # or "batch"; follows the mode where it is left out
+
+    [dropout]                       # put back behind these nodes or modules
+    "/relu/Relu" = 0.5
+
+Every key is optional. A key or value that is not one of these is an error, never ignored: a typing mistake would audit
+another training than the one that the file's author means.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from leakaudit.errors import UsageError
+
+_LIMIT = 1 << 20
+
+
+def read_train_config(path: str | Path) -> dict[str, Any]:
+    """The settings in a file, as keyword arguments of `leakaudit.target.load`; only those that it names.
+
+    Raises:
+        UsageError: The file is not there or is not TOML, or a key or value is none of those above.
+    """
+    file = Path(path)
+    settings = {}
+    for key, value in _parse(file).items():
+        if key not in _KEYS:
+            raise UsageError(f"{file}: unknown key {key!r}, expected one of {', '.join(_KEYS)}", _hint(key))
+        expected, valid = _KEYS[key]
+        if not valid(value):
+            raise UsageError(f"{file}: {_offender(key, value)}, expected {expected}", "correct the file")
+        settings[key] = {name: float(p) for name, p in value.items()} if key == "dropout" else value
+    return settings
+
+
+def _parse(file: Path) -> dict[str, Any]:
+    toml: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    if not file.is_file():
+        raise UsageError(f"--train-config {file} is not a file", "pass a TOML file")
+    if file.stat().st_size > _LIMIT:
+        raise UsageError(f"--train-config {file} has {file.stat().st_size} bytes, expected a short TOML file")
+    try:
+        content: dict[str, Any] = toml.loads(file.read_text("utf-8"))
+    except (toml.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"--train-config {file} is not TOML: {error}", 'lines look like mode = "train", texts in quotes'
+        ) from error
+    except OSError as error:
+        raise UsageError(f"--train-config {file} cannot be read: {error.strerror}", "check its permissions") from error
+    return content
+
+
+def _one_of(*choices: str) -> tuple[str, Callable[[Any], bool]]:
+    return " or ".join(f'"{choice}"' for choice in choices), lambda value: value in choices
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) and item for item in value)
+
+
+def _is_probability(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
+
+
+def _is_probabilities(value: Any) -> bool:
+    return isinstance(value, dict) and all(_is_probability(p) for p in value.values())
+
+
+_KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "mode": _one_of("eval", "train"),
+    "frozen": ('a list of patterns, as ["features.*"]', _is_texts),
+    "output": ("the name of a graph output", lambda value: isinstance(value, str) and bool(value)),
+    "dropout": ('a table of NODE = P with P from 0 to below 1, as "/relu/Relu" = 0.5', _is_probabilities),
+    "loss": _one_of("cross-entropy", "bce"),
+    "batchnorm": _one_of("batch", "running"),
+}
+
+
+def _offender(key: str, value: Any) -> str:
+    """The setting as the user wrote it; of a table, the first entry that is wrong."""
+    if key == "dropout" and isinstance(value, dict):
+        node, p = next((node, p) for node, p in value.items() if not _is_probability(p))
+        return f"[dropout] {node!r} = {p!r}"
+    return f"{key} = {value!r}"
+
+
+def _hint(key: str) -> str:
+    if key == "label_smoothing":
+        return "label smoothing is not supported yet"
+    return "node names with dots or slashes belong in quotes below [dropout]" if "." in key or "/" in key else ""

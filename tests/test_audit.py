@@ -1,0 +1,99 @@
+"""The pipeline: what each attack is given, dropout on the client's side only, and a model that cannot be traced."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import leakaudit
+from leakaudit.audit import seed_of
+from leakaudit.batch import Batch
+from leakaudit.client import observe, observe_step
+from leakaudit.errors import AuditError, UsageError
+from leakaudit.observation import InputSpace, Protocol
+from tests.conftest import make_target, small_mlp, smooth_images
+
+SHAPE = (3, 12, 12)
+
+
+def scan(module: nn.Module, **options: object) -> leakaudit.Report:
+    defaults: dict[str, object] = {
+        "attacks": ["ig"], "settings": {"ig": {"iterations": "30"}}, "victims": 1, "mean": [0.5], "std": [0.25],
+        "input_shape": SHAPE,
+    }  # fmt: skip
+    return leakaudit.scan(module, (smooth_images(12), np.arange(12) % 5), **{**defaults, **options})  # type: ignore[arg-type]
+
+
+def with_dropout() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(432, 64), nn.GELU(), nn.Dropout(0.5), nn.Linear(64, 5))
+
+
+def test_dropout_is_on_for_the_client_alone(space: InputSpace, samples: Batch) -> None:
+    target = leakaudit.load(with_dropout(), mode="train", image_shape=SHAPE)
+    victim, protocol = samples.subset([0]), Protocol(1, "train")
+    first, masks = observe_step(target, victim, protocol, space, seed=1)
+    again, _ = observe_step(target, victim, protocol, space, seed=1)
+    other, _ = observe_step(target, victim, protocol, space, seed=2)
+    (mask,) = masks.values()
+    assert 0 < float(mask.mean()) < 1
+    assert first.masks is None
+    for name, gradient in first.update.items():
+        assert torch.equal(gradient, again.update[name])
+    assert any(not torch.equal(g, other.update[n]) for n, g in first.update.items())
+    inputs = space.normalize(victim.images)
+    assert torch.equal(target.logits(inputs), target.logits(inputs))  # no dropout on the attacker's side
+
+
+def test_the_masks_reach_only_the_declared_upper_bound() -> None:
+    settings = {name: {"iterations": "20"} for name in ("ig", "wia")}
+    report = scan(with_dropout(), mode="train", attacks=["ig", "wia"], settings=settings)
+    given = {a.name: a.given["dropout_masks"] for a in report.attacks}
+    assert given == {"ig": "none", "wia": "true masks"}
+    assert {a.name: a.upper_bound for a in report.attacks} == {"ig": False, "wia": True}
+    assert report.protocol.mode == "train"
+
+
+def test_attacks_that_do_not_apply_say_why() -> None:
+    report = scan(small_mlp(), attacks=["wia", "ig"])
+    (wia,) = [a for a in report.attacks if a.name == "wia"]
+    assert wia.status == "not_applicable"
+    assert "eval mode" in wia.reason
+
+
+def test_an_update_without_a_trace_is_refused(space: InputSpace, samples: Batch) -> None:
+    module = small_mlp()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(float("inf"))
+    with pytest.raises(AuditError, match="NaN or infinite"):
+        observe(make_target(module, SHAPE, 5), samples.subset([0]), Protocol(1), space)
+
+
+class Untraceable(nn.Module):
+    """Branches on a value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = small_mlp()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x) if float(x.detach().sum()) > -1e9 else -self.inner(x)
+
+
+def test_a_model_that_branches_is_still_audited() -> None:
+    report = scan(Untraceable())
+    assert report.attacks[0].status == "run"
+
+
+def test_seeds_are_independent() -> None:
+    seeds = {seed_of(s, purpose, n) for s in range(3) for purpose in ("client", "ig") for n in range(3)}
+    assert len(seeds) == 18
+    assert all(0 <= s < 2**63 for s in seeds)
+
+
+def test_too_few_samples() -> None:
+    with pytest.raises(UsageError, match="need 20 samples"):
+        scan(small_mlp(), batch_size=10, victims=2)
