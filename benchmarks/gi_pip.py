@@ -3,8 +3,8 @@
     python benchmarks/gi_pip.py [--seeds 4] [--out benchmarks/results/gi_pip.md]
 
 A small convolutional network with BatchNorm (eval mode, untrained, 66,730 parameters), batches of four CIFAR-10 images
-of distinct classes, 600 steps of unsigned Adam. The autoencoder is trained on 128 other CIFAR-10 images. Mean PSNR in 0..1
-over the batches. The last row is IG of the preset standard, which chooses its own weight.
+of distinct classes, 600 steps of unsigned Adam. The autoencoder is trained on 128 other CIFAR-10 images. Mean PSNR in
+0..1 over the batches. The last row is IG of the preset standard, which chooses its own weight.
 """
 
 from __future__ import annotations

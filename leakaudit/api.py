@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from leakaudit.audit import AuditOptions, Observer, SilentObserver, audit
-from leakaudit.batch import Batch, DataLayout, ValueRange, from_arrays, load_batch
+from leakaudit.batch import Batch, DataLayout, ValueRange, from_arrays, load_batch, load_images
 from leakaudit.errors import UsageError
 from leakaudit.observation import InputSpace, Mode
 from leakaudit.report.document import Report
@@ -36,6 +36,7 @@ def scan(
     values: ValueRange = "auto",
     resize: bool = False,
     input_shape: tuple[int, int, int] | None = None,
+    auxiliary: str | Path | None = None,
     lpips_weights: str | Path | None = None,
     observer: Observer | None = None,
     command: Sequence[str] = (),
@@ -60,6 +61,7 @@ def scan(
         values: Whether the batch holds pixels or already normalised values.
         resize: Resize and crop the images of a folder.
         input_shape: ``(C, H, W)`` of one sample, where the model leaves it open (a module, a file with free sizes).
+        auxiliary: ``.npz`` or folder of public images, for attacks of threat model D.
         lpips_weights: SqueezeNet 1.1 checkpoint for LPIPS.
         observer: Told the progress.
         command: For the report's *how to reproduce*.
@@ -69,6 +71,11 @@ def scan(
         ModelError: A model that cannot be audited.
         BatchError: Samples that do not fit the model.
     """
+    observer = observer or SilentObserver()
+    if not isinstance(model, Target):
+        observer.stage("loading the model")
+    target = model if isinstance(model, Target) else load(model, mode=mode, image_shape=input_shape)
+    space = input_space(target, mean, std)
     options = AuditOptions(
         batch_size=batch_size,
         victims=victims,
@@ -78,13 +85,9 @@ def scan(
         time_budget=time_budget,
         seed=seed,
         device=device,
+        auxiliary=load_images(auxiliary, space, resize=resize) if auxiliary else None,
         lpips_weights=Path(lpips_weights) if lpips_weights else None,
     )
-    observer = observer or SilentObserver()
-    if not isinstance(model, Target):
-        observer.stage("loading the model")
-    target = model if isinstance(model, Target) else load(model, mode=mode, image_shape=input_shape)
-    space = input_space(target, mean, std)
     observer.stage("reading the batch")
     if isinstance(batch, Batch):
         samples = batch

@@ -31,7 +31,7 @@ from leakaudit.attacks.base import Attack, Monitor, Reconstruction, cpu_generato
 from leakaudit.attacks.certificate import Certificate, certify
 from leakaudit.attacks.labels import LabelGuess, infer_labels
 from leakaudit.attacks.registry import available, create
-from leakaudit.batch import Batch
+from leakaudit.batch import Batch, refuse_overlap
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.findings import Evidence, judge
 from leakaudit.observation import InputSpace, Observation
@@ -99,6 +99,7 @@ class AuditOptions:
         time_budget: Seconds for all attacks together, or ``None``.
         seed: Decides victims, starts and probes.
         device: ``auto``, ``cpu`` or ``cuda``.
+        auxiliary: Public images (N, C, H, W) in 0..1 for attacks of threat model D, or ``None``.
         lpips_weights: SqueezeNet 1.1 checkpoint for LPIPS; ``None`` looks in torch's hub cache.
     """
 
@@ -110,6 +111,7 @@ class AuditOptions:
     time_budget: float | None = None
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    auxiliary: Tensor | None = None
     lpips_weights: Path | None = None
 
     def __post_init__(self) -> None:
@@ -129,10 +131,17 @@ class Victim:
     observation: Observation
     guess: LabelGuess
     masks: Mapping[str, Tensor]
+    auxiliary: Tensor | None = None
 
     def seen_by(self, attack: Attack) -> Observation:
-        """The observation as this attack gets it: the client's masks only for a declared upper bound."""
-        return replace(self.observation, masks=self.masks) if attack.upper_bound else self.observation
+        """The observation as this attack gets it.
+
+        Public images come with threat model D, the client's masks only for a declared upper bound.
+        """
+        seen = replace(self.observation, threat_model=attack.threat_model)
+        if attack.threat_model >= "D":
+            seen = replace(seen, auxiliary=self.auxiliary)
+        return replace(seen, masks=self.masks) if attack.upper_bound else seen
 
 
 @dataclass(eq=False)
@@ -180,7 +189,10 @@ def audit(
     observer = observer or SilentObserver()
     device = choose_device(options.device)
     scorer = make_scorer(samples, options.lpips_weights)
-    attacks = [create(n, options.preset, options.settings.get(n)) for n in options.attacks or tuple(available())]
+    chosen = options.attacks or tuple(name for name, attack in available().items() if attack.by_default)
+    attacks = [create(name, options.preset, options.settings.get(name)) for name in chosen]
+    if options.auxiliary is not None:
+        refuse_overlap(options.auxiliary, samples)
     with reproducible(options.seed):
         observer.stage("rank analysis")
         rank_section = assess_architecture(target, options)
@@ -188,6 +200,7 @@ def audit(
         observer.stage("computing the client's updates")
         victims = make_victims(target, samples, space, options)
         entries = run_attacks(attacks, target, victims, scorer, options, observer)
+        entries += [_left_out(name, victims[0], options) for name in available() if name not in chosen]
     target_section = assemble.target_section(target)
     protocol = assemble.protocol_section(victims[0].observation.protocol)
     findings = judge(Evidence(target_section, protocol, rank_section, entries))
@@ -236,7 +249,14 @@ def make_victims(target: Target, samples: Batch, space: InputSpace, options: Aud
         guess = infer_labels(target, observation, cpu_generator(seed_of(options.seed, "labels", number)))
         labels = guess.labels.to(next(iter(observation.update.values())).device)
         victims.append(
-            Victim(number, batch, replace(observation, labels=labels, label_source="inferred"), guess, masks)
+            Victim(
+                number,
+                batch,
+                replace(observation, labels=labels, label_source="inferred"),
+                guess,
+                masks,
+                options.auxiliary,
+            )
         )
     return victims
 
@@ -262,6 +282,13 @@ def run_attacks(
         status: Literal["run", "not_run"] = "run" if results else "not_run"
         entries.append(assemble.attack_entry(attack, victims[0], status, why, results))
     return entries
+
+
+def _left_out(name: str, victim: Victim, options: AuditOptions) -> AttackEntry:
+    """The ledger's row of an attack that was not asked for."""
+    why = "not among the attacks asked for" if options.attacks else "a baseline that other attacks contain"
+    reason = f"{why}: run it with --attack {name}"
+    return assemble.attack_entry(create(name, options.preset), victim, "not_run", reason)
 
 
 def _run_on_victims(
@@ -318,7 +345,7 @@ def make_scorer(samples: Batch, weights: Path | None) -> Scorer:
 
     path = weights or find_weights()
     if path is None:
-        reason = f"LPIPS not computed: no {HUB_FILE} in torch's hub cache and no --lpips-weights"
+        reason = f"no {HUB_FILE} in torch's hub cache, and no --lpips-weights"
         return Scorer(samples, None, reason)
     return Scorer(samples, PerceptualDistance(path))
 

@@ -110,6 +110,53 @@ def load_batch(
     return replace(batch, class_names=names, sha256=_hash_files([path]))
 
 
+def load_images(path: str | Path, space: InputSpace, *, resize: bool = False) -> Tensor:
+    """Public images without labels, for attacks that learn from them.
+
+    Args:
+        path: ``.npz`` with an array of inputs, or a folder of images, with or without sub-folders.
+        space: Shape and normalisation of the model's inputs.
+        resize: Resize and centre-crop the images of a folder to the model's size.
+
+    Returns:
+        Pixels in 0..1, float32 (N, C, H, W).
+
+    Raises:
+        UsageError: The path does not exist.
+        BatchError: The content does not fit the model.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UsageError(f"no such file or folder of auxiliary images: {path}")
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+        if not files:
+            raise BatchError(f"{path}: no images", f"accepted: {', '.join(sorted(IMAGE_SUFFIXES))}")
+        return torch.from_numpy(np.stack([_read_image(file, space.shape, resize) for file in files]))
+    inputs, _, _ = _read_npz(path, labelled=False)
+    arranged, _ = _arrange(inputs, space.shape, "auto", str(path))
+    return _to_pixels(arranged, space, "auto", str(path))[0]
+
+
+def refuse_overlap(auxiliary: Tensor, private: Batch) -> None:
+    """Refuse auxiliary images that also occur in the private batch: the attacker would hold the answer.
+
+    Raises:
+        BatchError: An image occurs in both, equal to 8 bits.
+    """
+    known = {_image_hash(image) for image in auxiliary}
+    shared = [i for i, image in enumerate(private.images) if _image_hash(image) in known]
+    if shared:
+        raise BatchError(
+            f"{len(shared)} of {len(private)} private samples are among the auxiliary images, first sample {shared[0]}",
+            "give images that are not in the batch: the attacker must not hold the answer",
+        )
+
+
+def _image_hash(image: Tensor) -> bytes:
+    return hashlib.sha256((image * 255).round().byte().numpy().tobytes()).digest()
+
+
 def from_arrays(
     inputs: np.ndarray[Any, Any],
     labels: np.ndarray[Any, Any],
@@ -142,7 +189,7 @@ def _hash_files(paths: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _read_npz(path: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], tuple[str, ...]]:
+def _read_npz(path: Path, labelled: bool = True) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], tuple[str, ...]]:
     """Inputs, labels, and class names where the file has an array of them."""
     if not zipfile.is_zipfile(path):
         raise BatchError(
@@ -156,11 +203,12 @@ def _read_npz(path: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], t
             raise BatchError(f"{path}: unpacks to {size / 2**30:.1f} GiB, the limit is {MAX_BYTES / 2**30:.0f} GiB")
         with np.load(path, allow_pickle=False) as archive:
             names = list(archive.files)
-            x_key, y_key = _pick_key(names, INPUT_KEYS, "inputs", path), _pick_key(names, LABEL_KEYS, "labels", path)
+            x_key = _pick_key(names, INPUT_KEYS, "inputs", path)
+            y_key = _pick_key(names, LABEL_KEYS, "labels", path) if labelled else None
             class_names = _read_array(archive, NAME_KEY, path).ravel() if NAME_KEY in names else ()
             return (
                 _read_array(archive, x_key, path),
-                _read_array(archive, y_key, path),
+                _read_array(archive, y_key, path) if y_key else np.zeros(0, np.int64),
                 tuple(str(name)[:200] for name in class_names),
             )
     except (zipfile.BadZipFile, EOFError, OSError) as error:

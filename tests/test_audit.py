@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import leakaudit
+from leakaudit.attacks.registry import available
 from leakaudit.audit import seed_of
 from leakaudit.batch import Batch
 from leakaudit.client import observe, observe_step
-from leakaudit.errors import AuditError, UsageError
+from leakaudit.errors import AuditError, BatchError, UsageError
 from leakaudit.observation import InputSpace, Protocol
 from tests.conftest import make_target, small_mlp, smooth_images
 
@@ -50,9 +53,9 @@ def test_dropout_is_on_for_the_client_alone(space: InputSpace, samples: Batch) -
 def test_the_masks_reach_only_the_declared_upper_bound() -> None:
     settings = {name: {"iterations": "20"} for name in ("ig", "wia")}
     report = scan(with_dropout(), mode="train", attacks=["ig", "wia"], settings=settings)
-    given = {a.name: a.given["dropout_masks"] for a in report.attacks}
+    given = {a.name: a.given["dropout_masks"] for a in report.attacks if a.status == "run"}
     assert given == {"ig": "none", "wia": "true masks"}
-    assert {a.name: a.upper_bound for a in report.attacks} == {"ig": False, "wia": True}
+    assert [a.name for a in report.attacks if a.upper_bound] == ["wia"]
     assert report.protocol.mode == "train"
 
 
@@ -97,3 +100,24 @@ def test_seeds_are_independent() -> None:
 def test_too_few_samples() -> None:
     with pytest.raises(UsageError, match="need 20 samples"):
         scan(small_mlp(), batch_size=10, victims=2)
+
+
+def test_auxiliary_images_reach_attacks_that_may_have_them_and_never_hold_the_answer(tmp_path: Path) -> None:
+    np.savez(tmp_path / "public.npz", x=smooth_images(30, seed=9))
+    settings = {"ig": {"iterations": "10"}, "gi-pip": {"iterations": "10", "training_steps": "5"}}
+    report = scan(small_mlp(), attacks=["ig", "gi-pip"], settings=settings, auxiliary=tmp_path / "public.npz")
+    assert {a.name: a.given["auxiliary_data"] for a in report.attacks if a.status == "run"} == {
+        "ig": "none",
+        "gi-pip": "30 images",
+    }
+    np.savez(tmp_path / "private.npz", x=smooth_images(12)[3:5])
+    with pytest.raises(BatchError, match="2 of 12 private samples are among the auxiliary images, first sample 3"):
+        scan(small_mlp(), auxiliary=tmp_path / "private.npz")
+
+
+def test_attacks_that_were_not_asked_for_stay_in_the_ledger() -> None:
+    report = scan(small_mlp())
+    assert {a.name for a in report.attacks} == set(available())
+    (dlg,) = [a for a in report.attacks if a.name == "dlg"]
+    assert dlg.status == "not_run"
+    assert "--attack dlg" in dlg.reason

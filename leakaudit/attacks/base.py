@@ -119,6 +119,8 @@ class Attack(ABC):
     """Paper that it implements."""
     cost: ClassVar[int] = 50
     """Attacks run in ascending order of this; closed forms are below 50, optimisation attacks at 50 and above."""
+    by_default: ClassVar[bool] = True
+    """Whether a scan without ``--attack`` runs it; a baseline that another attack contains does not."""
     upper_bound: ClassVar[bool] = False
     """Whether it is given what no attacker has (the client's masks): a yardstick, never evidence of a leak."""
     presets: ClassVar[dict[str, Any]]

@@ -28,6 +28,7 @@ DESCENT = MatchSettings(iterations=6000, tv_weight=0.0, distance="euclidean", op
 class DLG(Attack):
     """L2 gradient matching by L-BFGS with joint soft labels."""
 
+    by_default: ClassVar[bool] = False  # IG standard tries the same objective and optimiser, and TV besides
     name: ClassVar[str] = "dlg"
     title: ClassVar[str] = "DLG (Deep Leakage from Gradients)"
     threat_model: ClassVar[ThreatModel] = "B"

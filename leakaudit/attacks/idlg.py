@@ -23,6 +23,7 @@ from leakaudit.target.target import Target
 class IDLG(Attack):
     """L2 gradient matching by L-BFGS with the inferred label."""
 
+    by_default: ClassVar[bool] = False  # IG standard tries the same objective and optimiser, and TV besides
     name: ClassVar[str] = "idlg"
     title: ClassVar[str] = "iDLG (Improved Deep Leakage from Gradients)"
     threat_model: ClassVar[ThreatModel] = "B"

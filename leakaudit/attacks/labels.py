@@ -16,7 +16,8 @@ trained one.
 
 iLRG (Ma et al. 2023, arXiv 2302.09904: class features ``G_k / g_k``, then a pseudo-inverse) is computed as a
 cross-check and its agreement reported; on briefly trained networks it is worse, as the class features mix. The fact
-above is what LLG (Wainakh et al. 2022) starts from. Fails without a linear last layer.
+above is what LLG (Wainakh et al. 2022) starts from. Fails without a linear last layer, and is poor on a network that is
+overfitted to the very samples, whose predictions then depend on their labels.
 """
 
 from __future__ import annotations

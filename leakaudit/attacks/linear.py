@@ -151,7 +151,9 @@ def _fit_scale(
 ) -> tuple[Tensor, str]:
     """Scale and sign of an operand direction: bounded by the pixel range, fixed by the regenerated update."""
     low, high = (bound.double().expand(observation.space.shape) for bound in observation.space.box(direction))
-    ends = entry.map.operands(torch.stack([low, high])) / direction  # t with t·direction at a pixel's bound
+    used = direction.abs() > 1e-9 * direction.abs().max()
+    bounds_of_operand = entry.map.operands(torch.stack([low, high]))[:, used]
+    ends = bounds_of_operand / direction[used]  # t with t·direction at a pixel's bound
     t_low, t_high = float(ends.min(0).values.max()), float(ends.max(0).values.min())
     dtype = observation.update[entry.weight].dtype
 

@@ -33,8 +33,8 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction
-from leakaudit.attacks.certificate import certify
+from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction, relative_residual
+from leakaudit.attacks.certificate import RESIDUAL_TOLERANCE
 from leakaudit.attacks.confirm import Recovered, assemble, match_labels
 from leakaudit.attacks.first_layer import Entry, find_linear, masks_unknown, mid_grey, probe_batch
 from leakaudit.attacks.linear import first_layer_or_reason
@@ -45,6 +45,8 @@ MAX_BATCH = 64
 """Ranks beyond this are not looked for."""
 NOISE_MARGIN = 10.0
 """Entries of U q below this many times the rounding noise count as zero."""
+FIRST_STARTS = 64
+"""Starts of the first round for small batches, where nearly every start ends in a sample."""
 MINIMUM_SUPPORT = 8
 """Active units that a sample needs for its pattern to be evidence."""
 ACCURACY = 1e-3
@@ -318,7 +320,8 @@ def _search(
     found = _none(observation, target)
     for number in range(1, settings.rounds + 1):
         if size > 1:
-            directions = starts(factors.left, select(pool, size), settings.starts, generator)
+            count = settings.starts if number > 1 else min(settings.starts, max(FIRST_STARTS, size * size))
+            directions = starts(factors.left, select(pool, size), count, generator)
             directions = torch.cat([pool, sparsify(factors.left, directions, settings.steps)])
             pool = distinct(factors.left, directions, noise)
         columns = select(pool, size)
@@ -353,6 +356,6 @@ def _judge(
     labels, mismatch = match_labels(target, observation, entry, images, every)
     confirmed = torch.full((len(images),), factors.floor <= ACCURACY)
     if not hidden:
-        regenerated = certify(target, observation, images.clamp(low, high), labels.to(images.device), uniqueness=False)
-        confirmed &= regenerated.residual <= regenerated.tolerance and bool((mismatch <= settings.mismatch).all())
+        residual = relative_residual(target, observation, images.clamp(low, high), labels.to(images.device))
+        confirmed &= residual <= RESIDUAL_TOLERANCE[dtype] and bool((mismatch <= settings.mismatch).all())
     return Recovered(images, labels, confirmed)

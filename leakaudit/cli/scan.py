@@ -109,6 +109,11 @@ def _settings(ctx: click.Context, param: click.Parameter, values: tuple[str, ...
 )
 @click.option("--resize", is_flag=True, help="Scale and centre-crop the images of a folder to the model's size.")
 @click.option(
+    "--auxiliary",
+    type=click.Path(path_type=Path),
+    help="Public images of a similar kind (.npz or folder), for attacks that learn from them.",
+)
+@click.option(
     "--lpips-weights",
     type=click.Path(path_type=Path),
     help="torchvision's squeezenet1_1 checkpoint; default torch's hub cache.",

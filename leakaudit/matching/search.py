@@ -165,7 +165,7 @@ def search(
     trials, finished = budget.spent, [_survivors(runners, 1)[0]]
     settings = finished[0].problem.settings
     stopped = _run_out(finished[0], budget)
-    while settings.optimizer == "lbfgs" and not stopped and budget.left >= budget.total // 10:
+    while settings.optimizer == "lbfgs" and not stopped and budget.left > budget.total // 10:
         if min(runner.match for runner in finished) < STUCK:
             break
         fresh = initial_guess(problem.space, len(guess["inputs"]), settings.initialization, generator)

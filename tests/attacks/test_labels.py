@@ -111,7 +111,7 @@ def trained_on(samples: Batch, space: InputSpace, steps: int) -> Target:
 
 
 def test_counts_survive_brief_training(samples: Batch, space: InputSpace) -> None:
-    target = trained_on(samples, space, 20)
+    target = trained_on(samples, space, 4)
     right = 0
     for seed in range(6):
         (victim,) = samples.draw(1, 8, seed)

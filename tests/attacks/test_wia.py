@@ -12,6 +12,7 @@ from leakaudit.attacks.wia import WIA
 from leakaudit.batch import Batch
 from leakaudit.matching.engine import GradientMatching, MatchSettings
 from leakaudit.observation import InputSpace
+from tests.attacks.test_dia import linear_net
 from tests.attacks.test_masks import dropout_net, dropped
 from tests.matching.test_engine import psnr
 
@@ -29,7 +30,7 @@ def test_the_objective_vanishes_at_the_true_input(samples: Batch, space: InputSp
 
 def test_recovers_the_sample(samples: Batch, space: InputSpace) -> None:
     torch.set_num_threads(1)
-    target, victim = dropout_net(), samples.subset([3])
+    target, victim = linear_net(), samples.subset([3])
     settings = IGSettings(iterations=600, tolerance=1e-9, search=True)
     result = WIA(settings)(target, dropped(target, victim, space), cpu_generator(0))
     assert psnr(space, result.inputs, victim) > 30

@@ -210,7 +210,7 @@ def check_refusal(tmp_path: Path, code: int, word: str, *args: object) -> None:
     old = tmp_path / "out"
     old.mkdir()
     (old / "report.json").write_text("older")
-    got, out, err = leakaudit(*args, "--out", old)
+    got, _, err = leakaudit(*args, "--out", old)
     assert got == code, err
     lines = [line for line in err.splitlines() if line and not line.startswith("·")]
     assert sum(line.startswith("Error:") for line in lines) == 1, err
@@ -307,7 +307,7 @@ def test_interrupt_writes_a_partial_report(model: Path, batch: Path, tmp_path: P
     assert process.returncode == 130
     document = json.loads((tmp_path / "report.json").read_text())
     assert "interrupted" in document["partial"]
-    (ig,) = document["attacks"]
+    ig = document["attacks"][0]
     assert ig["status"] == "run"
     assert "1 of 2 victims" in ig["reason"]
     assert "stopped after" in ig["results"][0]["stopped"]

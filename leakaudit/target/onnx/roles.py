@@ -37,6 +37,12 @@ NEVER: dict[str, frozenset[int]] = {
     "LessOrEqual": frozenset({0, 1}), "GreaterOrEqual": frozenset({0, 1}), "Range": frozenset({0, 1, 2}),
     "OneHot": frozenset({0, 1, 2}), "Attention": frozenset({3}), "ConstantOfShape": frozenset({0}),
 }  # fmt: skip
+_NUMBERS: dict[str, frozenset[int]] = {
+    "Resize": frozenset({1, 2, 3}), "Upsample": frozenset({1}), "Pad": frozenset({1, 2, 3}),
+    "Reshape": frozenset({1}), "Expand": frozenset({1}), "Tile": frozenset({1}), "Slice": frozenset({1, 2, 3, 4}),
+    "ConstantOfShape": frozenset({0}), "Range": frozenset({0, 1, 2}),
+}  # fmt: skip
+"""Inputs whose values decide about shapes: they must be known before the model runs."""
 _VIEWS = frozenset(
     {"Identity", "Transpose", "Unsqueeze", "Squeeze", "Reshape", "Cast", "Flatten", "Expand", "CastLike", "Slice"}
 )
@@ -52,7 +58,7 @@ class Roles:
         parameters: Names of trained tensors.
         excluded: Names of tensors with an axis that are not trained, with the reason.
         shared: Trained tensors that feed several nodes.
-        host: Single numbers, folded into the graph.
+        host: Single numbers and those that decide about shapes, folded into the graph.
     """
 
     parameters: set[str] = field(default_factory=set)
@@ -79,6 +85,7 @@ def assign(nodes: list[NodeProto], initial: dict[str, Array], constants: dict[st
             readers.setdefault(name, []).append((node, index))
     raw = _raw_values(nodes, input_name, {*initial, *constants})
     weighted = _weighted_values(nodes, {*initial, *constants})
+    numbers = _shaping_values(nodes)
     roles = Roles()
     for name, value in {**constants, **initial}.items():
         uses = readers.get(name, [])
@@ -86,7 +93,7 @@ def assign(nodes: list[NodeProto], initial: dict[str, Array], constants: dict[st
             continue
         followed = _follow(uses, readers)
         strong = any(index in WEIGHTS.get(node.op_type, ()) for node, index in followed)
-        if value.ndim == 0 or (value.size <= 1 and not strong):
+        if value.ndim == 0 or ((value.size <= 1 or name in numbers) and not strong):
             roles.host.add(name)
             continue
         reason = _reason(value, followed, raw, strong)
@@ -133,6 +140,16 @@ def _reason(value: Array, uses: list[Use], raw: set[str], strong: bool) -> str:
 def _is_mask(value: Array) -> bool:
     lowest = value.min() if value.size else 0
     return bool(lowest <= -99 and np.isin(value, (0.0, lowest)).all())
+
+
+def _shaping_values(nodes: list[NodeProto]) -> set[str]:
+    """Values that decide about shapes, and what they are computed from."""
+    found: set[str] = set()
+    for node in reversed(nodes):
+        if found.intersection(node.output) and node.op_type not in ("Shape", "Size"):
+            found.update(node.input)
+        found.update(name for index, name in enumerate(node.input) if index in _NUMBERS.get(node.op_type, ()))
+    return found - {""}
 
 
 def _raw_values(nodes: list[NodeProto], input_name: str, tensors: set[str]) -> set[str]:

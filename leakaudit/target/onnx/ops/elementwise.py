@@ -50,6 +50,12 @@ def thresholded_relu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
     return torch.where(x > alpha, x, torch.zeros_like(x))
 
 
+@operator("Shrink")
+def shrink(x: Tensor, *, bias: float = 0.0, lambd: float = 0.5) -> Tensor:
+    """``x`` moved towards zero by ``bias``, and zero between ``-lambd`` and ``lambd``."""
+    return torch.where(x < -lambd, x + bias, torch.where(x > lambd, x - bias, torch.zeros_like(x)))
+
+
 @operator("PRelu", since=7)
 def prelu(x: Tensor, slope: Tensor) -> Tensor:
     """``x`` where positive, ``slope * x`` elsewhere."""

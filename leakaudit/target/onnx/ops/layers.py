@@ -180,6 +180,34 @@ def _window_sums(x: Tensor, kernel: Sequence[int], strides: Sequence[int], dilat
     return _CONV[rank](x, ones, None, list(strides), 0, list(dilations), x.shape[1])
 
 
+@operator("LpPool")
+def lp_pool(
+    x: Tensor,
+    *,
+    kernel_shape: Sequence[int],
+    auto_pad: str = "NOTSET",
+    ceil_mode: int = 0,
+    dilations: Sequence[int] | None = None,
+    p: int = 2,
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
+) -> Tensor:
+    """p-norm over windows."""
+    rank = len(kernel_shape)
+    strides, dilations = list(strides or [1] * rank), list(dilations or [1] * rank)
+    begins, ends = _padding(x, kernel_shape, strides, dilations, pads, auto_pad)
+    if ceil_mode:
+        ends = _ceil_padding(x, kernel_shape, strides, dilations, begins, ends)
+    powers = _pad(x.abs().pow(p), begins, ends)
+    return _window_sums(powers, kernel_shape, strides, dilations).pow(1.0 / p)
+
+
+@operator("GlobalLpPool")
+def global_lp_pool(x: Tensor, *, p: int = 2) -> Tensor:
+    """p-norm over all spatial axes."""
+    return torch.linalg.vector_norm(x, ord=p, dim=list(range(2, x.dim())), keepdim=True)
+
+
 @operator("GlobalAveragePool")
 def global_average_pool(x: Tensor) -> Tensor:
     """Mean over all spatial axes."""
