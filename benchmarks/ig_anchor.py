@@ -59,7 +59,7 @@ def measure(module: nn.Module, iterations: int, folder: Path) -> list[float]:
     command = [
         sys.executable, "-c", "from leakaudit.cli import main; main()", "scan", str(model),
         "--batch", str(DATA / "images" / "cifar10_test.npz"), "--mean", MEAN, "--std", STD, "--victims", "4",
-        "--attack", "ig", "--set", f"ig.iterations={iterations}", "--set", "ig.tv_weight=1e-5",
+        "--attack", "ig", "--preset", "quick", "--set", f"ig.iterations={iterations}", "--set", "ig.tv_weight=1e-5",
         "--out", str(folder / "report"), "--format", "json", "--fail-on", "never", "-q",
     ]  # fmt: skip
     subprocess.run(command, check=True)

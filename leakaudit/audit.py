@@ -39,7 +39,10 @@ from leakaudit.observation import Protocol as FLProtocol
 from leakaudit.report import assemble
 from leakaudit.report.document import AttackEntry, RankSection, Report, VictimResult
 from leakaudit.risk.rank import rank_analysis
+from leakaudit.risk.what_if import smallest_changes
 from leakaudit.score import Scorer
+from leakaudit.target.dropout import injected_masks
+from leakaudit.target.inventory import inventory, is_sequential
 from leakaudit.target.target import Target
 from leakaudit.verdict import conclude
 
@@ -227,7 +230,10 @@ def audit(
 def assess_architecture(target: Target, options: AuditOptions) -> RankSection:
     """Rank analysis; where the model's operators cannot be recorded, the section says which."""
     try:
-        return rank_analysis(target, batch_size=options.batch_size, seed=options.seed).to_document()
+        report = rank_analysis(target, batch_size=options.batch_size, seed=options.seed).to_document()
+        if is_sequential(inventory(target)):
+            report.smallest_changes = [v.summary() for v in smallest_changes(target, batch_size=options.batch_size)]
+        return report
     except ModelError as error:
         return RankSection(risk="unknown", score=None, score_reason=error.message, layers=[], notes=[error.message])
 
@@ -330,11 +336,12 @@ def _score(target: Target, victim: Victim, reconstruction: Reconstruction, score
 
 def _certificate(target: Target, victim: Victim, reconstruction: Reconstruction) -> Certificate | None:
     """Evidence that needs no ground truth; uniqueness, the dear half, only for residuals at float level."""
-    if victim.masks:
+    if victim.masks and reconstruction.masks is None:
         return None
     observation = victim.observation
-    quick = certify(target, observation, reconstruction.inputs, reconstruction.labels, uniqueness=False)
-    if not quick.exact:
+    with injected_masks(target.module, reconstruction.masks or {}):
+        quick = certify(target, observation, reconstruction.inputs, reconstruction.labels, uniqueness=False)
+    if not quick.exact or reconstruction.masks:
         return quick
     return certify(target, observation, reconstruction.inputs, reconstruction.labels)
 

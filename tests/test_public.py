@@ -31,7 +31,7 @@ def test_scan_from_python_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
         std=[0.25],
         input_shape=(3, 12, 12),
     )
-    assert report.verdict.status == "LEAKS (measured)"
+    assert report.verdict.status.startswith("LEAKS (")
     captured = capfd.readouterr()
     assert captured.out == ""
     assert captured.err == ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol, final
 
@@ -15,6 +16,7 @@ import torch
 from torch import Generator, Tensor
 
 from leakaudit.observation import Observation, ThreatModel
+from leakaudit.target.dropout import injected_masks
 from leakaudit.target.target import Target
 
 OPTIMISATION_COST = 50
@@ -87,6 +89,7 @@ class Reconstruction:
         iterations: Iterations done, over all restarts.
         seconds: Wall time; filled in by the base class.
         stopped: Why it ended early ("interrupted or out of time"), or "".
+        masks: Dropout masks by layer that belong to the reconstruction, where the attack found or was given any.
         exact: True for attacks whose result is algebraic, not approximate; the certificate decides.
         notes: Facts for the report, one sentence each.
     """
@@ -100,6 +103,7 @@ class Reconstruction:
     iterations: int = 0
     seconds: float = 0.0
     stopped: str = ""
+    masks: Mapping[str, Tensor] | None = None
     exact: bool = False
     notes: tuple[str, ...] = field(default=())
 
@@ -154,14 +158,17 @@ class Attack(ABC):
         return replace(
             result,
             inputs=inputs,
-            residual=relative_residual(target, observation, inputs, result.labels),
+            residual=relative_residual(target, observation, inputs, result.labels, result.masks),
             seconds=time.perf_counter() - started,
         )
 
 
-def relative_residual(target: Target, observation: Observation, inputs: Tensor, labels: Tensor) -> float:
+def relative_residual(
+    target: Target, observation: Observation, inputs: Tensor, labels: Tensor, masks: Mapping[str, Tensor] | None = None
+) -> float:
     """‖g(x̂) − g*‖ / ‖g*‖ over the whole update, without knowledge of the true batch."""
-    regenerated = target.gradient(inputs, labels)
+    with injected_masks(target.module, masks or {}):
+        regenerated = target.gradient(inputs, labels)
     difference = sum(float((regenerated[n] - g).double().square().sum()) for n, g in observation.update.items())
     norm = sum(float(g.double().square().sum()) for g in observation.update.values())
     return (difference / norm) ** 0.5 if norm > 0 else float("nan")

@@ -75,7 +75,7 @@ NAMES = ("mode", "output", "frozen", "dropout", "image_shape", "factory", "trust
 
 
 def model_options(function: Function) -> Function:
-    """Add the options to a command, which gets them as one argument `intake` for ``leakaudit.load(model, **intake)``."""
+    """Add the options to a command; it gets them as one argument `intake`: ``leakaudit.load(model, **intake)``."""
 
     @wraps(function)
     def packed(*args: Any, **kwargs: Any) -> Any:

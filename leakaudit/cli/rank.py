@@ -101,15 +101,7 @@ def _text(report: RankReport, variant: Variant | None, smallest: tuple[Variant, 
     if smallest:
         console.print("Smallest changes after which the update determines less of the image:")
         for each in smallest:
-            console.print(f"  {each.changes[0]!s:<28} {_summary(each.report)}", markup=False, soft_wrap=True)
-
-
-def _summary(report: RankReport) -> str:
-    score = "-" if report.score is None else f"{report.score:.3f}"
-    text = f"{report.level}, risk {report.risk}, score {score}"
-    if report.propagated_deficit is not None:
-        text += f", {report.unknowns - report.propagated_deficit} of {report.unknowns} directions"
-    return text
+            console.print(f"  {each.summary()}", markup=False, soft_wrap=True)
 
 
 def _print_report(console: Any, report: RankReport, title: str) -> None:

@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 from leakaudit.attacks.base import Monitor, Reconstruction
 from leakaudit.matching.descent import Progress, Solution, adam, lbfgs
 from leakaudit.matching.priors import Prior
-from leakaudit.matching.problem import GradientMatching
+from leakaudit.matching.problem import MASK, GradientMatching
 from leakaudit.matching.settings import Initialization, MatchSettings
 from leakaudit.matching.step import Mode, Step, choose_mode
 from leakaudit.observation import InputSpace, Observation
@@ -165,10 +165,12 @@ def to_reconstruction(
     """The solution with the smallest match, with the iterations of all."""
     best = min(solutions, key=lambda s: s.match)
     labels = best.values["labels"].argmax(1) if "labels" in best.values else problem.labels
+    found = {name.removeprefix(MASK): value for name, value in best.values.items() if name.startswith(MASK)}
     return Reconstruction(
         inputs=best.values["inputs"],
         labels=labels,
         match=best.match,
+        masks={**problem.masks, **found} or None,
         history=best.history,
         snapshots=best.snapshots,
         iterations=sum(s.iterations for s in solutions),

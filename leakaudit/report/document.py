@@ -112,6 +112,9 @@ class RankSection(_Model):
     propagated_deficit: int | None = None
     layers: list[RankLayer]
     notes: list[str] = Field(default_factory=list)
+    smallest_changes: list[str] = Field(
+        default_factory=list, description="single changes after which the update determines less, the cheapest first"
+    )
 
 
 class Metrics(_Model):

@@ -59,6 +59,15 @@ class Variant:
     report: RankReport
     cost: float
 
+    def summary(self) -> str:
+        """The changes and what follows, in one line."""
+        report = self.report
+        score = "-" if report.score is None else f"{report.score:.3f}"
+        text = f"{', '.join(map(str, self.changes))}: {report.level}, risk {report.risk}, score {score}"
+        if report.propagated_deficit is None:
+            return text
+        return f"{text}, {report.unknowns - report.propagated_deficit} of {report.unknowns} directions"
+
 
 def parse(text: str) -> Change:
     """``stride=conv1:2`` as a `Change`.

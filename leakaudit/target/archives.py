@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import io
 import sys
 import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -28,12 +26,9 @@ from torch import Tensor, nn
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.target.formats import Kind
 from leakaudit.target.modules import ImageShape, from_module
+from leakaudit.target.prescan import scan
 from leakaudit.target.target import FidelityNote, Target
 
-MAX_ARCHIVE_BYTES = 8 << 30
-MAX_MEMBERS = 100_000
-MAX_RATIO = 200
-"""A member that grows by more than this is a bomb; weights hardly compress at all."""
 Mode = Literal["eval", "train"]
 
 
@@ -71,7 +66,7 @@ def from_archive(
     if kind == "safetensors":
         raise _needs_factory(path)
     if kind in ("exported", "torchscript"):
-        _scan(path, kind)
+        scan(path, kind)
         if not trust:
             raise ModelError(
                 f"{path} is {_NAMES[kind]}, a format that can run code when opened", "pass --trust if you made it"
@@ -106,70 +101,6 @@ def _origin(path: Path, kind: str, producer: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _scan(path: Path, kind: Kind) -> None:
-    """Look at an archive without unpacking it.
-
-    Raises:
-        ModelError: It would unpack to too much, or a ``.pt2`` holds pickled data.
-    """
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-        total = sum(member.file_size for member in members)
-        if len(members) > MAX_MEMBERS or total > MAX_ARCHIVE_BYTES:
-            raise ModelError(
-                f"{path} would unpack to {total} bytes in {len(members)} files", "it is damaged or hostile"
-            )
-        for member in members:
-            if member.file_size > 1 << 20 and member.file_size > MAX_RATIO * max(1, member.compress_size):
-                raise ModelError(
-                    f"{path}: {member.filename!r} grows from {member.compress_size} to {member.file_size} bytes",
-                    "it is damaged or hostile",
-                )
-        if kind == "exported":
-            _scan_pickles(archive, members, path)
-
-
-def _scan_pickles(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], path: Path) -> None:
-    for member in members:
-        if member.filename.endswith(".json"):
-            with archive.open(member) as file:
-                content = file.read(64 << 20)
-            if b'"use_pickle":true' in content.replace(b" ", b"").replace(b"\n", b""):
-                raise ModelError(
-                    f"{path}: {member.filename!r} asks for pickled weights, which run code", "export it again"
-                )
-            continue
-        with archive.open(member) as file:
-            head = file.read(64)
-        pickled = (
-            len(head) > 2
-            and head[0] == 0x80
-            and 2 <= head[1] <= 5
-            and head[2:3] in (b"c", b"}", b"]", b"(", b"\x95", b"\x8c")
-        )
-        nested = head[:4] == b"PK\x03\x04"
-        if member.filename.endswith((".pkl", ".pickle")) or pickled or (nested and not _only_numbers(archive, member)):
-            raise ModelError(
-                f"{path}: {member.filename!r} is a pickle inside a torch.export archive; it would run code",
-                "export it again with torch.export.save, without example inputs or custom objects",
-            )
-
-
-def _only_numbers(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
-    """Whether a file that `torch.save` wrote inside the archive (sample inputs) holds nothing but tensors."""
-    if member.file_size > 256 << 20:
-        return False
-    content = archive.read(member)
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as inner:
-            if sum(entry.file_size for entry in inner.infolist()) > 2 * len(content) + (1 << 20):
-                return False
-        torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception:  # torch raises bare exceptions of many types for what it refuses; the answer is no
-        return False
-    return True
-
-
 def _weights(path: Path, kind: Kind) -> dict[str, Tensor]:
     """Tensors by name, read as numbers only."""
     if kind == "safetensors":
@@ -195,7 +126,7 @@ def _weights(path: Path, kind: Kind) -> dict[str, Tensor]:
 
 def _load_numbers(path: Path, kind: Kind) -> Any:
     if kind == "checkpoint":
-        _scan(path, kind)
+        scan(path, kind)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises bare exceptions of many types for what it refuses or cannot read
@@ -283,7 +214,7 @@ def _script(path: Path) -> tuple[nn.Module, dict[str, Any]]:
 
 def _pickled(path: Path, kind: Kind, unsafe_pickle: bool) -> nn.Module:
     if kind == "checkpoint":
-        _scan(path, kind)
+        scan(path, kind)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch refuses pickled classes with exceptions of several types

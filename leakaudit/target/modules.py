@@ -63,6 +63,8 @@ def from_module(
     if outputs == 1:
         text = "the model has one output; it is audited as a binary classifier's logit"
         notes.append(FidelityNote("LA922", text, "regression is not supported yet"))
+    if mode == "train":
+        _check_train_mode(module, sizes[0] if sizes else 2, native, label)
     module.train(mode == "train")
     names = [name for name, _ in module.named_parameters()]
     check_patterns(frozen, names, label)
@@ -139,13 +141,39 @@ def _outputs(module: nn.Module, batch: int, native: tuple[int, ...], label: str)
     result: Any = run(module, batch, native)
     if not isinstance(result, torch.Tensor):
         kind = "a mapping" if isinstance(result, Mapping) else type(result).__name__
-        raise ModelError(f"{label} returns {kind}, expected logits (B, K)", "wrap it so that it returns the logits")
-    if result.dim() < 2 or result.shape[0] != batch or sum(size > 1 for size in result.shape[1:]) > 1:
+        raise ModelError(
+            f"{label} returns {kind}, expected logits (B, K): segmentation, detection and models with several heads "
+            "are not supported yet",
+            "it needs a classifier; if it is one, wrap it so that it returns the logits",
+        )
+    if result.shape[:1] != (batch,) or sum(size > 1 for size in result.shape[1:]) > 1:
         raise ModelError(
             f"{label} returns shape {list(result.shape)} for {batch} sample(s), expected logits (B, K)",
             "segmentation, detection and sequence models are not supported yet; it needs a classifier",
         )
     return int(result[0].numel())
+
+
+def _check_train_mode(module: nn.Module, batch: int, native: tuple[int, ...], label: str) -> None:
+    """Refuse a module that cannot run in train mode or returns something else there (auxiliary heads)."""
+    state = torch.get_rng_state()
+    module.train()
+    try:
+        result: Any = run(module, batch, native)
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(
+            f"{label} cannot run in train mode: {str(error).splitlines()[0]}",
+            "audit larger images, or the eval mode with --mode eval",
+        ) from error
+    finally:
+        torch.set_rng_state(state)
+        module.eval()
+    if not isinstance(result, torch.Tensor):
+        raise ModelError(
+            f"{label} returns {type(result).__name__} in train mode, expected logits (B, K): auxiliary heads are not "
+            "supported yet",
+            "build it without them (aux_logits=False), or audit the eval mode with --mode eval",
+        )
 
 
 def _recurrent_dropout(module: nn.Module) -> list[FidelityNote]:

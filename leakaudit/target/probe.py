@@ -64,7 +64,7 @@ def double_backward_note(
         return []
     try:
         with sdpa_kernel(SDPBackend.MATH):
-            loss = torch.logsumexp(module(x), dim=1).sum()
+            loss = torch.logsumexp(module(x).reshape(len(x), -1), dim=1).sum()
         grads = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
         total = torch.stack([g.square().sum() for g in grads if g is not None]).sum()
         (second,) = torch.autograd.grad(total, x, allow_unused=True)

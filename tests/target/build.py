@@ -32,7 +32,11 @@ def write(
         list(nodes),
         "graph",
         [helper.make_tensor_value_info("x", kind, list(shape))],
-        [helper.make_tensor_value_info(output, TensorProto.DOUBLE if kind == TensorProto.DOUBLE else TensorProto.FLOAT, None)],
+        [
+            helper.make_tensor_value_info(
+                output, TensorProto.DOUBLE if kind == TensorProto.DOUBLE else TensorProto.FLOAT, None
+            )
+        ],
         list(tensors),
     )
     model = helper.make_model(result, opset_imports=[helper.make_opsetid("", opset)], **graph)

@@ -160,9 +160,7 @@ GRAPHS |= {
     "average_pool_ceil_padded": _pool(
         "AveragePool", 100, opset=19, kernel_shape=[2, 2], strides=[2, 2], pads=[1, 1, 0, 0], ceil_mode=1
     ),
-    "average_pool_same_lower": _pool(
-        "AveragePool", 64, kernel_shape=[2, 2], strides=[2, 2], auto_pad="SAME_LOWER"
-    ),
+    "average_pool_same_lower": _pool("AveragePool", 64, kernel_shape=[2, 2], strides=[2, 2], auto_pad="SAME_LOWER"),
     "max_pool_ceil": _pool("MaxPool", 64, kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1),
     "max_pool_dilated": _pool("MaxPool", 100, kernel_shape=[2, 2], dilations=[3, 3], strides=[1, 1]),
     "max_pool_lopsided": _pool("MaxPool", 80, kernel_shape=[3, 3], strides=[2, 2], pads=[0, 2, 2, 1]),
@@ -413,7 +411,8 @@ def resize_by_computed_scale() -> Graph:
     nodes = [
         node("Conv", ["x", "k"], ["c"]), node("Shape", ["c"], ["s"]), node("Cast", ["s"], ["sf"], to=1),
         node("Slice", ["sf", "two", "four"], ["hw"]), node("Div", ["target", "hw"], ["ratio"]),
-        node("Concat", ["ones", "ratio"], ["scales"], axis=0), node("Resize", ["c", "", "scales"], ["h"], mode="linear"),
+        node("Concat", ["ones", "ratio"], ["scales"], axis=0),
+        node("Resize", ["c", "", "scales"], ["h"], mode="linear"),
     ]  # fmt: skip
     tensors = [ints("two", 2), ints("four", 4), values("target", [9.0, 3.0]), values("ones", [1.0, 1.0])]
     return classified(nodes, 54, [*tensors, kernel("k", 2, 3, 3, 3)], ["k"], opset=13)
@@ -443,9 +442,7 @@ def unused_initialisers() -> Graph:
 @graph
 def open_height_and_width() -> Graph:
     nodes = [node("Conv", ["x", "k"], ["c"], strides=[2, 2]), node("GlobalAveragePool", ["c"], ["h"])]
-    return classified(
-        nodes, 4, [kernel("k", 4, 3, 3, 3)], ["k"], shape=("N", 3, "H", "W"), sample=(3, 32, 32)
-    )
+    return classified(nodes, 4, [kernel("k", 4, 3, 3, 3)], ["k"], shape=("N", 3, "H", "W"), sample=(3, 32, 32))
 
 
 @graph

@@ -185,3 +185,79 @@ def test_pickled_module_needs_permission(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="pickle"):
         load(tmp_path / "m.pt")
     assert load(tmp_path / "m.pt", unsafe_pickle=True, image_shape=(3, 8, 8)).classes == 10
+
+
+class Auxiliary(nn.Module):
+    """Returns a second head in train mode, as GoogLeNet does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.other = nn.Linear(12, 4), nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        x = x.flatten(1)
+        return (self.head(x), self.other(x)) if self.training else self.head(x)
+
+
+class Mapping(Auxiliary):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"out": self.head(x.flatten(1))}
+
+
+def test_other_modules_than_classifiers_are_refused() -> None:
+    assert load(Auxiliary(), image_shape=(3, 2, 2)).classes == 4
+    with pytest.raises(ModelError, match=r"returns tuple in train mode.*auxiliary heads"):
+        load(Auxiliary(), image_shape=(3, 2, 2), mode="train")
+    with pytest.raises(ModelError, match=r"returns a mapping.*segmentation, detection"):
+        load(Mapping(), image_shape=(3, 2, 2))
+
+
+def test_loss_must_fit_the_outputs() -> None:
+    one, four = nn.Sequential(nn.Flatten(), nn.Linear(12, 1)), nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
+    assumed = load(one, image_shape=(3, 2, 2))
+    assert assumed.binary
+    assert "LA922" in {note.id for note in assumed.fidelity}
+    assert "LA922" not in {note.id for note in load(one, image_shape=(3, 2, 2), loss="bce").fidelity}
+    with pytest.raises(UsageError, match="one logit"):
+        load(four, image_shape=(3, 2, 2), loss="bce")
+    with pytest.raises(UsageError, match="an output per class"):
+        load(one, image_shape=(3, 2, 2), loss="cross-entropy")
+
+
+@pytest.mark.parametrize("kind", ["module", "exported"])
+def test_batchnorm_statistics_are_chosen(tmp_path: Path, kind: str) -> None:
+    x = torch.rand(4, 3, 16, 16)
+
+    def logits(**options: object) -> Tensor:
+        model, shape = zoo.build("residual")
+        if kind == "module":
+            return load(model, image_shape=shape, **options).logits(x)
+        torch.export.save(torch.export.export(model, (x,)), tmp_path / "m.pt2")
+        return load(tmp_path / "m.pt2", trust=True, **options).logits(x)
+
+    running, batch = logits(), logits(mode="train")
+    assert not torch.allclose(running, batch)
+    torch.testing.assert_close(logits(mode="train", batchnorm="running"), running)
+    torch.testing.assert_close(logits(batchnorm="batch"), batch)
+    with pytest.raises(UsageError, match="no BatchNorm layers"):
+        load(nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), image_shape=(3, 2, 2), batchnorm="batch")
+
+
+def test_dropout_is_put_behind_modules_by_name() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 6), nn.Dropout(0.5), nn.ReLU(), nn.Linear(6, 4))
+    names = [name for name, _ in model.named_parameters()]
+    target = load(model, image_shape=(3, 2, 2), mode="train", dropout={"2": 0.25, "3": 0.5})
+    assert {name: layer.p for name, layer in dropout_layers(target.module).items()} == {"2": 0.25, "3": 0.5}
+    assert list(target.parameters) == names
+    x = torch.rand(2, 3, 2, 2)
+    with injected_masks(target.module, {"2": torch.ones(2, 6) * 0.75, "3": torch.zeros(2, 6)}):
+        torch.testing.assert_close(target.logits(x), model[4].bias.expand(2, 4))
+    with pytest.raises(UsageError, match="no module 'missing'"):
+        load(model, image_shape=(3, 2, 2), dropout={"missing": 0.5})
+
+
+def test_frozen_pattern_that_matches_nothing() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
+    assert list(load(model, image_shape=(3, 2, 2), frozen=["*.bias"]).parameters) == ["1.weight"]
+    with pytest.raises(UsageError, match=r"'conv\*' matches no tensor"):
+        load(model, image_shape=(3, 2, 2), frozen=["conv*"])

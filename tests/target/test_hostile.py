@@ -19,7 +19,7 @@ from onnx import ModelProto, StringStringEntryProto, TensorProto, helper, numpy_
 
 from leakaudit.errors import ModelError
 from leakaudit.target import load
-from tests.target import build
+from tests.target import build, zoo
 
 LIMIT = 256 << 20
 """Bytes by which the peak of the process may grow."""
@@ -174,9 +174,36 @@ def test_export_with_a_pickle_inside(tmp_path: Path) -> None:
         {"data/weights/hidden.pkl": b"anything"},
         {"data/sample_inputs/model.pt": saved.getvalue()},
         {"data/weights/model_weights_config.json": flag},
+        {"data/weights/model_weights_config.json": flag.replace(b"use_pickle", b"use\\u005fpickle")},
+        {"data/constants/opaque_obj_0": pickle.dumps(Payload(marker), protocol=0)},
+        {"data/aotinductor/model/model.so": b"\x7fELF"},
     ):
         refused(repacked(good, tmp_path / "bad.pt2", change), "pickle", trust=True)
     assert not marker.exists()
+
+
+def test_export_that_calls_python(tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    good = exported(tmp_path / "good.pt2")
+    with zipfile.ZipFile(good) as archive:
+        program = archive.read("good/models/model.json").decode()
+    assert "torch.ops.aten.linear.default" in program
+    for call in ("torch.os.mkdir", "_operator.methodcaller", "torch.ops.aten.from_file.default", "#x:y"):
+        change = {"models/model.json": program.replace("torch.ops.aten.linear.default", call).encode()}
+        refused(repacked(good, tmp_path / "bad.pt2", change), "no tensor operator", trust=True)
+    for size in (f"__import__('os').mkdir('{marker}')", "exec(chr(49))", "(exec)(chr(49))", "s0.__class__"):
+        payload = json.dumps({"x": {"as_expr": {"expr_str": size}}}).encode()
+        refused(repacked(good, tmp_path / "bad.pt2", {"models/other.json": payload}), "place of a size", trust=True)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("name", ["encoder", "residual"])
+def test_honest_exports_pass(tmp_path: Path, name: str) -> None:
+    model, shape = zoo.build(name)
+    batch = {0: torch.export.Dim("N", min=2, max=64)}
+    program = torch.export.export(model, (torch.rand(2, *shape),), dynamic_shapes=(batch,))
+    torch.export.save(program, tmp_path / "m.pt2")
+    assert load(tmp_path / "m.pt2", trust=True).classes == 10
 
 
 def test_zip_bomb(tmp_path: Path) -> None:

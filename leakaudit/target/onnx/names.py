@@ -15,7 +15,17 @@ from torch import nn
 
 _RESERVED = frozenset(dir(nn.Module()))
 _TOP = frozenset(
-    {"source", "program", "leakaudit_dropout", "_order", "_torch_names", "_slots", "_dropouts", "_programs", "batch_statistics"}
+    {
+        "source",
+        "program",
+        "leakaudit_dropout",
+        "_order",
+        "_torch_names",
+        "_slots",
+        "_dropouts",
+        "_programs",
+        "batch_statistics",
+    }
 )
 """Attributes of the module itself, which only the first component can meet."""
 

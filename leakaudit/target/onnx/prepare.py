@@ -12,14 +12,15 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from leakaudit.errors import ModelError
 from leakaudit.target import layout as layouts
+from leakaudit.target.modules import check_patterns
 from leakaudit.target.onnx import heads, roles
 from leakaudit.target.onnx.registry import find_borrowed, find_own, since_version
 from leakaudit.target.onnx.source import Array, Source, node_names
 from leakaudit.target.onnx.tracer import Tracer
-from leakaudit.target.modules import check_patterns
 from leakaudit.target.onnx.values import array, attributes, constant_value, filled, widen
 
 _QUANTISED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
+_DETECTION = frozenset({"NonMaxSuppression", "RoiAlign", "MaxRoiPool"})
 _BUILT_IN = frozenset({"If", "Dropout", "ConstantOfShape", "Range"})
 
 
@@ -190,6 +191,12 @@ def _without_branches(draft: Source, path: str) -> list[NodeProto]:
 
 def _refuse_missing(nodes: list[NodeProto], opset: int, path: str) -> None:
     """Name every operator that nothing here can compute, with its nodes."""
+    boxes = [node for node in nodes if node.op_type in _DETECTION]
+    if boxes:
+        raise ModelError(
+            f"{path} detects objects (it has {boxes[0].op_type} nodes): detection models are not supported yet",
+            "it needs a classifier; choose another output with --output NAME",
+        )
     missing: dict[str, list[str]] = {}
     for node, name in zip(nodes, node_names(nodes), strict=True):
         if node.domain:

@@ -95,7 +95,9 @@ class Tracer:
                 raise ModelError("the output does not depend on the input", "choose another with --output NAME")
             self._check_logits(result)
             node = result.node
-            if result.fake.dim() != 2:
+            if result.fake.dim() == 1:
+                node = self.graph.call_method("unsqueeze", (node, 1))
+            elif result.fake.dim() > 2:
                 node = self.graph.call_method("flatten", (node, 1))
         self.graph.output(node)
         program = fx.GraphModule(self.root, self.graph)
@@ -105,7 +107,7 @@ class Tracer:
 
     def _check_logits(self, result: Traced) -> None:
         shape = tuple(result.fake.shape)
-        if len(shape) < 2 or shape[0] != self.shape[0] or sum(size > 1 for size in shape[1:]) > 1:
+        if shape[:1] != self.shape[:1] or sum(size > 1 for size in shape[1:]) > 1:
             raise ModelError(
                 f"output {self.source.output_name!r} has shape {list(shape)} for {self.shape[0]} samples, expected one "
                 "score per class and sample: segmentation, detection and sequence models are not supported yet",

@@ -1,9 +1,12 @@
 """ONNX Resize and Upsample as one small matrix per axis, so that every mode has a second derivative.
 
-``y = R_last (… (R_2 x))`` with ``R_axis`` (out, in): row ``i`` holds the weights of the neighbours of the position in the
-input that output ``i`` comes from. Positions and weights follow the operator's specification (versions 7 to 19).
+``y = R_last (… (R_2 x))`` with ``R_axis`` (out, in): row ``i`` holds the weights of the neighbours of the position in
+the input that output ``i`` comes from. Positions and weights follow the operator's specification (versions 7 to 19).
 Not supported: ``tf_crop_and_resize``, antialiasing, and keeping the aspect ratio.
 """
+
+# torch's own annotations of arithmetic and views are loose
+# mypy: disable-error-code="no-any-return,no-untyped-call"
 
 from __future__ import annotations
 
