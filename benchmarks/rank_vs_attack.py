@@ -397,7 +397,6 @@ def main(
     images, labels = cifar()
     population = Batch(nn.functional.avg_pool2d(images, images.shape[-1] // 16), labels, tuple(range(len(labels))))
     rows: list[Row] = []
-    interrupted = False
     try:
         drawn = track(architectures(count, seed), "Architectures", console=Console(stderr=True))
         for number, architecture in enumerate(drawn):
@@ -406,13 +405,13 @@ def main(
                 with raw.open("a", encoding="utf-8") as stream:
                     stream.write(json.dumps(asdict(rows[-1]), ensure_ascii=False) + "\n")
     except KeyboardInterrupt:
-        interrupted = True
+        pass  # the table says that it is partial
     text = document(rows, _facts(rows, count, runs, steps, seed)) if rows else "interrupted before the first was done\n"
     click.echo(text)
     if out and rows:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, encoding="utf-8")
-    context.exit(130 if interrupted else 0)
+    context.exit(0 if len(rows) == count else 130)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import resource
 import subprocess
 import sys
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ import pytest
 import torch
 from onnx import ModelProto, StringStringEntryProto, TensorProto, helper, numpy_helper
 
-from leakaudit.errors import ModelError
+from leakaudit.errors import LeakauditError, ModelError
 from leakaudit.target import load
 from tests.target import build, zoo
+from tests.target.graphs import GRAPHS
 
 LIMIT = 256 << 20
 """Bytes by which the peak of the process may grow."""
@@ -224,3 +226,37 @@ def test_torchscript_needs_trust(tmp_path: Path) -> None:
     refused(path, "can run code")
     target = load(path, trust=True, image_shape=(3, 2, 2))
     assert (target.format, target.classes, len(target.parameters)) == ("torchscript", 4, 2)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_damaged_files_never_crash(tmp_path: Path, seed: int) -> None:
+    names = ("activations", "pad_constant_13", "resize_to_size", "scalars_and_where")
+    random = np.random.default_rng(seed)
+    for name in names:
+        graph = GRAPHS[name]()
+        path = build.write(tmp_path / "m.onnx", graph.nodes, graph.tensors, shape=graph.shape, opset=graph.opset)
+        content = path.read_bytes()
+        for _ in range(25):
+            damaged = bytearray(content)
+            damaged[int(random.integers(min(len(content), 400)))] = int(random.integers(256))
+            path.write_bytes(damaged)
+            with suppress(LeakauditError):
+                load(path)
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    path = build.write(tmp_path / "m.onnx", *build.linear())
+    path.write_bytes(path.read_bytes().replace(b"weight", b"wei\xffht"))
+    refused(path, "not UTF-8")
+
+
+def test_node_without_inputs(tmp_path: Path) -> None:
+    nodes, tensors = build.linear(source="h")
+    refused(build.write(tmp_path / "m.onnx", [helper.make_node("Identity", [], ["h"]), *nodes], tensors), "fewer than")
+
+
+def test_enormous_resize(tmp_path: Path) -> None:
+    sizes = numpy_helper.from_array(np.array([1, 3, 2, 10**9], dtype=np.int64), "sizes")
+    nodes, tensors = build.linear(source="h")
+    nodes.insert(0, helper.make_node("Resize", ["x", "", "", "sizes"], ["h"]))
+    refused(build.write(tmp_path / "m.onnx", nodes, [*tensors, sizes], shape=(1, 3, 2, 2)), "asks for a tensor")

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import ModelProto, NodeProto, TensorProto, defs
 
 from leakaudit.errors import ModelError
 from leakaudit.target import layout as layouts
@@ -81,12 +81,28 @@ def _normalise(model: ModelProto, path: str) -> int:
             node.domain = ""
     if "" not in versions:
         raise ModelError(f"{path} uses none of ONNX's own operators, only those of {sorted(versions)}")
+    _check_arity(model.graph.node, int(versions[""]), path)
     if model.graph.sparse_initializer:
         raise ModelError(f"{path} holds sparse tensors, which are not supported", "export dense weights")
     del model.opset_import[:]
     for domain, version in versions.items():
         model.opset_import.add(domain=domain, version=version)
     return int(versions[""])
+
+
+def _check_arity(nodes: Sequence[NodeProto], opset: int, path: str) -> None:
+    """Refuse nodes that lack inputs or outputs."""
+    for node in nodes:
+        try:
+            schema = None if node.domain else defs.get_schema(node.op_type, max_inclusive_version=opset)
+        except defs.SchemaError:  # an unknown operator, named later with all others
+            schema = None
+        if not node.output or (schema is not None and len(node.input) < schema.min_input):
+            raise ModelError(
+                f"{path}: node {node.name or node.op_type!r} ({node.op_type}) has {len(node.input)} inputs and "
+                f"{len(node.output)} outputs, fewer than it needs",
+                "the file is damaged: export or copy it again",
+            )
 
 
 def _refuse_quantised(model: ModelProto, path: str) -> None:

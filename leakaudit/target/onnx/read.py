@@ -55,7 +55,25 @@ def _parse(path: Path) -> ModelProto:
         raise ModelError(f"{path} is not an ONNX model or is truncated ({error})", "export or copy it again") from None
     if not model.HasField("graph") or not model.opset_import:
         raise ModelError(f"{path} is not an ONNX model: it has no graph or no operator set", "export it again")
+    if not all(isinstance(name, str) for name in _all_names(model)):  # protobuf hands such names out as bytes
+        raise ModelError(f"{path} holds names that are not UTF-8 text", "the file is damaged: export or copy it again")
     return model
+
+
+def _all_names(model: ModelProto) -> Iterator[str | bytes]:
+    """Every name in a model, those in subgraphs and functions included."""
+    yield from (entry.domain for entry in model.opset_import)
+    for function in model.functions:
+        yield from (function.name, function.domain, *function.input, *function.output, *function.attribute)
+    nodes = list(_nodes([*model.graph.node, *(node for function in model.functions for node in function.node)]))
+    for node in nodes:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (name for attribute in node.attribute for name in (attribute.name, attribute.ref_attr_name))
+    for graph in (model.graph, *_graphs_of(nodes)):
+        yield graph.name
+        yield from (part.name for part in (*graph.initializer, *graph.input, *graph.output, *graph.value_info))
+    for tensor in _tensors(model):
+        yield from (text for entry in tensor.external_data for text in (entry.key, entry.value))
 
 
 def _is_text(head: bytes) -> bool:

@@ -137,6 +137,7 @@ class Tracer:
                 TypeError,
                 IndexError,
                 KeyError,
+                AttributeError,
                 NotImplementedError,
                 AssertionError,
             ) as error:

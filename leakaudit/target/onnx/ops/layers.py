@@ -246,13 +246,15 @@ def attention(
         key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
         value = value.repeat_interleave(query.shape[1] // value.shape[1], 1)
     scores = torch.matmul(query, key.transpose(-1, -2)) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    scores = softcap * torch.tanh(scores / softcap) if softcap else scores
     if is_causal:
         future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
         scores = scores.masked_fill(future, float("-inf"))
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
-    scores = softcap * torch.tanh(scores / softcap) if softcap else scores
-    result = torch.matmul(F.softmax(scores, dim=-1), value)
+    hidden = torch.isneginf(scores).all(-1, keepdim=True)  # a row without any key attends to nothing
+    weights = F.softmax(scores.masked_fill(hidden, 0.0), dim=-1).masked_fill(hidden, 0.0)
+    result = torch.matmul(weights, value)
     return result.transpose(1, 2).flatten(-2) if merged else result
 
 

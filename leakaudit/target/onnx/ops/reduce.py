@@ -58,7 +58,9 @@ for _name, _compute in _REDUCTIONS.items():
 
 @operator("ArgMax")
 def arg_max(x: Tensor, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> Tensor:
-    """Position of the maximum."""
+    """Position of the maximum, the first or the last of equal ones."""
+    if select_last_index:
+        return x.shape[axis] - 1 - x.flip(axis).argmax(axis, keepdim=bool(keepdims))
     return x.argmax(axis, keepdim=bool(keepdims))
 
 

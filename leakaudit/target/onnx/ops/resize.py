@@ -20,6 +20,7 @@ from torch import Tensor
 
 from leakaudit.errors import ModelError
 from leakaudit.target.onnx.registry import operator
+from leakaudit.target.onnx.values import check_size
 
 _NEAREST: dict[str, Callable[[Any], Any]] = {
     "round_prefer_floor": lambda p: np.ceil(p - 0.5),
@@ -78,6 +79,8 @@ def _resized(x: Tensor, counts: Sequence[int], scales: Sequence[float], rule: st
         size, count, scale = x.shape[axis], counts[axis], scales[axis]
         if count == size and scale == 1.0:
             continue
+        check_size((count, size), 8, "a Resize node")
+        check_size((*x.shape[:axis], count, *x.shape[axis + 1 :]), 8, "a Resize node")
         matrix = torch.tensor(weights(_positions(rule, size, count, scale), size), dtype=x.dtype, device=x.device)
         x = torch.matmul(x.transpose(axis, -1), matrix.t()).transpose(axis, -1)
     return x
