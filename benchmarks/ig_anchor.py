@@ -71,7 +71,10 @@ def measure(module: nn.Module, iterations: int, folder: Path) -> list[float]:
 @click.option("--out", type=click.Path(path_type=Path), help="Write the table there too.")
 def main(out: Path | None) -> None:
     """Measure both and print the table."""
-    rows = ["| network | iterations | PSNR per victim, dB | median | authors' code | bar |", "|---|---|---|---|---|---|"]
+    rows = [
+        "| network | iterations | PSNR per victim, dB | median | authors' code | bar |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, (build, iterations, authors, bar) in CASES.items():
         torch.manual_seed(0)
         with tempfile.TemporaryDirectory() as folder:

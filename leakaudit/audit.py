@@ -201,7 +201,7 @@ def audit(
         rank_section = assess_architecture(target, options)
         target.to(device)
         observer.stage("computing the client's updates")
-        victims = make_victims(target, samples, space, options)
+        victims, silent = make_victims(target, samples, space, options)
         entries = run_attacks(attacks, target, victims, scorer, options, observer)
         entries += [_left_out(name, victims[0], options) for name in available() if name not in chosen]
     target_section = assemble.target_section(target)
@@ -218,7 +218,7 @@ def audit(
         seconds=time.monotonic() - started,
         partial="interrupted by the user; attacks not run are marked" if observer.interrupted() else "",
         target=target_section,
-        batch=assemble.batch_section(samples, space, options.batch_size, len(victims)),
+        batch=assemble.batch_section(samples, space, options.batch_size, len(victims), silent),
         protocol=protocol,
         rank=rank_section,
         attacks=entries,
@@ -238,8 +238,15 @@ def assess_architecture(target: Target, options: AuditOptions) -> RankSection:
         return RankSection(risk="unknown", score=None, score_reason=error.message, layers=[], notes=[error.message])
 
 
-def make_victims(target: Target, samples: Batch, space: InputSpace, options: AuditOptions) -> list[Victim]:
-    """Draw the victims, compute the update of each, and infer its labels from the update."""
+def make_victims(target: Target, samples: Batch, space: InputSpace, options: AuditOptions) -> tuple[list[Victim], int]:
+    """Draw the victims, compute the update of each, and infer its labels from the update.
+
+    Returns:
+        The victims, and how many more were drawn whose update is zero: they leave nothing to attack.
+
+    Raises:
+        NoTraceError: That is so for all of them.
+    """
     if target.batch_sizes is not None and options.batch_size not in target.batch_sizes:
         sizes = ", ".join(map(str, target.batch_sizes))
         raise UsageError(
@@ -247,24 +254,23 @@ def make_victims(target: Target, samples: Batch, space: InputSpace, options: Aud
         )
     count = options.victims or max(1, min(DEFAULT_VICTIMS, len(samples) // options.batch_size))
     protocol = FLProtocol(batch_size=options.batch_size, mode=target.mode)
-    victims = []
+    victims: list[Victim] = []
+    silent: list[client.NoTraceError] = []
     for number, batch in enumerate(samples.draw(count, options.batch_size, options.seed)):
-        observation, masks = client.observe_step(
-            target, batch, protocol, space, seed_of(options.seed, "client", number)
-        )
+        try:
+            observation, masks = client.observe_step(
+                target, batch, protocol, space, seed_of(options.seed, "client", number)
+            )
+        except client.NoTraceError as nothing:
+            silent.append(nothing)
+            continue
         guess = infer_labels(target, observation, cpu_generator(seed_of(options.seed, "labels", number)))
         labels = guess.labels.to(next(iter(observation.update.values())).device)
-        victims.append(
-            Victim(
-                number,
-                batch,
-                replace(observation, labels=labels, label_source="inferred"),
-                guess,
-                masks,
-                options.auxiliary,
-            )
-        )
-    return victims
+        seen = replace(observation, labels=labels, label_source="inferred")
+        victims.append(Victim(number, batch, seen, guess, masks, options.auxiliary))
+    if not victims:
+        raise silent[0]
+    return victims, len(silent)
 
 
 def run_attacks(
@@ -308,7 +314,7 @@ def _run_on_victims(
     runs_after: int,
 ) -> tuple[list[VictimResult], str]:
     results: list[VictimResult] = []
-    for victim in victims:
+    for position, victim in enumerate(victims):
         if observer.interrupted():
             return results, f"interrupted: {len(results)} of {len(victims)} victims attacked"
         share = None
@@ -316,8 +322,8 @@ def _run_on_victims(
             left = deadline - time.monotonic()
             if left <= 0:
                 return results, f"time budget spent: {len(results)} of {len(victims)} victims attacked"
-            share = time.monotonic() + left / (len(victims) - victim.number + runs_after)
-        observer.attack(attack.title, victim.number, len(victims))
+            share = time.monotonic() + left / (len(victims) - position + runs_after)
+        observer.attack(attack.title, position, len(victims))
         seed = seed_of(options.seed, attack.name, victim.number)
         monitor: Monitor = _RunMonitor(observer, share)
         reconstruction = attack(target, victim.seen_by(attack), cpu_generator(seed), monitor)

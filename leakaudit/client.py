@@ -20,6 +20,10 @@ from leakaudit.target.dropout import dropout_layers, record
 from leakaudit.target.target import Target
 
 
+class NoTraceError(AuditError):
+    """The update is zero in every tensor: the samples behind it leave no trace."""
+
+
 def observe(target: Target, batch: Batch, protocol: Protocol, space: InputSpace, seed: int = 0) -> Observation:
     """Compute the update that the client would share and wrap it with the declared knowledge.
 
@@ -34,7 +38,8 @@ def observe(target: Target, batch: Batch, protocol: Protocol, space: InputSpace,
         An observation without labels and masks: the attacker infers them.
 
     Raises:
-        AuditError: The gradient is not finite, or zero everywhere.
+        AuditError: The gradient is not finite.
+        NoTraceError: It is zero everywhere.
     """
     return observe_step(target, batch, protocol, space, seed)[0]
 
@@ -55,7 +60,7 @@ def observe_step(
             "check the model's weights and the --mean and --std of its inputs",
         )
     if all(not bool(gradient.any()) for gradient in update.values()):
-        raise AuditError(
+        raise NoTraceError(
             "the update is zero in every tensor: this batch leaves no trace in it",
             "the model may be saturated on these inputs; check --mean and --std, or draw other samples with --seed",
         )

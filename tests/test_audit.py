@@ -13,7 +13,7 @@ import leakaudit
 from leakaudit.attacks.registry import available
 from leakaudit.audit import seed_of
 from leakaudit.batch import Batch
-from leakaudit.client import observe, observe_step
+from leakaudit.client import NoTraceError, observe, observe_step
 from leakaudit.errors import AuditError, BatchError, UsageError
 from leakaudit.observation import InputSpace, Protocol
 from tests.conftest import make_target, small_mlp, smooth_images
@@ -121,3 +121,15 @@ def test_attacks_that_were_not_asked_for_stay_in_the_ledger() -> None:
     (dlg,) = [a for a in report.attacks if a.name == "dlg"]
     assert dlg.status == "not_run"
     assert "--attack dlg" in dlg.reason
+
+
+def test_victims_without_a_trace_are_counted_not_attacked(samples: Batch, space: InputSpace) -> None:
+    module = small_mlp()
+    with torch.no_grad():
+        module[3].bias.copy_(torch.tensor([1e4, 0, 0, 0, 0]))  # type: ignore[index]
+    target = make_target(module, SHAPE, 5)  # saturated: class 0 is certain, so samples of class 0 have gradient zero
+    with pytest.raises(NoTraceError):
+        observe(target, samples.subset([0]), Protocol(1), space)
+    report = scan(module, victims=12)
+    assert report.batch.victims == len(report.attacks[0].results) == 9
+    assert any("3 more victim(s)" in note for note in report.batch.notes)

@@ -82,8 +82,11 @@ def target_section(target: Target) -> TargetSection:
     )
 
 
-def batch_section(samples: Batch, space: InputSpace, batch_size: int, victims: int) -> BatchSection:
-    """What may be said about the private samples."""
+def batch_section(samples: Batch, space: InputSpace, batch_size: int, victims: int, silent: int = 0) -> BatchSection:
+    """What may be said about the private samples; `silent` victims had an update of zero and were not attacked."""
+    nothing = (
+        [f"{silent} more victim(s) drawn whose update is zero in every tensor: nothing to attack"] if silent else []
+    )
     return BatchSection(
         path=samples.path,
         sha256=samples.sha256,
@@ -93,7 +96,7 @@ def batch_section(samples: Batch, space: InputSpace, batch_size: int, victims: i
         mean=list(space.mean),
         std=list(space.std),
         class_names=list(samples.class_names),
-        notes=list(samples.notes),
+        notes=[*samples.notes, *nothing],
     )
 
 

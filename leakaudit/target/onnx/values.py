@@ -20,6 +20,8 @@ def array(tensor: TensorProto, where: str) -> np.ndarray[Any, Any]:
     Raises:
         ModelError: Its data do not fill its shape.
     """
+    if not isinstance(tensor, TensorProto):
+        raise ModelError(f"tensor {where!r} is missing", "the file is damaged")
     try:
         return np.asarray(numpy_helper.to_array(tensor))
     except (ValueError, TypeError, KeyError, MemoryError, NotImplementedError, AttributeError) as error:
