@@ -74,3 +74,20 @@ def test_the_quickstart_example_leaks(tmp_path: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
     document = json.loads((folder / "report" / "report.json").read_text())
     assert max(s["margin"] for r in document["attacks"][0]["results"] for s in r["samples"]) >= 20
+
+
+def test_the_noise_example_has_slope_one_until_the_cliff(tmp_path: Path) -> None:
+    import csv
+
+    import numpy as np
+
+    script = tmp_path / "measure.py"
+    script.write_text((ROOT / "examples" / "rgap_noise" / "measure.py").read_text())
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "noise.csv").open() as stream:
+        rows = [(float(r["noise"]), float(r["rmse"])) for r in csv.DictReader(stream)]
+    noise, error = np.log(np.array(rows)).T
+    assert np.polyfit(noise[:3], error[:3], 1)[0] == pytest.approx(1.0, abs=0.05)
+    assert rows[-1][1] > 0.05
+    assert (tmp_path / "noise.svg").stat().st_size > 5_000
