@@ -1,7 +1,7 @@
 """How much noise on the shared gradient stops R-GAP? Writes ``noise.svg`` and ``noise.csv`` beside this file.
 
 The network is CNN6 of the R-GAP paper (six convolutions with LeakyReLU, one linear layer, no pooling), the sample a
-32-pixel photograph. Gaussian noise of a relative size is added to every gradient tensor. The error of the reconstruction
+32-pixel photograph. Gaussian noise of a relative size is added to every gradient tensor. The reconstruction's error
 grows in proportion to it (slope 1 on log-log axes) until signs of activations near zero flip, and then all at once.
 """
 

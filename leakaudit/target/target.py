@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from leakaudit.errors import ModelError
+
 Layout = Literal["NCHW", "NHWC", "HW", "flat"]
 
 
@@ -99,13 +101,22 @@ class Target:
         """Logits (B, K) of normalised images (B, C, H, W), with other parameter values if given.
 
         Attention runs through the math path, the only one that has a second derivative.
+
+        Raises:
+            ModelError: The module refuses these inputs, such as BatchNorm in train mode over a single value.
         """
         native = self.to_native(inputs)
-        with sdpa_kernel(SDPBackend.MATH):
-            if parameters is None:
-                output = self.module(native)
-            else:
-                output = torch.func.functional_call(self.module, dict(parameters), (native,))
+        try:
+            with sdpa_kernel(SDPBackend.MATH):
+                if parameters is None:
+                    output = self.module(native)
+                else:
+                    output = torch.func.functional_call(self.module, dict(parameters), (native,))
+        except ValueError as error:  # torch: BatchNorm over a single value per channel
+            raise ModelError(
+                f"{self.name} cannot run a batch of {len(inputs)} in {self.mode} mode: {error}",
+                "raise --batch-size, or audit with --mode eval",
+            ) from error
         logits: Tensor = output.reshape(inputs.shape[0], -1)
         return logits
 
