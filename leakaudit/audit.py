@@ -25,6 +25,7 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from leakaudit import __version__, client
 from leakaudit.attacks.base import Attack, Monitor, Reconstruction, cpu_generator
@@ -44,10 +45,14 @@ from leakaudit.score import Scorer
 from leakaudit.target.dropout import injected_masks
 from leakaudit.target.inventory import inventory, is_sequential
 from leakaudit.target.target import Target
+from leakaudit.target.trace import usable_batch_size
 from leakaudit.verdict import conclude
 
 PACKAGES = ("torch", "torchvision", "onnx", "onnx2torch", "numpy", "scipy", "lpips", "torchmetrics")
 DEFAULT_VICTIMS = 4
+SMALL_PARAMETERS = 1_000_000
+SMALL_FLOPS = 20_000_000
+"""A network below both runs on one thread."""
 
 
 class Observer(Protocol):
@@ -196,7 +201,7 @@ def audit(
     attacks = [create(name, options.preset, options.settings.get(name)) for name in chosen]
     if options.auxiliary is not None:
         refuse_overlap(options.auxiliary, samples)
-    with reproducible(options.seed):
+    with reproducible(target, options.seed):
         observer.stage("rank analysis")
         rank_section = assess_architecture(target, options)
         target.to(device)
@@ -375,11 +380,31 @@ def choose_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
 
 
 @contextmanager
-def reproducible(seed: int) -> Iterator[None]:
-    """Deterministic cuDNN, and a seeded global generator for whatever in a model still draws from it."""
+def reproducible(target: Target, seed: int) -> Iterator[None]:
+    """Deterministic cuDNN, a seeded global generator for whatever in a model still draws from it, and threads by size.
+
+    On a small network threads cost more than they bring (twice the time on two cores). The choice goes by size, not by
+    a measurement, because the number of threads changes the last bits of every sum.
+    """
+    threads = torch.get_num_threads()
     with torch.random.fork_rng(), torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
         torch.manual_seed(seed)
-        yield
+        torch.set_num_threads(1 if _small(target) else threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+def _small(target: Target) -> bool:
+    """Whether one sample's forward is too little work to share among threads."""
+    if sum(p.numel() for p in target.parameters.values()) > SMALL_PARAMETERS:
+        return False
+    like = next(iter(target.parameters.values()))
+    sample = torch.zeros((usable_batch_size(target), *target.image_shape), dtype=like.dtype, device=like.device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        target.logits(sample)
+    return bool(counter.get_total_flops() < SMALL_FLOPS * len(sample))
 
 
 def seed_of(seed: int, purpose: str, number: int) -> int:
