@@ -116,7 +116,7 @@ def _expected(proto: ModelProto, feeds: dict[str, Any]) -> tuple[Any, str]:
 
 
 def _runtime(proto: ModelProto, feeds: dict[str, Any]) -> Any:
-    import onnxruntime  # type: ignore[import-untyped]
+    import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
