@@ -50,6 +50,8 @@ from leakaudit.verdict import conclude
 
 PACKAGES = ("torch", "torchvision", "onnx", "onnx2torch", "numpy", "scipy", "lpips", "torchmetrics")
 DEFAULT_VICTIMS = 4
+WARM_START_RESIDUAL = 0.5
+"""A closed-form result that explains less of the update than this is no better a start than noise."""
 SMALL_PARAMETERS = 1_000_000
 SMALL_FLOPS = 20_000_000
 """A network below both runs on one thread."""
@@ -140,13 +142,23 @@ class Victim:
     guess: LabelGuess
     masks: Mapping[str, Tensor]
     auxiliary: Tensor | None = None
+    partial: list[Reconstruction] = field(default_factory=list)
+
+    def keep(self, attack: Attack, reconstruction: Reconstruction) -> None:
+        """Remember an incomplete closed-form result; a complete one is not handed on, so that later attacks count."""
+        incomplete = not reconstruction.exact and reconstruction.residual < WARM_START_RESIDUAL
+        if attack.family == "closed form" and incomplete:
+            self.partial.append(reconstruction)
 
     def seen_by(self, attack: Attack) -> Observation:
         """The observation as this attack gets it.
 
-        Public images come with threat model D, the client's masks only for a declared upper bound.
+        Public images come with threat model D, the client's masks only for a declared upper bound. Optimisation
+        attacks start from the best incomplete closed-form result, chosen by its residual.
         """
         seen = replace(self.observation, threat_model=attack.threat_model)
+        if attack.family == "optimisation" and self.partial:
+            seen = replace(seen, start=min(self.partial, key=lambda r: r.residual).inputs)
         if attack.threat_model >= "D":
             seen = replace(seen, auxiliary=self.auxiliary)
         return replace(seen, masks=self.masks) if attack.upper_bound else seen
@@ -332,6 +344,7 @@ def _run_on_victims(
         seed = seed_of(options.seed, attack.name, victim.number)
         monitor: Monitor = _RunMonitor(observer, share)
         reconstruction = attack(target, victim.seen_by(attack), cpu_generator(seed), monitor)
+        victim.keep(attack, reconstruction)
         result = _score(target, victim, reconstruction, scorer, seed)
         results.append(result)
         observer.result(attack.title, assemble.summarize(result))

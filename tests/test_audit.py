@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import torch
 from torch import nn
 
 import leakaudit
-from leakaudit.attacks.registry import available
-from leakaudit.audit import seed_of
+from leakaudit.attacks.base import Reconstruction
+from leakaudit.attacks.labels import LabelGuess
+from leakaudit.attacks.registry import available, create
+from leakaudit.audit import Victim, seed_of
 from leakaudit.batch import Batch
 from leakaudit.client import NoTraceError, observe, observe_step
 from leakaudit.errors import AuditError, BatchError, UsageError
@@ -133,3 +136,19 @@ def test_victims_without_a_trace_are_counted_not_attacked(samples: Batch, space:
     report = scan(module, victims=12)
     assert report.batch.victims == len(report.attacks[0].results) == 9
     assert any("3 more victim(s)" in note for note in report.batch.notes)
+
+
+def test_an_incomplete_closed_form_result_is_where_optimisation_starts(space: InputSpace, samples: Batch) -> None:
+    target = make_target(small_mlp(), SHAPE, 5)
+    observation = observe(target, samples.subset([0]), Protocol(1), space)
+    guess = LabelGuess(torch.tensor([0]), "test", True)
+    victim = Victim(0, samples.subset([0]), observation, guess, {})
+    found = Reconstruction(torch.ones(1, *SHAPE), torch.tensor([0]), match=0.1, residual=0.2)
+    closed, search = create("linear", "quick"), create("ig", "quick")
+    for useless in (replace(found, residual=0.9), replace(found, exact=True)):
+        victim.keep(closed, useless)
+    victim.keep(search, found)
+    assert victim.seen_by(search).start is None
+    victim.keep(closed, found)
+    assert torch.equal(victim.seen_by(search).start, found.inputs)  # type: ignore[arg-type]
+    assert victim.seen_by(closed).start is None

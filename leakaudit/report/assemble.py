@@ -139,6 +139,7 @@ def _given(victim: Victim, attack: Attack) -> dict[str, Any]:
         "labels": f"{observation.label_source}: {victim.guess.method}",
         "normalisation": f"mean {list(observation.space.mean)}, std {list(observation.space.std)}",
         "dropout_masks": "true masks" if observation.masks is not None else "none",
+        "start": "random" if observation.start is None else "an incomplete closed-form result",
         "auxiliary_data": "none" if observation.auxiliary is None else f"{len(observation.auxiliary)} images",
     }
 
