@@ -148,7 +148,7 @@ def _reconstructed(identifier: str, family: str, evidence: Evidence) -> FindingE
         "critical" if close else "high",
         "certified" if certified else "measured",
         f"{distinct} of {total} samples were reconstructed from the update alone; "
-        f"the closest by {attack.title} at {psnr}.",
+        f"the closest by {attack.title}: {psnr}.",
         {
             "samples_leaked": distinct,
             "samples_attacked": total,
