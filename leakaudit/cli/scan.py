@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
+import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -181,12 +181,16 @@ def scan(
 
 
 def _check_writable(out: Path) -> None:
-    """Refuse an impossible ``--out`` before an hour of work, without creating anything."""
+    """Refuse an impossible ``--out`` before an hour of work; leaves nothing behind."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file, expected a folder", "choose another folder")
     nearest = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise UsageError(f"--out {out} is not writable", "choose another folder, or change its permissions")
+    try:
+        with tempfile.TemporaryDirectory(prefix=".leakaudit-", dir=nearest):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(f"--out {out} is not writable: {reason}", "choose another folder") from error
 
 
 def _conclude(report: Any, written: list[Path], fail_on: str) -> None:

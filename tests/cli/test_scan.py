@@ -282,6 +282,14 @@ def test_out_in_a_folder_that_is_not_writable(model: Path, batch: Path, tmp_path
     assert "not writable" in err
 
 
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no /proc here")
+def test_out_that_not_even_root_may_write(model: Path, batch: Path) -> None:
+    code, _, err = leakaudit("scan", model, "--batch", batch, "--out", "/proc/leakaudit-report")
+    assert code == 2
+    assert "not writable" in err
+    assert "rank analysis" not in err
+
+
 def test_out_that_is_a_file(model: Path, batch: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     code, _, err = leakaudit("scan", model, "--batch", batch, "--out", tmp_path / "file")
