@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from leakaudit.api import scan
-    from leakaudit.audit import AuditOptions, Observer
+    from leakaudit.audit import AuditOptions
     from leakaudit.batch import Batch, load_batch
     from leakaudit.errors import AuditError, BatchError, LeakauditError, ModelError, UsageError
     from leakaudit.observation import InputSpace, Observation, Protocol
+    from leakaudit.observer import Observer
     from leakaudit.report.document import Report
     from leakaudit.target.load import load
     from leakaudit.target.target import Target
@@ -34,7 +35,7 @@ _HOMES = {
     "LeakauditError": "errors",
     "ModelError": "errors",
     "Observation": "observation",
-    "Observer": "audit",
+    "Observer": "observer",
     "Protocol": "observation",
     "Report": "report.document",
     "Target": "target",

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from leakaudit.audit import AuditOptions, Observer, SilentObserver, audit
+from leakaudit.audit import AuditOptions, audit
 from leakaudit.batch import Batch, DataLayout, ValueRange, from_arrays, load_batch, load_images
 from leakaudit.errors import UsageError
 from leakaudit.observation import InputSpace, Mode
+from leakaudit.observer import Observer, SilentObserver
 from leakaudit.report.document import Report
 from leakaudit.target import Target, load
 

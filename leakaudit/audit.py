@@ -5,27 +5,18 @@
     target ─┬─ rank analysis ────────────────────────────────────────────┐
     batch ──┴─ client.observe ─▶ observation ─▶ labels ─▶ attacks ─▶ score ─▶ findings ─▶ verdict ─▶ report
 
-It prints nothing: progress goes to an injected :class:`Observer`.
+It prints nothing: progress goes to an injected :class:`leakaudit.observer.Observer`.
 """
 
 from __future__ import annotations
 
-import os
-import platform
 import time
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
-import numpy as np
-import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from leakaudit import __version__, client
 from leakaudit.attacks.base import Attack, Monitor, Reconstruction, cpu_generator
@@ -33,10 +24,12 @@ from leakaudit.attacks.certificate import Certificate, certify
 from leakaudit.attacks.labels import LabelGuess, infer_labels
 from leakaudit.attacks.registry import available, create
 from leakaudit.batch import Batch, refuse_overlap
+from leakaudit.environment import choose_device, reproducible, seed_of, timestamp, versions
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.findings import Evidence, judge
 from leakaudit.observation import InputSpace, Observation
 from leakaudit.observation import Protocol as FLProtocol
+from leakaudit.observer import Observer, SilentObserver
 from leakaudit.report import assemble
 from leakaudit.report.document import AttackEntry, RankSection, Report, VictimResult
 from leakaudit.risk.rank import rank_analysis
@@ -45,55 +38,11 @@ from leakaudit.score import Scorer
 from leakaudit.target.dropout import injected_masks
 from leakaudit.target.inventory import inventory, is_sequential
 from leakaudit.target.target import Target
-from leakaudit.target.trace import usable_batch_size
 from leakaudit.verdict import conclude
 
-PACKAGES = ("torch", "torchvision", "onnx", "onnx2torch", "numpy", "scipy", "lpips", "torchmetrics")
 DEFAULT_VICTIMS = 4
 WARM_START_RESIDUAL = 0.5
 """A closed-form result that explains less of the update than this is no better a start than noise."""
-SMALL_PARAMETERS = 1_000_000
-SMALL_FLOPS = 20_000_000
-"""A network below both runs on one thread."""
-
-
-class Observer(Protocol):
-    """How a running audit tells what it does."""
-
-    def stage(self, message: str) -> None:
-        """A new stage began."""
-
-    def attack(self, title: str, victim: int, victims: int) -> None:
-        """An attack on one victim begins."""
-
-    def progress(self, fraction: float, objective: float) -> None:
-        """Progress of the running attack, 0 to 1."""
-
-    def result(self, title: str, summary: str) -> None:
-        """An attack on one victim ended."""
-
-    def interrupted(self) -> bool:
-        """Whether the user asked to stop."""
-
-
-class SilentObserver:
-    """Says nothing and never interrupts; the default of the Python API."""
-
-    def stage(self, message: str) -> None:
-        """Ignore."""
-
-    def attack(self, title: str, victim: int, victims: int) -> None:
-        """Ignore."""
-
-    def progress(self, fraction: float, objective: float) -> None:
-        """Ignore."""
-
-    def result(self, title: str, summary: str) -> None:
-        """Ignore."""
-
-    def interrupted(self) -> bool:
-        """Never."""
-        return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -379,66 +328,3 @@ def make_scorer(samples: Batch, weights: Path | None) -> Scorer:
         reason = f"no {HUB_FILE} in torch's hub cache, and no --lpips-weights"
         return Scorer(samples, None, reason)
     return Scorer(samples, PerceptualDistance(path))
-
-
-def choose_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """The device to run on.
-
-    Raises:
-        UsageError: ``cuda`` was asked for and is not there.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: no CUDA device is available", "use --device auto or --device cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-@contextmanager
-def reproducible(target: Target, seed: int) -> Iterator[None]:
-    """Deterministic cuDNN, a seeded global generator for whatever in a model still draws from it, and threads by size.
-
-    On a small network threads cost more than they bring (twice the time on two cores). The choice goes by size, not by
-    a measurement, because the number of threads changes the last bits of every sum.
-    """
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng(), torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-        torch.manual_seed(seed)
-        torch.set_num_threads(1 if _small(target) else threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
-
-
-def _small(target: Target) -> bool:
-    """Whether one sample's forward is too little work to share among threads."""
-    if sum(p.numel() for p in target.parameters.values()) > SMALL_PARAMETERS:
-        return False
-    like = next(iter(target.parameters.values()))
-    sample = torch.zeros((usable_batch_size(target), *target.image_shape), dtype=like.dtype, device=like.device)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        target.logits(sample)
-    return bool(counter.get_total_flops() < SMALL_FLOPS * len(sample))
-
-
-def seed_of(seed: int, purpose: str, number: int) -> int:
-    """An independent seed for each purpose and victim."""
-    state = np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), number]).generate_state(1, np.uint64)
-    return int(state[0] >> np.uint64(1))
-
-
-def timestamp() -> str:
-    """Now in UTC, or ``SOURCE_DATE_EPOCH``, as ISO 8601."""
-    epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    moment = datetime.fromtimestamp(int(epoch), timezone.utc) if epoch else datetime.now(timezone.utc)
-    return moment.isoformat(timespec="seconds")
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python, the platform and the packages that decide the numbers."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found

@@ -14,9 +14,10 @@ import leakaudit
 from leakaudit.attacks.base import Reconstruction
 from leakaudit.attacks.labels import LabelGuess
 from leakaudit.attacks.registry import available, create
-from leakaudit.audit import Victim, seed_of
+from leakaudit.audit import Victim
 from leakaudit.batch import Batch
 from leakaudit.client import NoTraceError, observe, observe_step
+from leakaudit.environment import seed_of
 from leakaudit.errors import AuditError, BatchError, UsageError
 from leakaudit.observation import InputSpace, Protocol
 from tests.conftest import make_target, small_mlp, smooth_images
