@@ -251,12 +251,16 @@ def run_attacks(
     deadline = None if options.time_budget is None else time.monotonic() + options.time_budget
     entries = []
     for position, attack in enumerate(attacks):
-        refusal = attack.applies(target, victims[0].seen_by(attack))
-        if refusal is not None:
-            entries.append(assemble.attack_entry(attack, victims[0], "not_applicable", refusal.reason))
+        refusals = {v.number: attack.applies(target, v.seen_by(attack)) for v in victims}
+        open_to = [v for v in victims if refusals[v.number] is None]
+        refused = [f"victim {n}: {refusal.reason}" for n, refusal in refusals.items() if refusal is not None]
+        if not open_to:
+            reason = next(refusal.reason for refusal in refusals.values() if refusal is not None)
+            entries.append(assemble.attack_entry(attack, victims[0], "not_applicable", reason))
             continue
         runs_after = (len(attacks) - position - 1) * len(victims)
-        results, why = _run_on_victims(attack, target, victims, scorer, options, observer, deadline, runs_after)
+        results, why = _run_on_victims(attack, target, open_to, scorer, options, observer, deadline, runs_after)
+        why = "; ".join(filter(None, [why, *refused]))
         status: Literal["run", "not_run"] = "run" if results else "not_run"
         entries.append(assemble.attack_entry(attack, victims[0], status, why, results))
     return entries

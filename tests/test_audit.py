@@ -153,3 +153,26 @@ def test_an_incomplete_closed_form_result_is_where_optimisation_starts(space: In
     victim.keep(closed, found)
     assert torch.equal(victim.seen_by(search).start, found.inputs)  # type: ignore[arg-type]
     assert victim.seen_by(closed).start is None
+
+
+def test_an_attack_is_asked_for_every_victim(monkeypatch: pytest.MonkeyPatch) -> None:
+    from leakaudit.attacks.base import NotApplicable
+    from leakaudit.attacks.ig import IG
+
+    answers = iter([None, NotApplicable("this one is odd"), None])
+    monkeypatch.setattr(IG, "applies", lambda *_: next(answers))
+    ig = scan(small_mlp(), victims=3).attacks[0]
+    assert ig.status == "run"
+    assert [r.victim for r in ig.results] == [0, 2]
+    assert ig.reason == "victim 1: this one is odd"
+
+
+def test_the_report_names_batchnorm_and_dropout_layers() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.GELU(), nn.Flatten(), nn.Dropout(0.5), nn.Linear(400, 5)
+    )
+    target = scan(net).target
+    assert len(target.batchnorm_layers) == 1
+    assert target.dropout_layers == ["4"]
+    assert any("convolution" in layer for layer in target.layers)

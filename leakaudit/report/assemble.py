@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from leakaudit.attacks.base import Attack, Reconstruction
+from leakaudit.errors import ModelError
 from leakaudit.observation import InputSpace, Protocol
 from leakaudit.report.document import (
     AttackEntry,
@@ -29,6 +30,8 @@ from leakaudit.report.document import (
     Tool,
     VictimResult,
 )
+from leakaudit.target.dropout import dropout_layers
+from leakaudit.target.inventory import inventory
 from leakaudit.target.target import Target
 
 if TYPE_CHECKING:
@@ -62,7 +65,10 @@ def png(pixels: Tensor) -> str:
 
 def target_section(target: Target) -> TargetSection:
     """The model as the auditor sees it."""
-    modules = dict(target.module.named_modules())
+    try:
+        layers = inventory(target)
+    except ModelError:  # its operators cannot be recorded; rank analysis says which
+        layers = ()
     return TargetSection(
         name=target.name,
         path=target.path,
@@ -75,8 +81,9 @@ def target_section(target: Target) -> TargetSection:
         layout=target.layout,
         parameters=sum(p.numel() for p in target.parameters.values()),
         trainable_tensors=len(target.parameters),
-        dropout_layers=[n for n, m in modules.items() if "dropout" in type(m).__name__.lower()],
-        batchnorm_layers=[n for n, m in modules.items() if "batchnorm" in type(m).__name__.lower()],
+        layers=[f"{layer.name} ({layer.kind})" for layer in layers],
+        dropout_layers=list(dropout_layers(target.module)),
+        batchnorm_layers=[layer.name for layer in layers if layer.kind == "batchnorm"],
         fidelity=[FidelityEntry(id=n.id, message=n.message, hint=n.hint) for n in target.fidelity],
         loss="logistic (one logit)" if target.binary else "cross-entropy",
     )
