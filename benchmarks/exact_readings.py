@@ -202,7 +202,7 @@ def label_counts(first: int = 0, repeats: int = 10) -> None:
     images, labels = load("cifar10_test.npz")
     print(f"{'network':10} {'steps':>5}  share of right counts at batch 8, 16, 32, 64")
     for name, make, rate in (("LeNet", lenet, 0.1), ("ConvNet", convnet, 0.02), ("ResNet-20", resnet20, 0.05)):
-        for steps in (0, 100):
+        for steps in (0, 25, 100):
             torch.manual_seed(first)
             module = make()
             loss = train(module, steps, rate) if steps else float("nan")

@@ -6,7 +6,8 @@ An iteration is all of it: objective, gradient, signed Adam, projection, record 
 autograd twice; `breaching` does its restarts in turn, so that its figure per restart is that of one. The contenders
 take turns, a few iterations each, round after round; given are medians over the rounds, and ratios are medians of the
 ratios within a round, which a busy machine disturbs least. With one thread the clock is the processor time of the
-process, with several it is the wall. Recording and compiling are timed apart.
+process, with several it is the wall. The engine uses as many of the threads as ``leakaudit scan`` would, one for small
+networks; eager and `breaching` use all. Recording and compiling are timed apart.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from peer import Peer, missing, name_and_version
 from torch import Tensor, nn
 
 from leakaudit.attacks.base import SilentMonitor, cpu_generator
+from leakaudit.environment import thread_count
 from leakaudit.matching.descent import Progress, adam
 from leakaudit.matching.engine import GradientMatching, MatchSettings
 from leakaudit.matching.step import Mode, Step
@@ -55,17 +57,14 @@ HEADER = (
 )
 
 
-def clock() -> float:
-    """Processor seconds with one thread, else wall seconds."""
-    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
-
-
 @dataclass(eq=False)
 class Contender:
     """Runs a number of iterations; milliseconds per iteration and restart of every turn."""
 
     run: Callable[[int], object]
     restarts: int
+    clock: Callable[[], float]
+    threads: int
     setup: float = 0.0
     mode: str = ""
     iterations: int = 2
@@ -73,28 +72,37 @@ class Contender:
 
     def turn(self, iterations: int) -> None:
         """One turn."""
-        started = clock()
+        torch.set_num_threads(self.threads)
+        started = self.clock()
         self.run(iterations)
-        self.turns.append(1000 * (clock() - started) / iterations / self.restarts)
+        self.turns.append(1000 * (self.clock() - started) / iterations / self.restarts)
 
 
-def ours(net: Target, observation: Observation, start: Tensor, mode: Mode) -> Contender:
+def ours(
+    net: Target, observation: Observation, start: Tensor, mode: Mode, threads: int, clock: Callable[[], float]
+) -> Contender:
     """The engine in a mode, its step recorded."""
+    threads = threads if mode == "eager" else thread_count(net, threads)
+    torch.set_num_threads(threads)
     labels = observation.labels
     assert labels is not None
     problem = GradientMatching(net, observation, labels, SETTINGS)
     started = clock()
     step = Step(problem, ["inputs"], [start], mode)
     setup = clock() - started
+    if step.note:
+        click.echo(step.note, err=True)
 
     def run(iterations: int) -> object:
         settings = replace(SETTINGS, iterations=iterations)
         return adam(step, [start], settings, cpu_generator(0), Progress(SilentMonitor()))
 
-    return Contender(run, len(start), setup, step.mode)
+    return Contender(run, len(start), clock, threads, setup, step.mode)
 
 
-def breaching(net: Target, observation: Observation, start: Tensor) -> Contender:
+def breaching(
+    net: Target, observation: Observation, start: Tensor, threads: int, clock: Callable[[], float]
+) -> Contender:
     """The peer, one restart."""
     peer = Peer(net, observation, tv_weight=SETTINGS.tv_weight)
 
@@ -102,18 +110,23 @@ def breaching(net: Target, observation: Observation, start: Tensor) -> Contender
         peer._attacker.cfg.optim.max_iterations = iterations
         return peer.loop(start[0])
 
-    return Contender(run, 1)
+    return Contender(run, 1, clock, threads)
 
 
-def measure(name: str, batch: int, restarts: int, rounds: int, modes: Sequence[Mode]) -> dict[str, Contender]:
+def measure(
+    name: str, batch: int, restarts: int, threads: int, rounds: int, modes: Sequence[Mode]
+) -> dict[str, Contender]:
     """All contenders in turns."""
+    clock = time.process_time if threads == 1 else time.perf_counter
     images, labels = cifar()
     net = target(NETWORKS[name])
     observation = victim(net, images[:batch], labels[:batch])
     start = torch.randn(restarts, batch, 3, 32, 32, generator=cpu_generator(0))
-    contenders: dict[str, Contender] = {} if missing() else {"breaching": breaching(net, observation, start)}
+    contenders: dict[str, Contender] = {}
+    if not missing():
+        contenders["breaching"] = breaching(net, observation, start, threads, clock)
     for mode in modes:
-        contenders[mode] = ours(net, observation, start, mode)
+        contenders[mode] = ours(net, observation, start, mode, threads, clock)
     for contender in contenders.values():  # the first turn is warming up
         contender.turn(2)
         first = contender.turns.pop() / 1000 * contender.restarts
@@ -176,8 +189,7 @@ def main(cells: tuple[str, ...], rounds: int, modes: tuple[Mode, ...], out: Path
     load = os.getloadavg()[0]
     for cell in cells or default_cells():
         name, batch, restarts, threads = cell.split("/")
-        torch.set_num_threads(int(threads))
-        contenders = measure(name, int(batch), int(restarts), rounds, modes)
+        contenders = measure(name, int(batch), int(restarts), int(threads), rounds, modes)
         rows.append(row(name, int(batch), int(restarts), int(threads), contenders))
         click.echo(rows[-1])
         if out:

@@ -46,15 +46,19 @@ def reproducible(target: Target, seed: int) -> Iterator[None]:
     threads = torch.get_num_threads()
     with torch.random.fork_rng(), torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
         torch.manual_seed(seed)
-        torch.set_num_threads(1 if _small(target) else threads)
+        torch.set_num_threads(thread_count(target, threads))
         try:
             yield
         finally:
             torch.set_num_threads(threads)
 
 
+def thread_count(target: Target, available: int) -> int:
+    """Threads to use for this model: all that are available, or one where a forward is too little work to share."""
+    return 1 if _small(target) else available
+
+
 def _small(target: Target) -> bool:
-    """Whether one sample's forward is too little work to share among threads."""
     if sum(p.numel() for p in target.parameters.values()) > SMALL_PARAMETERS:
         return False
     like = next(iter(target.parameters.values()))

@@ -117,6 +117,7 @@ class Observation:
         start: Partial reconstruction (B, C, H, W) in normalised space that an earlier attack made from this same
             observation; optimisation attacks may start from it.
         channel: What a known defence does to a gradient; attacks compare their own gradient through it.
+        one_bit: The channel keeps signs only: inputs far from the truth match as well as the truth does.
     """
 
     update: Mapping[str, Tensor]
@@ -130,6 +131,7 @@ class Observation:
     batch_statistics: Mapping[str, tuple[Tensor, Tensor]] | None = field(default=None)
     start: Tensor | None = field(default=None)
     channel: Channel | None = field(default=None)
+    one_bit: bool = field(default=False)
 
     def shared(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """What a client with these gradients would share, as far as the attacker can tell; differentiable."""

@@ -247,6 +247,8 @@ def _with_rank(
         found, done = least_squares(jacobian, jacobian.times(probe), products, 1e-8)
         missing.append(size * float((probe - found).square().sum() / probe.square().sum()))
         converged &= done
+        if not done and missing[-1] > NULL_TOLERANCE:
+            break  # undecided whatever another probe says
     if max(missing) <= NULL_TOLERANCE:
         return replace(certificate, rank=size, unique=True)
     if not converged:

@@ -1,15 +1,19 @@
 r"""Quantised updates: signs, or integers of a few bits with one scale per tensor.
 
 ``sign`` shares :math:`\operatorname{sign}(g)` times the mean magnitude of its tensor (Bernstein et al. 2018, arXiv
-1802.04434), ``int`` rounds to :math:`2^{b-1}-1` steps on either side. Both look like noise to an attack that compares
-magnitudes; an attacker who knows the quantiser compares through a smooth version of it, :math:`\tanh(g/\tau)` with
-τ a quarter of the tensor's mean magnitude, and the identity for integers, whose rounding is as small as noise.
+1802.04434), ``int`` rounds to :math:`2^{b-1}-1` steps on either side. Signs look like noise to an attack that compares
+magnitudes. One that knows asks no more than the sign of every entry,
+
+.. math:: \sum_j \max(0,\; 1 - s_j g_j / \tau)^2
+
+the squared hinge loss of one-bit compressed sensing (Jacques et al. 2013, arXiv 1104.3160), with τ a quarter of the
+shared magnitude, and leans on a heavier total variation for what signs leave open. Integers are taken as they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -19,8 +23,8 @@ from leakaudit.defences.base import ClientStep, Defence, Update, through
 from leakaudit.observation import Observation
 from leakaudit.target.target import Target
 
-SOFTNESS = 0.25
-"""τ over the mean magnitude."""
+MARGIN = 0.25
+"""Share of the shared magnitude up to which an entry of the right sign is still pushed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +33,7 @@ class SignQuantisation(Defence):
 
     name: ClassVar[str] = "sign"
     title: ClassVar[str] = "Sign quantisation (signSGD)"
-    adaptive: ClassVar[str] = "compares smoothed signs with signs"
+    adaptive: ClassVar[str] = "asks for the right signs and no more, and leans on the smoothness of images"
     reference: ClassVar[str] = "Bernstein et al., signSGD, ICML 2018, arXiv 1802.04434"
 
     def protect(self, update: Update, step: ClientStep, generator: Generator) -> Update:
@@ -37,9 +41,8 @@ class SignQuantisation(Defence):
         return {name: g.sign() * _magnitude(g) for name, g in update.items()}
 
     def adapt(self, target: Target, observation: Observation) -> tuple[Target, Observation]:
-        """Look through smoothed signs of the same magnitudes."""
-        scales = {name: g.abs().max() for name, g in observation.update.items()}
-        return target, through(observation, SoftSign(scales))
+        """Ask of every entry that it has the observed sign, and no more."""
+        return target, replace(through(observation, SignMargin(observation.update)), one_bit=True)
 
 
 def _magnitude(tensor: Tensor) -> Tensor:
@@ -47,21 +50,22 @@ def _magnitude(tensor: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class SoftSign:
-    """A differentiable stand-in for signs with one magnitude per tensor.
+class SignMargin:
+    """Caps entries of the right sign at a margin and leaves those of the wrong sign as they are.
 
     Args:
-        magnitudes: Shared magnitude by tensor.
+        update: As shared: signs times one magnitude per tensor.
     """
 
-    magnitudes: Mapping[str, Tensor]
+    update: Mapping[str, Tensor]
 
     def __call__(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Gradients by name, differentiable; the softness follows each gradient's own magnitude."""
-        found = {}
-        for name, g in gradients.items():
-            tau = SOFTNESS * g.detach().abs().mean() + torch.finfo(g.dtype).tiny
-            found[name] = self.magnitudes.get(name, 1.0) * torch.tanh(g / tau)
+        """Gradients by name, differentiable, scaled so that the margin comes out at the shared magnitude."""
+        found = dict(gradients)
+        for name, shared in self.update.items():
+            sign, right = shared.sign(), gradients[name] * shared.sign()
+            capped = torch.minimum(right / MARGIN, shared.abs()) * sign
+            found[name] = torch.where(shared == 0, gradients[name], capped)
         return found
 
 

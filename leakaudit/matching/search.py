@@ -72,6 +72,15 @@ CANDIDATES = (
     Candidate("Adam, cosine, TV 3e-2", {"signed": False, "tv_weight": 3e-2}, 2400),
 )
 
+# Signs alone are matched to the last digit by noise too: the prior must hold, and nothing is refined without it.
+ONE_BIT_CANDIDATES = (
+    Candidate("signed Adam, cosine, TV 1e-3", {"tv_weight": 1e-3}, 2400),
+    Candidate("signed Adam, cosine, TV 1e-2", {"tv_weight": 1e-2}, 2400),
+    Candidate("signed Adam, cosine, TV 3e-2", {"tv_weight": 3e-2}, 2400),
+    Candidate("signed Adam, cosine, TV 1e-1", {"tv_weight": 1e-1}, 2400),
+    Candidate("L-BFGS, squared distance, TV 1e-2", {"optimizer": "lbfgs", "distance": "euclidean", "tv_weight": 1e-2}),
+)
+
 
 @dataclass(eq=False)
 class _Runner:
@@ -146,7 +155,7 @@ def search(
     guess: Mapping[str, Tensor],
     generator: Generator,
     progress: Progress,
-    candidates: Sequence[Candidate] = CANDIDATES,
+    candidates: Sequence[Candidate] | None = None,
 ) -> tuple[Solution, GradientMatching, tuple[str, ...]]:
     """Find the best candidate within ``problem.settings.iterations`` steps in all, and run it to the end.
 
@@ -155,11 +164,13 @@ def search(
         guess: Start of the unknowns, the same for every candidate.
         generator: As for :func:`leakaudit.matching.engine.solve`.
         progress: Where this search lies within the attack.
-        candidates: What may win.
+        candidates: What may win; ``None`` for those that suit the observation.
 
     Returns:
         The solution, whose `match` is the cosine distance whatever the winner's objective; that objective; facts.
     """
+    if candidates is None:
+        candidates = ONE_BIT_CANDIDATES if problem.observation.one_bit else CANDIDATES
     budget = _Budget(problem.settings.iterations, generator, progress)
     runners = [_Runner(c, problem.under(replace(problem.settings, **c.changes)), dict(guess)) for c in candidates]
     rung = max(1, min(FIRST_RUNG, budget.total // (4 * len(candidates))))
@@ -184,7 +195,7 @@ def _run_out(runner: _Runner, budget: _Budget) -> bool:
     """Descend to the end, then refine by `POLISH`; True when told to stop."""
     if budget.advance(runner, runner.candidate.longest):
         return True
-    if runner.match < runner.problem.settings.tolerance:
+    if runner.match < runner.problem.settings.tolerance or runner.problem.observation.one_bit:
         return False
     runner.problem = runner.problem.under(replace(runner.problem.settings, **POLISH))
     return budget.advance(runner, budget.left)
@@ -194,6 +205,7 @@ def _survivors(runners: Sequence[_Runner], count: int) -> list[_Runner]:
     """The best `count`, or the best one alone where its lead is clear."""
     ranked = sorted(runners, key=lambda r: r.score)[:count]
     clear = len(ranked) > 1 and ranked[0].score < ranked[1].score - CLEAR_LEAD
+    clear = clear and not ranked[0].problem.observation.one_bit  # whose match says little
     return ranked[:1] if clear else ranked
 
 
