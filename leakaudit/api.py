@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from leakaudit.observation import InputSpace, Mode, ThreatModel, TokenSpace
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.options import AuditOptions
 from leakaudit.policy import Policy
+from leakaudit.recorded import load_update
 from leakaudit.report.document import Report
 from leakaudit.score import LeakCriterion
 from leakaudit.target import Target, load
@@ -60,6 +61,7 @@ def scan(
     auxiliary: str | Path | None = None,
     defences: Sequence[str] = (),
     claims: Sequence[str] = (),
+    update: str | Path | None = None,
     lpips_weights: str | Path | None = None,
     cache: bool = False,
     observer: Observer | None = None,
@@ -98,6 +100,8 @@ def scan(
         auxiliary: ``.npz`` or folder of public images, for attacks of threat model D.
         defences: What clients do to their updates, as text: ``["clip=1.0,noise=0.01"]``; see ``leakaudit defences``.
         claims: What clients believe is done to their updates, as text; compared with what they share.
+        update: ``.npz`` or safetensors file with the update that a real client shared for exactly these samples; it is
+            attacked in place of the one computed here, which it is compared with.
         lpips_weights: SqueezeNet 1.1 checkpoint for LPIPS.
         cache: Keep results of attacks on disk (see `leakaudit.cache`), so that a killed scan goes on where it was.
         observer: Told the progress.
@@ -135,6 +139,7 @@ def scan(
             auxiliary=auxiliary,
             defences=defences,
             claims=claims,
+            update=update,
             lpips_weights=lpips_weights,
             cache=cache,
         )
@@ -145,6 +150,8 @@ def scan(
     reading = {"image_shape": input_shape, "share_bn_statistics": share_bn_statistics}
     variants = _variants(model, checkpoints, mode, reading)
     if len(variants) > 1:
+        if update is not None:
+            raise UsageError("a recorded update is of one model in one mode", "scan the variants without --update")
         return apply_policy(audit_variants(variants, audit_one, observer), Policy())
     observer.stage("loading the model")
     return apply_policy(audit_one(variants[0].load()), Policy())
@@ -267,6 +274,7 @@ def _prepare(
     auxiliary: str | Path | None = None,
     defences: Sequence[str] = (),
     claims: Sequence[str] = (),
+    update: str | Path | None = None,
     lpips_weights: str | Path | None = None,
     cache: bool = False,
 ) -> _Prepared:
@@ -303,6 +311,7 @@ def _prepare(
     observer.stage("reading the batch")
     if target.tokens is not None:
         target, space, samples = token_samples(target, batch)
+        options = _with_update(options, target, samples, update)
         return _Prepared(target, samples, space, options, lambda source: token_samples(target, source)[2])
 
     def read(source: str | Path | tuple[Any, Any] | Batch) -> Batch:
@@ -312,7 +321,21 @@ def _prepare(
             return from_arrays(source[0], source[1], space, target.classes, layout=layout, values=values)
         return load_batch(source, space, target.classes, layout=layout, values=values, resize=resize)
 
-    return _Prepared(target, read(batch), space, options, read)
+    samples = read(batch)
+    return _Prepared(target, samples, space, _with_update(options, target, samples, update), read)
+
+
+def _with_update(options: AuditOptions, target: Target, samples: Batch, update: str | Path | None) -> AuditOptions:
+    """The options for a recorded update: one victim, and all samples are behind it."""
+    if update is None:
+        return options
+    for name, value, only in (("--batch-size", options.batch_size, len(samples)), ("--victims", options.victims, 1)):
+        if value not in (None, 1, only):
+            raise UsageError(
+                f"{name} is {value}, with a recorded update it is {only}",
+                "the batch file must hold exactly the samples behind the update, and no others",
+            )
+    return replace(options, batch_size=len(samples), victims=1, recorded=load_update(update, target))
 
 
 def input_space(target: Target, mean: Sequence[float], std: Sequence[float]) -> InputSpace:

@@ -20,7 +20,7 @@ from leakaudit.attacks.registry import available, create
 from leakaudit.batch import Batch, refuse_overlap
 from leakaudit.budget import Budget
 from leakaudit.campaign import entry_of, left_out, run_attacks
-from leakaudit.client import NoTraceError, examine, examine_claims
+from leakaudit.client import NoTraceError, examine, examine_claims, examine_recorded
 from leakaudit.controls import Scene, control
 from leakaudit.defences.base import defended_model, defended_protocol
 from leakaudit.environment import choose_device, reproducible, seed_of, timestamp, versions
@@ -100,7 +100,7 @@ def audit(
     defences = _defences(target, victims[0], options)
     evidence = Evidence(
         assemble.target_section(target),
-        assemble.protocol_section(protocol),
+        assemble.protocol_section(protocol, options.recorded),
         rank_section,
         entries,
         batch,
@@ -165,11 +165,12 @@ def make_victims(target: Target, samples: Batch, space: InputSpace, options: Aud
     protocol = _protocol(target, samples, options)
     count = options.victims or max(1, min(DEFAULT_VICTIMS, len(samples) // protocol.batch_size))
     knowledge = _knowledge(options)
+    recorded = options.recorded.tensors if options.recorded else None
     victims: list[Victim] = []
     silent: list[NoTraceError] = []
     for number, batch in enumerate(samples.draw(count, protocol.batch_size, options.seed)):
         try:
-            victims.append(observe_victim(target, batch, protocol, space, knowledge, number))
+            victims.append(observe_victim(target, batch, protocol, space, knowledge, number, recorded))
         except NoTraceError as nothing:
             silent.append(nothing)
     if not victims:
@@ -187,10 +188,12 @@ def _defences(target: Target, victim: Victim, options: AuditOptions) -> list[Def
 
 
 def _claims(target: Target, victim: Victim, options: AuditOptions) -> list[ClaimEntry]:
-    """Whether the first victim's update looks as the client believes."""
+    """Whether the first victim's update looks as the client believes; a recorded one, as it should without a claim."""
     seed = seed_of(options.seed, "client", victim.number)
+    if options.recorded and not (options.defences or options.claims):
+        return [claim_entry("no defence", examine_recorded(target, victim.batch, victim.observation, seed))]
     found = examine_claims(target, victim.batch, victim.observation, seed, options.claims) if options.claims else []
-    return [claim_entry(claim, checks) for claim, checks in zip(options.claims, found, strict=True)]
+    return [claim_entry(str(claim), checks) for claim, checks in zip(options.claims, found, strict=True)]
 
 
 def _protocol(target: Target, samples: Batch, options: AuditOptions) -> Protocol:

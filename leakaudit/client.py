@@ -18,7 +18,7 @@ from torch import Tensor
 
 from leakaudit.batch import Batch
 from leakaudit.defences.base import ClientStep, Defence, protected
-from leakaudit.defences.claims import Check, check_claim
+from leakaudit.defences.claims import Check, check_claim, check_undefended
 from leakaudit.defences.gaussian import GaussianMechanism
 from leakaudit.errors import AuditError
 from leakaudit.observation import InputSpace, Observation, Protocol
@@ -68,8 +68,15 @@ def observe_step(
     space: InputSpace,
     seed: int = 0,
     defences: Sequence[Defence] = (),
+    recorded: Mapping[str, Tensor] | None = None,
 ) -> tuple[Observation, Mapping[str, Tensor]]:
-    """As :func:`observe`, with the dropout masks that the client drew, by layer; for measuring an upper bound."""
+    """As :func:`observe`, with the dropout masks that the client drew, by layer; for measuring an upper bound.
+
+    A `recorded` update of a real client is taken as it is; of its masks and statistics nothing is known.
+    """
+    if recorded is not None:
+        like = next(iter(target.parameters.values()))
+        return Observation({n: g.to(like.device) for n, g in recorded.items()}, protocol, space), {}
     device = next(iter(target.parameters.values())).device
     inputs, labels = space.normalize(batch.images.to(device)), batch.labels.to(device)
     with ExitStack() as stack:
@@ -164,6 +171,12 @@ def examine_claims(
     """Whether an observed update looks as if each claim had been done to it, whatever was; see :func:`examine`."""
     raw = observe(target, batch, observation.protocol, observation.space, seed)
     return [tuple(check_claim(claim, raw.update, observation.update)) for claim in claims]
+
+
+def examine_recorded(target: Target, batch: Batch, observation: Observation, seed: int) -> tuple[Check, ...]:
+    """Whether a recorded update is what an honest client without a defence would have shared; see :func:`examine`."""
+    raw = observe(target, batch, observation.protocol, observation.space, seed)
+    return tuple(check_undefended(raw.update, observation.update))
 
 
 def _least_error(

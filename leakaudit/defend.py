@@ -96,6 +96,8 @@ def defend(
         UsageError: A setting that cannot be parsed, or options that do not fit the samples.
     """
     observer = observer or SilentObserver()
+    if options.recorded:
+        raise UsageError("defend computes its updates itself", "audit a recorded one with leakaudit scan")
     if options.defences:
         raise UsageError("defences to try go into the grid", "pass them to leakaudit defend by --defence")
     started = time.monotonic()

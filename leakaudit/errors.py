@@ -6,7 +6,8 @@
     ├── UsageError                      2   the command line: an option, a path that does not exist, --out not writable
     └── AuditError                      3   the content of a file: it cannot be audited as it is
         ├── ModelError                      not a model, damaged, unsupported, nothing trainable
-        └── BatchError                      wrong shape, dtype, labels, not-a-number values, pickled objects
+        ├── BatchError                      wrong shape, dtype, labels, not-a-number values, pickled objects
+        └── UpdateError                     a recorded update with other names or shapes than the model's
 
 Each says in one line *what* is wrong, *where*, and what was *expected*; ``hint`` names the way out.
 """
@@ -50,3 +51,7 @@ class ModelError(AuditError):
 
 class BatchError(AuditError):
     """The sample file does not hold samples that this model takes."""
+
+
+class UpdateError(AuditError):
+    """The recorded update is not one of this model."""

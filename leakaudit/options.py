@@ -14,6 +14,7 @@ from leakaudit.controls import Level
 from leakaudit.defences.base import Defence
 from leakaudit.errors import UsageError
 from leakaudit.observation import ThreatModel
+from leakaudit.recorded import RecordedUpdate
 from leakaudit.score import LeakCriterion
 
 
@@ -38,6 +39,7 @@ class AuditOptions:
         lpips_weights: SqueezeNet 1.1 checkpoint for LPIPS; ``None`` looks in torch's hub cache.
         defences: What clients do to their updates, in this order; the attacker knows.
         claims: What clients believe is done to their updates; compared with what they share, and not applied.
+        recorded: The update of a real client, attacked in place of one computed here; the samples are those behind it.
         cache: Where results of attacks are kept, so that a killed audit goes on where it was; ``None`` keeps nothing.
     """
 
@@ -57,6 +59,7 @@ class AuditOptions:
     lpips_weights: Path | None = None
     defences: tuple[Defence, ...] = ()
     claims: tuple[Defence, ...] = ()
+    recorded: RecordedUpdate | None = None
     cache: Cache | None = None
 
     def __post_init__(self) -> None:

@@ -137,16 +137,22 @@ class Outcome:
 
 
 def observe_victim(
-    target: Target, batch: Batch, protocol: Protocol, space: InputSpace, knowledge: Knowledge, number: int
+    target: Target,
+    batch: Batch,
+    protocol: Protocol,
+    space: InputSpace,
+    knowledge: Knowledge,
+    number: int,
+    recorded: Mapping[str, Tensor] | None = None,
 ) -> Victim:
-    """Compute the update of a batch and infer its labels from it.
+    """Compute the update of a batch, or take the recorded one, and infer its labels from it.
 
     Raises:
         NoTraceError: The update is zero.
     """
     seed = knowledge.seed
     observation, masks = client.observe_step(
-        target, batch, protocol, space, seed_of(seed, "client", number), knowledge.defences
+        target, batch, protocol, space, seed_of(seed, "client", number), knowledge.defences, recorded
     )
     guess = infer_labels(target, observation, cpu_generator(seed_of(seed, "labels", number)))
     labels = guess.labels.to(next(iter(observation.update.values())).device)

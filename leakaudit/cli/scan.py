@@ -68,6 +68,13 @@ class _Scan(click.Command):
     metavar="SPEC",
     help="What clients believe is done to their updates; compared with what they share under --defence. Repeatable.",
 )
+@click.option(
+    "--update",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Update that a real client shared for exactly the samples of --batch: .npz or .safetensors, an array per "
+    "trainable tensor. Attacked in place of a computed one, and compared with it and with --defence or --claim.",
+)
 @audit_options()
 @click.option("--quiet", "-q", is_flag=True, help="Only the deciding finding and the report's path.")
 @click.option("--verbose", "-v", is_flag=True, help="A line per result.")

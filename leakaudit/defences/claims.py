@@ -22,6 +22,8 @@ from leakaudit.defences.sharing import PartialSharing
 
 STANDARD_ERRORS = 4.0
 """By how many standard errors a measured noise level may differ from the claimed one."""
+SAME, SAME_NORM = 0.999, 0.01
+"""Least cosine and largest relative difference of norms of two computations of the same update."""
 Update = Mapping[str, Tensor]
 
 
@@ -56,12 +58,28 @@ def check_claim(claim: Defence, raw: Update, shared: Update) -> list[Check]:
     return [_resemblance(raw, shared)]
 
 
+def check_undefended(raw: Update, shared: Update) -> list[Check]:
+    """Compare a recorded update with the one computed from the samples that are said to be behind it."""
+    names = [name for name in raw if name in shared]
+    ratio = float(_flat(shared, names).norm() / _flat(raw, names).norm().clamp_min(1e-300))
+    found = [
+        Check("shared tensors", str(len(raw)), str(len(names)), len(names) == len(raw)),
+        Check("norm over that of the computed update", "1", f"{ratio:.4g}", abs(ratio - 1) <= SAME_NORM),
+    ]
+    cosine = _cosine(raw, shared)
+    return [*found, Check("cosine with the computed update", f"at least {SAME:g}", f"{cosine:.4f}", cosine >= SAME)]
+
+
 def _resemblance(raw: Update, shared: Update) -> Check:
     """A defence that changes the update leaves a cosine below 1; stated, not judged."""
+    return Check("cosine with the undefended update", "-", f"{_cosine(raw, shared):.4f}", True)
+
+
+def _cosine(raw: Update, shared: Update) -> float:
+    """Over the tensors that both have."""
     names = [name for name in raw if name in shared]
     a, b = _flat(raw, names), _flat(shared, names)
-    cosine = float(a @ b / (a.norm() * b.norm()).clamp_min(1e-300))
-    return Check("cosine with the undefended update", "-", f"{cosine:.4f}", True)
+    return float(a @ b / (a.norm() * b.norm()).clamp_min(1e-300))
 
 
 def _gaussian(claim: GaussianMechanism, raw: Update, shared: Update) -> list[Check]:
@@ -85,7 +103,8 @@ def _pruning(claim: Pruning, raw: Update, shared: Update) -> list[Check]:
     flat = _flat(shared, list(shared))
     zeros = float((flat == 0).double().mean())
     floor = sum(g.numel() - max(1, round(g.numel() * (1 - claim.prune))) for g in shared.values()) / flat.numel()
-    found = [Check("share of zero entries", f"at least {floor:.4f}", f"{zeros:.4f}", zeros >= floor - 1e-9)]
+    rounding = len(shared) / flat.numel()  # an entry per tensor
+    found = [Check("share of zero entries", f"at least {floor:.4f}", f"{zeros:.4f}", zeros >= floor - rounding)]
     kept = flat != 0
     same = float((flat[kept] - _flat(raw, list(shared))[kept]).norm() / flat.norm().clamp_min(1e-300))
     found.append(Check("difference of the surviving entries", "0", f"{same:.1e}", same < 1e-5))

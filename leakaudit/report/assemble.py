@@ -16,6 +16,7 @@ from torch import Tensor
 from leakaudit.attacks.base import Attack, Reconstruction
 from leakaudit.errors import ModelError
 from leakaudit.observation import InputSpace, Observation, Protocol, TokenSpace
+from leakaudit.recorded import RecordedUpdate
 from leakaudit.report.document import (
     AttackEntry,
     BatchSection,
@@ -127,13 +128,15 @@ def batch_section(samples: Batch, space: InputSpace, batch_size: int, victims: i
     )
 
 
-def protocol_section(protocol: Protocol) -> ProtocolSection:
-    """How the update was made."""
+def protocol_section(protocol: Protocol, recorded: RecordedUpdate | None = None) -> ProtocolSection:
+    """How the update was made, or where a recorded one came from."""
     return ProtocolSection(
         algorithm=protocol.algorithm,
         mode=protocol.mode,
         batch_size=protocol.batch_size,
         shared_statistics=protocol.shared_statistics,
+        update_path=recorded.path if recorded else None,
+        update_sha256=recorded.sha256 if recorded else None,
     )
 
 

@@ -48,9 +48,9 @@ def defence_entries(
     return entries
 
 
-def claim_entry(claim: Defence, checks: Sequence[Check]) -> ClaimEntry:
+def claim_entry(text: str, checks: Sequence[Check]) -> ClaimEntry:
     """A claim with what the update shows of it."""
-    return ClaimEntry(text=str(claim), checks=[ClaimCheck(**dataclasses.asdict(check)) for check in checks])
+    return ClaimEntry(text=text, checks=[ClaimCheck(**dataclasses.asdict(check)) for check in checks])
 
 
 def _accounting(defence: Defence, batch_size: int, evidence: DefenceEvidence) -> AccountingEntry | None:

@@ -93,6 +93,8 @@ class ProtocolSection(_Model):
     mode: str = "eval"
     batch_size: int
     shared_statistics: str = Field(default="none", description="BatchNorm statistics that go with an update")
+    update_path: str | None = Field(default=None, description="File of a recorded update; without one it is computed")
+    update_sha256: str | None = None
 
 
 class ConstraintCounts(_Model):

@@ -96,6 +96,8 @@ def batch_facts(report: Report) -> list[Fact]:
         ("Samples in the file", number(batch.samples)),
         ("Victims", f"{count(batch.victims, 'batch', 'batches')} of {count(batch.batch_size, 'sample')}"),
         ("Update", f"{algorithm} of {count(protocol.batch_size, 'sample')}, {protocol.mode} mode"),
+        ("Recorded in", protocol.update_path or ""),
+        ("SHA-256 of the update", protocol.update_sha256 or ""),
         (
             "BatchNorm statistics",
             {

@@ -19,6 +19,8 @@ COLUMNS = (
     ("Accuracy", True),
     ("At most", False),
 )
+WIDE = 10.0
+"""Ratio of the largest to the smallest loss from which the axis is logarithmic."""
 EXACT_DB = 100.0
 """Where an exact reconstruction is drawn."""
 
@@ -67,25 +69,37 @@ def trial_chart(trials: Sequence[DefenceTrial]) -> Figure | None:
     shown = [t for t in trials if t.status == "run" and t.loss is not None]
     if len(shown) < 2:
         return None
-    with canvas_of(4.7, 3.6) as (drawing, axis):
-        for position, trial in enumerate(shown):
+    from adjustText import adjust_text
+    from matplotlib.ticker import LogLocator
+
+    losses = [t.loss for t in shown if t.loss]
+    with canvas_of(4.7, 3.8) as (drawing, axis):
+        if max(losses, default=1.0) > WIDE * min(losses, default=1.0):  # a setting that diverged
+            axis.set_xscale("log")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axis.xaxis.set_minor_formatter(lambda value, _: "")
+        names, places = [], []
+        for trial in shown:
             psnr = EXACT_DB if trial.psnr is None else trial.psnr
             colour = INK if not trial.text else (SERIES[0] if trial.meets else ALERT)
             marker = "D" if not trial.text else ("o" if trial.meets else "X")
             axis.scatter([trial.loss], [psnr], s=44, color=colour, marker=marker, zorder=3)
-            above = 6 if position % 2 == 0 else -11
-            axis.annotate(
-                axis_label(trial.text or "undefended", 24),
-                (trial.loss, psnr),
-                xytext=(5, above),
-                textcoords="offset points",
-                fontsize=7.5,
-                color=MUTED,
-            )
+            name = axis_label(trial.text or "undefended", 24)
+            names.append(axis.text(trial.loss, psnr, name, fontsize=7.5, color=MUTED, zorder=4))
+            places.append((trial.loss, psnr))
         axis.set_xlabel("held-out loss after training (lower is better)")
         axis.set_ylabel("best reconstruction, dB PSNR (lower is better)")
-        axis.margins(x=0.18, y=0.12)
+        axis.margins(x=0.12, y=0.12)
         axis.grid(True)
+        drawing.draw_without_rendering()
+        adjust_text(
+            names,
+            *zip(*places, strict=True),
+            ax=axis,
+            iter_lim=300,
+            arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.5},
+        )
         text = "; ".join(
             f"{t.text or 'undefended'}: {'exact' if t.psnr is None else fixed(t.psnr, 1)} dB, loss {number(t.loss)}"
             for t in shown

@@ -15,6 +15,7 @@ from leakaudit.batch import Batch
 from leakaudit.client import examine, observe
 from leakaudit.defences.base import Defence, adapted, defended_model, defended_protocol
 from leakaudit.defences.gaussian import clipped
+from leakaudit.defences.quantisation import SignQuantisation
 from leakaudit.defences.spec import parse_defence
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.observation import InputSpace, Observation, Protocol
@@ -227,3 +228,20 @@ def test_every_defence_of_the_command_line_has_a_title_a_reference_and_a_counter
     for kind in DEFENCES.values():
         assert issubclass(kind, Defence)
         assert all((kind.title, kind.reference, kind.adaptive))
+
+
+def test_what_signs_ask_for(target: Target, samples: Batch, space: InputSpace) -> None:
+    batch = samples.subset([0])
+    raw = observe(target, batch, Protocol(1), space)
+    _, seen = observed(target, batch, space, "sign")
+    _, known = SignQuantisation().adapt(target, seen)
+    assert known.one_bit
+    gradients = {n: g.clone() for n, g in raw.update.items()}
+    beyond = known.shared({n: 3 * g for n, g in seen.update.items()})
+    assert all(torch.equal(beyond[n], g) for n, g in seen.update.items())
+    wrong = {n: (-g).requires_grad_() for n, g in gradients.items()}
+    error = sum(((known.shared(wrong)[n] - seen.update[n]).square().sum() for n in wrong), torch.zeros(()))
+    pushes = torch.autograd.grad(error, list(wrong.values()))
+    for (name, value), push in zip(wrong.items(), pushes, strict=True):
+        entries = value.detach() != 0
+        assert bool((push[entries] * value.detach()[entries] > 0).all()), f"{name}: a wrong sign is not pushed back"
