@@ -27,7 +27,7 @@ from leakaudit.attacks.gi_pip import GIPIP, GIPIPSettings
 from leakaudit.attacks.ig import IG
 from leakaudit.observation import Observation
 
-WEIGHTS = (1e-3, 1e-2, 3e-2)
+WEIGHTS = (1e-3, 2.5e-3, 1e-2, 3e-2)
 BASE = GIPIPSettings(iterations=600, signed=False)
 BASELINE = "IG"
 ROWS: dict[str, Mapping[str, Any]] = {
@@ -94,7 +94,7 @@ def table(store: Store) -> list[str]:
         rows.append(f"| {name} | " + " | ".join(cells) + " |")
     for name in ("IG standard", "GI-PIP standard"):
         found = cell(store, f"gi-pip toy: {name}", "gi-pip toy: IG standard")
-        rows.append(f"| preset: {name} | {found} | | |")
+        rows.append(f"| preset: {name} | {found} |" + " |" * (len(WEIGHTS) - 1))
     return rows
 
 

@@ -1,13 +1,14 @@
 """IG against the ``invertinggradients`` attack of ``breaching``: same victims, update, labels and iterations.
 
-    python benchmarks/versus_breaching.py [CASE[/ITERATIONS] ...] [--victims 3] [--out benchmarks/results/breaching.md]
+    python benchmarks/versus_breaching.py [CASE[/ITERATIONS] ...] [--victims 3] [--time-only] [--out FILE.md]
 
 Three contenders on CIFAR-10 victims, batch size 1 unless said: `breaching` as shipped (total variation 0.1 in the
 units here), IG as shipped (preset quick with the same number of iterations), and IG with breaching's total variation.
 PSNR in 0..1. Then the time to breaching's PSNR: the whole time of the shortest declared run of IG whose result is at
-least as good, without using what it reached on the way. Breaching's own schedule has 24,000 iterations; a shorter one,
-for want of processor time, is the same schedule compressed, and the column says its length. Times are processor seconds
-of one thread. Needs breaching (see benchmarks/peer.py) and the CIFAR-10 sample in $LEAKAUDIT_DATA.
+least as good, without using what it reached on the way; with ``--time-only`` nothing else is measured. Breaching's own
+schedule has 24,000 iterations; a shorter one, for want of processor time, is the same schedule compressed, and the
+column says its length. Times are processor seconds of one thread. Needs breaching (see benchmarks/peer.py) and the
+CIFAR-10 sample in $LEAKAUDIT_DATA.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def attack(net: Target, observation: Observation, settings: IGSettings, seed: in
     return IG(settings)(net, observation, cpu_generator(seed)).inputs
 
 
-def contest(case: Case, number: int) -> dict[str, Found]:
+def contest(case: Case, number: int, time_only: bool) -> dict[str, Found]:
     """All contenders on one victim."""
     images, labels = cifar()
     chosen = distinct(labels, case.batch, number) if case.batch > 1 else torch.tensor([40 * number])
@@ -95,11 +96,11 @@ def contest(case: Case, number: int) -> dict[str, Found]:
     start = torch.randn(case.batch, *CIFAR.shape, generator=cpu_generator(number))
     shipped = replace(QUICK, iterations=case.iterations)
     peer = Peer(net, observation, case.iterations)
-    found = {
-        "peer": timed(lambda: peer.loop(start), truth),
-        "ours": timed(lambda: attack(net, observation, shipped, number), truth),
-        "same tv": timed(lambda: attack(net, observation, replace(shipped, tv_weight=DEFAULT_TV), number), truth),
-    }
+    found = {"peer": timed(lambda: peer.loop(start), truth)}
+    if not time_only:
+        found["ours"] = timed(lambda: attack(net, observation, shipped, number), truth)
+        same = replace(shipped, tv_weight=DEFAULT_TV)
+        found["same tv"] = timed(lambda: attack(net, observation, same, number), truth)
     for settings in case.shorter:
         found["first"] = timed(lambda s=settings: attack(net, observation, s, number), truth)  # type: ignore[misc]
         if found["first"].psnr >= found["peer"].psnr:
@@ -111,21 +112,24 @@ def row(name: str, case: Case, results: list[dict[str, Found]]) -> str:
     """A line of the table."""
 
     def quality(key: str) -> str:
-        return ", ".join(f"{r[key].psnr:.1f}" for r in results)
+        return ", ".join(f"{r[key].psnr:.1f}" for r in results if key in r)
 
     reached = all(r["first"].psnr >= r["peer"].psnr for r in results)
     gain = statistics.median(r["peer"].seconds / r["first"].seconds for r in results)
-    seconds = [statistics.median(r[key].seconds for r in results) for key in ("peer", "ours", "first")]
+    timings = ([r[key].seconds for r in results if key in r] for key in ("peer", "ours", "first"))
     cells = [name, case.iterations, quality("peer"), quality("ours"), quality("same tv"), quality("first")]
-    cells += [f"{s:.0f}" for s in seconds] + [f"{gain:.1f}×" if reached else "not reached"]
+    cells += [f"{statistics.median(s):.0f}" if s else "" for s in timings] + [
+        f"{gain:.1f}×" if reached else "not reached"
+    ]
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[CASE[/ITERATIONS] ...]")
 @click.option("--victims", default=3, show_default=True, help="Victims per case.")
+@click.option("--time-only", is_flag=True, help="Only the time to breaching's PSNR, not IG at equal iterations.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the table there too, after every row.")
-def main(names: tuple[str, ...], victims: int, out: Path | None) -> None:
+def main(names: tuple[str, ...], victims: int, time_only: bool, out: Path | None) -> None:
     """Measure the cases (all by default) and print a row for each."""
     if missing():
         click.echo(f"Skipped: {missing()}")
@@ -140,7 +144,7 @@ def main(names: tuple[str, ...], victims: int, out: Path | None) -> None:
     for wanted in names or tuple(CASES):
         name, _, iterations = wanted.partition("/")
         case = replace(CASES[name], iterations=int(iterations or CASES[name].iterations))
-        rows.append(row(name, case, [contest(case, number) for number in range(victims)]))
+        rows.append(row(name, case, [contest(case, number, time_only) for number in range(victims)]))
         click.echo(rows[-1])
         if out:
             out.parent.mkdir(parents=True, exist_ok=True)
