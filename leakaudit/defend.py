@@ -35,6 +35,7 @@ MULTIPLIERS = (0.01, 0.1, 1.0)
 CLIP = 1.0
 VICTIMS = 2
 """Independent batches per setting where the user names no number."""
+GOES_ON = "The same command goes on from here."
 SECOND_SEED = 1_000_003
 """Added to the seed for the scan that confirms a recommendation."""
 
@@ -110,17 +111,19 @@ def defend(
     report = audit(target, samples, space, options, observer=observer, command=command)
     base = sweep.utility("")
     trials = [sweep.trial("", report, base)]
+    unfinished = observer.interrupted()
     for number, text in enumerate(grid):
         if observer.interrupted():
             break
         observer.stage(f"defence {number + 1} of {len(grid)}: {text}")
         trials.append(sweep.run(text))
-    chosen, why = sweep.recommend(trials)
+    chosen, why = (None, f"Interrupted on the undefended model. {GOES_ON}") if unfinished else sweep.recommend(trials)
     report.trials = [t.model_copy(update={"recommended": t is chosen}) for t in trials]
     report.goal, report.recommendation = str(defend_options.goal), why
     report.seconds = time.monotonic() - started
     if observer.interrupted():
-        report.partial = f"interrupted: {len(trials) - 1} of {len(grid)} defences measured"
+        measured = sum(trial.status == "run" for trial in trials[1:])
+        report.partial = f"interrupted: {measured} of {len(grid)} defences measured"
     return report
 
 
@@ -138,9 +141,13 @@ class _Sweep:
     def run(self, text: str) -> DefenceTrial:
         """Attack and train with one setting; one that does not fit the model or the samples says why."""
         try:
-            return self.trial(text, self._audit(text, self.options.seed), self.utility(text))
+            report = self._audit(text, self.options.seed)
+            if not self.observer.interrupted():
+                return self.trial(text, report, self.utility(text))
+            reason = "interrupted"  # an attack that was cut short says nothing of the defence
         except LeakauditError as error:
-            return DefenceTrial(text=text, title=parse_defence(text).title, status="not_run", reason=error.message)
+            reason = error.message
+        return DefenceTrial(text=text, title=parse_defence(text).title, status="not_run", reason=reason)
 
     def _audit(self, text: str, seed: int) -> Report:
         options = replace(self.options, defences=(parse_defence(text),), seed=seed, controls="none")
@@ -187,11 +194,13 @@ class _Sweep:
         if trials[0].meets:
             return None, f"The undefended model already meets {goal} against these attacks: nothing is recommended."
         failed: list[str] = []
-        for trial in cheapest(trials[1:]):
+        enough = cheapest(trials[1:])
+        for trial in enough:
             if self.observer.interrupted():
                 break
             self.observer.stage(f"confirming {trial.text} with another seed")
-            if goal.met(self._audit(trial.text, self.options.seed + SECOND_SEED)):
+            met = goal.met(self._audit(trial.text, self.options.seed + SECOND_SEED))
+            if met and not self.observer.interrupted():
                 again = f" {', '.join(failed)} met it once and missed it with another seed." if failed else ""
                 return trial, (
                     f"{trial.text} is the cheapest setting tried that meets {goal}, measured on this model with these "
@@ -200,6 +209,9 @@ class _Sweep:
                     f"{again}"
                 )
             failed.append(trial.text)
+        if self.observer.interrupted():
+            once = ", ".join(trial.text for trial in enough) or "none"
+            return None, f"Interrupted before a setting was confirmed; {once} met {goal} once. {GOES_ON}"
         missed = f" ({', '.join(failed)} only once)" if failed else ""
         return None, f"No setting tried meets {goal}{missed}: combine defences, or do not share such updates."
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from leakaudit.api import defend
+from leakaudit.observer import SilentObserver
 from tests.cli.test_scan import batch, leakaudit, model
 
 __all__ = ["batch", "model"]
@@ -75,3 +77,42 @@ def test_bad_words_are_one_line(model: Path, batch: Path, tmp_path: Path, words:
     assert message in err
     assert "Traceback" not in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ("rank analysis", "Interrupted on the undefended model"),
+        ("defence 2", "clip=1,noise=1 met PSNR<18 once"),
+        ("confirming", "clip=1,noise=1 met PSNR<18 once"),
+    ],
+)
+def test_an_interrupted_sweep_recommends_nothing_and_judges_nothing_unfinished(
+    model: Path, batch: Path, stage: str, message: str
+) -> None:
+    class Interrupting(SilentObserver):
+        stopped = False
+
+        def stage(self, message: str) -> None:
+            self.stopped = self.stopped or message.startswith(stage)
+
+        def interrupted(self) -> bool:
+            return self.stopped
+
+    report = defend(
+        *(model, batch),
+        goal="PSNR<18",
+        grid=("clip=1,noise=1", "bits=16"),
+        steps=2,
+        observer=Interrupting(),
+        victims=1,
+        attacks=("ig",),
+        preset="quick",
+        settings={"ig": {"iterations": "60"}},
+    )
+    assert message in report.recommendation
+    assert "The same command goes on" in report.recommendation
+    assert not any(trial.recommended for trial in report.trials)
+    assert report.partial
+    if stage == "defence 2":
+        assert [trial.status for trial in report.trials] == ["run", "run", "not_run"]
