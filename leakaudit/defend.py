@@ -165,7 +165,7 @@ class _Sweep:
         scored = samples_of(report.attacks)
         attacked = {s.index for _, _, s in scored}
         leaked = {s.index for _, _, s in scored if s.leaked}
-        interval = leak_interval(len(leaked), len(attacked))
+        interval = leak_interval(len(leaked), len(attacked), fewest=1)  # wide, and said so
         best = max(scored, key=lambda item: float("inf") if item[2].psnr is None else item[2].psnr, default=None)
         entry = report.defences[0] if report.defences else None
         return DefenceTrial(

@@ -245,13 +245,13 @@ def _lpips_margin(scores: Scores, floors: dict[str, Scores]) -> float | None:
     return None if scores.lpips is None or not known else min(known) - scores.lpips
 
 
-def leak_interval(leaked: int, attacked: int) -> tuple[float, float] | None:
-    """The Clopper–Pearson interval of the share of samples that leak; ``None`` below five samples.
+def leak_interval(leaked: int, attacked: int, fewest: int = FEWEST_FOR_INTERVAL) -> tuple[float, float] | None:
+    """The Clopper–Pearson interval of the share of samples that leak; ``None`` below `fewest` samples.
 
     Exact and two-sided at 95 per cent: the shares p under which k or more, and k or fewer, of n samples leak with a
     probability of at least 2.5 per cent each.
     """
-    if attacked < FEWEST_FOR_INTERVAL:
+    if attacked < fewest:
         return None
     found = binomtest(leaked, attacked).proportion_ci(CONFIDENCE_LEVEL, method="exact")
     return float(found.low), float(found.high)

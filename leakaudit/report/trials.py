@@ -38,7 +38,7 @@ def trial_table(report: Report) -> Table:
         if trial.leaked_interval is not None:
             low, high = trial.leaked_interval
             interval = f"{low:.0%}–{high:.0%}"
-        why = "an interval needs at least 5 samples"
+        why = "nothing was attacked"
         psnr = "exact" if trial.psnr is None else fixed(trial.psnr, 1)
         bound = f"γ ≤ {trial.accounting.reconstruction:.2g}" if trial.accounting else "no bound"
         table.add(
