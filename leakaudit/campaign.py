@@ -16,14 +16,14 @@ from leakaudit.attacks.base import PLANNED, Attack, Monitor
 from leakaudit.attacks.registry import create
 from leakaudit.budget import Budget, worth
 from leakaudit.controls import Run
-from leakaudit.environment import seed_of
+from leakaudit.environment import batches_well, seed_of
 from leakaudit.options import AuditOptions
 from leakaudit.report import assemble
 from leakaudit.report.document import AttackEntry, Comparison
 from leakaudit.score import Scorer
 from leakaudit.score_tokens import TokenScorer
 from leakaudit.target.target import Target
-from leakaudit.victim import Outcome, Victim, attack_victim
+from leakaudit.victim import Outcome, Victim, attack_together, attack_victim
 
 
 def run_attacks(
@@ -158,10 +158,30 @@ class Queue:
         return self.budget.share((own + sum(rest) + after) / own)
 
 
+def _all_at_once(attack: Attack, victims: Sequence[Victim], queue: Queue) -> list[Outcome] | None:
+    """All victims in one optimisation; ``None`` where the attack, the device or a lack of memory speaks against it."""
+    budget = queue.budget
+    if len(victims) < 2 or budget.spent() or not batches_well(queue.target):
+        return None
+    budget.observer.attack(attack.title, 0, len(victims))
+    seeds = [seed_of(queue.options.seed, attack.name, victim.number) for victim in victims]
+    monitor = queue.monitor(attack, victims)
+    try:
+        found = attack_together(attack, queue.target, victims, queue.scorer, seeds, monitor)
+    except OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return None
+    for outcome in found or []:
+        budget.observer.result(attack.title, assemble.summarize(outcome))
+    return found
+
+
 def _run_on_victims(attack: Attack, victims: Sequence[Victim], queue: Queue) -> tuple[list[Outcome], str]:
     """Attack each victim as long as there is time; a GPU that is too small ends it with what there is."""
     outcomes: list[Outcome] = []
     budget = queue.budget
+    if (together := _all_at_once(attack, victims, queue)) is not None:
+        return together, ""
     for position, victim in enumerate(victims):
         spent = budget.spent()
         if spent:

@@ -58,6 +58,11 @@ def thread_count(target: Target, available: int) -> int:
     return 1 if _small(target) else available
 
 
+def batches_well(target: Target) -> bool:
+    """Whether several samples of this model in one step cost less than one after the other: on a GPU, or if small."""
+    return next(iter(target.parameters.values())).is_cuda or _small(target)
+
+
 def _small(target: Target) -> bool:
     if sum(p.numel() for p in target.parameters.values()) > SMALL_PARAMETERS:
         return False

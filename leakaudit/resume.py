@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -69,6 +69,39 @@ def attack_once(
     return run() if key is None else _recall(memory[0], key, run, target)
 
 
+def attack_together_once(
+    attack: Attack, target: Target, observations: Sequence[Observation], seeds: Sequence[int], monitor: Monitor
+) -> list[Reconstruction] | None:
+    """As :func:`attack_once` on several victims at once; ``None`` where the attack wants them in turn.
+
+    Whether a result came about alone or together is part of its key, since the two differ by rounding.
+    """
+
+    def run() -> list[Reconstruction] | None:
+        torch.manual_seed(seeds[0])
+        return attack.together(target, observations, [cpu_generator(seed) for seed in seeds], monitor)
+
+    memory = _MEMORY.get()
+    if memory is None:
+        return run()
+    cache, time_budget = memory
+    keys = [
+        run_key(attack, target, o, seed, time_budget, together=len(seeds))
+        for o, seed in zip(observations, seeds, strict=True)
+    ]
+    device = next(iter(target.parameters.values())).device
+    known = [None if key is None else _restored(cache.get(key), device) for key in keys]
+    complete = [result for result in known if result is not None]
+    if len(complete) == len(known):
+        return complete
+    results = run()
+    for key, result in zip(keys, results or [], strict=False):
+        if key is not None and not result.stopped:
+            with suppress(UsageError):
+                cache.put(key, _stored(result))
+    return results
+
+
 def _recall(cache: Cache, key: str, run: Callable[[], Reconstruction], target: Target) -> Reconstruction:
     known = _restored(cache.get(key), next(iter(target.parameters.values())).device)
     if known is not None:
@@ -81,9 +114,18 @@ def _recall(cache: Cache, key: str, run: Callable[[], Reconstruction], target: T
 
 
 def run_key(
-    attack: Attack, target: Target, observation: Observation, seed: int, time_budget: float | None
+    attack: Attack, target: Target, observation: Observation, seed: int, time_budget: float | None, together: int = 1
 ) -> str | None:
-    """The hash of everything that a result depends on, or ``None`` where something has no content to hash."""
+    """The hash of everything that a result depends on, or ``None`` where something has no content to hash.
+
+    Args:
+        attack: The attack.
+        target: The model.
+        observation: What the attacker sees.
+        seed: Of the run.
+        time_budget: Of the audit.
+        together: Victims in one optimisation.
+    """
     try:
         return digest(
             code_digest(),
@@ -98,6 +140,7 @@ def run_key(
             str(next(iter(observation.update.values())).device),
             seed,
             time_budget,
+            together,
         )
     except NotHashable:
         return None

@@ -19,7 +19,7 @@ from leakaudit.batch import Batch
 from leakaudit.defences.base import Defence, adapted
 from leakaudit.environment import seed_of
 from leakaudit.observation import InputSpace, Observation, Protocol
-from leakaudit.resume import attack_once
+from leakaudit.resume import attack_once, attack_together_once
 from leakaudit.score import SampleScore, Scorer
 from leakaudit.score_tokens import ReadTexts, TokenScorer
 from leakaudit.target.dropout import injected_masks
@@ -165,6 +165,37 @@ def attack_victim(
 ) -> Outcome:
     """Run an attack on a victim, certify and score what it made."""
     reconstruction = attack_once(attack, *victim.attacked_by(attack, target), seed, monitor)
+    return outcome_of(attack, target, victim, scorer, seed, reconstruction)
+
+
+def attack_together(
+    attack: Attack,
+    target: Target,
+    victims: Sequence[Victim],
+    scorer: Scorer | TokenScorer,
+    seeds: Sequence[int],
+    monitor: Monitor,
+) -> list[Outcome] | None:
+    """Run an attack on several victims in one optimisation; ``None`` where it wants them in turn."""
+    seen = [victim.attacked_by(attack, target) for victim in victims]
+    if any(model is not target for model, _ in seen):
+        return None  # an adapted model differs by victim
+    found = attack_together_once(attack, target, [observation for _, observation in seen], seeds, monitor)
+    if found is None:
+        return None
+    together = zip(victims, seeds, found, strict=True)
+    return [outcome_of(attack, target, victim, scorer, seed, result) for victim, seed, result in together]
+
+
+def outcome_of(
+    attack: Attack,
+    target: Target,
+    victim: Victim,
+    scorer: Scorer | TokenScorer,
+    seed: int,
+    reconstruction: Reconstruction,
+) -> Outcome:
+    """Certify and score what an attack made of a victim."""
     victim.keep(attack, reconstruction)
     found = recovered(target, victim.observation.space, reconstruction)
     scores = judge(scorer, victim.batch, found)

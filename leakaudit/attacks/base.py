@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol, final
 
@@ -182,6 +182,36 @@ class Attack(ABC):
     def run(self, target: Target, observation: Observation, generator: Generator, monitor: Monitor) -> Reconstruction:
         """Attack. Must poll ``monitor.should_stop()`` and return the best so far when it is true."""
 
+    def run_together(
+        self,
+        target: Target,
+        observations: Sequence[Observation],
+        generators: Sequence[Generator],
+        monitor: Monitor,
+    ) -> list[Reconstruction] | None:
+        """As :meth:`run` for several victims in one optimisation; ``None`` where that is not done."""
+        return None
+
+    @final
+    def together(
+        self,
+        target: Target,
+        observations: Sequence[Observation],
+        generators: Sequence[Generator],
+        monitor: Monitor,
+    ) -> list[Reconstruction] | None:
+        """Run on several victims at once, each result as from a call; ``None`` where they are to be attacked in turn.
+
+        The seconds of each are its share of the whole time.
+        """
+        started = time.perf_counter()
+        found = self.run_together(target, observations, generators, monitor)
+        if found is None:
+            return None
+        finished = [_finished(r, target, o) for r, o in zip(found, observations, strict=True)]
+        seconds = (time.perf_counter() - started) / len(finished)
+        return [replace(result, seconds=seconds) for result in finished]
+
     @final
     def __call__(
         self, target: Target, observation: Observation, generator: Generator, monitor: Monitor | None = None
@@ -189,19 +219,18 @@ class Attack(ABC):
         """Run, clamp to the valid range, and regenerate the update for the residual."""
         started = time.perf_counter()
         result = self.run(target, observation, generator, monitor or SilentMonitor())
-        low, high = observation.space.box(result.inputs)
-        inputs = result.inputs.detach().clamp(low, high)
-        if target.tokens is not None:
-            inputs = inputs.round().long()
-        complete = result.tokens is None or bool(result.tokens.placed.all())
-        return replace(
-            result,
-            inputs=inputs,
-            residual=relative_residual(target, observation, inputs, result.labels, result.masks)
-            if complete
-            else float("nan"),
-            seconds=time.perf_counter() - started,
-        )
+        return replace(_finished(result, target, observation), seconds=time.perf_counter() - started)
+
+
+def _finished(result: Reconstruction, target: Target, observation: Observation) -> Reconstruction:
+    """In the valid range, and with its residual."""
+    low, high = observation.space.box(result.inputs)
+    inputs = result.inputs.detach().clamp(low, high)
+    if target.tokens is not None:
+        inputs = inputs.round().long()
+    complete = result.tokens is None or bool(result.tokens.placed.all())
+    residual = relative_residual(target, observation, inputs, result.labels, result.masks) if complete else float("nan")
+    return replace(result, inputs=inputs, residual=residual)
 
 
 def relative_residual(

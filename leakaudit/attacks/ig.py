@@ -24,7 +24,15 @@ from torch import Generator, Tensor
 
 from leakaudit.attacks.base import PLANNED, Attack, Monitor, NotApplicable, Reconstruction
 from leakaudit.matching.descent import Progress
-from leakaudit.matching.engine import GradientMatching, MatchSettings, minimize, plan, starts, to_reconstruction
+from leakaudit.matching.engine import (
+    GradientMatching,
+    MatchSettings,
+    minimize,
+    minimize_together,
+    plan,
+    starts,
+    to_reconstruction,
+)
 from leakaudit.matching.priors import Prior
 from leakaudit.matching.search import search
 from leakaudit.observation import Observation, ThreatModel
@@ -67,6 +75,18 @@ class IG(Attack):
     def run(self, target: Target, observation: Observation, generator: Generator, monitor: Monitor) -> Reconstruction:
         """Optimise; see :func:`match`."""
         return match(target, observation, self.settings, generator, monitor)
+
+    def run_together(
+        self,
+        target: Target,
+        observations: Sequence[Observation],
+        generators: Sequence[Generator],
+        monitor: Monitor,
+    ) -> list[Reconstruction] | None:
+        """All victims in one step; the search follows each victim by itself."""
+        if self.settings.search:
+            return None
+        return minimize_together(target, observations, self.settings, generators, monitor)
 
 
 def match(

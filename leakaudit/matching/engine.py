@@ -7,6 +7,7 @@ objective is the only judge.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ from torch import Generator, Tensor
 from leakaudit.attacks.base import PLANNED, Monitor, Reconstruction
 from leakaudit.matching.descent import Progress, Solution, adam, lbfgs
 from leakaudit.matching.priors import Prior
-from leakaudit.matching.problem import MASK, GradientMatching
+from leakaudit.matching.problem import MASK, Case, GradientMatching
 from leakaudit.matching.settings import Initialization, MatchSettings
 from leakaudit.matching.step import Mode, Step, choose_mode
 from leakaudit.observation import InputSpace, Observation
@@ -29,6 +30,7 @@ __all__ = [
     "initial_guess",
     "measure_step",
     "minimize",
+    "minimize_together",
     "plan",
     "solve",
     "starts",
@@ -106,12 +108,58 @@ def minimize(
     return to_reconstruction(problem, solutions, notes + facts)
 
 
+def minimize_together(
+    target: Target,
+    observations: Sequence[Observation],
+    settings: MatchSettings,
+    generators: Sequence[Generator],
+    monitor: Monitor,
+    *,
+    priors: Sequence[Prior] = (),
+) -> list[Reconstruction] | None:
+    """As :func:`minimize`, for several victims of one model in one step, each with its own starts.
+
+    Returns:
+        A reconstruction per victim; ``None`` where that is no faster (on a CPU a step of several victims must be
+        compiled), there is a time budget to share out, or one victim could influence another, as by a criterion to stop
+        or a defence that is told from the update.
+    """
+    planned = settings.iterations * settings.restarts * len(observations)
+    mode = choose_mode(planned) if settings.execution == "auto" else settings.execution
+    cuda = next(iter(target.parameters.values())).is_cuda
+    slow = mode == "eager" or (mode == "traced" and settings.execution == "auto" and not cuda)
+    apart = settings.optimizer == "lbfgs" or settings.patience or settings.tolerance or settings.group_weight
+    apart = apart or settings.schedule == "plateau" or any(o.channel is not None for o in observations)
+    if slow or apart or monitor.seconds_left() is not None:
+        return None
+    problems = []
+    for observation in observations:
+        if observation.labels is None:
+            raise ValueError("gradient matching needs labels: infer them first")
+        problems.append(GradientMatching(target, observation, observation.labels, settings, priors=priors))
+    like = next(iter(problems[0].parameters.values()))
+    drawn = [starts(o, settings, g, like) for o, g in zip(observations, generators, strict=True)]
+    guesses = [{"inputs": start} for own in drawn for start in own]
+    cases = [problem.case for problem in problems for _ in range(settings.restarts)]
+    solutions, facts = solve(problems[0], guesses, generators[0], Progress(monitor), cases)
+    while len(solutions) < len(guesses):  # interrupted between groups
+        solutions.append(Solution(guesses[len(solutions)], math.inf, math.inf, stopped="stopped before it began"))
+    facts = (*facts, f"{len(observations)} victims attacked together")
+    own = [solutions[i : i + settings.restarts] for i in range(0, len(solutions), settings.restarts)]
+    return [to_reconstruction(p, found, facts) for p, found in zip(problems, own, strict=True)]
+
+
 def solve(
-    problem: GradientMatching, guesses: Sequence[Mapping[str, Tensor]], generator: Generator, progress: Progress
+    problem: GradientMatching,
+    guesses: Sequence[Mapping[str, Tensor]],
+    generator: Generator,
+    progress: Progress,
+    cases: Sequence[Case] = (),
 ) -> tuple[list[Solution], tuple[str, ...]]:
     """Descend from every guess; the solutions in the same order, and facts for the report.
 
-    Restarts go down together in one step where that is faster; out of memory halves the group and goes on.
+    Restarts go down together in one step where that is faster; out of memory halves the group and goes on. With
+    `cases`, each guess is of a victim of its own.
     """
     settings = problem.settings
     wanted, steps_planned = settings.execution, settings.iterations * len(guesses)
@@ -120,16 +168,22 @@ def solve(
     size = len(guesses) if together and settings.optimizer != "lbfgs" else 1
     solutions: list[Solution] = []
     facts: list[str] = []
-    steps: dict[int, Step] = {}
+    steps: dict[tuple[int, int], Step] = {}
     while len(solutions) < len(guesses) and not (solutions and solutions[-1].stopped):
-        group = guesses[len(solutions) : len(solutions) + size]
+        begin = len(solutions)
+        group, own = guesses[begin : begin + size], cases[begin : begin + size]
         part = Progress(
             progress.monitor,
             progress.begin + (progress.end - progress.begin) * len(solutions) / len(guesses),
             progress.begin + (progress.end - progress.begin) * (len(solutions) + len(group)) / len(guesses),
         )
         try:
-            solutions += _descend(problem, group, chosen, steps, generator, part)
+            names = tuple(group[0])
+            stacked = [torch.stack([guess[name] for guess in group]) for name in names]
+            place = (len(group), begin if own else 0)  # the victims are part of a recording
+            if place not in steps:
+                steps[place] = Step(problem, names, stacked, chosen, own)
+            solutions += _descend(steps[place], stacked, settings, generator, part)
         except torch.OutOfMemoryError:
             if len(group) == 1:
                 raise
@@ -138,26 +192,16 @@ def solve(
             torch.cuda.empty_cache()
             facts.append(f"out of memory with {len(group)} restarts at once: {size} at once from there on")
     facts += dict.fromkeys(step.note for step in steps.values() if step.note)
-    facts += [f"steps compiled, restarts at once: {n}" for n, step in steps.items() if step.mode == "compiled"]
+    facts += [f"steps compiled, restarts at once: {n}" for (n, _), step in steps.items() if step.mode == "compiled"]
     return solutions, tuple(facts)
 
 
 def _descend(
-    problem: GradientMatching,
-    group: Sequence[Mapping[str, Tensor]],
-    mode: Mode,
-    steps: dict[int, Step],
-    generator: Generator,
-    progress: Progress,
+    step: Step, stacked: Sequence[Tensor], settings: MatchSettings, generator: Generator, progress: Progress
 ) -> list[Solution]:
-    names = tuple(group[0])
-    stacked = [torch.stack([guess[name] for guess in group]) for name in names]
-    if len(group) not in steps:
-        steps[len(group)] = Step(problem, names, stacked, mode)
-    step = steps[len(group)]
-    if problem.settings.optimizer == "lbfgs":
-        return lbfgs(step, stacked, problem.settings, progress)
-    return adam(step, stacked, problem.settings, generator, progress)
+    if settings.optimizer == "lbfgs":
+        return lbfgs(step, stacked, settings, progress)
+    return adam(step, stacked, settings, generator, progress)
 
 
 def to_reconstruction(

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from leakaudit.matching.objective import CosineDistance, make_distance
+from leakaudit.matching.objective import CosineDistance, GradientDistance, make_distance
 from leakaudit.matching.priors import Prior, Variables, total_variation
 from leakaudit.matching.settings import MatchSettings
 from leakaudit.observation import Observation
@@ -21,6 +22,28 @@ from leakaudit.target.dropout import injected_masks
 from leakaudit.target.target import Target
 
 MASK = "mask:"
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """What one victim differs by from another of the same audit.
+
+    Args:
+        observed: Shared gradients, one tensor per parameter.
+        labels: Class indices (B,).
+    """
+
+    observed: tuple[Tensor, ...]
+    labels: Tensor
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of it, so that cases can be stacked."""
+        return (*self.observed, self.labels)
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor]) -> Case:
+        """The inverse of :meth:`tensors`."""
+        return cls(tuple(tensors[:-1]), tensors[-1])
 
 
 class GradientMatching:
@@ -48,11 +71,9 @@ class GradientMatching:
         self.target, self.observation, self.labels, self.settings = target, observation, labels, settings
         self.space = observation.space
         self.parameters = {n: p for n, p in target.parameters.items() if n in observation.update}
-        observed = tuple(observation.update[name] for name in self.parameters)
-        self.distance = make_distance(
-            observed, settings.distance, settings.layer_weights, settings.strongest_layers, settings.matched_share
-        )
-        self.yardstick = CosineDistance(observed)
+        self.case = Case(tuple(observation.update[name] for name in self.parameters), labels)
+        self.distance = self._distance(self.case)
+        self.yardstick = CosineDistance(self.case.observed)
         self.priors, self.masks = tuple(priors), dict(masks or {})
         self.box = self.space.box(next(iter(self.parameters.values())))
 
@@ -61,19 +82,28 @@ class GradientMatching:
         known = self.masks if masks is None else masks
         return GradientMatching(self.target, self.observation, self.labels, settings, priors=self.priors, masks=known)
 
+    def _distance(self, case: Case) -> GradientDistance:
+        s = self.settings
+        return make_distance(case.observed, s.distance, s.layer_weights, s.strongest_layers, s.matched_share)
+
     def evaluate(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Objective and match at a guess (B, C, H, W), both differentiable scalars."""
         return self.objective({"inputs": inputs})
 
-    def objective(self, variables: Variables, *, functional: bool = False) -> tuple[Tensor, Tensor]:
+    def objective(
+        self, variables: Variables, *, functional: bool = False, case: Case | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Objective and match, both differentiable scalars.
 
         Args:
             variables: See :data:`leakaudit.matching.priors.Variables`.
             functional: Differentiate by ``torch.func``, which works under ``vmap``.
+            case: Another victim's gradients and labels in place of this one's.
         """
         settings, inputs = self.settings, variables["inputs"]
-        match = self.distance(self.gradients(variables, functional=functional))
+        distance = self.distance if case is None else self._distance(case)
+        labels = self.labels if case is None else case.labels
+        match = distance(self.gradients(variables, functional=functional, labels=labels))
         total = match
         if settings.tv_weight:
             total = total + settings.tv_weight * total_variation(inputs)
@@ -83,9 +113,11 @@ class GradientMatching:
             total = total + prior(variables)
         return total, match
 
-    def gradients(self, variables: Variables, *, functional: bool = False) -> list[Tensor]:
+    def gradients(
+        self, variables: Variables, *, functional: bool = False, labels: Tensor | None = None
+    ) -> list[Tensor]:
         """The update that the guess would cause, one tensor per parameter, differentiable."""
-        inputs, labels = variables["inputs"], self.labels
+        inputs, labels = variables["inputs"], self.labels if labels is None else labels
         if "labels" in variables:
             labels = variables["labels"].softmax(1)
         with self._masked(variables):

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from leakaudit.matching.problem import GradientMatching
+from leakaudit.matching.problem import Case, GradientMatching
 
 Mode = Literal["eager", "traced", "compiled"]
 Values = Sequence[Tensor]
@@ -55,14 +55,22 @@ class Step:
         names: Names of the unknowns.
         example: Values of the unknowns, each (R, …); a recording works for this R only.
         mode: Wanted mode.
+        cases: The victim of each of the R, where they are not all the one of `problem`.
 
     Attributes:
         mode: Mode in use.
         note: Why it is not the wanted one, or "".
     """
 
-    def __init__(self, problem: GradientMatching, names: Sequence[str], example: Values, mode: Mode = "eager") -> None:
-        self.problem, self.names = problem, tuple(names)
+    def __init__(
+        self,
+        problem: GradientMatching,
+        names: Sequence[str],
+        example: Values,
+        mode: Mode = "eager",
+        cases: Sequence[Case] = (),
+    ) -> None:
+        self.problem, self.names, self.cases = problem, tuple(names), tuple(cases)
         self.mode: Mode = "eager"
         self.note = ""
         self._run: Callable[[Values], Evaluation] = self._eager
@@ -74,7 +82,9 @@ class Step:
         return self._run([value.detach() for value in values])
 
     def _eager(self, values: Values) -> Evaluation:
-        results = [self._single([value[r] for value in values]) for r in range(values[0].shape[0])]
+        restarts = range(values[0].shape[0])
+        cases = self.cases or [None for _ in restarts]
+        results = [self._single([value[r] for value in values], cases[r]) for r in restarts]
         objectives, matches, gradients = zip(*results, strict=True)
         return (
             torch.stack(objectives),
@@ -82,20 +92,23 @@ class Step:
             tuple(torch.stack(g) for g in zip(*gradients, strict=True)),
         )
 
-    def _single(self, values: Values) -> Evaluation:
+    def _single(self, values: Values, case: Case | None = None) -> Evaluation:
         with torch.enable_grad():
             leaves = [value.detach().requires_grad_(True) for value in values]
-            objective, match = self.problem.objective(dict(zip(self.names, leaves, strict=True)))
+            objective, match = self.problem.objective(dict(zip(self.names, leaves, strict=True)), case=case)
             gradients = torch.autograd.grad(objective, leaves)
         return objective.detach(), match.detach(), tuple(gradients)
 
     def _record(self, example: Values, mode: Mode) -> None:
         """Trace, compile where wanted, check; stay eager with a note where that fails."""
         try:
-            graph = self._trace(example)
+            fixed = [torch.stack(parts) for parts in zip(*(case.tensors() for case in self.cases), strict=True)]
+            graph = self._trace([*example, *fixed])
             run: Flat = graph
             if mode == "compiled":
-                run = _compiled(graph, example)
+                run = _compiled(graph, [*example, *fixed])
+            if fixed:
+                run = _bound(run, fixed)
             if example[0].is_cuda:
                 run = _captured(run, example)
             replay = _without_autograd(run)
@@ -111,7 +124,8 @@ class Step:
         self._run, self.mode = replay, mode
 
     def _trace(self, example: Values) -> fx.GraphModule:
-        function = self._stacked_single if example[0].shape[0] == 1 else torch.func.vmap(self._functional)
+        alone = example[0].shape[0] == 1 and not self.cases
+        function = self._stacked_single if alone else torch.func.vmap(self._functional)
 
         def flat(*values: Tensor) -> tuple[Tensor, ...]:
             objective, match, gradients = function(*values)
@@ -127,12 +141,15 @@ class Step:
         return objective[None], match[None], tuple(g[None] for g in gradients)
 
     def _functional(self, *values: Tensor) -> Evaluation:
-        def objective(*leaves: Tensor) -> tuple[Tensor, Tensor]:
-            return self.problem.objective(dict(zip(self.names, leaves, strict=True)), functional=True)
+        unknowns = len(self.names)
+        case = Case.of(values[unknowns:]) if self.cases else None
 
-        gradients, (value, match) = torch.func.grad_and_value(
-            objective, argnums=tuple(range(len(values))), has_aux=True
-        )(*values)
+        def objective(*leaves: Tensor) -> tuple[Tensor, Tensor]:
+            return self.problem.objective(dict(zip(self.names, leaves, strict=True)), functional=True, case=case)
+
+        gradients, (value, match) = torch.func.grad_and_value(objective, argnums=tuple(range(unknowns)), has_aux=True)(
+            *values[:unknowns]
+        )
         return value, match, gradients
 
     def _check(self, replay: Callable[[Values], Evaluation], example: Values) -> None:
@@ -147,6 +164,15 @@ class Step:
             scale = float(a.abs().max()) + 1e-12
             if not bool((a - b).abs().max() <= TOLERANCE * scale):
                 raise RuntimeError("the recorded step differs from the eager one")
+
+
+def _bound(run: Flat, fixed: Values) -> Flat:
+    """The recording with the victims' gradients and labels in place."""
+
+    def bound(*values: Tensor) -> Sequence[Tensor]:
+        return run(*values, *fixed)
+
+    return bound
 
 
 def _without_autograd(run: Flat) -> Callable[[Values], Evaluation]:

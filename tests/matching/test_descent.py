@@ -74,11 +74,11 @@ def test_out_of_memory_halves_the_group(
     sizes = []
     original = engine._descend
 
-    def limited(problem, group, *rest):  # type: ignore[no-untyped-def]
-        sizes.append(len(group))
-        if len(group) > 2:
+    def limited(step, stacked, *rest):  # type: ignore[no-untyped-def]
+        sizes.append(len(stacked[0]))
+        if len(stacked[0]) > 2:
             raise torch.OutOfMemoryError("pretended")
-        return original(problem, group, *rest)
+        return original(step, stacked, *rest)
 
     monkeypatch.setattr(engine, "_descend", limited)
     settings = MatchSettings(iterations=5, restarts=4, execution="traced")
