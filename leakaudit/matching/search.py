@@ -1,14 +1,15 @@
 r"""Choose optimiser, distance and prior weight by successive halving on the model under audit, never by the batch.
 
 Candidates from a declared list get the same few steps; the better ones get more, from where they were; the best gets
-the rest (Jamieson and Talwalkar 2016, arXiv 1502.07943). Objectives with different weights cannot be compared by their
-values, so candidates are ranked by
+the rest (Jamieson and Talwalkar 2016, arXiv 1502.07943). L-BFGS is ahead after a few steps, and where activations are
+not smooth it stays there; so unless its lead is clear the better of its candidates goes on beside all others.
+Objectives with different weights cannot be compared by their values, so candidates are ranked by
 
-.. math:: s(x) = \log D_{\cos}(g(x), g^*) + \log(TV(x) + c), \qquad c = 0.1
+.. math:: s(x) = \log D_{\cos}(g(x), g^*) + \log(TV(x) + c), \qquad c = 0.5
 
 the minimum-product form of the L-curve (Regińska 1996, doi 10.1137/S1064827593252672): a heavier prior must buy more
-smoothness than it costs in match. The constant, the total variation of a nearly flat photograph in normalised space,
-keeps flat images from winning. Where the update determines the samples the match falls by orders of magnitude and
+smoothness than it costs in match. The constant, about the total variation of a photograph in normalised space, keeps
+flat images from winning. Where the update determines the samples the match falls by orders of magnitude and
 decides alone.
 
 Fails where the truth is not smooth and the update does not determine it; then no weight is right.
@@ -28,9 +29,13 @@ from leakaudit.matching.engine import initial_guess, solve
 from leakaudit.matching.priors import total_variation
 from leakaudit.matching.problem import GradientMatching
 
-FLAT = 0.1
-FIRST_RUNG = 40
-SECOND_RUNG = 120
+USUAL = 0.5
+RUNGS = (40, 160, 480)
+"""Steps of each candidate in each round of a search of at least `FULL` steps; in proportion in a shorter one."""
+FULL = 4800
+SHORTEST_RUNG = 20
+FEWEST = 500
+"""Steps of a search below which only one candidate of each kind is tried."""
 FINALISTS = 2
 CLEAR_LEAD = math.log(10)
 """Lead in rank that makes a second rung needless."""
@@ -42,7 +47,7 @@ POLISH: dict[str, Any] = {"optimizer": "lbfgs", "distance": "euclidean", "tv_wei
 
 def rank(match: float, variation: float) -> float:
     """s(x) from the cosine distance over the whole update and the total variation; the lower, the better."""
-    return math.log(match + 1e-30) + math.log(variation + FLAT)
+    return math.log(match + 1e-30) + math.log(variation + USUAL)
 
 
 @dataclass(frozen=True)
@@ -53,11 +58,13 @@ class Candidate:
         label: For the report.
         changes: Settings that differ from the attack's own.
         longest: Most iterations that it is worth.
+        first_of_its_kind: Whether it is tried where there are few steps.
     """
 
     label: str
     changes: Mapping[str, Any]
     longest: int = 1_000_000
+    first_of_its_kind: bool = False
 
 
 # Measured on CIFAR-10 with the networks of `benchmarks/`: L-BFGS on the squared distance wins where activations are
@@ -65,8 +72,12 @@ class Candidate:
 # narrow or pooled networks.
 CANDIDATES = (
     Candidate("L-BFGS, squared distance, no TV", {"optimizer": "lbfgs", "distance": "euclidean", "tv_weight": 0.0}),
-    Candidate("L-BFGS, squared distance, TV 1e-4", {"optimizer": "lbfgs", "distance": "euclidean", "tv_weight": 1e-4}),
-    Candidate("signed Adam, cosine, TV 1e-5", {"tv_weight": 1e-5}, 2400),
+    Candidate(
+        "L-BFGS, squared distance, TV 1e-4",
+        {"optimizer": "lbfgs", "distance": "euclidean", "tv_weight": 1e-4},
+        first_of_its_kind=True,
+    ),
+    Candidate("signed Adam, cosine, TV 1e-4", {"tv_weight": 1e-4}, 2400, first_of_its_kind=True),
     Candidate("signed Adam, cosine, TV 1e-3", {"tv_weight": 1e-3}, 2400),
     Candidate("Adam, cosine, TV 1e-2", {"signed": False, "tv_weight": 1e-2}, 2400),
     Candidate("Adam, cosine, TV 3e-2", {"signed": False, "tv_weight": 3e-2}, 2400),
@@ -75,7 +86,7 @@ CANDIDATES = (
 # Signs alone are matched to the last digit by noise too: the prior must hold, and nothing is refined without it.
 ONE_BIT_CANDIDATES = (
     Candidate("signed Adam, cosine, TV 1e-3", {"tv_weight": 1e-3}, 2400),
-    Candidate("signed Adam, cosine, TV 1e-2", {"tv_weight": 1e-2}, 2400),
+    Candidate("signed Adam, cosine, TV 1e-2", {"tv_weight": 1e-2}, 2400, first_of_its_kind=True),
     Candidate("signed Adam, cosine, TV 3e-2", {"tv_weight": 3e-2}, 2400),
     Candidate("signed Adam, cosine, TV 1e-1", {"tv_weight": 1e-1}, 2400),
     Candidate("L-BFGS, squared distance, TV 1e-2", {"optimizer": "lbfgs", "distance": "euclidean", "tv_weight": 1e-2}),
@@ -169,16 +180,18 @@ def search(
     Returns:
         The solution, whose `match` is the cosine distance whatever the winner's objective; that objective; facts.
     """
+    budget = _Budget(problem.settings.iterations, generator, progress)
     if candidates is None:
         candidates = ONE_BIT_CANDIDATES if problem.observation.one_bit else CANDIDATES
-    budget = _Budget(problem.settings.iterations, generator, progress)
+        if budget.total < FEWEST:
+            candidates = [c for c in candidates if c.first_of_its_kind]
     runners = [_Runner(c, problem.under(replace(problem.settings, **c.changes)), dict(guess)) for c in candidates]
-    rung = max(1, min(FIRST_RUNG, budget.total // (4 * len(candidates))))
-    for survivors, iterations in ((len(runners), rung), (FINALISTS, rung * SECOND_RUNG // FIRST_RUNG)):
-        runners = _survivors(runners, survivors)
-        if len(runners) > 1 and any(budget.advance(runner, iterations) for runner in runners):
+    for steps, choose in zip(RUNGS, (_ranked, _one_of_a_kind, _finalists), strict=True):
+        runners = choose(runners)
+        share = max(SHORTEST_RUNG, min(steps, steps * budget.total // FULL))
+        if len(runners) > 1 and _round(runners, share, budget):
             return _finish(runners, budget.spent)
-    trials, finished = budget.spent, [_survivors(runners, 1)[0]]
+    trials, finished = budget.spent, [_ranked(runners)[0]]
     settings = finished[0].problem.settings
     stopped = _run_out(finished[0], budget)
     while settings.optimizer == "lbfgs" and not stopped and budget.left > budget.total // 10:
@@ -201,12 +214,40 @@ def _run_out(runner: _Runner, budget: _Budget) -> bool:
     return budget.advance(runner, budget.left)
 
 
-def _survivors(runners: Sequence[_Runner], count: int) -> list[_Runner]:
-    """The best `count`, or the best one alone where its lead is clear."""
-    ranked = sorted(runners, key=lambda r: r.score)[:count]
-    clear = len(ranked) > 1 and ranked[0].score < ranked[1].score - CLEAR_LEAD
-    clear = clear and not ranked[0].problem.observation.one_bit  # whose match says little
-    return ranked[:1] if clear else ranked
+def _round(runners: Sequence[_Runner], steps: int, budget: _Budget) -> bool:
+    """Advance all, or an L-BFGS that is ahead alone, where it converges; True when told to stop."""
+    first, *others = runners
+    before = first.score
+    if budget.advance(first, steps):
+        return True
+    converges = math.isfinite(before) and first.score < before - CLEAR_LEAD
+    if converges and first.problem.settings.optimizer == "lbfgs" and _clear(first, others):
+        return False
+    return any(budget.advance(runner, steps) for runner in others)
+
+
+def _ranked(runners: Sequence[_Runner]) -> list[_Runner]:
+    return sorted(runners, key=lambda r: r.score)
+
+
+def _one_of_a_kind(runners: Sequence[_Runner]) -> list[_Runner]:
+    """The better L-BFGS and all others; the best one alone where its lead is clear."""
+    first, *others = _ranked(runners)
+    if _clear(first, others):
+        return [first]
+    quick = [r for r in (first, *others) if r.problem.settings.optimizer == "lbfgs"]
+    return [r for r in (first, *others) if r not in quick[1:]]
+
+
+def _finalists(runners: Sequence[_Runner]) -> list[_Runner]:
+    """The best few; the best one alone where its lead is clear."""
+    first, *others = _ranked(runners)
+    return [first] if _clear(first, others) else [first, *others][:FINALISTS]
+
+
+def _clear(first: _Runner, others: Sequence[_Runner]) -> bool:
+    """Whether the match of the first settles it; that of signs says little."""
+    return not others or (first.score < others[0].score - CLEAR_LEAD and not first.problem.observation.one_bit)
 
 
 def _finish(runners: Sequence[_Runner], trials: int) -> tuple[Solution, GradientMatching, tuple[str, ...]]:

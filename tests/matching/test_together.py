@@ -99,22 +99,12 @@ def test_in_turn_where_victims_would_wait_or_meet(
 
 def test_a_scan_attacks_its_victims_together_and_remembers_them(model: Path, batch: Path, tmp_path: Path) -> None:
     words = ("scan", model, "-b", batch, "--mean", 0.5, "--std", 0.25, "--preset", "quick", "--attack", "ig", "-q")
-    more = (
-        "--set",
-        "ig.iterations=40",
-        "--victims",
-        3,
-        "--controls",
-        "none",
-        "--fail-on",
-        "never",
-        "-f",
-        "json",
-        "--cache",
-    )
+    more = ("--set", "ig.iterations=40", "--victims", 3, "--controls", "none", "--fail-on", "never", "--cache")
     reports = []
     for folder, how in (("a", "traced"), ("b", "traced"), ("c", "eager")):
-        code, _, err = leakaudit(*words, *more, "--set", f"ig.execution={how}", "--out", tmp_path / folder)
+        code, _, err = leakaudit(
+            *words, *more, "-f", "json", "--set", f"ig.execution={how}", "--out", tmp_path / folder
+        )
         assert code in (0, 5), err
         reports.append(json.loads((tmp_path / folder / "report.json").read_text())["attacks"][0])
     together, again, in_turn = (list(a["results"]) for a in reports)
