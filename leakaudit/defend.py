@@ -4,7 +4,7 @@
 
     for each setting: audit with the defence (the attacker knows it) ─▶ best reconstruction, samples leaked, interval
                       train with the defended update                ─▶ loss and accuracy beside the undefended ones
-    settings that meet the goal, cheapest first ─▶ audit again with another seed ─▶ recommended if it still holds
+    settings that meet the goal, cheapest first ─▶ stronger audit, another seed  ─▶ recommended if it still holds
 
 A recommendation is a measurement with these attacks, this budget and these samples; only clipping with accounted noise
 also has a bound, printed beside it. Results of attacks are in the cache, so an interrupted sweep goes on where it was.
@@ -16,12 +16,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from leakaudit.attacks.registry import available
 from leakaudit.audit import audit
 from leakaudit.batch import Batch
 from leakaudit.defences.spec import parse_defence
 from leakaudit.errors import LeakauditError, UsageError
 from leakaudit.findings import samples_of
 from leakaudit.goal import Goal
+from leakaudit.matching.settings import MatchSettings
 from leakaudit.observation import InputSpace
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.options import AuditOptions
@@ -35,6 +37,8 @@ MULTIPLIERS = (0.01, 0.1, 1.0)
 CLIP = 1.0
 VICTIMS = 2
 """Independent batches per setting where the user names no number."""
+CONFIRMING = 1500
+"""Iterations in that scan, where the sweep was quick."""
 GOES_ON = "The same command goes on from here."
 SECOND_SEED = 1_000_003
 """Added to the seed for the scan that confirms a recommendation."""
@@ -127,6 +131,17 @@ def defend(
     return report
 
 
+def _stronger(options: AuditOptions) -> AuditOptions:
+    """For confirming what a quick sweep found: presets that choose their method, with the steps that are affordable."""
+    if options.preset != "quick":
+        return options
+    settings = {name: dict(given) for name, given in options.settings.items()}
+    for name, kind in available().items():
+        if name not in settings and isinstance(kind.presets["standard"], MatchSettings):
+            settings[name] = {"iterations": str(CONFIRMING)}
+    return replace(options, preset="standard", settings=settings)
+
+
 @dataclass(eq=False)
 class _Sweep:
     """The common ground of all trials."""
@@ -149,8 +164,9 @@ class _Sweep:
             reason = error.message
         return DefenceTrial(text=text, title=parse_defence(text).title, status="not_run", reason=reason)
 
-    def _audit(self, text: str, seed: int) -> Report:
-        options = replace(self.options, defences=(parse_defence(text),), seed=seed, controls="none")
+    def _audit(self, text: str, seed: int, *, stronger: bool = False) -> Report:
+        options = _stronger(self.options) if stronger else self.options
+        options = replace(options, defences=(parse_defence(text),), seed=seed, controls="none")
         return audit(self.target, self.samples, self.space, options, observer=self.observer)
 
     def utility(self, text: str) -> Utility:
@@ -193,18 +209,19 @@ class _Sweep:
         goal = self.defending.goal
         if trials[0].meets:
             return None, f"The undefended model already meets {goal} against these attacks: nothing is recommended."
+        kind = "standard" if self.options.preset == "quick" else "second"
         failed: list[str] = []
         enough = cheapest(trials[1:])
         for trial in enough:
             if self.observer.interrupted():
                 break
             self.observer.stage(f"confirming {trial.text} with another seed")
-            met = goal.met(self._audit(trial.text, self.options.seed + SECOND_SEED))
+            met = goal.met(self._audit(trial.text, self.options.seed + SECOND_SEED, stronger=True))
             if met and not self.observer.interrupted():
-                again = f" {', '.join(failed)} met it once and missed it with another seed." if failed else ""
+                again = f" {', '.join(failed)} met it once and missed it then." if failed else ""
                 return trial, (
                     f"{trial.text} is the cheapest setting tried that meets {goal}, measured on this model with these "
-                    f"attacks and confirmed with another seed: held-out loss {trial.loss:.3g} against "
+                    f"attacks and confirmed by a {kind} scan with another seed: held-out loss {trial.loss:.3g} against "
                     f"{trials[0].loss:.3g} undefended, accuracy {trial.accuracy:.0%} against {trials[0].accuracy:.0%}."
                     f"{again}"
                 )

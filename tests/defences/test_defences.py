@@ -245,3 +245,12 @@ def test_what_signs_ask_for(target: Target, samples: Batch, space: InputSpace) -
     for (name, value), push in zip(wrong.items(), pushes, strict=True):
         entries = value.detach() != 0
         assert bool((push[entries] * value.detach()[entries] > 0).all()), f"{name}: a wrong sign is not pushed back"
+
+
+def test_signs_are_met_with_a_heavier_prior_by_every_preset(target: Target, samples: Batch, space: InputSpace) -> None:
+    _, seen = observed(target, samples.subset([0]), space, "sign")
+    settings = replace(IG.presets["quick"], iterations=3, tv_weight=1e-4)
+    signs = replace(SignQuantisation().adapt(target, seen)[1], labels=samples.labels[:1])
+    assert any("total variation raised to 0.03" in note for note in IG(settings)(target, signs, cpu_generator(0)).notes)
+    plain = replace(observe(target, samples.subset([0]), Protocol(1), space), labels=samples.labels[:1])
+    assert not IG(settings)(target, plain, cpu_generator(0)).notes
