@@ -166,7 +166,9 @@ class _Sweep:
 
     def _audit(self, text: str, seed: int, *, stronger: bool = False) -> Report:
         options = _stronger(self.options) if stronger else self.options
+        threats = tuple(name for name, kind in available().items() if kind.by_default and not kind.upper_bound)
         options = replace(options, defences=(parse_defence(text),), seed=seed, controls="none")
+        options = replace(options, attacks=options.attacks or threats)  # no yardsticks: they decide nothing here
         return audit(self.target, self.samples, self.space, options, observer=self.observer)
 
     def utility(self, text: str) -> Utility:
