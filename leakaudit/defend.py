@@ -37,7 +37,7 @@ MULTIPLIERS = (0.01, 0.1, 1.0)
 CLIP = 1.0
 VICTIMS = 2
 """Independent batches per setting where the user names no number."""
-CONFIRMING = 1500
+CONFIRMING = 1000
 """Iterations in that scan, where the sweep was quick."""
 GOES_ON = "The same command goes on from here."
 SECOND_SEED = 1_000_003
