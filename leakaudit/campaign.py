@@ -161,7 +161,8 @@ class Queue:
 def _all_at_once(attack: Attack, victims: Sequence[Victim], queue: Queue) -> list[Outcome] | None:
     """All victims in one optimisation; ``None`` where the attack, the device or a lack of memory speaks against it."""
     budget = queue.budget
-    if len(victims) < 2 or budget.spent() or not batches_well(queue.target):
+    in_turn = type(attack).run_together is Attack.run_together
+    if in_turn or len(victims) < 2 or budget.spent() or not batches_well(queue.target):
         return None
     budget.observer.attack(attack.title, 0, len(victims))
     seeds = [seed_of(queue.options.seed, attack.name, victim.number) for victim in victims]

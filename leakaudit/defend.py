@@ -38,7 +38,7 @@ CLIP = 1.0
 VICTIMS = 2
 """Independent batches per setting where the user names no number."""
 CONFIRMING = 1000
-"""Iterations in that scan, where the sweep was quick."""
+"""Iterations of the scan that confirms a recommendation, where the sweep was quick."""
 GOES_ON = "The same command goes on from here."
 SECOND_SEED = 1_000_003
 """Added to the seed for the scan that confirms a recommendation."""
