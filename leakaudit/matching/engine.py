@@ -17,6 +17,7 @@ from torch import Generator, Tensor
 
 from leakaudit.attacks.base import PLANNED, Monitor, Reconstruction
 from leakaudit.matching.descent import Progress, Solution, adam, lbfgs
+from leakaudit.matching.memory import restarts_that_fit
 from leakaudit.matching.priors import Prior
 from leakaudit.matching.problem import MASK, Case, GradientMatching
 from leakaudit.matching.settings import Initialization, MatchSettings
@@ -165,8 +166,8 @@ def solve(
 ) -> tuple[list[Solution], tuple[str, ...]]:
     """Descend from every guess; the solutions in the same order, and facts for the report.
 
-    Restarts go down together in one step where that is faster; out of memory halves the group and goes on. With
-    `cases`, each guess is of a victim of its own.
+    Restarts go down together in one step where that is faster, as many as memory is free for; out of memory halves the
+    group and goes on. With `cases`, each guess is of a victim of its own.
     """
     settings = problem.settings
     wanted, steps_planned = settings.execution, settings.iterations * len(guesses)
@@ -175,6 +176,9 @@ def solve(
     size = len(guesses) if together and settings.optimizer != "lbfgs" else 1
     solutions: list[Solution] = []
     facts: list[str] = []
+    if size > 1 and (room := restarts_that_fit(problem, guesses[0])) < size:
+        size = -(-size // -(-size // room))  # groups of about one size: each size is a recording of its own
+        facts.append(f"memory for {room} of {len(guesses)} restarts at once: {size} at once")
     steps: dict[tuple[int, int], Step] = {}
     while len(solutions) < len(guesses) and not (solutions and solutions[-1].stopped):
         begin = len(solutions)

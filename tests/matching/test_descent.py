@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from leakaudit.attacks.base import SilentMonitor, cpu_generator
 from leakaudit.batch import Batch
-from leakaudit.matching import descent, engine
+from leakaudit.matching import descent, engine, memory
 from leakaudit.matching.engine import MatchSettings, minimize
 from leakaudit.matching.schedule import LearningRate, cosine_decay
 from leakaudit.observation import InputSpace
@@ -88,6 +90,52 @@ def test_out_of_memory_halves_the_group(
     assert sizes == [4, 2, 2]
     assert result.iterations == 20
     assert "out of memory with 4 restarts at once: 2 at once from there on" in result.notes
+
+
+def test_a_group_is_planned_for_the_free_memory(
+    target: Target, samples: Batch, space: InputSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = MatchSettings(iterations=5, restarts=5, execution="traced")
+    observation = observation_of(target, samples.subset([1]), space)
+    problem = engine.GradientMatching(target, observation, samples.subset([1]).labels, settings)
+    one = memory.OVER_COUNT * memory.bytes_kept(problem, {"inputs": torch.randn(1, 3, 12, 12)}) / memory.SHARE
+    monkeypatch.setattr(memory, "free_bytes", lambda device: int(4.5 * one))
+    sizes = []
+    original = engine._descend
+
+    def watched(step, stacked, *rest):  # type: ignore[no-untyped-def]
+        sizes.append(len(stacked[0]))
+        return original(step, stacked, *rest)
+
+    monkeypatch.setattr(engine, "_descend", watched)
+    result = minimize(target, observation, settings, cpu_generator(0), SilentMonitor())
+    assert sizes == [3, 2]
+    assert "memory for 4 of 5 restarts at once: 3 at once" in result.notes
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 0)
+    minimize(target, observation, settings, cpu_generator(0), SilentMonitor())
+    assert sizes[2:] == [1] * 5
+
+
+def test_kept_bytes_grow_with_the_batch_and_leave_the_weights_out(
+    target: Target, samples: Batch, space: InputSpace
+) -> None:
+    def kept(size: int) -> int:
+        batch = samples.subset(range(size))
+        problem = engine.GradientMatching(target, observation_of(target, batch, space), batch.labels, MatchSettings())
+        return memory.bytes_kept(problem, {"inputs": torch.randn(size, 3, 12, 12)})
+
+    assert kept(4) - kept(2) == kept(6) - kept(4) > 0
+    assert kept(1) < 2 * kept(4) / 4 + sum(p.nbytes for p in target.parameters.values())
+
+
+def test_free_memory_respects_the_control_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = memory.free_bytes(torch.device("cpu"))
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(memory, "CGROUP", limit)
+    limit.write_text("max\n")
+    assert memory.free_bytes(torch.device("cpu")) > 0.5 * whole
+    limit.write_text("1000\n")
+    assert memory.free_bytes(torch.device("cpu")) == 0
 
 
 def test_an_earlier_reconstruction_is_the_first_start(target: Target, samples: Batch, space: InputSpace) -> None:
