@@ -13,16 +13,12 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from leakaudit.errors import UsageError
+from leakaudit.target.size import is_small
 from leakaudit.target.target import Target
-from leakaudit.target.trace import usable_batch_size
 
 PACKAGES = ("torch", "torchvision", "onnx", "onnx2torch", "numpy", "scipy", "lpips", "torchmetrics")
-SMALL_PARAMETERS = 1_000_000
-SMALL_FLOPS = 20_000_000
-"""A network below both runs on one thread."""
 
 
 def choose_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
@@ -55,22 +51,12 @@ def reproducible(target: Target, seed: int) -> Iterator[None]:
 
 def thread_count(target: Target, available: int) -> int:
     """Threads to use for this model: all that are available, or one where a forward is too little work to share."""
-    return 1 if _small(target) else available
+    return 1 if is_small(target) else available
 
 
 def batches_well(target: Target) -> bool:
     """Whether several samples of this model in one step cost less than one after the other: on a GPU, or if small."""
-    return next(iter(target.parameters.values())).is_cuda or _small(target)
-
-
-def _small(target: Target) -> bool:
-    if sum(p.numel() for p in target.parameters.values()) > SMALL_PARAMETERS:
-        return False
-    like = next(iter(target.parameters.values()))
-    sample = torch.zeros((usable_batch_size(target), *target.image_shape), dtype=like.dtype, device=like.device)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        target.logits(sample)
-    return bool(counter.get_total_flops() < SMALL_FLOPS * len(sample))
+    return next(iter(target.parameters.values())).is_cuda or is_small(target)
 
 
 def seed_of(seed: int, purpose: str, number: int) -> int:

@@ -71,7 +71,10 @@ class LossPoint:
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """The reconstruction part of the way: ``inputs`` (B, C, H, W) in normalised space."""
+    """The reconstruction part of the way, ``inputs`` (B, C, H, W) in normalised space.
+
+    ``fraction`` is of the iterations that led to the result; descents that were given up do not count.
+    """
 
     fraction: float
     inputs: Tensor
@@ -101,7 +104,7 @@ class Reconstruction:
         residual: ‖g(x̂) − g*‖ / ‖g*‖ of the update regenerated from the reconstruction; filled in by the base class.
         history: Objective over iterations.
         snapshots: Reconstructions part of the way.
-        iterations: Iterations done, over all restarts.
+        iterations: Iterations done, over all restarts and trials.
         seconds: Wall time; filled in by the base class.
         stopped: Why it ended early ("interrupted or out of time"), or "".
         masks: Dropout masks by layer that belong to the reconstruction, where the attack found or was given any.

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Generator, Tensor
 
@@ -34,7 +34,7 @@ from leakaudit.matching.engine import (
     to_reconstruction,
 )
 from leakaudit.matching.priors import Prior
-from leakaudit.matching.search import search
+from leakaudit.matching.search import SEARCHED, search
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.target.target import Target
 
@@ -44,11 +44,16 @@ class IGSettings(MatchSettings):
     """Settings of IG.
 
     Args:
-        search: Choose optimiser, distance and total variation by successive halving; `iterations` is then the total,
-            and `optimizer`, `distance`, `signed` and `tv_weight` come from the winner.
+        search: Choose optimiser, distance and total variation by successive halving; the trials are part of
+            `iterations`, and `optimizer`, `distance`, `signed` and `tv_weight` come from the winner.
     """
 
     search: bool = False
+
+    def changed(self, changes: Mapping[str, Any]) -> IGSettings:
+        """With other values; what the search would choose and is given here is used, so there is no search."""
+        chosen = SEARCHED & changes.keys()
+        return replace(self, **{**changes, "search": changes.get("search", self.search and not chosen)})
 
 
 class IG(Attack):

@@ -9,6 +9,7 @@ from typing import Any
 
 from leakaudit.attacks.base import Attack
 from leakaudit.errors import UsageError
+from leakaudit.matching.settings import MatchSettings
 
 GROUP = "leakaudit.attacks"
 PRESETS = ("quick", "standard", "paper")
@@ -39,6 +40,8 @@ def create(name: str, preset: str, overrides: Mapping[str, str] | None = None) -
     settings = attacks[name].presets[preset]
     changes = {key: _convert(name, settings, key, text) for key, text in (overrides or {}).items()}
     try:
+        if isinstance(settings, MatchSettings):
+            return attacks[name](settings.changed(changes))
         return attacks[name](dataclasses.replace(settings, **changes))
     except ValueError as error:
         raise UsageError(f"--set {name}: {error}") from error

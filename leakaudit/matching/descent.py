@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import LossPoint, Monitor, Snapshot
+from leakaudit.attacks.base import LossPoint, Monitor
 from leakaudit.matching.schedule import LearningRate
 from leakaudit.matching.settings import MatchSettings
 from leakaudit.matching.step import Step
@@ -35,18 +35,25 @@ class Solution:
         objective: Objective there.
         match: Match there, without priors.
         history: Objective over iterations.
-        snapshots: Inputs part of the way.
-        iterations: Iterations done.
+        shots: Iteration and inputs there, part of the way.
+        iterations: Iterations that led here.
         stopped: Why it ended early, or "".
+        given_up: Iterations of descents beside it that led elsewhere.
     """
 
     values: dict[str, Tensor]
     objective: float
     match: float
     history: tuple[LossPoint, ...] = ()
-    snapshots: tuple[Snapshot, ...] = ()
+    shots: tuple[tuple[int, Tensor], ...] = ()
     iterations: int = 0
     stopped: str = ""
+    given_up: int = 0
+
+    @property
+    def spent(self) -> int:
+        """Iterations done in all."""
+        return self.iterations + self.given_up
 
 
 @dataclass(eq=False)
@@ -78,7 +85,7 @@ class _Records:
     objective: Tensor
     match: Tensor
     points: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
-    shots: list[tuple[float, Tensor]] = field(default_factory=list)
+    shots: list[tuple[int, Tensor]] = field(default_factory=list)
     last: int = -1
 
     @classmethod
@@ -98,7 +105,7 @@ class _Records:
             self.points.append((iteration, objective, match))
         if iteration in {int(f * self.total) for f in SNAPSHOT_FRACTIONS} and iteration != self.last:
             inputs = values[self.names.index("inputs")]
-            self.shots.append((iteration / self.total, inputs.detach().clone()))
+            self.shots.append((iteration, inputs.detach().clone()))
         self.last = iteration
 
     def solutions(self, iterations: int, stopped: str) -> list[Solution]:
@@ -109,7 +116,7 @@ class _Records:
                 float(self.objective[r]),
                 float(self.match[r]),
                 tuple(LossPoint(i, float(o[r]), float(m[r])) for i, o, m in self.points),
-                tuple(Snapshot(f, x[r]) for f, x in self.shots),
+                tuple((i, x[r]) for i, x in self.shots),
                 iterations,
                 stopped,
             )

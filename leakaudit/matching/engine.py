@@ -15,14 +15,15 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import PLANNED, Monitor, Reconstruction
-from leakaudit.matching.descent import Progress, Solution, adam, lbfgs
+from leakaudit.attacks.base import PLANNED, Monitor, Reconstruction, Snapshot
+from leakaudit.matching.descent import SNAPSHOT_FRACTIONS, Progress, Solution, adam, lbfgs
 from leakaudit.matching.memory import restarts_that_fit
 from leakaudit.matching.priors import Prior
 from leakaudit.matching.problem import MASK, Case, GradientMatching
 from leakaudit.matching.settings import Initialization, MatchSettings
-from leakaudit.matching.step import Mode, Step, choose_mode
+from leakaudit.matching.step import COMPILE_AFTER, COMPILE_LARGE_AFTER, Mode, Step, choose_mode
 from leakaudit.observation import InputSpace, Observation
+from leakaudit.target.size import is_small
 from leakaudit.target.target import Target
 
 __all__ = [
@@ -171,7 +172,9 @@ def solve(
     """
     settings = problem.settings
     wanted, steps_planned = settings.execution, settings.iterations * len(guesses)
-    chosen: Mode = choose_mode(steps_planned, progress.monitor.seconds_left()) if wanted == "auto" else wanted
+    large = COMPILE_LARGE_AFTER <= steps_planned < COMPILE_AFTER and not is_small(problem.target)
+    auto = choose_mode(steps_planned, progress.monitor.seconds_left(), large=large)
+    chosen: Mode = auto if wanted == "auto" else wanted
     together = settings.group_weight > 0 or (chosen != "eager" and settings.optimizer != "lbfgs")
     size = len(guesses) if together and settings.optimizer != "lbfgs" else 1
     solutions: list[Solution] = []
@@ -228,20 +231,32 @@ def to_reconstruction(
         match=best.match,
         masks={**problem.masks, **found} or None,
         history=best.history,
-        snapshots=best.snapshots,
-        iterations=sum(s.iterations for s in solutions),
+        snapshots=_timeline(best),
+        iterations=sum(s.spent for s in solutions),
         stopped=solutions[-1].stopped,
         notes=notes,
     )
 
 
+def _timeline(solution: Solution) -> tuple[Snapshot, ...]:
+    """The last shot at or before each of the fixed fractions of the way, each once."""
+    total = max(1, solution.iterations)
+    shots = sorted(solution.shots, key=lambda shot: shot[0])
+    due = [max((i for i, (at, _) in enumerate(shots) if at <= f * total), default=0) for f in SNAPSHOT_FRACTIONS]
+    return tuple(Snapshot(shots[i][0] / total, shots[i][1]) for i in dict.fromkeys(due) if i < len(shots))
+
+
 def measure_step(problem: GradientMatching, guess: Mapping[str, Tensor]) -> float:
-    """Seconds of one eager step."""
+    """Seconds of one eager iteration, after one that warms up."""
     step = Step(problem, tuple(guess), [value[None] for value in guess.values()])
-    started = time.perf_counter()
-    for _ in range(PLANNING_STEPS):
-        step([torch.zeros_like(value)[None] for value in guess.values()])[0].sum().item()
-    return (time.perf_counter() - started) / PLANNING_STEPS
+    zeros = [torch.zeros_like(value)[None] for value in guess.values()]
+    started = 0.0
+    for number in range(1 + PLANNING_STEPS):
+        if number == 1:
+            started = time.perf_counter()
+        step(zeros)[0].sum().item()
+    evaluations = 2 if problem.settings.flatness and problem.settings.optimizer != "lbfgs" else 1
+    return evaluations * (time.perf_counter() - started) / PLANNING_STEPS
 
 
 def plan(problem: GradientMatching, guess: Mapping[str, Tensor], seconds: float | None) -> int:
@@ -249,6 +264,7 @@ def plan(problem: GradientMatching, guess: Mapping[str, Tensor], seconds: float 
     settings = problem.settings
     if seconds is None:
         return settings.iterations
+    started = time.perf_counter()
     step = measure_step(problem, guess)
-    affordable = int(0.9 * (seconds / step - PLANNING_STEPS) / settings.restarts)
+    affordable = int(0.9 * (seconds - (time.perf_counter() - started)) / step / settings.restarts)
     return max(1, min(settings.iterations, affordable))

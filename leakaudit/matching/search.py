@@ -92,6 +92,9 @@ ONE_BIT_CANDIDATES = (
     Candidate("L-BFGS, squared distance, TV 1e-2", {"optimizer": "lbfgs", "distance": "euclidean", "tv_weight": 1e-2}),
 )
 
+SEARCHED = frozenset(name for c in (*CANDIDATES, *ONE_BIT_CANDIDATES) for name in c.changes)
+"""Settings that a search chooses."""
+
 
 @dataclass(eq=False)
 class _Runner:
@@ -170,6 +173,8 @@ def search(
 ) -> tuple[Solution, GradientMatching, tuple[str, ...]]:
     """Find the best candidate within ``problem.settings.iterations`` steps in all, and run it to the end.
 
+    Each further restart that the settings ask for has as many steps, and runs the candidate that was found.
+
     Args:
         problem: Its settings are the base that candidates change.
         guess: Start of the unknowns, the same for every candidate.
@@ -180,38 +185,44 @@ def search(
     Returns:
         The solution, whose `match` is the cosine distance whatever the winner's objective; that objective; facts.
     """
-    budget = _Budget(problem.settings.iterations, generator, progress)
+    most = problem.settings.iterations
+    budget = _Budget(most * problem.settings.restarts, generator, progress)
     if candidates is None:
         candidates = ONE_BIT_CANDIDATES if problem.observation.one_bit else CANDIDATES
-        if budget.total < FEWEST:
+        if most < FEWEST:
             candidates = [c for c in candidates if c.first_of_its_kind]
     runners = [_Runner(c, problem.under(replace(problem.settings, **c.changes)), dict(guess)) for c in candidates]
     for steps, choose in zip(RUNGS, (_ranked, _one_of_a_kind, _finalists), strict=True):
         runners = choose(runners)
-        share = max(SHORTEST_RUNG, min(steps, steps * budget.total // FULL))
+        share = max(SHORTEST_RUNG, min(steps, steps * most // FULL))
         if len(runners) > 1 and _round(runners, share, budget):
-            return _finish(runners, budget.spent)
+            return _finish(runners, budget, budget.spent)
     trials, finished = budget.spent, [_ranked(runners)[0]]
     settings = finished[0].problem.settings
-    stopped = _run_out(finished[0], budget)
-    while settings.optimizer == "lbfgs" and not stopped and budget.left > budget.total // 10:
-        if min(runner.match for runner in finished) < STUCK:
-            break
+    stopped = _run_out(finished[0], budget, most)
+    restarts = problem.settings.restarts - 1
+    until = most
+    while not stopped:
+        stuck = settings.optimizer == "lbfgs" and min(runner.match for runner in finished) >= STUCK
+        if not (stuck and until - budget.spent > most // 10):
+            if restarts == 0:
+                break
+            restarts, until = restarts - 1, budget.spent + most
         fresh = initial_guess(problem.space, len(guess["inputs"]), settings.initialization, generator)
         again = {**guess, "inputs": fresh.to(guess["inputs"])}
         finished.append(_Runner(finished[0].candidate, problem.under(settings), again))
-        stopped = _run_out(finished[-1], budget)
-    return _finish(finished, trials)
+        stopped = _run_out(finished[-1], budget, until)
+    return _finish(finished, budget, trials)
 
 
-def _run_out(runner: _Runner, budget: _Budget) -> bool:
-    """Descend to the end, then refine by `POLISH`; True when told to stop."""
-    if budget.advance(runner, runner.candidate.longest):
+def _run_out(runner: _Runner, budget: _Budget, until: int) -> bool:
+    """Descend to the end, then refine by `POLISH`, until so many steps are spent in all; True when told to stop."""
+    if budget.advance(runner, min(runner.candidate.longest, until - budget.spent)):
         return True
     if runner.match < runner.problem.settings.tolerance or runner.problem.observation.one_bit:
         return False
     runner.problem = runner.problem.under(replace(runner.problem.settings, **POLISH))
-    return budget.advance(runner, budget.left)
+    return budget.advance(runner, until - budget.spent)
 
 
 def _round(runners: Sequence[_Runner], steps: int, budget: _Budget) -> bool:
@@ -250,23 +261,26 @@ def _clear(first: _Runner, others: Sequence[_Runner]) -> bool:
     return not others or (first.score < others[0].score - CLEAR_LEAD and not first.problem.observation.one_bit)
 
 
-def _finish(runners: Sequence[_Runner], trials: int) -> tuple[Solution, GradientMatching, tuple[str, ...]]:
+def _finish(
+    runners: Sequence[_Runner], budget: _Budget, trials: int
+) -> tuple[Solution, GradientMatching, tuple[str, ...]]:
     winner = min(runners, key=lambda r: r.score)
     if winner.solution is None:
         raise RuntimeError("no candidate has run")
     chosen = f"chosen by its match and total variation after {trials} trial steps: {winner.candidate.label}"
-    return winner.solution, winner.problem, (chosen, *dict.fromkeys(winner.facts))
+    solution = replace(winner.solution, given_up=budget.spent - winner.solution.iterations)
+    return solution, winner.problem, (chosen, *dict.fromkeys(winner.facts))
 
 
 def chain(first: Solution, then: Solution, *, better: bool) -> Solution:
     """One descent out of two that follow each other; the better values stay."""
     shifted = tuple(replace(p, iteration=p.iteration + first.iterations) for p in then.history)
-    shots = (*first.snapshots[:1], *(s for s in then.snapshots if s.fraction > 0))
     best = then if better else first
     return replace(
         best,
         history=first.history + shifted,
-        snapshots=shots,
+        shots=first.shots + tuple((at + first.iterations, inputs) for at, inputs in then.shots),
         iterations=first.iterations + then.iterations,
         stopped=then.stopped,
+        given_up=first.given_up + then.given_up,
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 Initialization = Literal["normal", "uniform", "zeros", "tiled"]
@@ -66,6 +67,10 @@ class MatchSettings:
     tolerance: float = 0.0
     history: int = 50
     execution: Execution = "auto"
+
+    def changed(self, changes: Mapping[str, Any]) -> MatchSettings:
+        """With other values."""
+        return replace(self, **changes)
 
     def __post_init__(self) -> None:
         for name in ("iterations", "restarts", "learning_rate", "history", "plateau"):

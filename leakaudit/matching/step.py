@@ -31,7 +31,9 @@ Flat = Callable[..., Sequence[Tensor]]
 
 TRACE_AFTER = 1_000
 COMPILE_AFTER = 10_000
-"""Planned steps from which tracing (0.5 s on a LeNet, 20 % faster) and compiling (30 s, 2.3× faster) repay.
+COMPILE_LARGE_AFTER = 2_000
+"""Planned steps from which tracing (0.5 s on a LeNet, 20 % faster) and compiling (30 s, 2.3× faster) repay; where one
+is not small (13 s for 23 ms a step on ConvNet-64, 25 to 50 s for 30 ms on a small ViT) compiling repays sooner.
 
 Counts, not seconds: a decision by the clock would make the numbers of a report depend on the machine's load.
 """
@@ -40,9 +42,16 @@ COMPILE_BUDGET = 600
 TOLERANCE = 1e-3
 
 
-def choose_mode(planned_steps: int, seconds_left: float | None = None) -> Mode:
-    """Mode that repays itself within a number of planned steps (restarts times iterations) and fits the time left."""
-    if planned_steps >= COMPILE_AFTER and (seconds_left is None or seconds_left >= COMPILE_BUDGET):
+def choose_mode(planned_steps: int, seconds_left: float | None = None, *, large: bool = False) -> Mode:
+    """Mode that repays itself within a number of planned steps (restarts times iterations) and fits the time left.
+
+    Args:
+        planned_steps: Restarts times iterations.
+        seconds_left: Of a time budget.
+        large: The network is not small (`leakaudit.target.size`).
+    """
+    enough = planned_steps >= (COMPILE_LARGE_AFTER if large else COMPILE_AFTER)
+    if enough and (seconds_left is None or seconds_left >= COMPILE_BUDGET):
         return "compiled"
     return "traced" if planned_steps >= TRACE_AFTER else "eager"
 

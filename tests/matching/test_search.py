@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
+from torch import nn
 
 from leakaudit.attacks.base import SilentMonitor, cpu_generator
 from leakaudit.attacks.ig import IG, IGSettings
+from leakaudit.attacks.registry import create
 from leakaudit.batch import Batch
 from leakaudit.matching.descent import Progress
 from leakaudit.matching.engine import GradientMatching, MatchSettings
 from leakaudit.matching.search import CANDIDATES, Candidate, search
 from leakaudit.observation import InputSpace
+from tests.conftest import make_target
 from tests.matching.test_descent import cnn
 from tests.matching.test_engine import _StopAfter, observation_of, psnr
+
+
+def relu() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 144, 5))
+
 
 SETTINGS = IGSettings(iterations=500, tolerance=1e-9, search=True)
 
@@ -59,3 +70,39 @@ def test_the_private_batch_cannot_change_the_choice(samples: Batch, space: Input
     second = IG(short)(net, observation, cpu_generator(5))
     assert torch.equal(first.inputs, second.inputs)
     assert first.notes == second.notes
+
+
+def test_what_a_user_sets_is_not_searched() -> None:
+    preset = create("ig", "standard").settings
+    assert preset.search
+    for name, text in (("tv_weight", "0.5"), ("optimizer", "adamw"), ("distance", "layerwise"), ("signed", "false")):
+        settings = create("ig", "standard", {name: text}).settings
+        assert not settings.search
+        assert getattr(settings, name) != getattr(preset, name)
+    assert create("ig", "standard", {"iterations": "50", "restarts": "2"}).settings.search
+    assert create("ig", "standard", {"tv_weight": "0.5", "search": "true"}).settings.search
+    assert create("gi-pip", "standard", {"tv_weight": "0.5", "anomaly_weight": "1"}).settings.anomaly_weight == 1
+
+
+def test_every_restart_has_as_many_steps_and_all_are_counted(samples: Batch, space: InputSpace) -> None:
+    net = make_target(relu(), (3, 12, 12), 5)
+    observation = observation_of(net, samples.subset([3]), space)
+    one, three = (
+        IG(IGSettings(iterations=240, restarts=n, search=True))(net, observation, cpu_generator(0)) for n in (1, 3)
+    )
+    assert one.iterations == 240
+    assert three.iterations == 720
+    assert three.match <= one.match
+    assert three.history[-1].iteration < 240
+
+
+def test_the_timeline_is_of_the_whole_way(samples: Batch, space: InputSpace) -> None:
+    net = make_target(relu(), (3, 12, 12), 5)
+    victim = samples.subset([3])
+    result = IG(replace(SETTINGS, iterations=600))(net, observation_of(net, victim, space), cpu_generator(0))
+    fractions = [shot.fraction for shot in result.snapshots]
+    assert fractions[0] == 0
+    assert fractions == sorted(set(fractions))
+    assert any(0.1 < fraction <= 0.5 for fraction in fractions)
+    qualities = [psnr(space, shot.inputs, victim) for shot in result.snapshots]
+    assert qualities[1] < psnr(space, result.inputs, victim) - 1  # not from the end of the way

@@ -188,4 +188,5 @@ def test_a_whole_run_is_the_same_in_both_modes(target: Target, samples: Batch, s
 
 def test_recording_must_repay() -> None:
     assert [choose_mode(n) for n in (100, 5_000, 24_000)] == ["eager", "traced", "compiled"]
+    assert [choose_mode(n, large=True) for n in (100, 1_500, 5_000)] == ["eager", "traced", "compiled"]
     assert [choose_mode(24_000, seconds) for seconds in (60.0, 3600.0)] == ["traced", "compiled"]
