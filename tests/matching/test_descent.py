@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,31 @@ def test_lbfgs_stops_at_its_tolerance_and_when_told(samples: Batch, space: Input
     told = minimize(net, observation, LBFGS, cpu_generator(0), _StopAfter(7))
     assert told.iterations == 7
     assert told.stopped == "stopped after 7 of 300 iterations"
+
+
+def test_adamw_recovers(target: Target, samples: Batch, space: InputSpace) -> None:
+    victim = samples.subset([3])
+    settings = MatchSettings(iterations=300, tv_weight=1e-5, optimizer="adamw")
+    result = minimize(target, observation_of(target, victim, space), settings, cpu_generator(0), SilentMonitor())
+    assert psnr(space, result.inputs, victim) > 35
+
+
+def test_adamw_is_adam_after_a_shrinking_of_the_inputs(target: Target, samples: Batch, space: InputSpace) -> None:
+    observation = observation_of(target, samples.subset([3]), space)
+    decay = inspect.signature(torch.optim.AdamW).parameters["weight_decay"].default
+    start = torch.full((1, *space.shape), 0.5)  # not near the edges of the range
+    rate = 0.05
+
+    def after_one_step(kind: str) -> torch.Tensor:
+        settings = MatchSettings(iterations=2, learning_rate=rate, schedule="constant", optimizer=kind)  # type: ignore[arg-type]
+        given = replace(observation, start=start)
+        result = minimize(target, given, settings, cpu_generator(0), SilentMonitor())
+        assert result.history[1].objective < result.history[0].objective  # so that it is the second iterate
+        return result.inputs
+
+    assert decay > 0
+    difference = after_one_step("adam") - after_one_step("adamw")
+    torch.testing.assert_close(difference, rate * decay * start, rtol=1e-3, atol=0)
 
 
 def test_patience_ends_a_run_that_gains_nothing(target: Target, samples: Batch, space: InputSpace) -> None:
@@ -139,8 +166,6 @@ def test_free_memory_respects_the_control_group(tmp_path: Path, monkeypatch: pyt
 
 
 def test_an_earlier_reconstruction_is_the_first_start(target: Target, samples: Batch, space: InputSpace) -> None:
-    from dataclasses import replace
-
     victim = samples.subset([4])
     observation = replace(observation_of(target, victim, space), start=space.normalize(victim.images))
     result = minimize(target, observation, MatchSettings(iterations=1), cpu_generator(0), SilentMonitor())

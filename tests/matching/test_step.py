@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -66,11 +67,21 @@ def test_labels_and_masks_are_traced_too(samples: Batch, space: InputSpace) -> N
     assert all(bool(gradient.any()) for gradient in eager(values(1))[2])
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a C++ compiler")
-@pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("restarts", [1, 3])
-def test_compiled_equals_eager(samples: Batch, space: InputSpace, restarts: int) -> None:
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a C++ compiler")
+
+
+@pytest.fixture
+def scalar_code(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Inductor without vector instructions: on a fresh machine it compiles as long to find out which there are."""
+    from torch._inductor import config, cpu_vec_isa
+
+    monkeypatch.setattr(config.cpp, "vec_isa_ok", False)
+    cpu_vec_isa.valid_vec_isa_list.cache_clear()
+    yield
+    cpu_vec_isa.valid_vec_isa_list.cache_clear()
+
+
+def assert_compiled_equals_eager(samples: Batch, space: InputSpace, restarts: int) -> None:
     settings = MatchSettings(tv_weight=0.01)
     problem = problem_of(make_target(small_cnn(), (3, 12, 12), 5), samples, space, settings)
     values = [torch.randn(restarts, 2, 3, 12, 12, generator=cpu_generator(0))]
@@ -78,6 +89,21 @@ def test_compiled_equals_eager(samples: Batch, space: InputSpace, restarts: int)
     assert (compiled.mode, compiled.note) == ("compiled", "")
     other = [torch.randn(restarts, 2, 3, 12, 12, generator=cpu_generator(1))]
     assert_same(Step(problem, ["inputs"], values), compiled, other)
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("default")
+@pytest.mark.usefixtures("scalar_code")
+def test_compiled_equals_eager(samples: Batch, space: InputSpace) -> None:
+    assert_compiled_equals_eager(samples, space, 1)
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("restarts", [1, 3])
+def test_compiled_to_vector_code_equals_eager(samples: Batch, space: InputSpace, restarts: int) -> None:
+    assert_compiled_equals_eager(samples, space, restarts)
 
 
 @pytest.mark.slow
