@@ -51,7 +51,7 @@ def test_the_update_of_a_client_of_its_own_is_attacked_and_agrees(model: Path, r
     assert claim["text"] == "no defence"
     assert all(check["holds"] for check in claim["checks"])
     assert report["protocol"]["update_path"].endswith("update.safetensors")
-    assert any("as a client recorded it" in line for line in report["verdict"]["assumptions"])
+    assert any("as a client recorded it" in line for line in report["verdict"]["assumed"])
     (victim,) = report["attacks"][0]["results"]
     assert victim["samples"][0]["leaked"]
     assert "LA501" not in [f["id"] for f in report["findings"]]
