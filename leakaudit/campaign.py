@@ -1,12 +1,14 @@
 """Run every attack on every victim, within the budget, and say what became of each.
 
-Attacks go from the cheapest to the dearest, so that later ones can build on what earlier ones found.
+Attacks go from the cheapest to the dearest, so that later ones can build on what earlier ones found. An attack that
+extends another is followed by that one at its best, its rival, with an equal share of the time, unless that was asked
+for anyway: its one run then counts as it is, even if cut short.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -39,28 +41,81 @@ def run_attacks(
     Returns:
         A run per attack, without outcomes where it did not run, and why by the attack's name.
     """
-    runs: list[Run] = []
     reasons: dict[str, Reason] = {}
     open_to, refused = _where_applicable(attacks, target, victims, options, reasons)
-    for position, attack in enumerate(attacks):
-        if not open_to[attack.name]:
-            runs.append(Run(attack, []))
-            continue
-        later = [(other, v) for other in attacks[position + 1 :] for v in open_to[other.name]]
-        recovered = {o.victim.number for run in runs for o in run.outcomes if o.certified}
+    turns = _turns(attacks, open_to)
+    done: list[Turn] = []
+    for position, turn in enumerate(turns):
+        later = [(other.attack, v) for other in turns[position + 1 :] for v in other.victims]
+        recovered = {o.victim.number for before in done for o in before.outcomes if o.certified}
+        attacked = turn.victims if turn.beside is None else [o.victim for o in done[-1].outcomes]
         queue = Queue(target, scorer, options, budget, later, recovered)
-        outcomes, why = _run_on_victims(attack, open_to[attack.name], queue)
-        runs.append(Run(attack, outcomes))
-        beside = None
-        if outcomes and (rival := attack.rival()) is not None:
-            same = _outcomes_of(rival, runs)
-            if same is None:
-                attacked = [outcome.victim for outcome in outcomes]
-                same, _ = _run_on_victims(rival, attacked, queue)
-            beside = assemble.comparison(rival, [assemble.victim_result(outcome) for outcome in same])
-        text = "; ".join(filter(None, [why or _cut(outcomes), *refused[attack.name]]))
-        reasons[attack.name] = Reason("run" if outcomes else "not_run", text, beside)
-    return runs, reasons
+        outcomes, why = _run_on_victims(turn.attack, attacked, queue)
+        done.append(replace(turn, outcomes=outcomes, why=why or _cut(outcomes)))
+    for turn in done:
+        if turn.beside is None:
+            reasons[turn.attack.name] = _reason(turn, refused[turn.attack.name], _comparison(turn, done))
+    outcomes_of = {turn.attack.name: turn.outcomes for turn in done if turn.beside is None}
+    return [Run(attack, outcomes_of.get(attack.name, [])) for attack in attacks], reasons
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """An attack on its victims.
+
+    Args:
+        attack: The attack.
+        victims: Those that it applies to.
+        beside: The attack whose rival this is, where it is run for the comparison alone; it comes just before.
+        outcomes: Of those that there was time and memory for.
+        why: What time or memory cost it.
+    """
+
+    attack: Attack
+    victims: Sequence[Victim]
+    beside: Attack | None = None
+    outcomes: list[Outcome] = field(default_factory=list)
+    why: str = ""
+
+    def stands_in(self, rival: Attack) -> bool:
+        """Whether this is an attack's rival, with its settings and at least as many iterations."""
+        if self.beside is not None or self.attack.name != rival.name:
+            return False
+        own, wanted = asdict(self.attack.settings), asdict(rival.settings)
+        enough = bool(own.pop("iterations", 0) >= wanted.pop("iterations", 0))
+        return enough and own == wanted
+
+
+def _turns(attacks: Sequence[Attack], open_to: Mapping[str, Sequence[Victim]]) -> list[Turn]:
+    """The attacks that apply, each followed by its rival unless a turn before is that."""
+    turns: list[Turn] = []
+    for attack in attacks:
+        victims = open_to[attack.name]
+        if not victims:
+            continue
+        rival = attack.rival()
+        known = rival is None or any(turn.stands_in(rival) for turn in turns)
+        turns.append(Turn(attack, victims))
+        if rival is not None and not known:
+            turns.append(Turn(rival, victims, beside=attack))
+    return turns
+
+
+def _comparison(turn: Turn, done: Sequence[Turn]) -> Comparison | None:
+    """What the attack's rival made of the same victims, in a turn of its own or in the one that it was asked for."""
+    rival = turn.attack.rival()
+    if rival is None or not turn.outcomes:
+        return None
+    other = next(t for t in done if t.beside is turn.attack or t.stands_in(rival))
+    results = [assemble.victim_result(outcome) for outcome in other.outcomes]
+    return assemble.comparison(other.attack, results, other.why, in_ledger=other.beside is None)
+
+
+def _reason(turn: Turn, refusals: Sequence[str], beside: Comparison | None) -> Reason:
+    """For the ledger's row: what an attack's turn and its rival's lost, and where it does not apply."""
+    lost = f"beside it, {beside.title}: {beside.reason}" if beside is not None and beside.reason else ""
+    text = "; ".join(filter(None, [turn.why, *refusals, lost]))
+    return Reason("run" if turn.outcomes else "not_run", text, beside)
 
 
 def _where_applicable(
@@ -93,7 +148,7 @@ def _where_applicable(
 def _cut(outcomes: Sequence[Outcome]) -> str:
     """What the time budget cost an attack that ran on every victim, or ""."""
     notes = [[n for n in o.reconstruction.notes if n.startswith(PLANNED)] for o in outcomes]
-    cut = [found[0] for found in notes if found]
+    cut = [found[-1] for found in notes if found]
     return f"{cut[0]}, on {len(cut)} of {len(outcomes)} victims" if cut else ""
 
 
@@ -104,17 +159,6 @@ class Reason:
     status: Literal["run", "not_applicable", "not_run"]
     text: str
     beside: Comparison | None = None
-
-
-def _outcomes_of(rival: Attack, runs: Sequence[Run]) -> list[Outcome] | None:
-    """The rival's outcomes where it has been run with these settings and at least as many iterations."""
-    wanted = asdict(rival.settings)
-    for run in runs:
-        settings = asdict(run.attack.settings)
-        same = run.attack.name == rival.name and {**settings, "iterations": 0} == {**wanted, "iterations": 0}
-        if same and run.outcomes and settings["iterations"] >= wanted["iterations"]:
-            return run.outcomes
-    return None
 
 
 def entry_of(run: Run, victim: Victim, reasons: Mapping[str, Reason]) -> AttackEntry:

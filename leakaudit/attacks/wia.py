@@ -6,6 +6,7 @@ it, dropout protects nothing; where WIA itself fails, something else does.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from torch import Generator
@@ -13,6 +14,7 @@ from torch import Generator
 from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction
 from leakaudit.attacks.ig import IGSettings, match, refuse_batch_size
 from leakaudit.attacks.masks import masked_layers
+from leakaudit.matching.engine import minimize_together
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.target.target import Target
 
@@ -48,6 +50,19 @@ class WIA(Attack):
     def run(self, target: Target, observation: Observation, generator: Generator, monitor: Monitor) -> Reconstruction:
         """Optimise the inputs with the masks replayed."""
         return match(target, observation, self.settings, generator, monitor, masks=observation.masks)
+
+    def run_together(
+        self,
+        target: Target,
+        observations: Sequence[Observation],
+        generators: Sequence[Generator],
+        monitor: Monitor,
+    ) -> list[Reconstruction] | None:
+        """All victims in one step, each with its own masks; the search follows each victim by itself."""
+        if self.settings.search:
+            return None
+        masks = [observation.masks or {} for observation in observations]
+        return minimize_together(target, observations, self.settings, generators, monitor, masks=masks)
 
 
 def no_dropout(observation: Observation) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from leakaudit.findings.registry import Evidence, Found, rule, samples_of
+from leakaudit.report.comparison import planned
 from leakaudit.report.document import ControlEntry
 
 MIN_DISTRACTORS = 100
@@ -78,17 +79,19 @@ def budget_exhausted(evidence: Evidence) -> Iterator[Found]:
 
     A stronger attack was available and was not given its time, so what was not shown may still be there.
     """
-    stopped = sorted({a.title for a in evidence.attacks for v in a.results if v.stopped})
-    notes = [(a.title, note) for a in evidence.attacks for v in a.results for note in v.notes]
-    planned = sorted({title for title, note in notes if note.startswith("time budget: ")})
+    runs = [(a.title, a.results, a.reason) for a in evidence.attacks]
+    besides = [(a.beside, a.title) for a in evidence.attacks if a.beside is not None and not a.beside.in_ledger]
+    runs += [(f"{rival.title} beside {title}", rival.results, rival.reason) for rival, title in besides]
+    stopped = sorted({title for title, results, _ in runs if any(v.stopped for v in results)})
+    fewer = sorted({title for title, results, _ in runs if any(map(planned, results))})
     early = ("time budget spent", "interrupted", "out of memory")
-    unrun = sorted({a.title for a in evidence.attacks if a.reason.startswith(early)})
-    if stopped or planned or unrun or evidence.partial:
+    unrun = sorted({title for title, _, reason in runs if reason.startswith(early)})
+    if stopped or fewer or unrun or evidence.partial:
         parts = [f"stopped early: {', '.join(stopped)}"] if stopped else []
-        parts += [f"given fewer iterations than their preset has: {', '.join(planned)}"] if planned else []
+        parts += [f"given fewer iterations than their preset has: {', '.join(fewer)}"] if fewer else []
         parts += [f"not run on every victim: {', '.join(unrun)}"] if unrun else []
         text = "; ".join(parts) or evidence.partial
-        found = {"stopped": stopped, "fewer_iterations": planned, "not_run": unrun}
+        found = {"stopped": stopped, "fewer_iterations": fewer, "not_run": unrun}
         yield Found("low", "certified", f"{text[:1].upper()}{text[1:]}.", found)
 
 

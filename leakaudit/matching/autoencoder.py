@@ -44,6 +44,7 @@ VGG_STAGES = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
 """Convolutions and channels of each stage of VGG-19 (Simonyan and Zisserman 2015, arXiv 1409.1556)."""
 _KEPT: dict[str, Autoencoder] = {}
 KEPT = 4
+UNFINISHED = "the autoencoder was not trained to the end"
 
 
 class Network(nn.Module):
@@ -174,7 +175,7 @@ def train_autoencoder(
     if known is None:
         known, complete = _fit(network, images, steps, goes_on)
         if not complete:
-            return known, ("the autoencoder was not trained to the end",)
+            return known, (UNFINISHED,)
         facts = _keep(cache, key, known)
     while len(_KEPT) >= KEPT:
         _KEPT.pop(next(iter(_KEPT)))

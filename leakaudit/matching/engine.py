@@ -29,6 +29,7 @@ from leakaudit.target.target import Target
 __all__ = [
     "GradientMatching",
     "MatchSettings",
+    "goes_together",
     "initial_guess",
     "measure_step",
     "minimize",
@@ -125,27 +126,29 @@ def minimize_together(
     monitor: Monitor,
     *,
     priors: Sequence[Prior] = (),
+    masks: Sequence[Mapping[str, Tensor]] = (),
 ) -> list[Reconstruction] | None:
     """As :func:`minimize`, for several victims of one model in one step, each with its own starts.
 
+    Args:
+        target: As of :func:`minimize`, like `settings`, `monitor` and `priors`, which all victims share.
+        observations: One per victim.
+        settings: See there.
+        generators: One per victim.
+        monitor: See there.
+        priors: See there.
+        masks: Known dropout masks by layer, of each victim.
+
     Returns:
-        A reconstruction per victim; ``None`` where that is no faster (on a CPU a step of several victims must be
-        compiled), there is a time budget to share out, or one victim could influence another, as by a criterion to stop
-        or a defence that is told from the update.
+        A reconstruction per victim; ``None`` where :func:`goes_together` says no.
     """
-    planned = settings.iterations * settings.restarts * len(observations)
-    mode = choose_mode(planned) if settings.execution == "auto" else settings.execution
-    cuda = next(iter(target.parameters.values())).is_cuda
-    slow = mode == "eager" or (mode == "traced" and settings.execution == "auto" and not cuda)
-    apart = settings.optimizer == "lbfgs" or settings.patience or settings.tolerance or settings.group_weight
-    apart = apart or settings.schedule == "plateau" or any(o.channel is not None for o in observations)
-    if slow or apart or monitor.seconds_left() is not None:
+    if not goes_together(target, observations, settings, monitor):
         return None
     problems = []
-    for observation in observations:
+    for observation, known in zip(observations, masks or [{}] * len(observations), strict=True):
         if observation.labels is None:
             raise ValueError("gradient matching needs labels: infer them first")
-        problems.append(GradientMatching(target, observation, observation.labels, settings, priors=priors))
+        problems.append(GradientMatching(target, observation, observation.labels, settings, priors=priors, masks=known))
     like = next(iter(problems[0].parameters.values()))
     drawn = [starts(o, settings, g, like) for o, g in zip(observations, generators, strict=True)]
     guesses = [{"inputs": start} for own in drawn for start in own]
@@ -156,6 +159,23 @@ def minimize_together(
     facts = (*facts, f"{len(observations)} victims attacked together")
     own = [solutions[i : i + settings.restarts] for i in range(0, len(solutions), settings.restarts)]
     return [to_reconstruction(p, found, facts) for p, found in zip(problems, own, strict=True)]
+
+
+def goes_together(
+    target: Target, observations: Sequence[Observation], settings: MatchSettings, monitor: Monitor
+) -> bool:
+    """Whether :func:`minimize_together` attacks these victims in one step.
+
+    Not where that is no faster (on a CPU a step of several victims must be compiled), there is a time budget to share
+    out, or one victim could influence another, as by a criterion to stop or a defence that is told from the update.
+    """
+    planned = settings.iterations * settings.restarts * len(observations)
+    mode = choose_mode(planned) if settings.execution == "auto" else settings.execution
+    cuda = next(iter(target.parameters.values())).is_cuda
+    slow = mode == "eager" or (mode == "traced" and settings.execution == "auto" and not cuda)
+    apart = settings.optimizer == "lbfgs" or settings.patience or settings.tolerance or settings.group_weight
+    apart = apart or settings.schedule == "plateau" or any(o.channel is not None for o in observations)
+    return not (slow or apart or monitor.seconds_left() is not None)
 
 
 def solve(

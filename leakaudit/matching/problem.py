@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -31,19 +31,22 @@ class Case:
     Args:
         observed: Shared gradients, one tensor per parameter.
         labels: Class indices (B,).
+        masks: Dropout masks that are known, by layer.
     """
 
     observed: tuple[Tensor, ...]
     labels: Tensor
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
 
     def tensors(self) -> tuple[Tensor, ...]:
         """All of it, so that cases can be stacked."""
-        return (*self.observed, self.labels)
+        return (*self.observed, self.labels, *self.masks.values())
 
-    @classmethod
-    def of(cls, tensors: Sequence[Tensor]) -> Case:
-        """The inverse of :meth:`tensors`."""
-        return cls(tuple(tensors[:-1]), tensors[-1])
+    def like(self, tensors: Sequence[Tensor]) -> Case:
+        """Another case of the same layers; the inverse of :meth:`tensors`."""
+        count = len(self.observed)
+        masks = dict(zip(self.masks, tensors[count + 1 :], strict=True))
+        return Case(tuple(tensors[:count]), tensors[count], masks)
 
 
 class GradientMatching:
@@ -71,10 +74,10 @@ class GradientMatching:
         self.target, self.observation, self.labels, self.settings = target, observation, labels, settings
         self.space = observation.space
         self.parameters = {n: p for n, p in target.parameters.items() if n in observation.update}
-        self.case = Case(tuple(observation.update[name] for name in self.parameters), labels)
+        self.priors, self.masks = tuple(priors), dict(masks or {})
+        self.case = Case(tuple(observation.update[name] for name in self.parameters), labels, self.masks)
         self.distance = self._distance(self.case)
         self.yardstick = CosineDistance(self.case.observed)
-        self.priors, self.masks = tuple(priors), dict(masks or {})
         self.box = self.space.box(next(iter(self.parameters.values())))
 
     def under(self, settings: MatchSettings, masks: Mapping[str, Tensor] | None = None) -> GradientMatching:
@@ -98,12 +101,11 @@ class GradientMatching:
         Args:
             variables: See :data:`leakaudit.matching.priors.Variables`.
             functional: Differentiate by ``torch.func``, which works under ``vmap``.
-            case: Another victim's gradients and labels in place of this one's.
+            case: Another victim's gradients, labels and masks in place of this one's.
         """
         settings, inputs = self.settings, variables["inputs"]
         distance = self.distance if case is None else self._distance(case)
-        labels = self.labels if case is None else case.labels
-        match = distance(self.gradients(variables, functional=functional, labels=labels))
+        match = distance(self.gradients(variables, functional=functional, case=case))
         total = match
         if settings.tv_weight:
             total = total + settings.tv_weight * total_variation(inputs)
@@ -113,14 +115,13 @@ class GradientMatching:
             total = total + prior(variables)
         return total, match
 
-    def gradients(
-        self, variables: Variables, *, functional: bool = False, labels: Tensor | None = None
-    ) -> list[Tensor]:
+    def gradients(self, variables: Variables, *, functional: bool = False, case: Case | None = None) -> list[Tensor]:
         """The update that the guess would cause, one tensor per parameter, differentiable."""
-        inputs, labels = variables["inputs"], self.labels if labels is None else labels
+        case = case or self.case
+        inputs, labels = variables["inputs"], case.labels
         if "labels" in variables:
             labels = variables["labels"].softmax(1)
-        with self._masked(variables):
+        with self._masked(variables, case.masks):
             if functional:
                 found = torch.func.grad(lambda p: self.target.loss(inputs, labels, p))(self.parameters)
             else:
@@ -132,11 +133,11 @@ class GradientMatching:
         """Cosine distance of a guess, whatever the objective is: the yardstick that compares different objectives."""
         return float(self.yardstick([g.detach() for g in self.gradients(variables)]))
 
-    def _masked(self, variables: Variables) -> AbstractContextManager[None]:
+    def _masked(self, variables: Variables, known: Mapping[str, Tensor]) -> AbstractContextManager[None]:
         free = {name.removeprefix(MASK): value for name, value in variables.items() if name.startswith(MASK)}
-        if not self.masks and not free:
+        if not known and not free:
             return nullcontext()
-        return injected_masks(self.target.module, {**self.masks, **free})
+        return injected_masks(self.target.module, {**known, **free})
 
     @torch.no_grad()
     def project(self, names: Sequence[str], values: Sequence[Tensor]) -> None:

@@ -164,6 +164,20 @@ class _Budget:
         return bool(found.stopped)
 
 
+def with_trials(iterations: int) -> int:
+    """Steps of a search that leave so many after all its trials, however long candidates stay in it."""
+    tried = (len(CANDIDATES), len(CANDIDATES), FINALISTS)
+    total = iterations
+    while (wanted := iterations + sum(n * _share(steps, total) for n, steps in zip(tried, RUNGS, strict=True))) > total:
+        total = wanted
+    return total
+
+
+def _share(steps: int, total: int) -> int:
+    """Steps of a round for each candidate, in a search of so many."""
+    return max(SHORTEST_RUNG, min(steps, steps * total // FULL))
+
+
 def search(
     problem: GradientMatching,
     guess: Mapping[str, Tensor],
@@ -194,8 +208,7 @@ def search(
     runners = [_Runner(c, problem.under(replace(problem.settings, **c.changes)), dict(guess)) for c in candidates]
     for steps, choose in zip(RUNGS, (_ranked, _one_of_a_kind, _finalists), strict=True):
         runners = choose(runners)
-        share = max(SHORTEST_RUNG, min(steps, steps * most // FULL))
-        if len(runners) > 1 and _round(runners, share, budget):
+        if len(runners) > 1 and _round(runners, _share(steps, most), budget):
             return _finish(runners, budget, budget.spent)
     trials, finished = budget.spent, [_ranked(runners)[0]]
     settings = finished[0].problem.settings

@@ -151,7 +151,7 @@ class Step:
 
     def _functional(self, *values: Tensor) -> Evaluation:
         unknowns = len(self.names)
-        case = Case.of(values[unknowns:]) if self.cases else None
+        case = self.cases[0].like(values[unknowns:]) if self.cases else None
 
         def objective(*leaves: Tensor) -> tuple[Tensor, Tensor]:
             return self.problem.objective(dict(zip(self.names, leaves, strict=True)), functional=True, case=case)

@@ -165,12 +165,14 @@ def attack_entry(
     )
 
 
-def comparison(rival: Attack, results: Sequence[VictimResult]) -> Comparison:
+def comparison(rival: Attack, results: Sequence[VictimResult], reason: str = "", *, in_ledger: bool) -> Comparison:
     """What stands beside an attack: its rival's results, without pictures."""
     return Comparison(
         name=rival.name,
         title=rival.title,
         hyperparameters=dataclasses.asdict(rival.settings),
+        reason=reason,
+        in_ledger=in_ledger,
         seconds=sum(r.seconds for r in results),
         results=[without_pictures(result) for result in results],
     )

@@ -250,6 +250,8 @@ class Comparison(_Model):
     name: str
     title: str
     hyperparameters: dict[str, Any] = Field(default_factory=dict)
+    reason: str = Field(default="", description="what time or memory cost it")
+    in_ledger: bool = Field(default=False, description="it was asked for too, and is not run twice")
     seconds: float = 0.0
     results: list[VictimResult] = Field(default_factory=list)
 

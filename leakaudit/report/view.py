@@ -6,11 +6,11 @@ import base64
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from statistics import median
 
 from leakaudit.report import tables, texts
 from leakaudit.report.annex import Annex, build_annex
 from leakaudit.report.bounds_chart import bounds_chart
+from leakaudit.report.comparison import comparison_sentence
 from leakaudit.report.defence_facts import claim_facts, defence_facts
 from leakaudit.report.document import AttackEntry, Report, SampleResult, SnapshotEntry, VictimResult
 from leakaudit.report.facts import Fact, batch_facts, model_facts, rank_facts, reproduce_facts, tiles
@@ -239,7 +239,7 @@ def _gallery(report: Report, attack: AttackEntry, absent: Mapping[str, str]) -> 
         for result in attack.results
         for position in range(len(result.samples))
     ]
-    beside = [_beside(attack)] if attack.beside and attack.beside.results else []
+    beside = [comparison_sentence(attack)] if attack.beside else []
     stopped = [f"Victim {r.victim} ended early: {clip(r.stopped, 120)}." for r in attack.results if r.stopped]
     return Gallery(
         attack=attack.name,
@@ -248,25 +248,6 @@ def _gallery(report: Report, attack: AttackEntry, absent: Mapping[str, str]) -> 
         f" · {count(len(attack.results), 'victim')} · {seconds(attack.seconds)}",
         samples=samples,
         notes=beside + stopped + [f"Victim {r.victim}: {clip(note)}" for r in attack.results for note in r.notes],
-    )
-
-
-def _beside(attack: AttackEntry) -> str:
-    """The attack against the one that it extends: median PSNR over the samples that both attacked."""
-    rival = attack.beside
-    if rival is None:
-        return ""
-    theirs = {(r.victim, s.index): s.psnr for r in rival.results for s in r.samples if s.psnr is not None}
-    ours = {(r.victim, s.index): s.psnr for r in attack.results for s in r.samples if s.psnr is not None}
-    both = sorted(theirs.keys() & ours.keys())
-    if not both:
-        return f"Beside it: {clip(rival.title, 80)} has no sample with a defined PSNR in common with it."
-    mine, other = median(ours[key] for key in both), median(theirs[key] for key in both)
-    gain = median(ours[key] - theirs[key] for key in both)
-    return (
-        f"Beside it, {clip(rival.title, 80)} with the total variation that its own objective chose: median PSNR "
-        f"{fixed(other, 1)} dB against {fixed(mine, 1)} dB here, over the same {count(len(both), 'sample')}; "
-        f"what this attack adds is {signed(gain, 1)} dB in the median."
     )
 
 

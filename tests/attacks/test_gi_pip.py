@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Generator, nn
 
 import leakaudit
-from leakaudit.attacks.base import NotApplicable, cpu_generator
+from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction, SilentMonitor, cpu_generator
 from leakaudit.attacks.gi_pip import GIPIP, GIPIPSettings
+from leakaudit.attacks.ig import IG
 from leakaudit.batch import Batch
-from leakaudit.observation import InputSpace
+from leakaudit.observation import InputSpace, Observation
 from leakaudit.report.document import AttackEntry
 from leakaudit.report.view import build_view
 from leakaudit.target.target import Target
@@ -111,3 +113,86 @@ def test_ig_with_its_own_total_variation_stands_beside_it(tmp_path: Path) -> Non
     assert [r.seconds for r in beside.results] == [r.seconds for r in ig.results]  # run once
     gi_pip = entry(together)
     assert gi_pip.hyperparameters["cache"] is False  # nothing is kept on disk unless the scan keeps its results
+
+
+@pytest.mark.parametrize("preset", ["quick", "standard", "paper"])
+def test_what_its_rival_needs_to_choose_comes_on_top(preset: str, samples: Batch, space: InputSpace) -> None:
+    attack = GIPIP(replace(GIPIP.presets[preset], iterations=30))
+    own, rival = attack.settings, attack.rival()
+    observation = observation_of(pooled(), samples.subset([0]), space)
+    (note,) = [n for n in rival(pooled(), observation, cpu_generator(0)).notes if n.startswith("chosen by")]
+    trials = int(note.split(" trial steps")[0].rsplit(" ", 1)[1])
+    left = rival.settings.iterations - trials
+    assert left >= own.iterations if not own.search else rival.settings.iterations == own.iterations
+
+
+def test_victims_together_are_as_in_turn(samples: Batch, space: InputSpace) -> None:
+    target = pooled()
+    victims = [
+        replace(observation_of(target, samples.subset(positions), space), auxiliary=AUXILIARY)
+        for positions in ([0, 1], [2, 3])
+    ]
+    settings = replace(WEAK, iterations=30, training_steps=40, anomaly_weight=1.0, execution="traced")
+    in_turn = replace(settings, execution="eager")
+    found = GIPIP(settings).together(target, victims, [cpu_generator(i) for i in range(2)], SilentMonitor())
+    assert found is not None
+    for number, (result, victim) in enumerate(zip(found, victims, strict=True)):
+        alone = GIPIP(in_turn)(target, victim, cpu_generator(number))
+        assert (result.inputs - alone.inputs).abs().max() < 1e-2
+        assert result.match == pytest.approx(alone.match, rel=1e-2)
+        assert result.notes[0] == alone.notes[0]
+        assert result.notes[-1] == "2 victims attacked together"
+        without = IG(in_turn)(target, victim, cpu_generator(number))
+        assert (alone.inputs - without.inputs).abs().max() > 0.1, "the prior is not part of it"
+
+
+def test_is_not_asked_to_learn_where_victims_go_in_turn(samples: Batch, space: InputSpace) -> None:
+    target = pooled()
+    victims = [observation_of(target, samples.subset([i]), space) for i in range(2)]  # without public images
+    for settings in (GIPIP.presets["standard"], replace(WEAK, execution="eager"), replace(WEAK, optimizer="lbfgs")):
+        assert GIPIP(settings).together(target, victims, [cpu_generator(0)] * 2, SilentMonitor()) is None
+
+
+def scan_within(seconds: float, public: Path) -> leakaudit.Report:
+    np.savez(public, x=smooth_images(30, seed=9))
+    return leakaudit.scan(
+        pooled().module, (smooth_images(12), np.arange(12) % 5), attacks=["gi-pip"], victims=2, auxiliary=public,
+        mean=[0.5], std=[0.25], input_shape=(3, 12, 12), controls="none", time_budget=seconds,
+        settings={"gi-pip": {"iterations": "1000000", "training_steps": "5"}},
+    )  # fmt: skip
+
+
+def test_claims_no_gain_over_a_rival_that_the_time_budget_cut(tmp_path: Path) -> None:
+    report = scan_within(3.0, tmp_path / "public.npz")
+    gi_pip = next(a for a in report.attacks if a.name == "gi-pip")
+    assert gi_pip.beside is not None
+    assert [r.victim for r in gi_pip.beside.results] == [0, 1]
+    assert "; beside it, IG (Inverting Gradients): time budget: " in gi_pip.reason
+    (gallery,) = [g for g in build_view(report).galleries if g.attack == "gi-pip"]
+    assert "not compared, since not both had all their steps (victim 0: " in gallery.notes[0]
+    assert not any(" dB" in note for note in gallery.notes)
+    (finding,) = [f for f in report.findings if f.id == "LA953"]
+    assert "IG (Inverting Gradients) beside GI-PIP" in finding.message
+
+
+def test_its_rival_waits_for_the_same_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given: list[tuple[str, float]] = []
+    for kind in (GIPIP, IG):
+        monkeypatch.setattr(kind, "run", _noted(given))
+    scan_within(1000.0, tmp_path / "public.npz")
+    assert [name for name, _ in given] == ["gi-pip", "gi-pip", "ig", "ig"]
+    shares = [1000 / 4, 1000 / 3, 1000 / 2, 1000]  # each leaves all of its own
+    assert [seconds for _, seconds in given] == pytest.approx(shares, rel=0.05)
+
+
+def _noted(given: list[tuple[str, float]]) -> Callable[..., Reconstruction]:
+    def run(
+        self: Attack, target: Target, observation: Observation, generator: Generator, monitor: Monitor
+    ) -> Reconstruction:
+        left = monitor.seconds_left()
+        assert left is not None
+        given.append((self.name, left))
+        assert observation.labels is not None
+        return Reconstruction(torch.zeros(1, 3, 12, 12), observation.labels, 1.0)
+
+    return run

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 
-from leakaudit.attacks.base import NotApplicable, cpu_generator
+from leakaudit.attacks.base import NotApplicable, SilentMonitor, cpu_generator
 from leakaudit.attacks.ig import IGSettings
 from leakaudit.attacks.wia import WIA
 from leakaudit.batch import Batch
@@ -46,3 +47,24 @@ def test_needs_the_masks(samples: Batch, space: InputSpace) -> None:
     assert attack.applies(target, observation) is None
     refusal = attack.applies(target, replace(observation, masks=None))
     assert refusal == NotApplicable("the client's dropout masks are not given: channels")
+
+
+def test_victims_together_keep_their_own_masks(samples: Batch, space: InputSpace) -> None:
+    target = dropout_net()
+    victims = [dropped(target, samples.subset([i, i + 1]), space, seed=i) for i in range(3)]
+    settings = IGSettings(iterations=30, signed=False, tv_weight=0.01, execution="traced")
+    found = WIA(settings).together(target, victims, [cpu_generator(i) for i in range(3)], SilentMonitor())
+    assert found is not None
+    in_turn = WIA(replace(settings, execution="eager"))
+    for number, (result, victim) in enumerate(zip(found, victims, strict=True)):
+        assert "3 victims attacked together" in result.notes
+        assert not any("step not" in note for note in result.notes)
+        alone = in_turn(target, victim, cpu_generator(number))
+        assert (result.inputs - alone.inputs).abs().max() < 1e-2
+        assert result.match == pytest.approx(alone.match, rel=1e-2)
+        assert victim.masks is not None
+        assert result.masks is not None
+        assert all(torch.equal(result.masks[name], mask) for name, mask in victim.masks.items())
+        swapped = replace(victim, masks=victims[number - 1].masks)
+        assert abs(in_turn(target, swapped, cpu_generator(number)).match - alone.match) > 0.05
+    assert WIA(WIA.presets["standard"]).together(target, victims, [cpu_generator(0)] * 3, SilentMonitor()) is None
