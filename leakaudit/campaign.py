@@ -49,7 +49,8 @@ def run_attacks(
         later = [(other.attack, v) for other in turns[position + 1 :] for v in other.victims]
         recovered = {o.victim.number for before in done for o in before.outcomes if o.certified}
         attacked = turn.victims if turn.beside is None else [o.victim for o in done[-1].outcomes]
-        queue = Queue(target, scorer, options, budget, later, recovered)
+        beside = f" beside {turn.beside.title}" if turn.beside else ""
+        queue = Queue(target, scorer, options, budget, later, recovered, beside)
         outcomes, why = _run_on_victims(turn.attack, attacked, queue)
         done.append(replace(turn, outcomes=outcomes, why=why or _cut(outcomes)))
     for turn in done:
@@ -186,7 +187,7 @@ def _forbidden(attack: Attack, options: AuditOptions) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Queue:
-    """What a run needs beside attack and victim: who else waits for time, and who is recovered already."""
+    """What a run needs but attack and victim: who else waits for time, who is recovered, and what it stands beside."""
 
     target: Target
     scorer: Scorer | TokenScorer
@@ -194,6 +195,7 @@ class Queue:
     budget: Budget
     later: Sequence[tuple[Attack, Victim]]
     recovered: set[int]
+    beside: str = ""
 
     def monitor(self, attack: Attack, victims: Sequence[Victim]) -> Monitor:
         """For the run on the first of the victims still to be attacked."""
@@ -208,7 +210,7 @@ def _all_at_once(attack: Attack, victims: Sequence[Victim], queue: Queue) -> lis
     in_turn = type(attack).run_together is Attack.run_together
     if in_turn or len(victims) < 2 or budget.spent() or not batches_well(queue.target):
         return None
-    budget.observer.attack(attack.title, 0, len(victims))
+    budget.observer.attack(attack.title + queue.beside, 0, len(victims))
     seeds = [seed_of(queue.options.seed, attack.name, victim.number) for victim in victims]
     monitor = queue.monitor(attack, victims)
     try:
@@ -217,7 +219,7 @@ def _all_at_once(attack: Attack, victims: Sequence[Victim], queue: Queue) -> lis
         torch.cuda.empty_cache()
         return None
     for outcome in found or []:
-        budget.observer.result(attack.title, assemble.summarize(outcome))
+        budget.observer.result(attack.title + queue.beside, assemble.summarize(outcome))
     return found
 
 
@@ -231,7 +233,7 @@ def _run_on_victims(attack: Attack, victims: Sequence[Victim], queue: Queue) -> 
         spent = budget.spent()
         if spent:
             return outcomes, f"{spent}: {len(outcomes)} of {len(victims)} victims attacked"
-        budget.observer.attack(attack.title, position, len(victims))
+        budget.observer.attack(attack.title + queue.beside, position, len(victims))
         seed = seed_of(queue.options.seed, attack.name, victim.number)
         monitor = queue.monitor(attack, victims[position:])
         try:
@@ -240,5 +242,5 @@ def _run_on_victims(attack: Attack, victims: Sequence[Victim], queue: Queue) -> 
             torch.cuda.empty_cache()
             return outcomes, f"out of memory on victim {victim.number}: use --device cpu, or a smaller --batch-size"
         outcomes.append(outcome)
-        budget.observer.result(attack.title, assemble.summarize(outcome))
+        budget.observer.result(attack.title + queue.beside, assemble.summarize(outcome))
     return outcomes, ""
