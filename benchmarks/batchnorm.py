@@ -10,9 +10,7 @@ in 0..1.
 
 from __future__ import annotations
 
-import platform
 import statistics
-import time
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Literal
 import click
 import torch
 from networks import CIFAR, DATA, cifar, distinct, psnr, toy_batchnorm
+from store import machine
 
 from leakaudit import load
 from leakaudit.attacks.base import Attack, cpu_generator
@@ -95,10 +94,7 @@ def main(names: tuple[str, ...], victims: int, iterations: int, restarts: int, o
             shown = ", ".join(f"{v:.1f}" for v in values)
             rows.append(f"| {name}, {mode}, {size} | {prior} | {shown} | {statistics.median(values):.1f} | {gains} |")
             click.echo(rows[-1])
-    about = (
-        f"{iterations} iterations, {restarts} restart(s), torch {torch.__version__}, {platform.machine()}, one thread, "
-        f"{time.strftime('%Y-%m-%d')}"
-    )
+    about = f"{iterations} iterations, {restarts} restart(s), {machine()}"
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text("\n".join([*rows, "", about]) + "\n", encoding="utf-8")

@@ -8,15 +8,14 @@ Labels are given, so that the figures show the pixels alone. PSNR in 0..1, media
 
 from __future__ import annotations
 
-import platform
 import statistics
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import click
 import torch
 from networks import CIFAR, cifar, lenet, mlp, psnr, target
+from store import machine
 from torch import nn
 
 from leakaudit.attacks.base import cpu_generator
@@ -84,9 +83,8 @@ def main(networks: tuple[str, ...], texts: tuple[str, ...], victims: int, iterat
             row = f"| {name} | {text or 'none'} | {plain:.1f} | {knowing:.1f} | {knowing - plain:+.1f} |"
             rows.append(row)
             click.echo(row)
-    machine = f"torch {torch.__version__}, {platform.machine()}, one thread, {time.strftime('%Y-%m-%d')}"
     if out:
-        text = f"{iterations} steps, median of {victims} victims. {machine}"
+        text = f"{iterations} steps, median of {victims} victims. {machine()}"
         out.write_text("\n".join([*rows, "", text]) + "\n", encoding="utf-8")
 
 

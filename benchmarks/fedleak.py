@@ -9,9 +9,7 @@ whole update whatever part was matched. PSNR in 0..1, only for the reader: no ch
 
 from __future__ import annotations
 
-import platform
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any
 import click
 import torch
 from networks import cifar, distinct, lenet, psnr, target, toy_batchnorm, victim
+from store import machine
 from torch import nn
 
 from leakaudit.attacks.base import SilentMonitor, cpu_generator
@@ -84,10 +83,7 @@ def main(victims: int, evaluations: int, out: Path | None) -> None:
                 f"({statistics.median(quality):.1f}) | {won} of {victims} |"
             )
             click.echo(rows[-1])
-    about = (
-        f"{evaluations} evaluations, torch {torch.__version__}, {platform.machine()}, one thread, "
-        f"{time.strftime('%Y-%m-%d')}"
-    )
+    about = f"{evaluations} evaluations, {machine()}"
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text("\n".join([*rows, "", about]) + "\n", encoding="utf-8")

@@ -19,7 +19,7 @@ from typing import Any
 import click
 import torch
 from networks import cifar, distinct, psnr, target, toy_batchnorm, victim
-from store import RESULTS, STORE, Measurement, Store, machine
+from store import RESULTS, STORE, Measurement, Store, machine, versions
 from torch import Tensor
 
 from leakaudit.attacks.base import Attack, cpu_generator
@@ -98,6 +98,11 @@ def table(store: Store) -> list[str]:
     return rows
 
 
+def code(store: Store) -> str:
+    """Which code measured which cells."""
+    return versions(store, {case.partition(": ")[2]: case for case in CASES})
+
+
 @click.command()
 @click.argument("only", nargs=-1)
 @click.option("--batches", default=4, show_default=True)
@@ -111,7 +116,7 @@ def main(only: tuple[str, ...], batches: int, path: Path, out: Path) -> None:
         if not only or any(word in case for word in only):
             for seed in range(batches):
                 measure(store, case, seed)
-    text = "\n".join([*table(store), "", f"{machine()}. `python benchmarks/gi_pip.py`"])
+    text = "\n".join([*table(store), "", code(store), "", f"{machine()}. `python benchmarks/gi_pip.py`"])
     click.echo(text)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text + "\n", encoding="utf-8")

@@ -19,6 +19,7 @@ from leakaudit.target.target import Target
 
 DATA = Path(os.environ.get("LEAKAUDIT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 CIFAR = InputSpace((3, 32, 32), (0.49147, 0.48226, 0.44677), (0.24703, 0.24349, 0.26159))
+MNIST = InputSpace((1, 28, 28), (0.13066,), (0.30811,))
 
 
 def mlp(p: float = 0.0) -> nn.Module:
@@ -112,28 +113,39 @@ class _Block(nn.Module):
 
 
 class ViT(nn.Module):
-    """The small vision transformer of Scheliga et al.: patch 4, width 256, depth 4, 16 heads; 1,612,554 parameters."""
+    """The small vision transformer of Scheliga et al.: patch 4, width 256, depth 4, 16 heads.
 
-    def __init__(self, p: float = 0.0, width: int = 256, depth: int = 4, heads: int = 16) -> None:
+    1,612,554 parameters for CIFAR images, 1,600,522 for MNIST.
+    """
+
+    def __init__(
+        self, p: float = 0.0, width: int = 256, depth: int = 4, heads: int = 16, space: InputSpace = CIFAR
+    ) -> None:
         super().__init__()
-        self.patch = nn.Linear(48, width)
-        self.position = nn.Parameter(torch.randn(1, 65, width))
+        self.channels, self.side = space.shape[0], space.shape[1] // 4
+        self.patch = nn.Linear(16 * self.channels, width)
+        self.position = nn.Parameter(torch.randn(1, self.side**2 + 1, width))
         self.token = nn.Parameter(torch.randn(1, 1, width))
         self.drop = Dropout(p)
         self.blocks = nn.Sequential(*[_Block(width, heads, p) for _ in range(depth)])
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 10))
 
     def forward(self, x: Tensor) -> Tensor:
-        batch = x.shape[0]
-        patches = x.view(batch, 3, 8, 4, 8, 4).permute(0, 2, 4, 3, 5, 1).reshape(batch, 64, 48)
+        batch, side = x.shape[0], self.side
+        patches = x.view(batch, self.channels, side, 4, side, 4).permute(0, 2, 4, 3, 5, 1).reshape(batch, side**2, -1)
         tokens = torch.cat([self.token.expand(batch, -1, -1), self.patch(patches)], 1) + self.position
         return self.head(self.blocks(self.drop(tokens))[:, 0])
 
 
-def target(build: Callable[[], nn.Module], seed: int = 0) -> Target:
-    """A network with seeded weights, in eval mode, as a Target of CIFAR images."""
+def target(build: Callable[[], nn.Module], seed: int = 0, space: InputSpace = CIFAR) -> Target:
+    """A network with seeded weights, in eval mode, as a Target of images of ten classes."""
     torch.manual_seed(seed)
-    return Target(build().eval(), build.__name__, "module", CIFAR.shape, "NCHW", CIFAR.shape, 10)
+    return Target(build().eval(), build.__name__, "module", space.shape, "NCHW", space.shape, 10)
+
+
+def samples(space: InputSpace) -> tuple[Tensor, Tensor]:
+    """Test images (N, C, H, W) of CIFAR or MNIST, in 0..1, and labels (N,)."""
+    return cifar("mnist_test.npz" if space == MNIST else "cifar10_test.npz")
 
 
 def cifar(name: str = "cifar10_test.npz") -> tuple[Tensor, Tensor]:
@@ -142,17 +154,17 @@ def cifar(name: str = "cifar10_test.npz") -> tuple[Tensor, Tensor]:
         return torch.from_numpy(file["x"]).float() / 255, torch.from_numpy(file["y"]).long()
 
 
-def victim(net: Target, images: Tensor, labels: Tensor, seed: int = 0) -> Observation:
+def victim(net: Target, images: Tensor, labels: Tensor, seed: int = 0, space: InputSpace = CIFAR) -> Observation:
     """The observation of a batch: train mode where the network has dropout, with the masks recorded for WIA."""
     layers = [layer for layer in dropout_layers(net.module).values() if layer.p > 0]
     for layer in layers:
         layer.train()
     with record(net.module, torch.Generator().manual_seed(seed)) as masks:
-        update = {n: g.detach() for n, g in net.gradient(CIFAR.normalize(images), labels).items()}
+        update = {n: g.detach() for n, g in net.gradient(space.normalize(images), labels).items()}
     for layer in layers:
         layer.eval()
     protocol = Protocol(len(images), mode="train" if layers else "eval")
-    observation = Observation(update, protocol, CIFAR, labels=labels, label_source="given")
+    observation = Observation(update, protocol, space, labels=labels, label_source="given")
     return replace(observation, masks=dict(masks)) if masks else observation
 
 
@@ -168,7 +180,7 @@ def distinct(labels: Tensor, size: int, seed: int) -> Tensor:
     return torch.tensor(chosen)
 
 
-def psnr(inputs: Tensor, images: Tensor) -> float:
+def psnr(inputs: Tensor, images: Tensor, space: InputSpace = CIFAR) -> float:
     """Mean PSNR in 0..1 of reconstructions in normalised space, sample by sample in the given order."""
-    error = (CIFAR.denormalize(inputs.cpu()) - images).square().flatten(1).mean(1)
+    error = (space.denormalize(inputs.cpu()) - images).square().flatten(1).mean(1)
     return float((-10 * error.clamp_min(1e-12).log10()).mean())

@@ -11,12 +11,12 @@ installed.
 from __future__ import annotations
 
 import math
-import time
 from pathlib import Path
 
 import click
 import torch
 from networks import CIFAR, cifar, lenet, mlp, target
+from store import machine
 
 from leakaudit.defences.accounting import epsilon, reconstruction_bound
 from leakaudit.defences.gaussian import clipped
@@ -59,7 +59,7 @@ def success(known: torch.Tensor, multiplier: float, trials: int) -> float:
 def main(trials: int, candidates: int, out: Path | None) -> None:
     """Print both tables."""
     torch.set_num_threads(1)
-    rows = ["| network | noise multiplier | best attacker | bound γ | above? |", "|---|---|---|---|---|"]
+    rows = ["| network | noise multiplier | best attacker | bound γ | within the bound? |", "|---|---|---|---|---|"]
     for name in ("mlp", "lenet"):
         known = gradients(name, candidates)
         for multiplier in MULTIPLIERS:
@@ -67,7 +67,7 @@ def main(trials: int, candidates: int, out: Path | None) -> None:
             slack = 3 * math.sqrt(bound * (1 - bound) / trials)
             verdict = "yes" if rate <= bound else ("within sampling error" if rate <= bound + slack else "NO")
             rows.append(f"| {name} | {multiplier} | {rate:.3f} | {bound:.3f} | {verdict} |")
-    rows += ["", *accounting(), "", f"{trials} trials, {candidates} candidates, {time.strftime('%Y-%m-%d')}"]
+    rows += ["", *accounting(), "", f"{trials} trials, {candidates} candidates. {machine()}"]
     click.echo("\n".join(rows))
     if out:
         out.write_text("\n".join(rows) + "\n", encoding="utf-8")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from store import machine
 from torch import Tensor, nn
 
 from leakaudit.attacks.base import Attack, SilentMonitor
@@ -97,6 +98,7 @@ def main() -> None:
     parser.add_argument("--tinybert", type=Path, help="the ONNX file of the tiny BERT encoder")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "tokens.md")
     given = parser.parse_args()
+    torch.set_num_threads(1)
     shape = (1, 1, LENGTH)
     models = {
         "generated": load(Classifier(True), image_shape=shape),
@@ -113,9 +115,9 @@ def main() -> None:
     title = f"# Reading texts from one update\n\n{BATCHES} batches a row, {LENGTH} tokens a text. "
     note = (
         "Floor: the best of random tokens, the most frequent at each place, and other texts. Seconds a batch include "
+        "the update, label inference, the certificate and scoring, under whatever load the machine had.\n\n"
     )
-    note += "the update, label inference, the certificate and scoring; one thread of a busy machine.\n\n"
-    given.out.write_text(title + note + HEADER + "".join(lines), encoding="utf-8")
+    given.out.write_text(f"{title}{note}{HEADER}{''.join(lines)}\n{machine()}\n", encoding="utf-8")
     print(given.out.read_text(encoding="utf-8"))
 
 

@@ -14,7 +14,6 @@ benchmarks/peer.py) and the CIFAR-10 sample in $LEAKAUDIT_DATA.
 from __future__ import annotations
 
 import os
-import platform
 import shlex
 import statistics
 import sys
@@ -25,9 +24,10 @@ from pathlib import Path
 
 import click
 import torch
-from networks import CIFAR, cifar, convnet64, distinct, lenet, lenet_zhu, mlp, psnr, target, victim
+from networks import CIFAR, ViT, cifar, convnet64, distinct, lenet, lenet_zhu, mlp, psnr, resnet18, target, victim
 from peer import Peer, missing, name_and_version
 from scipy.optimize import linear_sum_assignment
+from store import machine
 from torch import Tensor, nn
 
 from leakaudit.attacks.base import cpu_generator
@@ -55,6 +55,11 @@ CASES = {
     "LeNet-Zhu": Case(lenet_zhu, 1, 2_000, (replace(STANDARD, iterations=1500),)),
     "MLP": Case(mlp, 1, 1_000, (replace(STANDARD, iterations=500),)),
     "ConvNet-64": Case(convnet64, 1, 300, SHORT),
+    "ViT-small": Case(ViT, 1, 1_000, (*SHORT, replace(STANDARD, iterations=500))),
+    "ResNet-18": Case(resnet18, 1, 200, SHORT),
+    "LeNet, batch 8": Case(
+        lenet, 8, 1_000, (*SHORT, replace(QUICK, iterations=320), replace(STANDARD, iterations=750))
+    ),
 }
 
 
@@ -147,14 +152,15 @@ def main(names: tuple[str, ...], victims: int, time_only: bool, out: Path | None
         click.echo(rows[-1])
         if out:
             out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text("\n".join([*rows, "", machine()]) + "\n", encoding="utf-8")
+            out.write_text("\n".join([*rows, "", conditions(victims)]) + "\n", encoding="utf-8")
 
 
-def machine() -> str:
+def conditions(victims: int) -> str:
     """What the figures depend on, and how to repeat them."""
     return (
-        f"torch {torch.__version__}, {name_and_version()}, {platform.machine()}, {os.cpu_count()} cores, one thread, "
-        f"load {os.getloadavg()[0]:.1f}, {time.strftime('%Y-%m-%d')}. `python {shlex.join(sys.argv)}`"
+        f"Victims and seeds 0 to {victims - 1}: victim v is the CIFAR-10 test image 40 v of the sample, or a batch of "
+        f"distinct classes drawn by seed v; everyone starts from noise of seed v; the weights are of seed 0. "
+        f"{name_and_version()}, {machine()}, load {os.getloadavg()[0]:.1f}. `python {shlex.join(sys.argv)}`"
     )
 
 
