@@ -158,7 +158,7 @@ def main(names: tuple[str, ...], victims: int, time_only: bool, out: Path | None
 def conditions(victims: int) -> str:
     """What the figures depend on, and how to repeat them."""
     return (
-        f"Victims and seeds 0 to {victims - 1}: victim v is the CIFAR-10 test image 40 v of the sample, or a batch of "
+        f"{victims} victim(s), from v = 0: victim v is the CIFAR-10 test image 40 v of the sample, or a batch of "
         f"distinct classes drawn by seed v; everyone starts from noise of seed v; the weights are of seed 0. "
         f"{name_and_version()}, {machine()}, load {os.getloadavg()[0]:.1f}. `python {shlex.join(sys.argv)}`"
     )
