@@ -7,6 +7,9 @@ of distinct classes, 600 steps of unsigned Adam. The autoencoder is trained on 1
 0..1 over the batches; the gain over IG of the same total variation is taken batch by batch, from the same start. The
 last rows are the presets standard, which choose their own weight. Measured batches are kept in ``--store`` and not
 measured again.
+
+Twice: with a network that takes normalised images, as trained ones do, and with one that takes pixels in 0..1, where
+the same weight of the total variation weighs a quarter (a difference of pixels is 0.25 of one of normalised values).
 """
 
 from __future__ import annotations
@@ -18,16 +21,25 @@ from typing import Any
 
 import click
 import torch
-from networks import cifar, distinct, psnr, target, toy_batchnorm, victim
+from networks import CIFAR, cifar, distinct, psnr, target, toy_batchnorm, victim
 from store import RESULTS, STORE, Measurement, Store, machine, versions
 from torch import Tensor
 
 from leakaudit.attacks.base import Attack, cpu_generator
 from leakaudit.attacks.gi_pip import GIPIP, GIPIPSettings
 from leakaudit.attacks.ig import IG
-from leakaudit.observation import Observation
+from leakaudit.observation import InputSpace, Observation
 
-WEIGHTS = (1e-3, 2.5e-3, 1e-2, 3e-2)
+PIXELS = InputSpace(CIFAR.shape, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+GROUPS = {
+    "gi-pip toy": (CIFAR, (1e-3, 2.5e-3, 1e-2, 3e-2)),
+    "gi-pip toy, pixels": (PIXELS, (1e-3, 1e-2, 3e-2)),
+}
+"""What the network takes, and weights of the total variation."""
+TITLES = {
+    "gi-pip toy": "normalised images, mean PSNR, dB (gain over IG of the same TV: mean; range)",
+    "gi-pip toy, pixels": "pixels in 0..1",
+}
 BASE = GIPIPSettings(iterations=600, signed=False)
 BASELINE = "IG"
 ROWS: dict[str, Mapping[str, Any]] = {
@@ -38,8 +50,9 @@ ROWS: dict[str, Mapping[str, Any]] = {
 }
 CASES: dict[str, Attack] = {
     **{
-        f"gi-pip toy: {row}, TV {weight:g}": GIPIP(replace(BASE, tv_weight=weight, **changes))
-        for weight in WEIGHTS
+        f"{group}: {row}, TV {weight:g}": GIPIP(replace(BASE, tv_weight=weight, **changes))
+        for group, (_, weights) in GROUPS.items()
+        for weight in weights
         for row, changes in ROWS.items()
     },
     "gi-pip toy: IG standard": IG(IG.presets["standard"]),
@@ -47,13 +60,13 @@ CASES: dict[str, Attack] = {
 }
 
 
-def batch(seed: int) -> tuple[Tensor, Observation]:
+def batch(seed: int, space: InputSpace = CIFAR) -> tuple[Tensor, Observation]:
     """Images in the order of their labels, and the observation with public images."""
     images, labels = cifar()
     chosen = distinct(labels, 4, seed)
     chosen = chosen[labels[chosen].argsort()]
     public, _ = cifar("cifar10_train.npz")
-    observation = victim(target(toy_batchnorm), images[chosen], labels[chosen])
+    observation = victim(target(toy_batchnorm), images[chosen], labels[chosen], space=space)
     return images[chosen], replace(observation, auxiliary=public[:128])
 
 
@@ -61,9 +74,10 @@ def measure(store: Store, case: str, seed: int) -> None:
     """Attack one batch, unless that was done before."""
     if store.get(case, seed) is not None:
         return
-    images, observation = batch(seed)
+    space, _ = GROUPS[case.partition(": ")[0]]
+    images, observation = batch(seed, space)
     result = CASES[case](target(toy_batchnorm), observation, cpu_generator(seed))
-    quality = psnr(result.inputs, images)
+    quality = psnr(result.inputs, images, space)
     store.add(Measurement(case, seed, quality, result.seconds, result.match, result.notes))
     click.echo(f"{case}, batch {seed}: {quality:.2f} dB, {result.seconds:.0f} s", err=True)
 
@@ -82,25 +96,24 @@ def cell(store: Store, case: str, baseline: str) -> str:
 
 
 def table(store: Store) -> list[str]:
-    """The measurements in Markdown."""
-    rows = [
-        "| mean PSNR, dB (gain over IG of the same TV: mean; range) | "
-        + " | ".join(f"TV {w:g}" for w in WEIGHTS)
-        + " |",
-        "|---" * (1 + len(WEIGHTS)) + "|",
-    ]
-    for name in ROWS:
-        cells = [cell(store, f"gi-pip toy: {name}, TV {w:g}", f"gi-pip toy: {BASELINE}, TV {w:g}") for w in WEIGHTS]
-        rows.append(f"| {name} | " + " | ".join(cells) + " |")
+    """The measurements in Markdown: a table for each group, and the presets."""
+    rows: list[str] = []
+    for group, (_, weights) in GROUPS.items():
+        rows += [f"| {TITLES[group]} | " + " | ".join(f"TV {w:g}" for w in weights) + " |"]
+        rows += ["|---" * (1 + len(weights)) + "|"]
+        for name in ROWS:
+            cells = [cell(store, f"{group}: {name}, TV {w:g}", f"{group}: {BASELINE}, TV {w:g}") for w in weights]
+            rows.append(f"| {name} | " + " | ".join(cells) + " |")
+        rows.append("")
+    rows += ["| preset, normalised images | mean PSNR, dB |", "|---|---|"]
     for name in ("IG standard", "GI-PIP standard"):
-        found = cell(store, f"gi-pip toy: {name}", "gi-pip toy: IG standard")
-        rows.append(f"| preset: {name} | {found} |" + " |" * (len(WEIGHTS) - 1))
+        rows.append(f"| {name} | {cell(store, f'gi-pip toy: {name}', 'gi-pip toy: IG standard')} |")
     return rows
 
 
 def code(store: Store) -> str:
     """Which code measured which cells."""
-    return versions(store, {case.partition(": ")[2]: case for case in CASES})
+    return versions(store, {case.removeprefix("gi-pip toy: "): case for case in CASES})
 
 
 @click.command()
