@@ -52,20 +52,33 @@ class Case:
 
 
 ENOUGH = 4
-PLAIN = (("read", False), ("polish", False))
+UNREAD = (("read", False),)
+PLAIN = (*UNREAD, ("polish", False))
 CASES = {
     "mlp ig": Case(mlp, IG, 600, "40.3", "≥ 40"),
     "mlp .5 ig": Case(lambda: mlp(0.5), IG, 600, "14.6", "≤ 18"),
     "mlp .5 wia": Case(lambda: mlp(0.5), WIA, 600, "36.7", "≥ 36"),
     "mlp .5 dia": Case(lambda: mlp(0.5), DIA, 600, "27.5", "≥ 30"),
     "mlp .5 dia plain": Case(lambda: mlp(0.5), DIA, 600, "27.5", "", PLAIN),
+    "mlp .5 dia 120 steps": Case(lambda: mlp(0.5), DIA, 120, "", ""),
+    "mlp .5 dia batch 4": Case(lambda: mlp(0.5), DIA, 600, "", "", batch=4),
+    "mlp .5 dia batch 4 unread": Case(lambda: mlp(0.5), DIA, 600, "", "", UNREAD, 4),
+    "mlp .5 dia batch 4 plain": Case(lambda: mlp(0.5), DIA, 600, "", "", PLAIN, 4),
     "lenet ig": Case(lenet, IG, 1500, "19.9", "≥ 20"),
     "lenet .5 ig": Case(lambda: lenet(0.5), IG, 1500, "8.6", "≤ 11"),
     "lenet .5 wia": Case(lambda: lenet(0.5), WIA, 1500, "19.1", "≥ 20"),
     "lenet .5 dia": Case(lambda: lenet(0.5), DIA, 1500, "19.8", "≥ 20"),
     "lenet .5 dia plain": Case(lambda: lenet(0.5), DIA, 1500, "19.8", "", PLAIN),
-    "lenet .5 dia unread": Case(lambda: lenet(0.5), DIA, 1500, "19.8", "", (("read", False),)),
+    "lenet .5 dia unread": Case(lambda: lenet(0.5), DIA, 1500, "19.8", "", UNREAD),
+    "lenet .5 dia 900 steps": Case(lambda: lenet(0.5), DIA, 900, "", ""),
     "lenet .5 dia standard": Case(lambda: lenet(0.5), DIA, 0, "19.8", "≥ 33 in 10 s"),
+    "lenet .5 dia standard unread": Case(lambda: lenet(0.5), DIA, 0, "", "", UNREAD),
+    "lenet .5 dia batch 2": Case(lambda: lenet(0.5), DIA, 1500, "", "", batch=2),
+    "lenet .5 dia batch 2 unread": Case(lambda: lenet(0.5), DIA, 1500, "", "", UNREAD, 2),
+    "lenet .5 dia batch 2 plain": Case(lambda: lenet(0.5), DIA, 1500, "", "", PLAIN, 2),
+    "lenet .5 dia batch 4": Case(lambda: lenet(0.5), DIA, 1500, "", "", batch=4),
+    "lenet .5 dia batch 4 unread": Case(lambda: lenet(0.5), DIA, 1500, "", "", UNREAD, 4),
+    "lenet .5 dia batch 4 plain": Case(lambda: lenet(0.5), DIA, 1500, "", "", PLAIN, 4),
     "lenet conv .25 dia": Case(lambda: lenet(0.25, 0.25), DIA, 1500, "11.6", "≥ 14"),
     "lenet ig standard": Case(lenet, IG, 0, "", "≥ 40 in 10 s"),
     "lenet-zhu ig standard": Case(lenet_zhu, IG, 0, "~46", "≥ 40 in 60 s"),

@@ -24,7 +24,7 @@ from typing import ClassVar
 
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import PLANNED, Attack, Monitor, NotApplicable, Reconstruction
+from leakaudit.attacks.base import PLANNED, Attack, Monitor, NotApplicable, Reconstruction, cpu_generator
 from leakaudit.attacks.ig import IGSettings, match, refuse_batch_size
 from leakaudit.attacks.masks import MaskedLayer, draw_masks, masked_layers, read_masks
 from leakaudit.attacks.wia import no_dropout
@@ -51,7 +51,7 @@ class DIASettings(IGSettings):
     Args:
         mask_weight: λ_m, weight of the distance of the masks' means from the known rates.
         read: Read masks off the update where it shows them; the authors' attack does not.
-        polish: Try L-BFGS over inputs and masks too, round the masks at the end, and refine the inputs.
+        polish: Try L-BFGS over inputs and masks too, round the masks at the end, and refine the inputs by L-BFGS.
     """
 
     mask_weight: float = 1e-4
@@ -95,15 +95,17 @@ class DIA(Attack):
         """Read what can be read, optimise the rest with the inputs."""
         settings: DIASettings = self.settings
         layers = masked_layers(target, observation)
-        read = read_masks(target, observation, layers, generator) if settings.read else {}
+        drawn = cpu_generator(generator.initial_seed())  # of its own: read or not, the starts are the same
+        read = read_masks(target, observation, layers, drawn) if settings.read else {}
         single = observation.batch_size == 1
         known = read if single else {}
         free = tuple(layer for layer in layers if layer.name not in known)
         if single:
             facts = f"{len(known)} of {len(layers)} dropout masks read off the update, {len(free)} optimised"
         else:
-            facts = f"{len(free)} dropout masks optimised, {len(read)} of them from what the update shows"
-        if not free:
+            zeros = sum(int((mask[0] == 0).sum()) for mask in read.values())
+            facts = f"{len(free)} dropout masks optimised, {zeros} units read off the update as dropped by all samples"
+        if not free and (settings.search or not settings.polish or observation.one_bit):
             result = match(target, observation, settings, generator, monitor, masks=known)
             return replace(result, notes=(facts, *result.notes))
         return _joint(target, observation, settings, generator, monitor, known, free, read, facts)
@@ -125,7 +127,8 @@ def _joint(
         raise ValueError("gradient matching needs labels: infer them first")
     rates = {layer.name: layer.rate for layer in free}
     prior = KeepRate(rates, settings.mask_weight)
-    problem = GradientMatching(target, observation, observation.labels, settings, priors=[prior], masks=known)
+    labels = observation.labels
+    problem = GradientMatching(target, observation, labels, settings, priors=[prior], masks=known, possible=possible)
     like = next(iter(problem.parameters.values()))
     guesses: list[dict[str, Tensor]] = []
     for start in starts(observation, settings, generator, like):
@@ -151,12 +154,12 @@ def _best_way(
     generator: Generator,
     progress: Progress,
 ) -> tuple[Solution, tuple[str, ...]]:
-    """Where the masks are few, try L-BFGS and the authors' descent for some steps each; go on with the cheaper one."""
-    if sum(value.numel() for name, value in guesses[0].items() if name.startswith(MASK)) > FEW:
+    """Where masks are free and few, try L-BFGS and the authors' descent for some steps each; go on with the cheaper."""
+    if not 0 < sum(value.numel() for name, value in guesses[0].items() if name.startswith(MASK)) <= FEW:
         return _authors_way(problem, guesses, None, generator, progress)
     total = problem.settings.iterations
     steps = max(1, round(TRIAL_SHARE * total))
-    free = GradientMatching(problem.target, problem.observation, problem.labels, problem.settings, masks=problem.masks)
+    free = problem.under(problem.settings, priors=())
     trials = []
     for number, (kind, changes) in enumerate(((free, FREE), (problem, {}))):
         trial = kind.under(replace(problem.settings, **changes, iterations=steps, schedule="constant"))
@@ -191,5 +194,6 @@ def _authors_way(
             problem, best, total - first, generator, progress.share(1 - POLISH_SHARE, POLISH_SHARE)
         )
         if refined.match < best.match:
-            best, facts = chain(best, refined, better=True), (*facts, "masks rounded and inputs refined")
+            what = "masks rounded and inputs refined" if len(guesses[0]) > 1 else "inputs refined"
+            best, facts = chain(best, refined, better=True), (*facts, what)
     return best if before is None else chain(before, best, better=True), facts

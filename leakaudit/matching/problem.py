@@ -59,6 +59,7 @@ class GradientMatching:
         settings: Distance, layer weights and the weights of total variation and L2.
         priors: Further terms, already weighted.
         masks: Dropout masks that are known, by layer; the ones to be found are variables.
+        possible: For masks to be found, of the same shape, by layer: 0 where the entry is known to be 0, otherwise 1.
     """
 
     def __init__(
@@ -70,20 +71,33 @@ class GradientMatching:
         *,
         priors: Sequence[Prior] = (),
         masks: Mapping[str, Tensor] | None = None,
+        possible: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.target, self.observation, self.labels, self.settings = target, observation, labels, settings
         self.space = observation.space
         self.parameters = {n: p for n, p in target.parameters.items() if n in observation.update}
-        self.priors, self.masks = tuple(priors), dict(masks or {})
+        self.priors, self.masks, self.possible = tuple(priors), dict(masks or {}), dict(possible or {})
         self.case = Case(tuple(observation.update[name] for name in self.parameters), labels, self.masks)
         self.distance = self._distance(self.case)
         self.yardstick = CosineDistance(self.case.observed)
         self.box = self.space.box(next(iter(self.parameters.values())))
 
-    def under(self, settings: MatchSettings, masks: Mapping[str, Tensor] | None = None) -> GradientMatching:
-        """The same problem with other settings, and other known masks if given."""
-        known = self.masks if masks is None else masks
-        return GradientMatching(self.target, self.observation, self.labels, settings, priors=self.priors, masks=known)
+    def under(
+        self,
+        settings: MatchSettings,
+        masks: Mapping[str, Tensor] | None = None,
+        priors: Sequence[Prior] | None = None,
+    ) -> GradientMatching:
+        """The same problem with other settings, and other known masks and priors if given."""
+        return GradientMatching(
+            self.target,
+            self.observation,
+            self.labels,
+            settings,
+            priors=self.priors if priors is None else priors,
+            masks=self.masks if masks is None else masks,
+            possible=self.possible,
+        )
 
     def _distance(self, case: Case) -> GradientDistance:
         s = self.settings
@@ -112,7 +126,7 @@ class GradientMatching:
         if settings.l2_weight:
             total = total + settings.l2_weight * inputs.square().mean()
         for prior in self.priors:
-            total = total + prior(variables)
+            total = total + prior(self._limited(variables))
         return total, match
 
     def gradients(self, variables: Variables, *, functional: bool = False, case: Case | None = None) -> list[Tensor]:
@@ -134,10 +148,16 @@ class GradientMatching:
         return float(self.yardstick([g.detach() for g in self.gradients(variables)]))
 
     def _masked(self, variables: Variables, known: Mapping[str, Tensor]) -> AbstractContextManager[None]:
-        free = {name.removeprefix(MASK): value for name, value in variables.items() if name.startswith(MASK)}
+        limited = self._limited(variables)
+        free = {name.removeprefix(MASK): value for name, value in limited.items() if name.startswith(MASK)}
         if not known and not free:
             return nullcontext()
         return injected_masks(self.target.module, {**known, **free})
+
+    def _limited(self, variables: Variables) -> Variables:
+        """The unknowns with the masks' known zeros in place: nothing depends on what the variables hold there."""
+        limits = {MASK + name: limit for name, limit in self.possible.items()}
+        return {name: value * limits[name] if name in limits else value for name, value in variables.items()}
 
     @torch.no_grad()
     def project(self, names: Sequence[str], values: Sequence[Tensor]) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.masks import draw_masks, masked_layers, read_masks
 from leakaudit.batch import Batch
+from leakaudit.defences.base import ClientStep, Defence, through
+from leakaudit.defences.gaussian import GaussianMechanism
+from leakaudit.defences.pruning import Pruning, Support
+from leakaudit.defences.quantisation import IntegerQuantisation, SignQuantisation
 from leakaudit.observation import InputSpace, Observation, Protocol
-from leakaudit.target.dropout import Dropout, dropout_layers, record
+from leakaudit.target.dropout import Dropout, dropout_layers, injected_masks, record
 from leakaudit.target.target import Target
 from tests.conftest import make_target
 
@@ -92,13 +97,104 @@ def test_several_samples_show_what_none_of_them_keeps(samples: Batch, space: Inp
     assert 0.3 < float(start["wide"][:, kept == 1].mean()) < 0.7
 
 
-def test_a_noisy_update_shows_no_mask(samples: Batch, space: InputSpace) -> None:
-    target = dropout_net()
-    observation = dropped(target, samples.subset([0]), space)
-    noisy = {n: g + 1e-6 * torch.randn(g.shape, generator=cpu_generator(1)) for n, g in observation.update.items()}
+def small_net(p: float = 0.1, units: int = 64) -> Target:
+    """One dropout of few units at a low rate, so that a mask without zeros would be no surprise."""
+    torch.manual_seed(0)
+    layers = (nn.Flatten(), nn.Linear(432, units), nn.GELU(), Dropout(p, label="drop"), nn.Linear(units, 5))
+    return make_target(nn.Sequential(*layers), (3, 12, 12), 5)
+
+
+def features_net(p: float = 0.5) -> Target:
+    """Dropout between a convolution's map and the last layer, whose columns alone show it."""
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 4, 3, 2, 1), nn.GELU(), nn.Flatten(), Dropout(p, label="drop"), nn.Linear(144, 5))
+    return make_target(nn.Sequential(*layers), (3, 12, 12), 5)
+
+
+def read(target: Target, observation: Observation) -> dict[str, Tensor]:
+    """What the attack reads."""
     layers = masked_layers(target, observation)
-    read = read_masks(target, replace(observation, update=noisy), layers, cpu_generator(9))
-    assert read == {}
+    return read_masks(target, replace(observation, masks=None), layers, cpu_generator(9))
+
+
+def defended(target: Target, observation: Observation, batch: Batch, defence: Defence, adapt: bool) -> Observation:
+    """The observation of a client with a defence, by an attacker who knows of it or does not."""
+    step = ClientStep(target, observation.space.normalize(batch.images), batch.labels, lambda *_: observation.update)
+    shared = replace(observation, update=defence.protect(dict(observation.update), step, cpu_generator(1)))
+    return defence.adapt(target, shared)[1] if adapt else shared
+
+
+@pytest.mark.parametrize("build", [small_net, dropout_net])
+@pytest.mark.parametrize("sigma", [1e-8, 1e-6, 1e-2])
+def test_a_noisy_update_shows_no_mask(
+    samples: Batch, space: InputSpace, build: Callable[[], Target], sigma: float
+) -> None:
+    target, batch = build(), samples.subset([0])
+    observation = dropped(target, batch, space)
+    assert set(read(target, observation)) == set(observation.masks or {})
+    assert read(target, defended(target, observation, batch, GaussianMechanism(noise=sigma), True)) == {}
+
+
+@pytest.mark.parametrize("adapt", [True, False])
+@pytest.mark.parametrize(
+    "defence",
+    [Pruning(prune=0.9), Pruning(prune=0.99), Pruning(prune=0.9, scope="update"), IntegerQuantisation(bits=8)],
+)
+@pytest.mark.parametrize("build", [small_net, features_net, dropout_net])
+def test_zeros_of_another_origin_are_not_taken_for_masks(
+    samples: Batch, space: InputSpace, build: Callable[[], Target], defence: Defence, adapt: bool
+) -> None:
+    target, batch = build(), samples.subset([3])
+    assert read(target, defended(target, dropped(target, batch, space), batch, defence, adapt)) == {}
+
+
+@pytest.mark.parametrize("defence", [SignQuantisation(), GaussianMechanism(clip=0.1, per="update")])
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_defences_that_keep_zeros_keep_the_masks_readable(
+    samples: Batch, space: InputSpace, defence: Defence, p: float
+) -> None:
+    target, batch = small_net(p), samples.subset([3])
+    observation = dropped(target, batch, space)
+    found = read(target, defended(target, observation, batch, defence, True))
+    assert observation.masks is not None
+    assert torch.equal(found["drop"], observation.masks["drop"])
+
+
+def test_features_hidden_by_soteria_are_not_taken_for_dropped(samples: Batch, space: InputSpace) -> None:
+    target, batch = features_net(), samples.subset([3])
+    observation = dropped(target, batch, space)
+    weight = "model.4.weight" if "model.4.weight" in observation.update else "4.weight"
+    columns = torch.ones(144)
+    columns[::2] = 0.0
+    hidden = replace(observation, update={**observation.update, weight: observation.update[weight] * columns})
+    support = Support.of({weight: hidden.update[weight]})
+    assert read(target, through(hidden, support)) == {}
+
+
+def test_more_units_without_a_trace_than_the_rate_allows_are_no_mask(samples: Batch, space: InputSpace) -> None:
+    target = small_net(0.25)
+    observation = dropped(target, samples.subset([3]), space)
+    shown = torch.ones(64)
+    shown[:58] = 0.0
+    axis = {"1.weight": (64, 1), "1.bias": (64,), "4.weight": (1, 64)}
+    emptied = {n: g * shown.view(axis[n]) if n in axis else g for n, g in observation.update.items()}
+    assert read(target, replace(observation, update=emptied)) == {}
+
+
+def test_nothing_dropped_is_believed_only_beside_true_zeros(samples: Batch, space: InputSpace) -> None:
+    alone, inputs = small_net(), space.normalize(samples.subset([3]).images)
+    ones = {"drop": torch.ones(1, 64)}
+    with injected_masks(alone.module, ones):
+        update = {n: g.detach() for n, g in alone.gradient(inputs, torch.tensor([3])).items()}
+    assert read(alone, Observation(update, Protocol(1, "train"), space)) == {}
+
+    target = dropout_net()
+    masks = dict(dropped(target, samples.subset([3]), space).masks or {})
+    masks["channels"] = torch.ones_like(masks["channels"])
+    with injected_masks(target.module, masks):
+        update = {n: g.detach() for n, g in target.gradient(inputs, torch.tensor([3])).items()}
+    found = read(target, Observation(update, Protocol(1, "train"), space))
+    assert all(torch.equal(found[name], mask) for name, mask in masks.items())
 
 
 def test_masks_of_a_convolutions_map_cannot_be_read(samples: Batch, space: InputSpace) -> None:

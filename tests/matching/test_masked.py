@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from leakaudit.matching.masked import drop_smallest, keep_what_passed, masked_activations
+from leakaudit.matching.priors import KeepRate
 from leakaudit.matching.problem import MASK, GradientMatching
 from leakaudit.matching.settings import MatchSettings
 from leakaudit.observation import InputSpace, Observation, Protocol
@@ -58,6 +59,28 @@ def test_gradient_with_respect_to_the_mask_against_finite_differences() -> None:
     step = 1e-6
     numeric = (objective(mask + step * direction) - objective(mask - step * direction)).detach() / (2 * step)
     torch.testing.assert_close((gradient * direction).sum(), numeric, rtol=1e-6, atol=1e-9)
+
+
+def test_known_zeros_of_a_mask_count_as_zeros_whatever_the_variable_holds() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(432, 6), nn.GELU(), Dropout(0.5, label="drop"), nn.Linear(6, 5))
+    target, labels, inputs = make_target(net, (3, 12, 12), 5), torch.tensor([0, 1]), torch.randn(2, 3, 12, 12)
+    update = {k: v.detach() for k, v in target.gradient(inputs, labels).items()}
+    observation = Observation(update, Protocol(2), SPACE, labels=labels)
+    limit = torch.ones(2, 6)
+    limit[:, 0] = 0.0
+    prior = KeepRate({"drop": 0.5}, 1.0)
+    settings = MatchSettings(tv_weight=0.0)
+    problem = GradientMatching(target, observation, labels, settings, priors=[prior], possible={"drop": limit})
+    without = GradientMatching(target, observation, labels, settings, priors=[prior])
+    mask = torch.rand(2, 6).requires_grad_(True)
+    for held in (problem, problem.under(settings)):
+        objective, _ = held.objective({"inputs": inputs, MASK + "drop": mask})
+        torch.testing.assert_close(objective, without.objective({"inputs": inputs, MASK + "drop": mask * limit})[0])
+        (gradient,) = torch.autograd.grad(objective, [mask])
+        assert not bool(gradient[:, 0].any())
+        assert bool((gradient[:, 1:] != 0).all())
+    assert problem.under(settings, priors=()).priors == ()
 
 
 def test_activations_are_those_in_front_of_each_dropout() -> None:
