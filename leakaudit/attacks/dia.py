@@ -28,7 +28,7 @@ from leakaudit.attacks.base import PLANNED, Attack, Monitor, NotApplicable, Reco
 from leakaudit.attacks.ig import IGSettings, match, refuse_batch_size
 from leakaudit.attacks.masks import MaskedLayer, draw_masks, masked_layers, read_masks
 from leakaudit.attacks.wia import no_dropout
-from leakaudit.matching.descent import Progress, Solution
+from leakaudit.matching.descent import Progress, Solution, best_of
 from leakaudit.matching.engine import GradientMatching, plan, solve, starts, to_reconstruction
 from leakaudit.matching.masked import FREE, cost, round_and_refine, smooth_joint
 from leakaudit.matching.priors import KeepRate
@@ -143,8 +143,8 @@ def _joint(
     if not settings.polish:
         solutions, noticed = solve(problem, guesses, generator, progress)
         return to_reconstruction(problem, solutions, (facts, *notes, *noticed))
-    solution, noticed = _best_way(problem, guesses, rates, generator, progress)
-    return to_reconstruction(problem, [solution], (facts, *notes, *noticed))
+    found, noticed = _best_way(problem, guesses, rates, generator, progress)
+    return to_reconstruction(problem, [found], (facts, *notes, *noticed))
 
 
 def _best_way(
@@ -160,20 +160,21 @@ def _best_way(
     total = problem.settings.iterations
     steps = max(1, round(TRIAL_SHARE * total))
     free = problem.under(problem.settings, priors=())
-    trials = []
+    trials: list[Solution] = []
     for number, (kind, changes) in enumerate(((free, FREE), (problem, {}))):
         trial = kind.under(replace(problem.settings, **changes, iterations=steps, schedule="constant"))
         (found,), _ = solve(trial, guesses[:1], generator, progress.share(number * TRIAL_SHARE, TRIAL_SHARE))
         if found.stopped:
-            return replace(found, match=problem.cosine(found.values)), ()
+            return replace(found, match=problem.cosine(found.values)).beside(trials), ()
         trials.append(found)
     smooth, signed = trials
     rest = progress.share(2 * TRIAL_SHARE, 1 - 2 * TRIAL_SHARE)
     settings = replace(problem.settings, iterations=max(1, total - 2 * steps))
     if cost(free, smooth.values) < cost(free, signed.values):
         solution, facts = smooth_joint(free.under(settings), smooth, rates, generator, rest)
-        return solution, ("L-BFGS matched better than signed Adam", *facts)
-    return _authors_way(problem.under(settings), [signed.values, *guesses[1:]], signed, generator, rest)
+        return solution.beside([signed]), ("L-BFGS matched better than signed Adam", *facts)
+    solution, facts = _authors_way(problem.under(settings), [signed.values, *guesses[1:]], signed, generator, rest)
+    return solution.beside([smooth]), facts
 
 
 def _authors_way(
@@ -188,12 +189,11 @@ def _authors_way(
     first = max(1, round((1 - POLISH_SHARE) * total))
     problem = problem.under(replace(problem.settings, iterations=first))
     solutions, facts = solve(problem, guesses, generator, progress.share(0.0, 1 - POLISH_SHARE))
-    best = min(solutions, key=lambda s: s.match)
+    best = best_of(solutions)
     if not best.stopped:
-        refined = round_and_refine(
-            problem, best, total - first, generator, progress.share(1 - POLISH_SHARE, POLISH_SHARE)
-        )
+        rest = progress.share(1 - POLISH_SHARE, POLISH_SHARE)
+        refined = round_and_refine(problem, best, total - first, generator, rest)
         if refined.match < best.match:
-            what = "masks rounded and inputs refined" if len(guesses[0]) > 1 else "inputs refined"
-            best, facts = chain(best, refined, better=True), (*facts, what)
+            facts = (*facts, "masks rounded and inputs refined" if len(guesses[0]) > 1 else "inputs refined")
+        best = chain(best, refined, better=refined.match < best.match)
     return best if before is None else chain(before, best, better=True), facts

@@ -55,6 +55,16 @@ class Solution:
         """Iterations done in all."""
         return self.iterations + self.given_up
 
+    def beside(self, others: Sequence[Solution]) -> Solution:
+        """The same, after other descents were given up for it."""
+        return replace(self, given_up=self.given_up + sum(other.spent for other in others))
+
+
+def best_of(solutions: Sequence[Solution]) -> Solution:
+    """The one with the smallest match, after the others were given up for it."""
+    best = min(range(len(solutions)), key=lambda i: solutions[i].match)
+    return solutions[best].beside([*solutions[:best], *solutions[best + 1 :]])
+
 
 @dataclass(eq=False)
 class Progress:

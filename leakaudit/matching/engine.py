@@ -16,7 +16,7 @@ import torch
 from torch import Generator, Tensor
 
 from leakaudit.attacks.base import PLANNED, Monitor, Reconstruction, Snapshot
-from leakaudit.matching.descent import SNAPSHOT_FRACTIONS, Progress, Solution, adam, lbfgs
+from leakaudit.matching.descent import SNAPSHOT_FRACTIONS, Progress, Solution, adam, best_of, lbfgs
 from leakaudit.matching.memory import restarts_that_fit
 from leakaudit.matching.priors import Prior
 from leakaudit.matching.problem import MASK, Case, GradientMatching
@@ -242,7 +242,7 @@ def to_reconstruction(
     problem: GradientMatching, solutions: Sequence[Solution], notes: tuple[str, ...] = ()
 ) -> Reconstruction:
     """The solution with the smallest match, with the iterations of all."""
-    best = min(solutions, key=lambda s: s.match)
+    best = best_of(solutions)
     labels = best.values["labels"].argmax(1) if "labels" in best.values else problem.labels
     found = {name.removeprefix(MASK): value for name, value in best.values.items() if name.startswith(MASK)}
     return Reconstruction(
@@ -252,7 +252,7 @@ def to_reconstruction(
         masks={**problem.masks, **found} or None,
         history=best.history,
         snapshots=_timeline(best),
-        iterations=sum(s.spent for s in solutions),
+        iterations=best.spent,
         stopped=solutions[-1].stopped,
         notes=notes,
     )

@@ -26,19 +26,18 @@ CGROUP = Path("/sys/fs/cgroup/memory.max")
 def bytes_kept(problem: GradientMatching, guess: Mapping[str, Tensor]) -> int:
     """Bytes that autograd keeps in one evaluation of the objective at one guess, the model's own tensors left out."""
     own = {p.untyped_storage().data_ptr() for p in problem.parameters.values()}
-    kept: dict[int, int] = {}
+    kept: dict[int, torch.UntypedStorage] = {}
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
+            kept[storage.data_ptr()] = storage  # alive, so that no address is used twice
         return tensor
 
     leaves = {name: value.detach().requires_grad_(True) for name, value in guess.items()}
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        alive = problem.objective(leaves)  # while it is, no address is used twice
-    del alive
-    return sum(kept.values())
+        problem.objective(leaves)
+    return sum(storage.nbytes() for storage in kept.values())
 
 
 def free_bytes(device: torch.device) -> int:

@@ -81,6 +81,17 @@ def test_units_that_no_sample_keeps_are_left_out_of_the_search(samples: Batch, s
     assert bool(plain.masks["drop"][:, nowhere].any())
 
 
+def test_all_iterations_are_counted(samples: Batch, space: InputSpace) -> None:
+    target = dropout_net()
+    observation = replace(dropped(target, samples.subset([3, 4]), space), masks=None)
+    settings = DIASettings(iterations=60, execution="eager", tolerance=0)
+    one, two = (DIA(replace(settings, restarts=n))(target, observation, cpu_generator(0)).iterations for n in (1, 2))
+    assert 55 <= one <= 60
+    assert two >= one
+    plain = replace(settings, restarts=3, polish=False, read=False)
+    assert DIA(plain)(target, observation, cpu_generator(0)).iterations == 180
+
+
 def test_says_why_not(samples: Batch, space: InputSpace, target: Target) -> None:
     with_dropout = dropout_net()
     observation = dropped(with_dropout, samples.subset([0]), space)
