@@ -73,7 +73,7 @@ class GIPIP(Attack):
     # β = 0.3 from the comparison on the BatchNorm network of benchmarks/gi_pip.py, where 1e-4 moves nothing.
     presets: ClassVar[dict[str, GIPIPSettings]] = {
         "quick": GIPIPSettings(iterations=600, signed=False, tv_weight=1e-2, anomaly_weight=0.3, one_sided=True),
-        "standard": GIPIPSettings(iterations=4000, tolerance=1e-9, search=True, anomaly_weight=0.3, one_sided=True),
+        "standard": GIPIPSettings(iterations=6000, tolerance=1e-9, search=True, anomaly_weight=0.3, one_sided=True),
         "paper": GIPIPSettings(iterations=10_000, signed=False, tv_weight=1e-6, anomaly_weight=1e-6),
     }
 
