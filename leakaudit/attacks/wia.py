@@ -3,8 +3,8 @@
 No server has this knowledge. The attack measures an upper bound of what hiding the masks protects: where DIA comes near
 it, dropout protects nothing; where WIA itself fails, something else does.
 
-The bound is on what the masks hide, under one descent: the preset quick descends as IG does, while DIA's also refines by
-L-BFGS, and comes out above it where that pays (39 against 31 dB on a LeNet).
+The bound is on what the masks hide, under one descent: the preset quick descends as IG does, while DIA's also refines
+by L-BFGS, and comes out above it where that pays (39 against 31 dB on a LeNet).
 """
 
 from __future__ import annotations
