@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 from torch import nn
 
@@ -11,6 +12,7 @@ from leakaudit.attacks.base import SilentMonitor, cpu_generator
 from leakaudit.attacks.ig import IG, IGSettings
 from leakaudit.attacks.registry import create
 from leakaudit.batch import Batch
+from leakaudit.matching import search as search_module
 from leakaudit.matching.descent import Progress
 from leakaudit.matching.engine import GradientMatching, MatchSettings
 from leakaudit.matching.search import CANDIDATES, Candidate, search
@@ -94,6 +96,28 @@ def test_every_restart_has_as_many_steps_and_all_are_counted(samples: Batch, spa
     assert three.iterations == 720
     assert three.match <= one.match
     assert three.history[-1].iteration < 240
+
+
+def test_only_further_lbfgs_candidates_draw_a_start(
+    samples: Batch, space: InputSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: dict[tuple[str, float], torch.Tensor] = {}
+    original = search_module.solve
+
+    def watched(problem, guesses, *rest):  # type: ignore[no-untyped-def]
+        settings = problem.settings
+        begun.setdefault((settings.optimizer, settings.tv_weight), guesses[0]["inputs"].clone())
+        return original(problem, guesses, *rest)
+
+    monkeypatch.setattr(search_module, "solve", watched)
+    net = cnn()
+    observation = observation_of(net, samples.subset([3]), space)
+    problem = GradientMatching(net, observation, samples.subset([3]).labels, IGSettings(iterations=600))
+    start = torch.randn(1, 3, 12, 12, generator=cpu_generator(0))
+    search(problem, {"inputs": start}, cpu_generator(1), Progress(SilentMonitor()))
+    assert torch.equal(begun["lbfgs", 0.0], start)
+    assert not torch.equal(begun["lbfgs", 1e-4], start)
+    assert torch.equal(begun["adam", 1e-4], start)
 
 
 def test_the_timeline_is_of_the_whole_way(samples: Batch, space: InputSpace) -> None:
