@@ -85,6 +85,13 @@ class Progress:
         return Progress(self.monitor, self.begin + after * whole, self.begin + (after + width) * whole)
 
 
+def _pictured(iteration: int, total: int) -> bool:
+    """At fixed fractions of the planned iterations, and at 2ⁿ and 3·2ⁿ for a descent that ends early."""
+    if iteration in {int(f * total) for f in SNAPSHOT_FRACTIONS}:
+        return True
+    return iteration // (iteration & -iteration) in (1, 3)
+
+
 @dataclass(eq=False)
 class _Records:
     """Best iterates, history and snapshots of a group of restarts; all tensors (R, …)."""
@@ -113,7 +120,7 @@ class _Records:
             self.match = torch.where(better, match, self.match)
         if iteration % max(1, self.total // HISTORY_POINTS) == 0 or iteration == self.total - 1:
             self.points.append((iteration, objective, match))
-        if iteration in {int(f * self.total) for f in SNAPSHOT_FRACTIONS} and iteration != self.last:
+        if _pictured(iteration, self.total) and iteration != self.last:
             inputs = values[self.names.index("inputs")]
             self.shots.append((iteration, inputs.detach().clone()))
         self.last = iteration

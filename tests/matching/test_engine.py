@@ -35,6 +35,15 @@ def test_recovers_a_sample_from_an_mlp(target: Target, samples: Batch, space: In
     assert [s.fraction for s in result.snapshots] == [0.0, 0.05, 0.1, 0.25, 0.5]
 
 
+def test_a_descent_that_ends_early_has_a_timeline(target: Target, samples: Batch, space: InputSpace) -> None:
+    observation = observation_of(target, samples.subset([3]), space)
+    result = minimize(target, observation, SETTINGS, cpu_generator(0), _StopAfter(40))
+    fractions = [s.fraction for s in result.snapshots]
+    assert len(fractions) == 5
+    for found, wanted in zip(fractions, (0.0, 0.05, 0.1, 0.25, 0.5), strict=True):
+        assert 2 * wanted / 3 <= found <= wanted
+
+
 def test_the_update_of_another_sample_gives_that_sample(target: Target, samples: Batch, space: InputSpace) -> None:
     result = minimize(
         target, observation_of(target, samples.subset([7]), space), SETTINGS, cpu_generator(0), SilentMonitor()
