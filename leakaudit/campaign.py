@@ -14,11 +14,12 @@ from typing import Literal
 import torch
 from torch import OutOfMemoryError
 
-from leakaudit.attacks.base import PLANNED, Attack, Monitor
+from leakaudit.attacks.base import Attack, Monitor
 from leakaudit.attacks.registry import create
 from leakaudit.budget import Budget, worth
 from leakaudit.controls import Run
 from leakaudit.environment import batches_well, seed_of
+from leakaudit.notes import PLANNED
 from leakaudit.options import AuditOptions
 from leakaudit.report import assemble
 from leakaudit.report.document import AttackEntry, Comparison

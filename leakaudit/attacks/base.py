@@ -19,8 +19,6 @@ from leakaudit.observation import Observation, ThreatModel
 from leakaudit.target.dropout import injected_masks
 from leakaudit.target.target import Target
 
-PLANNED = "time budget: "
-"""Begins the note of a run whose time budget did not allow for all the iterations of its settings."""
 OPTIMISATION_COST = 50
 """Attacks below this cost are closed forms; they run first."""
 

@@ -31,7 +31,7 @@ from typing import ClassVar
 
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import PLANNED, Attack, Monitor, NotApplicable, Reconstruction, cpu_generator
+from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction, cpu_generator
 from leakaudit.attacks.ig import IGSettings, match, refuse_batch_size
 from leakaudit.attacks.masks import MaskedLayer, draw_masks, masked_layers, read_masks
 from leakaudit.attacks.wia import no_dropout
@@ -41,6 +41,7 @@ from leakaudit.matching.masked import FREE, cost, round_and_refine, smooth_joint
 from leakaudit.matching.priors import KeepRate
 from leakaudit.matching.problem import MASK
 from leakaudit.matching.search import chain
+from leakaudit.notes import PLANNED
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.target.target import Target
 
@@ -80,7 +81,7 @@ class DIA(Attack):
     # below 1e-5), nothing read, nothing polished. quick and standard: benchmarks/anchors.py.
     presets: ClassVar[dict[str, DIASettings]] = {
         "quick": DIASettings(iterations=600, tv_weight=1e-5),
-        "standard": DIASettings(iterations=6000, tv_weight=1e-5, tolerance=1e-9, search=True),
+        "standard": DIASettings(iterations=6000, tv_weight=1e-5, tolerance=1e-8, search=True),
         "paper": DIASettings(
             iterations=20_000,
             tv_weight=1e-5,

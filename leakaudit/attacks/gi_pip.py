@@ -21,12 +21,13 @@ from typing import ClassVar, get_args
 
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import PLANNED, Attack, Monitor, NotApplicable, Reconstruction
+from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction
 from leakaudit.attacks.ig import IG, IGSettings, match, refuse_batch_size
 from leakaudit.cache import Cache
 from leakaudit.matching.autoencoder import UNFINISHED, AnomalyScore, Architecture, Autoencoder, train_autoencoder
 from leakaudit.matching.engine import goes_together, minimize_together
 from leakaudit.matching.search import with_trials
+from leakaudit.notes import PLANNED
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.target.target import Target
 

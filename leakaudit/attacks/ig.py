@@ -22,7 +22,8 @@ from typing import Any, ClassVar
 
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import PLANNED, Attack, Monitor, NotApplicable, Reconstruction
+from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction
+from leakaudit.matching.candidates import SEARCHED
 from leakaudit.matching.descent import Progress
 from leakaudit.matching.engine import (
     GradientMatching,
@@ -34,7 +35,8 @@ from leakaudit.matching.engine import (
     to_reconstruction,
 )
 from leakaudit.matching.priors import Prior
-from leakaudit.matching.search import SEARCHED, search
+from leakaudit.matching.search import search
+from leakaudit.notes import PLANNED
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.target.target import Target
 

@@ -15,13 +15,14 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import PLANNED, Monitor, Reconstruction, Snapshot
+from leakaudit.attacks.base import Monitor, Reconstruction, Snapshot
 from leakaudit.matching.descent import SNAPSHOT_FRACTIONS, Progress, Solution, adam, best_of, lbfgs
 from leakaudit.matching.memory import restarts_that_fit
 from leakaudit.matching.priors import Prior
 from leakaudit.matching.problem import MASK, Case, GradientMatching
 from leakaudit.matching.settings import Initialization, MatchSettings
 from leakaudit.matching.step import COMPILE_AFTER, COMPILE_LARGE_AFTER, Mode, Step, choose_mode
+from leakaudit.notes import PLANNED
 from leakaudit.observation import InputSpace, Observation
 from leakaudit.target.size import is_small
 from leakaudit.target.target import Target

@@ -5,12 +5,15 @@ the rest (Jamieson and Talwalkar 2016, arXiv 1502.07943). L-BFGS is ahead after 
 not smooth it stays there; so unless its lead is clear the better of its candidates goes on beside all others.
 Objectives with different weights cannot be compared by their values, so candidates are ranked by
 
-.. math:: s(x) = \log D_{\cos}(g(x), g^*) + \log(TV(x) + c), \qquad c = 0.5
+.. math:: s(x) = \log D_{\cos}(g(x), g^*) + \tfrac12 \log(TV(x)^2 + c^2), \qquad c = 0.5
 
 the minimum-product form of the L-curve (Regińska 1996, doi 10.1137/S1064827593252672): a heavier prior must buy more
-smoothness than it costs in match. The constant, about the total variation of a photograph in normalised space, keeps
-flat images from winning. Where the update determines the samples the match falls by orders of magnitude and
+smoothness than it costs in match. The constant is about the total variation of a photograph in normalised space: to be
+smoother than that is no merit. Where the update determines the samples the match falls by orders of magnitude and
 decides alone.
+
+With few steps, trials side by side leave none for the winner. Then only L-BFGS is tried beside the heaviest total
+variation, and the lightest begins where the heaviest ended.
 
 Fails where the truth is not smooth and the update does not determine it; then no weight is right.
 """
@@ -24,6 +27,7 @@ from typing import Any
 
 from torch import Generator, Tensor
 
+from leakaudit.matching.candidates import CANDIDATES, FEW, ONE_BIT_CANDIDATES, ONE_BIT_FEW, Candidate
 from leakaudit.matching.descent import Progress, Solution
 from leakaudit.matching.engine import initial_guess, solve
 from leakaudit.matching.priors import total_variation
@@ -35,7 +39,7 @@ RUNGS = (40, 160, 480)
 FULL = 4800
 SHORTEST_RUNG = 20
 FEWEST = 500
-"""Steps of a search below which only one candidate of each kind is tried."""
+"""Steps of a search below which candidates follow each other instead of running side by side."""
 FINALISTS = 2
 CLEAR_LEAD = math.log(10)
 """Lead in rank that makes a second rung needless."""
@@ -47,53 +51,7 @@ POLISH: dict[str, Any] = {"optimizer": "lbfgs", "distance": "euclidean", "tv_wei
 
 def rank(match: float, variation: float) -> float:
     """s(x) from the cosine distance over the whole update and the total variation; the lower, the better."""
-    return math.log(match + 1e-30) + math.log(variation + USUAL)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One way to run the attack.
-
-    Args:
-        label: For the report.
-        changes: Settings that differ from the attack's own.
-        longest: Most iterations that it is worth.
-        first_of_its_kind: Whether it is tried where there are few steps.
-    """
-
-    label: str
-    changes: Mapping[str, Any]
-    longest: int = 1_000_000
-    first_of_its_kind: bool = False
-
-
-# Measured on CIFAR-10 with the networks of `benchmarks/`: L-BFGS on the squared distance wins where activations are
-# smooth, signed Adam on the cosine where they are not (ReLU), and the strong total variation for batches through
-# narrow or pooled networks.
-CANDIDATES = (
-    Candidate("L-BFGS, squared distance, no TV", {"optimizer": "lbfgs", "distance": "euclidean", "tv_weight": 0.0}),
-    Candidate(
-        "L-BFGS, squared distance, TV 1e-4",
-        {"optimizer": "lbfgs", "distance": "euclidean", "tv_weight": 1e-4},
-        first_of_its_kind=True,
-    ),
-    Candidate("signed Adam, cosine, TV 1e-4", {"tv_weight": 1e-4}, 2400, first_of_its_kind=True),
-    Candidate("signed Adam, cosine, TV 1e-3", {"tv_weight": 1e-3}, 2400),
-    Candidate("Adam, cosine, TV 1e-2", {"signed": False, "tv_weight": 1e-2}, 2400),
-    Candidate("Adam, cosine, TV 3e-2", {"signed": False, "tv_weight": 3e-2}, 2400),
-)
-
-# Signs alone are matched to the last digit by noise too: the prior must hold, and nothing is refined without it.
-ONE_BIT_CANDIDATES = (
-    Candidate("signed Adam, cosine, TV 1e-3", {"tv_weight": 1e-3}, 2400),
-    Candidate("signed Adam, cosine, TV 1e-2", {"tv_weight": 1e-2}, 2400, first_of_its_kind=True),
-    Candidate("signed Adam, cosine, TV 3e-2", {"tv_weight": 3e-2}, 2400),
-    Candidate("signed Adam, cosine, TV 1e-1", {"tv_weight": 1e-1}, 2400),
-    Candidate("L-BFGS, squared distance, TV 1e-2", {"optimizer": "lbfgs", "distance": "euclidean", "tv_weight": 1e-2}),
-)
-
-SEARCHED = frozenset(name for c in (*CANDIDATES, *ONE_BIT_CANDIDATES) for name in c.changes)
-"""Settings that a search chooses."""
+    return math.log(match + 1e-30) + math.log(math.hypot(variation, USUAL))
 
 
 @dataclass(eq=False)
@@ -116,6 +74,15 @@ class _Runner:
     def match(self) -> float:
         """Cosine distance of the best so far."""
         return math.inf if self.solution is None else self.solution.match
+
+    @property
+    def lowest(self) -> float:
+        """Match or objective, whichever is lower: what ends a descent."""
+        return self.match if self.solution is None else min(self.match, self.solution.objective)
+
+    def follow(self, other: _Runner) -> None:
+        """Begin where another candidate is."""
+        self.solution, self.score, self.guess = other.solution, other.score, other.guess
 
     def advance(self, iterations: int, generator: Generator, progress: Progress) -> Solution:
         """Descend further from the best so far, and rank the result."""
@@ -201,15 +168,11 @@ def search(
     """
     most = problem.settings.iterations
     budget = _Budget(most * problem.settings.restarts, generator, progress)
-    if candidates is None:
-        candidates = ONE_BIT_CANDIDATES if problem.observation.one_bit else CANDIDATES
-        if most < FEWEST:
-            candidates = [c for c in candidates if c.first_of_its_kind]
-    runners = _at_the_start(problem, guess, candidates, generator)
-    for steps, choose in zip(RUNGS, (_ranked, _one_of_a_kind, _finalists), strict=True):
-        runners = choose(runners)
-        if len(runners) > 1 and _round(runners, _share(steps, most), budget):
-            return _finish(runners, budget, budget.spent)
+    candidates = _suitable(problem, most) if candidates is None else candidates
+    tried = _in_turn if candidates is FEW else _side_by_side
+    runners, stopped = tried(_at_the_start(problem, guess, candidates, generator), most, budget)
+    if stopped:
+        return _finish(runners, budget, budget.spent)
     trials, finished = budget.spent, [_ranked(runners)[0]]
     settings = finished[0].problem.settings
     stopped = _run_out(finished[0], budget, most)
@@ -225,6 +188,44 @@ def search(
         finished.append(_Runner(finished[0].candidate, problem.under(settings), again))
         stopped = _run_out(finished[-1], budget, until)
     return _finish(finished, budget, trials)
+
+
+def _suitable(problem: GradientMatching, most: int) -> Sequence[Candidate]:
+    """What a search of so many steps tries."""
+    if problem.observation.one_bit:
+        return ONE_BIT_FEW if most < FEWEST else ONE_BIT_CANDIDATES
+    return FEW if most < FEWEST else CANDIDATES
+
+
+def _side_by_side(runners: list[_Runner], most: int, budget: _Budget) -> tuple[list[_Runner], bool]:
+    """Successive halving: who is left, and whether to stop."""
+    for steps, choose in zip(RUNGS, (_ranked, _one_of_a_kind, _finalists), strict=True):
+        runners = choose(runners)
+        if len(runners) > 1 and _round(runners, _share(steps, most), budget):
+            return runners, True
+    return runners, False
+
+
+def _in_turn(runners: list[_Runner], most: int, budget: _Budget) -> tuple[list[_Runner], bool]:
+    """L-BFGS, then total variation from heavy to light, the light one from where the heavy one is; returns as above.
+
+    A heavy one that no longer gains is out. In 200 steps a ResNet-18 needs the heavy one, and in 300 a ConvNet the
+    light one, from the first step to the last.
+    """
+    smooth, heavy, light = runners
+    steps = max(1, most // 10)
+    if budget.advance(smooth, steps) or budget.advance(heavy, steps):
+        return runners, True
+    if smooth.score < heavy.score and not _clear(smooth, [heavy]) and budget.advance(smooth, steps):
+        return runners, True
+    if _clear(smooth, [heavy]):
+        return [smooth], False
+    before = heavy.score
+    if budget.advance(heavy, 2 * steps):
+        return runners, True
+    light.follow(heavy)
+    left = [smooth, heavy, light] if heavy.score < before else [smooth, light]
+    return left, budget.advance(light, steps)
 
 
 def _at_the_start(
@@ -254,7 +255,7 @@ def _run_out(runner: _Runner, budget: _Budget, until: int) -> bool:
     """Descend to the end, then refine by `POLISH`, until so many steps are spent in all; True when told to stop."""
     if budget.advance(runner, min(runner.candidate.longest, until - budget.spent)):
         return True
-    if runner.match < runner.problem.settings.tolerance or runner.problem.observation.one_bit:
+    if runner.lowest < runner.problem.settings.tolerance or runner.problem.observation.one_bit:
         return False
     runner.problem = runner.problem.under(replace(runner.problem.settings, **POLISH))
     return budget.advance(runner, until - budget.spent)

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from statistics import median
 
+from leakaudit.notes import PLANNED
 from leakaudit.report.document import AttackEntry, Comparison, VictimResult
 from leakaudit.report.format import clip, count, fixed, signed
-
-PLANNED = "time budget: "
-"""Begins the note of a run that was given fewer iterations than its settings have."""
 
 
 def planned(result: VictimResult) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +14,10 @@ from leakaudit.attacks.ig import IG, IGSettings
 from leakaudit.attacks.registry import create
 from leakaudit.batch import Batch
 from leakaudit.matching import search as search_module
+from leakaudit.matching.candidates import CANDIDATES, FEW, Candidate
 from leakaudit.matching.descent import Progress
 from leakaudit.matching.engine import GradientMatching, MatchSettings
-from leakaudit.matching.search import CANDIDATES, Candidate, search
+from leakaudit.matching.search import search
 from leakaudit.observation import InputSpace
 from tests.conftest import make_target
 from tests.matching.test_descent import cnn
@@ -72,6 +74,31 @@ def test_the_private_batch_cannot_change_the_choice(samples: Batch, space: Input
     second = IG(short)(net, observation, cpu_generator(5))
     assert torch.equal(first.inputs, second.inputs)
     assert first.notes == second.notes
+
+
+def test_few_steps_are_tried_in_turn(samples: Batch, space: InputSpace, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = cnn()
+    ran: list[tuple[str, torch.Tensor, torch.Tensor]] = []
+    advance = search_module._Runner.advance
+
+    def recorded(runner: search_module._Runner, *args: Any) -> Any:
+        begin = runner.guess["inputs"].clone()
+        found = advance(runner, *args)
+        ran.append((runner.candidate.label, begin, found.values["inputs"].clone()))
+        return found
+
+    monkeypatch.setattr(search_module._Runner, "advance", recorded)
+    monkeypatch.setattr(search_module, "CLEAR_LEAD", float("inf"))
+    settings = IGSettings(iterations=100, search=True)
+    result = IG(settings)(net, observation_of(net, samples.subset([1]), space), cpu_generator(0))
+    smooth, heavy, light = (candidate.label for candidate in FEW)
+    order = [label for label, _, _ in ran]
+    first = order.index(light)
+    assert order[:2] == [smooth, heavy]
+    assert order[first - 1] == heavy
+    assert torch.equal(ran[first][1], ran[first - 1][2])
+    assert result.iterations == 100
+    assert result.notes[0].startswith("chosen by its match and total variation after ")
 
 
 def test_what_a_user_sets_is_not_searched() -> None:

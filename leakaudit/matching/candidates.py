@@ -1,0 +1,57 @@
+"""What a search may choose: optimiser, distance and weight of the total variation.
+
+Measured on CIFAR-10 with the networks of `benchmarks/`: L-BFGS on the squared distance wins where activations are
+smooth, signed Adam on the cosine where they are not (ReLU), and the strong total variation for batches through narrow
+or pooled networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to run the attack.
+
+    Args:
+        label: For the report.
+        changes: Settings that differ from the attack's own.
+        longest: Most iterations that it is worth.
+    """
+
+    label: str
+    changes: Mapping[str, Any]
+    longest: int = 1_000_000
+
+
+CANDIDATES = (
+    Candidate("L-BFGS, squared distance, no TV", {"optimizer": "lbfgs", "distance": "euclidean", "tv_weight": 0.0}),
+    Candidate("L-BFGS, squared distance, TV 1e-4", {"optimizer": "lbfgs", "distance": "euclidean", "tv_weight": 1e-4}),
+    Candidate("signed Adam, cosine, TV 1e-4", {"tv_weight": 1e-4}, 2400),
+    Candidate("signed Adam, cosine, TV 1e-3", {"tv_weight": 1e-3}, 2400),
+    Candidate("Adam, cosine, TV 1e-2", {"signed": False, "tv_weight": 1e-2}, 2400),
+    Candidate("Adam, cosine, TV 3e-2", {"signed": False, "tv_weight": 3e-2}, 2400),
+)
+
+# Of these, what a search of few steps tries, in this order.
+FEW = (
+    CANDIDATES[1],
+    CANDIDATES[-1],
+    replace(CANDIDATES[2], label=f"{CANDIDATES[2].label}, from where TV 3e-2 ended"),
+)
+
+# Signs alone are matched to the last digit by noise too: the prior must hold, and nothing is refined without it.
+ONE_BIT_CANDIDATES = (
+    Candidate("signed Adam, cosine, TV 1e-3", {"tv_weight": 1e-3}, 2400),
+    Candidate("signed Adam, cosine, TV 1e-2", {"tv_weight": 1e-2}, 2400),
+    Candidate("signed Adam, cosine, TV 3e-2", {"tv_weight": 3e-2}, 2400),
+    Candidate("signed Adam, cosine, TV 1e-1", {"tv_weight": 1e-1}, 2400),
+    Candidate("L-BFGS, squared distance, TV 1e-2", {"optimizer": "lbfgs", "distance": "euclidean", "tv_weight": 1e-2}),
+)
+ONE_BIT_FEW = ONE_BIT_CANDIDATES[1:2]
+
+SEARCHED = frozenset(name for c in (*CANDIDATES, *ONE_BIT_CANDIDATES) for name in c.changes)
+"""Settings that a search chooses."""
