@@ -17,7 +17,7 @@ from leakaudit.matching import search as search_module
 from leakaudit.matching.candidates import CANDIDATES, FEW, Candidate
 from leakaudit.matching.descent import Progress
 from leakaudit.matching.engine import GradientMatching, MatchSettings
-from leakaudit.matching.search import search
+from leakaudit.matching.search import rank, search
 from leakaudit.observation import InputSpace
 from tests.conftest import make_target
 from tests.matching.test_descent import cnn
@@ -74,6 +74,11 @@ def test_the_private_batch_cannot_change_the_choice(samples: Batch, space: Input
     second = IG(short)(net, observation, cpu_generator(5))
     assert torch.equal(first.inputs, second.inputs)
     assert first.notes == second.notes
+
+
+def test_smoother_than_a_photograph_is_no_merit() -> None:
+    assert rank(0.7e-3, 0.4) < rank(1e-3, 0.0)
+    assert rank(1e-3, 0.4) < rank(0.7e-3, 1.5)
 
 
 def test_few_steps_are_tried_in_turn(samples: Batch, space: InputSpace, monkeypatch: pytest.MonkeyPatch) -> None:
