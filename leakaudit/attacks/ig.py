@@ -81,7 +81,8 @@ class IG(Attack):
 
     def run(self, target: Target, observation: Observation, generator: Generator, monitor: Monitor) -> Reconstruction:
         """Optimise; see :func:`match`."""
-        return match(target, observation, self.settings, generator, monitor)
+        masks = self.given_masks(observation)
+        return match(target, observation, self.settings, generator, monitor, masks=masks)
 
     def run_together(
         self,
@@ -93,7 +94,12 @@ class IG(Attack):
         """All victims in one step; the search follows each victim by itself."""
         if self.settings.search:
             return None
-        return minimize_together(target, observations, self.settings, generators, monitor)
+        masks = [self.given_masks(observation) for observation in observations]
+        return minimize_together(target, observations, self.settings, generators, monitor, masks=masks)
+
+    def given_masks(self, observation: Observation) -> Mapping[str, Tensor]:
+        """Dropout masks by layer that the attack is given: none."""
+        return {}
 
 
 def match(

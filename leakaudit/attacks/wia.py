@@ -9,20 +9,19 @@ by L-BFGS, and comes out above it where that pays (39 against 31 dB on a LeNet).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import ClassVar
 
-from torch import Generator
+from torch import Tensor
 
-from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction
-from leakaudit.attacks.ig import IGSettings, match, refuse_batch_size
+from leakaudit.attacks.base import NotApplicable
+from leakaudit.attacks.ig import IG, IGSettings, refuse_batch_size
 from leakaudit.attacks.masks import masked_layers
-from leakaudit.matching.engine import minimize_together
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.target.target import Target
 
 
-class WIA(Attack):
+class WIA(IG):
     """IG with the client's own dropout masks."""
 
     name: ClassVar[str] = "wia"
@@ -50,22 +49,9 @@ class WIA(Attack):
             return NotApplicable(f"the client's dropout masks are not given: {missing[0]}")
         return refuse_batch_size(target, observation)
 
-    def run(self, target: Target, observation: Observation, generator: Generator, monitor: Monitor) -> Reconstruction:
-        """Optimise the inputs with the masks replayed."""
-        return match(target, observation, self.settings, generator, monitor, masks=observation.masks)
-
-    def run_together(
-        self,
-        target: Target,
-        observations: Sequence[Observation],
-        generators: Sequence[Generator],
-        monitor: Monitor,
-    ) -> list[Reconstruction] | None:
-        """All victims in one step, each with its own masks; the search follows each victim by itself."""
-        if self.settings.search:
-            return None
-        masks = [observation.masks or {} for observation in observations]
-        return minimize_together(target, observations, self.settings, generators, monitor, masks=masks)
+    def given_masks(self, observation: Observation) -> Mapping[str, Tensor]:
+        """The client's own."""
+        return observation.masks or {}
 
 
 def no_dropout(observation: Observation) -> str:
