@@ -113,35 +113,29 @@ def contest(case: Case, number: int, seed: int, time_only: bool) -> dict[str, Fo
     return found
 
 
-def middle(case: Case, number: int, starts: int, time_only: bool) -> dict[str, Found]:
-    """All contenders on one victim, medians over the starts."""
-    runs = [contest(case, number, number + 1000 * start, time_only) for start in range(starts)]
-    return {
-        key: Found(statistics.median(r[key].psnr for r in runs), statistics.median(r[key].seconds for r in runs))
-        for key in runs[0]
-    }
-
-
-def row(name: str, case: Case, results: list[dict[str, Found]]) -> str:
-    """A line of the table."""
+def row(name: str, case: Case, victims: list[list[dict[str, Found]]]) -> str:
+    """A line of the table, from every start of every victim: PSNR by victim, seconds and their ratio over all."""
+    runs = [run for starts in victims for run in starts]
 
     def quality(key: str) -> str:
-        return ", ".join(f"{r[key].psnr:.1f}" for r in results if key in r)
+        found = ([run[key].psnr for run in starts if key in run] for starts in victims)
+        return ", ".join(f"{statistics.median(values):.1f}" for values in found if values)
 
-    reached = all(r["first"].psnr >= r["peer"].psnr for r in results)
-    gain = statistics.median(r["peer"].seconds / r["first"].seconds for r in results)
-    timings = ([r[key].seconds for r in results if key in r] for key in ("peer", "standard", "first"))
-    cells = [name, case.iterations, quality("peer"), quality("standard"), quality("quick"), quality("first")]
-    cells += [f"{statistics.median(s):.0f}" if s else "" for s in timings] + [
-        f"{gain:.1f}×" if reached else "not reached"
-    ]
+    def seconds(key: str) -> str:
+        found = [run[key].seconds for run in runs if key in run]
+        return f"{statistics.median(found):.0f}" if found else ""
+
+    reached = all(run["first"].psnr >= run["peer"].psnr for run in runs)
+    gain = statistics.median(run["peer"].seconds / run["first"].seconds for run in runs)
+    cells = [name, case.iterations, *map(quality, ("peer", "standard", "quick", "first"))]
+    cells += [*map(seconds, ("peer", "standard", "first")), f"{gain:.1f}×" if reached else "not reached"]
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[CASE[/ITERATIONS] ...]")
 @click.option("--victims", default=3, show_default=True, help="Victims per case.")
-@click.option("--starts", default=1, show_default=True, help="Starts per victim.")
+@click.option("--starts", type=click.IntRange(1), default=1, show_default=True, help="Starts per victim.")
 @click.option("--time-only", is_flag=True, help="Only the time to breaching's PSNR, not IG at equal iterations.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the table there too, after every row.")
 def main(names: tuple[str, ...], victims: int, starts: int, time_only: bool, out: Path | None) -> None:
@@ -159,19 +153,23 @@ def main(names: tuple[str, ...], victims: int, starts: int, time_only: bool, out
     for wanted in names or tuple(CASES):
         name, _, iterations = wanted.partition("/")
         case = replace(CASES[name], iterations=int(iterations or CASES[name].iterations))
-        rows.append(row(name, case, [middle(case, number, starts, time_only) for number in range(victims)]))
+        results = [
+            [contest(case, number, number + 1000 * start, time_only) for start in range(starts)]
+            for number in range(victims)
+        ]
+        rows.append(row(name, case, results))
         click.echo(rows[-1])
         if out:
             out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text("\n".join([*rows, "", conditions(victims)]) + "\n", encoding="utf-8")
+            out.write_text("\n".join([*rows, "", conditions(victims, starts)]) + "\n", encoding="utf-8")
 
 
-def conditions(victims: int) -> str:
+def conditions(victims: int, starts: int) -> str:
     """What the figures depend on, and how to repeat them."""
     return (
         f"{victims} victim(s), from v = 0: victim v is the CIFAR-10 test image 40 v of the sample, or a batch of "
-        f"distinct classes drawn by seed v; everyone starts from noise of seed v, v + 1000 and so on; the "
-        f"weights are of seed 0. "
+        f"distinct classes drawn by seed v; {starts} start(s) each, from noise of seed v + 1000 s, the PSNR is the "
+        f"median over them; the weights are of seed 0. "
         f"{name_and_version()}, {machine()}, load {os.getloadavg()[0]:.1f}. `python {shlex.join(sys.argv)}`"
     )
 

@@ -78,7 +78,8 @@ class DIA(Attack):
     reference: ClassVar[str] = "Scheliga et al., Dropout is not all you need, AAAI 2023, arXiv 2208.06163"
     cost: ClassVar[int] = 60
     # paper: the authors' shipped configuration (λ_tv 1e-5, λ_m 1e-4, 20,000 steps, plateau 800, stop after 4,000 or
-    # below 1e-5), nothing read, nothing polished. quick and standard: benchmarks/anchors.py.
+    # below 1e-5), nothing read, nothing polished. quick and standard: benchmarks/anchors.py; IG's tolerance of 1e-9
+    # brings the LeNet's samples to 54 to 60 dB instead of 45 to 52, which no eye tells apart, in up to 11 s, not 8.
     presets: ClassVar[dict[str, DIASettings]] = {
         "quick": DIASettings(iterations=600, tv_weight=1e-5),
         "standard": DIASettings(iterations=6000, tv_weight=1e-5, tolerance=1e-8, search=True),

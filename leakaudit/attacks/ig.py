@@ -46,8 +46,8 @@ class IGSettings(MatchSettings):
     """Settings of IG.
 
     Args:
-        search: Choose optimiser, distance and total variation by successive halving; the trials are part of
-            `iterations`, and `optimizer`, `distance`, `signed` and `tv_weight` come from the winner.
+        search: Choose optimiser, distance and total variation by trials (`leakaudit.matching.search`), which are part
+            of `iterations`; `optimizer`, `distance`, `signed` and `tv_weight` come from the winner.
     """
 
     search: bool = False

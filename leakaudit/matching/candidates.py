@@ -20,11 +20,13 @@ class Candidate:
         label: For the report.
         changes: Settings that differ from the attack's own.
         longest: Most iterations that it is worth.
+        after: What runs first, for it to begin where that ends.
     """
 
     label: str
     changes: Mapping[str, Any]
     longest: int = 1_000_000
+    after: Candidate | None = None
 
 
 CANDIDATES = (
@@ -36,12 +38,9 @@ CANDIDATES = (
     Candidate("Adam, cosine, TV 3e-2", {"signed": False, "tv_weight": 3e-2}, 2400),
 )
 
-# Of these, what a search of few steps tries, in this order.
-FEW = (
-    CANDIDATES[1],
-    CANDIDATES[-1],
-    replace(CANDIDATES[2], label=f"{CANDIDATES[2].label}, from where TV 3e-2 ended"),
-)
+_SMOOTH, _LIGHT, _HEAVY = CANDIDATES[1], CANDIDATES[2], CANDIDATES[-1]
+FEW = (_SMOOTH, _HEAVY, replace(_LIGHT, label=f"{_LIGHT.label}, from where TV 3e-2 ended", after=_HEAVY))
+"""What a search of few steps tries, in this order."""
 
 # Signs alone are matched to the last digit by noise too: the prior must hold, and nothing is refined without it.
 ONE_BIT_CANDIDATES = (

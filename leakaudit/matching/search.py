@@ -1,4 +1,4 @@
-r"""Choose optimiser, distance and prior weight by successive halving on the model under audit, never by the batch.
+r"""Choose optimiser, distance and prior weight by trials on the model under audit, never by the private batch.
 
 Candidates from a declared list get the same few steps; the better ones get more, from where they were; the best gets
 the rest (Jamieson and Talwalkar 2016, arXiv 1502.07943). L-BFGS is ahead after a few steps, and where activations are
@@ -9,11 +9,11 @@ Objectives with different weights cannot be compared by their values, so candida
 
 the minimum-product form of the L-curve (Regińska 1996, doi 10.1137/S1064827593252672): a heavier prior must buy more
 smoothness than it costs in match. The constant is about the total variation of a photograph in normalised space: to be
-smoother than that is no merit. Where the update determines the samples the match falls by orders of magnitude and
-decides alone.
+smoother than that counts for little, a flat image for no more than √2 in match. Where the update determines the samples
+the match falls by orders of magnitude and decides alone.
 
-With few steps, trials side by side leave none for the winner. Then only L-BFGS is tried beside the heaviest total
-variation, and the lightest begins where the heaviest ended.
+With few steps, trials side by side leave none for the winner. Then L-BFGS is tried beside a heavy total variation, and
+a light one from where the heavy one is; whichever of them is best goes on.
 
 Fails where the truth is not smooth and the update does not determine it; then no weight is right.
 """
@@ -82,7 +82,7 @@ class _Runner:
 
     def follow(self, other: _Runner) -> None:
         """Begin where another candidate is."""
-        self.solution, self.score, self.guess = other.solution, other.score, other.guess
+        self.solution, self.score, self.guess, self.facts = other.solution, other.score, other.guess, [*other.facts]
 
     def advance(self, iterations: int, generator: Generator, progress: Progress) -> Solution:
         """Descend further from the best so far, and rank the result."""
@@ -104,12 +104,13 @@ class _Runner:
 
 @dataclass(eq=False)
 class _Budget:
-    """The steps of a search, and where it lies within the attack."""
+    """The steps of a search, where it lies within the attack, and whether it was told to stop."""
 
     total: int
     generator: Generator
     progress: Progress
     spent: int = 0
+    stopped: bool = False
 
     @property
     def left(self) -> int:
@@ -128,16 +129,29 @@ class _Budget:
             iterations, self.generator, replace(self.progress, begin=begin, end=begin + width * iterations)
         )
         self.spent += runner.iterations - before
-        return bool(found.stopped)
+        self.stopped = bool(found.stopped)
+        return self.stopped
 
 
 def with_trials(iterations: int) -> int:
     """Steps of a search that leave so many after all its trials, however long candidates stay in it."""
-    tried = (len(CANDIDATES), len(CANDIDATES), FINALISTS)
     total = iterations
-    while (wanted := iterations + sum(n * _share(steps, total) for n, steps in zip(tried, RUNGS, strict=True))) > total:
+    while (wanted := iterations + _most_trials(total)) > total:
         total = wanted
     return total
+
+
+def _most_trials(total: int) -> int:
+    """Steps of all trials of a search of so many, however long candidates stay in it."""
+    if total < FEWEST:
+        return 6 * _tenth(total)
+    tried = (len(CANDIDATES), len(CANDIDATES), FINALISTS)
+    return sum(n * _share(steps, total) for n, steps in zip(tried, RUNGS, strict=True))
+
+
+def _tenth(total: int) -> int:
+    """Steps of a trial in a search of few."""
+    return max(1, total // 10)
 
 
 def _share(steps: int, total: int) -> int:
@@ -158,7 +172,8 @@ def search(
 
     Args:
         problem: Its settings are the base that candidates change.
-        guess: Start of the unknowns; of the candidates with L-BFGS, only the first begins there.
+        guess: Start of the unknowns; of the candidates with L-BFGS, only the first begins there, and those that follow
+            another begin where that one is.
         generator: As for :func:`leakaudit.matching.engine.solve`.
         progress: Where this search lies within the attack.
         candidates: What may win; ``None`` for those that suit the observation.
@@ -169,7 +184,7 @@ def search(
     most = problem.settings.iterations
     budget = _Budget(most * problem.settings.restarts, generator, progress)
     candidates = _suitable(problem, most) if candidates is None else candidates
-    tried = _in_turn if candidates is FEW else _side_by_side
+    tried = _in_turn if any(c.after for c in candidates) else _side_by_side
     runners, stopped = tried(_at_the_start(problem, guess, candidates, generator), most, budget)
     if stopped:
         return _finish(runners, budget, budget.spent)
@@ -178,7 +193,7 @@ def search(
     stopped = _run_out(finished[0], budget, most)
     restarts = problem.settings.restarts - 1
     until = most
-    while not stopped:
+    while budget.left > 0 and not stopped:
         stuck = settings.optimizer == "lbfgs" and min(runner.match for runner in finished) >= STUCK
         if not (stuck and until - budget.spent > most // 10):
             if restarts == 0:
@@ -213,7 +228,7 @@ def _in_turn(runners: list[_Runner], most: int, budget: _Budget) -> tuple[list[_
     light one, from the first step to the last.
     """
     smooth, heavy, light = runners
-    steps = max(1, most // 10)
+    steps = _tenth(most)
     if budget.advance(smooth, steps) or budget.advance(heavy, steps):
         return runners, True
     if smooth.score < heavy.score and not _clear(smooth, [heavy]) and budget.advance(smooth, steps):
@@ -253,6 +268,12 @@ def _another_start(problem: GradientMatching, guess: Mapping[str, Tensor], gener
 
 def _run_out(runner: _Runner, budget: _Budget, until: int) -> bool:
     """Descend to the end, then refine by `POLISH`, until so many steps are spent in all; True when told to stop."""
+    if runner.solution is None and (first := runner.candidate.after):
+        heavy = _Runner(first, runner.problem.under(replace(runner.problem.settings, **first.changes)), runner.guess)
+        if budget.advance(heavy, 3 * _tenth(until - budget.spent)):
+            runner.follow(heavy)
+            return True
+        runner.follow(heavy)
     if budget.advance(runner, min(runner.candidate.longest, until - budget.spent)):
         return True
     if runner.lowest < runner.problem.settings.tolerance or runner.problem.observation.one_bit:
@@ -304,7 +325,8 @@ def _finish(
     if winner.solution is None:
         raise RuntimeError("no candidate has run")
     chosen = f"chosen by its match and total variation after {trials} trial steps: {winner.candidate.label}"
-    solution = replace(winner.solution, given_up=budget.spent - winner.solution.iterations)
+    stopped = f"stopped after {budget.spent} of {budget.total} iterations" if budget.stopped else ""
+    solution = replace(winner.solution, given_up=budget.spent - winner.solution.iterations, stopped=stopped)
     return solution, winner.problem, (chosen, *dict.fromkeys(winner.facts))
 
 

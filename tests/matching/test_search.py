@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from leakaudit.attacks.base import SilentMonitor, cpu_generator
+from leakaudit.attacks.base import Reconstruction, SilentMonitor, cpu_generator
 from leakaudit.attacks.ig import IG, IGSettings
 from leakaudit.attacks.registry import create
 from leakaudit.batch import Batch
@@ -76,34 +77,114 @@ def test_the_private_batch_cannot_change_the_choice(samples: Batch, space: Input
     assert first.notes == second.notes
 
 
-def test_smoother_than_a_photograph_is_no_merit() -> None:
+def test_smoother_than_a_photograph_counts_for_little() -> None:
     assert rank(0.7e-3, 0.4) < rank(1e-3, 0.0)
+    assert rank(0.7e-3, 0.5) < rank(1e-3, 0.0)
     assert rank(1e-3, 0.4) < rank(0.7e-3, 1.5)
 
 
-def test_few_steps_are_tried_in_turn(samples: Batch, space: InputSpace, monkeypatch: pytest.MonkeyPatch) -> None:
-    net = cnn()
-    ran: list[tuple[str, torch.Tensor, torch.Tensor]] = []
+def short_search(
+    samples: Batch, space: InputSpace, monkeypatch: pytest.MonkeyPatch, scores: Mapping[str, Sequence[float]]
+) -> tuple[Reconstruction, list[tuple[str, int, torch.Tensor]]]:
+    """A search of 100 steps in which candidates rank as told, turn by turn; with who did how many steps from where."""
+    ran: list[tuple[str, int, torch.Tensor]] = []
+    left = {label: list(values) for label, values in scores.items()}
     advance = search_module._Runner.advance
 
-    def recorded(runner: search_module._Runner, *args: Any) -> Any:
-        begin = runner.guess["inputs"].clone()
-        found = advance(runner, *args)
-        ran.append((runner.candidate.label, begin, found.values["inputs"].clone()))
+    def recorded(runner: search_module._Runner, iterations: int, *args: Any) -> Any:
+        label, begin = runner.candidate.label, runner.guess["inputs"].clone()
+        monkeypatch.setattr(search_module, "rank", lambda *_: left[label].pop(0))
+        found = advance(runner, iterations, *args)
+        ran.append((label, iterations, begin))
         return found
 
     monkeypatch.setattr(search_module._Runner, "advance", recorded)
-    monkeypatch.setattr(search_module, "CLEAR_LEAD", float("inf"))
-    settings = IGSettings(iterations=100, search=True)
-    result = IG(settings)(net, observation_of(net, samples.subset([1]), space), cpu_generator(0))
-    smooth, heavy, light = (candidate.label for candidate in FEW)
-    order = [label for label, _, _ in ran]
-    first = order.index(light)
-    assert order[:2] == [smooth, heavy]
-    assert order[first - 1] == heavy
-    assert torch.equal(ran[first][1], ran[first - 1][2])
+    net = cnn()
+    observation = observation_of(net, samples.subset([1]), space)
+    return IG(IGSettings(iterations=100, search=True))(net, observation, cpu_generator(0)), ran
+
+
+SMOOTH, HEAVY, LIGHT = (candidate.label for candidate in FEW)
+
+
+def test_few_steps_are_tried_in_turn_and_the_light_one_follows_the_heavy(
+    samples: Batch, space: InputSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranks = {SMOOTH: [0.0], HEAVY: [-1.0, -2.0], LIGHT: [-2.1, -3.0]}
+    result, ran = short_search(samples, space, monkeypatch, ranks)
+    assert [(label, steps) for label, steps, _ in ran] == [
+        *((SMOOTH, 10), (HEAVY, 10), (HEAVY, 20)),
+        *((LIGHT, 10), (LIGHT, 50)),
+    ]
+    assert torch.equal(ran[0][2], ran[1][2])
+    assert not torch.equal(ran[3][2], ran[1][2])  # where the heavy one ended, not at the start
+    assert [point.iteration for point in result.history][-1] == 89  # all but the ten of L-BFGS led here
     assert result.iterations == 100
-    assert result.notes[0].startswith("chosen by its match and total variation after ")
+    assert result.notes[0].endswith(LIGHT)
+
+
+def test_the_heavy_one_goes_on_where_the_light_one_gains_nothing(
+    samples: Batch, space: InputSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, ran = short_search(samples, space, monkeypatch, {SMOOTH: [0.0], HEAVY: [-1.0, -2.0, -3.0], LIGHT: [-1.9]})
+    assert [label for label, _, _ in ran][-2:] == [LIGHT, HEAVY]
+    assert result.notes[0].endswith(HEAVY)
+
+
+def test_a_heavy_one_that_gains_no_more_is_out(
+    samples: Batch, space: InputSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, ran = short_search(samples, space, monkeypatch, {SMOOTH: [0.0], HEAVY: [-2.0, -1.5], LIGHT: [-1.9, -3.0]})
+    assert [label for label, _, _ in ran][-2:] == [LIGHT, LIGHT]
+    assert result.notes[0].endswith(LIGHT)
+
+
+@pytest.mark.parametrize("restarts", [1, 2, 3])
+@pytest.mark.parametrize("iterations", [1, 2, 5])
+def test_hardly_any_steps_and_restarts_end(samples: Batch, space: InputSpace, iterations: int, restarts: int) -> None:
+    net = cnn()
+    settings = IGSettings(iterations=iterations, restarts=restarts, search=True)
+    result = IG(settings)(net, observation_of(net, samples.subset([3]), space), cpu_generator(0))
+    assert result.iterations <= iterations * restarts
+    assert not result.stopped
+
+
+def test_a_search_that_is_stopped_anywhere_says_so(
+    samples: Batch, space: InputSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_module, "CLEAR_LEAD", float("inf"))
+    net = cnn()
+    observation = observation_of(net, samples.subset([1]), space)
+    for after in range(1, 40, 2):
+        told = IG(IGSettings(iterations=40, search=True))(net, observation, cpu_generator(0), _StopAfter(after))
+        assert told.iterations == after
+        assert told.stopped == f"stopped after {after} of 40 iterations"
+
+
+def test_a_restart_of_the_light_one_begins_with_the_heavy(
+    samples: Batch, space: InputSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[str, int]] = []
+    advance = search_module._Runner.advance
+
+    def recorded(runner: search_module._Runner, iterations: int, *args: Any) -> Any:
+        ran.append((runner.candidate.label, iterations))
+        return advance(runner, iterations, *args)
+
+    monkeypatch.setattr(search_module._Runner, "advance", recorded)
+    net = cnn()
+    observation = observation_of(net, samples.subset([1]), space)
+    problem = GradientMatching(net, observation, samples.subset([1]).labels, MatchSettings(iterations=40))
+    light = FEW[-1]
+    runner = search_module._Runner(
+        light,
+        problem.under(replace(problem.settings, **light.changes)),
+        {"inputs": torch.randn(1, 3, 12, 12, generator=cpu_generator(0))},
+    )
+    budget = search_module._Budget(40, cpu_generator(0), Progress(SilentMonitor()))
+    assert not search_module._run_out(runner, budget, 40)
+    assert ran == [(HEAVY, 12), (LIGHT, 28)]
+    assert budget.spent == runner.iterations == 40
 
 
 def test_what_a_user_sets_is_not_searched() -> None:
