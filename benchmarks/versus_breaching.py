@@ -1,15 +1,16 @@
 """IG against the ``invertinggradients`` attack of ``breaching``: same victims, update, labels and iterations.
 
-    python benchmarks/versus_breaching.py [CASE[/ITERATIONS] ...] [--victims 3] [--starts 1] [--time-only]
-        [--out FILE.md]
+    python benchmarks/versus_breaching.py [CASE[/ITERATIONS] ...] [--victims 3] [--starts 1]
+        [--only time|standard] [--out FILE.md]
 
 Three contenders on CIFAR-10 victims, batch size 1 unless said: `breaching` as shipped (total variation 0.1 in the
 units here), and IG's presets standard, which is the default and counts its trials, and quick, each with as many
 iterations. PSNR in 0..1, with several starts the median over them. Then the time to breaching's PSNR: the whole time of
-the shortest declared run of IG whose result is at least as good, without using what it reached on the way; with
-``--time-only`` nothing else is measured. Breaching's own schedule has 24,000 iterations; a shorter one, for want of
-processor time, is the same schedule compressed, and the column says its length. Times are processor seconds of one
-thread. Needs breaching (see benchmarks/peer.py) and the CIFAR-10 sample in $LEAKAUDIT_DATA.
+the shortest declared run of IG whose result is at least as good, without using what it reached on the way. With
+``--only time`` nothing else is measured, with ``--only standard`` neither that nor preset quick. Breaching's own
+schedule has 24,000 iterations; a shorter one, for want of processor time, is the same schedule compressed, and the
+column says its length. Times are processor seconds of one thread. Needs breaching (see benchmarks/peer.py) and the
+CIFAR-10 sample in $LEAKAUDIT_DATA.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def attack(net: Target, observation: Observation, settings: IGSettings, seed: in
     return IG(settings)(net, observation, cpu_generator(seed)).inputs
 
 
-def contest(case: Case, number: int, seed: int, time_only: bool) -> dict[str, Found]:
+def contest(case: Case, number: int, seed: int, only: str | None) -> dict[str, Found]:
     """All contenders on one victim, from noise of one seed."""
     images, labels = cifar()
     chosen = distinct(labels, case.batch, number) if case.batch > 1 else torch.tensor([40 * number])
@@ -102,14 +103,15 @@ def contest(case: Case, number: int, seed: int, time_only: bool) -> dict[str, Fo
     start = torch.randn(case.batch, *CIFAR.shape, generator=cpu_generator(seed))
     peer = Peer(net, observation, case.iterations)
     found = {"peer": timed(lambda: peer.loop(start), truth)}
-    if not time_only:
-        for name, preset in (("standard", STANDARD), ("quick", QUICK)):
+    for name, preset in (("standard", STANDARD), ("quick", QUICK)):
+        if only in (None, name):
             settings = replace(preset, iterations=case.iterations)
             found[name] = timed(lambda s=settings: attack(net, observation, s, seed), truth)  # type: ignore[misc]
-    for settings in case.shorter:
+    for settings in case.shorter if only != "standard" else ():
         found["first"] = timed(lambda s=settings: attack(net, observation, s, seed), truth)  # type: ignore[misc]
         if found["first"].psnr >= found["peer"].psnr:
             break
+    click.echo(", ".join(f"{key} {value.psnr:.1f} dB" for key, value in found.items()), err=True)
     return found
 
 
@@ -125,10 +127,12 @@ def row(name: str, case: Case, victims: list[list[dict[str, Found]]]) -> str:
         found = [run[key].seconds for run in runs if key in run]
         return f"{statistics.median(found):.0f}" if found else ""
 
-    reached = all(run["first"].psnr >= run["peer"].psnr for run in runs)
-    gain = statistics.median(run["peer"].seconds / run["first"].seconds for run in runs)
+    timed_runs = [run for run in runs if "first" in run]
+    reached = all(run["first"].psnr >= run["peer"].psnr for run in timed_runs)
+    gains = [run["peer"].seconds / run["first"].seconds for run in timed_runs]
+    gain = (f"{statistics.median(gains):.1f}×" if reached else "not reached") if gains else ""
     cells = [name, case.iterations, *map(quality, ("peer", "standard", "quick", "first"))]
-    cells += [*map(seconds, ("peer", "standard", "first")), f"{gain:.1f}×" if reached else "not reached"]
+    cells += [*map(seconds, ("peer", "standard", "first")), gain]
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
@@ -136,9 +140,9 @@ def row(name: str, case: Case, victims: list[list[dict[str, Found]]]) -> str:
 @click.argument("names", nargs=-1, metavar="[CASE[/ITERATIONS] ...]")
 @click.option("--victims", default=3, show_default=True, help="Victims per case.")
 @click.option("--starts", type=click.IntRange(1), default=1, show_default=True, help="Starts per victim.")
-@click.option("--time-only", is_flag=True, help="Only the time to breaching's PSNR, not IG at equal iterations.")
+@click.option("--only", type=click.Choice(["time", "standard"]), help="Only the time to breaching's PSNR, or standard.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the table there too, after every row.")
-def main(names: tuple[str, ...], victims: int, starts: int, time_only: bool, out: Path | None) -> None:
+def main(names: tuple[str, ...], victims: int, starts: int, only: str | None, out: Path | None) -> None:
     """Measure the cases (all by default) and print a row for each."""
     if missing():
         click.echo(f"Skipped: {missing()}")
@@ -154,8 +158,7 @@ def main(names: tuple[str, ...], victims: int, starts: int, time_only: bool, out
         name, _, iterations = wanted.partition("/")
         case = replace(CASES[name], iterations=int(iterations or CASES[name].iterations))
         results = [
-            [contest(case, number, number + 1000 * start, time_only) for start in range(starts)]
-            for number in range(victims)
+            [contest(case, number, number + 1000 * start, only) for start in range(starts)] for number in range(victims)
         ]
         rows.append(row(name, case, results))
         click.echo(rows[-1])

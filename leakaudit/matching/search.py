@@ -5,12 +5,12 @@ the rest (Jamieson and Talwalkar 2016, arXiv 1502.07943). L-BFGS is ahead after 
 not smooth it stays there; so unless its lead is clear the better of its candidates goes on beside all others.
 Objectives with different weights cannot be compared by their values, so candidates are ranked by
 
-.. math:: s(x) = \log D_{\cos}(g(x), g^*) + \tfrac12 \log(TV(x)^2 + c^2), \qquad c = 0.5
+.. math:: s(x) = \log D_{\cos}(g(x), g^*) + \log \max(TV(x), c), \qquad c = 0.5
 
 the minimum-product form of the L-curve (Regińska 1996, doi 10.1137/S1064827593252672): a heavier prior must buy more
 smoothness than it costs in match. The constant is about the total variation of a photograph in normalised space: to be
-smoother than that counts for little, a flat image for no more than √2 in match. Where the update determines the samples
-the match falls by orders of magnitude and decides alone.
+smoother than that is no merit. Where the update determines the samples the match falls by orders of magnitude and
+decides alone.
 
 With few steps, trials side by side leave none for the winner. Then L-BFGS is tried beside a heavy total variation, and
 a light one from where the heavy one is; whichever of them is best goes on.
@@ -51,7 +51,7 @@ POLISH: dict[str, Any] = {"optimizer": "lbfgs", "distance": "euclidean", "tv_wei
 
 def rank(match: float, variation: float) -> float:
     """s(x) from the cosine distance over the whole update and the total variation; the lower, the better."""
-    return math.log(match + 1e-30) + math.log(math.hypot(variation, USUAL))
+    return math.log(match + 1e-30) + math.log(max(variation, USUAL))
 
 
 @dataclass(eq=False)
@@ -144,7 +144,7 @@ def with_trials(iterations: int) -> int:
 def _most_trials(total: int) -> int:
     """Steps of all trials of a search of so many, however long candidates stay in it."""
     if total < FEWEST:
-        return 6 * _tenth(total)
+        return 5 * _tenth(total)
     tried = (len(CANDIDATES), len(CANDIDATES), FINALISTS)
     return sum(n * _share(steps, total) for n, steps in zip(tried, RUNGS, strict=True))
 
@@ -222,10 +222,9 @@ def _side_by_side(runners: list[_Runner], most: int, budget: _Budget) -> tuple[l
 
 
 def _in_turn(runners: list[_Runner], most: int, budget: _Budget) -> tuple[list[_Runner], bool]:
-    """L-BFGS, then total variation from heavy to light, the light one from where the heavy one is; returns as above.
+    """L-BFGS, a heavy total variation, and a light one from where the heavy one then is; returns as above.
 
-    A heavy one that no longer gains is out. In 200 steps a ResNet-18 needs the heavy one, and in 300 a ConvNet the
-    light one, from the first step to the last.
+    In 200 steps a ResNet-18 needs the heavy one, and in 300 a ConvNet the light one, from the first step to the last.
     """
     smooth, heavy, light = runners
     steps = _tenth(most)
@@ -235,12 +234,8 @@ def _in_turn(runners: list[_Runner], most: int, budget: _Budget) -> tuple[list[_
         return runners, True
     if _clear(smooth, [heavy]):
         return [smooth], False
-    before = heavy.score
-    if budget.advance(heavy, 2 * steps):
-        return runners, True
     light.follow(heavy)
-    left = [smooth, heavy, light] if heavy.score < before else [smooth, light]
-    return left, budget.advance(light, steps)
+    return runners, budget.advance(light, steps) or budget.advance(heavy, steps)
 
 
 def _at_the_start(
@@ -270,7 +265,7 @@ def _run_out(runner: _Runner, budget: _Budget, until: int) -> bool:
     """Descend to the end, then refine by `POLISH`, until so many steps are spent in all; True when told to stop."""
     if runner.solution is None and (first := runner.candidate.after):
         heavy = _Runner(first, runner.problem.under(replace(runner.problem.settings, **first.changes)), runner.guess)
-        if budget.advance(heavy, 3 * _tenth(until - budget.spent)):
+        if budget.advance(heavy, _tenth(until - budget.spent)):
             runner.follow(heavy)
             return True
         runner.follow(heavy)

@@ -77,9 +77,8 @@ def test_the_private_batch_cannot_change_the_choice(samples: Batch, space: Input
     assert first.notes == second.notes
 
 
-def test_smoother_than_a_photograph_counts_for_little() -> None:
-    assert rank(0.7e-3, 0.4) < rank(1e-3, 0.0)
-    assert rank(0.7e-3, 0.5) < rank(1e-3, 0.0)
+def test_smoother_than_a_photograph_is_no_merit() -> None:
+    assert rank(0.99e-3, 0.4) < rank(1e-3, 0.0)
     assert rank(1e-3, 0.4) < rank(0.7e-3, 1.5)
 
 
@@ -113,12 +112,13 @@ def test_few_steps_are_tried_in_turn_and_the_light_one_follows_the_heavy(
     ranks = {SMOOTH: [0.0], HEAVY: [-1.0, -2.0], LIGHT: [-2.1, -3.0]}
     result, ran = short_search(samples, space, monkeypatch, ranks)
     assert [(label, steps) for label, steps, _ in ran] == [
-        *((SMOOTH, 10), (HEAVY, 10), (HEAVY, 20)),
-        *((LIGHT, 10), (LIGHT, 50)),
+        *((SMOOTH, 10), (HEAVY, 10)),
+        *((LIGHT, 10), (HEAVY, 10), (LIGHT, 60)),
     ]
     assert torch.equal(ran[0][2], ran[1][2])
-    assert not torch.equal(ran[3][2], ran[1][2])  # where the heavy one ended, not at the start
-    assert [point.iteration for point in result.history][-1] == 89  # all but the ten of L-BFGS led here
+    assert torch.equal(ran[2][2], ran[3][2])  # where the heavy one was
+    assert not torch.equal(ran[2][2], ran[1][2])
+    assert [point.iteration for point in result.history][-1] == 79  # ten of L-BFGS and ten of the heavy led elsewhere
     assert result.iterations == 100
     assert result.notes[0].endswith(LIGHT)
 
@@ -127,16 +127,8 @@ def test_the_heavy_one_goes_on_where_the_light_one_gains_nothing(
     samples: Batch, space: InputSpace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result, ran = short_search(samples, space, monkeypatch, {SMOOTH: [0.0], HEAVY: [-1.0, -2.0, -3.0], LIGHT: [-1.9]})
-    assert [label for label, _, _ in ran][-2:] == [LIGHT, HEAVY]
+    assert [(label, steps) for label, steps, _ in ran][-2:] == [(HEAVY, 10), (HEAVY, 60)]
     assert result.notes[0].endswith(HEAVY)
-
-
-def test_a_heavy_one_that_gains_no_more_is_out(
-    samples: Batch, space: InputSpace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    result, ran = short_search(samples, space, monkeypatch, {SMOOTH: [0.0], HEAVY: [-2.0, -1.5], LIGHT: [-1.9, -3.0]})
-    assert [label for label, _, _ in ran][-2:] == [LIGHT, LIGHT]
-    assert result.notes[0].endswith(LIGHT)
 
 
 @pytest.mark.parametrize("restarts", [1, 2, 3])
@@ -183,7 +175,7 @@ def test_a_restart_of_the_light_one_begins_with_the_heavy(
     )
     budget = search_module._Budget(40, cpu_generator(0), Progress(SilentMonitor()))
     assert not search_module._run_out(runner, budget, 40)
-    assert ran == [(HEAVY, 12), (LIGHT, 28)]
+    assert ran == [(HEAVY, 4), (LIGHT, 36)]
     assert budget.spent == runner.iterations == 40
 
 
