@@ -13,7 +13,7 @@ the end and the inputs refined. Entries that no sample keeps are zero throughout
 
 What reading gains, medians of four CIFAR-10 victims, dropout .5 (`benchmarks/results/attack_quality.md`). One sample,
 LeNet, preset quick for 1,500 steps: 38.6 dB (19.3 on one victim), where all masks optimised give 33.5 and the authors'
-descent alone 31.5; 900 steps give 30.7. Preset standard: 47.0 dB in 8 s, against 50.6 without reading (45.0 against
+descent alone 31.5; 900 steps give 30.7. Preset standard: 47.0 dB in 6 to 11 s, 50.6 without reading (45.0 and
 23.1 on the worst victim) in four times as long. MLP, 600 steps: 120 dB, the end of the scale, against 36.4 by the
 authors' descent; 120 steps give 34.7. Batches of four: 67.6 dB against 66.7 without reading on the MLP, and nothing on
 the LeNet, which stays at 11 dB (14 for two).
@@ -79,7 +79,7 @@ class DIA(Attack):
     cost: ClassVar[int] = 60
     # paper: the authors' shipped configuration (λ_tv 1e-5, λ_m 1e-4, 20,000 steps, plateau 800, stop after 4,000 or
     # below 1e-5), nothing read, nothing polished. quick and standard: benchmarks/anchors.py; IG's tolerance of 1e-9
-    # brings the LeNet's samples to 54 to 60 dB instead of 45 to 52, which no eye tells apart, in up to 11 s, not 8.
+    # brings the LeNet's samples to 54 to 60 dB instead of 45 to 52, which no eye tells apart, in a third more steps.
     presets: ClassVar[dict[str, DIASettings]] = {
         "quick": DIASettings(iterations=600, tv_weight=1e-5),
         "standard": DIASettings(iterations=6000, tv_weight=1e-5, tolerance=1e-8, search=True),
