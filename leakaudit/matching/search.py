@@ -144,14 +144,14 @@ def with_trials(iterations: int) -> int:
 def _most_trials(total: int) -> int:
     """Steps of all trials of a search of so many, however long candidates stay in it."""
     if total < FEWEST:
-        return 5 * _tenth(total)
+        return 5 * _short_trial(total)
     tried = (len(CANDIDATES), len(CANDIDATES), FINALISTS)
     return sum(n * _share(steps, total) for n, steps in zip(tried, RUNGS, strict=True))
 
 
-def _tenth(total: int) -> int:
+def _short_trial(total: int) -> int:
     """Steps of a trial in a search of few."""
-    return max(1, total // 10)
+    return max(SHORTEST_RUNG, total // 10)
 
 
 def _share(steps: int, total: int) -> int:
@@ -227,7 +227,7 @@ def _in_turn(runners: list[_Runner], most: int, budget: _Budget) -> tuple[list[_
     In 200 steps a ResNet-18 needs the heavy one, and in 300 a ConvNet the light one, from the first step to the last.
     """
     smooth, heavy, light = runners
-    steps = _tenth(most)
+    steps = _short_trial(most)
     if budget.advance(smooth, steps) or budget.advance(heavy, steps):
         return runners, True
     if smooth.score < heavy.score and not _clear(smooth, [heavy]) and budget.advance(smooth, steps):
@@ -265,7 +265,7 @@ def _run_out(runner: _Runner, budget: _Budget, until: int) -> bool:
     """Descend to the end, then refine by `POLISH`, until so many steps are spent in all; True when told to stop."""
     if runner.solution is None and (first := runner.candidate.after):
         heavy = _Runner(first, runner.problem.under(replace(runner.problem.settings, **first.changes)), runner.guess)
-        if budget.advance(heavy, _tenth(until - budget.spent)):
+        if budget.advance(heavy, _short_trial(until - budget.spent)):
             runner.follow(heavy)
             return True
         runner.follow(heavy)

@@ -112,13 +112,15 @@ def test_few_steps_are_tried_in_turn_and_the_light_one_follows_the_heavy(
     ranks = {SMOOTH: [0.0], HEAVY: [-1.0, -2.0], LIGHT: [-2.1, -3.0]}
     result, ran = short_search(samples, space, monkeypatch, ranks)
     assert [(label, steps) for label, steps, _ in ran] == [
-        *((SMOOTH, 10), (HEAVY, 10)),
-        *((LIGHT, 10), (HEAVY, 10), (LIGHT, 60)),
+        *((SMOOTH, 20), (HEAVY, 20)),
+        *((LIGHT, 20), (HEAVY, 20), (LIGHT, 20)),
     ]
     assert torch.equal(ran[0][2], ran[1][2])
     assert torch.equal(ran[2][2], ran[3][2])  # where the heavy one was
     assert not torch.equal(ran[2][2], ran[1][2])
-    assert [point.iteration for point in result.history][-1] == 79  # ten of L-BFGS and ten of the heavy led elsewhere
+    assert [point.iteration for point in result.history][
+        -1
+    ] == 59  # those of L-BFGS and half of the heavy led elsewhere
     assert result.iterations == 100
     assert result.notes[0].endswith(LIGHT)
 
@@ -127,7 +129,7 @@ def test_the_heavy_one_goes_on_where_the_light_one_gains_nothing(
     samples: Batch, space: InputSpace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result, ran = short_search(samples, space, monkeypatch, {SMOOTH: [0.0], HEAVY: [-1.0, -2.0, -3.0], LIGHT: [-1.9]})
-    assert [(label, steps) for label, steps, _ in ran][-2:] == [(HEAVY, 10), (HEAVY, 60)]
+    assert [(label, steps) for label, steps, _ in ran][-2:] == [(HEAVY, 20), (HEAVY, 20)]
     assert result.notes[0].endswith(HEAVY)
 
 
@@ -175,7 +177,7 @@ def test_a_restart_of_the_light_one_begins_with_the_heavy(
     )
     budget = search_module._Budget(40, cpu_generator(0), Progress(SilentMonitor()))
     assert not search_module._run_out(runner, budget, 40)
-    assert ran == [(HEAVY, 4), (LIGHT, 36)]
+    assert ran == [(HEAVY, 20), (LIGHT, 20)]
     assert budget.spent == runner.iterations == 40
 
 
