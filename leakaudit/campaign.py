@@ -224,16 +224,20 @@ def _all_at_once(attack: Attack, victims: Sequence[Victim], queue: Queue) -> lis
     return found
 
 
+def _attacked(count: int, victims: Sequence[Victim], budget: Budget) -> str:
+    """Why the last victims are left out, or ""."""
+    return f"{budget.spent()}: {count} of {len(victims)} victims attacked" if count < len(victims) else ""
+
+
 def _run_on_victims(attack: Attack, victims: Sequence[Victim], queue: Queue) -> tuple[list[Outcome], str]:
     """Attack each victim as long as there is time; a GPU that is too small ends it with what there is."""
     outcomes: list[Outcome] = []
     budget = queue.budget
     if (together := _all_at_once(attack, victims, queue)) is not None:
-        return together, ""
+        return together, _attacked(len(together), victims, budget)
     for position, victim in enumerate(victims):
-        spent = budget.spent()
-        if spent:
-            return outcomes, f"{spent}: {len(outcomes)} of {len(victims)} victims attacked"
+        if budget.spent():
+            return outcomes, _attacked(position, victims, budget)
         budget.observer.attack(attack.title + queue.beside, position, len(victims))
         seed = seed_of(queue.options.seed, attack.name, victim.number)
         monitor = queue.monitor(attack, victims[position:])

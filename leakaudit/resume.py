@@ -3,7 +3,8 @@
 Every result of an attack on a victim is stored as soon as it is there (`leakaudit.cache`), under a hash of all that
 it depends on: the code, the torch version and the device, the model, the attack and its settings, the seed, the time
 budget, and everything that the attacker sees, which includes the update and with it the batch and the protocol.
-What ended early is not stored.
+What ended early is not stored, nor what was planned shorter than its settings: how much time an attack had depends on
+what ran before it.
 
 The cache is on inside :func:`remembering`. An observation or a model without a hashable content (a defence that is a
 closure, an attack defined in a shell) is simply attacked again.
@@ -24,6 +25,7 @@ import torch
 from leakaudit.attacks.base import Attack, LossPoint, Monitor, Reconstruction, Snapshot, TokenReading, cpu_generator
 from leakaudit.cache import Cache, NotHashable, code_digest, digest
 from leakaudit.errors import UsageError
+from leakaudit.notes import PLANNED
 from leakaudit.observation import Observation
 from leakaudit.target.target import Target
 
@@ -96,7 +98,7 @@ def attack_together_once(
         return complete
     results = run()
     for key, result in zip(keys, results or [], strict=False):
-        if key is not None and not result.stopped:
+        if key is not None and _complete(result):
             with suppress(UsageError):
                 cache.put(key, _stored(result))
     return results
@@ -107,10 +109,14 @@ def _recall(cache: Cache, key: str, run: Callable[[], Reconstruction], target: T
     if known is not None:
         return known
     result = run()
-    if not result.stopped:
+    if _complete(result):
         with suppress(UsageError):  # a full disk costs the memory, not the audit
             cache.put(key, _stored(result))
     return result
+
+
+def _complete(result: Reconstruction) -> bool:
+    return not result.stopped and not any(note.startswith(PLANNED) for note in result.notes)
 
 
 def run_key(

@@ -80,7 +80,7 @@ class Victim:
 
         Public images come with threat model D, BatchNorm statistics to who uses them, which is threat model E, and the
         client's masks only for a declared upper bound. Optimisation attacks start from the best incomplete closed-form
-        result, chosen by its residual.
+        result, chosen by its residual, unless they are defined to work unaided.
         """
         seen = replace(self.observation, threat_model=attack.threat_model)
         if not (attack.uses_statistics and self.knowledge.statistics):
@@ -89,6 +89,8 @@ class Victim:
             seen = replace(seen, threat_model="E")
         if attack.family == "optimisation" and self.partial:
             seen = replace(seen, start=min(self.partial, key=lambda r: r.residual).inputs)
+        if attack.unaided:
+            seen = replace(seen, labels=None, label_source="none", start=None)
         if attack.threat_model >= "D":
             seen = replace(seen, auxiliary=self.knowledge.auxiliary)
         return replace(seen, masks=self.masks) if attack.upper_bound else seen
@@ -176,14 +178,17 @@ def attack_together(
     seeds: Sequence[int],
     monitor: Monitor,
 ) -> list[Outcome] | None:
-    """Run an attack on several victims in one optimisation; ``None`` where it wants them in turn."""
+    """Run an attack on several victims in one optimisation, which a stop may cut to the first of them.
+
+    ``None`` where the attack wants them in turn.
+    """
     seen = [victim.attacked_by(attack, target) for victim in victims]
     if any(model is not target for model, _ in seen):
         return None  # an adapted model differs by victim
     found = attack_together_once(attack, target, [observation for _, observation in seen], seeds, monitor)
     if found is None:
         return None
-    together = zip(victims, seeds, found, strict=True)
+    together = zip(victims, seeds, found, strict=False)
     return [outcome_of(attack, target, victim, scorer, seed, result) for victim, seed, result in together]
 
 

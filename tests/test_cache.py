@@ -152,6 +152,20 @@ class Impatient(SilentMonitor):
         return True
 
 
+class Hurried(SilentMonitor):
+    def seconds_left(self) -> float | None:
+        return 0.01
+
+
+def test_what_was_planned_shorter_is_not_kept(target: Target, observation: Observation, tmp_path: Path) -> None:
+    attack = IG(replace(SETTINGS, iterations=100_000))
+    with remembering(Cache(tmp_path), 60.0):
+        result = attack_once(attack, target, observation, 7, Hurried())
+    assert result.iterations < 100_000
+    assert not result.stopped
+    assert not list(tmp_path.glob("??/*"))
+
+
 def test_what_ended_early_is_not_kept(target: Target, observation: Observation, tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     with remembering(cache):

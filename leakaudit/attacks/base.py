@@ -98,7 +98,7 @@ class Reconstruction:
     Args:
         inputs: (B, C, H, W) in normalised space, inside the valid range; token ids (B, 1, 1, L) for a text model.
         labels: Class indices (B,) that the attack used or recovered.
-        match: Final gradient match without prior terms; a cosine distance unless the attack says otherwise.
+        match: Final cosine distance to the update, whatever the attack's own objective is.
         residual: ‖g(x̂) − g*‖ / ‖g*‖ of the update regenerated from the reconstruction; filled in by the base class.
         history: Objective over iterations.
         snapshots: Reconstructions part of the way.
@@ -147,6 +147,8 @@ class Attack(ABC):
     """Attacks run in ascending order of this; closed forms are below 50, optimisation attacks at 50 and above."""
     uses_statistics: ClassVar[bool] = False
     """Whether it uses BatchNorm statistics of the batch where the client shares them: it then runs under model E."""
+    unaided: ClassVar[bool] = False
+    """Whether it is given neither the inferred labels nor what an earlier attack found."""
     by_default: ClassVar[bool] = True
     """Whether a scan without ``--attack`` runs it; a baseline that another attack contains does not."""
     upper_bound: ClassVar[bool] = False
@@ -190,7 +192,10 @@ class Attack(ABC):
         generators: Sequence[Generator],
         monitor: Monitor,
     ) -> list[Reconstruction] | None:
-        """As :meth:`run` for several victims in one optimisation; ``None`` where that is not done."""
+        """As :meth:`run` for several victims in one optimisation; ``None`` where that is not done.
+
+        Told to stop, it leaves out the victims that it has not begun with, which are the last.
+        """
         return None
 
     @final
@@ -209,7 +214,7 @@ class Attack(ABC):
         found = self.run_together(target, observations, generators, monitor)
         if found is None:
             return None
-        finished = [_finished(r, target, o) for r, o in zip(found, observations, strict=True)]
+        finished = [_finished(r, target, o) for r, o in zip(found, observations, strict=False)]
         seconds = (time.perf_counter() - started) / len(finished)
         return [replace(result, seconds=seconds) for result in finished]
 

@@ -25,7 +25,6 @@ was measured.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -33,23 +32,15 @@ from torch import Generator, Tensor
 
 from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction, cpu_generator
 from leakaudit.attacks.ig import IGSettings, match, refuse_batch_size
-from leakaudit.attacks.masks import MaskedLayer, draw_masks, masked_layers, read_masks
+from leakaudit.attacks.masks import draw_masks, masked_layers, read_masks
 from leakaudit.attacks.wia import no_dropout
-from leakaudit.matching.descent import Progress, Solution, best_of
-from leakaudit.matching.engine import GradientMatching, plan, solve, starts, to_reconstruction
-from leakaudit.matching.masked import FREE, cost, round_and_refine, smooth_joint
+from leakaudit.matching.descent import Progress
+from leakaudit.matching.engine import prepare, smooth_enough, solve, to_reconstruction
+from leakaudit.matching.masked import find_masks
 from leakaudit.matching.priors import KeepRate
 from leakaudit.matching.problem import MASK
-from leakaudit.matching.search import chain
-from leakaudit.notes import PLANNED
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.target.target import Target
-
-POLISH_SHARE = 0.2
-TRIAL_SHARE = 0.05
-"""Of the steps, for each of the two ways down."""
-FEW = 100_000
-"""Unknown mask entries up to which L-BFGS is tried; 100 vectors of that size are its memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +56,10 @@ class DIASettings(IGSettings):
     mask_weight: float = 1e-4
     read: bool = True
     polish: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._not_negative("mask_weight")
 
 
 class DIA(Attack):
@@ -103,6 +98,8 @@ class DIA(Attack):
     def run(self, target: Target, observation: Observation, generator: Generator, monitor: Monitor) -> Reconstruction:
         """Read what can be read, optimise the rest with the inputs."""
         settings: DIASettings = self.settings
+        if observation.one_bit:  # signs are matched by what is far from the samples: nothing is refined on them
+            settings = replace(settings, polish=False)
         layers = masked_layers(target, observation)
         drawn = cpu_generator(generator.initial_seed())  # of its own: read or not, the starts are the same
         read = read_masks(target, observation, layers, drawn) if settings.read else {}
@@ -114,95 +111,27 @@ class DIA(Attack):
         else:
             zeros = sum(int((mask[0] == 0).sum()) for mask in read.values())
             facts = f"{len(free)} dropout masks optimised, {zeros} units read off the update as dropped by all samples"
-        if not free and (settings.search or not settings.polish or observation.one_bit):
+        if not free and (settings.search or not settings.polish):
             result = match(target, observation, settings, generator, monitor, masks=known)
             return replace(result, notes=(facts, *result.notes))
-        return _joint(target, observation, settings, generator, monitor, known, free, read, facts)
 
+        settings, raised = smooth_enough(settings, observation)
+        rates = {layer.name: layer.rate for layer in free}
+        like = next(iter(target.parameters.values()))
 
-def _joint(
-    target: Target,
-    observation: Observation,
-    settings: DIASettings,
-    generator: Generator,
-    monitor: Monitor,
-    known: Mapping[str, Tensor],
-    free: tuple[MaskedLayer, ...],
-    possible: Mapping[str, Tensor],
-    facts: str,
-) -> Reconstruction:
-    """Optimise inputs and masks together, then round the masks and refine."""
-    if observation.labels is None:
-        raise ValueError("gradient matching needs labels: infer them first")
-    rates = {layer.name: layer.rate for layer in free}
-    prior = KeepRate(rates, settings.mask_weight)
-    labels = observation.labels
-    problem = GradientMatching(target, observation, labels, settings, priors=[prior], masks=known, possible=possible)
-    like = next(iter(problem.parameters.values()))
-    guesses: list[dict[str, Tensor]] = []
-    for start in starts(observation, settings, generator, like):
-        masks = draw_masks(free, like, generator, possible)
-        guesses.append({"inputs": start, **{MASK + name: mask.to(like.device) for name, mask in masks.items()}})
-    planned = plan(problem, guesses[0], monitor.seconds_left())
-    notes: tuple[str, ...] = ()
-    if planned < settings.iterations:
-        notes = (f"{PLANNED}{planned} of {settings.iterations} iterations planned per restart",)
-    problem.settings = replace(settings, iterations=planned)
-    progress = Progress(monitor)
-    if not settings.polish:
-        solutions, noticed = solve(problem, guesses, generator, progress)
-        return to_reconstruction(problem, solutions, (facts, *notes, *noticed))
-    found, noticed = _best_way(problem, guesses, rates, generator, progress)
-    return to_reconstruction(problem, [found], (facts, *notes, *noticed))
+        def masks() -> dict[str, Tensor]:
+            return {MASK + name: mask for name, mask in draw_masks(free, like, generator, read).items()}
 
-
-def _best_way(
-    problem: GradientMatching,
-    guesses: list[dict[str, Tensor]],
-    rates: Mapping[str, float],
-    generator: Generator,
-    progress: Progress,
-) -> tuple[Solution, tuple[str, ...]]:
-    """Where masks are free and few, try L-BFGS and the authors' descent for some steps each; go on with the cheaper."""
-    if not 0 < sum(value.numel() for name, value in guesses[0].items() if name.startswith(MASK)) <= FEW:
-        return _authors_way(problem, guesses, None, generator, progress)
-    total = problem.settings.iterations
-    steps = max(1, round(TRIAL_SHARE * total))
-    free = problem.under(problem.settings, priors=())
-    trials: list[Solution] = []
-    for number, (kind, changes) in enumerate(((free, FREE), (problem, {}))):
-        trial = kind.under(replace(problem.settings, **changes, iterations=steps, schedule="constant"))
-        (found,), _ = solve(trial, guesses[:1], generator, progress.share(number * TRIAL_SHARE, TRIAL_SHARE))
-        if found.stopped:
-            return replace(found, match=problem.cosine(found.values)).beside(trials), ()
-        trials.append(found)
-    smooth, signed = trials
-    rest = progress.share(2 * TRIAL_SHARE, 1 - 2 * TRIAL_SHARE)
-    settings = replace(problem.settings, iterations=max(1, total - 2 * steps))
-    if cost(free, smooth.values) < cost(free, signed.values):
-        solution, facts = smooth_joint(free.under(settings), smooth, rates, generator, rest)
-        return solution.beside([signed]), ("L-BFGS matched better than signed Adam", *facts)
-    solution, facts = _authors_way(problem.under(settings), [signed.values, *guesses[1:]], signed, generator, rest)
-    return solution.beside([smooth]), facts
-
-
-def _authors_way(
-    problem: GradientMatching,
-    guesses: list[dict[str, Tensor]],
-    before: Solution | None,
-    generator: Generator,
-    progress: Progress,
-) -> tuple[Solution, tuple[str, ...]]:
-    """Masks in 0..1 by Adam from every guess; then round them and refine the best."""
-    total = problem.settings.iterations
-    first = max(1, round((1 - POLISH_SHARE) * total))
-    problem = problem.under(replace(problem.settings, iterations=first))
-    solutions, facts = solve(problem, guesses, generator, progress.share(0.0, 1 - POLISH_SHARE))
-    best = best_of(solutions)
-    if not best.stopped:
-        rest = progress.share(1 - POLISH_SHARE, POLISH_SHARE)
-        refined = round_and_refine(problem, best, total - first, generator, rest)
-        if refined.match < best.match:
-            facts = (*facts, "masks rounded and inputs refined" if len(guesses[0]) > 1 else "inputs refined")
-        best = chain(best, refined, better=refined.match < best.match)
-    return best if before is None else chain(before, best, better=True), facts
+        problem, guesses, notes = prepare(
+            *(target, observation, settings, generator, monitor),
+            priors=[KeepRate(rates, settings.mask_weight)],
+            masks=known,
+            possible=read,
+            extra=masks,
+        )
+        if settings.polish:
+            found, way = find_masks(problem, guesses, rates, generator, Progress(monitor))
+            solutions = [found]
+        else:
+            solutions, way = solve(problem, guesses, generator, Progress(monitor))
+        return to_reconstruction(problem, solutions, (facts, *raised, *notes, *way))

@@ -31,6 +31,7 @@ class DLG(Attack):
     by_default: ClassVar[bool] = False  # IG standard tries the same objective and optimiser, and TV besides
     name: ClassVar[str] = "dlg"
     title: ClassVar[str] = "DLG (Deep Leakage from Gradients)"
+    unaided: ClassVar[bool] = True
     threat_model: ClassVar[ThreatModel] = "B"
     needs: ClassVar[str] = "a model with smooth activations; optimises the labels too"
     reference: ClassVar[str] = "Zhu et al., Deep Leakage from Gradients, NeurIPS 2019, arXiv 1906.08935"
@@ -50,6 +51,6 @@ class DLG(Attack):
         """Optimise inputs and label logits together."""
         parameter = next(iter(target.parameters.values()))
         logits = torch.randn((observation.batch_size, target.classes), generator=generator).to(parameter)
-        start = torch.zeros(observation.batch_size, dtype=torch.long, device=parameter.device)
-        unaided = replace(observation, labels=start, start=None)
-        return minimize(target, unaided, self.settings, generator, monitor, extra={"labels": logits})
+        placeholder = torch.zeros(observation.batch_size, dtype=torch.long, device=parameter.device)
+        unlabelled = replace(observation, labels=placeholder)
+        return minimize(target, unlabelled, self.settings, generator, monitor, extra={"labels": logits})

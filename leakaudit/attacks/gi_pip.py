@@ -56,6 +56,9 @@ class GIPIPSettings(IGSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._not_negative("anomaly_weight")
+        if self.training_steps <= 0:
+            raise ValueError(f"training_steps must be positive, got {self.training_steps}")
         if self.autoencoder not in get_args(Architecture):
             raise ValueError(f"autoencoder must be one of {get_args(Architecture)}, got {self.autoencoder!r}")
 

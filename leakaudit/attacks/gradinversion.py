@@ -41,6 +41,10 @@ class GradInversionSettings(MatchSettings):
     statistics_weight: float = 1e-2
     first_layer_factor: float = 10.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._not_negative("statistics_weight", "first_layer_factor")
+
 
 BASE = GradInversionSettings(
     tv_weight=1e-2, l2_weight=1e-6, group_weight=1e-2, signed=False, schedule="cosine", warmup=50

@@ -25,18 +25,9 @@ from torch import Generator, Tensor
 from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction
 from leakaudit.matching.candidates import SEARCHED
 from leakaudit.matching.descent import Progress
-from leakaudit.matching.engine import (
-    GradientMatching,
-    MatchSettings,
-    minimize,
-    minimize_together,
-    plan,
-    starts,
-    to_reconstruction,
-)
+from leakaudit.matching.engine import MatchSettings, minimize, minimize_together, prepare, to_reconstruction
 from leakaudit.matching.priors import Prior
 from leakaudit.matching.search import search
-from leakaudit.notes import PLANNED
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.target.target import Target
 
@@ -128,17 +119,8 @@ def match(
     """
     if not (isinstance(settings, IGSettings) and settings.search):
         return minimize(target, observation, settings, generator, monitor, masks=masks, priors=priors)
-    if observation.labels is None:
-        raise ValueError("gradient matching needs labels: infer them first")
-    problem = GradientMatching(target, observation, observation.labels, settings, masks=masks, priors=priors)
-    like = next(iter(problem.parameters.values()))
-    guess = {"inputs": starts(observation, settings, generator, like)[0]}
-    planned = plan(problem, guess, monitor.seconds_left())
-    notes: tuple[str, ...] = ()
-    if planned < settings.iterations:
-        notes = (f"{PLANNED}{planned} of {settings.iterations} iterations planned",)
-        problem.settings = replace(settings, iterations=planned)
-    solution, winner, facts = search(problem, guess, generator, Progress(monitor))
+    problem, guesses, notes = prepare(target, observation, settings, generator, monitor, priors=priors, masks=masks)
+    solution, winner, facts = search(problem, guesses[0], generator, Progress(monitor))
     return to_reconstruction(winner, [solution], notes + facts)
 
 

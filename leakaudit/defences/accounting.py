@@ -29,6 +29,8 @@ from leakaudit.defences.gaussian import GaussianMechanism
 
 EPSILONS = np.concatenate([[0.0], np.geomspace(1e-3, 100.0, 400)])
 """Tangents of the trade-off function that are tried."""
+LARGEST, TAIL = 300.0, 8.0
+"""Largest privacy loss of a step that is accounted; how many standard deviations above its mean that is taken to be."""
 
 
 @dataclass(frozen=True)
@@ -80,15 +82,22 @@ def guarantee(mechanism: GaussianMechanism, batch_size: int, prior: float) -> Gu
 
 
 def epsilon(multiplier: float, rate: float, steps: int, delta: float) -> float:
-    """ε of `steps` Gaussian mechanisms at a Poisson sampling rate; infinite where it exceeds what can be accounted."""
-    return float(_accountant(multiplier, rate, steps).get_epsilon(delta))
+    """ε of `steps` Gaussian mechanisms at a Poisson sampling rate; infinite where a sample's loss exceeds `LARGEST`."""
+    accountant = _accountant(multiplier, rate, steps)
+    return math.inf if accountant is None else float(accountant.get_epsilon(delta))
 
 
-def _accountant(multiplier: float, rate: float, steps: int) -> PLDAccountant:
+def _accountant(multiplier: float, rate: float, steps: int) -> PLDAccountant | None:
+    """Of all steps, on a grid that its largest loss does not make too long; ``None`` where that is beyond `LARGEST`."""
+    if rate == 1:  # steps of a Gaussian mechanism are one with less noise
+        multiplier, steps = multiplier / math.sqrt(steps), 1
+    largest = (0.5 / multiplier + TAIL) / multiplier
+    if largest > LARGEST:
+        return None
     event: DpEvent = GaussianDpEvent(multiplier)
     if rate < 1:
         event = PoissonSampledDpEvent(rate, event)
-    accountant = PLDAccountant(value_discretization_interval=1e-3)
+    accountant = PLDAccountant(value_discretization_interval=max(1e-3, 1e-6 * rate * steps * largest))
     accountant.compose(SelfComposedDpEvent(event, steps))
     return accountant
 
@@ -107,5 +116,8 @@ def reconstruction_bound(multiplier: float, prior: float, *, rate: float = 1.0, 
     if rate == 1:
         return float(norm.cdf(norm.ppf(prior) + math.sqrt(steps) / multiplier))
     accountant = _accountant(multiplier, rate, steps)
+    if accountant is None:  # all that protects is not to be drawn
+        missed = (1 - rate) ** steps
+        return 1 - missed + missed * prior
     deltas = np.array([accountant.get_delta(float(e)) for e in EPSILONS])
     return float(min(1.0, np.min(np.exp(EPSILONS) * prior + deltas)))

@@ -19,6 +19,7 @@ the one that would be trained again.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain, pairwise
@@ -44,6 +45,8 @@ VGG_STAGES = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
 """Convolutions and channels of each stage of VGG-19 (Simonyan and Zisserman 2015, arXiv 1409.1556)."""
 _KEPT: dict[str, Autoencoder] = {}
 KEPT = 4
+_BEGUN: dict[str, _Training] = {}
+"""The training that was left last, in this process."""
 UNFINISHED = "the autoencoder was not trained to the end"
 
 
@@ -156,7 +159,7 @@ def train_autoencoder(
     Args:
         images: Pixels in 0..1 (N, C, H, W).
         steps: Optimiser steps of 16 images each.
-        goes_on: Told the fraction done and the loss; False ends the training, and the result is not kept.
+        goes_on: Told the fraction done and the loss; False ends the training, which the next call goes on with.
         kind: Of network.
         cache: Where trained ones are kept from run to run; ``None`` keeps them in this process only.
 
@@ -173,9 +176,13 @@ def train_autoencoder(
     known = None if cache is None else _restored(network, cache.get(key))
     facts: tuple[str, ...] = ()
     if known is None:
-        known, complete = _fit(network, images, steps, goes_on)
-        if not complete:
-            return known, (UNFINISHED,)
+        training = _BEGUN.pop(key, None) or _Training.of(network)
+        training.advance(images, steps, goes_on)
+        if training.done < steps:
+            _BEGUN.clear()
+            _BEGUN[key] = training
+            return _measured(copy.deepcopy(training.network), images), (UNFINISHED,)
+        known = _measured(training.network, images)
         facts = _keep(cache, key, known)
     while len(_KEPT) >= KEPT:
         _KEPT.pop(next(iter(_KEPT)))
@@ -211,28 +218,44 @@ def _keep(cache: Cache | None, key: str, trained: Autoencoder) -> tuple[str, ...
     return ()
 
 
-def _fit(
-    network: Network, images: Tensor, steps: int, goes_on: Callable[[float, float], bool]
-) -> tuple[Autoencoder, bool]:
-    """Binary cross-entropy, Adam 1e-3, as the code that the authors refer to; and whether all steps were done."""
-    held_out = len(images) // 10 if len(images) >= 20 else 0
-    check, public = images[: held_out or len(images)], images[held_out:]
-    order = torch.Generator().manual_seed(0)
-    optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
-    complete = True
-    for step in range(steps):
-        chosen = public[torch.randint(len(public), (BATCH,), generator=order)]
-        if bool(torch.rand(1, generator=order) < 0.5):
-            chosen = chosen.flip(-1)
-        loss = F.binary_cross_entropy(network(chosen), chosen)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        if not goes_on((step + 1) / steps, float(loss.detach())):
-            complete = False
-            break
+@dataclass(eq=False)
+class _Training:
+    """Binary cross-entropy, Adam 1e-3, as the code that the authors refer to; can be left and gone on with."""
+
+    network: Network
+    optimizer: torch.optim.Optimizer
+    order: torch.Generator
+    done: int = 0
+
+    @classmethod
+    def of(cls, network: Network) -> _Training:
+        optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
+        return cls(network, optimizer, torch.Generator().manual_seed(0))
+
+    def advance(self, images: Tensor, steps: int, goes_on: Callable[[float, float], bool]) -> None:
+        """Train until so many steps are done in all, or told to stop."""
+        public = images[_held_out(images) :]
+        while self.done < steps:
+            chosen = public[torch.randint(len(public), (BATCH,), generator=self.order)]
+            if bool(torch.rand(1, generator=self.order) < 0.5):
+                chosen = chosen.flip(-1)
+            loss = F.binary_cross_entropy(self.network(chosen), chosen)
+            self.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            self.done += 1
+            if not goes_on(self.done / steps, float(loss.detach())):
+                return
+
+
+def _held_out(images: Tensor) -> int:
+    """How many of the images, the first ones, are kept from the training."""
+    return len(images) // 10 if len(images) >= 20 else 0
+
+
+def _measured(network: Network, images: Tensor) -> Autoencoder:
     network.eval().requires_grad_(False)
     with torch.no_grad():
-        parts = torch.split(check, BATCH)
+        parts = torch.split(images[: _held_out(images) or len(images)], BATCH)
         errors = [(part - network(part)).square().mean() * len(part) for part in parts]
-    return Autoencoder(network, float(sum(errors)) / len(check)), complete
+    return Autoencoder(network, float(sum(errors)) / sum(map(len, parts)))

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Generator, Tensor
@@ -36,11 +37,14 @@ __all__ = [
     "minimize",
     "minimize_together",
     "plan",
+    "prepare",
+    "smooth_enough",
     "solve",
     "starts",
     "to_reconstruction",
 ]
 
+S = TypeVar("S", bound=MatchSettings)
 PLANNING_STEPS = 3
 ONE_BIT_TV = 3e-2
 """Least weight of the total variation where only signs are known; 24 dB on the demo's network, 11 with 1e-4."""
@@ -74,6 +78,63 @@ def starts(observation: Observation, settings: MatchSettings, generator: Generat
     return [start.to(like.device, like.dtype) for start in drawn]
 
 
+def prepare(
+    target: Target,
+    observation: Observation,
+    settings: MatchSettings,
+    generator: Generator,
+    monitor: Monitor,
+    *,
+    priors: Sequence[Prior] = (),
+    masks: Mapping[str, Tensor] | None = None,
+    possible: Mapping[str, Tensor] | None = None,
+    extra: Callable[[], Mapping[str, Tensor]] = dict,
+) -> tuple[GradientMatching, list[dict[str, Tensor]], tuple[str, ...]]:
+    """The problem with the iterations that there is time for, a guess per restart, and notes for the report.
+
+    Args:
+        target: The model, in the mode of the protocol.
+        observation: With labels (B,), given or inferred.
+        settings: See :class:`MatchSettings`.
+        generator: CPU generator of the starts.
+        monitor: Knows the time left.
+        priors: Further terms of the objective.
+        masks: Known dropout masks by layer.
+        possible: See :class:`GradientMatching`.
+        extra: Draws further unknowns for a restart: ``labels`` (B, K) logits, ``mask:<layer>`` (B, …).
+
+    Raises:
+        ValueError: The observation has no labels.
+    """
+    labels = _labels(observation)
+    problem = GradientMatching(target, observation, labels, settings, priors=priors, masks=masks, possible=possible)
+    like = next(iter(problem.parameters.values()))
+    guesses = [
+        {"inputs": start, **{name: value.to(like.device) for name, value in extra().items()}}
+        for start in starts(observation, settings, generator, like)
+    ]
+    planned = plan(problem, guesses[0], monitor.seconds_left())
+    notes: tuple[str, ...] = ()
+    if planned < settings.iterations:
+        notes = (f"{PLANNED}{planned} of {settings.iterations} iterations planned per restart",)
+        problem.settings = replace(settings, iterations=planned)
+    return problem, guesses, notes
+
+
+def _labels(observation: Observation) -> Tensor:
+    if observation.labels is None:
+        raise ValueError("gradient matching needs labels: infer them first")
+    return observation.labels
+
+
+def smooth_enough(settings: S, observation: Observation) -> tuple[S, tuple[str, ...]]:
+    """With the total variation that an update of signs needs, for settings that no search chooses; and a note on it."""
+    if not observation.one_bit or settings.tv_weight >= ONE_BIT_TV:
+        return settings, ()
+    note = f"total variation raised to {ONE_BIT_TV:g}: the update shows signs only, and the prior must do the rest"
+    return replace(settings, tv_weight=ONE_BIT_TV), (note,)
+
+
 def minimize(
     target: Target,
     observation: Observation,
@@ -88,35 +149,25 @@ def minimize(
     """Match the observed update, from `restarts` independent starts.
 
     Args:
-        target: The model, in the mode of the protocol.
-        observation: With labels (B,), given or inferred.
-        settings: See :class:`MatchSettings`.
-        generator: CPU generator of the starts.
+        target: As of :func:`prepare`, like `settings`, `generator`, `priors` and `masks`.
+        observation: See there.
+        settings: See there.
+        generator: See there.
         monitor: Told the progress; may ask to stop, and then the best so far is returned.
-        priors: Further terms of the objective.
-        masks: Known dropout masks by layer.
-        extra: Further unknowns with their starts: ``labels`` (B, K) logits, ``mask:<layer>`` (B, …).
+        priors: See there.
+        masks: See there.
+        extra: Starts of further unknowns, the same for every restart.
 
     Raises:
         ValueError: The observation has no labels.
     """
-    if observation.labels is None:
-        raise ValueError("gradient matching needs labels: infer them first")
-    notes: tuple[str, ...] = ()
-    if observation.one_bit and settings.tv_weight < ONE_BIT_TV:
-        settings = replace(settings, tv_weight=ONE_BIT_TV)
-        notes = (
-            f"total variation raised to {ONE_BIT_TV:g}: the update shows signs only, and the prior must do the rest",
-        )
-    problem = GradientMatching(target, observation, observation.labels, settings, priors=priors, masks=masks)
-    like = next(iter(problem.parameters.values()))
-    guesses = [{"inputs": s, **(extra or {})} for s in starts(observation, settings, generator, like)]
-    planned = plan(problem, guesses[0], monitor.seconds_left())
-    if planned < settings.iterations:
-        notes = (*notes, f"{PLANNED}{planned} of {settings.iterations} iterations planned per restart")
-        settings = problem.settings = replace(settings, iterations=planned)
+    settings, raised = smooth_enough(settings, observation)
+    known = extra or {}
+    problem, guesses, notes = prepare(
+        target, observation, settings, generator, monitor, priors=priors, masks=masks, extra=lambda: known
+    )
     solutions, facts = solve(problem, guesses, generator, Progress(monitor))
-    return to_reconstruction(problem, solutions, notes + facts)
+    return to_reconstruction(problem, solutions, raised + notes + facts)
 
 
 def minimize_together(
@@ -141,25 +192,23 @@ def minimize_together(
         masks: Known dropout masks by layer, of each victim.
 
     Returns:
-        A reconstruction per victim; ``None`` where :func:`goes_together` says no.
+        A reconstruction per victim, up to the last that was begun before a stop; ``None`` where :func:`goes_together`
+        says no.
     """
     if not goes_together(target, observations, settings, monitor):
         return None
     problems = []
     for observation, known in zip(observations, masks or [{}] * len(observations), strict=True):
-        if observation.labels is None:
-            raise ValueError("gradient matching needs labels: infer them first")
-        problems.append(GradientMatching(target, observation, observation.labels, settings, priors=priors, masks=known))
+        labels = _labels(observation)
+        problems.append(GradientMatching(target, observation, labels, settings, priors=priors, masks=known))
     like = next(iter(problems[0].parameters.values()))
     drawn = [starts(o, settings, g, like) for o, g in zip(observations, generators, strict=True)]
     guesses = [{"inputs": start} for own in drawn for start in own]
     cases = [problem.case for problem in problems for _ in range(settings.restarts)]
     solutions, facts = solve(problems[0], guesses, generators[0], Progress(monitor), cases)
-    while len(solutions) < len(guesses):  # interrupted between groups
-        solutions.append(Solution(guesses[len(solutions)], math.inf, math.inf, stopped="stopped before it began"))
     facts = (*facts, f"{len(observations)} victims attacked together")
     own = [solutions[i : i + settings.restarts] for i in range(0, len(solutions), settings.restarts)]
-    return [to_reconstruction(p, found, facts) for p, found in zip(problems, own, strict=True)]
+    return [to_reconstruction(p, found, facts) for p, found in zip(problems, own, strict=False)]
 
 
 def goes_together(
@@ -244,12 +293,15 @@ def to_reconstruction(
 ) -> Reconstruction:
     """The solution with the smallest match, with the iterations of all."""
     best = best_of(solutions)
+    match = problem.cosine(problem.projected(best.values))
+    if not math.isfinite(best.objective):
+        notes = (*notes, "the objective was not a finite number anywhere: what is shown is the start")
     labels = best.values["labels"].argmax(1) if "labels" in best.values else problem.labels
     found = {name.removeprefix(MASK): value for name, value in best.values.items() if name.startswith(MASK)}
     return Reconstruction(
         inputs=best.values["inputs"],
         labels=labels,
-        match=best.match,
+        match=match,
         masks={**problem.masks, **found} or None,
         history=best.history,
         snapshots=_timeline(best),

@@ -15,14 +15,15 @@ anything. Fails where the match has no useful curvature (ReLU), and where single
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
-from leakaudit.matching.descent import Progress, Solution
+from leakaudit.matching.descent import Progress, Solution, best_of
 from leakaudit.matching.engine import solve
 from leakaudit.matching.priors import total_variation
 from leakaudit.matching.problem import MASK, GradientMatching
@@ -35,6 +36,12 @@ SMOOTH = 1e-3
 map it gives 25 dB, where 1e-4 gives 19 and 1e-2 gives 22."""
 FREE_SHARE = 0.5
 REFINEMENTS = 2
+POLISH_SHARE = 0.2
+"""Of the steps of the authors' descent, to refine the inputs under rounded masks."""
+TRIAL_SHARE = 0.05
+"""Of the steps, for each of the two ways down."""
+FEW = 100_000
+"""Unknown mask entries up to which L-BFGS is tried; 100 vectors of that size are its memory."""
 
 
 def cost(problem: GradientMatching, values: Mapping[str, Tensor]) -> float:
@@ -87,6 +94,115 @@ def keep_what_passed(passed: Tensor, activation: Tensor, shape: torch.Size) -> T
     return ((excess.sum(spread, keepdim=True) if spread else excess) > 0).to(activation)
 
 
+def find_masks(
+    problem: GradientMatching,
+    guesses: Sequence[Mapping[str, Tensor]],
+    rates: Mapping[str, float],
+    generator: Generator,
+    progress: Progress,
+) -> tuple[Solution, tuple[str, ...]]:
+    """Inputs and masks, from every guess, in as many iterations as the settings of the problem say for each.
+
+    Where masks are free and few, L-BFGS and the authors' descent are tried for some steps each, from the first guess;
+    the cheaper goes on.
+
+    Args:
+        problem: With the prior on the masks that the authors' descent follows.
+        guesses: Starts of inputs and masks, one per restart.
+        rates: Dropout probability of the masks to find, by layer.
+        generator: As for :func:`leakaudit.matching.engine.solve`.
+        progress: Where this lies within the attack.
+
+    Returns:
+        The best solution, and facts for the report.
+    """
+    total = problem.settings.iterations
+    steps = round(TRIAL_SHARE * total)
+    entries = sum(value.numel() for name, value in guesses[0].items() if name.startswith(MASK))
+    if not (steps and 0 < entries <= FEW):
+        return _stop_told(*_by_adam(problem, guesses, generator, progress), total * len(guesses))
+    free = problem.under(problem.settings, priors=())
+    trials: list[Solution] = []
+    for number, (way, changes) in enumerate(((free, FREE), (problem, {}))):
+        trial = way.under(replace(problem.settings, **changes, iterations=steps, schedule="constant"))
+        (found,), _ = solve(trial, guesses[:1], generator, progress.share(number * TRIAL_SHARE, TRIAL_SHARE))
+        trials.append(found)
+        if found.stopped:
+            best = cheapest([with_settled_masks(free, trial, rates) for trial in trials])
+            return _stop_told(replace(best, stopped=found.stopped), (), total * len(guesses))
+    smooth, signed = trials
+    rest = progress.share(2 * TRIAL_SHARE, 1 - 2 * TRIAL_SHARE)
+    left = replace(problem.settings, iterations=total - 2 * steps)
+    if cost(free, smooth.values) < cost(free, signed.values):
+        further = [Solution(dict(guess), math.inf, math.inf) for guess in guesses[1:]]
+        solution, facts = _by_lbfgs(free.under(left), [smooth, *further], rates, generator, rest)
+        solution, facts = solution.beside([signed]), ("L-BFGS matched better than signed Adam", *facts)
+    else:
+        found, facts = _by_adam(problem.under(left), [signed.values, *guesses[1:]], generator, rest)
+        solution = chain(signed, found, better=True).beside([smooth])
+    return _stop_told(solution, facts, total * len(guesses))
+
+
+def _stop_told(solution: Solution, facts: tuple[str, ...], total: int) -> tuple[Solution, tuple[str, ...]]:
+    """With the iterations of the whole attack, instead of the part in which it was stopped."""
+    if solution.stopped:
+        solution = replace(solution, stopped=f"stopped after {solution.spent} of {total} iterations")
+    return solution, facts
+
+
+def cheapest(solutions: Sequence[Solution]) -> Solution:
+    """The one with the smallest objective, after the others were given up for it."""
+    best = min(range(len(solutions)), key=lambda i: solutions[i].objective)
+    return solutions[best].beside([*solutions[:best], *solutions[best + 1 :]])
+
+
+def with_settled_masks(problem: GradientMatching, solution: Solution, rates: Mapping[str, float]) -> Solution:
+    """With masks of zeros and ones (see `drop_smallest`) and inputs in range; its objective is what that costs."""
+    layers = masked_activations(problem, solution.values)
+    inside = solution.values["inputs"].clone()
+    problem.project(["inputs"], [inside])
+    values = {"inputs": inside, **{MASK + n: drop_smallest(*layers[n], rates[n]) for n in layers}}
+    return replace(solution, values=values, match=problem.cosine(values), objective=cost(problem, values))
+
+
+def _by_adam(
+    problem: GradientMatching, guesses: Sequence[Mapping[str, Tensor]], generator: Generator, progress: Progress
+) -> tuple[Solution, tuple[str, ...]]:
+    """Masks in 0..1 by Adam from every guess; then they are rounded and the best inputs refined."""
+    total = problem.settings.iterations
+    last = round(POLISH_SHARE * total)
+    descending = problem.under(replace(problem.settings, iterations=total - last))
+    solutions, facts = solve(descending, guesses, generator, progress.share(0.0, 1 - POLISH_SHARE))
+    best = replace(best_of(solutions), stopped=solutions[-1].stopped)
+    if best.stopped or not last:
+        return best, facts
+    refined = round_and_refine(descending, best, last, generator, progress.share(1 - POLISH_SHARE, POLISH_SHARE))
+    better = refined.match < best.match
+    if better:
+        facts = (*facts, "masks rounded and inputs refined" if len(guesses[0]) > 1 else "inputs refined")
+    return chain(best, refined, better=better), facts
+
+
+def _by_lbfgs(
+    problem: GradientMatching,
+    begun: Sequence[Solution],
+    rates: Mapping[str, float],
+    generator: Generator,
+    progress: Progress,
+) -> tuple[Solution, tuple[str, ...]]:
+    """`smooth_joint` from every start; the cheapest."""
+    found: list[Solution] = []
+    facts: list[str] = []
+    for number, start in enumerate(begun):
+        part = progress.share(number / len(begun), 1 / len(begun))
+        solution, noticed = smooth_joint(problem, start, rates, generator, part)
+        found.append(solution)
+        facts += noticed
+        if solution.stopped:
+            break
+    return replace(cheapest(found), stopped=found[-1].stopped), tuple(dict.fromkeys(facts))
+
+
 def smooth_joint(
     problem: GradientMatching,
     start: Solution,
@@ -110,27 +226,26 @@ def smooth_joint(
     first = max(1, round(FREE_SHARE * total))
     free = problem.under(replace(problem.settings, **FREE, iterations=first))
     (found,), facts = solve(free, [start.values], generator, progress.share(0.0, FREE_SHARE))
-    path = chain(start, found, better=True)
-    layers = masked_activations(problem, path.values)
-    passed = {name: mask * activation for name, (activation, mask) in layers.items()}
-    masks = {name: drop_smallest(*layers[name], rates[name]) for name in layers}
-    each = max(1, (total - first) // REFINEMENTS)
-    best: Solution | None = None
-    for number in range(REFINEMENTS):
+    joint = chain(start, found, better=True)
+    passed = {name: mask * activation for name, (activation, mask) in masked_activations(problem, joint.values).items()}
+    path = with_settled_masks(problem, joint, rates)
+    each = (total - first) // REFINEMENTS
+    inputs = joint.values["inputs"]  # refined from outside its range, where the match is
+    for number in range(REFINEMENTS if each else 0):
         if path.stopped:
             break
         part = progress.share(FREE_SHARE + (1 - FREE_SHARE) * number / REFINEMENTS, (1 - FREE_SHARE) / REFINEMENTS)
-        refined = _descend(problem, path.values["inputs"], masks, each, SMOOTH, generator, part)
+        masks = {n.removeprefix(MASK): value for n, value in path.values.items() if n.startswith(MASK)}
+        if number:
+            activations = masked_activations(problem, path.values)
+            masks = {name: keep_what_passed(passed[name], h, m.shape) for name, (h, m) in activations.items()}
+        refined = _descend(problem, inputs, masks, each, SMOOTH, generator, part)
         refined.match, refined.objective = problem.cosine(refined.values), cost(problem, refined.values)
-        better = best is None or refined.objective < best.objective
+        better = refined.objective < path.objective
         path = chain(path, refined, better=better)
         if not better:
             break
-        best = path
-        activations = masked_activations(problem, path.values)
-        masks = {name: keep_what_passed(passed[name], h, m.shape) for name, (h, m) in activations.items()}
-    if best is None:
-        path = replace(path, match=problem.cosine(path.values))
+        inputs = path.values["inputs"]
     return path, facts
 
 
@@ -139,7 +254,7 @@ def round_and_refine(
 ) -> Solution:
     """Round masks of 0..1, refine the inputs by L-BFGS, and measure the match in the same distance as before."""
     rounded = {n.removeprefix(MASK): v.round() for n, v in best.values.items() if n.startswith(MASK)}
-    found = _descend(problem, best.values["inputs"], rounded, max(1, iterations), 0.0, generator, progress)
+    found = _descend(problem, best.values["inputs"], rounded, iterations, 0.0, generator, progress)
     found.match = float(problem.objective(found.values)[1].detach())
     return found
 

@@ -159,6 +159,12 @@ class GradientMatching:
         limits = {MASK + name: limit for name, limit in self.possible.items()}
         return {name: value * limits[name] if name in limits else value for name, value in variables.items()}
 
+    def projected(self, variables: Variables) -> dict[str, Tensor]:
+        """Copies of the unknowns, moved into their valid range."""
+        inside = {name: value.clone() for name, value in variables.items()}
+        self.project(tuple(inside), list(inside.values()))
+        return inside
+
     @torch.no_grad()
     def project(self, names: Sequence[str], values: Sequence[Tensor]) -> None:
         """Move the unknowns into their valid range, in place: inputs into the box, masks into 0..1."""

@@ -89,17 +89,13 @@ class _Runner:
         self.problem.settings = replace(self.problem.settings, iterations=iterations)
         (found,), facts = solve(self.problem, [self.guess], generator, progress)
         self.facts += facts
-        found.match = self.problem.cosine(self._projected(found.values))
-        score = rank(found.match, float(total_variation(found.values["inputs"])))
+        inside = self.problem.projected(found.values)
+        found.match = self.problem.cosine(inside)
+        score = rank(found.match, float(total_variation(inside["inputs"])))
         if self.solution is not None:
             found = chain(self.solution, found, better=score < self.score)
         self.solution, self.score, self.guess = found, min(score, self.score), found.values
         return found
-
-    def _projected(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        inside = {name: value.clone() for name, value in values.items()}
-        self.problem.project(tuple(inside), list(inside.values()))
-        return inside
 
 
 @dataclass(eq=False)
@@ -274,7 +270,11 @@ def _run_out(runner: _Runner, budget: _Budget, until: int) -> bool:
     if runner.lowest < runner.problem.settings.tolerance or runner.problem.observation.one_bit:
         return False
     runner.problem = runner.problem.under(replace(runner.problem.settings, **POLISH))
-    return budget.advance(runner, until - budget.spent)
+    before = runner.score
+    stopped = budget.advance(runner, until - budget.spent)
+    if runner.score < before:
+        runner.facts.append("refined by L-BFGS on the squared distance, without total variation")
+    return stopped
 
 
 def _round(runners: Sequence[_Runner], steps: int, budget: _Budget) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 Initialization = Literal["normal", "uniform", "zeros", "tiled"]
@@ -73,13 +74,15 @@ class MatchSettings:
         return replace(self, **changes)
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{field.name} must be a finite number, got {value}")
         for name in ("iterations", "restarts", "learning_rate", "history", "plateau"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         not_negative = ("tv_weight", "l2_weight", "group_weight", "warmup", "noise", "patience", "tolerance")
-        for name in (*not_negative, "strongest_layers"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        self._not_negative(*not_negative, "strongest_layers")
         if not 0 < self.matched_share <= 1:
             raise ValueError(f"matched_share must be above 0 and at most 1, got {self.matched_share}")
         if not 0 <= self.flatness <= 1:
@@ -87,6 +90,11 @@ class MatchSettings:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(f"{name} must be one of {get_args(choices)}, got {getattr(self, name)!r}")
+
+    def _not_negative(self, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
 
 CHOICES: dict[str, Any] = {

@@ -105,7 +105,7 @@ class Step:
         with torch.enable_grad():
             leaves = [value.detach().requires_grad_(True) for value in values]
             objective, match = self.problem.objective(dict(zip(self.names, leaves, strict=True)), case=case)
-            gradients = torch.autograd.grad(objective, leaves)
+            gradients = torch.autograd.grad(objective, leaves, materialize_grads=True)
         return objective.detach(), match.detach(), tuple(gradients)
 
     def _record(self, example: Values, mode: Mode) -> None:

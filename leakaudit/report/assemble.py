@@ -15,6 +15,7 @@ from torch import Tensor
 
 from leakaudit.attacks.base import Attack, Reconstruction
 from leakaudit.errors import ModelError
+from leakaudit.matching.candidates import SEARCHED
 from leakaudit.observation import InputSpace, Observation, Protocol, TokenSpace
 from leakaudit.recorded import RecordedUpdate
 from leakaudit.report.document import (
@@ -158,11 +159,18 @@ def attack_entry(
         threat_model=victim.seen_by(attack).threat_model,
         upper_bound=attack.upper_bound,
         given=_given(victim, attack),
-        hyperparameters=dataclasses.asdict(attack.settings),
+        hyperparameters=_hyperparameters(attack),
         reference=attack.reference,
         seconds=sum(r.seconds for r in results),
         results=list(results),
     )
+
+
+def _hyperparameters(attack: Attack) -> dict[str, Any]:
+    """Its settings; what a search chose for each victim stands in the notes of the results."""
+    values = dataclasses.asdict(attack.settings)
+    chosen = SEARCHED & values.keys() if values.get("search") else ()
+    return {**values, **dict.fromkeys(chosen, "chosen by trials")}
 
 
 def comparison(rival: Attack, results: Sequence[VictimResult], reason: str = "", *, in_ledger: bool) -> Comparison:
@@ -170,7 +178,7 @@ def comparison(rival: Attack, results: Sequence[VictimResult], reason: str = "",
     return Comparison(
         name=rival.name,
         title=rival.title,
-        hyperparameters=dataclasses.asdict(rival.settings),
+        hyperparameters=_hyperparameters(rival),
         reason=reason,
         in_ledger=in_ledger,
         seconds=sum(r.seconds for r in results),
@@ -191,7 +199,7 @@ def _given(victim: Victim, attack: Attack) -> dict[str, Any]:
         "model": "architecture, weights, loss",
         "batch_size": observation.batch_size,
         "mode": observation.protocol.mode,
-        "labels": f"{observation.label_source}: {victim.guess.method}",
+        "labels": "none" if observation.labels is None else f"{observation.label_source}: {victim.guess.method}",
         "normalisation": _normalisation(observation.space),
         "dropout_masks": "true masks" if observation.masks is not None else "none",
         "batch_statistics": _given_statistics(observation),

@@ -40,6 +40,11 @@ def test_reconstruction_bound() -> None:
         reconstruction_bound(1.0, 0.0)
 
 
+def test_hardly_any_noise_is_no_guarantee_and_no_work() -> None:
+    assert epsilon(1e-3, 1.0, 1, 1e-5) == epsilon(1e-3, 0.01, 100, 1e-5) == math.inf
+    assert reconstruction_bound(1e-3, 0.1, rate=0.01, steps=100) == pytest.approx(1 - 0.99**100 * 0.9)
+
+
 def test_the_best_possible_attacker_meets_the_bound_and_never_beats_it() -> None:
     """Telling which of N orthogonal gradients of norm C was shared: the maximum-likelihood guess."""
     candidates, trials = 10, 4000

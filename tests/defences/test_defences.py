@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from leakaudit.attacks.base import cpu_generator, relative_residual
+from leakaudit.attacks.dlg import DESCENT, DLG
 from leakaudit.attacks.ig import IG
 from leakaudit.batch import Batch
 from leakaudit.client import examine, observe
@@ -142,6 +143,14 @@ def test_precode_is_random_for_the_ignorant_and_exact_for_the_knowing(
     assert relative_residual(model, seen, inputs, batch.labels) > 0.05
     knowing = adapted(model, seen, [parse_defence("precode=8")])
     assert relative_residual(*knowing, inputs, batch.labels) < 1e-5
+
+
+def test_precode_leaves_dlg_no_label_to_find_and_no_error(samples: Batch, space: InputSpace) -> None:
+    target = make_target(small_cnn(), (3, 12, 12), 5)
+    model, seen = observed(target, samples.subset([0]), space, "precode=8")
+    knowing = adapted(model, seen, [parse_defence("precode=8")])
+    result = DLG(replace(DESCENT, iterations=20, restarts=1))(*knowing, cpu_generator(0))
+    assert result.match < 0.9
 
 
 def test_precode_falls_to_the_attacker_who_knows_it(samples: Batch, space: InputSpace) -> None:

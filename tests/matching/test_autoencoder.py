@@ -24,6 +24,7 @@ def forgetful() -> None:
     """As another process would find it."""
     torch.set_num_threads(1)
     autoencoder._KEPT.clear()
+    autoencoder._BEGUN.clear()
 
 
 def test_tells_images_from_noise_and_is_kept() -> None:
@@ -100,6 +101,27 @@ def test_an_interrupted_training_is_not_kept(tmp_path: Path) -> None:
     assert "not trained to the end" in facts[0]
     assert list(tmp_path.glob("??/*")) == []
     assert train_autoencoder(IMAGES, 1)[0] is not first
+
+
+def test_an_interrupted_training_is_gone_on_with() -> None:
+    parts = iter([3, 12, 50])
+    found = [train_autoencoder(IMAGES, 20, _StopAt(next(parts) / 20)) for _ in range(3)]
+    assert [facts for _, facts in found] == [(autoencoder.UNFINISHED,)] * 2 + [()]
+    autoencoder._KEPT.clear()
+    whole, _ = train_autoencoder(IMAGES, 20)
+    assert torch.equal(found[2][0].network(IMAGES), whole.network(IMAGES))
+    assert not torch.equal(found[1][0].network(IMAGES), found[0][0].network(IMAGES))
+    assert not torch.equal(found[1][0].network(IMAGES), whole.network(IMAGES))
+
+
+class _StopAt:
+    """Ends a training once this fraction is done."""
+
+    def __init__(self, fraction: float) -> None:
+        self.fraction = fraction
+
+    def __call__(self, fraction: float, loss: float) -> bool:
+        return fraction < self.fraction
 
 
 class _Constant(Network):

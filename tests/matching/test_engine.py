@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from leakaudit.attacks.base import SilentMonitor, cpu_generator
-from leakaudit.attacks.ig import IG
+from leakaudit.attacks.dia import DIASettings
+from leakaudit.attacks.gi_pip import GIPIPSettings
+from leakaudit.attacks.gradinversion import GradInversionSettings
+from leakaudit.attacks.ig import IG, IGSettings
 from leakaudit.batch import Batch
 from leakaudit.client import observe
 from leakaudit.matching.engine import MatchSettings, initial_guess, minimize
@@ -113,6 +118,25 @@ def test_starts_and_settings(space: InputSpace) -> None:
     assert not initial_guess(space, 2, "zeros", cpu_generator(0)).any()
     assert initial_guess(space, 2, "uniform", cpu_generator(0)).abs().max() <= 1
     assert initial_guess(space, 2, "normal", cpu_generator(0)).shape == (2, 3, 12, 12)
-    for bad in ({"iterations": 0}, {"tv_weight": -1.0}, {"initialization": "ones"}):
+    nan, infinite = float("nan"), float("inf")
+    for kind, bad in (
+        (MatchSettings, {"iterations": 0}),
+        (MatchSettings, {"tv_weight": -1.0}),
+        (MatchSettings, {"initialization": "ones"}),
+        (MatchSettings, {"tv_weight": nan}),
+        (IGSettings, {"learning_rate": infinite}),
+        (GIPIPSettings, {"training_steps": 0}),
+        (GIPIPSettings, {"anomaly_weight": -1.0}),
+        (DIASettings, {"mask_weight": -1.0}),
+        (GradInversionSettings, {"statistics_weight": nan}),
+        (GradInversionSettings, {"first_layer_factor": -1.0}),
+    ):
         with pytest.raises(ValueError, match=next(iter(bad))):
-            MatchSettings(**bad)
+            kind(**bad)
+
+
+def test_says_when_there_was_nothing_to_descend(target: Target, samples: Batch, space: InputSpace) -> None:
+    observation = observation_of(target, samples.subset([1]), space)
+    broken = replace(observation, update={n: g * float("nan") for n, g in observation.update.items()})
+    result = minimize(target, broken, replace(SETTINGS, iterations=3), cpu_generator(0), SilentMonitor())
+    assert "the objective was not a finite number anywhere: what is shown is the start" in result.notes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from leakaudit.attacks.base import SilentMonitor, cpu_generator
-from leakaudit.attacks.ig import IG
+from leakaudit.attacks.ig import IG, IGSettings
 from leakaudit.batch import Batch
 from leakaudit.matching.engine import MatchSettings, minimize, minimize_together
 from leakaudit.matching.problem import GradientMatching
@@ -72,6 +72,17 @@ def test_stops_with_the_best_so_far_of_each(net: Target, victims: list[Observati
     assert found is not None
     assert len(found) == 3
     assert all(result.stopped for result in found)
+
+
+def test_victims_that_were_not_begun_are_left_out(
+    net: Target, victims: list[Observation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("leakaudit.matching.memory.free_bytes", lambda device: 0)
+    settings = replace(TRACED, restarts=1)
+    generators = [cpu_generator(i) for i in range(3)]
+    found = IG(IGSettings(**asdict(settings))).together(net, victims, generators, _StopAfter(settings.iterations + 5))
+    assert found is not None
+    assert [(r.iterations, r.stopped) for r in found] == [(30, ""), (5, "stopped after 5 of 30 iterations")]
 
 
 @pytest.mark.parametrize(
