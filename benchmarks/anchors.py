@@ -2,11 +2,11 @@
 
     python benchmarks/anchors.py [CASE ...] [--victims 4] [--out benchmarks/results/attack_quality.md]
 
-Rows with a number of steps run the quick preset for that many steps with a total variation of 1e-5, as the authors' code
-did; rows named *standard* run that preset, and rows named *scan* go through an ONNX file and the command line. PSNR in 0..1, median and range
-over the victims: test image 40 v, or a batch of distinct classes drawn by v, is victim v, whose number also seeds its
-masks and start; the weights are of seed 0. Measured victims are kept in ``--store`` and not measured again. Needs the
-CIFAR-10 and MNIST samples in $LEAKAUDIT_DATA.
+Rows with a number of steps run the quick preset for that many steps with a total variation of 1e-5, as the authors'
+code did; rows named *standard* run that preset, and rows named *scan* go through an ONNX file and the command line.
+PSNR in 0..1, median and range over the victims: test image 40 v, or a batch of distinct classes drawn by v, is victim
+v, whose number also seeds its masks and start; the weights are of seed 0. Measured victims are kept in ``--store`` and
+not measured again. Needs the CIFAR-10 and MNIST samples in $LEAKAUDIT_DATA.
 """
 
 from __future__ import annotations
@@ -184,11 +184,10 @@ def met(bar: str, median: float, victims: int) -> str:
 
 NOTE = """Median and range of the PSNR in 0..1 over n victims: CIFAR-10 (or MNIST) test images 0, 40, 80 and 120 of the
 sample, batch size 1 unless said, labels given, weights of seed 0, masks and start of the victim's number. Rows with a
-number of steps run the attack's quick preset for that many, with a total variation of 1e-5 as the authors' code (IG's own
-is 1e-4); *standard* rows run that preset; *scan* rows go through an ONNX file and `leakaudit scan`, which infers the
-label. *plain* is the authors' DIA in our engine: no mask read off the
-update, no refinement, *λ_m 0* also without its prior on the masks' means; *unread* reads none but refines. Seconds are
-of whatever load the machine was under."""
+number of steps run the attack's quick preset for that many, with a total variation of 1e-5 as the authors' code (IG's
+own is 1e-4); *standard* rows run that preset; *scan* rows go through an ONNX file and `leakaudit scan`, which infers
+the label. *plain* is the authors' DIA in our engine: no mask read off the update, no refinement, *λ_m 0* also without
+its prior on the masks' means; *unread* reads none but refines. Seconds are of whatever load the machine was under."""
 
 
 @click.command()
