@@ -205,6 +205,26 @@ def test_every_restart_has_as_many_steps_and_all_are_counted(samples: Batch, spa
     assert three.history[-1].iteration < 240
 
 
+def test_another_start_is_for_local_minima_and_not_for_what_noise_leaves() -> None:
+    assert search_module._stuck([3e-5])
+    assert search_module._stuck([3e-5, 8e-5])
+    assert not search_module._stuck([3.0e-5, 8e-5, 3.1e-5])
+    assert not search_module._stuck([3e-5, 5e-8])
+
+
+def test_of_a_rounded_update_lbfgs_ends_twice_alike_and_stops(samples: Batch, space: InputSpace) -> None:
+    net, victim = cnn(), samples.subset([3])
+    clean = observation_of(net, victim, space)
+    rounded = {name: (g * 200 / g.abs().max()).round() * g.abs().max() / 200 for name, g in clean.update.items()}
+    settings = IGSettings(iterations=4000, tolerance=1e-9)
+    problem = GradientMatching(net, replace(clean, update=rounded), victim.labels, settings)
+    start = torch.randn(1, 3, 12, 12, generator=cpu_generator(0))
+    solution, _, _ = search(problem, {"inputs": start}, cpu_generator(1), Progress(SilentMonitor()), CANDIDATES[1:2])
+    assert solution.match > 1e-6
+    assert solution.given_up > 0
+    assert solution.spent < 3000
+
+
 def test_only_further_lbfgs_candidates_draw_a_start(
     samples: Batch, space: InputSpace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
