@@ -14,10 +14,10 @@ refined. Entries that no sample keeps are zero throughout.
 
 What reading gains, medians of four CIFAR-10 victims, dropout .5 (`benchmarks/results/attack_quality.md`). One sample,
 LeNet, preset quick for 1,500 steps: 38.6 dB (19.3 on one victim), where all masks optimised give 33.5 and the authors'
-descent alone 31.5; 900 steps give 30.7. Preset standard: 47.0 dB in 6 to 11 s, 50.5 without reading (45.0 and 23.1 on
-the worst victim) in four times as long. MLP, 600 steps: 120 dB, the end of the scale, against 36.4 by the authors'
+descent alone 31.5; 900 steps give 30.7. Preset standard: 47.0 dB in 6 to 11 s, 48.2 without reading (45.0 and 23.2 on
+the worst victim) in five times as long. MLP, 600 steps: 120 dB, the end of the scale, against 36.4 by the authors'
 descent; 120 steps give 34.7. LeNet with dropout .25 on its first map, which cannot be read: 28.5 dB after 1,500 steps,
-30.0 with the preset standard, 13.4 by the authors' descent. Batches of four: 67.6 dB against 66.7 without reading on
+30.1 with the preset standard, 13.4 by the authors' descent. Batches of four: 67.6 dB against 66.7 without reading on
 the MLP, and nothing on the LeNet, which stays at 11 dB (14 for two).
 
 Fails on masks of attention and tokens (ViT): the inputs are found, the masks are not. Deviations from the authors'
