@@ -54,6 +54,7 @@ class Case:
 ENOUGH = 4
 UNREAD = (("read", False),)
 PLAIN = (*UNREAD, ("polish", False))
+UNTIL_SMALL = (("schedule", "plateau"), ("tolerance", 1e-5), ("execution", "eager"))
 CASES = {
     "mlp ig": Case(mlp, IG, 600, "40.3", "≥ 40"),
     "mlp .5 ig": Case(lambda: mlp(0.5), IG, 600, "14.6", "≤ 18"),
@@ -110,7 +111,7 @@ CASES |= {
     "lenet conv .25 ig": Case(lambda: lenet(0.25, 0.25), IG, 1500, "9.0", ""),
     "vit ig": Case(ViT, IG, 300, "23.5", ""),
     "vit .1 ig": Case(lambda: ViT(0.1), IG, 400, "7.3", ""),
-    "vit mnist ig": Case(lambda: ViT(space=MNIST), IG, 116, "24.2", "", space=MNIST),
+    "vit mnist ig": Case(lambda: ViT(space=MNIST), IG, 9_000, "24.2", "", UNTIL_SMALL, space=MNIST),
     "vit mnist .1 ig": Case(lambda: ViT(0.1, space=MNIST), IG, 300, "7.7", "", space=MNIST),
     "vit mnist .1 dia": Case(lambda: ViT(0.1, space=MNIST), DIA, 1600, "19.8", "", space=MNIST),
 }
@@ -187,7 +188,8 @@ sample, batch size 1 unless said, labels given, weights of seed 0, masks and sta
 number of steps run the attack's quick preset for that many, with a total variation of 1e-5 as the authors' code (IG's
 own is 1e-4); *standard* rows run that preset; *scan* rows go through an ONNX file and `leakaudit scan`, which infers
 the label. *plain* is the authors' DIA in our engine: no mask read off the update, no refinement, *λ_m 0* also without
-its prior on the masks' means; *unread* reads none but refines. Seconds are of whatever load the machine was under."""
+its prior on the masks' means; *unread* reads none but refines. *vit mnist ig* ends below an objective of 1e-5, as the
+authors' run did after 116 steps, here after 68 to 100. Seconds are of whatever load the machine was under."""
 
 
 @click.command()
