@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from importlib.metadata import EntryPoint
 
 import pytest
 
+from leakaudit.attacks import registry
 from leakaudit.attacks.registry import PRESETS, available, create
 from leakaudit.errors import UsageError
 
@@ -54,3 +56,12 @@ def test_overrides_are_converted_to_the_type_of_the_preset() -> None:
 def test_what_is_refused(name: str, preset: str, overrides: dict[str, str]) -> None:
     with pytest.raises(UsageError):
         create(name, preset, overrides)
+
+
+def test_an_attack_of_another_package_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = EntryPoint("mine", "package_that_is_not_there:Mine", registry.GROUP)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [broken])
+    with pytest.raises(UsageError, match="'mine' of the package 'package_that_is_not_there") as caught:
+        available()
+    assert "ModuleNotFoundError" in caught.value.message
+    assert caught.value.hint.startswith("repair")
