@@ -34,10 +34,10 @@ from leakaudit.attacks.certificate import RESIDUAL_TOLERANCE
 from leakaudit.attacks.confirm import Recovered, assemble, best_label, match_labels
 from leakaudit.attacks.first_layer import Entry, find_linear, masks_unknown, mid_grey
 from leakaudit.attacks.labels import infer_labels
-from leakaudit.closed_form.graph import exposed
-from leakaudit.closed_form.plan import record
 from leakaudit.errors import AuditError
 from leakaudit.observation import Observation, ThreatModel
+from leakaudit.recursion.graph import exposed
+from leakaudit.recursion.plan import record
 from leakaudit.target.target import Target
 
 MAX_ROWS = 4096

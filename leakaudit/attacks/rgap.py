@@ -9,7 +9,7 @@ minimum-norm input; the attack says so, names the layer and does not call the re
 one logit have twins: two images, one a multiple of the other, with the same update. The valid pixel range and the
 8-bit grid of stored images decide; the other candidate is kept.
 
-Graphs with several paths are gone back through from their biased linear layers (`leakaudit.closed_form.graph`).
+Graphs with several paths are gone back through from their biased linear layers (`leakaudit.recursion.graph`).
 
 Fails for batches, where a layer has no inverse, and under noise beyond about one per cent. Deviations from
 the authors' code: any label, all roots, float64, matrix-free balanced solver, stride, padding, groups, dilation and
@@ -26,12 +26,12 @@ from torch import Generator, Tensor
 
 from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction, Snapshot, relative_residual
 from leakaudit.attacks.labels import infer_labels
-from leakaudit.closed_form.graph import GraphPlan, make_graph_plan, recover_graph
-from leakaudit.closed_form.obstacles import Obstacle
-from leakaudit.closed_form.plan import Plan, record
-from leakaudit.closed_form.recursion import Recovery, read_start, recover
-from leakaudit.closed_form.solve import SolverSettings
 from leakaudit.observation import InputSpace, Observation, ThreatModel
+from leakaudit.recursion.graph import GraphPlan, make_graph_plan, recover_graph
+from leakaudit.recursion.obstacles import Obstacle
+from leakaudit.recursion.plan import Plan, record
+from leakaudit.recursion.recursion import Recovery, read_start, recover
+from leakaudit.recursion.solve import SolverSettings
 from leakaudit.target.inventory import is_sequential
 from leakaudit.target.target import Target
 from leakaudit.target.trace import TraceError

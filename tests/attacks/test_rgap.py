@@ -17,8 +17,8 @@ from leakaudit.attacks.base import Reconstruction, cpu_generator
 from leakaudit.attacks.rgap import RGAP
 from leakaudit.batch import Batch
 from leakaudit.client import observe
-from leakaudit.closed_form.obstacles import Obstacle
 from leakaudit.observation import InputSpace, Observation, Protocol
+from leakaudit.recursion.obstacles import Obstacle
 from leakaudit.target.target import Target
 from tests.conftest import smooth_images
 

@@ -30,11 +30,11 @@ from leakaudit.batch import Batch
 from leakaudit.cli.inspect import inspect
 from leakaudit.cli.rank import rank
 from leakaudit.client import NoTraceError, observe
-from leakaudit.closed_form.activations import preimage
-from leakaudit.closed_form.recursion import build_system
-from leakaudit.closed_form.solve import SolverSettings, solve
 from leakaudit.errors import LeakauditError, ModelError, UsageError
 from leakaudit.observation import InputSpace, Observation, Protocol
+from leakaudit.recursion.activations import preimage
+from leakaudit.recursion.recursion import build_system
+from leakaudit.recursion.solve import SolverSettings, solve
 from leakaudit.risk.rank import RankReport, rank_analysis
 from leakaudit.target import load
 from leakaudit.target.target import Target
@@ -371,8 +371,8 @@ def test_10_a_large_image_is_counted_from_shapes_alone() -> None:
 
 
 def test_10_the_block_of_gradient_constraints_is_not_formed_when_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    from leakaudit.closed_form.plan import make_plan
-    from leakaudit.closed_form.system import Convolution
+    from leakaudit.recursion.plan import make_plan
+    from leakaudit.recursion.system import Convolution
 
     module = nn.Sequential(conv(3, 512, 3, 1, 1), leaky(), nn.Flatten(), nn.Linear(512 * 24 * 24, 2))
     space = replace(SMALL, shape=(3, 24, 24))
@@ -381,7 +381,7 @@ def test_10_the_block_of_gradient_constraints_is_not_formed_when_large(monkeypat
     system = build_system(step, torch.zeros(512, 24, 24).double(), torch.ones(512, 24, 24).double())
     rows, columns = system.map.block_size()
     monkeypatch.setattr(Convolution, "block", lambda *_: pytest.fail(f"formed {rows} × {columns}"))
-    monkeypatch.setattr("leakaudit.closed_form.solve.BLOCK_WORK", rows * columns**2 - 1)
+    monkeypatch.setattr("leakaudit.recursion.solve.BLOCK_WORK", rows * columns**2 - 1)
     assert solve(system, True, SolverSettings(iterations=2, dense_limit=0)).method == "LSMR"
 
 

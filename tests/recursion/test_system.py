@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from leakaudit.closed_form.solve import SolverSettings, null_space_probe, solve
-from leakaudit.closed_form.system import BilinearMap, Convolution, FullyConnected, LayerSystem, Pad
+from leakaudit.recursion.solve import SolverSettings, null_space_probe, solve
+from leakaudit.recursion.system import BilinearMap, Convolution, FullyConnected, LayerSystem, Pad
 
 
 def settings(kernel: tuple[int, ...], **changes: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from leakaudit.closed_form.activations import RECOVERABLE, preimage
+from leakaudit.recursion.activations import RECOVERABLE, preimage
 
 SMOOTH: list[tuple[str, dict[str, Any], nn.Module]] = [
     ("identity", {}, nn.Identity()),

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leakaudit.closed_form.last_layer import from_bias, from_logistic, from_softmax, logistic_roots
+from leakaudit.recursion.last_layer import from_bias, from_logistic, from_softmax, logistic_roots
 
 
 def sigmoid(t: float) -> float:

@@ -25,12 +25,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from leakaudit.closed_form import last_layer
-from leakaudit.closed_form.obstacles import Obstacle, operator_of
-from leakaudit.closed_form.plan import Planner, Step
-from leakaudit.closed_form.recursion import LayerReport, Recovery, State, build_system
-from leakaudit.closed_form.replay import replay
-from leakaudit.closed_form.solve import SolverSettings
+from leakaudit.recursion import last_layer
+from leakaudit.recursion.obstacles import Obstacle, operator_of
+from leakaudit.recursion.plan import Planner, Step
+from leakaudit.recursion.recursion import LayerReport, Recovery, State, build_system
+from leakaudit.recursion.replay import replay
+from leakaudit.recursion.solve import SolverSettings
 from leakaudit.target.inventory import Layer
 from leakaudit.target.pointwise import INVERTIBLE
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, lsmr
 from torch import Tensor
 
-from leakaudit.closed_form.system import LayerSystem
+from leakaudit.recursion.system import LayerSystem
 
 BLOCK_WORK = 4e9  # largest rows · columns² of K0 for QR, about two seconds on one core
 BLOCK_CONDITION = 1e3  # beyond, the weight constraints are worth using too

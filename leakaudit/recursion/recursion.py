@@ -10,7 +10,7 @@ Several readings of the last layer are followed side by side; those that a layer
 Fails where noise flips the sign of a pre-activation near a kink (relative noise of about 1e-2): δ is then wrong there.
 
 Reference: Zhu & Blaschko, "R-GAP: Recursive Gradient Attack on Privacy", ICLR 2021, arXiv 2010.07733. Deviations:
-float64, rows weighted by σ'(z) so that all have the error of x_{i+1}, the solver of `leakaudit.closed_form.solve`.
+float64, rows weighted by σ'(z) so that all have the error of x_{i+1}, the solver of `leakaudit.recursion.solve`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from leakaudit.closed_form import last_layer
-from leakaudit.closed_form.activations import preimage
-from leakaudit.closed_form.last_layer import Start
-from leakaudit.closed_form.plan import Plan, Step, settings_of
-from leakaudit.closed_form.solve import Solution, SolverSettings, null_space_probe, solve
-from leakaudit.closed_form.system import BilinearMap, Convolution, FullyConnected, LayerSystem
+from leakaudit.recursion import last_layer
+from leakaudit.recursion.activations import preimage
+from leakaudit.recursion.last_layer import Start
+from leakaudit.recursion.plan import Plan, Step, settings_of
+from leakaudit.recursion.solve import Solution, SolverSettings, null_space_probe, solve
+from leakaudit.recursion.system import BilinearMap, Convolution, FullyConnected, LayerSystem
 from leakaudit.risk.structural import StructuralRank
 
 JUMP = 1e3

@@ -9,7 +9,7 @@ Both matrices are applied without being formed: a bilinear map needs `forward` a
 framework operators. K is block diagonal: one small matrix K0, repeated for every input channel of a group, so where
 K0 has full column rank the gradient constraints alone give x from one small least-squares problem.
 
-Unknowns are the entries of the input without padding. Fails for what is not bilinear; see `leakaudit.closed_form.plan`.
+Unknowns are the entries of the input without padding. Fails for what is not bilinear; see `leakaudit.recursion.plan`.
 Reference: Zhu & Blaschko, "R-GAP", ICLR 2021 (dense K and W with padding as extra rows); the products and K0 are ours.
 """
 

@@ -4,7 +4,7 @@ Claim. The recursion starts at the trained biased linear layer nearest to the in
 behind it), or else at the last layer. From there back to the image every layer must be one of
 
 * a convolution or linear layer, to be solved for its input;
-* an activation whose derivative is a function of its output (`leakaudit.closed_form.activations`);
+* an activation whose derivative is a function of its output (`leakaudit.recursion.activations`);
 * a reordering of entries, or an addition and multiplication by known numbers, BatchNorm with running statistics
 included.
 
@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from leakaudit.closed_form import activations
-from leakaudit.closed_form.obstacles import UNREADABLE, Obstacle, operator_of, stop_at
-from leakaudit.closed_form.replay import entry_order, replay, scale_and_shift
-from leakaudit.closed_form.system import Pad
 from leakaudit.observation import Observation
+from leakaudit.recursion import activations
+from leakaudit.recursion.obstacles import UNREADABLE, Obstacle, operator_of, stop_at
+from leakaudit.recursion.replay import entry_order, replay, scale_and_shift
+from leakaudit.recursion.system import Pad
 from leakaudit.risk.chain import layer_system
 from leakaudit.risk.structural import StructuralRank
 from leakaudit.target.inventory import Layer, consumers, layers_and_outputs, parameter_users
