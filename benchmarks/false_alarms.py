@@ -27,8 +27,8 @@ from torch import nn
 
 import leakaudit
 from leakaudit import audit
+from leakaudit.document.schema import Report
 from leakaudit.observation import Mode
-from leakaudit.report.document import Report
 from leakaudit.score import leak_interval
 
 FILE = 200

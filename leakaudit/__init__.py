@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from leakaudit.api import scan
     from leakaudit.batch import Batch, load_batch
+    from leakaudit.document.schema import Report
     from leakaudit.errors import AuditError, BatchError, LeakauditError, ModelError, UsageError
     from leakaudit.observation import InputSpace, Observation, Protocol
     from leakaudit.observer import Observer
     from leakaudit.options import AuditOptions
-    from leakaudit.report.document import Report
     from leakaudit.target.load import load
     from leakaudit.target.target import Target
 
@@ -37,7 +37,7 @@ _HOMES = {
     "Observation": "observation",
     "Observer": "observer",
     "Protocol": "observation",
-    "Report": "report.document",
+    "Report": "document.schema",
     "Target": "target",
     "UsageError": "errors",
     "load": "target",

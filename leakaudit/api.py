@@ -17,6 +17,7 @@ from leakaudit.batch_tokens import refuse_image_options, token_samples
 from leakaudit.cache import Cache
 from leakaudit.controls import Level
 from leakaudit.defences.spec import parse_defences
+from leakaudit.document.schema import Report
 from leakaudit.errors import UsageError
 from leakaudit.gate import apply_policy
 from leakaudit.goal import parse_goal
@@ -25,7 +26,6 @@ from leakaudit.observer import Observer, SilentObserver
 from leakaudit.options import AuditOptions
 from leakaudit.policy import Policy
 from leakaudit.recorded import load_update
-from leakaudit.report.document import Report
 from leakaudit.score import LeakCriterion
 from leakaudit.target import Target, load
 from leakaudit.target.target import SharedStatistics

@@ -23,6 +23,7 @@ from leakaudit.campaign import entry_of, left_out, run_attacks
 from leakaudit.client import NoTraceError, examine, examine_claims, examine_recorded
 from leakaudit.controls import Scene, control
 from leakaudit.defences.base import defended_model, defended_protocol
+from leakaudit.document.schema import ClaimEntry, DefenceEntry, RankSection, Report
 from leakaudit.environment import choose_device, reproducible, seed_of, timestamp, versions
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.findings import Evidence, judge
@@ -32,7 +33,6 @@ from leakaudit.options import AuditOptions
 from leakaudit.recommend import recommend
 from leakaudit.report import assemble
 from leakaudit.report.defended import claim_entry, defence_entries
-from leakaudit.report.document import ClaimEntry, DefenceEntry, RankSection, Report
 from leakaudit.resume import remembering
 from leakaudit.risk.rank import rank_analysis
 from leakaudit.risk.what_if import smallest_changes

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from leakaudit.report.document import FindingEntry, Report, Severity
+from leakaudit.document.schema import FindingEntry, Report, Severity
 
 CONFIDENCE_LEVEL = 0.95
 COUNTS = (("samples_leaked", "samples_attacked"), ("correct", "total"))

@@ -18,11 +18,11 @@ from leakaudit.attacks.base import Attack, Monitor
 from leakaudit.attacks.registry import create
 from leakaudit.budget import Budget, worth
 from leakaudit.controls import Run
+from leakaudit.document.schema import AttackEntry, Comparison
 from leakaudit.environment import batches_well, seed_of
 from leakaudit.notes import PLANNED
 from leakaudit.options import AuditOptions
 from leakaudit.report import assemble
-from leakaudit.report.document import AttackEntry, Comparison
 from leakaudit.score import Scorer
 from leakaudit.score_tokens import TokenScorer
 from leakaudit.target.target import Target

@@ -26,11 +26,11 @@ from torch import Generator, Tensor
 from leakaudit.attacks.base import Attack, NotApplicable, cpu_generator
 from leakaudit.batch import Batch
 from leakaudit.budget import Budget
+from leakaudit.document.schema import ControlEntry
 from leakaudit.environment import seed_of
 from leakaudit.errors import LeakauditError
 from leakaudit.observation import InputSpace, Observation, Protocol, TokenSpace
 from leakaudit.references import REFERENCES, TEXT_REFERENCES, Reference, synthetic_batch
-from leakaudit.report.document import ControlEntry
 from leakaudit.resume import attack_once
 from leakaudit.score import SampleScore, Scorer
 from leakaudit.score_tokens import TokenScorer

@@ -20,6 +20,7 @@ from leakaudit.attacks.registry import available
 from leakaudit.audit import audit
 from leakaudit.batch import Batch
 from leakaudit.defences.spec import parse_defence
+from leakaudit.document.schema import DefenceTrial, Report
 from leakaudit.errors import LeakauditError, UsageError
 from leakaudit.findings import samples_of
 from leakaudit.goal import Goal
@@ -27,7 +28,6 @@ from leakaudit.matching.settings import MatchSettings
 from leakaudit.observation import InputSpace
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.options import AuditOptions
-from leakaudit.report.document import DefenceTrial, Report
 from leakaudit.score import leak_interval
 from leakaudit.target.target import Target
 from leakaudit.utility import TrainingPlan, Utility, train

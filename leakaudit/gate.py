@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from leakaudit.baseline import Change, compare_findings, differences
-from leakaudit.environment import timestamp
-from leakaudit.policy import Policy, Suppression
-from leakaudit.report.document import (
+from leakaudit.document.schema import (
     BaselineEntry,
     FindingEntry,
     PolicySection,
@@ -17,6 +15,8 @@ from leakaudit.report.document import (
     SettingEntry,
     SuppressionEntry,
 )
+from leakaudit.environment import timestamp
+from leakaudit.policy import Policy, Suppression
 
 
 def today() -> datetime.date:

@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from leakaudit.document.schema import Report, SampleResult
 from leakaudit.errors import UsageError
 from leakaudit.findings import samples_of
-from leakaudit.report.document import Report, SampleResult
 
 _FORM = re.compile(r"\s*(psnr|ssim|leaked|reidentified)\s*(<=|<|=)\s*([0-9.]+)\s*", re.IGNORECASE)
 _VALUES: dict[str, Callable[[SampleResult], float]] = {

@@ -28,8 +28,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from leakaudit.document.schema import FindingEntry, Severity
 from leakaudit.errors import UsageError
-from leakaudit.report.document import FindingEntry, Severity
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from scipy.stats import norm
 
 from leakaudit.defences.accounting import reconstruction_bound
+from leakaudit.document.schema import AttackEntry, RecommendationEntry
 from leakaudit.errors import ModelError
 from leakaudit.findings import Evidence, samples_of
-from leakaudit.report.document import AttackEntry, RecommendationEntry
 from leakaudit.risk.rank import rank_analysis
 from leakaudit.target.target import Target
 

@@ -11,9 +11,9 @@ import pytest
 
 import leakaudit
 from leakaudit.attacks.registry import available
-from leakaudit.report.document import Report, VictimResult
+from leakaudit.document.redact import redact
+from leakaudit.document.schema import Report, VictimResult
 from leakaudit.report.html import render_html
-from leakaudit.report.redact import redact
 from leakaudit.report.scores import render_csv
 from tests.cli.test_scan import leakaudit as command
 from tests.texts import LENGTH, VOCABULARY, TextClassifier, export_text, random_ids, write_texts

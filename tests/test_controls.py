@@ -16,9 +16,9 @@ from leakaudit.attacks.registry import create
 from leakaudit.batch import Batch
 from leakaudit.budget import Budget
 from leakaudit.controls import NEGATIVE_FAILED, Run, Scene, control, without_information
+from leakaudit.document.schema import ControlEntry, Report
 from leakaudit.observation import InputSpace, Observation, Protocol
 from leakaudit.observer import SilentObserver
-from leakaudit.report.document import ControlEntry, Report
 from leakaudit.score import Scorer
 from leakaudit.target.target import Target
 from leakaudit.victim import Knowledge, attack_victim, observe_victim

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from leakaudit.document.schema import Report
 from leakaudit.errors import UsageError
 from leakaudit.goal import parse_goal
-from leakaudit.report.document import Report
 from tests.report.builder import build
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import leakaudit
+from leakaudit.document.schema import Report
 from leakaudit.errors import ModelError, UsageError
-from leakaudit.report.document import Report
 from leakaudit.report.html import render_html
 from leakaudit.variants import name_variants
 from tests.cli.test_scan import export

@@ -19,7 +19,7 @@ def compare(before: Path, after: Path, debug: bool) -> None:
     Exit codes: 0 nothing is new or worse, 1 something is, 2 not two reports.
     """
     from leakaudit.baseline import compare_findings, differences, gone
-    from leakaudit.report.document import Report
+    from leakaudit.document.schema import Report
 
     old, new = Report.load(before), Report.load(after)
     click.echo(f"before  {old.verdict.status}: {old.verdict.headline}")

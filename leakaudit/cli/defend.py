@@ -75,7 +75,7 @@ def defend(
     with observer.running():
         observer.stage("starting")
         from leakaudit.api import defend as run
-        from leakaudit.report.redact import redact
+        from leakaudit.document.redact import redact
         from leakaudit.target import load
 
         command = ["leakaudit", *map(shlex.quote, sys.argv[1:])]

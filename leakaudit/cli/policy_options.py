@@ -15,7 +15,7 @@ import click
 from leakaudit.cli.options import packed
 
 if TYPE_CHECKING:
-    from leakaudit.report.document import Report, SettingEntry
+    from leakaudit.document.schema import Report, SettingEntry
 
 ENVIRONMENT = {"auto_envvar_prefix": "LEAKAUDIT"}
 """Context settings under which ``LEAKAUDIT_FAIL_ON`` sets ``--fail-on``, and so on."""
@@ -95,7 +95,7 @@ policy_options = packed(
 
 def load_baseline(gate: Mapping[str, Any]) -> Report | None:
     """The earlier report, read before the audit so that a wrong path costs no time."""
-    from leakaudit.report.document import Report
+    from leakaudit.document.schema import Report
 
     return None if gate["baseline"] is None else Report.load(gate["baseline"])
 
@@ -115,7 +115,7 @@ def judge(report: Report, gate: Mapping[str, Any], baseline: Report | None) -> R
 
 def resolved_settings(context: click.Context) -> list[SettingEntry]:
     """Every option with its value and where it came from."""
-    from leakaudit.report.document import SettingEntry
+    from leakaudit.document.schema import SettingEntry
 
     entries = []
     for name, value in sorted(context.params.items()):

@@ -22,8 +22,8 @@ def render(report: Path, debug: bool, writing: dict[str, Any], gate: dict[str, A
 
     What a report leaves out stays out: a blurred one cannot be made full again. Exits with 1 if the policy fails.
     """
-    from leakaudit.report.document import Report
-    from leakaudit.report.redact import redact
+    from leakaudit.document.redact import redact
+    from leakaudit.document.schema import Report
 
     check_writable(writing["out"])
     baseline = load_baseline(gate)

@@ -18,8 +18,8 @@ from leakaudit.cli.report_options import check_writable, failure_noted, report_o
 from leakaudit.errors import UsageError
 
 if TYPE_CHECKING:
+    from leakaudit.document.schema import Report
     from leakaudit.observation import Mode
-    from leakaudit.report.document import Report
     from leakaudit.variants import Variant
 
 
@@ -119,7 +119,7 @@ def scan(
     with observer.running(), failure_noted(writing, paths[0]):
         observer.stage("starting")
         from leakaudit.api import scan as run
-        from leakaudit.report.redact import redact
+        from leakaudit.document.redact import redact
 
         command = ["leakaudit", *map(shlex.quote, sys.argv[1:])]
         keywords = audit_keywords(options)

@@ -23,7 +23,7 @@ def verify(report: Path, model: Path | None, batch: Path | None, debug: bool) ->
     \b
     Exit codes: 0 all as they were, 2 usage error, 3 something differs.
     """
-    from leakaudit.report.verify import check_batch, check_model, check_self
+    from leakaudit.document.verify import check_batch, check_model, check_self
 
     for path in (p for p in (model, batch) if p is not None and not p.exists()):
         raise UsageError(f"no such file: {path}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from leakaudit.document.schema import LabelResult
 from leakaudit.findings.registry import Evidence, Found, rule
-from leakaudit.report.document import LabelResult
 
 
 @rule(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from leakaudit.document.schema import ControlEntry
 from leakaudit.findings.registry import Evidence, Found, rule, samples_of
 from leakaudit.report.comparison import planned
-from leakaudit.report.document import ControlEntry
 
 MIN_DISTRACTORS = 100
 

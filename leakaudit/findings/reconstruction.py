@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from leakaudit.document.schema import AttackEntry, Confidence, SampleResult, TokenResult, VictimResult
 from leakaudit.findings.registry import Evidence, Found, rule, samples_of
-from leakaudit.report.document import AttackEntry, Confidence, SampleResult, TokenResult, VictimResult
 
 RECOGNISABLE_SSIM = 0.8
 RECOGNISABLE_PSNR = 25.0

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from leakaudit.report.document import AttackEntry, Report
+from leakaudit.document.schema import AttackEntry, Report
 from leakaudit.report.facts import Fact
 from leakaudit.report.format import MISSING, clip, plain, words
 from leakaudit.report.residual import residual_risk

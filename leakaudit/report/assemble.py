@@ -14,11 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from leakaudit.attacks.base import Attack, Reconstruction
-from leakaudit.errors import ModelError
-from leakaudit.matching.candidates import SEARCHED
-from leakaudit.observation import InputSpace, Observation, Protocol, TokenSpace
-from leakaudit.recorded import RecordedUpdate
-from leakaudit.report.document import (
+from leakaudit.document.schema import (
     AttackEntry,
     BatchSection,
     Comparison,
@@ -36,6 +32,10 @@ from leakaudit.report.document import (
     Tool,
     VictimResult,
 )
+from leakaudit.errors import ModelError
+from leakaudit.matching.candidates import SEARCHED
+from leakaudit.observation import InputSpace, Observation, Protocol, TokenSpace
+from leakaudit.recorded import RecordedUpdate
 from leakaudit.target.dropout import dropout_layers
 from leakaudit.target.inventory import Layer, inventory
 from leakaudit.target.target import Target

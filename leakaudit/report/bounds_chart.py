@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from leakaudit.document.schema import AccountingEntry, Report
 from leakaudit.report.annex import leak_share
-from leakaudit.report.document import AccountingEntry, Report
 from leakaudit.report.figures import ALERT, MUTED, RULE, SERIES, Figure, canvas_of, figure_of
 
 if TYPE_CHECKING:

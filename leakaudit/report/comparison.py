@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from statistics import median
 
+from leakaudit.document.schema import AttackEntry, Comparison, VictimResult
 from leakaudit.notes import PLANNED
-from leakaudit.report.document import AttackEntry, Comparison, VictimResult
 from leakaudit.report.format import clip, count, fixed, signed
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from leakaudit.report.document import AccountingEntry, ClaimCheck, ClaimEntry, DefenceEntry
+from leakaudit.document.schema import AccountingEntry, ClaimCheck, ClaimEntry, DefenceEntry
 
 NOT_EVALUATED = "not evaluated: no attack knows of it, so its results show only attackers who ignore it"
 

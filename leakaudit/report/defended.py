@@ -10,8 +10,8 @@ from leakaudit.defences.accounting import guarantee
 from leakaudit.defences.base import Defence
 from leakaudit.defences.claims import Check
 from leakaudit.defences.gaussian import GaussianMechanism
+from leakaudit.document.schema import AccountingEntry, ClaimCheck, ClaimEntry, DefenceEntry
 from leakaudit.report.assemble import finite
-from leakaudit.report.document import AccountingEntry, ClaimCheck, ClaimEntry, DefenceEntry
 
 PRIOR = 0.01
 """κ: the attacker could guess the sample among a hundred before seeing any update."""

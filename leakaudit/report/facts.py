@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from leakaudit.report.document import Report, VictimResult
+from leakaudit.document.schema import Report, VictimResult
 from leakaudit.report.format import MISSING, clip, count, number, plain, seconds, shape, signed
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from leakaudit.report.document import AttackEntry, HistoryPoint, RankLayer, Report, SampleResult
+from leakaudit.document.schema import AttackEntry, HistoryPoint, RankLayer, Report, SampleResult
 from leakaudit.report.format import clip, count, fixed, number
 from leakaudit.report.svg import inline_svg
 

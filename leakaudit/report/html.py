@@ -15,8 +15,8 @@ from typing import Any, Literal
 from jinja2 import BaseLoader, ChoiceLoader, Environment, FileSystemLoader, PrefixLoader, StrictUndefined, TemplateError
 from markupsafe import Markup
 
+from leakaudit.document.schema import Report
 from leakaudit.errors import UsageError
-from leakaudit.report.document import Report
 from leakaudit.report.format import clean, clip
 from leakaudit.report.view import build_view
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-from leakaudit.report.document import AttackEntry, FindingEntry, Report
+from leakaudit.document.schema import AttackEntry, FindingEntry, Report
 from leakaudit.report.format import clip
 
 NAME, TEXT = 200, 2000

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from leakaudit.report.document import FindingEntry, Report
+from leakaudit.document.schema import FindingEntry, Report
 from leakaudit.report.format import MISSING, clip, fixed, seconds, signed
 from leakaudit.report.residual import SENTENCE
 

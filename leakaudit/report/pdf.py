@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from leakaudit.report.document import Report
+from leakaudit.document.schema import Report
 from leakaudit.report.html import render_html, render_view
 
 PACKAGES = "libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0 fonts-dejavu-core"

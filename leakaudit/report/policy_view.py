@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from leakaudit.report.document import BaselineEntry, PolicySection, Report
+from leakaudit.document.schema import BaselineEntry, PolicySection, Report
 from leakaudit.report.facts import Fact
 from leakaudit.report.format import clip, count, plain
 from leakaudit.report.tables import Cell, Table

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from leakaudit.report.document import Report
+from leakaudit.document.schema import Report
 from leakaudit.report.format import count
 
 SENTENCE = "Evidence only for the attacks run; not a determination of anonymity or legal compliance."

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from leakaudit.document.fingerprint import architecture_hash, fingerprints
+from leakaudit.document.schema import FindingEntry, Report, Severity
 from leakaudit.findings import RULES, Rule
-from leakaudit.report.document import FindingEntry, Report, Severity
-from leakaudit.report.fingerprint import architecture_hash, fingerprints
 from leakaudit.report.format import clean
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"

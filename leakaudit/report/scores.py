@@ -10,7 +10,7 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
-from leakaudit.report.document import AttackEntry, Metrics, Report, SampleResult, VictimResult
+from leakaudit.document.schema import AttackEntry, Metrics, Report, SampleResult, VictimResult
 from leakaudit.report.format import clean
 from leakaudit.report.tables import FLOORS
 

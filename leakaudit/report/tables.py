@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from leakaudit.report.document import Metrics, RankLayer, Report, SampleResult, VictimResult
+from leakaudit.document.schema import Metrics, RankLayer, Report, SampleResult, VictimResult
 from leakaudit.report.format import MISSING, clip, fixed, number, plain, seconds, signed, words
 
 FLOORS = {

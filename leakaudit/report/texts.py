@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from leakaudit.report.document import AttackEntry, Report, SampleResult, TokenMetrics, TokenResult, VictimResult
+from leakaudit.document.schema import AttackEntry, Report, SampleResult, TokenMetrics, TokenResult, VictimResult
 from leakaudit.report.facts import Fact
 from leakaudit.report.format import MISSING, clip, count, fixed
 from leakaudit.report.tables import Cell, Table, leak_cell, reidentified

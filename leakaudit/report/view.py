@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from leakaudit.document.schema import AttackEntry, Report, SampleResult, SnapshotEntry, VictimResult
 from leakaudit.report import tables, texts
 from leakaudit.report.annex import Annex, build_annex
 from leakaudit.report.bounds_chart import bounds_chart
 from leakaudit.report.comparison import comparison_sentence
 from leakaudit.report.defence_facts import claim_facts, defence_facts
-from leakaudit.report.document import AttackEntry, Report, SampleResult, SnapshotEntry, VictimResult
 from leakaudit.report.facts import Fact, batch_facts, model_facts, rank_facts, reproduce_facts, tiles
 from leakaudit.report.figures import Figure, loss_curves, psnr_chart, rank_profiles
 from leakaudit.report.format import MISSING, clip, count, fixed, number, pairs, seconds, signed

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from leakaudit.document.schema import Report
 from leakaudit.errors import UsageError
-from leakaudit.report.document import Report
 
 FILES = {
     "html": "report.html",

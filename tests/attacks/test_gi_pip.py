@@ -16,8 +16,8 @@ from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstructio
 from leakaudit.attacks.gi_pip import GIPIP, GIPIPSettings
 from leakaudit.attacks.ig import IG
 from leakaudit.batch import Batch
+from leakaudit.document.schema import AttackEntry
 from leakaudit.observation import InputSpace, Observation
-from leakaudit.report.document import AttackEntry
 from leakaudit.report.view import build_view
 from leakaudit.target.target import Target
 from tests.conftest import make_target, smooth_images

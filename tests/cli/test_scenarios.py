@@ -12,7 +12,7 @@ from torch import nn
 from leakaudit import audit
 from leakaudit.attacks.base import Reconstruction
 from leakaudit.attacks.ig import IG
-from leakaudit.report.document import Report
+from leakaudit.document.schema import Report
 from tests.cli.test_scan import CLASSES, export, leakaudit
 from tests.conftest import smooth_images
 

@@ -15,10 +15,10 @@ from xml.etree import ElementTree
 import jsonschema
 import pytest
 
+from leakaudit.document.schema import Report
 from leakaudit.findings import RULES
 from leakaudit.gate import apply_policy
 from leakaudit.policy import Policy
-from leakaudit.report.document import Report
 from leakaudit.report.failure import failure_junit, failure_sarif, write_failure
 from leakaudit.report.junit import render_junit
 from leakaudit.report.markdown import render_markdown

@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 
-from leakaudit.report.document import FindingEntry, TargetSection
+from leakaudit.document.schema import FindingEntry, TargetSection
 
 
 def architecture_hash(target: TargetSection) -> str:

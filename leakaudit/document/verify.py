@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leakaudit.report.document import HASH_KEY, read_document, self_hash
+from leakaudit.document.schema import HASH_KEY, read_document, self_hash
 
 
 @dataclass(frozen=True)

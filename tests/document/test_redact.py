@@ -9,11 +9,11 @@ import io
 import numpy as np
 from PIL import Image
 
-from leakaudit.report.document import Report, TokenResult
+from leakaudit.document.redact import CELLS, blur, redact
+from leakaudit.document.schema import Report, TokenResult
 from leakaudit.report.html import render_html
 from leakaudit.report.junit import render_junit
 from leakaudit.report.markdown import render_markdown
-from leakaudit.report.redact import CELLS, blur, redact
 from leakaudit.report.sarif import render_sarif
 from leakaudit.report.scores import render_csv
 from tests.report.builder import build

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from leakaudit.report.document import AttackEntry, Report, SampleResult, SnapshotEntry, VictimResult
+from leakaudit.document.schema import AttackEntry, Report, SampleResult, SnapshotEntry, VictimResult
 
 Level = Literal["full", "blurred", "none"]
 LEVELS: tuple[Level, ...] = ("full", "blurred", "none")
