@@ -53,7 +53,7 @@ from leakaudit.batch import Batch
 from leakaudit.client import observe
 from leakaudit.observation import InputSpace, Protocol
 from leakaudit.risk.rank import RankReport, rank_analysis
-from leakaudit.score import Scorer
+from leakaudit.scoring.images import Scorer
 from leakaudit.target.target import Target
 
 Family = Literal["chain", "mixed"]

@@ -24,7 +24,7 @@ from leakaudit.attacks.registry import create
 from leakaudit.batch import Batch
 from leakaudit.batch_tokens import token_samples
 from leakaudit.observation import Protocol, TokenSpace
-from leakaudit.score_tokens import TokenScorer
+from leakaudit.scoring.tokens import TokenScorer
 from leakaudit.target import Target, load
 from leakaudit.target.tokens import with_length
 from leakaudit.victim import Knowledge, attack_victim, observe_victim

@@ -26,7 +26,7 @@ from leakaudit.observer import Observer, SilentObserver
 from leakaudit.options import AuditOptions
 from leakaudit.policy import Policy
 from leakaudit.recorded import load_update
-from leakaudit.score import LeakCriterion
+from leakaudit.scoring.images import LeakCriterion
 from leakaudit.target import Target, load
 from leakaudit.target.target import SharedStatistics
 from leakaudit.utility import TrainingPlan

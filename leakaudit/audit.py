@@ -36,8 +36,8 @@ from leakaudit.report.defended import claim_entry, defence_entries
 from leakaudit.resume import remembering
 from leakaudit.risk.rank import rank_analysis
 from leakaudit.risk.what_if import smallest_changes
-from leakaudit.score import Scorer
-from leakaudit.score_tokens import TokenScorer
+from leakaudit.scoring.images import Scorer
+from leakaudit.scoring.tokens import TokenScorer
 from leakaudit.target.target import Target
 from leakaudit.verdict import conclude
 from leakaudit.victim import Knowledge, Victim, observe_victim
@@ -222,7 +222,7 @@ def make_scorer(target: Target, samples: Batch, options: AuditOptions) -> Scorer
     """A scorer of texts or of images, these with LPIPS where its weights are."""
     if target.tokens is not None:
         return TokenScorer(samples, target.tokens.vocabulary)
-    from leakaudit.perceptual import HUB_FILE, PerceptualDistance, find_weights
+    from leakaudit.scoring.perceptual import HUB_FILE, PerceptualDistance, find_weights
 
     path = options.lpips_weights or find_weights()
     lpips = None if path is None else PerceptualDistance(path)

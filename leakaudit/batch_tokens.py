@@ -2,7 +2,7 @@
 
 Accepted: whole numbers ``(N, L)`` under ``inputs``, ``input_ids``, ``tokens`` or any name that images may have, one
 label per text, and, to show words beside ids, an array ``vocabulary`` of strings by id.
-Only `leakaudit.client` and `leakaudit.score_tokens` may hold what it returns.
+Only `leakaudit.client` and `leakaudit.scoring.tokens` may hold what it returns.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ from leakaudit.environment import batches_well, seed_of
 from leakaudit.notes import PLANNED
 from leakaudit.options import AuditOptions
 from leakaudit.report import assemble
-from leakaudit.score import Scorer
-from leakaudit.score_tokens import TokenScorer
+from leakaudit.scoring.images import Scorer
+from leakaudit.scoring.tokens import TokenScorer
 from leakaudit.target.target import Target
 from leakaudit.victim import Outcome, Victim, attack_together, attack_victim
 

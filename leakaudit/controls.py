@@ -32,8 +32,8 @@ from leakaudit.errors import LeakauditError
 from leakaudit.observation import InputSpace, Observation, Protocol, TokenSpace
 from leakaudit.references import REFERENCES, TEXT_REFERENCES, Reference, synthetic_batch
 from leakaudit.resume import attack_once
-from leakaudit.score import SampleScore, Scorer
-from leakaudit.score_tokens import TokenScorer
+from leakaudit.scoring.images import SampleScore, Scorer
+from leakaudit.scoring.tokens import TokenScorer
 from leakaudit.target.target import Target
 from leakaudit.victim import (
     Knowledge,

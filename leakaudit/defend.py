@@ -28,7 +28,7 @@ from leakaudit.matching.settings import MatchSettings
 from leakaudit.observation import InputSpace
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.options import AuditOptions
-from leakaudit.score import leak_interval
+from leakaudit.scoring.images import leak_interval
 from leakaudit.target.target import Target
 from leakaudit.utility import TrainingPlan, Utility, train
 

@@ -15,7 +15,7 @@ from leakaudit.defences.base import Defence
 from leakaudit.errors import UsageError
 from leakaudit.observation import ThreatModel
 from leakaudit.recorded import RecordedUpdate
-from leakaudit.score import LeakCriterion
+from leakaudit.scoring.images import LeakCriterion
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,8 @@ from leakaudit.defences.base import Defence, adapted
 from leakaudit.environment import seed_of
 from leakaudit.observation import InputSpace, Observation, Protocol
 from leakaudit.resume import attack_once, attack_together_once
-from leakaudit.score import SampleScore, Scorer
-from leakaudit.score_tokens import ReadTexts, TokenScorer
+from leakaudit.scoring.images import SampleScore, Scorer
+from leakaudit.scoring.tokens import ReadTexts, TokenScorer
 from leakaudit.target.dropout import injected_masks
 from leakaudit.target.target import Target
 

@@ -19,7 +19,7 @@ from leakaudit.controls import NEGATIVE_FAILED, Run, Scene, control, without_inf
 from leakaudit.document.schema import ControlEntry, Report
 from leakaudit.observation import InputSpace, Observation, Protocol
 from leakaudit.observer import SilentObserver
-from leakaudit.score import Scorer
+from leakaudit.scoring.images import Scorer
 from leakaudit.target.target import Target
 from leakaudit.victim import Knowledge, attack_victim, observe_victim
 from tests.conftest import make_target, small_mlp, smooth_images

@@ -10,8 +10,8 @@ from leakaudit.attacks.base import Attack, SilentMonitor
 from leakaudit.attacks.registry import available, create
 from leakaudit.observation import InputSpace, Protocol
 from leakaudit.references import REFERENCES, TEXT_REFERENCES, synthetic_batch
-from leakaudit.score import Scorer
-from leakaudit.score_tokens import TokenScorer
+from leakaudit.scoring.images import Scorer
+from leakaudit.scoring.tokens import TokenScorer
 from leakaudit.target.target import Target
 from leakaudit.victim import Knowledge, Victim, attack_victim, observe_victim
 

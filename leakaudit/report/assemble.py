@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     from leakaudit.attacks.certificate import Certificate
     from leakaudit.attacks.labels import LabelGuess
     from leakaudit.batch import Batch
-    from leakaudit.reidentify import Identification
-    from leakaudit.score import SampleScore, Scores
-    from leakaudit.score_tokens import TokenScore
+    from leakaudit.scoring.images import SampleScore, Scores
+    from leakaudit.scoring.reidentify import Identification
+    from leakaudit.scoring.tokens import TokenScore
     from leakaudit.victim import Outcome, Victim
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from leakaudit.attacks.base import Reconstruction
 from leakaudit.batch import Batch
-from leakaudit.score_tokens import ReadTexts, TokenScorer
+from leakaudit.scoring.tokens import ReadTexts, TokenScorer
 from tests.texts import VOCABULARY, random_ids
 
 

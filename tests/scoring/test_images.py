@@ -12,7 +12,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from leakaudit.batch import Batch
 from leakaudit.errors import UsageError
-from leakaudit.score import LeakCriterion, Scorer, leak_interval
+from leakaudit.scoring.images import LeakCriterion, Scorer, leak_interval
 from tests.conftest import smooth_images
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from leakaudit.errors import UsageError
-from leakaudit.perceptual import PerceptualDistance, find_weights
+from leakaudit.scoring.perceptual import PerceptualDistance, find_weights
 
 
 @pytest.mark.parametrize("name", ["squeeze.backbone.pth", "squeezenet1_1_fp32features_fp16classifier.pt"])

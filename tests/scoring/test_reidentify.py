@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from leakaudit.reidentify import Gallery, augment
+from leakaudit.scoring.reidentify import Gallery, augment
 from tests.conftest import smooth_images
 
 

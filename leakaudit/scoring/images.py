@@ -5,13 +5,13 @@ method) once, and every metric uses that assignment. All metrics are computed on
 
 * PSNR, peak 1, in dB; undefined at MSE 0.
 * SSIM, Gaussian window 11×11 with σ 1.5, valid positions only (Wang et al. 2004); undefined below 11 pixels.
-* LPIPS with the SqueezeNet trunk (Zhang et al. 2018), when its weights are there; see `leakaudit.perceptual`.
+* LPIPS with the SqueezeNet trunk (Zhang et al. 2018), when its weights are there; see `leakaudit.scoring.perceptual`.
 * MSE.
 
 A *floor* is what a guess scores that knows nothing of the sample: mid-grey, the mean of other samples, another sample
 of the same class, and what the attack's prior alone makes (`leakaudit.controls`); and one that knows a little, the flat
 image of the sample's own mean colour, which no constant image beats. A sample has *leaked* when its reconstruction
-beats every floor by a margin in PSNR or LPIPS, and re-identifies it (`leakaudit.reidentify`). A sample that a floor
+beats every floor by a margin in PSNR or LPIPS, and re-identifies it (`leakaudit.scoring.reidentify`). A sample that a floor
 reproduces exactly (a constant image) never counts.
 """
 
@@ -30,10 +30,10 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from leakaudit.batch import Batch
 from leakaudit.errors import UsageError
-from leakaudit.reidentify import HALF_LEVEL, Gallery, Identification
+from leakaudit.scoring.reidentify import HALF_LEVEL, Gallery, Identification
 
 if TYPE_CHECKING:
-    from leakaudit.score_tokens import TokenScore
+    from leakaudit.scoring.tokens import TokenScore
 
 SSIM_WINDOW = 11
 CONFIDENCE_LEVEL = 0.95

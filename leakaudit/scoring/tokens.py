@@ -24,8 +24,8 @@ from torch import Tensor
 
 from leakaudit.attacks.base import Reconstruction
 from leakaudit.batch import Batch
-from leakaudit.reidentify import Identification
-from leakaudit.score import SampleScore, Scores
+from leakaudit.scoring.images import SampleScore, Scores
+from leakaudit.scoring.reidentify import Identification
 
 LEAK_SKILL = 0.5
 DRAWS = 20
