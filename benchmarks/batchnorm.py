@@ -25,8 +25,8 @@ from leakaudit import load
 from leakaudit.attacks.base import Attack, cpu_generator
 from leakaudit.attacks.gradinversion import BASE, GradInversion
 from leakaudit.attacks.ig import IG
-from leakaudit.batch import Batch
-from leakaudit.client import observe
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe
 from leakaudit.observation import Protocol
 from leakaudit.target.batchnorm import is_trained, running_statistics
 from leakaudit.target.target import Target

@@ -22,8 +22,8 @@ from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.dia import DIA
 from leakaudit.attacks.ig import IG
 from leakaudit.attacks.masks import masked_layers
-from leakaudit.batch import Batch
-from leakaudit.client import observe
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe
 from leakaudit.defences.base import Defence, adapted, defended_model, defended_protocol
 from leakaudit.defences.spec import parse_defence
 from leakaudit.observation import Protocol

@@ -26,8 +26,8 @@ from leakaudit.attacks.base import Attack, NotApplicable, cpu_generator
 from leakaudit.attacks.labels import infer_labels
 from leakaudit.attacks.linear import LinearReader, LinearSettings
 from leakaudit.attacks.spear import Spear, SpearSettings
-from leakaudit.batch import Batch
-from leakaudit.client import observe
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe
 from leakaudit.observation import InputSpace, Mode, Observation, Protocol
 from leakaudit.target.dropout import Dropout
 from leakaudit.target.target import Target

@@ -49,8 +49,8 @@ from leakaudit.attacks.base import Attack, cpu_generator
 from leakaudit.attacks.ig import IG, IGSettings
 from leakaudit.attacks.labels import infer_labels
 from leakaudit.attacks.rgap import RGAP
-from leakaudit.batch import Batch
-from leakaudit.client import observe
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe
 from leakaudit.observation import InputSpace, Protocol
 from leakaudit.risk.rank import RankReport, rank_analysis
 from leakaudit.scoring.images import Scorer

@@ -21,8 +21,8 @@ from torch import nn
 from leakaudit import InputSpace, Protocol
 from leakaudit.attacks.base import NotApplicable, cpu_generator
 from leakaudit.attacks.registry import create
-from leakaudit.batch import Batch
-from leakaudit.client import observe
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe
 from leakaudit.target.target import Target
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from leakaudit.attacks.base import Attack, SilentMonitor
 from leakaudit.attacks.registry import create
-from leakaudit.batch import Batch
-from leakaudit.batch_tokens import token_samples
+from leakaudit.client.batch import Batch
+from leakaudit.client.readers.tokens import token_samples
 from leakaudit.observation import Protocol, TokenSpace
 from leakaudit.scoring.tokens import TokenScorer
 from leakaudit.target import Target, load

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from leakaudit.api import scan
-    from leakaudit.batch import Batch, load_batch
+    from leakaudit.client.batch import Batch, load_batch
     from leakaudit.document.schema import Report
     from leakaudit.errors import AuditError, BatchError, LeakauditError, ModelError, UsageError
     from leakaudit.observation import InputSpace, Observation, Protocol
@@ -29,7 +29,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "AuditError": "errors",
     "AuditOptions": "options",
-    "Batch": "batch",
+    "Batch": "client.batch",
     "BatchError": "errors",
     "InputSpace": "observation",
     "LeakauditError": "errors",
@@ -41,7 +41,7 @@ _HOMES = {
     "Target": "target",
     "UsageError": "errors",
     "load": "target",
-    "load_batch": "batch",
+    "load_batch": "client.batch",
     "scan": "api",
 }
 

@@ -12,9 +12,10 @@ from typing import Any, Literal
 from torch import nn
 
 from leakaudit.audit import audit
-from leakaudit.batch import Batch, DataLayout, ValueRange, from_arrays, load_batch, load_images
-from leakaudit.batch_tokens import refuse_image_options, token_samples
 from leakaudit.cache import Cache
+from leakaudit.client.batch import Batch, DataLayout, ValueRange, from_arrays, load_batch, load_images
+from leakaudit.client.readers.tokens import refuse_image_options, token_samples
+from leakaudit.client.rounds.files import load_update
 from leakaudit.controls import Level
 from leakaudit.defences.spec import parse_defences
 from leakaudit.document.schema import Report
@@ -25,7 +26,6 @@ from leakaudit.observation import InputSpace, Mode, ThreatModel, TokenSpace
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.options import AuditOptions
 from leakaudit.policy import Policy
-from leakaudit.recorded import load_update
 from leakaudit.scoring.images import LeakCriterion
 from leakaudit.target import Target, load
 from leakaudit.target.target import SharedStatistics

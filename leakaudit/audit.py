@@ -17,10 +17,10 @@ from dataclasses import replace
 from leakaudit import __version__
 from leakaudit.attacks.base import Attack
 from leakaudit.attacks.registry import available, create
-from leakaudit.batch import Batch, refuse_overlap
 from leakaudit.budget import Budget
 from leakaudit.campaign import entry_of, left_out, run_attacks
-from leakaudit.client import NoTraceError, examine, examine_claims, examine_recorded
+from leakaudit.client.batch import Batch, refuse_overlap
+from leakaudit.client.observe import NoTraceError, examine, examine_claims, examine_recorded
 from leakaudit.controls import Scene, control
 from leakaudit.defences.base import defended_model, defended_protocol
 from leakaudit.document.schema import ClaimEntry, DefenceEntry, RankSection, Report

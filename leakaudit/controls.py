@@ -24,8 +24,8 @@ import torch
 from torch import Generator, Tensor
 
 from leakaudit.attacks.base import Attack, NotApplicable, cpu_generator
-from leakaudit.batch import Batch
 from leakaudit.budget import Budget
+from leakaudit.client.batch import Batch
 from leakaudit.document.schema import ControlEntry
 from leakaudit.environment import seed_of
 from leakaudit.errors import LeakauditError

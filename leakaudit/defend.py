@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 
 from leakaudit.attacks.registry import available
 from leakaudit.audit import audit
-from leakaudit.batch import Batch
+from leakaudit.client.batch import Batch
 from leakaudit.defences.spec import parse_defence
 from leakaudit.document.schema import DefenceTrial, Report
 from leakaudit.errors import LeakauditError, UsageError

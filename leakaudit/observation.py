@@ -1,7 +1,7 @@
 """What the attacker is given: the shared update and the declared knowledge, and nothing else.
 
 An :class:`Observation` is the only way from the client's side to the attacker's. It holds no private sample:
-`leakaudit.client` makes one from a batch, and every attack takes one.
+`leakaudit.client.observe` makes one from a batch, and every attack takes one.
 """
 
 from __future__ import annotations

@@ -10,11 +10,11 @@ from typing import Literal
 from torch import Tensor
 
 from leakaudit.cache import Cache
+from leakaudit.client.rounds.files import RecordedUpdate
 from leakaudit.controls import Level
 from leakaudit.defences.base import Defence
 from leakaudit.errors import UsageError
 from leakaudit.observation import ThreatModel
-from leakaudit.recorded import RecordedUpdate
 from leakaudit.scoring.images import LeakCriterion
 
 

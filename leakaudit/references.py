@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from leakaudit.attacks.labels import probe_images
-from leakaudit.batch import Batch
+from leakaudit.client.batch import Batch
 from leakaudit.observation import InputSpace, Mode
 from leakaudit.target.load import load
 from leakaudit.target.target import Target

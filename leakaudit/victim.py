@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from leakaudit import client
 from leakaudit.attacks.base import Attack, Monitor, Reconstruction, cpu_generator
 from leakaudit.attacks.certificate import Certificate, certify
 from leakaudit.attacks.labels import LabelGuess, infer_labels
-from leakaudit.batch import Batch
+from leakaudit.client import observe as client
+from leakaudit.client.batch import Batch
 from leakaudit.defences.base import Defence, adapted
 from leakaudit.environment import seed_of
 from leakaudit.observation import InputSpace, Observation, Protocol

@@ -15,8 +15,8 @@ from leakaudit.attacks.base import Reconstruction
 from leakaudit.attacks.labels import LabelGuess
 from leakaudit.attacks.registry import available, create
 from leakaudit.audit import audit
-from leakaudit.batch import Batch
-from leakaudit.client import NoTraceError, observe, observe_step
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import NoTraceError, observe, observe_step
 from leakaudit.environment import seed_of
 from leakaudit.errors import AuditError, BatchError, UsageError
 from leakaudit.observation import InputSpace, Protocol

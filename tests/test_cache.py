@@ -14,9 +14,9 @@ import torch
 
 from leakaudit.attacks.base import Reconstruction, SilentMonitor, cpu_generator
 from leakaudit.attacks.ig import IG, IGSettings
-from leakaudit.batch import Batch
 from leakaudit.cache import Cache, NotHashable, cache_directory, digest
-from leakaudit.client import observe_step
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe_step
 from leakaudit.errors import UsageError
 from leakaudit.observation import InputSpace, Observation, Protocol
 from leakaudit.resume import attack_once, remembering, run_key

@@ -13,8 +13,8 @@ import leakaudit
 from leakaudit.attacks.base import Monitor, Reconstruction
 from leakaudit.attacks.ig import IG
 from leakaudit.attacks.registry import create
-from leakaudit.batch import Batch
 from leakaudit.budget import Budget
+from leakaudit.client.batch import Batch
 from leakaudit.controls import NEGATIVE_FAILED, Run, Scene, control, without_information
 from leakaudit.document.schema import ControlEntry, Report
 from leakaudit.observation import InputSpace, Observation, Protocol

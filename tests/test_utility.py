@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from leakaudit.batch import Batch
+from leakaudit.client.batch import Batch
 from leakaudit.defences.spec import parse_defence
 from leakaudit.observation import InputSpace
 from leakaudit.target.target import Target

@@ -13,7 +13,7 @@ import leakaudit
 from leakaudit.api import input_space
 from leakaudit.attacks.base import Reconstruction, SilentMonitor, cpu_generator
 from leakaudit.attacks.registry import available, create
-from leakaudit.batch import Batch
+from leakaudit.client.batch import Batch
 from leakaudit.observation import InputSpace, Protocol
 from leakaudit.references import REFERENCES, TEXT_REFERENCES, VOCABULARY, synthetic_batch
 from leakaudit.target.target import Target

@@ -21,8 +21,8 @@ from torch import nn
 from leakaudit import InputSpace, Protocol, load
 from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.registry import create
-from leakaudit.batch import Batch
-from leakaudit.client import observe
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe
 
 HERE = Path(__file__).resolve().parent
 LEVELS = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)

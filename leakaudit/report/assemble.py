@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from leakaudit.attacks.base import Attack, Reconstruction
+from leakaudit.client.rounds.files import RecordedUpdate
 from leakaudit.document.schema import (
     AttackEntry,
     BatchSection,
@@ -35,7 +36,6 @@ from leakaudit.document.schema import (
 from leakaudit.errors import ModelError
 from leakaudit.matching.candidates import SEARCHED
 from leakaudit.observation import InputSpace, Observation, Protocol, TokenSpace
-from leakaudit.recorded import RecordedUpdate
 from leakaudit.target.dropout import dropout_layers
 from leakaudit.target.inventory import Layer, inventory
 from leakaudit.target.target import Target
@@ -43,7 +43,7 @@ from leakaudit.target.target import Target
 if TYPE_CHECKING:
     from leakaudit.attacks.certificate import Certificate
     from leakaudit.attacks.labels import LabelGuess
-    from leakaudit.batch import Batch
+    from leakaudit.client.batch import Batch
     from leakaudit.scoring.images import SampleScore, Scores
     from leakaudit.scoring.reidentify import Identification
     from leakaudit.scoring.tokens import TokenScore

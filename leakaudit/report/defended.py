@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from leakaudit.client import DefenceEvidence
+from leakaudit.client.observe import DefenceEvidence
 from leakaudit.defences.accounting import guarantee
 from leakaudit.defences.base import Defence
 from leakaudit.defences.claims import Check

@@ -28,7 +28,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from leakaudit.batch import Batch
+from leakaudit.client.batch import Batch
 from leakaudit.errors import UsageError
 from leakaudit.scoring.reidentify import HALF_LEVEL, Gallery, Identification
 

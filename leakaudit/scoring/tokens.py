@@ -23,7 +23,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from leakaudit.attacks.base import Reconstruction
-from leakaudit.batch import Batch
+from leakaudit.client.batch import Batch
 from leakaudit.scoring.images import SampleScore, Scores
 from leakaudit.scoring.reidentify import Identification
 

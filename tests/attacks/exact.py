@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from leakaudit.attacks.base import Reconstruction, cpu_generator
 from leakaudit.attacks.labels import infer_labels
-from leakaudit.batch import Batch
-from leakaudit.client import observe
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe
 from leakaudit.observation import InputSpace, Mode, Observation, Protocol
 from leakaudit.target.dropout import Dropout
 from leakaudit.target.target import Target

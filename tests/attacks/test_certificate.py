@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from leakaudit.attacks.certificate import GradientJacobian, certify
-from leakaudit.batch import Batch
-from leakaudit.client import observe
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe
 from leakaudit.observation import InputSpace, Protocol, TokenSpace
 from leakaudit.target.target import Target
 from tests.attacks.exact import noise_batch, relu_mlp

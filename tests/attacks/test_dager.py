@@ -11,7 +11,7 @@ from leakaudit.attacks.dager import Dager, DagerSettings, span_distance
 from leakaudit.attacks.embedding import token_set
 from leakaudit.attacks.linear import LinearReader, LinearSettings
 from leakaudit.attacks.token_places import sequence_by_positions
-from leakaudit.batch import Batch
+from leakaudit.client.batch import Batch
 from leakaudit.observation import InputSpace, Observation
 from leakaudit.target.target import Target
 from tests.attacks.exact import noise_batch, seen

@@ -11,7 +11,7 @@ from torch import nn
 from leakaudit.attacks.base import NotApplicable, cpu_generator
 from leakaudit.attacks.dia import DIA, DIASettings
 from leakaudit.attacks.ig import IG, IGSettings
-from leakaudit.batch import Batch
+from leakaudit.client.batch import Batch
 from leakaudit.defences.base import adapted
 from leakaudit.defences.spec import parse_defence
 from leakaudit.observation import InputSpace, Protocol

@@ -10,7 +10,7 @@ import torch
 from leakaudit.attacks.base import NotApplicable, cpu_generator
 from leakaudit.attacks.dlg import DESCENT, DLG
 from leakaudit.attacks.idlg import IDLG
-from leakaudit.batch import Batch
+from leakaudit.client.batch import Batch
 from leakaudit.observation import InputSpace
 from tests.matching.test_descent import cnn
 from tests.matching.test_engine import observation_of, psnr

@@ -12,7 +12,7 @@ from leakaudit.attacks.base import NotApplicable, cpu_generator
 from leakaudit.attacks.dager import Dager, DagerSettings
 from leakaudit.attacks.embedding import EmbeddingReader, EmbeddingSettings
 from leakaudit.attacks.registry import available
-from leakaudit.batch import Batch
+from leakaudit.client.batch import Batch
 from leakaudit.observation import InputSpace, Observation, TokenSpace
 from leakaudit.target.target import Target
 from tests.attacks.exact import noise_batch, seen

@@ -15,7 +15,7 @@ import leakaudit
 from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction, SilentMonitor, cpu_generator
 from leakaudit.attacks.gi_pip import GIPIP, GIPIPSettings
 from leakaudit.attacks.ig import IG
-from leakaudit.batch import Batch
+from leakaudit.client.batch import Batch
 from leakaudit.document.schema import AttackEntry
 from leakaudit.observation import InputSpace, Observation
 from leakaudit.report.view import build_view

@@ -14,8 +14,8 @@ from torch import nn
 import leakaudit
 from leakaudit.attacks.base import NotApplicable, SilentMonitor, cpu_generator
 from leakaudit.attacks.gradinversion import BASE, GradInversion
-from leakaudit.batch import Batch
-from leakaudit.client import observe
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe
 from leakaudit.matching.descent import Progress
 from leakaudit.matching.engine import GradientMatching, solve
 from leakaudit.matching.priors import BatchStatistics

@@ -12,8 +12,8 @@ from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.label_counts import ilrg_shares, round_counts
 from leakaudit.attacks.label_features import feature_fit
 from leakaudit.attacks.labels import LabelGuess, find_head, infer_labels
-from leakaudit.batch import Batch
-from leakaudit.client import observe
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe
 from leakaudit.observation import InputSpace, Observation, Protocol
 from leakaudit.target.target import Target
 from tests.conftest import make_target, small_cnn, small_mlp

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.masks import draw_masks, masked_layers, read_masks
-from leakaudit.batch import Batch
+from leakaudit.client.batch import Batch
 from leakaudit.defences.base import ClientStep, Defence, through
 from leakaudit.defences.gaussian import GaussianMechanism
 from leakaudit.defences.pruning import Pruning, Support

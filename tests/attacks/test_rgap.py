@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from leakaudit.attacks.base import Reconstruction, cpu_generator
 from leakaudit.attacks.rgap import RGAP
-from leakaudit.batch import Batch
-from leakaudit.client import observe
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe
 from leakaudit.observation import InputSpace, Observation, Protocol
 from leakaudit.recursion.obstacles import Obstacle
 from leakaudit.target.target import Target

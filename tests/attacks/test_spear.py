@@ -11,8 +11,8 @@ from torch import nn
 from leakaudit.attacks.base import NotApplicable, SilentMonitor, cpu_generator
 from leakaudit.attacks.first_layer import find_linear
 from leakaudit.attacks.spear import Spear, SpearSettings, factorize, numerical_rank, select, sparsify
-from leakaudit.batch import Batch
-from leakaudit.client import observe
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe
 from leakaudit.observation import InputSpace, Protocol
 from tests.attacks.exact import confirmed_count, dropout_mlp, errors, judge, noise_batch, relu_mlp, seen
 from tests.conftest import make_target, small_mlp

@@ -10,7 +10,7 @@ import torch
 from leakaudit.attacks.base import NotApplicable, SilentMonitor, cpu_generator
 from leakaudit.attacks.ig import IGSettings
 from leakaudit.attacks.wia import WIA
-from leakaudit.batch import Batch
+from leakaudit.client.batch import Batch
 from leakaudit.matching.engine import GradientMatching, MatchSettings
 from leakaudit.observation import InputSpace
 from tests.attacks.test_dia import linear_net

@@ -12,8 +12,8 @@ from scipy.stats import norm
 from torch import nn
 
 from leakaudit.attacks.base import cpu_generator
-from leakaudit.batch import Batch
-from leakaudit.client import observe
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe
 from leakaudit.defences.accounting import epsilon, guarantee, reconstruction_bound
 from leakaudit.defences.gaussian import GaussianMechanism
 from leakaudit.observation import InputSpace, Protocol

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from leakaudit.attacks.base import cpu_generator, relative_residual
 from leakaudit.attacks.dlg import DESCENT, DLG
 from leakaudit.attacks.ig import IG
-from leakaudit.batch import Batch
-from leakaudit.client import examine, observe
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import examine, observe
 from leakaudit.defences.base import Defence, adapted, defended_model, defended_protocol
 from leakaudit.defences.gaussian import clipped
 from leakaudit.defences.quantisation import SignQuantisation

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from leakaudit.attacks.base import SilentMonitor, cpu_generator
-from leakaudit.batch import Batch
+from leakaudit.client.batch import Batch
 from leakaudit.matching import descent, engine, memory
 from leakaudit.matching.engine import MatchSettings, minimize
 from leakaudit.matching.schedule import LearningRate, cosine_decay

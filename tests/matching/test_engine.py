@@ -12,8 +12,8 @@ from leakaudit.attacks.dia import DIASettings
 from leakaudit.attacks.gi_pip import GIPIPSettings
 from leakaudit.attacks.gradinversion import GradInversionSettings
 from leakaudit.attacks.ig import IG, IGSettings
-from leakaudit.batch import Batch
-from leakaudit.client import observe
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe
 from leakaudit.matching.engine import MatchSettings, initial_guess, minimize
 from leakaudit.observation import InputSpace, Observation, Protocol
 from leakaudit.target.target import Target

@@ -13,7 +13,7 @@ from torch import nn
 from leakaudit.attacks.base import Reconstruction, SilentMonitor, cpu_generator
 from leakaudit.attacks.ig import IG, IGSettings
 from leakaudit.attacks.registry import create
-from leakaudit.batch import Batch
+from leakaudit.client.batch import Batch
 from leakaudit.matching import search as search_module
 from leakaudit.matching.candidates import CANDIDATES, FEW, Candidate
 from leakaudit.matching.descent import Progress

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from leakaudit.attacks.base import SilentMonitor, cpu_generator
-from leakaudit.batch import Batch
+from leakaudit.client.batch import Batch
 from leakaudit.matching import step
 from leakaudit.matching.engine import GradientMatching, MatchSettings, minimize
 from leakaudit.matching.priors import KeepRate

@@ -12,7 +12,7 @@ import torch
 
 from leakaudit.attacks.base import SilentMonitor, cpu_generator
 from leakaudit.attacks.ig import IG, IGSettings
-from leakaudit.batch import Batch
+from leakaudit.client.batch import Batch
 from leakaudit.matching.engine import MatchSettings, minimize, minimize_together
 from leakaudit.matching.problem import GradientMatching
 from leakaudit.matching.step import Step

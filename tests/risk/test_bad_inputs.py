@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from leakaudit.attacks.base import Attack, NotApplicable, cpu_generator
 from leakaudit.attacks.linear import LinearReader
 from leakaudit.attacks.rgap import RGAP
-from leakaudit.batch import Batch
 from leakaudit.cli.inspect import inspect
 from leakaudit.cli.rank import rank
-from leakaudit.client import NoTraceError, observe
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import NoTraceError, observe
 from leakaudit.errors import LeakauditError, ModelError, UsageError
 from leakaudit.observation import InputSpace, Observation, Protocol
 from leakaudit.recursion.activations import preimage

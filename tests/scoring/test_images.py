@@ -10,7 +10,7 @@ import torch
 from scipy.stats import binom
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from leakaudit.batch import Batch
+from leakaudit.client.batch import Batch
 from leakaudit.errors import UsageError
 from leakaudit.scoring.images import LeakCriterion, Scorer, leak_interval
 from tests.conftest import smooth_images

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from leakaudit.attacks.base import Reconstruction
-from leakaudit.batch import Batch
+from leakaudit.client.batch import Batch
 from leakaudit.scoring.tokens import ReadTexts, TokenScorer
 from tests.texts import VOCABULARY, random_ids
 

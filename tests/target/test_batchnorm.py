@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import leakaudit
-from leakaudit.batch import Batch
-from leakaudit.client import observe
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe
 from leakaudit.errors import UsageError
 from leakaudit.observation import InputSpace, Protocol
 from leakaudit.target.batchnorm import is_trained, normalised, running_statistics

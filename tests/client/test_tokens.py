@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from leakaudit.batch_tokens import refuse_image_options, token_samples
+from leakaudit.client.readers.tokens import refuse_image_options, token_samples
 from leakaudit.errors import BatchError, UsageError
 from leakaudit.target import load
 from tests.texts import LENGTH, VOCABULARY, masked_graph, random_ids, text_target, write_texts

@@ -1,8 +1,8 @@
-"""Private texts: reading an ``.npz`` of token ids into a validated :class:`leakaudit.batch.Batch`.
+"""Private texts: reading an ``.npz`` of token ids into a validated :class:`leakaudit.client.batch.Batch`.
 
 Accepted: whole numbers ``(N, L)`` under ``inputs``, ``input_ids``, ``tokens`` or any name that images may have, one
 label per text, and, to show words beside ids, an array ``vocabulary`` of strings by id.
-Only `leakaudit.client` and `leakaudit.scoring.tokens` may hold what it returns.
+Only `leakaudit.client.observe` and `leakaudit.scoring.tokens` may hold what it returns.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from leakaudit.batch import INPUT_KEYS, Arrays, Batch, check_labels, hash_files, read_npz
+from leakaudit.client.batch import INPUT_KEYS, Arrays, Batch, check_labels, hash_files, read_npz
 from leakaudit.errors import BatchError, UsageError
 from leakaudit.observation import TokenSpace
 from leakaudit.target.target import Target

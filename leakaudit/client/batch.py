@@ -2,8 +2,8 @@
 
 Accepted: a ``.npz`` with an array of inputs and one of labels, or a folder of images with one sub-folder per class.
 Whatever the dtype and layout in the file, a Batch holds pixels in 0..1 as float32 ``(N, C, H, W)``; of token ids, which
-`leakaudit.batch_tokens` reads, int64 ``(N, 1, 1, L)``.
-Only `leakaudit.client` and `leakaudit.scoring.images` may hold one.
+`leakaudit.client.readers.tokens` reads, int64 ``(N, 1, 1, L)``.
+Only `leakaudit.client.observe` and `leakaudit.scoring.images` may hold one.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from leakaudit.batch import load_batch
+from leakaudit.client.batch import load_batch
 from leakaudit.errors import BatchError, UsageError
 from leakaudit.observation import InputSpace
 

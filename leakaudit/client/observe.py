@@ -16,7 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from leakaudit.batch import Batch
+from leakaudit.client.batch import Batch
 from leakaudit.defences.base import ClientStep, Defence, protected
 from leakaudit.defences.claims import Check, check_claim, check_undefended
 from leakaudit.defences.gaussian import GaussianMechanism
