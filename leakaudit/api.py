@@ -20,12 +20,12 @@ from leakaudit.controls import Level
 from leakaudit.defences.spec import parse_defences
 from leakaudit.document.schema import Report
 from leakaudit.errors import UsageError
-from leakaudit.gate import apply_policy
 from leakaudit.goal import parse_goal
 from leakaudit.observation import InputSpace, Mode, ThreatModel, TokenSpace
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.options import AuditOptions
-from leakaudit.policy import Policy
+from leakaudit.policy.apply import apply_policy
+from leakaudit.policy.read import Policy
 from leakaudit.scoring.images import LeakCriterion
 from leakaudit.target import Target, load
 from leakaudit.target.target import SharedStatistics
@@ -69,7 +69,7 @@ def scan(
 ) -> Report:
     """Audit what one shared update of a model gives away about a batch. Prints nothing.
 
-    Findings are judged by the default policy (high and above fail); `leakaudit.gate.apply_policy` applies another.
+    Findings are judged by the default policy (high and above fail); `leakaudit.policy.apply.apply_policy` applies another.
 
     Args:
         model: Model file, ``torch.nn.Module`` or Target.

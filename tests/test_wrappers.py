@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from leakaudit.policy import read_policy, tomllib
+from leakaudit.policy.read import read_policy, tomllib
 from leakaudit.report.html import render_html
 from tests.conftest import ROOT
 from tests.report.builder import build

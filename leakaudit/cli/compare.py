@@ -18,8 +18,8 @@ def compare(before: Path, after: Path, debug: bool) -> None:
     \b
     Exit codes: 0 nothing is new or worse, 1 something is, 2 not two reports.
     """
-    from leakaudit.baseline import compare_findings, differences, gone
     from leakaudit.document.schema import Report
+    from leakaudit.policy.compare import compare_findings, differences, gone
 
     old, new = Report.load(before), Report.load(after)
     click.echo(f"before  {old.verdict.status}: {old.verdict.headline}")

@@ -25,7 +25,7 @@ _UNRECORDED = {"debug", "quiet", "verbose", "policy", "out"}
 
 def _read(ctx: click.Context, param: click.Parameter, value: Path | None) -> Any:
     """Read the policy before all other options, and let it set their defaults."""
-    from leakaudit.policy import Policy, find_policy, read_policy, refuse_unknown
+    from leakaudit.policy.read import Policy, find_policy, read_policy, refuse_unknown
 
     path = value or find_policy()
     if path is None:
@@ -104,7 +104,7 @@ def judge(report: Report, gate: Mapping[str, Any], baseline: Report | None) -> R
     """The report held against the resolved policy."""
     from dataclasses import replace
 
-    from leakaudit.gate import apply_policy
+    from leakaudit.policy.apply import apply_policy
 
     policy = replace(gate["policy"], fail_on=gate["fail_on"])
     context = click.get_current_context()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime
 
-from leakaudit.gate import apply_policy
-from leakaudit.policy import Policy, Suppression
+from leakaudit.policy.apply import apply_policy
+from leakaudit.policy.read import Policy, Suppression
 from leakaudit.report.annex import SCOPE, build_annex, configuration_hash
 from leakaudit.report.bounds_chart import bounds_chart
 from leakaudit.report.html import render_html

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from leakaudit.document.schema import Report
-from leakaudit.gate import apply_policy
-from leakaudit.policy import Policy
+from leakaudit.policy.apply import apply_policy
+from leakaudit.policy.read import Policy
 from leakaudit.report.html import render_html
 from tests.conftest import ROOT
 from tests.report.builder import build

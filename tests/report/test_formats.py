@@ -17,8 +17,8 @@ import pytest
 
 from leakaudit.document.schema import Report
 from leakaudit.findings import RULES
-from leakaudit.gate import apply_policy
-from leakaudit.policy import Policy
+from leakaudit.policy.apply import apply_policy
+from leakaudit.policy.read import Policy
 from leakaudit.report.failure import failure_junit, failure_sarif, write_failure
 from leakaudit.report.junit import render_junit
 from leakaudit.report.markdown import render_markdown

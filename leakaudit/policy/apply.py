@@ -6,7 +6,6 @@ import datetime
 from collections.abc import Sequence
 from pathlib import Path
 
-from leakaudit.baseline import Change, compare_findings, differences
 from leakaudit.document.schema import (
     BaselineEntry,
     FindingEntry,
@@ -16,7 +15,8 @@ from leakaudit.document.schema import (
     SuppressionEntry,
 )
 from leakaudit.environment import timestamp
-from leakaudit.policy import Policy, Suppression
+from leakaudit.policy.compare import Change, compare_findings, differences
+from leakaudit.policy.read import Policy, Suppression
 
 
 def today() -> datetime.date:
