@@ -27,10 +27,11 @@ from leakaudit.document.schema import ClaimEntry, DefenceEntry, RankSection, Rep
 from leakaudit.environment import choose_device, reproducible, seed_of, timestamp, versions
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.findings import Evidence, judge
+from leakaudit.findings.recommend import recommend
+from leakaudit.findings.verdict import conclude
 from leakaudit.observation import InputSpace, Protocol
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.options import AuditOptions
-from leakaudit.recommend import recommend
 from leakaudit.report import assemble
 from leakaudit.report.defended import claim_entry, defence_entries
 from leakaudit.resume import remembering
@@ -39,7 +40,6 @@ from leakaudit.risk.what_if import smallest_changes
 from leakaudit.scoring.images import Scorer
 from leakaudit.scoring.tokens import TokenScorer
 from leakaudit.target.target import Target
-from leakaudit.verdict import conclude
 from leakaudit.victim import Knowledge, Victim, observe_victim
 
 DEFAULT_VICTIMS = 4

@@ -6,7 +6,7 @@ import pytest
 
 from leakaudit.document.schema import AccountingEntry, AttackEntry, DefenceEntry, Verdict
 from leakaudit.findings import judge
-from leakaudit.verdict import NO_UPPER_BOUND, conclude
+from leakaudit.findings.verdict import NO_UPPER_BOUND, conclude
 from tests.findings.build import CONTROLS, NOISE, control, entry, evidence, sample, victim
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from leakaudit.defences.accounting import reconstruction_bound
-from leakaudit.recommend import PRIOR, TOLERATED, multiplier_for
+from leakaudit.findings.recommend import PRIOR, TOLERATED, multiplier_for
 from tests.cli.test_scan import batch, leakaudit, model
 
 __all__ = ["batch", "model"]
