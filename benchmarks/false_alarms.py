@@ -26,7 +26,7 @@ from networks import CIFAR, cifar, lenet
 from torch import nn
 
 import leakaudit
-from leakaudit import audit
+from leakaudit.audit import pipeline as audit
 from leakaudit.document.schema import Report
 from leakaudit.observation import Mode
 from leakaudit.scoring.images import leak_interval

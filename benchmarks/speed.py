@@ -36,7 +36,7 @@ from store import machine
 from torch import Tensor, nn
 
 from leakaudit.attacks.base import SilentMonitor, cpu_generator
-from leakaudit.environment import thread_count
+from leakaudit.audit.environment import thread_count
 from leakaudit.matching.descent import Progress, adam
 from leakaudit.matching.engine import GradientMatching, MatchSettings
 from leakaudit.matching.step import Mode, Step

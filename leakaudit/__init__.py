@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from leakaudit.api import scan
+    from leakaudit.audit.request import AuditOptions
     from leakaudit.client.batch import Batch, load_batch
     from leakaudit.document.schema import Report
     from leakaudit.errors import AuditError, BatchError, LeakauditError, ModelError, UsageError
     from leakaudit.observation import InputSpace, Observation, Protocol
     from leakaudit.observer import Observer
-    from leakaudit.options import AuditOptions
     from leakaudit.target.load import load
     from leakaudit.target.target import Target
 
@@ -28,7 +28,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AuditError": "errors",
-    "AuditOptions": "options",
+    "AuditOptions": "audit.request",
     "Batch": "client.batch",
     "BatchError": "errors",
     "InputSpace": "observation",

@@ -11,19 +11,19 @@ from typing import Any, Literal
 
 from torch import nn
 
-from leakaudit.audit import audit
-from leakaudit.cache import Cache
+from leakaudit.audit.cache import Cache
+from leakaudit.audit.controls import Level
+from leakaudit.audit.pipeline import audit
+from leakaudit.audit.request import AuditOptions
 from leakaudit.client.batch import Batch, DataLayout, ValueRange, from_arrays, load_batch, load_images
 from leakaudit.client.readers.tokens import refuse_image_options, token_samples
 from leakaudit.client.rounds.files import load_update
-from leakaudit.controls import Level
 from leakaudit.defences.spec import parse_defences
 from leakaudit.document.schema import Report
 from leakaudit.errors import UsageError
 from leakaudit.goal import parse_goal
 from leakaudit.observation import InputSpace, Mode, ThreatModel, TokenSpace
 from leakaudit.observer import Observer, SilentObserver
-from leakaudit.options import AuditOptions
 from leakaudit.policy.apply import apply_policy
 from leakaudit.policy.read import Policy
 from leakaudit.scoring.images import LeakCriterion
@@ -103,7 +103,7 @@ def scan(
         update: ``.npz`` or safetensors file with the update that a real client shared for exactly these samples; it is
             attacked in place of the one computed here, which it is compared with.
         lpips_weights: SqueezeNet 1.1 checkpoint for LPIPS.
-        cache: Keep results of attacks on disk (see `leakaudit.cache`), so that a killed scan goes on where it was.
+        cache: Keep results of attacks on disk (see `leakaudit.audit.cache`), so that a killed scan goes on where it was.
         observer: Told the progress.
         command: For the report's *how to reproduce*.
 

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from leakaudit.attacks.registry import available
-from leakaudit.audit import audit
+from leakaudit.audit.pipeline import audit
+from leakaudit.audit.request import AuditOptions
 from leakaudit.client.batch import Batch
 from leakaudit.defences.spec import parse_defence
 from leakaudit.document.schema import DefenceTrial, Report
@@ -27,7 +28,6 @@ from leakaudit.goal import Goal
 from leakaudit.matching.settings import MatchSettings
 from leakaudit.observation import InputSpace
 from leakaudit.observer import Observer, SilentObserver
-from leakaudit.options import AuditOptions
 from leakaudit.scoring.images import leak_interval
 from leakaudit.target.target import Target
 from leakaudit.utility import TrainingPlan, Utility, train

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from leakaudit.audit.environment import seed_of
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import NoTraceError, observe
 from leakaudit.defences.base import Defence, defended_model, defended_protocol
-from leakaudit.environment import seed_of
 from leakaudit.observation import InputSpace, Protocol
 from leakaudit.target.target import Target
 

@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from leakaudit.audit.assemble import without_pictures
 from leakaudit.document.schema import AttackEntry, FindingEntry, Report, VariantEntry
 from leakaudit.errors import AuditError, UsageError
 from leakaudit.findings import SEVERITIES
 from leakaudit.observation import Mode
 from leakaudit.observer import Observer
-from leakaudit.report.assemble import without_pictures
 from leakaudit.target.target import Target
 
 RANKING = ("LEAKS (certified)", "LEAKS (measured)", "INCONCLUSIVE", "NOT APPLICABLE", "NOT SHOWN", "BOUNDED")

@@ -13,11 +13,11 @@ import leakaudit
 from leakaudit.api import input_space
 from leakaudit.attacks.base import Reconstruction, SilentMonitor, cpu_generator
 from leakaudit.attacks.registry import available, create
+from leakaudit.audit.references import REFERENCES, TEXT_REFERENCES, VOCABULARY, synthetic_batch
+from leakaudit.audit.victim import Knowledge, Victim, observe_victim
 from leakaudit.client.batch import Batch
 from leakaudit.observation import InputSpace, Protocol
-from leakaudit.references import REFERENCES, TEXT_REFERENCES, VOCABULARY, synthetic_batch
 from leakaudit.target.target import Target
-from leakaudit.victim import Knowledge, Victim, observe_victim
 
 PACKAGE = Path(leakaudit.__file__).parent
 PRIVATE = {

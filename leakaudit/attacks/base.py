@@ -138,7 +138,7 @@ class Attack(ABC):
     finding: ClassVar[str] = ""
     """Id of the finding that its success is reported under; by its family (LA201, LA202) where empty."""
     positive_control: ClassVar[tuple[str, ...]] = ()
-    """Bundled networks (`leakaudit.references`) to try it on first; by default the first that it applies to."""
+    """Bundled networks (`leakaudit.audit.references`) to try it on first; by default the first that it applies to."""
     needs: ClassVar[str] = ""
     """One line: what it needs, for `leakaudit attacks`."""
     reference: ClassVar[str] = ""

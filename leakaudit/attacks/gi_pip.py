@@ -23,7 +23,7 @@ from torch import Generator, Tensor
 
 from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction
 from leakaudit.attacks.ig import IG, IGSettings, match, refuse_batch_size
-from leakaudit.cache import Cache
+from leakaudit.audit.cache import Cache
 from leakaudit.matching.autoencoder import UNFINISHED, AnomalyScore, Architecture, Autoencoder, train_autoencoder
 from leakaudit.matching.engine import goes_together, minimize_together
 from leakaudit.matching.search import with_trials
@@ -45,7 +45,7 @@ class GIPIPSettings(IGSettings):
         one_sided: Leave guesses alone that the autoencoder reproduces better than public images.
         training_steps: Of the autoencoder.
         autoencoder: Its architecture: ``strided``, ``vgg``, or what fits the images and the device.
-        cache: Keep trained autoencoders on disk (see `leakaudit.cache`).
+        cache: Keep trained autoencoders on disk (see `leakaudit.audit.cache`).
     """
 
     anomaly_weight: float = 1e-4

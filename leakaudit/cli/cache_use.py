@@ -11,7 +11,7 @@ from leakaudit.errors import UsageError
 
 def cache_usable() -> bool:
     """Remove what is old, and see whether something new can be stored; a warning says why not."""
-    from leakaudit.cache import Cache
+    from leakaudit.audit.cache import Cache
 
     cache = Cache()
     try:

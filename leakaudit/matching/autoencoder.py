@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leakaudit.cache import Cache, digest
+from leakaudit.audit.cache import Cache, digest
 from leakaudit.errors import UsageError
 from leakaudit.matching.priors import Variables
 from leakaudit.observation import InputSpace

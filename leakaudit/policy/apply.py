@@ -6,6 +6,7 @@ import datetime
 from collections.abc import Sequence
 from pathlib import Path
 
+from leakaudit.audit.environment import timestamp
 from leakaudit.document.schema import (
     BaselineEntry,
     FindingEntry,
@@ -14,7 +15,6 @@ from leakaudit.document.schema import (
     SettingEntry,
     SuppressionEntry,
 )
-from leakaudit.environment import timestamp
 from leakaudit.policy.compare import Change, compare_findings, differences
 from leakaudit.policy.read import Policy, Suppression
 

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 from leakaudit import __version__
-from leakaudit.environment import timestamp
+from leakaudit.audit.environment import timestamp
 from leakaudit.report.format import clip
 from leakaudit.report.sarif import SCHEMA
 from leakaudit.report.write import FILES, replace_files

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from leakaudit import audit
 from leakaudit.attacks.base import Reconstruction
 from leakaudit.attacks.ig import IG
+from leakaudit.audit import pipeline as audit
 from leakaudit.document.schema import Report
 from tests.cli.test_scan import CLASSES, export, leakaudit
 from tests.conftest import smooth_images

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from leakaudit.attacks.base import cpu_generator
-from leakaudit.cache import Cache
+from leakaudit.audit.cache import Cache
 from leakaudit.matching import autoencoder
 from leakaudit.matching.autoencoder import AnomalyScore, Autoencoder, Network, build, strided, train_autoencoder, vgg
 from leakaudit.observation import InputSpace

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from leakaudit.attacks.labels import LabelGuess
+from leakaudit.audit.assemble import label_result
 from leakaudit.document.schema import Report, Verdict
 from leakaudit.errors import UsageError
-from leakaudit.report.assemble import label_result
 from leakaudit.report.figures import loss_curves, psnr_chart, rank_profiles
 from leakaudit.report.format import MISSING, clip, fixed, number, seconds
 from leakaudit.report.html import render_html

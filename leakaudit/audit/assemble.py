@@ -43,11 +43,11 @@ from leakaudit.target.target import Target
 if TYPE_CHECKING:
     from leakaudit.attacks.certificate import Certificate
     from leakaudit.attacks.labels import LabelGuess
+    from leakaudit.audit.victim import Outcome, Victim
     from leakaudit.client.batch import Batch
     from leakaudit.scoring.images import SampleScore, Scores
     from leakaudit.scoring.reidentify import Identification
     from leakaudit.scoring.tokens import TokenScore
-    from leakaudit.victim import Outcome, Victim
 
 
 def tool(version: str) -> Tool:

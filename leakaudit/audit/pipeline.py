@@ -17,30 +17,30 @@ from dataclasses import replace
 from leakaudit import __version__
 from leakaudit.attacks.base import Attack
 from leakaudit.attacks.registry import available, create
-from leakaudit.budget import Budget
-from leakaudit.campaign import entry_of, left_out, run_attacks
+from leakaudit.audit import assemble
+from leakaudit.audit.budget import Budget
+from leakaudit.audit.campaign import entry_of, left_out, run_attacks
+from leakaudit.audit.controls import Scene, control
+from leakaudit.audit.defended import claim_entry, defence_entries
+from leakaudit.audit.environment import choose_device, reproducible, seed_of, timestamp, versions
+from leakaudit.audit.memory import remembering
+from leakaudit.audit.request import AuditOptions
+from leakaudit.audit.victim import Knowledge, Victim, observe_victim
 from leakaudit.client.batch import Batch, refuse_overlap
 from leakaudit.client.observe import NoTraceError, examine, examine_claims, examine_recorded
-from leakaudit.controls import Scene, control
 from leakaudit.defences.base import defended_model, defended_protocol
 from leakaudit.document.schema import ClaimEntry, DefenceEntry, RankSection, Report
-from leakaudit.environment import choose_device, reproducible, seed_of, timestamp, versions
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.findings import Evidence, judge
 from leakaudit.findings.recommend import recommend
 from leakaudit.findings.verdict import conclude
 from leakaudit.observation import InputSpace, Protocol
 from leakaudit.observer import Observer, SilentObserver
-from leakaudit.options import AuditOptions
-from leakaudit.report import assemble
-from leakaudit.report.defended import claim_entry, defence_entries
-from leakaudit.resume import remembering
 from leakaudit.risk.rank import rank_analysis
 from leakaudit.risk.what_if import smallest_changes
 from leakaudit.scoring.images import Scorer
 from leakaudit.scoring.tokens import TokenScorer
 from leakaudit.target.target import Target
-from leakaudit.victim import Knowledge, Victim, observe_victim
 
 DEFAULT_VICTIMS = 4
 ATTACKS_SHARE = 0.75

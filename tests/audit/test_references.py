@@ -8,12 +8,12 @@ import torch
 from leakaudit.api import input_space
 from leakaudit.attacks.base import Attack, SilentMonitor
 from leakaudit.attacks.registry import available, create
+from leakaudit.audit.references import REFERENCES, TEXT_REFERENCES, synthetic_batch
+from leakaudit.audit.victim import Knowledge, Victim, attack_victim, observe_victim
 from leakaudit.observation import InputSpace, Protocol
-from leakaudit.references import REFERENCES, TEXT_REFERENCES, synthetic_batch
 from leakaudit.scoring.images import Scorer
 from leakaudit.scoring.tokens import TokenScorer
 from leakaudit.target.target import Target
-from leakaudit.victim import Knowledge, Victim, attack_victim, observe_victim
 
 SEARCHES = {"ig", "dia", "wia"}
 WITHOUT = {"gradinversion"}

@@ -14,12 +14,12 @@ import torch
 
 from leakaudit.attacks.base import Reconstruction, SilentMonitor, cpu_generator
 from leakaudit.attacks.ig import IG, IGSettings
-from leakaudit.cache import Cache, NotHashable, cache_directory, digest
+from leakaudit.audit.cache import Cache, NotHashable, cache_directory, digest
+from leakaudit.audit.memory import attack_once, remembering, run_key
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe_step
 from leakaudit.errors import UsageError
 from leakaudit.observation import InputSpace, Observation, Protocol
-from leakaudit.resume import attack_once, remembering, run_key
 from leakaudit.target.target import Target
 
 SETTINGS = IGSettings(iterations=20, restarts=1)

@@ -16,17 +16,17 @@ from torch import OutOfMemoryError
 
 from leakaudit.attacks.base import Attack, Monitor
 from leakaudit.attacks.registry import create
-from leakaudit.budget import Budget, worth
-from leakaudit.controls import Run
+from leakaudit.audit import assemble
+from leakaudit.audit.budget import Budget, worth
+from leakaudit.audit.controls import Run
+from leakaudit.audit.environment import batches_well, seed_of
+from leakaudit.audit.request import AuditOptions
+from leakaudit.audit.victim import Outcome, Victim, attack_together, attack_victim
 from leakaudit.document.schema import AttackEntry, Comparison
-from leakaudit.environment import batches_well, seed_of
 from leakaudit.notes import PLANNED
-from leakaudit.options import AuditOptions
-from leakaudit.report import assemble
 from leakaudit.scoring.images import Scorer
 from leakaudit.scoring.tokens import TokenScorer
 from leakaudit.target.target import Target
-from leakaudit.victim import Outcome, Victim, attack_together, attack_victim
 
 
 def run_attacks(

@@ -14,15 +14,15 @@ import leakaudit
 from leakaudit.attacks.base import Reconstruction
 from leakaudit.attacks.labels import LabelGuess
 from leakaudit.attacks.registry import available, create
-from leakaudit.audit import audit
+from leakaudit.audit.environment import seed_of
+from leakaudit.audit.pipeline import audit
+from leakaudit.audit.request import AuditOptions
+from leakaudit.audit.victim import Victim
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import NoTraceError, observe, observe_step
-from leakaudit.environment import seed_of
 from leakaudit.errors import AuditError, BatchError, UsageError
 from leakaudit.observation import InputSpace, Protocol
-from leakaudit.options import AuditOptions
 from leakaudit.target.target import Target
-from leakaudit.victim import Victim
 from tests.conftest import make_target, small_mlp, smooth_images
 
 SHAPE = (3, 12, 12)

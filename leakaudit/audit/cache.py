@@ -150,5 +150,5 @@ def _callable_pieces(value: Any) -> Iterable[bytes]:
 @functools.cache
 def code_digest() -> str:
     """A hash of the package's source: results of another version of the code are never taken for this one's."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     return digest([(str(p.relative_to(package)), p.read_bytes()) for p in sorted(package.rglob("*.py"))])

@@ -13,14 +13,14 @@ import leakaudit
 from leakaudit.attacks.base import Monitor, Reconstruction
 from leakaudit.attacks.ig import IG
 from leakaudit.attacks.registry import create
-from leakaudit.budget import Budget
-from leakaudit.campaign import Queue
+from leakaudit.audit.budget import Budget
+from leakaudit.audit.campaign import Queue
+from leakaudit.audit.request import AuditOptions
 from leakaudit.observation import Observation
 from leakaudit.observer import SilentObserver
-from leakaudit.options import AuditOptions
 from leakaudit.target.target import Target
+from tests.audit.test_pipeline import scan
 from tests.conftest import small_mlp
-from tests.test_audit import scan
 
 BUDGET = 1000.0
 

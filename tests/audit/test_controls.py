@@ -13,15 +13,15 @@ import leakaudit
 from leakaudit.attacks.base import Monitor, Reconstruction
 from leakaudit.attacks.ig import IG
 from leakaudit.attacks.registry import create
-from leakaudit.budget import Budget
+from leakaudit.audit.budget import Budget
+from leakaudit.audit.controls import NEGATIVE_FAILED, Run, Scene, control, without_information
+from leakaudit.audit.victim import Knowledge, attack_victim, observe_victim
 from leakaudit.client.batch import Batch
-from leakaudit.controls import NEGATIVE_FAILED, Run, Scene, control, without_information
 from leakaudit.document.schema import ControlEntry, Report
 from leakaudit.observation import InputSpace, Observation, Protocol
 from leakaudit.observer import SilentObserver
 from leakaudit.scoring.images import Scorer
 from leakaudit.target.target import Target
-from leakaudit.victim import Knowledge, attack_victim, observe_victim
 from tests.conftest import make_target, small_mlp, smooth_images
 
 SHAPE = (3, 12, 12)
@@ -121,7 +121,7 @@ def test_what_the_prior_knows_is_no_leak(scene: Scene) -> None:
 
 
 def test_the_prior_only_floor_alone_takes_the_claim_back(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    from leakaudit import controls
+    from leakaudit.audit import controls
 
     monkeypatch.setattr(controls, "_take_back", lambda run: run)
     (judged,), _ = control([parrot_run(scene, 3, (3,))], scene)

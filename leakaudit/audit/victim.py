@@ -14,12 +14,12 @@ from torch import Tensor
 from leakaudit.attacks.base import Attack, Monitor, Reconstruction, cpu_generator
 from leakaudit.attacks.certificate import Certificate, certify
 from leakaudit.attacks.labels import LabelGuess, infer_labels
+from leakaudit.audit.environment import seed_of
+from leakaudit.audit.memory import attack_once, attack_together_once
 from leakaudit.client import observe as client
 from leakaudit.client.batch import Batch
 from leakaudit.defences.base import Defence, adapted
-from leakaudit.environment import seed_of
 from leakaudit.observation import InputSpace, Observation, Protocol
-from leakaudit.resume import attack_once, attack_together_once
 from leakaudit.scoring.images import SampleScore, Scorer
 from leakaudit.scoring.tokens import ReadTexts, TokenScorer
 from leakaudit.target.dropout import injected_masks

@@ -9,9 +9,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from leakaudit.cache import Cache
+from leakaudit.audit.cache import Cache
+from leakaudit.audit.controls import Level
 from leakaudit.client.rounds.files import RecordedUpdate
-from leakaudit.controls import Level
 from leakaudit.defences.base import Defence
 from leakaudit.errors import UsageError
 from leakaudit.observation import ThreatModel
@@ -29,7 +29,7 @@ class AuditOptions:
         preset: ``quick``, ``standard`` or ``paper``.
         settings: Settings to override per attack, as text: ``{"ig": {"iterations": "600"}}``.
         time_budget: Seconds for all attacks and controls together, or ``None``.
-        controls: ``quick``, ``full`` or ``none``; see `leakaudit.controls`.
+        controls: ``quick``, ``full`` or ``none``; see `leakaudit.audit.controls`.
         criterion: When a sample counts as leaked.
         distractors: Further images (M, C, H, W) in 0..1 that a sample must be told from, or ``None``.
         threat_model: Attacks that need a stronger attacker than this letter are not run.

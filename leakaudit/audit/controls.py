@@ -1,7 +1,7 @@
 """Controls: the same attacks, with the same settings, where the answer is known.
 
 ======== =====================================================================================================
-positive A bundled network of the same input shape that is known to leak (`leakaudit.references`), one generated
+positive A bundled network of the same input shape that is known to leak (`leakaudit.audit.references`), one generated
          sample. If it is not recovered, the attack is "not working here" and its failure elsewhere says nothing.
 negative The update of a different batch, scored against the victim. It must fall to the floors. With several
          victims these are the reconstructions at hand, exchanged; with one, a further run.
@@ -24,18 +24,11 @@ import torch
 from torch import Generator, Tensor
 
 from leakaudit.attacks.base import Attack, NotApplicable, cpu_generator
-from leakaudit.budget import Budget
-from leakaudit.client.batch import Batch
-from leakaudit.document.schema import ControlEntry
-from leakaudit.environment import seed_of
-from leakaudit.errors import LeakauditError
-from leakaudit.observation import InputSpace, Observation, Protocol, TokenSpace
-from leakaudit.references import REFERENCES, TEXT_REFERENCES, Reference, synthetic_batch
-from leakaudit.resume import attack_once
-from leakaudit.scoring.images import SampleScore, Scorer
-from leakaudit.scoring.tokens import TokenScorer
-from leakaudit.target.target import Target
-from leakaudit.victim import (
+from leakaudit.audit.budget import Budget
+from leakaudit.audit.environment import seed_of
+from leakaudit.audit.memory import attack_once
+from leakaudit.audit.references import REFERENCES, TEXT_REFERENCES, Reference, synthetic_batch
+from leakaudit.audit.victim import (
     Knowledge,
     Outcome,
     Recovered,
@@ -45,6 +38,13 @@ from leakaudit.victim import (
     observe_victim,
     recovered,
 )
+from leakaudit.client.batch import Batch
+from leakaudit.document.schema import ControlEntry
+from leakaudit.errors import LeakauditError
+from leakaudit.observation import InputSpace, Observation, Protocol, TokenSpace
+from leakaudit.scoring.images import SampleScore, Scorer
+from leakaudit.scoring.tokens import TokenScorer
+from leakaudit.target.target import Target
 
 Level = Literal["full", "quick", "none"]
 Kind = Literal["positive", "negative", "prior_only"]
