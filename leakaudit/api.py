@@ -21,16 +21,16 @@ from leakaudit.client.rounds.files import load_update
 from leakaudit.defences.spec import parse_defences
 from leakaudit.document.schema import Report
 from leakaudit.errors import UsageError
-from leakaudit.goal import parse_goal
 from leakaudit.observation import InputSpace, Mode, ThreatModel, TokenSpace
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.policy.apply import apply_policy
 from leakaudit.policy.read import Policy
 from leakaudit.scoring.images import LeakCriterion
+from leakaudit.sweep.goal import parse_goal
+from leakaudit.sweep.utility import TrainingPlan
+from leakaudit.sweep.variants import Variant, audit_variants, name_variants
 from leakaudit.target import Target, load
 from leakaudit.target.target import SharedStatistics
-from leakaudit.utility import TrainingPlan
-from leakaudit.variants import Variant, audit_variants, name_variants
 
 
 def scan(
@@ -215,8 +215,8 @@ def defend(
         ModelError: A model that cannot be audited.
         BatchError: Samples that do not fit the model.
     """
-    from leakaudit.defend import DefendOptions
-    from leakaudit.defend import defend as run
+    from leakaudit.sweep.defend import DefendOptions
+    from leakaudit.sweep.defend import defend as run
 
     observer = observer or SilentObserver()
     wanted = parse_goal(goal)

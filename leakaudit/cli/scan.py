@@ -20,7 +20,7 @@ from leakaudit.errors import UsageError
 if TYPE_CHECKING:
     from leakaudit.document.schema import Report
     from leakaudit.observation import Mode
-    from leakaudit.variants import Variant
+    from leakaudit.sweep.variants import Variant
 
 
 class _Scan(click.Command):
@@ -132,8 +132,8 @@ def scan(
 
 def _variants(paths: Sequence[Path], intake: Mapping[str, Any]) -> list[Variant]:
     """Every file in every mode asked for."""
+    from leakaudit.sweep.variants import Variant, name_variants
     from leakaudit.target import load
-    from leakaudit.variants import Variant, name_variants
 
     modes: tuple[Mode, ...] = ("eval", "train") if intake["mode"] == "both" else (intake["mode"],)
     named = name_variants(paths, modes)

@@ -9,8 +9,8 @@ from torch import nn
 from leakaudit.client.batch import Batch
 from leakaudit.defences.spec import parse_defence
 from leakaudit.observation import InputSpace
+from leakaudit.sweep.utility import TrainingPlan, evaluate, split, train
 from leakaudit.target.target import Target
-from leakaudit.utility import TrainingPlan, evaluate, split, train
 from tests.conftest import make_target
 
 PLAN = TrainingPlan(steps=40, learning_rate=0.1)

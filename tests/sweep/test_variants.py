@@ -13,7 +13,7 @@ import leakaudit
 from leakaudit.document.schema import Report
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.report.html import render_html
-from leakaudit.variants import name_variants
+from leakaudit.sweep.variants import name_variants
 from tests.cli.test_scan import export
 from tests.cli.test_scan import leakaudit as command_line
 from tests.conftest import smooth_images

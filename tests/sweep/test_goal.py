@@ -6,7 +6,7 @@ import pytest
 
 from leakaudit.document.schema import Report
 from leakaudit.errors import UsageError
-from leakaudit.goal import parse_goal
+from leakaudit.sweep.goal import parse_goal
 from tests.report.builder import build
 
 

@@ -24,13 +24,13 @@ from leakaudit.defences.spec import parse_defence
 from leakaudit.document.schema import DefenceTrial, Report
 from leakaudit.errors import LeakauditError, UsageError
 from leakaudit.findings import samples_of
-from leakaudit.goal import Goal
 from leakaudit.matching.settings import MatchSettings
 from leakaudit.observation import InputSpace
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.scoring.images import leak_interval
+from leakaudit.sweep.goal import Goal
+from leakaudit.sweep.utility import TrainingPlan, Utility, train
 from leakaudit.target.target import Target
-from leakaudit.utility import TrainingPlan, Utility, train
 
 MULTIPLIERS = (0.01, 0.1, 1.0)
 """Noise multipliers of the grid: σ of the noise on the sum, over the clipping bound."""
