@@ -110,14 +110,14 @@ def failure_noted(writing: dict[str, Any], model: Path) -> Iterator[None]:
     except (UsageError, click.ClickException):
         raise
     except Exception as error:
-        from leakaudit.report.failure import write_failure
+        from leakaudit.report.formats.failure import write_failure
 
         write_failure(writing["out"], writing["formats"], model, error)
         raise
 
 
 def _append_summary(path: Path, report: Any) -> None:
-    from leakaudit.report.markdown import render_markdown
+    from leakaudit.report.formats.markdown import render_markdown
 
     try:
         with path.open("a", encoding="utf-8", errors="replace") as stream:

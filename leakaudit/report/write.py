@@ -82,9 +82,9 @@ def _rendered(
     report: Report, formats: tuple[str, ...], template_dir: Path | None, directory: Path, pdf_variant: str
 ) -> Iterator[tuple[str, bytes]]:
     """File names and contents, in the order in which they will appear."""
-    from leakaudit.report.html import render_view
-    from leakaudit.report.pdf import PdfUnavailable, render_pdf
-    from leakaudit.report.view import build_view
+    from leakaudit.report.formats.html import render_view
+    from leakaudit.report.formats.pdf import PdfUnavailable, render_pdf
+    from leakaudit.report.views.view import build_view
 
     view = build_view(report) if {"html", "pdf"} & set(formats) else None
     if "html" in formats:
@@ -101,10 +101,10 @@ def _rendered(
 
 
 def _text_views() -> dict[str, Callable[[Report], str]]:
-    from leakaudit.report.junit import render_junit
-    from leakaudit.report.markdown import render_markdown
-    from leakaudit.report.sarif import render_sarif
-    from leakaudit.report.scores import render_csv
+    from leakaudit.report.formats.csv import render_csv
+    from leakaudit.report.formats.junit import render_junit
+    from leakaudit.report.formats.markdown import render_markdown
+    from leakaudit.report.formats.sarif import render_sarif
 
     return {
         "sarif": render_sarif,

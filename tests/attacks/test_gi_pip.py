@@ -18,7 +18,7 @@ from leakaudit.attacks.ig import IG
 from leakaudit.client.batch import Batch
 from leakaudit.document.schema import AttackEntry
 from leakaudit.observation import InputSpace, Observation
-from leakaudit.report.view import build_view
+from leakaudit.report.views.view import build_view
 from leakaudit.target.target import Target
 from tests.conftest import make_target, smooth_images
 from tests.matching.test_engine import _StopAfter, observation_of, psnr

@@ -13,8 +13,8 @@ import leakaudit
 from leakaudit.attacks.registry import available
 from leakaudit.document.redact import redact
 from leakaudit.document.schema import Report, VictimResult
-from leakaudit.report.html import render_html
-from leakaudit.report.scores import render_csv
+from leakaudit.report.formats.csv import render_csv
+from leakaudit.report.formats.html import render_html
 from tests.cli.test_scan import leakaudit as command
 from tests.texts import LENGTH, VOCABULARY, TextClassifier, export_text, random_ids, write_texts
 

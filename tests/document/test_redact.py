@@ -11,11 +11,11 @@ from PIL import Image
 
 from leakaudit.document.redact import CELLS, blur, redact
 from leakaudit.document.schema import Report, TokenResult
-from leakaudit.report.html import render_html
-from leakaudit.report.junit import render_junit
-from leakaudit.report.markdown import render_markdown
-from leakaudit.report.sarif import render_sarif
-from leakaudit.report.scores import render_csv
+from leakaudit.report.formats.csv import render_csv
+from leakaudit.report.formats.html import render_html
+from leakaudit.report.formats.junit import render_junit
+from leakaudit.report.formats.markdown import render_markdown
+from leakaudit.report.formats.sarif import render_sarif
 from tests.report.builder import build
 
 

@@ -18,7 +18,7 @@ import pytest
 from leakaudit.document.schema import Report
 from leakaudit.policy.apply import apply_policy
 from leakaudit.policy.read import Policy
-from leakaudit.report.html import render_html
+from leakaudit.report.formats.html import render_html
 from tests.conftest import ROOT
 from tests.report.builder import build
 from tests.report.test_html import hostile

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from leakaudit.document.schema import AttackEntry, Comparison, VictimResult
-from leakaudit.report.comparison import comparison_sentence
+from leakaudit.report.views.comparison import comparison_sentence
 from tests.findings.build import entry, sample, victim
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from leakaudit.document.schema import Report
 from leakaudit.errors import UsageError
-from leakaudit.report import pdf
+from leakaudit.report.formats import pdf
 from leakaudit.report.write import ReportWarning, write_report
 from tests.report.builder import build
 

@@ -12,7 +12,7 @@ from torch import nn
 import leakaudit
 from leakaudit.document.schema import Report
 from leakaudit.errors import ModelError, UsageError
-from leakaudit.report.html import render_html
+from leakaudit.report.formats.html import render_html
 from leakaudit.sweep.variants import name_variants
 from tests.cli.test_scan import export
 from tests.cli.test_scan import leakaudit as command_line

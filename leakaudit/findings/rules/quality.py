@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from leakaudit.document.schema import ControlEntry
 from leakaudit.findings.registry import Evidence, Found, rule, samples_of
-from leakaudit.report.comparison import planned
+from leakaudit.report.views.comparison import planned
 
 MIN_DISTRACTORS = 100
 

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 from leakaudit.document.schema import AttackEntry, FindingEntry, Report
-from leakaudit.report.format import clip
+from leakaudit.report.wording import clip
 
 NAME, TEXT = 200, 2000
 

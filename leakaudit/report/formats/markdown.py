@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 
 from leakaudit.document.schema import FindingEntry, Report
-from leakaudit.report.format import MISSING, clip, fixed, seconds, signed
-from leakaudit.report.residual import SENTENCE
+from leakaudit.report.views.residual import SENTENCE
+from leakaudit.report.wording import MISSING, clip, fixed, seconds, signed
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|!~$&@])")
 CELL = 400

@@ -9,7 +9,7 @@ from statistics import median
 
 from leakaudit.document.schema import AttackEntry, Comparison, VictimResult
 from leakaudit.notes import PLANNED
-from leakaudit.report.format import clip, count, fixed, signed
+from leakaudit.report.wording import clip, count, fixed, signed
 
 
 def planned(result: VictimResult) -> str:

@@ -8,18 +8,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from leakaudit.document.schema import AttackEntry, Report, SampleResult, SnapshotEntry, VictimResult
-from leakaudit.report import tables, texts
-from leakaudit.report.annex import Annex, build_annex
-from leakaudit.report.bounds_chart import bounds_chart
-from leakaudit.report.comparison import comparison_sentence
-from leakaudit.report.defence_facts import claim_facts, defence_facts
-from leakaudit.report.facts import Fact, batch_facts, model_facts, rank_facts, reproduce_facts, tiles
-from leakaudit.report.figures import Figure, loss_curves, psnr_chart, rank_profiles
-from leakaudit.report.format import MISSING, clip, count, fixed, number, pairs, seconds, signed
-from leakaudit.report.policy_view import PolicyView, build_policy
-from leakaudit.report.residual import SENTENCE
-from leakaudit.report.tables import Table, best_floor, class_name, reidentified
-from leakaudit.report.trials import trial_chart, trial_table
+from leakaudit.report.domains import tokens as texts
+from leakaudit.report.views import tables
+from leakaudit.report.views.annex import Annex, build_annex
+from leakaudit.report.views.bounds_chart import bounds_chart
+from leakaudit.report.views.comparison import comparison_sentence
+from leakaudit.report.views.defence_facts import claim_facts, defence_facts
+from leakaudit.report.views.facts import Fact, batch_facts, model_facts, rank_facts, reproduce_facts, tiles
+from leakaudit.report.views.figures import Figure, loss_curves, psnr_chart, rank_profiles
+from leakaudit.report.views.policy_view import PolicyView, build_policy
+from leakaudit.report.views.residual import SENTENCE
+from leakaudit.report.views.tables import Table, best_floor, class_name, reidentified
+from leakaudit.report.views.trials import trial_chart, trial_table
+from leakaudit.report.wording import MISSING, clip, count, fixed, number, pairs, seconds, signed
 
 _PNG = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+={0,2}")
 PIXELATED_BELOW = 100

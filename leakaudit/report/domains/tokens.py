@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from leakaudit.document.schema import AttackEntry, Report, SampleResult, TokenMetrics, TokenResult, VictimResult
-from leakaudit.report.facts import Fact
-from leakaudit.report.format import MISSING, clip, count, fixed
-from leakaudit.report.tables import Cell, Table, leak_cell, reidentified
+from leakaudit.report.views.facts import Fact
+from leakaudit.report.views.tables import Cell, Table, leak_cell, reidentified
+from leakaudit.report.wording import MISSING, clip, count, fixed
 
 Mark = Literal["right", "wrong", "unread"]
 FLOORS = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from leakaudit.document.schema import BaselineEntry, PolicySection, Report
-from leakaudit.report.facts import Fact
-from leakaudit.report.format import clip, count, plain
-from leakaudit.report.tables import Cell, Table
+from leakaudit.report.views.facts import Fact
+from leakaudit.report.views.tables import Cell, Table
+from leakaudit.report.wording import clip, count, plain
 
 
 @dataclass(frozen=True)

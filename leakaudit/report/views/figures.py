@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from leakaudit.document.schema import AttackEntry, HistoryPoint, RankLayer, Report, SampleResult
-from leakaudit.report.format import clip, count, fixed, number
-from leakaudit.report.svg import inline_svg
+from leakaudit.report.views.svg import inline_svg
+from leakaudit.report.wording import clip, count, fixed, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from leakaudit.document.schema import Report
-from leakaudit.report.format import count
+from leakaudit.report.wording import count
 
 SENTENCE = "Evidence only for the attacks run; not a determination of anonymity or legal compliance."
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from leakaudit.document.schema import AttackEntry, Metrics, Report, SampleResult, VictimResult
-from leakaudit.report.format import clean
-from leakaudit.report.tables import FLOORS
+from leakaudit.report.views.tables import FLOORS
+from leakaudit.report.wording import clean
 
 METRICS = ("psnr", "ssim", "lpips", "mse")
 TOKENS = ("accuracy", "precision", "recall", "skill")

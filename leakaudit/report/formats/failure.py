@@ -9,8 +9,8 @@ from xml.etree.ElementTree import Element, SubElement
 
 from leakaudit import __version__
 from leakaudit.audit.environment import timestamp
-from leakaudit.report.format import clip
-from leakaudit.report.sarif import SCHEMA
+from leakaudit.report.formats.sarif import SCHEMA
+from leakaudit.report.wording import clip
 from leakaudit.report.write import FILES, replace_files
 
 

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from leakaudit.document.schema import AttackEntry, Report
-from leakaudit.report.facts import Fact
-from leakaudit.report.format import MISSING, clip, plain, words
-from leakaudit.report.residual import residual_risk
-from leakaudit.report.tables import Cell, Table
+from leakaudit.report.views.facts import Fact
+from leakaudit.report.views.residual import residual_risk
+from leakaudit.report.views.tables import Cell, Table
+from leakaudit.report.wording import MISSING, clip, plain, words
 
 SCOPE = {
     "A": "Server that sees updates only",

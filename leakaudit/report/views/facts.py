@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from leakaudit.document.schema import Report, VictimResult
-from leakaudit.report.format import MISSING, clip, count, number, plain, seconds, shape, signed
+from leakaudit.report.wording import MISSING, clip, count, number, plain, seconds, shape, signed
 
 
 @dataclass(frozen=True)

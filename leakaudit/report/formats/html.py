@@ -17,8 +17,8 @@ from markupsafe import Markup
 
 from leakaudit.document.schema import Report
 from leakaudit.errors import UsageError
-from leakaudit.report.format import clean, clip
-from leakaudit.report.view import build_view
+from leakaudit.report.views.view import build_view
+from leakaudit.report.wording import clean, clip
 
 Medium = Literal["screen", "pdf"]
 SKELETON = "report.html.j2"
@@ -26,7 +26,7 @@ SKELETON = "report.html.j2"
 
 def bundled_templates() -> Path:
     """The folder of the templates: inside the installed package, or at the top of a source tree."""
-    package = Path(__file__).resolve().parents[1]
+    package = Path(__file__).resolve().parents[2]
     folders = (package / "report_templates", package.parent / "report_templates")
     for folder in folders:
         if (folder / SKELETON).is_file():

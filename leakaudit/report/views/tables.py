@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from leakaudit.document.schema import Metrics, RankLayer, Report, SampleResult, VictimResult
-from leakaudit.report.format import MISSING, clip, fixed, number, plain, seconds, signed, words
+from leakaudit.report.wording import MISSING, clip, fixed, number, plain, seconds, signed, words
 
 FLOORS = {
     "grey": "mid-grey image",

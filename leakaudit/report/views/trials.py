@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from leakaudit.document.schema import DefenceTrial, Report
-from leakaudit.report.figures import ALERT, INK, MUTED, SERIES, Figure, axis_label, canvas_of, figure_of
-from leakaudit.report.format import MISSING, fixed, number
-from leakaudit.report.tables import Cell, Table
+from leakaudit.report.views.figures import ALERT, INK, MUTED, SERIES, Figure, axis_label, canvas_of, figure_of
+from leakaudit.report.views.tables import Cell, Table
+from leakaudit.report.wording import MISSING, fixed, number
 
 COLUMNS = (
     ("Setting", False),

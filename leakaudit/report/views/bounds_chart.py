@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from leakaudit.document.schema import AccountingEntry, Report
-from leakaudit.report.annex import leak_share
-from leakaudit.report.figures import ALERT, MUTED, RULE, SERIES, Figure, canvas_of, figure_of
+from leakaudit.report.views.annex import leak_share
+from leakaudit.report.views.figures import ALERT, MUTED, RULE, SERIES, Figure, canvas_of, figure_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

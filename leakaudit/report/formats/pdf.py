@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from leakaudit.document.schema import Report
-from leakaudit.report.html import render_html, render_view
+from leakaudit.report.formats.html import render_html, render_view
 
 PACKAGES = "libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0 fonts-dejavu-core"
 VARIANTS = ("pdf/ua-1", "pdf/a-3u")
@@ -52,7 +52,7 @@ def render_pdf(report: Report, template_dir: Path | None = None, view: Any = Non
 
     Args:
         report: The document.
-        template_dir: As for :func:`leakaudit.report.html.render_html`.
+        template_dir: As for :func:`leakaudit.report.formats.html.render_html`.
         view: The view of ``report``, when it is already built.
         variant: One of :data:`VARIANTS`.
 
