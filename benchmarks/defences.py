@@ -21,7 +21,7 @@ from torch import nn
 from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.dia import DIA
 from leakaudit.attacks.ig import IG
-from leakaudit.attacks.masks import masked_layers
+from leakaudit.attacks.reading.masks import masked_layers
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
 from leakaudit.defences.base import Defence, adapted, defended_model, defended_protocol

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leakaudit.attacks.base import Attack, NotApplicable, cpu_generator
-from leakaudit.attacks.labels import infer_labels
+from leakaudit.attacks.labels.infer import infer_labels
 from leakaudit.attacks.linear import LinearReader, LinearSettings
 from leakaudit.attacks.spear import Spear, SpearSettings
 from leakaudit.client.batch import Batch

@@ -47,7 +47,7 @@ from torch import nn
 import leakaudit
 from leakaudit.attacks.base import Attack, cpu_generator
 from leakaudit.attacks.ig import IG, IGSettings
-from leakaudit.attacks.labels import infer_labels
+from leakaudit.attacks.labels.infer import infer_labels
 from leakaudit.attacks.rgap import RGAP
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe

@@ -31,8 +31,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction
-from leakaudit.attacks.confirm import Recovered, assemble, best_label
-from leakaudit.attacks.first_layer import Entry, find_entries, like, masks_unknown, mid_grey, probe_batch
+from leakaudit.attacks.reading.confirm import Recovered, assemble, best_label
+from leakaudit.attacks.reading.first_layer import Entry, find_entries, like, masks_unknown, mid_grey, probe_batch
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.target.target import Target
 

@@ -5,7 +5,7 @@ Three facts, each exact:
 * Rows of ``∂ℓ/∂E`` (embedding table) that are not zero are the tokens of the batch, unless the table is tied to the
   output.
 * With learned positions P and one sample, ``∂ℓ/∂E_v = Σ_{t: token v} ∂ℓ/∂P_t`` gives the whole sequence, see
-  `leakaudit.attacks.token_places`.
+  `leakaudit.attacks.reading.token_places`.
 * Without either, the span test: with the inputs ``h`` of the first linear layer behind the embedding,
 
   .. math:: ∂ℓ/∂W = \\sum_{i,t} δ_{it} h_{it}^T,
@@ -30,10 +30,10 @@ import torch
 from torch import Generator, Tensor
 
 from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction, TokenReading
-from leakaudit.attacks.confirm import Recovered, assemble, best_label
 from leakaudit.attacks.embedding import counted, token_set
-from leakaudit.attacks.first_layer import Use, like, masks_unknown, token_table, watch
-from leakaudit.attacks.token_places import sequence_by_positions
+from leakaudit.attacks.reading.confirm import Recovered, assemble, best_label
+from leakaudit.attacks.reading.first_layer import Use, like, masks_unknown, token_table, watch
+from leakaudit.attacks.reading.token_places import sequence_by_positions
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.target.target import Target
 

@@ -6,7 +6,7 @@
 The client's dropout masks M are unknown, and optimised together with the inputs, one mask per sample and layer, with
 the dropout rates known. Threat model B.
 
-Beyond the paper: masks that stand in the update are read (`leakaudit.attacks.masks`), and only the rest is optimised;
+Beyond the paper: masks that stand in the update are read (`leakaudit.attacks.reading.masks`), and only the rest is optimised;
 if nothing is left, this is IG with known masks, refined by L-BFGS or searched as IG's. The rest is found by the
 authors' descent or by L-BFGS (`leakaudit.matching.masked`): whichever is ahead after a few steps, or, with as many as
 the preset standard has, L-BFGS and then the other unless that settled it. Masks are rounded at the end and the inputs
@@ -34,7 +34,7 @@ from torch import Generator, Tensor
 
 from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction, cpu_generator
 from leakaudit.attacks.ig import IGSettings, match, refuse_batch_size
-from leakaudit.attacks.masks import draw_masks, masked_layers, read_masks
+from leakaudit.attacks.reading.masks import draw_masks, masked_layers, read_masks
 from leakaudit.attacks.wia import no_dropout
 from leakaudit.matching.descent import Progress
 from leakaudit.matching.engine import prepare, smooth_enough, solve, to_reconstruction

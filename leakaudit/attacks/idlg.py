@@ -1,7 +1,7 @@
 """iDLG, "Improved Deep Leakage from Gradients" (Zhao et al. 2020, arXiv 2001.02610).
 
 DLG with the label read off the sign of the last layer's gradient first, so that only the pixels are left to optimise.
-Exact for one sample and cross-entropy; the label step is `leakaudit.attacks.labels`, which every attack here shares.
+Exact for one sample and cross-entropy; the label step is `leakaudit.attacks.labels.infer`, which every attack here shares.
 Threat model B. Fails as DLG does: ReLU, batches.
 """
 

@@ -31,9 +31,9 @@ from torch import Generator, Tensor
 
 from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction, cpu_generator, relative_residual
 from leakaudit.attacks.certificate import RESIDUAL_TOLERANCE
-from leakaudit.attacks.confirm import Recovered, assemble, best_label, match_labels
-from leakaudit.attacks.first_layer import Entry, find_linear, masks_unknown, mid_grey
-from leakaudit.attacks.labels import infer_labels
+from leakaudit.attacks.labels.infer import infer_labels
+from leakaudit.attacks.reading.confirm import Recovered, assemble, best_label, match_labels
+from leakaudit.attacks.reading.first_layer import Entry, find_linear, masks_unknown, mid_grey
 from leakaudit.errors import AuditError
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.recursion.graph import exposed

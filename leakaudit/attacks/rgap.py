@@ -25,7 +25,7 @@ import torch
 from torch import Generator, Tensor
 
 from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction, Snapshot, relative_residual
-from leakaudit.attacks.labels import infer_labels
+from leakaudit.attacks.labels.infer import infer_labels
 from leakaudit.observation import InputSpace, Observation, ThreatModel
 from leakaudit.recursion.graph import GraphPlan, make_graph_plan, recover_graph
 from leakaudit.recursion.obstacles import Obstacle

@@ -35,9 +35,9 @@ from torch import Generator, Tensor
 
 from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction, relative_residual
 from leakaudit.attacks.certificate import RESIDUAL_TOLERANCE
-from leakaudit.attacks.confirm import Recovered, assemble, match_labels
-from leakaudit.attacks.first_layer import Entry, find_linear, masks_unknown, mid_grey, probe_batch
 from leakaudit.attacks.linear import first_layer_or_reason
+from leakaudit.attacks.reading.confirm import Recovered, assemble, match_labels
+from leakaudit.attacks.reading.first_layer import Entry, find_linear, masks_unknown, mid_grey, probe_batch
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.target.target import Target
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from leakaudit.attacks.base import NotApplicable
 from leakaudit.attacks.ig import IG, IGSettings, refuse_batch_size
-from leakaudit.attacks.masks import masked_layers
+from leakaudit.attacks.reading.masks import masked_layers
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.target.target import Target
 

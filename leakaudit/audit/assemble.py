@@ -42,7 +42,7 @@ from leakaudit.target.target import Target
 
 if TYPE_CHECKING:
     from leakaudit.attacks.certificate import Certificate
-    from leakaudit.attacks.labels import LabelGuess
+    from leakaudit.attacks.labels.infer import LabelGuess
     from leakaudit.audit.victim import Outcome, Victim
     from leakaudit.client.batch import Batch
     from leakaudit.scoring.images import SampleScore, Scores

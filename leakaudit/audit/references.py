@@ -12,7 +12,7 @@ of them with a single sample:
 * ``text``: token embeddings with learned positions, for attacks on token ids.
 
 The private samples of a reference are images with the spectrum of photographs, or random texts
-(`leakaudit.attacks.labels`).
+(`leakaudit.attacks.labels.infer`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from leakaudit.attacks.labels import probe_images
+from leakaudit.attacks.labels.infer import probe_images
 from leakaudit.client.batch import Batch
 from leakaudit.observation import InputSpace, Mode
 from leakaudit.target.load import load

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from leakaudit.attacks.base import Attack, Monitor, Reconstruction, cpu_generator
 from leakaudit.attacks.certificate import Certificate, certify
-from leakaudit.attacks.labels import LabelGuess, infer_labels
+from leakaudit.attacks.labels.infer import LabelGuess, infer_labels
 from leakaudit.audit.environment import seed_of
 from leakaudit.audit.memory import attack_once, attack_together_once
 from leakaudit.client import observe as client

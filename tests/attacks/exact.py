@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from leakaudit.attacks.base import Reconstruction, cpu_generator
-from leakaudit.attacks.labels import infer_labels
+from leakaudit.attacks.labels.infer import infer_labels
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
 from leakaudit.observation import InputSpace, Mode, Observation, Protocol

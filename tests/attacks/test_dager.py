@@ -10,7 +10,7 @@ from leakaudit.attacks.base import NotApplicable, Reconstruction, cpu_generator
 from leakaudit.attacks.dager import Dager, DagerSettings, span_distance
 from leakaudit.attacks.embedding import token_set
 from leakaudit.attacks.linear import LinearReader, LinearSettings
-from leakaudit.attacks.token_places import sequence_by_positions
+from leakaudit.attacks.reading.token_places import sequence_by_positions
 from leakaudit.client.batch import Batch
 from leakaudit.observation import InputSpace, Observation
 from leakaudit.target.target import Target

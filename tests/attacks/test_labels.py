@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from leakaudit.attacks.base import cpu_generator
-from leakaudit.attacks.label_counts import ilrg_shares, round_counts
-from leakaudit.attacks.label_features import feature_fit
-from leakaudit.attacks.labels import LabelGuess, find_head, infer_labels
+from leakaudit.attacks.labels.counts import ilrg_shares, round_counts
+from leakaudit.attacks.labels.features import feature_fit
+from leakaudit.attacks.labels.infer import LabelGuess, find_head, infer_labels
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
 from leakaudit.observation import InputSpace, Observation, Protocol

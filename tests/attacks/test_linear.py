@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from leakaudit.attacks.base import NotApplicable, Reconstruction, cpu_generator
-from leakaudit.attacks.first_layer import find_linear
 from leakaudit.attacks.linear import LinearReader, LinearSettings
+from leakaudit.attacks.reading.first_layer import find_linear
 from leakaudit.client.batch import Batch
 from leakaudit.observation import InputSpace
 from leakaudit.target.dropout import Dropout

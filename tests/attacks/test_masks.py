@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from leakaudit.attacks.base import cpu_generator
-from leakaudit.attacks.masks import draw_masks, masked_layers, read_masks
+from leakaudit.attacks.reading.masks import draw_masks, masked_layers, read_masks
 from leakaudit.client.batch import Batch
 from leakaudit.defences.base import ClientStep, Defence, through
 from leakaudit.defences.gaussian import GaussianMechanism

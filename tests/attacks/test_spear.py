@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from leakaudit.attacks.base import NotApplicable, SilentMonitor, cpu_generator
-from leakaudit.attacks.first_layer import find_linear
+from leakaudit.attacks.reading.first_layer import find_linear
 from leakaudit.attacks.spear import Spear, SpearSettings, factorize, numerical_rank, select, sparsify
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe

@@ -12,7 +12,7 @@ from torch import nn
 
 import leakaudit
 from leakaudit.attacks.base import Reconstruction
-from leakaudit.attacks.labels import LabelGuess
+from leakaudit.attacks.labels.infer import LabelGuess
 from leakaudit.attacks.registry import available, create
 from leakaudit.audit.environment import seed_of
 from leakaudit.audit.pipeline import audit

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from leakaudit.attacks.labels import LabelGuess
+from leakaudit.attacks.labels.infer import LabelGuess
 from leakaudit.audit.assemble import label_result
 from leakaudit.document.schema import Report, Verdict
 from leakaudit.errors import UsageError

@@ -28,9 +28,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-from leakaudit.attacks.first_layer import token_table, watch
-from leakaudit.attacks.label_counts import fit_prediction, ilrg_shares, round_counts
-from leakaudit.attacks.label_features import feature_fit
+from leakaudit.attacks.labels.counts import fit_prediction, ilrg_shares, round_counts
+from leakaudit.attacks.labels.features import feature_fit
+from leakaudit.attacks.reading.first_layer import token_table, watch
 from leakaudit.observation import InputSpace, Observation
 from leakaudit.target.target import Target
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from leakaudit.attacks.base import Reconstruction, relative_residual
 from leakaudit.attacks.certificate import certify
-from leakaudit.attacks.first_layer import Entry, masks_unknown, mid_grey, probe_batch
+from leakaudit.attacks.reading.first_layer import Entry, masks_unknown, mid_grey, probe_batch
 from leakaudit.matching.objective import CosineDistance
 from leakaudit.observation import Observation
 from leakaudit.target.target import Target
