@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from leakaudit.cli.audit_options import audit_keywords, audit_options
-from leakaudit.cli.model_options import model_options
-from leakaudit.cli.policy_options import ENVIRONMENT
-from leakaudit.cli.report_options import check_writable, report_options, write
+from leakaudit.cli.options.audit import audit_keywords, audit_options
+from leakaudit.cli.options.model import model_options
+from leakaudit.cli.options.policy import ENVIRONMENT
+from leakaudit.cli.options.report import check_writable, report_options, write
 from leakaudit.errors import UsageError
 
 

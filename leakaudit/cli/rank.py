@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leakaudit.cli.model_options import model_options
+from leakaudit.cli.options.model import model_options
 
 if TYPE_CHECKING:
     from leakaudit.risk.rank import RankReport

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from leakaudit.cli.policy_options import ENVIRONMENT, judge, load_baseline, policy_options
-from leakaudit.cli.report_options import check_writable, report_options, write
+from leakaudit.cli.options.policy import ENVIRONMENT, judge, load_baseline, policy_options
+from leakaudit.cli.options.report import check_writable, report_options, write
 
 
 @click.command(context_settings=ENVIRONMENT)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leakaudit.cli.options import packed
+from leakaudit.cli.options.packing import packed
 
 if TYPE_CHECKING:
     from leakaudit.document.schema import Report, SettingEntry

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from leakaudit.cli.options import packed
+from leakaudit.cli.options.packing import packed
 from leakaudit.errors import UsageError
 
 FORMATS = ("json", "html", "pdf", "sarif", "junit", "markdown", "csv")

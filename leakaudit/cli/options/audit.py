@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from leakaudit.cli.cache_use import cache_usable, without_disk
+from leakaudit.cli.options.cache import cache_usable, without_disk
 
 
 def _numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...]:
