@@ -22,13 +22,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leakaudit.attacks.base import Attack, NotApplicable, cpu_generator
+from leakaudit.attacks.base import Attack, cpu_generator
 from leakaudit.attacks.labels.infer import infer_labels
 from leakaudit.attacks.linear import LinearReader, LinearSettings
 from leakaudit.attacks.spear import Spear, SpearSettings
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
 from leakaudit.observation import InputSpace, Mode, Observation, Protocol
+from leakaudit.reconstruction import NotApplicable
 from leakaudit.target.dropout import Dropout
 from leakaudit.target.target import Target
 

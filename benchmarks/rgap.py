@@ -19,10 +19,11 @@ import torch
 from torch import nn
 
 from leakaudit import InputSpace, Protocol
-from leakaudit.attacks.base import NotApplicable, cpu_generator
+from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.registry import create
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
+from leakaudit.reconstruction import NotApplicable
 from leakaudit.target.target import Target
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -19,12 +19,13 @@ import torch
 from store import machine
 from torch import Tensor, nn
 
-from leakaudit.attacks.base import Attack, SilentMonitor
+from leakaudit.attacks.base import Attack
 from leakaudit.attacks.registry import create
 from leakaudit.audit.victim import Knowledge, attack_victim, observe_victim
 from leakaudit.client.batch import Batch
 from leakaudit.client.readers.tokens import token_samples
 from leakaudit.observation import Protocol, TokenSpace
+from leakaudit.reconstruction import SilentMonitor
 from leakaudit.scoring.tokens import TokenScorer
 from leakaudit.target import Target, load
 from leakaudit.target.tokens import with_length

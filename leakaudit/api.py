@@ -69,7 +69,8 @@ def scan(
 ) -> Report:
     """Audit what one shared update of a model gives away about a batch. Prints nothing.
 
-    Findings are judged by the default policy (high and above fail); `leakaudit.policy.apply.apply_policy` applies another.
+    Findings are judged by the default policy (high and above fail); `leakaudit.policy.apply.apply_policy` applies
+    another.
 
     Args:
         model: Model file, ``torch.nn.Module`` or Target.
@@ -103,7 +104,7 @@ def scan(
         update: ``.npz`` or safetensors file with the update that a real client shared for exactly these samples; it is
             attacked in place of the one computed here, which it is compared with.
         lpips_weights: SqueezeNet 1.1 checkpoint for LPIPS.
-        cache: Keep results of attacks on disk (see `leakaudit.audit.cache`), so that a killed scan goes on where it was.
+        cache: Keep results of attacks on disk (see `leakaudit.audit.cache`): a killed scan goes on where it was.
         observer: Told the progress.
         command: For the report's *how to reproduce*.
 

@@ -11,21 +11,21 @@ import torch
 
 import leakaudit
 from leakaudit.api import input_space
-from leakaudit.attacks.base import Reconstruction, SilentMonitor, cpu_generator
+from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.registry import available, create
 from leakaudit.audit.references import REFERENCES, TEXT_REFERENCES, VOCABULARY, synthetic_batch
 from leakaudit.audit.victim import Knowledge, Victim, observe_victim
 from leakaudit.client.batch import Batch
 from leakaudit.observation import InputSpace, Protocol
+from leakaudit.reconstruction import Reconstruction, SilentMonitor
 from leakaudit.target.target import Target
 
 PACKAGE = Path(leakaudit.__file__).parent
-PRIVATE = {
-    f"leakaudit.{name}" for name in ("client", "batch", "batch_tokens", "score", "score_tokens", "reidentify", "victim")
-}
-FILES = sorted(
-    [*(PACKAGE / "attacks").glob("*.py"), *(PACKAGE / "matching").glob("*.py"), *(PACKAGE / "closed_form").glob("*.py")]
-)
+PRIVATE = ("leakaudit.client", "leakaudit.scoring", "leakaudit.audit.victim")
+"""Rooms, and the module that pairs a batch with what is seen of it; nothing below a public room may reach them."""
+PUBLIC = ("attacks", "matching", "recursion", "domains", "tasks", "protocols", "defences", "risk", "target")
+FILES = sorted(file for room in PUBLIC for file in (PACKAGE / room).rglob("*.py"))
+FILES += [PACKAGE / "observation.py", PACKAGE / "reconstruction.py"]
 
 
 def imported(file: Path) -> set[str]:
@@ -53,17 +53,22 @@ def reachable(file: Path) -> set[str]:
     return seen
 
 
+def private(names: set[str]) -> set[str]:
+    return {name for name in names if any(name == room or name.startswith(f"{room}.") for room in PRIVATE)}
+
+
 def test_there_is_something_to_check() -> None:
-    assert len(FILES) >= 8
+    assert len(FILES) >= 100
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda p: f"{p.parent.name}/{p.name}")
+@pytest.mark.parametrize("file", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_the_attacker_cannot_reach_private_samples(file: Path) -> None:
-    assert not reachable(file) & PRIVATE
+    assert not private(reachable(file))
 
 
 def test_the_check_can_fail() -> None:
-    assert reachable(PACKAGE / "audit.py") >= PRIVATE
+    found = private(reachable(PACKAGE / "audit" / "pipeline.py"))
+    assert {name.split(".")[1] for name in found} == {"client", "scoring", "audit"}
 
 
 SHORT = {

@@ -30,10 +30,11 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction
+from leakaudit.attacks.base import Attack
 from leakaudit.attacks.reading.confirm import Recovered, assemble, best_label
 from leakaudit.attacks.reading.first_layer import Entry, find_entries, like, masks_unknown, mid_grey, probe_batch
 from leakaudit.observation import Observation, ThreatModel
+from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
 from leakaudit.target.target import Target
 
 IDENTITY_TOLERANCE = 1e-3

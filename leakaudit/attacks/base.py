@@ -9,121 +9,19 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, Protocol, final
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Generator, Tensor
 
 from leakaudit.observation import Observation, ThreatModel
+from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, SilentMonitor
 from leakaudit.target.dropout import injected_masks
 from leakaudit.target.target import Target
 
 OPTIMISATION_COST = 50
 """Attacks below this cost are closed forms; they run first."""
-
-
-class Monitor(Protocol):
-    """How a running attack reports progress and learns that it must stop. Never carries private data."""
-
-    def update(self, fraction: float, objective: float) -> None:
-        """Say how far the attack is (0 to 1) and its objective."""
-
-    def should_stop(self) -> bool:
-        """Whether the user interrupted or the attack's share of the time budget is spent."""
-
-    def seconds_left(self) -> float | None:
-        """Time left for this run, or ``None`` without a time budget."""
-
-
-class SilentMonitor:
-    """A monitor that prints nothing and never stops."""
-
-    def update(self, fraction: float, objective: float) -> None:
-        """Ignore."""
-
-    def should_stop(self) -> bool:
-        """Never."""
-        return False
-
-    def seconds_left(self) -> float | None:
-        """No limit."""
-        return None
-
-
-@dataclass(frozen=True)
-class NotApplicable:
-    """Why an attack cannot run on this target and observation, with the way out."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class LossPoint:
-    """One point of an attack's objective over its iterations."""
-
-    iteration: int
-    objective: float
-    match: float
-
-
-@dataclass(frozen=True, eq=False)
-class Snapshot:
-    """The reconstruction part of the way, ``inputs`` (B, C, H, W) in normalised space.
-
-    ``fraction`` is of the iterations that led to the result; descents that were given up do not count.
-    """
-
-    fraction: float
-    inputs: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class TokenReading:
-    """What an attack read of a batch of token ids.
-
-    Args:
-        found: Ids (k,) that occurred somewhere in the batch, ascending.
-        placed: Places (B, L) at which the reconstruction's inputs are a reading; the others hold filler.
-    """
-
-    found: Tensor
-    placed: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Reconstruction:
-    """What an attack recovered.
-
-    Args:
-        inputs: (B, C, H, W) in normalised space, inside the valid range; token ids (B, 1, 1, L) for a text model.
-        labels: Class indices (B,) that the attack used or recovered.
-        match: Final cosine distance to the update, whatever the attack's own objective is.
-        residual: ‖g(x̂) − g*‖ / ‖g*‖ of the update regenerated from the reconstruction; filled in by the base class.
-        history: Objective over iterations.
-        snapshots: Reconstructions part of the way.
-        iterations: Iterations done, over all restarts and trials.
-        seconds: Wall time; filled in by the base class.
-        stopped: Why it ended early ("interrupted or out of time"), or "".
-        masks: Dropout masks by layer that belong to the reconstruction, where the attack found or was given any.
-        exact: True for attacks whose result is algebraic, not approximate; the certificate decides.
-        notes: Facts for the report, one sentence each.
-        tokens: What was read, where the model takes token ids.
-    """
-
-    inputs: Tensor
-    labels: Tensor
-    match: float
-    residual: float = float("nan")
-    history: tuple[LossPoint, ...] = ()
-    snapshots: tuple[Snapshot, ...] = ()
-    iterations: int = 0
-    seconds: float = 0.0
-    stopped: str = ""
-    masks: Mapping[str, Tensor] | None = None
-    exact: bool = False
-    notes: tuple[str, ...] = field(default=())
-    tokens: TokenReading | None = None
 
 
 class Attack(ABC):

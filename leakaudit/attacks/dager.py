@@ -29,12 +29,13 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction, TokenReading
+from leakaudit.attacks.base import Attack
 from leakaudit.attacks.embedding import counted, token_set
 from leakaudit.attacks.reading.confirm import Recovered, assemble, best_label
 from leakaudit.attacks.reading.first_layer import Use, like, masks_unknown, token_table, watch
 from leakaudit.attacks.reading.token_places import sequence_by_positions
 from leakaudit.observation import Observation, ThreatModel
+from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, TokenReading
 from leakaudit.target.target import Target
 
 MAX_VOCABULARY = 4096

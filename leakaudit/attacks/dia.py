@@ -6,11 +6,11 @@
 The client's dropout masks M are unknown, and optimised together with the inputs, one mask per sample and layer, with
 the dropout rates known. Threat model B.
 
-Beyond the paper: masks that stand in the update are read (`leakaudit.attacks.reading.masks`), and only the rest is optimised;
-if nothing is left, this is IG with known masks, refined by L-BFGS or searched as IG's. The rest is found by the
-authors' descent or by L-BFGS (`leakaudit.matching.masked`): whichever is ahead after a few steps, or, with as many as
-the preset standard has, L-BFGS and then the other unless that settled it. Masks are rounded at the end and the inputs
-refined. Entries that no sample keeps are zero throughout.
+Beyond the paper: masks that stand in the update are read (`leakaudit.attacks.reading.masks`), and only the rest is
+optimised; if nothing is left, this is IG with known masks, refined by L-BFGS or searched as IG's. The rest is found by
+the authors' descent or by L-BFGS (`leakaudit.matching.masked`): whichever is ahead after a few steps, or, with as many
+as the preset standard has, L-BFGS and then the other unless that settled it. Masks are rounded at the end and the
+inputs refined. Entries that no sample keeps are zero throughout.
 
 What reading gains, medians of four CIFAR-10 victims, dropout .5 (`benchmarks/results/attack_quality.md`). One sample,
 LeNet, preset quick for 1,500 steps: 38.6 dB (19.3 on one victim), where all masks optimised give 33.5 and the authors'
@@ -32,7 +32,7 @@ from typing import ClassVar
 
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction, cpu_generator
+from leakaudit.attacks.base import Attack, cpu_generator
 from leakaudit.attacks.ig import IGSettings, match, refuse_batch_size
 from leakaudit.attacks.reading.masks import draw_masks, masked_layers, read_masks
 from leakaudit.attacks.wia import no_dropout
@@ -42,6 +42,7 @@ from leakaudit.matching.masked import find_masks
 from leakaudit.matching.priors import KeepRate
 from leakaudit.matching.problem import MASK
 from leakaudit.observation import Observation, ThreatModel
+from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
 from leakaudit.target.target import Target
 
 

@@ -16,10 +16,11 @@ from typing import ClassVar
 import torch
 from torch import Generator
 
-from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction
+from leakaudit.attacks.base import Attack
 from leakaudit.attacks.ig import refuse_batch_size
 from leakaudit.matching.engine import MatchSettings, minimize
 from leakaudit.observation import Observation, ThreatModel
+from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
 from leakaudit.target.target import Target
 
 DESCENT = MatchSettings(iterations=6000, tv_weight=0.0, distance="euclidean", optimizer="lbfgs", tolerance=1e-9)

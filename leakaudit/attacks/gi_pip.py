@@ -21,7 +21,7 @@ from typing import ClassVar, get_args
 
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction
+from leakaudit.attacks.base import Attack
 from leakaudit.attacks.ig import IG, IGSettings, match, refuse_batch_size
 from leakaudit.audit.cache import Cache
 from leakaudit.matching.autoencoder import UNFINISHED, AnomalyScore, Architecture, Autoencoder, train_autoencoder
@@ -29,6 +29,7 @@ from leakaudit.matching.engine import goes_together, minimize_together
 from leakaudit.matching.search import with_trials
 from leakaudit.notes import PLANNED
 from leakaudit.observation import Observation, ThreatModel
+from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
 from leakaudit.target.target import Target
 
 TRAINING_SHARE = 0.3

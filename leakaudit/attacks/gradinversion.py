@@ -20,11 +20,12 @@ from typing import ClassVar
 
 from torch import Generator
 
-from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction
+from leakaudit.attacks.base import Attack
 from leakaudit.attacks.ig import refuse_batch_size
 from leakaudit.matching.engine import MatchSettings, minimize
 from leakaudit.matching.priors import BatchStatistics
 from leakaudit.observation import Observation, ThreatModel
+from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
 from leakaudit.target.batchnorm import is_trained, running_statistics
 from leakaudit.target.target import Target
 

@@ -22,13 +22,14 @@ from typing import Any, ClassVar
 
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction
+from leakaudit.attacks.base import Attack
 from leakaudit.matching.candidates import SEARCHED
 from leakaudit.matching.descent import Progress
 from leakaudit.matching.engine import MatchSettings, minimize, minimize_together, prepare, to_reconstruction
 from leakaudit.matching.priors import Prior
 from leakaudit.matching.search import search
 from leakaudit.observation import Observation, ThreatModel
+from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
 from leakaudit.target.target import Target
 
 

@@ -29,13 +29,14 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction, cpu_generator, relative_residual
+from leakaudit.attacks.base import Attack, cpu_generator, relative_residual
 from leakaudit.attacks.certificate import RESIDUAL_TOLERANCE
 from leakaudit.attacks.labels.infer import infer_labels
 from leakaudit.attacks.reading.confirm import Recovered, assemble, best_label, match_labels
 from leakaudit.attacks.reading.first_layer import Entry, find_linear, masks_unknown, mid_grey
 from leakaudit.errors import AuditError
 from leakaudit.observation import Observation, ThreatModel
+from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
 from leakaudit.recursion.graph import exposed
 from leakaudit.recursion.plan import record
 from leakaudit.target.target import Target

@@ -24,9 +24,10 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction, Snapshot, relative_residual
+from leakaudit.attacks.base import Attack, relative_residual
 from leakaudit.attacks.labels.infer import infer_labels
 from leakaudit.observation import InputSpace, Observation, ThreatModel
+from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, Snapshot
 from leakaudit.recursion.graph import GraphPlan, make_graph_plan, recover_graph
 from leakaudit.recursion.obstacles import Obstacle
 from leakaudit.recursion.plan import Plan, record

@@ -33,12 +33,13 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction, relative_residual
+from leakaudit.attacks.base import Attack, relative_residual
 from leakaudit.attacks.certificate import RESIDUAL_TOLERANCE
 from leakaudit.attacks.linear import first_layer_or_reason
 from leakaudit.attacks.reading.confirm import Recovered, assemble, match_labels
 from leakaudit.attacks.reading.first_layer import Entry, find_linear, masks_unknown, mid_grey, probe_batch
 from leakaudit.observation import Observation, ThreatModel
+from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
 from leakaudit.target.target import Target
 
 MAX_BATCH = 64

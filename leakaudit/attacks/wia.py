@@ -14,10 +14,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from leakaudit.attacks.base import NotApplicable
 from leakaudit.attacks.ig import IG, IGSettings, refuse_batch_size
 from leakaudit.attacks.reading.masks import masked_layers
 from leakaudit.observation import Observation, ThreatModel
+from leakaudit.reconstruction import NotApplicable
 from leakaudit.target.target import Target
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from torch import Tensor
 
-from leakaudit.attacks.base import Attack, Reconstruction
+from leakaudit.attacks.base import Attack
 from leakaudit.client.rounds.files import RecordedUpdate
 from leakaudit.document.schema import (
     AttackEntry,
@@ -36,6 +36,7 @@ from leakaudit.document.schema import (
 from leakaudit.errors import ModelError
 from leakaudit.matching.candidates import SEARCHED
 from leakaudit.observation import InputSpace, Observation, Protocol, TokenSpace
+from leakaudit.reconstruction import Reconstruction
 from leakaudit.target.dropout import dropout_layers
 from leakaudit.target.inventory import Layer, inventory
 from leakaudit.target.target import Target

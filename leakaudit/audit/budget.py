@@ -10,8 +10,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from leakaudit.attacks.base import Attack, Monitor
+from leakaudit.attacks.base import Attack
 from leakaudit.observer import Observer
+from leakaudit.reconstruction import Monitor
 
 YARDSTICK = 0.5
 RECOVERED = 0.25

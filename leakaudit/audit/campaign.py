@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import OutOfMemoryError
 
-from leakaudit.attacks.base import Attack, Monitor
+from leakaudit.attacks.base import Attack
 from leakaudit.attacks.registry import create
 from leakaudit.audit import assemble
 from leakaudit.audit.budget import Budget, worth
@@ -24,6 +24,7 @@ from leakaudit.audit.request import AuditOptions
 from leakaudit.audit.victim import Outcome, Victim, attack_together, attack_victim
 from leakaudit.document.schema import AttackEntry, Comparison
 from leakaudit.notes import PLANNED
+from leakaudit.reconstruction import Monitor
 from leakaudit.scoring.images import Scorer
 from leakaudit.scoring.tokens import TokenScorer
 from leakaudit.target.target import Target

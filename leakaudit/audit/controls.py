@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import Attack, NotApplicable, cpu_generator
+from leakaudit.attacks.base import Attack, cpu_generator
 from leakaudit.audit.budget import Budget
 from leakaudit.audit.environment import seed_of
 from leakaudit.audit.memory import attack_once
@@ -42,6 +42,7 @@ from leakaudit.client.batch import Batch
 from leakaudit.document.schema import ControlEntry
 from leakaudit.errors import LeakauditError
 from leakaudit.observation import InputSpace, Observation, Protocol, TokenSpace
+from leakaudit.reconstruction import NotApplicable
 from leakaudit.scoring.images import SampleScore, Scorer
 from leakaudit.scoring.tokens import TokenScorer
 from leakaudit.target.target import Target

@@ -1,8 +1,8 @@
 """Attacks that ran before are not run again: a killed audit continues where it was.
 
-Every result of an attack on a victim is stored as soon as it is there (`leakaudit.audit.cache`), under a hash of all that
-it depends on: the code, the torch version and the device, the model, the attack and its settings, the seed, the time
-budget, and everything that the attacker sees, which includes the update and with it the batch and the protocol.
+Every result of an attack on a victim is stored as soon as it is there (`leakaudit.audit.cache`), under a hash of all
+that it depends on: the code, the torch version and the device, the model, the attack and its settings, the seed, the
+time budget, and everything that the attacker sees, which includes the update and with it the batch and the protocol.
 What ended early is not stored, nor what was planned shorter than its settings: how much time an attack had depends on
 what ran before it.
 
@@ -22,11 +22,12 @@ from typing import Any
 
 import torch
 
-from leakaudit.attacks.base import Attack, LossPoint, Monitor, Reconstruction, Snapshot, TokenReading, cpu_generator
+from leakaudit.attacks.base import Attack, cpu_generator
 from leakaudit.audit.cache import Cache, NotHashable, code_digest, digest
 from leakaudit.errors import UsageError
 from leakaudit.notes import PLANNED
 from leakaudit.observation import Observation
+from leakaudit.reconstruction import LossPoint, Monitor, Reconstruction, Snapshot, TokenReading
 from leakaudit.target.target import Target
 
 _MEMORY: ContextVar[tuple[Cache, float | None] | None] = ContextVar("memory", default=None)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from leakaudit.attacks.base import Attack, Monitor, Reconstruction, cpu_generator
+from leakaudit.attacks.base import Attack, cpu_generator
 from leakaudit.attacks.certificate import Certificate, certify
 from leakaudit.attacks.labels.infer import LabelGuess, infer_labels
 from leakaudit.audit.environment import seed_of
@@ -20,6 +20,7 @@ from leakaudit.client import observe as client
 from leakaudit.client.batch import Batch
 from leakaudit.defences.base import Defence, adapted
 from leakaudit.observation import InputSpace, Observation, Protocol
+from leakaudit.reconstruction import Monitor, Reconstruction
 from leakaudit.scoring.images import SampleScore, Scorer
 from leakaudit.scoring.tokens import ReadTexts, TokenScorer
 from leakaudit.target.dropout import injected_masks

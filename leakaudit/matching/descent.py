@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import LossPoint, Monitor
 from leakaudit.matching.schedule import LearningRate
 from leakaudit.matching.settings import MatchSettings
 from leakaudit.matching.step import Step
+from leakaudit.reconstruction import LossPoint, Monitor
 
 HISTORY_POINTS = 200
 SNAPSHOT_FRACTIONS = (0.0, 0.05, 0.1, 0.25, 0.5)

@@ -16,7 +16,6 @@ from typing import TypeVar
 import torch
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import Monitor, Reconstruction, Snapshot
 from leakaudit.matching.descent import SNAPSHOT_FRACTIONS, Progress, Solution, adam, best_of, lbfgs
 from leakaudit.matching.memory import restarts_that_fit
 from leakaudit.matching.priors import Prior
@@ -25,6 +24,7 @@ from leakaudit.matching.settings import Initialization, MatchSettings
 from leakaudit.matching.step import COMPILE_AFTER, COMPILE_LARGE_AFTER, Mode, Step, choose_mode
 from leakaudit.notes import PLANNED
 from leakaudit.observation import InputSpace, Observation
+from leakaudit.reconstruction import Monitor, Reconstruction, Snapshot
 from leakaudit.target.size import is_small
 from leakaudit.target.target import Target
 

@@ -9,10 +9,10 @@ method) once, and every metric uses that assignment. All metrics are computed on
 * MSE.
 
 A *floor* is what a guess scores that knows nothing of the sample: mid-grey, the mean of other samples, another sample
-of the same class, and what the attack's prior alone makes (`leakaudit.audit.controls`); and one that knows a little, the flat
-image of the sample's own mean colour, which no constant image beats. A sample has *leaked* when its reconstruction
-beats every floor by a margin in PSNR or LPIPS, and re-identifies it (`leakaudit.scoring.reidentify`). A sample that a floor
-reproduces exactly (a constant image) never counts.
+of the same class, and what the attack's prior alone makes (`leakaudit.audit.controls`); and one that knows a little,
+the flat image of the sample's own mean colour, which no constant image beats. A sample has *leaked* when its
+reconstruction beats every floor by a margin in PSNR or LPIPS, and re-identifies it (`leakaudit.scoring.reidentify`).
+A sample that a floor reproduces exactly (a constant image) never counts.
 """
 
 from __future__ import annotations

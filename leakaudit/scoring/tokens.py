@@ -22,8 +22,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from leakaudit.attacks.base import Reconstruction
 from leakaudit.client.batch import Batch
+from leakaudit.reconstruction import Reconstruction
 from leakaudit.scoring.images import SampleScore, Scores
 from leakaudit.scoring.reidentify import Identification
 

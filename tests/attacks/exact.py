@@ -7,11 +7,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from leakaudit.attacks.base import Reconstruction, cpu_generator
+from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.labels.infer import infer_labels
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
 from leakaudit.observation import InputSpace, Mode, Observation, Protocol
+from leakaudit.reconstruction import Reconstruction
 from leakaudit.target.dropout import Dropout
 from leakaudit.target.target import Target
 

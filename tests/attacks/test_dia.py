@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from leakaudit.attacks.base import NotApplicable, cpu_generator
+from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.dia import DIA, DIASettings
 from leakaudit.attacks.ig import IG, IGSettings
 from leakaudit.client.batch import Batch
 from leakaudit.defences.base import adapted
 from leakaudit.defences.spec import parse_defence
 from leakaudit.observation import InputSpace, Protocol
+from leakaudit.reconstruction import NotApplicable
 from leakaudit.target.dropout import Dropout
 from leakaudit.target.target import Target
 from tests.attacks.test_masks import dropout_net, dropped, small_net

@@ -12,12 +12,13 @@ import torch
 from torch import Generator, nn
 
 import leakaudit
-from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction, SilentMonitor, cpu_generator
+from leakaudit.attacks.base import Attack, cpu_generator
 from leakaudit.attacks.gi_pip import GIPIP, GIPIPSettings
 from leakaudit.attacks.ig import IG
 from leakaudit.client.batch import Batch
 from leakaudit.document.schema import AttackEntry
 from leakaudit.observation import InputSpace, Observation
+from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, SilentMonitor
 from leakaudit.report.views.view import build_view
 from leakaudit.target.target import Target
 from tests.conftest import make_target, smooth_images

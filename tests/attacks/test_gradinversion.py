@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import leakaudit
-from leakaudit.attacks.base import NotApplicable, SilentMonitor, cpu_generator
+from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.gradinversion import BASE, GradInversion
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
@@ -20,6 +20,7 @@ from leakaudit.matching.descent import Progress
 from leakaudit.matching.engine import GradientMatching, solve
 from leakaudit.matching.priors import BatchStatistics
 from leakaudit.observation import InputSpace, Observation, Protocol
+from leakaudit.reconstruction import NotApplicable, SilentMonitor
 from leakaudit.target.target import Target
 from tests.cli.test_scan import export
 from tests.cli.test_scan import leakaudit as command

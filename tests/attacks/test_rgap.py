@@ -13,11 +13,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from leakaudit.attacks.base import Reconstruction, cpu_generator
+from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.rgap import RGAP
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
 from leakaudit.observation import InputSpace, Observation, Protocol
+from leakaudit.reconstruction import Reconstruction
 from leakaudit.recursion.obstacles import Obstacle
 from leakaudit.target.target import Target
 from tests.conftest import smooth_images

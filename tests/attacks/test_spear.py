@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from leakaudit.attacks.base import NotApplicable, SilentMonitor, cpu_generator
+from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.reading.first_layer import find_linear
 from leakaudit.attacks.spear import Spear, SpearSettings, factorize, numerical_rank, select, sparsify
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
 from leakaudit.observation import InputSpace, Protocol
+from leakaudit.reconstruction import NotApplicable, SilentMonitor
 from tests.attacks.exact import confirmed_count, dropout_mlp, errors, judge, noise_batch, relu_mlp, seen
 from tests.conftest import make_target, small_mlp
 

@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from leakaudit.attacks.base import NotApplicable, SilentMonitor, cpu_generator
+from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.ig import IGSettings
 from leakaudit.attacks.wia import WIA
 from leakaudit.client.batch import Batch
 from leakaudit.matching.engine import GradientMatching, MatchSettings
 from leakaudit.observation import InputSpace
+from leakaudit.reconstruction import NotApplicable, SilentMonitor
 from tests.attacks.test_dia import linear_net
 from tests.attacks.test_masks import dropout_net, dropped
 from tests.matching.test_engine import psnr

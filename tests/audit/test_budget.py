@@ -10,7 +10,6 @@ import torch
 from torch import Generator, nn
 
 import leakaudit
-from leakaudit.attacks.base import Monitor, Reconstruction
 from leakaudit.attacks.ig import IG
 from leakaudit.attacks.registry import create
 from leakaudit.audit.budget import Budget
@@ -18,6 +17,7 @@ from leakaudit.audit.campaign import Queue
 from leakaudit.audit.request import AuditOptions
 from leakaudit.observation import Observation
 from leakaudit.observer import SilentObserver
+from leakaudit.reconstruction import Monitor, Reconstruction
 from leakaudit.target.target import Target
 from tests.audit.test_pipeline import scan
 from tests.conftest import small_mlp

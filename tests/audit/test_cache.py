@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from leakaudit.attacks.base import Reconstruction, SilentMonitor, cpu_generator
+from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.ig import IG, IGSettings
 from leakaudit.audit.cache import Cache, NotHashable, cache_directory, digest
 from leakaudit.audit.memory import attack_once, remembering, run_key
@@ -20,6 +20,7 @@ from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe_step
 from leakaudit.errors import UsageError
 from leakaudit.observation import InputSpace, Observation, Protocol
+from leakaudit.reconstruction import Reconstruction, SilentMonitor
 from leakaudit.target.target import Target
 
 SETTINGS = IGSettings(iterations=20, restarts=1)

@@ -10,7 +10,6 @@ import torch
 from torch import Generator
 
 import leakaudit
-from leakaudit.attacks.base import Monitor, Reconstruction
 from leakaudit.attacks.ig import IG
 from leakaudit.attacks.registry import create
 from leakaudit.audit.budget import Budget
@@ -20,6 +19,7 @@ from leakaudit.client.batch import Batch
 from leakaudit.document.schema import ControlEntry, Report
 from leakaudit.observation import InputSpace, Observation, Protocol
 from leakaudit.observer import SilentObserver
+from leakaudit.reconstruction import Monitor, Reconstruction
 from leakaudit.scoring.images import Scorer
 from leakaudit.target.target import Target
 from tests.conftest import make_target, small_mlp, smooth_images

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 import leakaudit
-from leakaudit.attacks.base import Reconstruction
 from leakaudit.attacks.labels.infer import LabelGuess
 from leakaudit.attacks.registry import available, create
 from leakaudit.audit.environment import seed_of
@@ -22,6 +21,7 @@ from leakaudit.client.batch import Batch
 from leakaudit.client.observe import NoTraceError, observe, observe_step
 from leakaudit.errors import AuditError, BatchError, UsageError
 from leakaudit.observation import InputSpace, Protocol
+from leakaudit.reconstruction import Reconstruction
 from leakaudit.target.target import Target
 from tests.conftest import make_target, small_mlp, smooth_images
 
@@ -159,8 +159,8 @@ def test_an_incomplete_closed_form_result_is_where_optimisation_starts(space: In
 
 
 def test_an_attack_is_asked_for_every_victim(monkeypatch: pytest.MonkeyPatch) -> None:
-    from leakaudit.attacks.base import NotApplicable
     from leakaudit.attacks.ig import IG
+    from leakaudit.reconstruction import NotApplicable
 
     answers = iter([None, NotApplicable("this one is odd"), None])
     monkeypatch.setattr(IG, "applies", lambda *_: next(answers))

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from leakaudit.api import input_space
-from leakaudit.attacks.base import Attack, SilentMonitor
+from leakaudit.attacks.base import Attack
 from leakaudit.attacks.registry import available, create
 from leakaudit.audit.references import REFERENCES, TEXT_REFERENCES, synthetic_batch
 from leakaudit.audit.victim import Knowledge, Victim, attack_victim, observe_victim
 from leakaudit.observation import InputSpace, Protocol
+from leakaudit.reconstruction import SilentMonitor
 from leakaudit.scoring.images import Scorer
 from leakaudit.scoring.tokens import TokenScorer
 from leakaudit.target.target import Target

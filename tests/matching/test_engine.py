@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from leakaudit.attacks.base import SilentMonitor, cpu_generator
+from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.dia import DIASettings
 from leakaudit.attacks.gi_pip import GIPIPSettings
 from leakaudit.attacks.gradinversion import GradInversionSettings
@@ -16,6 +16,7 @@ from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
 from leakaudit.matching.engine import MatchSettings, initial_guess, minimize
 from leakaudit.observation import InputSpace, Observation, Protocol
+from leakaudit.reconstruction import SilentMonitor
 from leakaudit.target.target import Target
 
 SETTINGS = MatchSettings(iterations=300, tv_weight=1e-5)

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from leakaudit.attacks.base import SilentMonitor, cpu_generator
+from leakaudit.attacks.base import cpu_generator
 from leakaudit.client.batch import Batch
 from leakaudit.matching import step
 from leakaudit.matching.engine import GradientMatching, MatchSettings, minimize
 from leakaudit.matching.priors import KeepRate
 from leakaudit.matching.step import Mode, Step, choose_mode
 from leakaudit.observation import InputSpace
+from leakaudit.reconstruction import SilentMonitor
 from leakaudit.target.dropout import Dropout
 from leakaudit.target.target import Target
 from tests.conftest import make_target, small_cnn

@@ -23,7 +23,7 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from leakaudit.attacks.base import Attack, NotApplicable, cpu_generator
+from leakaudit.attacks.base import Attack, cpu_generator
 from leakaudit.attacks.linear import LinearReader
 from leakaudit.attacks.rgap import RGAP
 from leakaudit.cli.inspect import inspect
@@ -32,6 +32,7 @@ from leakaudit.client.batch import Batch
 from leakaudit.client.observe import NoTraceError, observe
 from leakaudit.errors import LeakauditError, ModelError, UsageError
 from leakaudit.observation import InputSpace, Observation, Protocol
+from leakaudit.reconstruction import NotApplicable
 from leakaudit.recursion.activations import preimage
 from leakaudit.recursion.recursion import build_system
 from leakaudit.recursion.solve import SolverSettings, solve

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from leakaudit.attacks.base import Reconstruction
 from leakaudit.client.batch import Batch
+from leakaudit.reconstruction import Reconstruction
 from leakaudit.scoring.tokens import ReadTexts, TokenScorer
 from tests.texts import VOCABULARY, random_ids
 

@@ -16,11 +16,12 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from leakaudit.attacks.base import Reconstruction, relative_residual
+from leakaudit.attacks.base import relative_residual
 from leakaudit.attacks.certificate import certify
 from leakaudit.attacks.reading.first_layer import Entry, masks_unknown, mid_grey, probe_batch
 from leakaudit.matching.objective import CosineDistance
 from leakaudit.observation import Observation
+from leakaudit.reconstruction import Reconstruction
 from leakaudit.target.target import Target
 
 ALL_CLASSES = 20
