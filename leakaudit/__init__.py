@@ -16,10 +16,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from leakaudit.api import scan
     from leakaudit.audit.request import AuditOptions
-    from leakaudit.client.batch import Batch, load_batch
+    from leakaudit.client.batch import Batch
+    from leakaudit.client.readers.images import load_batch
     from leakaudit.document.schema import Report
+    from leakaudit.domains.base import Domain
+    from leakaudit.domains.images import Images
+    from leakaudit.domains.tokens import Tokens
     from leakaudit.errors import AuditError, BatchError, LeakauditError, ModelError, UsageError
-    from leakaudit.observation import InputSpace, Observation, Protocol
+    from leakaudit.observation import Observation, Protocol
     from leakaudit.observer import Observer
     from leakaudit.target.load import load
     from leakaudit.target.target import Target
@@ -31,7 +35,8 @@ _HOMES = {
     "AuditOptions": "audit.request",
     "Batch": "client.batch",
     "BatchError": "errors",
-    "InputSpace": "observation",
+    "Domain": "domains.base",
+    "Images": "domains.images",
     "LeakauditError": "errors",
     "ModelError": "errors",
     "Observation": "observation",
@@ -39,9 +44,10 @@ _HOMES = {
     "Protocol": "observation",
     "Report": "document.schema",
     "Target": "target",
+    "Tokens": "domains.tokens",
     "UsageError": "errors",
     "load": "target",
-    "load_batch": "client.batch",
+    "load_batch": "client.readers.images",
     "scan": "api",
 }
 
@@ -50,7 +56,8 @@ __all__ = [
     "AuditOptions",
     "Batch",
     "BatchError",
-    "InputSpace",
+    "Domain",
+    "Images",
     "LeakauditError",
     "ModelError",
     "Observation",
@@ -58,6 +65,7 @@ __all__ = [
     "Protocol",
     "Report",
     "Target",
+    "Tokens",
     "UsageError",
     "load",
     "load_batch",

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, final
 import torch
 from torch import Generator, Tensor
 
+from leakaudit.domains.registry import taken
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, SilentMonitor
 from leakaudit.target.dropout import injected_masks
@@ -51,8 +52,8 @@ class Attack(ABC):
     """Whether a scan without ``--attack`` runs it; a baseline that another attack contains does not."""
     upper_bound: ClassVar[bool] = False
     """Whether it is given what no attacker has (the client's masks): a yardstick, never evidence of a leak."""
-    reads_tokens: ClassVar[bool] = False
-    """Whether it reads token ids; all others recover real-valued inputs and are not asked for a text model."""
+    reads: ClassVar[tuple[str, ...]] = ("images",)
+    """The domains whose samples it recovers, by `leakaudit.domains.base.Domain.kind`; it is not asked for others."""
     presets: ClassVar[dict[str, Any]]
     """Settings by preset name: quick, standard, paper."""
 
@@ -70,9 +71,9 @@ class Attack(ABC):
 
     @final
     def refusal(self, target: Target, observation: Observation) -> NotApplicable | None:
-        """Why this attack cannot run here, or ``None``: what its kind of input rules out, then what `applies` says."""
-        if target.tokens is not None and not self.reads_tokens:
-            return NotApplicable("the model takes token ids; this attack recovers real-valued inputs such as pixels")
+        """Why this attack cannot run here, or ``None``: what its domains rule out, then what `applies` says."""
+        if target.domain.kind not in self.reads:
+            return NotApplicable(f"the model takes {target.domain.takes}; this attack recovers {taken(self.reads)}")
         return self.applies(target, observation)
 
     @abstractmethod
@@ -128,12 +129,9 @@ class Attack(ABC):
 
 def _finished(result: Reconstruction, target: Target, observation: Observation) -> Reconstruction:
     """In the valid range, and with its residual."""
-    low, high = observation.space.box(result.inputs)
-    inputs = result.inputs.detach().clamp(low, high)
-    if target.tokens is not None:
-        inputs = inputs.round().long()
-    complete = result.tokens is None or bool(result.tokens.placed.all())
-    residual = relative_residual(target, observation, inputs, result.labels, result.masks) if complete else float("nan")
+    inputs, residual = observation.domain.finish(result.inputs), float("nan")
+    if not result.incomplete:
+        residual = relative_residual(target, observation, inputs, result.labels, result.masks)
     return replace(result, inputs=inputs, residual=residual)
 
 

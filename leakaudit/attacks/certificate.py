@@ -24,13 +24,14 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
 
 from leakaudit.attacks.base import cpu_generator, relative_residual
+from leakaudit.domains.base import Domain
 from leakaudit.observation import Observation
 from leakaudit.target.target import Target
 
@@ -111,8 +112,8 @@ def certify(
     )
     if not uniqueness:
         return certificate
-    if target.tokens is not None:
-        return _against_neighbours(certificate, target, observation, inputs, labels)
+    if (changes := _neighbours(target.domain, inputs)) is not None:
+        return _against_neighbours(certificate, target, observation, inputs, labels, changes)
     return _with_rank(certificate, target, observation, inputs, labels, products, generator or cpu_generator(0))
 
 
@@ -192,36 +193,34 @@ def least_squares(jacobian: GradientJacobian, value: Tensor, products: int, tole
     return solution, False
 
 
-def _neighbours(tokens: Tensor) -> Iterator[Tensor]:
-    """Every sequence (L,) that exchanges two different tokens of this one, or repeats one in another's place."""
-    length, different = len(tokens), sorted(set(tokens.tolist()))
-    for i in range(length):
-        for j in range(i + 1, length):
-            if tokens[i] != tokens[j]:
-                changed = tokens.clone()
-                changed[[i, j]] = tokens[[j, i]]
-                yield changed
-        for token in different:
-            if token != int(tokens[i]):
-                changed = tokens.clone()
-                changed[i] = token
-                yield changed
+def _neighbours(domain: Domain, inputs: Tensor) -> list[tuple[int, Tensor]] | None:
+    """Every sample next to one of the inputs (B, *shape), with its row; ``None`` where the Jacobian decides."""
+    found: list[tuple[int, Tensor]] = []
+    for row, sample in enumerate(inputs):
+        neighbours = domain.neighbours(sample)
+        if neighbours is None:
+            return None
+        found += [(row, changed) for changed in neighbours]
+    return found
 
 
 def _against_neighbours(
-    certificate: Certificate, target: Target, observation: Observation, inputs: Tensor, labels: Tensor
+    certificate: Certificate,
+    target: Target,
+    observation: Observation,
+    inputs: Tensor,
+    labels: Tensor,
+    changes: Sequence[tuple[int, Tensor]],
 ) -> Certificate:
-    """Fill in uniqueness of token ids: does a sequence next to this one regenerate the update as well?"""
-    changes = [(row, changed) for row in range(len(inputs)) for changed in _neighbours(inputs[row].flatten())]
+    """Fill in uniqueness of discrete samples: does one next to these regenerate the update as well?"""
     if len(changes) > NEIGHBOURS:
         return replace(certificate, note=f"local uniqueness not computed: {len(changes)} sequences next to it")
     limit = max(SHARE_MARGIN * certificate.residual, ROUNDING)
     for row, changed in changes:
         other = inputs.clone()
-        other[row] = changed.view_as(inputs[row])
+        other[row] = changed
         if relative_residual(target, observation, other, labels) <= limit:
-            note = "another order of its tokens, or another count of one, regenerates the update as well"
-            return replace(certificate, unique=False, note=note)
+            return replace(certificate, unique=False, note=target.domain.not_unique)
     return replace(certificate, unique=True)
 
 

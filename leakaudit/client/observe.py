@@ -20,8 +20,9 @@ from leakaudit.client.batch import Batch
 from leakaudit.defences.base import ClientStep, Defence, protected
 from leakaudit.defences.claims import Check, check_claim, check_undefended
 from leakaudit.defences.gaussian import GaussianMechanism
+from leakaudit.domains.base import Domain
 from leakaudit.errors import AuditError
-from leakaudit.observation import InputSpace, Observation, Protocol
+from leakaudit.observation import Observation, Protocol
 from leakaudit.risk.fisher import fisher_bound
 from leakaudit.target.batchnorm import revealed, watched
 from leakaudit.target.dropout import dropout_layers, injected_masks, record
@@ -36,7 +37,7 @@ def observe(
     target: Target,
     batch: Batch,
     protocol: Protocol,
-    space: InputSpace,
+    domain: Domain,
     seed: int = 0,
     defences: Sequence[Defence] = (),
 ) -> Observation:
@@ -46,7 +47,7 @@ def observe(
         target: The model. In train mode its dropout is on for the client alone, and off afterwards.
         batch: Private samples; ``len(batch)`` equals ``protocol.batch_size``.
         protocol: How the update is made.
-        space: Normalisation of the inputs.
+        domain: What a sample is; its normalisation is the client's.
         seed: Of whatever the client draws: dropout masks, the noise of a defence.
         defences: What the client does to its update before it shares it, in this order. Those that change the model or
             the protocol have already done so to `target` and `protocol`.
@@ -58,14 +59,14 @@ def observe(
         AuditError: The gradient is not finite.
         NoTraceError: It is zero everywhere.
     """
-    return observe_step(target, batch, protocol, space, seed, defences)[0]
+    return observe_step(target, batch, protocol, domain, seed, defences)[0]
 
 
 def observe_step(
     target: Target,
     batch: Batch,
     protocol: Protocol,
-    space: InputSpace,
+    domain: Domain,
     seed: int = 0,
     defences: Sequence[Defence] = (),
     recorded: Mapping[str, Tensor] | None = None,
@@ -76,9 +77,9 @@ def observe_step(
     """
     if recorded is not None:
         like = next(iter(target.parameters.values()))
-        return Observation({n: g.to(like.device) for n, g in recorded.items()}, protocol, space), {}
+        return Observation({n: g.to(like.device) for n, g in recorded.items()}, protocol, domain), {}
     device = next(iter(target.parameters.values())).device
-    inputs, labels = space.normalize(batch.images.to(device)), batch.labels.to(device)
+    inputs, labels = domain.encode(batch.images.to(device)), batch.labels.to(device)
     with ExitStack() as stack:
         for number, defence in enumerate(defences):
             stack.enter_context(defence.drawing(target, torch.Generator().manual_seed(seed + number)))
@@ -101,7 +102,7 @@ def observe_step(
             "the model may be saturated on these inputs; check --mean and --std, or draw other samples with --seed",
         )
     statistics = revealed(target, layers, protocol.shared_statistics) or None
-    return Observation(update=update, protocol=protocol, space=space, batch_statistics=statistics), masks
+    return Observation(update=update, protocol=protocol, domain=domain, batch_statistics=statistics), masks
 
 
 def _gradient_of_samples(
@@ -154,7 +155,7 @@ def examine(
         defences: As there. With several, what each did to the update is not told apart, so none is checked.
     """
     acting = [d for d in defences if type(d).protect is not Defence.protect]
-    raw = observe(target, batch, observation.protocol, observation.space, seed)
+    raw = observe(target, batch, observation.protocol, observation.domain, seed)
     found = []
     for defence in defences:
         checks = check_claim(defence, raw.update, observation.update) if acting == [defence] else []
@@ -169,25 +170,28 @@ def examine_claims(
     target: Target, batch: Batch, observation: Observation, seed: int, claims: Sequence[Defence]
 ) -> list[tuple[Check, ...]]:
     """Whether an observed update looks as if each claim had been done to it, whatever was; see :func:`examine`."""
-    raw = observe(target, batch, observation.protocol, observation.space, seed)
+    raw = observe(target, batch, observation.protocol, observation.domain, seed)
     return [tuple(check_claim(claim, raw.update, observation.update)) for claim in claims]
 
 
 def examine_recorded(target: Target, batch: Batch, observation: Observation, seed: int) -> tuple[Check, ...]:
     """Whether a recorded update is what an honest client without a defence would have shared; see :func:`examine`."""
-    raw = observe(target, batch, observation.protocol, observation.space, seed)
+    raw = observe(target, batch, observation.protocol, observation.domain, seed)
     return tuple(check_undefended(raw.update, observation.update))
 
 
 def _least_error(
     target: Target, batch: Batch, raw: Observation, mechanism: GaussianMechanism, seed: int
 ) -> tuple[float | None, str]:
-    """The Fisher bound in pixel units; for one sample, whose clipping is a smooth function of it."""
+    """The Fisher bound in units of the values; for one sample, whose clipping is a smooth function of it."""
     if len(batch) > 1:
         return None, "computed for one sample per update only"
+    unit = raw.domain.squared_unit()
+    if unit is None:
+        return None, f"a squared error means nothing for {raw.domain.takes}"
     _, seen = mechanism.adapt(target, raw)
-    inputs = raw.space.normalize(batch.images).to(next(iter(raw.update.values())))
+    inputs = raw.domain.encode(batch.images).to(next(iter(raw.update.values())))
     labels = batch.labels.to(inputs.device)
     generator = torch.Generator("cpu").manual_seed(seed)
     bound = fisher_bound(target, seen, inputs, labels, mechanism.noise, generator)
-    return bound.mse * sum(s * s for s in raw.space.std) / len(raw.space.std), ""
+    return bound.mse * unit, ""

@@ -61,6 +61,7 @@ class TargetSection(_Model):
     input_shape: list[int]
     native_shape: list[int] = Field(default_factory=list)
     layout: str = "NCHW"
+    domain: str = Field(default="", description="what a sample is: images, tokens, or that of a plug-in")
     vocabulary: int | None = Field(default=None, description="number of token ids, where the layout is tokens")
     parameters: int
     trainable_tensors: int
@@ -134,6 +135,26 @@ class RankSection(_Model):
     )
 
 
+class MetricEntry(_Model):
+    """One metric of the audited domain: how its numbers are to be read."""
+
+    name: str
+    title: str
+    unit: str = ""
+    digits: int = 3
+    higher_is_better: bool = True
+    style: Literal["fixed", "signed", "significant", "percent"] = "fixed"
+    remark: str = ""
+    floored: bool = Field(default=True, description="whether floors have it too")
+    beside: bool = Field(default=False, description="whether its best floor stands beside it in tables")
+    lead: bool = Field(default=False, description="whether short tables show it")
+
+    @property
+    def heading(self) -> str:
+        """Title and unit."""
+        return f"{self.title} {self.unit}".strip()
+
+
 class Metrics(_Model):
     """Image metrics against the true sample; ``None`` with a reason when undefined."""
 
@@ -191,6 +212,18 @@ class SampleResult(Metrics):
     tokens: TokenResult | None = Field(default=None, description="of a model over token ids; images are null then")
     original_png: str | None = None
     reconstruction_png: str | None = None
+    metrics: dict[str, float | None] = Field(
+        default_factory=dict, description="of this domain, by the names in the report's list of metrics"
+    )
+    metric_reasons: dict[str, str] = Field(default_factory=dict, description="why a metric is null")
+    metric_floors: dict[str, dict[str, float | None]] = Field(
+        default_factory=dict, description="what guesses that know nothing of the sample score, by the floor's name"
+    )
+    closeness: float | None = Field(default=None, description="how near, by the domain's measure; null where exact")
+    recognisable: bool = Field(default=False, description="shows the sample itself, not only its outline")
+    told: str = Field(default="", description="how near, in words")
+    claim: str = Field(default="", description="what was done to it, where that is no reconstruction")
+    distractors_wanted: int = Field(default=0, description="real others that would make identification a hard test")
 
 
 class HistoryPoint(_Model):
@@ -355,6 +388,8 @@ class DefenceTrial(_Model):
     leaked: int = 0
     leaked_interval: list[float] | None = Field(default=None, description="Clopper-Pearson, 95 %; needs 5 samples")
     psnr: float | None = Field(default=None, description="best sample of all attacks, dB")
+    metrics: dict[str, float | None] = Field(default_factory=dict, description="of that sample, by name")
+    told: str = Field(default="", description="how near that sample is, in words; empty where nothing was attacked")
     attack: str = Field(default="", description="the attack that it came from")
     value: float | None = Field(default=None, description="what the goal compares")
     meets: bool = False
@@ -487,6 +522,7 @@ class Report(_Model):
     variants: list[VariantEntry] = Field(
         default_factory=list, description="checkpoints and modes that were compared; the rest is about the worst"
     )
+    metrics: list[MetricEntry] = Field(default_factory=list, description="what samples of this domain are measured by")
     attacks: list[AttackEntry]
     controls: list[ControlEntry] = Field(default_factory=list)
     defences: list[DefenceEntry] = Field(default_factory=list)

@@ -16,7 +16,8 @@ from leakaudit.defences.base import ClientStep, Defence, through
 from leakaudit.defences.gaussian import GaussianMechanism
 from leakaudit.defences.pruning import Pruning, Support
 from leakaudit.defences.quantisation import IntegerQuantisation, SignQuantisation
-from leakaudit.observation import InputSpace, Observation, Protocol
+from leakaudit.domains.images import Images
+from leakaudit.observation import Observation, Protocol
 from leakaudit.target.dropout import Dropout, dropout_layers, injected_masks, record
 from leakaudit.target.target import Target
 from tests.conftest import make_target
@@ -33,19 +34,19 @@ def dropout_net(activation: type[nn.Module] = nn.GELU, p: float = 0.5) -> Target
     return make_target(net, (3, 12, 12), 5)
 
 
-def dropped(target: Target, batch: Batch, space: InputSpace, seed: int = 0) -> Observation:
+def dropped(target: Target, batch: Batch, space: Images, seed: int = 0) -> Observation:
     """The observation of a client with dropout on, with its masks."""
     layers = dropout_layers(target.module).values()
     for layer in layers:
         layer.train()
     with record(target.module, cpu_generator(seed)) as masks:
-        update = {n: g.detach() for n, g in target.gradient(space.normalize(batch.images), batch.labels).items()}
+        update = {n: g.detach() for n, g in target.gradient(space.encode(batch.images), batch.labels).items()}
     for layer in layers:
         layer.eval()
     return Observation(update, Protocol(len(batch), "train"), space, labels=batch.labels, masks=dict(masks))
 
 
-def test_finds_the_layers_that_are_on(samples: Batch, space: InputSpace) -> None:
+def test_finds_the_layers_that_are_on(samples: Batch, space: Images) -> None:
     target = dropout_net()
     observation = dropped(target, samples.subset([0, 1]), space)
     layers = masked_layers(target, observation)
@@ -61,9 +62,7 @@ def test_finds_the_layers_that_are_on(samples: Batch, space: InputSpace) -> None
 
 @pytest.mark.parametrize("activation", [nn.GELU, nn.SiLU, nn.Tanh])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_reads_every_mask_of_one_sample(
-    samples: Batch, space: InputSpace, activation: type[nn.Module], seed: int
-) -> None:
+def test_reads_every_mask_of_one_sample(samples: Batch, space: Images, activation: type[nn.Module], seed: int) -> None:
     target = dropout_net(activation)
     observation = dropped(target, samples.subset([seed]), space, seed)
     layers = masked_layers(target, observation)
@@ -74,7 +73,7 @@ def test_reads_every_mask_of_one_sample(
         assert torch.equal(mask, observation.masks[name]), name
 
 
-def test_behind_relu_only_units_that_are_zero_anyway_are_taken_for_dropped(samples: Batch, space: InputSpace) -> None:
+def test_behind_relu_only_units_that_are_zero_anyway_are_taken_for_dropped(samples: Batch, space: Images) -> None:
     target = dropout_net(nn.ReLU)
     observation = dropped(target, samples.subset([2]), space)
     read = read_masks(target, observation, masked_layers(target, observation), cpu_generator(9))
@@ -84,7 +83,7 @@ def test_behind_relu_only_units_that_are_zero_anyway_are_taken_for_dropped(sampl
         assert float(read[name].sum()) > 0
 
 
-def test_several_samples_show_what_none_of_them_keeps(samples: Batch, space: InputSpace) -> None:
+def test_several_samples_show_what_none_of_them_keeps(samples: Batch, space: Images) -> None:
     target = dropout_net()
     observation = dropped(target, samples.subset([0, 1]), space)
     layers = masked_layers(target, observation)
@@ -119,16 +118,14 @@ def read(target: Target, observation: Observation) -> dict[str, Tensor]:
 
 def defended(target: Target, observation: Observation, batch: Batch, defence: Defence, adapt: bool) -> Observation:
     """The observation of a client with a defence, by an attacker who knows of it or does not."""
-    step = ClientStep(target, observation.space.normalize(batch.images), batch.labels, lambda *_: observation.update)
+    step = ClientStep(target, observation.domain.encode(batch.images), batch.labels, lambda *_: observation.update)
     shared = replace(observation, update=defence.protect(dict(observation.update), step, cpu_generator(1)))
     return defence.adapt(target, shared)[1] if adapt else shared
 
 
 @pytest.mark.parametrize("build", [small_net, dropout_net])
 @pytest.mark.parametrize("sigma", [1e-8, 1e-6, 1e-2])
-def test_a_noisy_update_shows_no_mask(
-    samples: Batch, space: InputSpace, build: Callable[[], Target], sigma: float
-) -> None:
+def test_a_noisy_update_shows_no_mask(samples: Batch, space: Images, build: Callable[[], Target], sigma: float) -> None:
     target, batch = build(), samples.subset([0])
     observation = dropped(target, batch, space)
     assert set(read(target, observation)) == set(observation.masks or {})
@@ -142,7 +139,7 @@ def test_a_noisy_update_shows_no_mask(
 )
 @pytest.mark.parametrize("build", [small_net, features_net, dropout_net])
 def test_zeros_of_another_origin_are_not_taken_for_masks(
-    samples: Batch, space: InputSpace, build: Callable[[], Target], defence: Defence, adapt: bool
+    samples: Batch, space: Images, build: Callable[[], Target], defence: Defence, adapt: bool
 ) -> None:
     target, batch = build(), samples.subset([3])
     assert read(target, defended(target, dropped(target, batch, space), batch, defence, adapt)) == {}
@@ -151,7 +148,7 @@ def test_zeros_of_another_origin_are_not_taken_for_masks(
 @pytest.mark.parametrize("defence", [SignQuantisation(), GaussianMechanism(clip=0.1, per="update")])
 @pytest.mark.parametrize("p", [0.1, 0.5])
 def test_defences_that_keep_zeros_keep_the_masks_readable(
-    samples: Batch, space: InputSpace, defence: Defence, p: float
+    samples: Batch, space: Images, defence: Defence, p: float
 ) -> None:
     target, batch = small_net(p), samples.subset([3])
     observation = dropped(target, batch, space)
@@ -160,7 +157,7 @@ def test_defences_that_keep_zeros_keep_the_masks_readable(
     assert torch.equal(found["drop"], observation.masks["drop"])
 
 
-def test_features_hidden_by_soteria_are_not_taken_for_dropped(samples: Batch, space: InputSpace) -> None:
+def test_features_hidden_by_soteria_are_not_taken_for_dropped(samples: Batch, space: Images) -> None:
     target, batch = features_net(), samples.subset([3])
     observation = dropped(target, batch, space)
     weight = "model.4.weight" if "model.4.weight" in observation.update else "4.weight"
@@ -171,7 +168,7 @@ def test_features_hidden_by_soteria_are_not_taken_for_dropped(samples: Batch, sp
     assert read(target, through(hidden, support)) == {}
 
 
-def test_more_units_without_a_trace_than_the_rate_allows_are_no_mask(samples: Batch, space: InputSpace) -> None:
+def test_more_units_without_a_trace_than_the_rate_allows_are_no_mask(samples: Batch, space: Images) -> None:
     target = small_net(0.25)
     observation = dropped(target, samples.subset([3]), space)
     shown = torch.ones(64)
@@ -181,8 +178,8 @@ def test_more_units_without_a_trace_than_the_rate_allows_are_no_mask(samples: Ba
     assert read(target, replace(observation, update=emptied)) == {}
 
 
-def test_nothing_dropped_is_believed_only_beside_true_zeros(samples: Batch, space: InputSpace) -> None:
-    alone, inputs = small_net(), space.normalize(samples.subset([3]).images)
+def test_nothing_dropped_is_believed_only_beside_true_zeros(samples: Batch, space: Images) -> None:
+    alone, inputs = small_net(), space.encode(samples.subset([3]).images)
     ones = {"drop": torch.ones(1, 64)}
     with injected_masks(alone.module, ones):
         update = {n: g.detach() for n, g in alone.gradient(inputs, torch.tensor([3])).items()}
@@ -197,7 +194,7 @@ def test_nothing_dropped_is_believed_only_beside_true_zeros(samples: Batch, spac
     assert all(torch.equal(found[name], mask) for name, mask in masks.items())
 
 
-def test_masks_of_a_convolutions_map_cannot_be_read(samples: Batch, space: InputSpace) -> None:
+def test_masks_of_a_convolutions_map_cannot_be_read(samples: Batch, space: Images) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(
         *(nn.Conv2d(3, 6, 3, 1, 1), nn.GELU(), Dropout(0.25, label="map"), nn.Conv2d(6, 6, 3, 2, 1)),

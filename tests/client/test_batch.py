@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from leakaudit.client.batch import load_batch
+from leakaudit.client.readers.images import load_batch
+from leakaudit.domains.images import Images
 from leakaudit.errors import BatchError, UsageError
-from leakaudit.observation import InputSpace
 
-SPACE = InputSpace((3, 8, 10), (0.5,) * 3, (0.25,) * 3)
+SPACE = Images((3, 8, 10), (0.5,) * 3, (0.25,) * 3)
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (6, 3, 8, 10), dtype=np.uint8)
 LABELS = np.arange(6) % 4
@@ -51,7 +51,7 @@ def test_labels_in_other_forms(tmp_path: Path, labels: np.ndarray) -> None:
 
 
 def test_greyscale_without_a_channel_axis(tmp_path: Path) -> None:
-    space = InputSpace((1, 8, 10), (0.0,), (1.0,))
+    space = Images((1, 8, 10), (0.0,), (1.0,))
     assert load_batch(save(tmp_path, x=PIXELS[:, 0], y=LABELS), space, 4).images.shape == (6, 1, 8, 10)
 
 

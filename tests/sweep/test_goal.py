@@ -35,7 +35,7 @@ def measured(psnr: float | None, leaked: bool) -> Report:
     for attack in document.attacks:
         for result in attack.results:
             for sample in result.samples:
-                sample.psnr, sample.leaked, sample.reidentified = psnr, leaked, leaked
+                sample.metrics["psnr"], sample.leaked, sample.reidentified = psnr, leaked, leaked
     return document
 
 
@@ -43,7 +43,7 @@ def test_the_worst_sample_decides() -> None:
     document = measured(12.0, False)
     assert parse_goal("PSNR<15").met(document)
     assert parse_goal("leaked=0").met(document)
-    document.attacks[0].results[0].samples[0].psnr = 15.0
+    document.attacks[0].results[0].samples[0].metrics["psnr"] = 15.0
     assert not parse_goal("PSNR<15").met(document)
     assert parse_goal("PSNR<=15").met(document)
     document.attacks[0].results[0].samples[0].leaked = True

@@ -121,8 +121,8 @@ def assemble(target: Target, observation: Observation, found: Recovered, how: st
     count = int(found.confirmed[order].sum())
     exact = count == observation.batch_size
     if not masks_unknown(target, observation):
-        low, high = observation.space.box(inputs)
-        exact = exact and certify(target, observation, inputs.clamp(low, high), labels, uniqueness=False).exact
+        inside = observation.domain.project(inputs)
+        exact = exact and certify(target, observation, inside, labels, uniqueness=False).exact
     gradients = observation.shared(target.gradient(inputs, labels))
     distance = CosineDistance(tuple(observation.update.values()))
     match = float(distance([gradients[name] for name in observation.update]))

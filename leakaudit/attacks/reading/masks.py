@@ -75,7 +75,7 @@ def masked_layers(target: Target, observation: Observation) -> tuple[MaskedLayer
     if observation.protocol.mode != "train" or not layers:
         return ()
     parameter = next(iter(target.parameters.values()))
-    zeros = torch.zeros((observation.batch_size, *observation.space.shape))
+    zeros = torch.zeros((observation.batch_size, *observation.domain.shape))
     before = {name: layer.training for name, layer in layers.items()}
     with torch.no_grad(), record(target.module, torch.Generator()) as masks:
         _switch(layers, dict.fromkeys(layers, True))
@@ -162,7 +162,7 @@ class _Experiment:
             return self.target.gradient(inputs, labels)
 
     def _inputs(self) -> Tensor:
-        shape = (self.observation.batch_size, *self.observation.space.shape)
+        shape = (self.observation.batch_size, *self.observation.domain.shape)
         return torch.randn(shape, generator=self.generator).to(self.like)
 
     def shows_other_zeros(self) -> bool:

@@ -155,7 +155,7 @@ def audit_options(preset: str = "standard") -> Callable[[Callable[..., Any]], Ca
 
 def audit_keywords(options: dict[str, Any]) -> dict[str, Any]:
     """The values as `leakaudit.api` takes them: margins as a criterion, and a cache only where one can be written."""
-    from leakaudit.scoring.images import LeakCriterion
+    from leakaudit.scoring.base import LeakCriterion
 
     margins = ("psnr_margin", "lpips_margin")
     keywords = {name: value for name, value in options.items() if name not in (*margins, "cache")}
