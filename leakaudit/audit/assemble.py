@@ -240,7 +240,7 @@ def _no_residual(reconstruction: Reconstruction) -> str:
 def _certified(certificate: Certificate | None, reconstruction: Reconstruction) -> tuple[bool | None, str]:
     """Whether the reconstruction proves itself: residual at float level and locally unique."""
     if certificate is None and reconstruction.incomplete:
-        return None, f"the update cannot be regenerated: {reconstruction.incomplete}"
+        return None, f"the update cannot be regenerated: {reconstruction.incomplete}, or dropout was on"
     if certificate is None:
         return None, "the update cannot be regenerated: the client's dropout masks are unknown"
     if not certificate.exact:

@@ -9,8 +9,9 @@ import io
 import numpy as np
 from PIL import Image
 
-from leakaudit.document.redact import CELLS, blur, redact
+from leakaudit.document.redact import redact
 from leakaudit.document.schema import Report, TokenResult
+from leakaudit.report.domains.images import CELLS, blur
 from leakaudit.report.formats.csv import render_csv
 from leakaudit.report.formats.html import render_html
 from leakaudit.report.formats.junit import render_junit

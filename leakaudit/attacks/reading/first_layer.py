@@ -104,8 +104,7 @@ class InputMap:
     @property
     def known(self) -> Tensor:
         """Pixels (C, H, W) that reach the layer, as booleans."""
-        channels, height, width = self.image_shape
-        mask = torch.zeros(channels * height * width, dtype=torch.bool, device=self.index.device)
+        mask = torch.zeros(prod(self.image_shape), dtype=torch.bool, device=self.index.device)
         mask[self.index] = True
         return mask.view(self.image_shape)
 

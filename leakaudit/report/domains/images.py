@@ -1,0 +1,134 @@
+"""What the report shows of images: original beside reconstruction, PSNR against its floors; a mosaic below full evidence.
+
+A mosaic is of 4 × 4 averages, drawn smoothly: the colours of regions stay, a face or a digit does not. It still
+confirms a guess to whoever holds candidates.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from leakaudit.document.schema import DefenceTrial, SampleResult, SnapshotEntry
+from leakaudit.report.domains.base import Card, Level
+from leakaudit.report.views.cells import Fact
+from leakaudit.report.views.figures import Figure, psnr_chart
+from leakaudit.report.wording import MISSING, fixed, shape, signed
+from leakaudit.scoring.specs import IMAGES, Spec
+
+FLOORS = {
+    "grey": "mid-grey image",
+    "mean": "mean of other samples",
+    "other": "another sample of the class",
+    "flat": "flat image of its own mean colour",
+    **Card.floor_titles,
+}
+CELLS = 4
+"""Averages per side that are left of a blurred image."""
+LARGEST = 96
+"""Pixels per side of a blurred image; more would only cost space."""
+EXACT_DB = 100.0
+"""Where an exact reconstruction is drawn."""
+
+
+class ImageCard(Card):
+    """Images: pictures beside pictures."""
+
+    own: ClassVar[Sequence[Spec]] = IMAGES
+    floor_titles: ClassVar[Mapping[str, str]] = FLOORS
+    intro: ClassVar[str] = (
+        "Left the private original, right what the attack rebuilt. The numbers compare the two; a “best floor” is what "
+        "an image made without the update scores."
+    )
+    scores_intro: ClassVar[str] = (
+        "PSNR, SSIM: higher is closer. LPIPS, MSE: lower is closer. The margin is PSNR above the best floor."
+    )
+    trial_heading: ClassVar[str] = "Best reconstruction, dB"
+    trial_axis: ClassVar[str] = "best reconstruction, dB PSNR (lower is better)"
+
+    def metrics(self, sample: SampleResult) -> Mapping[str, float | None]:
+        """Those that version 1 of the schema has."""
+        return {spec.name: getattr(sample, spec.name) for spec in IMAGES}
+
+    def floors(self, sample: SampleResult) -> Mapping[str, Mapping[str, float | None]]:
+        """The same."""
+        names = [spec.name for spec in IMAGES if spec.floored]
+        return {name: {key: getattr(floor, key) for key in names} for name, floor in sample.floors.items()}
+
+    def reason(self, sample: SampleResult, name: str) -> str:
+        """The reason beside the name."""
+        return str(getattr(sample, f"{name}_reason", ""))
+
+    def closeness(self, sample: SampleResult) -> float:
+        """The margin, else PSNR."""
+        if sample.psnr is None:
+            return float("inf") if sample.leaked else float("-inf")
+        return sample.psnr if sample.margin is None else sample.margin
+
+    def described(self, sample: SampleResult) -> str:
+        """PSNR, or why there is none."""
+        return "PSNR " + (
+            f"{fixed(sample.psnr, 1)} dB" if sample.psnr is not None else sample.psnr_reason or "undefined"
+        )
+
+    def tile(self) -> Fact:
+        """The best margin."""
+        best = max((s.margin for s in self.samples() if s.margin is not None), default=None)
+        return Fact("Best margin", MISSING if best is None else f"{signed(best, 1)} dB", "PSNR above the best floor")
+
+    def chart(self) -> Figure | None:
+        """PSNR beside its floors."""
+        return psnr_chart(self.report.attacks)
+
+    def input_facts(self) -> list[tuple[str, str]]:
+        """Shape, and how the file has it."""
+        target = self.report.target
+        native = shape(target.native_shape) if target.native_shape and target.native_shape != target.input_shape else ""
+        return [
+            ("Input (C × H × W)", shape(target.input_shape)),
+            ("Shape in the file", f"{native} ({target.layout})" if native else ""),
+        ]
+
+    def trial(self, trial: DefenceTrial) -> str:
+        """PSNR; nothing to say where nothing was attacked."""
+        if trial.psnr is not None:
+            return fixed(trial.psnr, 1)
+        return "exact" if trial.attacked else MISSING
+
+    def trial_level(self, trial: DefenceTrial) -> float | None:
+        """PSNR, with a place for exact ones."""
+        return (EXACT_DB if trial.attacked else None) if trial.psnr is None else trial.psnr
+
+    def redacted(self, sample: SampleResult, level: Level) -> SampleResult:
+        """Mosaics in place of the pictures, or none."""
+        names = ("original_png", "reconstruction_png")
+        pictures = {
+            name: blur(uri) if (uri := getattr(sample, name)) and level == "blurred" else None for name in names
+        }
+        return super().redacted(sample, level).model_copy(update=pictures)
+
+    def redacted_snapshot(self, entry: SnapshotEntry, level: Level) -> SnapshotEntry | None:
+        """Mosaics, or none."""
+        if level == "none":
+            return None
+        return entry.model_copy(update={"images_png": [blur(uri) for uri in entry.images_png]})
+
+
+def blur(uri: str) -> str:
+    """A PNG data URI of which only 4 × 4 averages are left."""
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+    size = (min(image.width, LARGEST), min(image.height, LARGEST))
+    array = np.asarray(image.convert("L" if image.mode == "L" else "RGB"))
+    rows = np.array_split(array, CELLS, axis=0)
+    means = [[cell.mean((0, 1)) for cell in np.array_split(row, CELLS, axis=1)] for row in rows]
+    stream = io.BytesIO()
+    Image.fromarray(np.round(means).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC).save(
+        stream, format="PNG", optimize=True
+    )
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
