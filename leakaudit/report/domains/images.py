@@ -1,4 +1,4 @@
-"""What the report shows of images: original beside reconstruction, PSNR against its floors; a mosaic below full evidence.
+"""What the report shows of images: pictures, PSNR against its floors, and mosaics below full evidence.
 
 A mosaic is of 4 × 4 averages, drawn smoothly: the colours of regions stay, a face or a digit does not. It still
 confirms a guess to whoever holds candidates.
