@@ -1,4 +1,4 @@
-"""What every domain of this package promises: it hashes and pickles, and has a range, starts, look-alikes and a prior."""
+"""What every domain of this package promises: hash and pickle, a valid range, starts, look-alikes, and a prior."""
 
 from __future__ import annotations
 
