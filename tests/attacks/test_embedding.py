@@ -63,7 +63,7 @@ def test_refusals() -> None:
 def test_images_are_refused(space: Images) -> None:
     target = make_target(small_mlp(), (3, 12, 12), 5)
     refusal = ATTACK.refusal(target, seen(target, noise_batch(1), space))
-    assert refusal == NotApplicable("the model takes real-valued inputs, no token ids")
+    assert refusal == NotApplicable("the model takes real-valued inputs such as pixels; this attack recovers token ids")
 
 
 def test_attacks_on_pixels_are_refused_for_token_ids() -> None:
