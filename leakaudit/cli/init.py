@@ -10,7 +10,8 @@ from leakaudit.errors import UsageError
 
 TEMPLATE = """\
 # Policy of leakaudit. Every key is an option of `leakaudit scan`; the command line wins over LEAKAUDIT_* variables of
-# the environment, which win over this file. Paths are relative to it.
+# the environment, which win over this file. Paths are relative to it. template-dir, factory, trust, unsafe-pickle and
+# defences as module:function can run code: they count here only if this file is named, as --policy leakaudit.toml.
 
 # What is audited. Then `leakaudit scan` alone is enough.
 # model = "model.onnx"
