@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from leakaudit.cli.output import say
 from leakaudit.errors import UsageError
 
 TEMPLATE = """\
@@ -68,4 +69,4 @@ def init(out: Path, debug: bool) -> None:
         raise UsageError(f"{out} is already there", "choose another name with --out, or remove it") from error
     except OSError as error:
         raise UsageError(f"cannot write {out}: {error.strerror}", "choose another folder with --out") from error
-    click.echo(f"Policy: {out}")
+    say(f"Policy: {out}")
