@@ -13,7 +13,8 @@ _UNSAFE = re.compile(
     "\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff\U000e0000-\U000e007f]"  # surrogates, no characters, tags
 )
 _LINES = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
-_LEADING_COMMAND = re.compile(r"^(\s*):(?=:)")
+_COLONS = re.compile(r"():(?=:)")
+_LEADING_COLONS = re.compile(r"^(\s*):(?=:)")
 _INNER_COMMAND = re.compile(r"##(?=\w*\[)")
 
 
@@ -33,7 +34,7 @@ def _escape(match: re.Match[str]) -> str:
 def shown(text: str, *, wrapped: bool = False) -> str:
     r"""One line of a terminal or a log, in which nothing that a name holds is a command to the terminal or to CI.
 
-    Beyond :func:`clean`, tabs and new lines are shown as ``\t`` and ``\n``. A leading ``::`` is shown as ``\::``: such
+    Beyond :func:`clean`, tabs and new lines are shown as ``\t`` and ``\n``. A leading ``::`` is shown as ``:\:``: such
     a line is a workflow command of GitHub, also behind spaces. ``##[``, ``##vso[`` and the like are commands of GitHub
     and Azure anywhere in a line, and are shown as ``#\#[``.
 
@@ -42,4 +43,4 @@ def shown(text: str, *, wrapped: bool = False) -> str:
         wrapped: It may be broken anywhere when it is printed, so each ``::`` could come to lead a line.
     """
     flat = _INNER_COMMAND.sub(r"#\\#", clean(text).translate(_LINES))
-    return flat.replace("::", "\\::") if wrapped else _LEADING_COMMAND.sub(r"\1\\:", flat)
+    return (_COLONS if wrapped else _LEADING_COLONS).sub(r"\1:\\", flat)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leakaudit.cli.options.model import model_options
-from leakaudit.cli.output import say, say_document
+from leakaudit.cli.output import say, say_json
 
 if TYPE_CHECKING:
     from leakaudit.target import Target
@@ -27,7 +26,7 @@ def inspect(model: Path, form: str, debug: bool, intake: dict[str, Any]) -> None
 
     summary = describe(load(model, **intake))
     if form == "json":
-        say_document(json.dumps(summary, indent=2))
+        say_json(summary)
     else:
         say(*as_lines(summary))
 

@@ -7,6 +7,7 @@ records, tracebacks) meets the same function in :func:`guarded`, through which s
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,8 +33,9 @@ def say(*lines: object, err: bool = False) -> None:
         click.echo(shown(str(line)), err=err)
 
 
-def say_document(text: str) -> None:
-    """Write a text whose line breaks are its own, as of JSON that escapes those of its values."""
+def say_json(value: Any) -> None:
+    """Write a value as JSON. What :func:`say` would show is escaped as JSON escapes it, so that the value stays."""
+    text = json.dumps(value, indent=2).replace("##", "#\\u0023").replace("\x7f", "\\u007f")
     say(*text.split("\n"))
 
 
@@ -172,7 +174,7 @@ class _Guard:
         self._lead = line if line.strip() in ("", ":") else "x"
         if not line.lstrip().startswith("::"):
             return flat
-        place = max(line.index("::") - len(lead), 0)
+        place = max(line.index("::") + 1 - len(lead), 0)
         return f"{flat[:place]}\\{flat[place:]}"
 
     def _put(self, text: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leakaudit.cli.options.model import model_options
-from leakaudit.cli.output import Terminal, say_document
+from leakaudit.cli.output import Terminal, say_json
 
 if TYPE_CHECKING:
     from leakaudit.risk.rank import LayerRank, RankReport
@@ -55,14 +55,12 @@ def rank(
     variant = what_if(target, wanted, batch_size=batch_size) if wanted else None
     smallest = smallest_changes(target, batch_size=batch_size)
     if form == "json":
-        say_document(_json(report, variant, smallest))
+        say_json(_document(report, variant, smallest))
     else:
         _text(report, variant, smallest)
 
 
-def _json(report: RankReport, variant: Variant | None, smallest: tuple[Variant, ...]) -> str:
-    import json
-
+def _document(report: RankReport, variant: Variant | None, smallest: tuple[Variant, ...]) -> dict[str, Any]:
     document: dict[str, Any] = {"rank": report.to_document().model_dump()}
     document["propagated"] = [layer.propagated for layer in report.layers]
     document["seconds"] = report.seconds
@@ -77,7 +75,7 @@ def _json(report: RankReport, variant: Variant | None, smallest: tuple[Variant, 
     if variant is not None:
         document["what_if"] = _variant_document(variant)
     document["smallest_changes"] = [_variant_document(v) for v in smallest]
-    return json.dumps(document, indent=2)
+    return document
 
 
 def _variant_document(variant: Variant) -> dict[str, Any]:

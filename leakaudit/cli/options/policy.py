@@ -102,7 +102,11 @@ def _value(parameter: click.Parameter, value: Any, folder: Path) -> Any:
 
 
 def _value_of_one(parameter: click.Parameter, value: Any, folder: Path) -> Any:
-    return str(folder / value) if isinstance(parameter.type, click.Path) and isinstance(value, str) else value
+    if not (isinstance(parameter.type, click.Path) and isinstance(value, str)):
+        return value
+    if "\0" in value:
+        raise UsageError(f"{parameter.name} in {folder} is {value!r}, expected a path", "correct the policy")
+    return str(folder / value)
 
 
 policy_options = packed(
