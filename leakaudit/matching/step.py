@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from leakaudit.matching.compiler_cache import secure_compiler_cache
 from leakaudit.matching.problem import Case, GradientMatching
 
 Mode = Literal["eager", "traced", "compiled"]
@@ -197,6 +198,7 @@ def _compiled(graph: fx.GraphModule, example: Values) -> Flat:
     """The graph compiled by Inductor itself: Dynamo would only read again, at every call, what is recorded already."""
     from torch import _inductor  # seconds, which only a compilation should cost
 
+    secure_compiler_cache()
     with torch.no_grad():
         compiled: Flat = _inductor.compile(graph, list(example))
         compiled(*example)
