@@ -49,8 +49,8 @@ class DagerSettings:
     """Settings of the token readings.
 
     Args:
-        span: Largest relative distance of an input from the span of the gradient; chosen, and no token was missed or read
-            falsely with it (`benchmarks/results/tokens.md`, 10 batches a row).
+        span: Largest relative distance of an input from the span of the gradient; chosen, and no token was missed or
+            read falsely with it (`benchmarks/results/tokens.md`, 10 batches a row).
     """
 
     span: float = 1e-3

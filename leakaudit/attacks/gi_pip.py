@@ -45,7 +45,7 @@ class GIPIPSettings(IGSettings):
     Args:
         anomaly_weight: β; the authors' README has 1e-4 for CIFAR-10 and batches of four.
         one_sided: Leave guesses alone that the autoencoder reproduces better than public images.
-        training_steps: Of the autoencoder; chosen, and what `benchmarks/results/gi_pip.md` was measured with (4 batches).
+        training_steps: Of the autoencoder; chosen, and what `benchmarks/results/gi_pip.md` is about (4 batches).
         autoencoder: Its architecture: ``strided``, ``vgg``, or what fits the images and the device.
         cache: Keep trained autoencoders on disk (see `leakaudit.audit.cache`).
     """

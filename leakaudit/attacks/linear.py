@@ -62,7 +62,7 @@ class LinearSettings:
         agreement: Largest rms difference of two ratio vectors of one group, relative to their rms, where the group is
             confirmed by its own error afterwards; chosen, not measured.
         strict_agreement: The same where it cannot be, because dropout masks are unknown; 25 times float32's precision.
-        mismatch: Largest relative difference of a group's bias gradient and its sample's own error; chosen, not measured.
+        mismatch: Largest relative difference of a group's bias gradient and its sample's own error; chosen.
         minimum_rows: Rows that must agree; two by definition, as one agrees with itself.
     """
 

@@ -51,8 +51,8 @@ class RGAPSettings(SolverSettings):
     """Effort of the solver, and what counts as exact.
 
     Args:
-        exact: Largest relative residual of the regenerated update at which the result counts as exact; chosen, that of the
-            certificate in float32.
+        exact: Largest relative residual of the regenerated update at which the result counts as exact; chosen, that of
+            the certificate in float32.
     """
 
     exact: float = 1e-4

@@ -68,7 +68,7 @@ class SpearSettings:
         rounds: Rounds at most; each continues with the candidates of the earlier ones. Chosen by `bars` of
             `benchmarks/exact_readings.py`.
         steps: Reweighting steps per start; chosen, not measured.
-        mismatch: Largest relative difference of a sample's error and the one that its label gives; chosen, not measured.
+        mismatch: Largest relative difference of a sample's error and the one that its label gives; chosen.
     """
 
     starts: int = 512

@@ -28,6 +28,7 @@ from torch import Tensor
 from leakaudit.errors import UsageError
 
 KEPT_SECONDS = 14 * 24 * 3600.0
+"""Two weeks, after which an entry that nobody read is removed; chosen."""
 
 
 def cache_directory() -> Path:

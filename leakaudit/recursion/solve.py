@@ -40,8 +40,8 @@ class SolverSettings:
     """Effort of the linear solver.
 
     Args:
-        iterations: Largest number of LSMR iterations per layer; chosen, the layers of the authors' CNN6 (arXiv 2010.07733)
-            take at most 472.
+        iterations: Largest number of LSMR iterations per layer; chosen, the layers of the authors' CNN6 (arXiv
+            2010.07733) take at most 472.
         tolerance: LSMR's ``atol`` and ``btol``; chosen, 4,500 times float64's precision.
         dense_limit: Unknowns up to which the dense method may be used; chosen for time.
     """
