@@ -13,6 +13,7 @@ from leakaudit.cli.options.audit import audit_keywords, audit_options
 from leakaudit.cli.options.model import model_options
 from leakaudit.cli.options.policy import ENVIRONMENT
 from leakaudit.cli.options.report import check_writable, report_options, write
+from leakaudit.cli.output import say
 from leakaudit.errors import UsageError
 
 
@@ -84,9 +85,9 @@ def defend(
         report = run(load(model, **intake), batch, observer=observer, command=command, **keywords)
         observer.stage("rendering the report")
         written = write(redact(report, writing["evidence"]), writing)
-    click.echo(report.recommendation)
+    say(report.recommendation)
     for path in written:
-        click.echo(f"Report: {path}")
+        say(f"Report: {path}")
     if report.partial:
         sys.exit(130)
     sys.exit(0 if report.trials[0].meets or any(trial.recommended for trial in report.trials) else 1)

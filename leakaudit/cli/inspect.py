@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leakaudit.cli.options.model import model_options
+from leakaudit.cli.output import say, say_json
 
 if TYPE_CHECKING:
     from leakaudit.target import Target
@@ -25,7 +25,10 @@ def inspect(model: Path, form: str, debug: bool, intake: dict[str, Any]) -> None
     from leakaudit.target import load
 
     summary = describe(load(model, **intake))
-    click.echo(json.dumps(summary, indent=2) if form == "json" else as_text(summary))
+    if form == "json":
+        say_json(summary)
+    else:
+        say(*as_lines(summary))
 
 
 def describe(target: Target) -> dict[str, Any]:
@@ -98,8 +101,8 @@ def _attacks(target: Target) -> list[dict[str, Any]]:
     return result
 
 
-def as_text(summary: dict[str, Any]) -> str:
-    """The description for people."""
+def as_lines(summary: dict[str, Any]) -> list[str]:
+    """The description for people, line by line."""
     shape = summary["input"]["image"]
     taken = f"{'×'.join(map(str, shape))} images, {summary['input']['layout']} {summary['input']['native']}"
     if summary["tokens"]:
@@ -128,8 +131,8 @@ def as_text(summary: dict[str, Any]) -> str:
     lines += [f"  {a['name']}: " + ("applies" if a["applies"] else f"no, {a['reason']}") for a in summary["attacks"]]
     lines += ["", "fidelity"]
     for note in summary["fidelity"]:
-        lines.append(f"  {note['id']} {note['message']}" + (f"\n        {note['hint']}" if note["hint"] else ""))
-    return "\n".join(lines)
+        lines += [f"  {note['id']} {note['message']}", *([f"        {note['hint']}"] if note["hint"] else [])]
+    return lines
 
 
 def _table(first: str, second: str, rows: list[tuple[str, str]]) -> list[str]:

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+
+from leakaudit.cli.output import Terminal, guarded
+from leakaudit.text import shown
 
 
 class TerminalObserver:
@@ -19,34 +21,34 @@ class TerminalObserver:
     """
 
     def __init__(self, verbosity: int) -> None:
-        self.console = Console(stderr=True, highlight=False)
+        self._terminal = Terminal(err=True)
         self.verbosity = verbosity
         self._interrupted = False
         self._bar = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f}% objective {task.fields[objective]:.2e}"),
             TimeRemainingColumn(),
-            console=self.console,
+            console=self._terminal.console,
             transient=True,
-            disable=verbosity < 0 or not self.console.is_terminal,
+            disable=verbosity < 0 or not self._terminal.console.is_terminal,
         )
         self._task: TaskID | None = None
 
     def stage(self, message: str) -> None:
         """Name the stage."""
         if self.verbosity >= 0:
-            self.console.print(f"· {message}")
+            self._terminal.line(f"· {message}")
 
     def attack(self, title: str, victim: int, victims: int) -> None:
         """Start a bar."""
         if self._task is not None:
             self._bar.remove_task(self._task)
         what = f"{title}, victim {victim + 1} of {victims}"
-        self._task = self._bar.add_task(what, total=1.0, objective=float("nan"))
+        self._task = self._bar.add_task(shown(what, wrapped=True), total=1.0, objective=float("nan"))
         if self.verbosity > 0:
-            self.console.print(f"  {what} begins")
+            self._terminal.line(f"  {what} begins")
 
     def progress(self, fraction: float, objective: float) -> None:
         """Move the bar."""
@@ -55,8 +57,8 @@ class TerminalObserver:
 
     def result(self, title: str, summary: str) -> None:
         """One line per result, when asked for or when there is no bar to look at."""
-        if self.verbosity > 0 or (self.verbosity == 0 and not self.console.is_terminal):
-            self.console.print(f"  {title}, {summary}")
+        if self.verbosity > 0 or (self.verbosity == 0 and not self._terminal.console.is_terminal):
+            self._terminal.line(f"  {title}, {summary}")
 
     def interrupted(self) -> bool:
         """Whether Ctrl-C was pressed."""
@@ -70,11 +72,11 @@ class TerminalObserver:
             if self._interrupted:
                 raise KeyboardInterrupt
             self._interrupted = True
-            self.console.print("Stopping: the report will say what is missing. Ctrl-C again ends at once.")
+            self._terminal.line("Stopping: the report will say what is missing. Ctrl-C again ends at once.")
 
         previous = signal.signal(signal.SIGINT, stop)
         try:
-            with self._bar:
+            with self._bar, guarded():  # the bar puts streams of its own in the place of those that were guarded
                 yield
         finally:
             signal.signal(signal.SIGINT, previous)

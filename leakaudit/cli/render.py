@@ -10,6 +10,7 @@ import click
 
 from leakaudit.cli.options.policy import ENVIRONMENT, judge, load_baseline, policy_options
 from leakaudit.cli.options.report import check_writable, report_options, write
+from leakaudit.cli.output import say
 
 
 @click.command(context_settings=ENVIRONMENT)
@@ -33,5 +34,5 @@ def render(report: Path, debug: bool, writing: dict[str, Any], gate: dict[str, A
     if judged.policy is not None:
         judged = judged.model_copy(update={"policy": judged.policy.model_copy(update={"settings": settings})})
     for path in write(redact(judged, writing["evidence"]), writing):
-        click.echo(f"Report: {path}")
+        say(f"Report: {path}")
     sys.exit(1 if any(finding.fails for finding in judged.findings) else 0)

@@ -15,6 +15,7 @@ from leakaudit.cli.options.audit import audit_keywords, audit_options
 from leakaudit.cli.options.model import model_options
 from leakaudit.cli.options.policy import ENVIRONMENT, judge, load_baseline, policy_options
 from leakaudit.cli.options.report import check_writable, failure_noted, report_options, write
+from leakaudit.cli.output import say
 from leakaudit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -144,14 +145,14 @@ def _conclude(report: Report, written: list[Path]) -> None:
     """Print the deciding finding and the paths, and exit with the documented code."""
     failing = [finding for finding in report.findings if finding.fails]
     shown = (failing or report.findings)[:1]
-    click.echo(f"{report.verdict.status}: {report.verdict.headline}")
+    say(f"{report.verdict.status}: {report.verdict.headline}")
     for finding in shown:
-        click.echo(f"{finding.id} [{finding.severity}, {finding.confidence}] {finding.message}")
+        say(f"{finding.id} [{finding.severity}, {finding.confidence}] {finding.message}")
     expired = report.policy.suppressions if report.policy else []
     for entry in (s for s in expired if s.state == "expired"):
-        click.echo(f"Expired: the suppression of {entry.rule} ended on {entry.expires}: {entry.reason}")
+        say(f"Expired: the suppression of {entry.rule} ended on {entry.expires}: {entry.reason}")
     for path in written:
-        click.echo(f"Report: {path}")
+        say(f"Report: {path}")
     if report.partial:
         sys.exit(130)
     if failing:

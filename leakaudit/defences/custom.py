@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 
 from leakaudit.defences.base import ClientStep, Defence, Update, through
 from leakaudit.errors import UsageError
+from leakaudit.importing import current_folder_importable
 from leakaudit.observation import Observation
 from leakaudit.target.target import Target
 
@@ -78,14 +79,15 @@ class CustomDefence(Defence):
 
 
 def load_custom(path: str) -> CustomDefence:
-    """Import ``module:function``.
+    """Import ``module:function``, also from the current folder.
 
     Raises:
         UsageError: There is no such module or function.
     """
     module, _, name = path.partition(":")
     try:
-        function = getattr(importlib.import_module(module), name)
+        with current_folder_importable():
+            function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError(
             f"--defence {path}: {error}", "give module:function of something that Python can import"

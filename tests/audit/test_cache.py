@@ -23,6 +23,7 @@ from leakaudit.observation import InputSpace, Observation, Protocol
 from leakaudit.reconstruction import Reconstruction, SilentMonitor
 from leakaudit.target.target import Target
 
+KEY = digest("a value")
 SETTINGS = IGSettings(iterations=20, restarts=1)
 
 
@@ -58,14 +59,14 @@ def test_what_has_no_content_is_refused() -> None:
 
 def test_entries_are_whole_private_and_disposable(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "cache")
-    assert cache.get("abcd") is None
-    cache.put("abcd", {"tensor": torch.ones(2), "rest": [1, "x", None]})
-    (entry,) = (tmp_path / "cache").glob("??/*")
+    assert cache.get(KEY) is None
+    cache.put(KEY, {"tensor": torch.ones(2), "rest": [1, "x", None]})
+    (entry,) = (tmp_path / "cache").glob("leakaudit-cache/*")
     assert stat.S_IMODE(entry.stat().st_mode) == 0o600
-    assert stat.S_IMODE((tmp_path / "cache").stat().st_mode) == 0o700
-    assert cache.get("abcd")["rest"] == [1, "x", None]
+    assert stat.S_IMODE(entry.parent.stat().st_mode) == 0o700
+    assert cache.get(KEY)["rest"] == [1, "x", None]
     entry.write_bytes(entry.read_bytes()[:50])
-    assert cache.get("abcd") is None
+    assert cache.get(KEY) is None
     old = time.time() - 3600
     os.utime(entry, (old, old))
     assert cache.remove_old(7200) == 0
@@ -74,16 +75,16 @@ def test_entries_are_whole_private_and_disposable(tmp_path: Path) -> None:
 
 def test_nothing_is_executed_by_reading(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
-    path = tmp_path / "ab" / "cd"
-    path.parent.mkdir()
-    torch.save({"model": torch.nn.Linear(1, 1)}, path)
-    assert cache.get("abcd") is None
+    cache.put(KEY, 1)
+    assert cache.get(KEY) == 1
+    torch.save({"model": torch.nn.Linear(1, 1)}, tmp_path / "leakaudit-cache" / f"{KEY}.pt")
+    assert cache.get(KEY) is None
 
 
 def test_an_unwritable_cache_names_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot write the cache") as caught:
-        Cache(tmp_path / "file" / "cache").put("abcd", 1)
+        Cache(tmp_path / "file" / "cache").put(KEY, 1)
     assert "--no-cache" in caught.value.hint
 
 
@@ -93,6 +94,113 @@ def test_the_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.delenv("LEAKAUDIT_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_directory() == tmp_path / "leakaudit"
+
+
+LONG_AGO = time.time() - 60 * 24 * 3600
+
+
+def aged(path: Path, content: bytes = b"mine") -> Path:
+    """A file that nobody touched for two months."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    os.utime(path, (LONG_AGO, LONG_AGO))
+    return path
+
+
+def test_only_entries_are_ever_removed(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir(mode=0o755)
+    (tmp_path / "home").chmod(0o755)
+    mine = [
+        aged(tmp_path / "home" / place)
+        for place in (
+            "ab/thesis.txt", f"ab/{KEY[2:]}", f"{KEY}.pt", f"{KEY[:2]}/{KEY}.pt", f"leakaudit-cache/{KEY[:8]}.pt",
+            "leakaudit-cache/notes.pt", f"leakaudit-cache/{KEY.upper()}.pt", f"leakaudit-cache/ab/{KEY}.pt",
+            f"leakaudit-cache/.{KEY}.pt", "leakaudit-cache/unfinished-/x.part",
+        )
+    ]  # fmt: skip
+    (tmp_path / "home" / "leakaudit-cache").chmod(0o750)
+    cache = Cache(tmp_path / "home")
+    cache.put(KEY, 1)
+    old = [tmp_path / "home/leakaudit-cache" / name for name in (f"{digest(2)}.pt", "unfinished-a1_b2.part")]
+    assert [aged(path).exists() for path in old] == [True, True]
+    assert cache.remove_old() == 2
+    assert [path.exists() for path in old] == [False, False]
+    assert [path for path in mine if path.read_bytes() != b"mine"] == []
+    assert cache.get(KEY) == 1
+    assert stat.S_IMODE((tmp_path / "home").stat().st_mode) == 0o755
+    assert stat.S_IMODE((tmp_path / "home/leakaudit-cache").stat().st_mode) == 0o750, "it was there before"
+
+
+def test_a_scan_leaves_the_named_folder_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from leakaudit.cli.options.cache import cache_usable
+
+    tmp_path.chmod(0o755)
+    kept = [aged(tmp_path / "ab" / "thesis.txt"), aged(tmp_path / KEY[:2] / KEY[2:])]
+    monkeypatch.setenv("LEAKAUDIT_CACHE_DIR", str(tmp_path))
+    assert cache_usable()
+    assert all(path.exists() for path in kept)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+    assert (tmp_path / "leakaudit-cache").is_dir()
+
+
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    outside = aged(tmp_path / "outside" / f"{KEY}.pt")
+    torch.save(7, outside)
+    os.utime(outside, (LONG_AGO, LONG_AGO))
+    cache = Cache(tmp_path / "home")
+    cache.put(digest("other"), 1)
+    link = tmp_path / "home" / "leakaudit-cache" / f"{KEY}.pt"
+    link.symlink_to(outside)
+    os.utime(link, (LONG_AGO, LONG_AGO), follow_symlinks=False)
+    assert cache.get(KEY) is None, "a link is no entry"
+    assert cache.remove_old() == 0
+    assert link.is_symlink()
+    cache.put(KEY, 2)
+    assert torch.load(outside) == 7, "the link was replaced, not written through"
+    assert outside.stat().st_mtime == pytest.approx(LONG_AGO)
+
+
+def test_a_folder_that_is_a_link_is_not_used(tmp_path: Path) -> None:
+    old = aged(tmp_path / "outside" / f"{KEY}.pt")
+    (tmp_path / "leakaudit-cache").symlink_to(tmp_path / "outside")
+    cache = Cache(tmp_path)
+    with pytest.raises(UsageError, match="leakaudit-cache is a link or no folder"):
+        cache.put(KEY, 1)
+    assert cache.get(KEY) is None
+    assert cache.remove_old() == 0
+    assert old.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("way", ["mode", "owner"])
+def test_a_folder_that_others_can_write_is_not_used(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from leakaudit.cli.options.cache import cache_usable
+
+    cache = Cache(tmp_path)
+    cache.put(KEY, 1)
+    old = aged(cache.folder / f"{digest(2)}.pt")
+    if way == "mode":
+        cache.folder.chmod(0o777)
+    else:
+        monkeypatch.setattr("leakaudit.ownership._trusted_users", lambda: {os.geteuid() + 1})
+    assert cache.get(KEY) is None
+    assert cache.remove_old() == 0
+    with pytest.raises(UsageError, match="every user" if way == "mode" else "belongs to another user"):
+        cache.put(KEY, 1)
+    monkeypatch.setenv("LEAKAUDIT_CACHE_DIR", str(tmp_path))
+    assert not cache_usable()
+    shown = capsys.readouterr().err
+    assert shown.startswith("Warning: nothing is cached, the cache's folder")
+    assert shown.count("\n") == 1
+    assert old.exists()
+    assert stat.S_IMODE(cache.folder.stat().st_mode) == (0o777 if way == "mode" else 0o700)
+
+
+@pytest.mark.parametrize("key", ["", "abcd", "../" * 20 + "x", KEY + "0", KEY.upper()])
+def test_a_key_is_a_hash(key: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is no hash"):
+        Cache(tmp_path).put(key, 1)
 
 
 @pytest.fixture
@@ -164,11 +272,11 @@ def test_what_was_planned_shorter_is_not_kept(target: Target, observation: Obser
         result = attack_once(attack, target, observation, 7, Hurried())
     assert result.iterations < 100_000
     assert not result.stopped
-    assert not list(tmp_path.glob("??/*"))
+    assert not list(tmp_path.glob("leakaudit-cache/*"))
 
 
 def test_what_ended_early_is_not_kept(target: Target, observation: Observation, tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     with remembering(cache):
         assert attack_once(IG(SETTINGS), target, observation, 7, Impatient()).stopped
-    assert not list(tmp_path.glob("??/*"))
+    assert not list(tmp_path.glob("leakaudit-cache/*"))

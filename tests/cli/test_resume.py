@@ -70,7 +70,7 @@ def content(out: Path) -> Any:
 
 
 def entries(cache: Path) -> set[Path]:
-    return {path for path in cache.glob("??/*") if not path.name.startswith(".")}
+    return set(cache.glob("leakaudit-cache/*.pt"))
 
 
 def kill_after(process: subprocess.Popen[str], cache: Path, stored: int, delay: float) -> None:

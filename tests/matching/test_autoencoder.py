@@ -43,7 +43,7 @@ def never(*_: float) -> bool:
 def test_the_next_run_takes_it_from_the_disk_with_the_same_numbers(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "cache")
     first, _ = train_autoencoder(IMAGES, 20, cache=cache)
-    (file,) = (tmp_path / "cache").glob("??/*")
+    (file,) = (tmp_path / "cache").glob("leakaudit-cache/*.pt")
     assert file.stat().st_mode & 0o777 == 0o600
     autoencoder._KEPT.clear()
     second, _ = train_autoencoder(IMAGES, 20, never, cache=cache)
@@ -70,7 +70,7 @@ def test_another_input_is_trained_anew(change: str, tmp_path: Path) -> None:
 def test_a_damaged_file_means_training_again(content: bytes | str, tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     first, _ = train_autoencoder(IMAGES, 5, cache=cache)
-    (file,) = tmp_path.glob("??/*")
+    (file,) = tmp_path.glob("leakaudit-cache/*.pt")
     if content == "half":
         file.write_bytes(file.read_bytes()[:2000])
     elif content == "other":
@@ -99,7 +99,7 @@ def test_an_interrupted_training_is_not_kept(tmp_path: Path) -> None:
     first, facts = train_autoencoder(IMAGES, 50, goes_on, cache=Cache(tmp_path))
     assert len(steps) == 3
     assert "not trained to the end" in facts[0]
-    assert list(tmp_path.glob("??/*")) == []
+    assert list(tmp_path.glob("leakaudit-cache/*")) == []
     assert train_autoencoder(IMAGES, 1)[0] is not first
 
 

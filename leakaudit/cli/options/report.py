@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from leakaudit.cli.options.packing import packed
+from leakaudit.cli.output import say
 from leakaudit.errors import UsageError
 
 FORMATS = ("json", "html", "pdf", "sarif", "junit", "markdown", "csv")
@@ -95,7 +96,7 @@ def write(report: Any, writing: dict[str, Any]) -> list[Path]:
         )
     for notice in notices:
         if issubclass(notice.category, ReportWarning):
-            click.echo(f"Warning: {notice.message}", err=True)
+            say(f"Warning: {notice.message}", err=True)
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary:
         _append_summary(Path(summary), report)
@@ -123,4 +124,4 @@ def _append_summary(path: Path, report: Any) -> None:
         with path.open("a", encoding="utf-8", errors="replace") as stream:
             stream.write(render_markdown(report))
     except OSError as error:
-        click.echo(f"Warning: no summary in $GITHUB_STEP_SUMMARY ({path}): {error.strerror}", err=True)
+        say(f"Warning: no summary in $GITHUB_STEP_SUMMARY ({path}): {error.strerror}", err=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from leakaudit.document.schema import AttackEntry, Metrics, Report, SampleResult, VictimResult
 from leakaudit.report.views.tables import FLOORS
-from leakaudit.report.wording import clean
+from leakaudit.text import shown
 
 METRICS = ("psnr", "ssim", "lpips", "mse")
 TOKENS = ("accuracy", "precision", "recall", "skill")
@@ -53,5 +53,5 @@ def _row(attack: AttackEntry, result: VictimResult, sample: SampleResult) -> Ite
 
 def _text(value: str) -> str:
     """Text that no spreadsheet runs."""
-    value = clean(value)
-    return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    value = shown(value)
+    return f"'{value}" if value.startswith(("=", "+", "-", "@", "\\t", "\\r")) else value

@@ -12,11 +12,12 @@ from leakaudit.audit.environment import timestamp
 from leakaudit.report.formats.sarif import SCHEMA
 from leakaudit.report.wording import clip
 from leakaudit.report.write import FILES, replace_files
+from leakaudit.text import shown
 
 
 def write_failure(directory: Path, formats: tuple[str, ...], model: Path, error: Exception) -> list[Path]:
     """Write the formats of these that can say it (SARIF and JUnit); an older report.json and its views stay."""
-    message = clip(str(error) or type(error).__name__, 900)
+    message = shown(clip(str(error) or type(error).__name__, 900))
     views = {"sarif": failure_sarif(message), "junit": failure_junit(model.name, message)}
     files = {FILES[name]: text.encode() for name, text in views.items() if name in formats}
     return replace_files(directory, files.items()) if files else []
@@ -39,7 +40,9 @@ def failure_junit(model: str, message: str) -> str:
     counts = {"tests": "1", "failures": "0", "errors": "1", "skipped": "0"}
     root = Element("testsuites", {"name": "leakaudit", **counts})
     suite = SubElement(root, "testsuite", {"name": "leakaudit.verdict", **counts})
-    case = SubElement(suite, "testcase", {"classname": "leakaudit.verdict", "name": f"audit of {clip(model, 200)}"})
+    case = SubElement(
+        suite, "testcase", {"classname": "leakaudit.verdict", "name": f"audit of {shown(clip(model, 200))}"}
+    )
     SubElement(case, "error", {"type": "could not audit", "message": message})
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
