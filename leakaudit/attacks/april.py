@@ -38,9 +38,11 @@ from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
 from leakaudit.target.target import Target
 
 IDENTITY_TOLERANCE = 1e-3
-"""Relative misfit of ``∂ℓ/∂E = Z̄ᵀ X`` on the probe below which two tensors are taken as embedding and positions."""
+"""Relative misfit of ``∂ℓ/∂E = Z̄ᵀ X`` on the probe below which two tensors are taken as embedding and positions;
+chosen, far above the 1e-7 that float32 leaves (`benchmarks/results/april.md`)."""
 ROUNDING = {torch.float64: 1e-13, torch.float32: 1e-6}
-"""Singular values below this share of the largest are rounding noise, by the update's type."""
+"""Singular values below this share of the largest are rounding noise, by the update's type: 450 and 8 times its
+precision."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,8 @@ class AprilSettings:
     """Settings of APRIL.
 
     Args:
-        misfit: Largest relative residual of the linear system for a confirmed result.
+        misfit: Largest relative residual of the linear system for a confirmed result; chosen, where float32 leaves 1e-7
+            (`benchmarks/results/april.md`).
     """
 
     misfit: float = 1e-4

@@ -21,7 +21,7 @@ from leakaudit.target.dropout import injected_masks
 from leakaudit.target.target import Target
 
 OPTIMISATION_COST = 50
-"""Attacks below this cost are closed forms; they run first."""
+"""Attacks below this cost are closed forms, which run first; by definition of `Attack.cost`."""
 
 
 class Attack(ABC):

@@ -51,7 +51,7 @@ class DIASettings(IGSettings):
     """Settings of DIA; those of IG apply where every mask can be read.
 
     Args:
-        mask_weight: λ_m, weight of the distance of the masks' means from the known rates.
+        mask_weight: λ_m, weight of the distance of the masks' means from the known rates; as in the authors' code.
         read: Read masks off the update where it shows them; the authors' attack does not.
         polish: Try L-BFGS over inputs and masks too, round the masks at the end, and refine the inputs by L-BFGS.
     """

@@ -33,8 +33,9 @@ from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
 from leakaudit.target.target import Target
 
 TRAINING_SHARE = 0.3
-"""Share of the progress bar, and of a time budget, for the autoencoder."""
+"""Share of the progress bar, and of a time budget, for the autoencoder; chosen, not measured."""
 FEWEST = 8
+"""Public images without which there is no prior to learn; chosen, not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +43,9 @@ class GIPIPSettings(IGSettings):
     """Settings of GI-PIP, beside those of IG.
 
     Args:
-        anomaly_weight: β.
+        anomaly_weight: β; the authors' README has 1e-4 for CIFAR-10 and batches of four.
         one_sided: Leave guesses alone that the autoencoder reproduces better than public images.
-        training_steps: Of the autoencoder.
+        training_steps: Of the autoencoder; chosen, and what `benchmarks/results/gi_pip.md` is about (4 batches).
         autoencoder: Its architecture: ``strided``, ``vgg``, or what fits the images and the device.
         cache: Keep trained autoencoders on disk (see `leakaudit.audit.cache`).
     """

@@ -42,13 +42,16 @@ from leakaudit.recursion.plan import record
 from leakaudit.target.target import Target
 
 MAX_ROWS = 4096
-"""Rows of the first layer that are compared with each other; the strongest ones where there are more."""
+"""Rows of the first layer that are compared with each other, the strongest ones where there are more; chosen for
+memory: 134 MB of float64."""
 
 INNER_MISFIT = 1e-3
-"""Largest misfit of an inner layer's update to one outer product at which its input counts as read."""
+"""Largest misfit of an inner layer's update to one outer product at which its input counts as read; rounding to 16 bit
+stays below."""
 
 CHANCE_ROWS = 3
-"""Rows of a mixture that do not agree to floating-point precision by chance."""
+"""Rows of a mixture that do not agree to floating-point precision by chance; chosen, and `benchmarks/exact_readings.py`
+looks for networks where they do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +60,10 @@ class LinearSettings:
 
     Args:
         agreement: Largest rms difference of two ratio vectors of one group, relative to their rms, where the group is
-            confirmed by its own error afterwards.
-        strict_agreement: The same where it cannot be, because dropout masks are unknown.
-        mismatch: Largest relative difference of a group's bias gradient and its sample's own error.
-        minimum_rows: Rows that must agree.
+            confirmed by its own error afterwards; chosen, not measured.
+        strict_agreement: The same where it cannot be, because dropout masks are unknown; 25 times float32's precision.
+        mismatch: Largest relative difference of a group's bias gradient and its sample's own error; chosen.
+        minimum_rows: Rows that must agree; two by definition, as one agrees with itself.
     """
 
     agreement: float = 1e-3

@@ -38,11 +38,12 @@ from leakaudit.target.target import Target
 from leakaudit.target.trace import TraceError
 
 OUTSIDE = 0.01
-"""Pixels may leave 0..1 by this much before a candidate counts as ruled out."""
+"""Pixels may leave 0..1 by this much before a candidate counts as ruled out; chosen, 2.6 grey levels."""
 RANK_ONE = 1e-3
 """Largest misfit of a biased layer's update to one outer product; rounding to 16 bit stays below."""
 OFF_GRID = 0.05
-"""Mean distance to a multiple of 1/255, in these units, up to which an image counts as 8-bit (0.25 at random)."""
+"""Mean distance to a multiple of 1/255, in these units, up to which an image counts as 8-bit; chosen (0.25 at random).
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,8 @@ class RGAPSettings(SolverSettings):
     """Effort of the solver, and what counts as exact.
 
     Args:
-        exact: Largest relative residual of the regenerated update at which the result counts as exact.
+        exact: Largest relative residual of the regenerated update at which the result counts as exact; chosen, that of
+            the certificate in float32.
     """
 
     exact: float = 1e-4
@@ -74,7 +76,7 @@ class RGAP(Attack):
         "Zhu & Blaschko, R-GAP: Recursive Gradient Attack on Privacy, ICLR 2021, arXiv 2010.07733"
     )
     cost: ClassVar[int] = 10
-    # The paper has no hyper-parameters; its dense solver corresponds to the largest dense limit.
+    # The paper has no hyper-parameters; its dense solver corresponds to the largest dense limit. The rest is chosen.
     presets: ClassVar[dict[str, RGAPSettings]] = {
         "quick": RGAPSettings(iterations=4000, dense_limit=0),
         "standard": RGAPSettings(),

@@ -15,7 +15,9 @@ from leakaudit.observer import Observer
 from leakaudit.reconstruction import Monitor
 
 YARDSTICK = 0.5
+"""Worth of an attack that no attacker could run, relative to one that he could; chosen."""
 RECOVERED = 0.25
+"""Worth of a run on a victim that is recovered for certain, relative to one that is not; chosen."""
 
 
 def worth(attack: Attack, *, recovered: bool) -> float:

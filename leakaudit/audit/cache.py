@@ -34,12 +34,14 @@ from leakaudit.errors import UsageError
 from leakaudit.ownership import reason_against
 
 KEPT_SECONDS = 14 * 24 * 3600.0
+"""Two weeks, after which an entry that nobody read is removed; chosen."""
 FOLDER = "leakaudit-cache"
 _KEY = re.compile(r"[0-9a-f]{64}")
 _ENTRY = re.compile(r"[0-9a-f]{64}\.pt|unfinished-\w+\.part")
 """Names of files that a cache makes: entries, and what a killed writer leaves."""
 _WAY_OUT = "set LEAKAUDIT_CACHE_DIR, or pass --no-cache"
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+"""Flag that refuses to open a link; no bits, by definition, where the system has none."""
 
 
 def cache_directory() -> Path:

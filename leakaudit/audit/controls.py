@@ -50,6 +50,7 @@ from leakaudit.target.target import Target
 Level = Literal["full", "quick", "none"]
 Kind = Literal["positive", "negative", "prior_only"]
 REFERENCE_SAMPLES = 120
+"""Samples of a bundled network's batch; chosen, more than the hundred distractors that a leak has to be told from."""
 NEGATIVE_FAILED = "the attack's negative control failed"
 
 

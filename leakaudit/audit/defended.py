@@ -14,7 +14,8 @@ from leakaudit.defences.gaussian import GaussianMechanism
 from leakaudit.document.schema import AccountingEntry, ClaimCheck, ClaimEntry, DefenceEntry
 
 PRIOR = 0.01
-"""κ: the attacker could guess the sample among a hundred before seeing any update."""
+"""κ: the attacker could guess the sample among a hundred before seeing any update; chosen, as in `benchmarks/rero.py`.
+"""
 UNACCOUNTED = "no bound: only clipping with Gaussian noise has one"
 
 

@@ -43,8 +43,9 @@ from leakaudit.scoring.tokens import TokenScorer
 from leakaudit.target.target import Target
 
 DEFAULT_VICTIMS = 4
+"""Batches that are attacked where the user names no number; chosen for time."""
 ATTACKS_SHARE = 0.75
-"""Of a time budget; the controls get the rest, and what attacks leave over."""
+"""Of a time budget; the controls get the rest, and what attacks leave over; chosen."""
 
 
 def audit(

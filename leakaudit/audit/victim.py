@@ -29,7 +29,8 @@ from leakaudit.target.target import Target
 Recovered = Tensor | ReadTexts
 """What is scored: pixels in 0..1 (B, C, H, W), or what was read of texts."""
 WARM_START_RESIDUAL = 0.5
-"""A closed-form result that explains less of the update than this is no better a start than noise."""
+"""A closed-form result that explains less of the update than this is no better a start than noise; chosen, not
+measured."""
 
 
 @dataclass(frozen=True, eq=False)

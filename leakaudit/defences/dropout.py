@@ -24,7 +24,7 @@ class AddedDropout(Defence):
     """Put dropout before the last layer and train with it.
 
     Args:
-        dropout: Probability that a unit is zeroed.
+        dropout: Probability that a unit is zeroed; torch's default for ``Dropout``.
     """
 
     dropout: float = 0.5

@@ -37,14 +37,20 @@ from leakaudit.observation import InputSpace
 
 Architecture = Literal["auto", "strided", "vgg"]
 BATCH = 16
+"""Images a training step, as in chenjie/PyTorch-CIFAR-10-autoencoder, which the authors' README links."""
 LEARNING_RATE = 1e-3
+"""Of Adam; its own default, as in chenjie/PyTorch-CIFAR-10-autoencoder, which the authors' README links."""
 SMALL = (12, 24, 48)
+"""Channels of the strided stages up to 64 px, as in the authors' code for CIFAR-10 and ImageNet of 64 px."""
 LARGE = (24, 48, 96, 128, 128)
+"""Channels of the strided stages for larger images, where the authors' code has a VGG-19; chosen, not measured."""
 LARGE_FROM = 65
+"""Side from which an image is large; the authors' code has its small network up to 64 px."""
 VGG_STAGES = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
 """Convolutions and channels of each stage of VGG-19 (Simonyan and Zisserman 2015, arXiv 1409.1556)."""
 _KEPT: dict[str, Autoencoder] = {}
 KEPT = 4
+"""Trained autoencoders that stay in memory; chosen."""
 _BEGUN: dict[str, _Training] = {}
 """The training that was left last, in this process."""
 UNFINISHED = "the autoencoder was not trained to the end"

@@ -22,6 +22,7 @@ from leakaudit.observation import InputSpace, Protocol
 from leakaudit.target.target import Target
 
 EVALUATED_AT_ONCE = 64
+"""Samples a forward pass; chosen for memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +30,9 @@ class TrainingPlan:
     """How utility is measured.
 
     Args:
-        steps: Updates.
-        learning_rate: Of SGD.
-        held_out: Share of the samples that is only evaluated on, in 0..1.
+        steps: Updates; chosen for time.
+        learning_rate: Of SGD; chosen, not measured.
+        held_out: Share of the samples that is only evaluated on, in 0..1; chosen.
     """
 
     steps: int = 30

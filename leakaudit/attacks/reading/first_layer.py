@@ -29,10 +29,14 @@ from leakaudit.target.trace import unfused_attention
 
 Kind = Literal["linear", "convolution"]
 PRODUCTS = {"addmm": 1, "mm": 0, "bmm": 0, "baddbmm": 1, "convolution": 0, "embedding": 1, "index_select": 2}
-"""Operators that apply a weight, and the position of the operand among their arguments."""
+"""Operators that apply a weight, and the position of the operand among their arguments, by definition of PyTorch's
+operators."""
 WEIGHT_POSITION = {"addmm": 2, "mm": 1, "bmm": 1, "baddbmm": 2, "convolution": 1, "embedding": 0, "index_select": 0}
+"""Position of the weight among the same operators' arguments, by definition of PyTorch's operators."""
 LOOKUPS = ("embedding", "index_select")
 BIAS_TOLERANCE = 1e-4
+"""Relative misfit of ``∂ℓ/∂W = δ uᵀ`` on the probe up to which δ is the bias's gradient; chosen, 840 times float32's
+precision."""
 
 
 @dataclass(frozen=True, eq=False)

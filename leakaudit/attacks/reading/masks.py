@@ -44,9 +44,11 @@ from leakaudit.target.dropout import Dropout, dropout_layers, injected_masks, re
 from leakaudit.target.target import Target
 
 IMPLAUSIBLE = 1e-6
-"""Probability below which so few or so many zeros are no mask: something, likely a defence, made or filled them."""
+"""Probability below which so few or so many zeros are no mask: something, likely a defence, made or filled them;
+chosen, not measured."""
 UNDERFLOW = 1e-30
-"""Expected magnitude of an entry of the update below which a zero says nothing."""
+"""Expected magnitude of an entry of the update below which a zero says nothing; chosen, above the 1e-38 where float32's
+precision ends."""
 
 
 @dataclass(frozen=True)
