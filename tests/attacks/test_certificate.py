@@ -9,7 +9,8 @@ from torch import nn
 from leakaudit.attacks.certificate import GradientJacobian, certify
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
-from leakaudit.observation import InputSpace, Protocol, TokenSpace
+from leakaudit.observation import InputSpace, TokenSpace
+from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.target.target import Target
 from tests.attacks.exact import noise_batch, relu_mlp
 from tests.conftest import make_target
@@ -43,7 +44,7 @@ def dense_rank(target: Target, inputs: torch.Tensor, labels: torch.Tensor) -> in
 def test_the_truth_is_certified_and_unique(samples: Batch, space: InputSpace) -> None:
     target = make_target(relu_mlp(32), (3, 12, 12), 5)
     victim = samples.subset([1, 7])
-    observation = observe(target, victim, Protocol(2), space)
+    observation = observe(target, victim, FedSGD(2), space)
     certificate = certify(target, observation, space.normalize(victim.images), victim.labels)
     assert certificate.exact
     assert certificate.unique is True
@@ -53,7 +54,7 @@ def test_the_truth_is_certified_and_unique(samples: Batch, space: InputSpace) ->
 def test_residuals_are_those_of_the_definition(samples: Batch, space: InputSpace) -> None:
     target = make_target(relu_mlp(), (3, 12, 12), 5)
     victim = samples.subset([1])
-    observation = observe(target, victim, Protocol(1), space)
+    observation = observe(target, victim, FedSGD(1), space)
     guess = space.normalize(victim.images) * 0.9
     certificate = certify(target, observation, guess, victim.labels, uniqueness=False)
     gradients = target.gradient(guess, victim.labels)
@@ -72,7 +73,7 @@ def test_rank_agrees_with_a_dense_decomposition(channels: int, stride: int) -> N
     target = small(conv_net(channels, stride))
     victim = noise_batch(1, classes=3, shape=(1, 6, 6))
     inputs = SPACE.normalize(victim.images)
-    observation = observe(target, victim, Protocol(1), SPACE)
+    observation = observe(target, victim, FedSGD(1), SPACE)
     certificate = certify(target, observation, inputs, victim.labels, products=2000)
     rank = dense_rank(target, inputs, victim.labels)
     assert certificate.unique is (rank == 36)
@@ -106,7 +107,7 @@ def test_a_sample_without_influence_is_not_certified(space: InputSpace) -> None:
     target = make_target(module, (3, 12, 12), 2)
     images = torch.stack([torch.full((3, 12, 12), 0.9), torch.full((3, 12, 12), 0.5)])
     victim = Batch(images, torch.tensor([0, 1]), (0, 1))
-    observation = observe(target, victim, Protocol(2), space)
+    observation = observe(target, victim, FedSGD(2), space)
     guess = space.normalize(images)
     guess[0] = -guess[0].flip(0) * 0.5 + 1.0  # another bright image, so as confident
     certificate = certify(target, observation, guess, victim.labels, uniqueness=False)
@@ -117,7 +118,7 @@ def test_a_sample_without_influence_is_not_certified(space: InputSpace) -> None:
 def test_too_few_products_leave_it_undecided(samples: Batch, space: InputSpace) -> None:
     target = make_target(relu_mlp(), (3, 12, 12), 5)
     victim = samples.subset([1, 7])
-    observation = observe(target, victim, Protocol(2), space)
+    observation = observe(target, victim, FedSGD(2), space)
     certificate = certify(target, observation, space.normalize(victim.images), victim.labels, products=1)
     assert certificate.unique is None
     assert "undecided" in certificate.note
@@ -134,7 +135,7 @@ def test_token_ids_are_unique_only_where_their_order_matters() -> None:
             module.positions.requires_grad_(False)
         target = text_target(module)
         batch = Batch(ids, labels, (0,))
-        observation = observe(target, batch, Protocol(1, "eval"), TokenSpace.of(8, VOCABULARY))
+        observation = observe(target, batch, FedSGD(1, "eval"), TokenSpace.of(8, VOCABULARY))
         found = certify(target, observation, ids, labels)
         assert found.exact
         assert found.unique is expected

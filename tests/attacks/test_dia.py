@@ -14,7 +14,8 @@ from leakaudit.attacks.ig import IG, IGSettings
 from leakaudit.client.batch import Batch
 from leakaudit.defences.base import adapted
 from leakaudit.defences.spec import parse_defence
-from leakaudit.observation import InputSpace, Protocol
+from leakaudit.observation import InputSpace
+from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import NotApplicable
 from leakaudit.target.dropout import Dropout
 from leakaudit.target.target import Target
@@ -159,7 +160,7 @@ def test_says_why_not(samples: Batch, space: InputSpace, target: Target) -> None
     observation = dropped(with_dropout, samples.subset([0]), space)
     attack = DIA(DIA.presets["quick"])
     assert attack.applies(with_dropout, observation) is None
-    in_eval = replace(observation, protocol=Protocol(1, "eval"))
+    in_eval = replace(observation, protocol=FedSGD(1, "eval"))
     refusal = attack.applies(with_dropout, in_eval)
     assert refusal == NotApplicable("dropout is off in eval mode: audit the train mode with --mode train")
     assert attack.applies(target, observation) == NotApplicable("the model has no dropout")

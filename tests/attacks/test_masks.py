@@ -16,7 +16,8 @@ from leakaudit.defences.base import ClientStep, Defence, through
 from leakaudit.defences.gaussian import GaussianMechanism
 from leakaudit.defences.pruning import Pruning, Support
 from leakaudit.defences.quantisation import IntegerQuantisation, SignQuantisation
-from leakaudit.observation import InputSpace, Observation, Protocol
+from leakaudit.observation import InputSpace, Observation
+from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.target.dropout import Dropout, dropout_layers, injected_masks, record
 from leakaudit.target.target import Target
 from tests.conftest import make_target
@@ -42,7 +43,7 @@ def dropped(target: Target, batch: Batch, space: InputSpace, seed: int = 0) -> O
         update = {n: g.detach() for n, g in target.gradient(space.normalize(batch.images), batch.labels).items()}
     for layer in layers:
         layer.eval()
-    return Observation(update, Protocol(len(batch), "train"), space, labels=batch.labels, masks=dict(masks))
+    return Observation(update, FedSGD(len(batch), "train"), space, labels=batch.labels, masks=dict(masks))
 
 
 def test_finds_the_layers_that_are_on(samples: Batch, space: InputSpace) -> None:
@@ -55,7 +56,7 @@ def test_finds_the_layers_that_are_on(samples: Batch, space: InputSpace) -> None
         ("narrow", 0.5, (2, 32)),
     ]
     assert not any(layer.training for layer in dropout_layers(target.module).values())
-    assert masked_layers(target, replace(observation, protocol=Protocol(2, "eval"))) == ()
+    assert masked_layers(target, replace(observation, protocol=FedSGD(2, "eval"))) == ()
     assert masked_layers(dropout_net(p=0.0), observation)[0].name == "channels"
 
 
@@ -186,14 +187,14 @@ def test_nothing_dropped_is_believed_only_beside_true_zeros(samples: Batch, spac
     ones = {"drop": torch.ones(1, 64)}
     with injected_masks(alone.module, ones):
         update = {n: g.detach() for n, g in alone.gradient(inputs, torch.tensor([3])).items()}
-    assert read(alone, Observation(update, Protocol(1, "train"), space)) == {}
+    assert read(alone, Observation(update, FedSGD(1, "train"), space)) == {}
 
     target = dropout_net()
     masks = dict(dropped(target, samples.subset([3]), space).masks or {})
     masks["channels"] = torch.ones_like(masks["channels"])
     with injected_masks(target.module, masks):
         update = {n: g.detach() for n, g in target.gradient(inputs, torch.tensor([3])).items()}
-    found = read(target, Observation(update, Protocol(1, "train"), space))
+    found = read(target, Observation(update, FedSGD(1, "train"), space))
     assert all(torch.equal(found[name], mask) for name, mask in masks.items())
 
 

@@ -19,7 +19,8 @@ from leakaudit.audit.memory import attack_once, remembering, run_key
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe_step
 from leakaudit.errors import UsageError
-from leakaudit.observation import InputSpace, Observation, Protocol
+from leakaudit.observation import InputSpace, Observation
+from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import Reconstruction, SilentMonitor
 from leakaudit.target.target import Target
 
@@ -98,7 +99,7 @@ def test_the_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp
 @pytest.fixture
 def observation(target: Target, samples: Batch, space: InputSpace) -> Observation:
     (batch,) = samples.draw(1, 1, 0)
-    seen, _ = observe_step(target, batch, Protocol(batch_size=1), space, 0)
+    seen, _ = observe_step(target, batch, FedSGD(batch_size=1), space, 0)
     return replace(seen, labels=batch.labels, label_source="given")
 
 

@@ -17,8 +17,9 @@ from leakaudit.audit.controls import NEGATIVE_FAILED, Run, Scene, control, witho
 from leakaudit.audit.victim import Knowledge, attack_victim, observe_victim
 from leakaudit.client.batch import Batch
 from leakaudit.document.schema import ControlEntry, Report
-from leakaudit.observation import InputSpace, Observation, Protocol
+from leakaudit.observation import InputSpace, Observation
 from leakaudit.observer import SilentObserver
+from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import Monitor, Reconstruction
 from leakaudit.scoring.images import Scorer
 from leakaudit.target.target import Target
@@ -96,7 +97,7 @@ class Parrot(IG):
 def scene(space: InputSpace, samples: Batch) -> Scene:
     target = make_target(small_mlp(), SHAPE, 5)
     budget = Budget.of(SilentObserver(), None)
-    return Scene(target, samples, space, Scorer(samples), Protocol(1), Knowledge(), budget, "quick")
+    return Scene(target, samples, space, Scorer(samples), FedSGD(1), Knowledge(), budget, "quick")
 
 
 def parrot_run(scene: Scene, answer: int, victims: tuple[int, ...]) -> Run:

@@ -10,7 +10,8 @@ from leakaudit.attacks.base import Attack
 from leakaudit.attacks.registry import available, create
 from leakaudit.audit.references import REFERENCES, TEXT_REFERENCES, synthetic_batch
 from leakaudit.audit.victim import Knowledge, Victim, attack_victim, observe_victim
-from leakaudit.observation import InputSpace, Protocol
+from leakaudit.observation import InputSpace
+from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import SilentMonitor
 from leakaudit.scoring.images import Scorer
 from leakaudit.scoring.tokens import TokenScorer
@@ -26,7 +27,7 @@ def fitting(attack: Attack, space: InputSpace) -> tuple[Victim, Scorer | TokenSc
         target = reference.target(space.shape if reference in REFERENCES else (1, 1, 9), 5)
         space = input_space(target, space.mean, space.std)
         population = synthetic_batch(target, space, 120, 1)
-        protocol = Protocol(1, target.mode)
+        protocol = FedSGD(1, target.mode)
         auxiliary = synthetic_batch(target, space, 64, 7).images
         victim = observe_victim(target, population.subset([0]), protocol, space, Knowledge(auxiliary=auxiliary), 0)
         if attack.refusal(target, victim.seen_by(attack)) is None:
