@@ -105,9 +105,18 @@ def _refuse_broken(update: Mapping[str, Tensor]) -> None:
 
 
 def _step(target: Target, protocol: Protocol, play: Play) -> ClientStep:
-    """What the client has in hand; the update of a sample is taken under the masks that it had."""
+    """What the client has in hand; the update of a sample is taken under the masks that it had.
+
+    Raises:
+        AuditError: When asked for a sample's own update, of which there is none after several local steps.
+    """
 
     def alone(position: int) -> Update:
+        if protocol.steps > 1:
+            raise AuditError(
+                f"a defence acts on each sample's gradient, the update is of {protocol.steps} local steps",
+                "clip per update (per=update), or audit one gradient",
+            )
         return {name: g.detach() for name, g in protocol.alone(target, play, position).items()}
 
     return ClientStep(target, play.inputs, play.labels, alone)

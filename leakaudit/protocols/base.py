@@ -120,7 +120,8 @@ class Protocol(ABC):
             functional: Differentiate by ``torch.func``, which works under ``vmap`` and ``make_fx``.
 
         Returns:
-            A tensor per trainable tensor (or per entry of `parameters`), in units of a gradient of the mean loss.
+            A tensor per trainable tensor (or per entry of `parameters`), in units of a gradient of the mean loss; with a
+            graph only where one was asked for.
         """
 
     @abstractmethod
@@ -161,7 +162,10 @@ class Protocol(ABC):
         return drawn_shapes(target.module, lambda: target.logits(zeros))
 
     def alone(self, target: Target, play: Play, position: int, repeats: int = 1) -> Update:
-        """The update of one sample of a play by itself, under the masks that it had.
+        """The update of one sample of a play by itself: how much it counts.
+
+        It is taken under the masks that the sample had. Of several local steps only the protocol knows which row of a
+        mask and which visit belong to whom: a subclass may say, and without that neither masks nor order are kept.
 
         Args:
             target: As of :meth:`update`.
@@ -169,7 +173,8 @@ class Protocol(ABC):
             position: Of the sample.
             repeats: How often the sample stands in the batch, for a model that takes no single samples.
         """
-        return replace(self, batch_size=repeats).update(target, play.of([position] * repeats))
+        whole = play if self.steps == 1 else Play(play.inputs, play.labels)
+        return replace(self, batch_size=repeats).update(target, whole.of([position] * repeats))
 
     def facts(self) -> dict[str, Any]:
         """The document's section on the protocol, by its keys; names, numbers and text only."""

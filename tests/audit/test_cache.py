@@ -15,7 +15,7 @@ import torch
 from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.ig import IG, IGSettings
 from leakaudit.audit.cache import Cache, NotHashable, cache_directory, digest
-from leakaudit.audit.memory import attack_once, remembering, run_key
+from leakaudit.audit.memory import Memory, attack_once, run_key
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe_step
 from leakaudit.errors import UsageError
@@ -117,15 +117,15 @@ def equal(one: Reconstruction, other: Reconstruction) -> bool:
 def test_a_result_is_made_once(target: Target, observation: Observation, tmp_path: Path) -> None:
     cache, attack = Cache(tmp_path), IG(SETTINGS)
     plain = attack(target, observation, cpu_generator(7))
-    with remembering(cache):
-        first = attack_once(attack, target, observation, 7, SilentMonitor())
-        again = attack_once(attack, target, observation, 7, SilentMonitor())
-        other = attack_once(attack, target, observation, 8, SilentMonitor())
+    memory = Memory(cache)
+    first = attack_once(attack, target, observation, 7, SilentMonitor(), memory)
+    again = attack_once(attack, target, observation, 7, SilentMonitor(), memory)
+    other = attack_once(attack, target, observation, 8, SilentMonitor(), memory)
     assert equal(plain, first)
     assert equal(first, again)
     assert first.seconds == again.seconds, "a run of its own would have taken another time"
     assert other.seconds != first.seconds
-    outside = attack_once(attack, target, observation, 7, SilentMonitor())
+    outside = attack_once(attack, target, observation, 7, SilentMonitor(), Memory())
     assert equal(outside, first)
     assert outside.seconds != first.seconds
 
@@ -161,15 +161,12 @@ class Hurried(SilentMonitor):
 
 def test_what_was_planned_shorter_is_not_kept(target: Target, observation: Observation, tmp_path: Path) -> None:
     attack = IG(replace(SETTINGS, iterations=100_000))
-    with remembering(Cache(tmp_path), 60.0):
-        result = attack_once(attack, target, observation, 7, Hurried())
+    result = attack_once(attack, target, observation, 7, Hurried(), Memory(Cache(tmp_path), 60.0))
     assert result.iterations < 100_000
     assert not result.stopped
     assert not list(tmp_path.glob("??/*"))
 
 
 def test_what_ended_early_is_not_kept(target: Target, observation: Observation, tmp_path: Path) -> None:
-    cache = Cache(tmp_path)
-    with remembering(cache):
-        assert attack_once(IG(SETTINGS), target, observation, 7, Impatient()).stopped
+    assert attack_once(IG(SETTINGS), target, observation, 7, Impatient(), Memory(Cache(tmp_path))).stopped
     assert not list(tmp_path.glob("??/*"))

@@ -14,6 +14,7 @@ from leakaudit.attacks.ig import IG
 from leakaudit.attacks.registry import create
 from leakaudit.audit.budget import Budget
 from leakaudit.audit.controls import NEGATIVE_FAILED, Run, Scene, control, without_information
+from leakaudit.audit.memory import Memory
 from leakaudit.audit.victim import Knowledge, attack_victim, observe_victim
 from leakaudit.client.batch import Batch
 from leakaudit.document.schema import ControlEntry, Report
@@ -97,7 +98,7 @@ class Parrot(IG):
 def scene(space: InputSpace, samples: Batch) -> Scene:
     target = make_target(small_mlp(), SHAPE, 5)
     budget = Budget.of(SilentObserver(), None)
-    return Scene(target, samples, space, Scorer(samples), FedSGD(1), Knowledge(), budget, "quick")
+    return Scene(target, samples, space, Scorer(samples), FedSGD(1), Knowledge(), budget, Memory(), "quick")
 
 
 def parrot_run(scene: Scene, answer: int, victims: tuple[int, ...]) -> Run:

@@ -48,7 +48,7 @@ def test_dropout_is_on_for_the_client_alone(space: InputSpace, samples: Batch) -
     first, masks = observe_step(target, victim, protocol, space, seed=1)
     again, _ = observe_step(target, victim, protocol, space, seed=1)
     other, _ = observe_step(target, victim, protocol, space, seed=2)
-    (mask,) = masks.values()
+    ((mask,),) = (step.values() for step in masks)
     assert 0 < float(mask.mean()) < 1
     assert first.masks is None
     for name, gradient in first.update.items():

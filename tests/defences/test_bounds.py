@@ -17,6 +17,7 @@ from leakaudit.client.observe import observe
 from leakaudit.defences.accounting import epsilon, guarantee, reconstruction_bound
 from leakaudit.defences.gaussian import GaussianMechanism
 from leakaudit.observation import InputSpace
+from leakaudit.protocols.base import Play
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.risk.fisher import fisher_bound, trace_bound
 from tests.conftest import make_target
@@ -85,7 +86,7 @@ def test_fisher_bound_of_a_linear_model_is_its_closed_form() -> None:
         "kj,i->kij", slope, x
     )
     expected = 48 * 0.1**2 / float(jacobian.square().sum())
-    found = fisher_bound(target, observation, batch.images, batch.labels, 0.1, cpu_generator(0))
+    found = fisher_bound(target, observation, Play(batch.images, batch.labels), 0.1, cpu_generator(0))
     assert found.mse == pytest.approx(expected, rel=1e-6)
     assert found.standard_error == 0
 

@@ -13,13 +13,15 @@ from leakaudit.attacks.base import cpu_generator, relative_residual
 from leakaudit.attacks.dlg import DESCENT, DLG
 from leakaudit.attacks.ig import IG
 from leakaudit.client.batch import Batch
-from leakaudit.client.observe import examine, observe
+from leakaudit.client.examine import examine
+from leakaudit.client.observe import observe
 from leakaudit.defences.base import Defence, adapted, defended_model, defended_protocol
 from leakaudit.defences.gaussian import clipped
 from leakaudit.defences.quantisation import SignQuantisation
 from leakaudit.defences.spec import parse_defence
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.observation import InputSpace, Observation
+from leakaudit.protocols.base import Play
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.target import load
 from leakaudit.target.splice import last_linear, layer_input, spliced
@@ -109,11 +111,11 @@ def test_the_attacker_who_knows_sees_the_truth_fit(
     model, seen = observed(target, batch, space, text)
     knowing = adapted(model, seen, [parse_defence(text)])
     inputs = space.normalize(batch.images)
-    assert relative_residual(*knowing, inputs, batch.labels) < residual
+    assert relative_residual(*knowing, Play(inputs, batch.labels)) < residual
     wrong = space.normalize(samples.subset([5]).images)
-    assert relative_residual(*knowing, wrong, batch.labels) > 0.1
+    assert relative_residual(*knowing, Play(wrong, batch.labels)) > 0.1
     if text not in ("share=1.*", "bits=16"):
-        assert relative_residual(model, seen, inputs, batch.labels) > 10 * residual
+        assert relative_residual(model, seen, Play(inputs, batch.labels)) > 10 * residual
 
 
 def test_channels_compose_last_defence_first(target: Target, samples: Batch, space: InputSpace) -> None:
@@ -121,7 +123,7 @@ def test_channels_compose_last_defence_first(target: Target, samples: Batch, spa
     batch = samples.subset([0])
     model, seen = observed(target, batch, space, *texts)
     knowing = adapted(model, seen, [parse_defence(t) for t in texts])
-    assert relative_residual(*knowing, space.normalize(batch.images), batch.labels) < 1e-5
+    assert relative_residual(*knowing, Play(space.normalize(batch.images), batch.labels)) < 1e-5
 
 
 def test_soteria_touches_columns_of_the_last_layer_only(target: Target, samples: Batch, space: InputSpace) -> None:
@@ -141,9 +143,9 @@ def test_precode_is_random_for_the_ignorant_and_exact_for_the_knowing(
     target, batch = make_target(build(), (3, 12, 12), 5), samples.subset([0])
     model, seen = observed(target, batch, space, "precode=8")
     inputs = space.normalize(batch.images)
-    assert relative_residual(model, seen, inputs, batch.labels) > 0.05
+    assert relative_residual(model, seen, Play(inputs, batch.labels)) > 0.05
     knowing = adapted(model, seen, [parse_defence("precode=8")])
-    assert relative_residual(*knowing, inputs, batch.labels) < 1e-5
+    assert relative_residual(*knowing, Play(inputs, batch.labels)) < 1e-5
 
 
 def test_precode_leaves_dlg_no_label_to_find_and_no_error(samples: Batch, space: InputSpace) -> None:

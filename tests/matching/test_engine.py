@@ -85,8 +85,9 @@ def test_the_private_batch_cannot_change_a_result(target: Target, samples: Batch
     assert torch.equal(first.inputs, second.inputs)
 
 
-class _StopAfter:
+class _StopAfter(SilentMonitor):
     def __init__(self, steps: int) -> None:
+        super().__init__()
         self.steps = steps
 
     def update(self, fraction: float, objective: float) -> None:
