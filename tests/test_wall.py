@@ -72,6 +72,17 @@ def test_the_check_can_fail() -> None:
     assert {name.split(".")[1] for name in found} == {"client", "scoring", "audit"}
 
 
+BELOW = {"attacks": ("recursion", "matching", "risk", "defences", "protocols", "target"), "audit": PUBLIC}
+"""Rooms by which others must not be reached: what is built on them, not what they build on."""
+
+
+@pytest.mark.parametrize(("upper", "room"), [(upper, room) for upper, rooms in BELOW.items() for room in rooms])
+def test_a_lower_room_does_not_reach_an_upper_one(upper: str, room: str) -> None:
+    for file in (PACKAGE / room).rglob("*.py"):
+        found = {name for name in reachable(file) if name.startswith(f"leakaudit.{upper}")}
+        assert not found, f"{file} reaches {sorted(found)[0]}"
+
+
 SHORT = {
     "gi-pip": {"iterations": "12", "training_steps": "3"},
     **{name: {"iterations": "12"} for name in ("ig", "dlg", "idlg", "dia", "wia", "gradinversion")},

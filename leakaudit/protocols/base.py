@@ -120,7 +120,7 @@ class Protocol(ABC):
             functional: Differentiate by ``torch.func``, which works under ``vmap`` and ``make_fx``.
 
         Returns:
-            A tensor per trainable tensor (or per entry of `parameters`), in units of a gradient of the mean loss; with a
+            A tensor per trainable tensor (or entry of `parameters`), in units of a gradient of the mean loss; with a
             graph only where one was asked for.
         """
 
