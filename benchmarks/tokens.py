@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from leakaudit.attacks.base import Attack
 from leakaudit.attacks.registry import create
+from leakaudit.audit.memory import Memory
 from leakaudit.audit.victim import Knowledge, attack_victim, observe_victim
 from leakaudit.client.batch import Batch
 from leakaudit.client.readers.tokens import token_samples
@@ -78,7 +79,7 @@ def row(name: str, target: Target, attack: Attack, size: int) -> str:
         refusal = attack.refusal(target, victim.seen_by(attack))
         if refusal is not None:
             return f"| {name} | {size} | {attack.name} | not applicable: {refusal.reason} | | | | | | |\n"
-        outcome = attack_victim(attack, target, victim, scorer, 0, SilentMonitor())
+        outcome = attack_victim(attack, target, victim, scorer, 0, SilentMonitor(), Memory())
         certified += outcome.certified
         scores += outcome.scores
     seconds = (time.perf_counter() - started) / BATCHES

@@ -147,16 +147,16 @@ def test_an_incomplete_closed_form_result_is_where_optimisation_starts(space: In
     target = make_target(small_mlp(), SHAPE, 5)
     observation = observe(target, samples.subset([0]), FedSGD(1), space)
     guess = LabelGuess(torch.tensor([0]), "test", True)
-    victim = Victim(0, samples.subset([0]), observation, guess, {})
+    victim = Victim(0, samples.subset([0]), observation, guess)
     found = Reconstruction(torch.ones(1, *SHAPE), torch.tensor([0]), match=0.1, residual=0.2)
     closed, search = create("linear", "quick"), create("ig", "quick")
     for useless in (replace(found, residual=0.9), replace(found, exact=True)):
-        victim.keep(closed, useless)
-    victim.keep(search, found)
-    assert victim.seen_by(search).start is None
-    victim.keep(closed, found)
-    assert torch.equal(victim.seen_by(search).start, found.inputs)  # type: ignore[arg-type]
-    assert victim.seen_by(closed).start is None
+        assert victim.after(closed, useless) is victim
+    assert victim.after(search, found) is victim
+    later = victim.after(closed, found).after(closed, replace(found, inputs=-found.inputs, residual=0.3))
+    assert torch.equal(later.seen_by(search).start, found.inputs)  # type: ignore[arg-type]
+    assert later.seen_by(closed).start is None
+    assert victim.seen_by(search).start is None, "a victim does not grow: what is handed on is another value"
 
 
 def test_an_attack_is_asked_for_every_victim(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import torch
 from leakaudit.api import input_space
 from leakaudit.attacks.base import Attack
 from leakaudit.attacks.registry import available, create
+from leakaudit.audit.memory import Memory
 from leakaudit.audit.references import REFERENCES, TEXT_REFERENCES, synthetic_batch
 from leakaudit.audit.victim import Knowledge, Victim, attack_victim, observe_victim
 from leakaudit.observation import InputSpace
@@ -46,7 +47,7 @@ def test_every_attack_recovers_a_bundled_sample(name: str, shape: tuple[int, int
     if found is None:
         return
     victim, scorer, target = found
-    outcome = attack_victim(attack, target, victim, scorer, 0, SilentMonitor())
+    outcome = attack_victim(attack, target, victim, scorer, 0, SilentMonitor(), Memory())
     assert outcome.leaked, outcome.scores[0].reason
 
 
@@ -72,5 +73,5 @@ def test_the_settings_decide(space: InputSpace) -> None:
     found = fitting(attack, space)
     assert found is not None
     victim, scorer, target = found
-    outcome = attack_victim(attack, target, victim, scorer, 0, SilentMonitor())
+    outcome = attack_victim(attack, target, victim, scorer, 0, SilentMonitor(), Memory())
     assert not outcome.leaked
