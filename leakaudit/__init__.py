@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from leakaudit.client.batch import Batch, load_batch
     from leakaudit.document.schema import Report
     from leakaudit.errors import AuditError, BatchError, LeakauditError, ModelError, UsageError
-    from leakaudit.observation import InputSpace, Observation, Protocol
+    from leakaudit.observation import InputSpace, Observation
     from leakaudit.observer import Observer
+    from leakaudit.protocols.base import Play, Protocol
+    from leakaudit.protocols.fedsgd import FedSGD
     from leakaudit.target.load import load
     from leakaudit.target.target import Target
 
@@ -31,12 +33,14 @@ _HOMES = {
     "AuditOptions": "audit.request",
     "Batch": "client.batch",
     "BatchError": "errors",
+    "FedSGD": "protocols.fedsgd",
     "InputSpace": "observation",
     "LeakauditError": "errors",
     "ModelError": "errors",
     "Observation": "observation",
     "Observer": "observer",
-    "Protocol": "observation",
+    "Play": "protocols.base",
+    "Protocol": "protocols.base",
     "Report": "document.schema",
     "Target": "target",
     "UsageError": "errors",
@@ -50,11 +54,13 @@ __all__ = [
     "AuditOptions",
     "Batch",
     "BatchError",
+    "FedSGD",
     "InputSpace",
     "LeakauditError",
     "ModelError",
     "Observation",
     "Observer",
+    "Play",
     "Protocol",
     "Report",
     "Target",

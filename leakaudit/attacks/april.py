@@ -34,6 +34,7 @@ from leakaudit.attacks.base import Attack
 from leakaudit.attacks.reading.confirm import Recovered, assemble, best_label
 from leakaudit.attacks.reading.first_layer import Entry, find_entries, like, masks_unknown, mid_grey, probe_batch
 from leakaudit.observation import Observation, ThreatModel
+from leakaudit.protocols.fedsgd import gradient_of
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
 from leakaudit.target.target import Target
 
@@ -122,14 +123,14 @@ def find_patches(target: Target) -> Patches | None:
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(target.image_shape, generator=generator).to(like(target))
     inputs = probe_batch(target, image)
-    gradients: dict[str, Tensor] | None = None
+    gradients: Mapping[str, Tensor] | None = None
     for entry in find_entries(target, generator):
         if entry.kind == "linear" and len(entry.map.shape) != 2:
             continue
         if entry.kind == "convolution" and (entry.arguments[6] or entry.arguments[8] != 1):
             continue
         label = torch.zeros(len(inputs), dtype=torch.long, device=inputs.device)
-        gradients = gradients or {n: g.detach() for n, g in target.gradient(inputs, label).items()}
+        gradients = gradients or gradient_of(target, inputs, label)
         patches = to_patches(entry, image, tuple(gradients[entry.weight].shape))
         found = _find_position(entry, gradients, patches)
         if found is not None:
@@ -165,6 +166,7 @@ class April(Attack):
         "Lu et al., APRIL: Finding the Achilles' Heel on Privacy for Vision Transformers, CVPR 2022"
     )
     cost: ClassVar[int] = 12
+    one_gradient: ClassVar[bool] = True
     presets: ClassVar[dict[str, AprilSettings]] = {
         "quick": AprilSettings(),
         "standard": AprilSettings(),

@@ -154,6 +154,7 @@ class Dager(Attack):
     needs: ClassVar[str] = "a model whose input indexes a trained embedding table; batch 1 for the sequence"
     reference: ClassVar[str] = "Petrov et al., DAGER: Exact Gradient Inversion for LLMs, NeurIPS 2024, arXiv 2405.15586"
     cost: ClassVar[int] = 13
+    one_gradient: ClassVar[bool] = True
     reads_tokens: ClassVar[bool] = True
     presets: ClassVar[dict[str, DagerSettings]] = {
         "quick": DagerSettings(),

@@ -36,6 +36,8 @@ from leakaudit.attacks.reading.confirm import Recovered, assemble, best_label, m
 from leakaudit.attacks.reading.first_layer import Entry, find_linear, masks_unknown, mid_grey
 from leakaudit.errors import AuditError
 from leakaudit.observation import Observation, ThreatModel
+from leakaudit.protocols.base import Play
+from leakaudit.protocols.fedsgd import gradient_of
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
 from leakaudit.recursion.graph import exposed
 from leakaudit.recursion.plan import record
@@ -109,6 +111,7 @@ class LinearReader(Attack):
     needs: ClassVar[str] = "a fully connected layer directly on the input; with a bias for batches"
     reference: ClassVar[str] = "Phong et al., Privacy-preserving deep learning via additively HE, IEEE TIFS 2018"
     cost: ClassVar[int] = 5
+    one_gradient: ClassVar[bool] = True
     presets: ClassVar[dict[str, LinearSettings]] = {
         "quick": LinearSettings(),
         "standard": LinearSettings(),
@@ -193,7 +196,7 @@ def _fit_scale(
     label = observation.labels if observation.labels is not None else _labels_by_sign(target, observation)
 
     def residual(scale: float) -> float:
-        return relative_residual(target, observation, image(scale), label)
+        return relative_residual(target, observation, Play(image(scale), label))
 
     if not t_low < t_high:  # rounding may leave an empty range where a pixel is at its bound
         t_low, t_high = min(t_low, t_high) * 1.001, max(t_low, t_high) * 1.001
@@ -286,9 +289,9 @@ def _mixtures_disagree(target: Target, entry: Entry, settings: LinearSettings) -
     images = torch.randn((2, *target.image_shape), generator=generator).to(reference)
     if target.batch_sizes is not None and 2 not in target.batch_sizes:
         return False
-    update = target.gradient(images, torch.tensor([0, 1], device=images.device))
+    update = gradient_of(target, images, torch.tensor([0, 1], device=images.device))
     truth = entry.map.operands(images).double()
-    for group in group_rows({n: g.detach() for n, g in update.items()}, entry, settings.strict_agreement):
+    for group in group_rows(update, entry, settings.strict_agreement):
         distance = float((truth - group.operand).square().mean(1).sqrt().min())
         if len(group.rows) >= CHANCE_ROWS and distance > 1e-3:
             return False

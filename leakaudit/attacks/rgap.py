@@ -27,6 +27,7 @@ from torch import Generator, Tensor
 from leakaudit.attacks.base import Attack, relative_residual
 from leakaudit.attacks.labels.infer import infer_labels
 from leakaudit.observation import InputSpace, Observation, ThreatModel
+from leakaudit.protocols.base import Play
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, Snapshot
 from leakaudit.recursion.graph import GraphPlan, make_graph_plan, recover_graph
 from leakaudit.recursion.obstacles import Obstacle
@@ -76,6 +77,7 @@ class RGAP(Attack):
         "Zhu & Blaschko, R-GAP: Recursive Gradient Attack on Privacy, ICLR 2021, arXiv 2010.07733"
     )
     cost: ClassVar[int] = 10
+    one_gradient: ClassVar[bool] = True
     # The paper has no hyper-parameters; its dense solver corresponds to the largest dense limit. The rest is chosen.
     presets: ClassVar[dict[str, RGAPSettings]] = {
         "quick": RGAPSettings(iterations=4000, dense_limit=0),
@@ -140,7 +142,7 @@ class RGAP(Attack):
         inputs = chosen.image.reshape(1, *space.shape).to(reference)
         labels = inferred if chosen.label is None else torch.full_like(inferred, chosen.label)
         low, high = space.box(inputs)
-        residual = relative_residual(target, observation, inputs.clamp(low, high), labels)
+        residual = relative_residual(target, observation, Play(inputs.clamp(low, high), labels))
         sound = not chosen.deficient and chosen.jump is None and unique
         snapshots = tuple(
             Snapshot(1.0, o.image.reshape(1, *space.shape).to(reference).clamp(low, high)) for o in others

@@ -39,6 +39,8 @@ from leakaudit.attacks.linear import first_layer_or_reason
 from leakaudit.attacks.reading.confirm import Recovered, assemble, match_labels
 from leakaudit.attacks.reading.first_layer import Entry, find_linear, masks_unknown, mid_grey, probe_batch
 from leakaudit.observation import Observation, ThreatModel
+from leakaudit.protocols.base import Play
+from leakaudit.protocols.fedsgd import gradient_of
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
 from leakaudit.target.target import Target
 
@@ -118,6 +120,7 @@ class Spear(Attack):
         "Dimitrov et al., SPEAR: Exact Gradient Inversion of Batches, NeurIPS 2024, arXiv 2403.03945"
     )
     cost: ClassVar[int] = 15
+    one_gradient: ClassVar[bool] = True
     # rounds: measured on Linear(3072, 512)+ReLU, see benchmarks/exact_readings.py; quick ends near batch 16.
     presets: ClassVar[dict[str, SpearSettings]] = {
         "quick": SpearSettings(rounds=8),
@@ -167,7 +170,7 @@ def relu_follows(target: Target, entry: Entry) -> bool:
     output = _outputs(target, entry, image[None].double())[0]
     inputs = probe_batch(target, image)
     label = torch.zeros(len(inputs), dtype=torch.long, device=inputs.device)
-    error = target.gradient(inputs, label)[entry.bias].reshape(-1)
+    error = gradient_of(target, inputs, label)[entry.bias].reshape(-1)
     return (
         bool((output > 0).any())
         and bool((output < 0).any())
@@ -360,6 +363,6 @@ def _judge(
     labels, mismatch = match_labels(target, observation, entry, images, every)
     confirmed = torch.full((len(images),), factors.floor <= ACCURACY)
     if not hidden:
-        residual = relative_residual(target, observation, images.clamp(low, high), labels.to(images.device))
+        residual = relative_residual(target, observation, Play(images.clamp(low, high), labels.to(images.device)))
         confirmed &= residual <= RESIDUAL_TOLERANCE[dtype] and bool((mismatch <= settings.mismatch).all())
     return Recovered(images, labels, confirmed)

@@ -8,11 +8,11 @@ provably recovered tells hardly anything new. No private sample decides: a certi
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from leakaudit.attacks.base import Attack
 from leakaudit.observer import Observer
-from leakaudit.reconstruction import Monitor
+from leakaudit.reconstruction import Forgetting, Memory, Monitor
 
 YARDSTICK = 0.5
 """Worth of an attack that no attacker could run, relative to one that he could; chosen."""
@@ -76,6 +76,7 @@ class _RunMonitor:
 
     observer: Observer
     deadline: float | None
+    memory: Memory = field(default_factory=Forgetting)
 
     def update(self, fraction: float, objective: float) -> None:
         self.observer.progress(fraction, objective)

@@ -164,7 +164,8 @@ class NotHashable(TypeError):
 def digest(*parts: Any) -> str:
     """A hash of the content of values: tensors, arrays' names, dataclasses, mappings, sequences, text and numbers.
 
-    Functions count by their qualified name, bound methods and partial functions by what they are bound to.
+    Functions count by their qualified name, those of other packages also by the file that they stand in, bound methods
+    and partial functions by what they are bound to.
 
     Raises:
         NotHashable: A part has no content to hash.
@@ -204,8 +205,17 @@ def _callable_pieces(value: Any) -> Iterable[bytes]:
         yield from _pieces([value.__func__.__qualname__, value.__self__])
     elif inspect.isfunction(value) and value.__closure__ is None and "<lambda>" not in value.__qualname__:
         yield f"{value.__module__}.{value.__qualname__}".encode()
+        if value.__module__.partition(".")[0] != __package__.partition(".")[0]:  # this one's code has a digest
+            yield _source(value)
     else:
         raise NotHashable(f"{type(value).__qualname__} has no content to hash")
+
+
+def _source(function: Any) -> bytes:
+    try:
+        return Path(inspect.getfile(function)).read_bytes()
+    except (OSError, TypeError) as error:
+        raise NotHashable(f"{function.__qualname__} has no source file") from error
 
 
 @functools.cache

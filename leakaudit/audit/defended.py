@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from leakaudit.audit.assemble import finite
-from leakaudit.client.observe import DefenceEvidence
+from leakaudit.client.examine import DefenceEvidence
 from leakaudit.defences.accounting import guarantee
 from leakaudit.defences.base import Defence
 from leakaudit.defences.claims import Check

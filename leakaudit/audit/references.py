@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from leakaudit.attacks.labels.infer import probe_images
 from leakaudit.client.batch import Batch
-from leakaudit.observation import InputSpace, Mode
+from leakaudit.observation import InputSpace
+from leakaudit.protocols.base import Mode
 from leakaudit.target.load import load
 from leakaudit.target.target import Target
 

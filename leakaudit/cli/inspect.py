@@ -83,7 +83,9 @@ def _attacks(target: Target) -> list[dict[str, Any]]:
 
     from leakaudit.api import input_space
     from leakaudit.attacks.registry import available
-    from leakaudit.observation import Observation, Protocol
+    from leakaudit.observation import Observation
+    from leakaudit.protocols.base import Play
+    from leakaudit.protocols.fedsgd import FedSGD
 
     batch = 1 if target.batch_sizes is None else target.batch_sizes[0]
     space = input_space(target, (), ())
@@ -92,8 +94,9 @@ def _attacks(target: Target) -> list[dict[str, Any]]:
         inputs = torch.rand(batch, *target.image_shape, generator=generator)
     else:
         inputs = target.random_inputs(batch, generator)
-    update = target.gradient(inputs, torch.arange(batch) % target.classes)
-    observation = Observation(update, Protocol(batch, target.mode), space)
+    protocol = FedSGD(batch, target.mode)
+    update = protocol.update(target, Play(inputs, torch.arange(batch) % target.classes))
+    observation = Observation(update, protocol, space)
     result = []
     for name, attack in available().items():
         refusal = attack(attack.presets["quick"]).refusal(target, observation)

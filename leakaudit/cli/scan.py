@@ -20,7 +20,7 @@ from leakaudit.errors import UsageError
 
 if TYPE_CHECKING:
     from leakaudit.document.schema import Report
-    from leakaudit.observation import Mode
+    from leakaudit.protocols.base import Mode
     from leakaudit.sweep.variants import Variant
 
 

@@ -13,7 +13,7 @@ from typing import ClassVar
 from torch import Generator
 
 from leakaudit.defences.base import Defence
-from leakaudit.observation import Protocol
+from leakaudit.protocols.base import Protocol
 from leakaudit.target.dropout import Dropout
 from leakaudit.target.splice import last_linear, spliced
 from leakaudit.target.target import Target

@@ -20,7 +20,7 @@ import torch
 from torch import Generator, Tensor
 
 from leakaudit.defences.base import ClientStep, Defence, Update, through
-from leakaudit.observation import Observation
+from leakaudit.observation import Channel, Observation
 from leakaudit.target.target import Target
 
 MARGIN = 0.25
@@ -51,7 +51,7 @@ def _magnitude(tensor: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class SignMargin:
+class SignMargin(Channel):
     """Caps entries of the right sign at a margin and leaves those of the wrong sign as they are.
 
     Args:

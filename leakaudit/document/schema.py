@@ -90,6 +90,11 @@ class ProtocolSection(_Model):
     """How the client makes an update."""
 
     algorithm: str = "fedsgd"
+    title: str = Field(  # documents without this key are of the one protocol that there was
+        default="FedSGD: one gradient", description="The protocol's name for people, and what a client shares"
+    )
+    steps: int = Field(default=1, description="Local steps behind one update")
+    assumption: str = Field(default="", description="How the update is taken to be made, as the verdict states it")
     mode: str = "eval"
     batch_size: int
     shared_statistics: str = Field(default="none", description="BatchNorm statistics that go with an update")

@@ -25,6 +25,7 @@ from leakaudit.matching.step import COMPILE_AFTER, COMPILE_LARGE_AFTER, Mode, St
 from leakaudit.notes import PLANNED
 from leakaudit.observation import InputSpace, Observation
 from leakaudit.reconstruction import Monitor, Reconstruction, Snapshot
+from leakaudit.target.dropout import by_step
 from leakaudit.target.size import is_small
 from leakaudit.target.target import Target
 
@@ -101,9 +102,9 @@ def prepare(
         generator: CPU generator of the starts.
         monitor: Knows the time left.
         priors: Further terms of the objective.
-        masks: Known dropout masks by layer.
+        masks: Known dropout masks by ``step/layer``.
         possible: See :class:`GradientMatching`.
-        extra: Draws further unknowns for a restart: ``labels`` (B, K) logits, ``mask:<layer>`` (B, …).
+        extra: Draws further unknowns for a restart: ``labels`` (B, K) logits, ``mask:step/layer`` (B, …).
 
     Raises:
         ValueError: The observation has no labels.
@@ -191,7 +192,7 @@ def minimize_together(
         generators: One per victim.
         monitor: See there.
         priors: See there.
-        masks: Known dropout masks by layer, of each victim.
+        masks: Known dropout masks by ``step/layer``, of each victim.
 
     Returns:
         A reconstruction per victim, up to the last that was begun before a stop; ``None`` where :func:`goes_together`
@@ -304,7 +305,7 @@ def to_reconstruction(
         inputs=best.values["inputs"],
         labels=labels,
         match=match,
-        masks={**problem.masks, **found} or None,
+        masks=by_step({**problem.masks, **found}) or None,
         history=best.history,
         snapshots=_timeline(best),
         iterations=best.spent,

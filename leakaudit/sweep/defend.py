@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from leakaudit.attacks.registry import available
+from leakaudit.audit.memory import Memory
 from leakaudit.audit.pipeline import audit
 from leakaudit.audit.request import AuditOptions
 from leakaudit.client.batch import Batch
@@ -113,8 +114,9 @@ def defend(
     grid = defend_options.grid or default_grid(options.batch_size, len(samples))
     for text in grid:
         parse_defence(text)
-    sweep = _Sweep(target, samples, space, options, defend_options, observer)
-    report = audit(target, samples, space, options, observer=observer, command=command)
+    memory = Memory(options.cache)
+    sweep = _Sweep(target, samples, space, options, defend_options, observer, memory)
+    report = audit(target, samples, space, options, observer=observer, memory=memory, command=command)
     base = sweep.utility("")
     trials = [sweep.trial("", report, base)]
     unfinished = observer.interrupted()
@@ -154,6 +156,7 @@ class _Sweep:
     options: AuditOptions
     defending: DefendOptions
     observer: Observer
+    memory: Memory
 
     def run(self, text: str) -> DefenceTrial:
         """Attack and train with one setting; one that does not fit the model or the samples says why."""
@@ -171,7 +174,7 @@ class _Sweep:
         threats = tuple(name for name, kind in available().items() if kind.by_default and not kind.upper_bound)
         options = replace(options, defences=(parse_defence(text),), seed=seed, controls="none")
         options = replace(options, attacks=options.attacks or threats)  # no yardsticks: they decide nothing here
-        return audit(self.target, self.samples, self.space, options, observer=self.observer)
+        return audit(self.target, self.samples, self.space, options, observer=self.observer, memory=self.memory)
 
     def utility(self, text: str) -> Utility:
         """Training with this setting, or undefended for an empty text."""

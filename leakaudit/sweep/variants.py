@@ -15,8 +15,8 @@ from leakaudit.audit.assemble import without_pictures
 from leakaudit.document.schema import AttackEntry, FindingEntry, Report, VariantEntry
 from leakaudit.errors import AuditError, UsageError
 from leakaudit.findings import SEVERITIES
-from leakaudit.observation import Mode
 from leakaudit.observer import Observer
+from leakaudit.protocols.base import Mode
 from leakaudit.target.target import Target
 
 RANKING = ("LEAKS (certified)", "LEAKS (measured)", "INCONCLUSIVE", "NOT APPLICABLE", "NOT SHOWN", "BOUNDED")

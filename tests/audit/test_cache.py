@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import json
 import os
 import stat
+import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+import leakaudit
 from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.ig import IG, IGSettings
 from leakaudit.audit.cache import Cache, NotHashable, cache_directory, digest
-from leakaudit.audit.memory import attack_once, remembering, run_key
+from leakaudit.audit.memory import HELD, Memory, attack_once, run_key
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe_step
+from leakaudit.defences.custom import UserChannel
+from leakaudit.defences.gaussian import Clipping
+from leakaudit.defences.pruning import DeadZone, Support
+from leakaudit.defences.quantisation import SignMargin
 from leakaudit.errors import UsageError
-from leakaudit.observation import InputSpace, Observation, Protocol
+from leakaudit.observation import Chained, Channel, InputSpace, Observation
+from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import Reconstruction, SilentMonitor
 from leakaudit.target.target import Target
+from tests.conftest import small_mlp, smooth_images
 
 KEY = digest("a value")
 SETTINGS = IGSettings(iterations=20, restarts=1)
@@ -206,7 +218,7 @@ def test_a_key_is_a_hash(key: str, tmp_path: Path) -> None:
 @pytest.fixture
 def observation(target: Target, samples: Batch, space: InputSpace) -> Observation:
     (batch,) = samples.draw(1, 1, 0)
-    seen, _ = observe_step(target, batch, Protocol(batch_size=1), space, 0)
+    seen, _ = observe_step(target, batch, FedSGD(batch_size=1), space, 0)
     return replace(seen, labels=batch.labels, label_source="given")
 
 
@@ -224,15 +236,15 @@ def equal(one: Reconstruction, other: Reconstruction) -> bool:
 def test_a_result_is_made_once(target: Target, observation: Observation, tmp_path: Path) -> None:
     cache, attack = Cache(tmp_path), IG(SETTINGS)
     plain = attack(target, observation, cpu_generator(7))
-    with remembering(cache):
-        first = attack_once(attack, target, observation, 7, SilentMonitor())
-        again = attack_once(attack, target, observation, 7, SilentMonitor())
-        other = attack_once(attack, target, observation, 8, SilentMonitor())
+    memory = Memory(cache)
+    first = attack_once(attack, target, observation, 7, SilentMonitor(), memory)
+    again = attack_once(attack, target, observation, 7, SilentMonitor(), memory)
+    other = attack_once(attack, target, observation, 8, SilentMonitor(), memory)
     assert equal(plain, first)
     assert equal(first, again)
     assert first.seconds == again.seconds, "a run of its own would have taken another time"
     assert other.seconds != first.seconds
-    outside = attack_once(attack, target, observation, 7, SilentMonitor())
+    outside = attack_once(attack, target, observation, 7, SilentMonitor(), Memory())
     assert equal(outside, first)
     assert outside.seconds != first.seconds
 
@@ -256,6 +268,81 @@ def test_whatever_a_result_depends_on_changes_its_key(target: Target, observatio
     assert len({known, *others}) == 1 + len(others)
 
 
+@pytest.mark.parametrize(
+    "texts", [("clip=1.0,noise=0.01",), ("clip=0.01",), ("prune=0.9",), ("sign",), ("clip=0.01", "prune=0.5")]
+)
+def test_a_defended_client_is_attacked_once(
+    texts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What an attacker knows of a defence has a content, so its results are found again."""
+    monkeypatch.setenv("LEAKAUDIT_CACHE_DIR", str(tmp_path))
+
+    def scan() -> object:
+        report = leakaudit.scan(
+            small_mlp(),
+            (smooth_images(6), np.arange(6) % 5),
+            attacks=["ig"],
+            settings={"ig": {"iterations": "15"}},
+            preset="quick",
+            victims=1,
+            defences=texts,
+            input_shape=(3, 12, 12),
+            cache=True,
+        )
+        (entry,) = [attack for attack in report.attacks if attack.results]
+        return entry.results
+
+    first = scan()
+    monkeypatch.setattr(IG, "run", attacked_again)
+    assert scan() == first
+
+
+def attacked_again(*_: object) -> Reconstruction:
+    raise AssertionError("it is attacked again")
+
+
+def test_every_channel_has_a_content() -> None:
+    """A closure in the place of one would silently take the cache away."""
+    update = {"w": torch.tensor([1.0, 0.0])}
+    user = UserChannel("json:loads", json.loads)
+    channels = [Clipping(1.0), Clipping(2.0), DeadZone.of(update), Support.of(update), SignMargin(update), user]
+    channels.append(Chained(channels[0], channels[1]))
+    assert {type(channel) for channel in channels} == set(every(Channel))
+    assert len({digest(channel) for channel in channels}) == len(channels)
+    assert digest(Clipping(1.0)) == digest(Clipping(1.0))
+    assert all(isinstance(hash(channel), int) for channel in channels)
+
+
+def every(kind: type) -> Iterator[type]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from every(child)
+
+
+def test_a_users_function_is_known_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = []
+    for factor in (1, 2):
+        (tmp_path / "own_defence.py").write_text(f"def adapt(gradients):\n    return {factor}, gradients\n")
+        sys.modules.pop("own_defence", None)
+        importlib.invalidate_caches()
+        found.append(digest(UserChannel("own_defence:defend", importlib.import_module("own_defence").adapt)))
+    assert found[0] != found[1]
+
+
+def test_a_memory_holds_few_objects_and_the_newest(tmp_path: Path) -> None:
+    memory = Memory(Cache(tmp_path))
+    for number in range(HELD + 2):
+        memory.hold(number, "n", number)
+    assert [memory.held("n", number) for number in range(HELD + 2)] == [None, None, *range(2, HELD + 2)]
+    memory.hold(None, "n", 3)
+    assert memory.held("n", 3) is None
+    assert memory.within(5.0).held("n", 4) == 4, "audits of one caller share what is held"
+    assert Memory().store(1, "x") == ""
+    assert memory.store({"a": 1}, "x") == ""
+    assert Memory(Cache(tmp_path)).stored("x") == {"a": 1}
+
+
 class Impatient(SilentMonitor):
     def should_stop(self) -> bool:
         return True
@@ -268,15 +355,12 @@ class Hurried(SilentMonitor):
 
 def test_what_was_planned_shorter_is_not_kept(target: Target, observation: Observation, tmp_path: Path) -> None:
     attack = IG(replace(SETTINGS, iterations=100_000))
-    with remembering(Cache(tmp_path), 60.0):
-        result = attack_once(attack, target, observation, 7, Hurried())
+    result = attack_once(attack, target, observation, 7, Hurried(), Memory(Cache(tmp_path), 60.0))
     assert result.iterations < 100_000
     assert not result.stopped
     assert not list(tmp_path.glob("leakaudit-cache/*"))
 
 
 def test_what_ended_early_is_not_kept(target: Target, observation: Observation, tmp_path: Path) -> None:
-    cache = Cache(tmp_path)
-    with remembering(cache):
-        assert attack_once(IG(SETTINGS), target, observation, 7, Impatient()).stopped
+    assert attack_once(IG(SETTINGS), target, observation, 7, Impatient(), Memory(Cache(tmp_path))).stopped
     assert not list(tmp_path.glob("leakaudit-cache/*"))

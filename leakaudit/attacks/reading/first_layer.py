@@ -23,6 +23,7 @@ from torch import Generator, Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from leakaudit.observation import Observation
+from leakaudit.protocols.fedsgd import gradient_of
 from leakaudit.target.dropout import dropout_layers
 from leakaudit.target.target import Target
 from leakaudit.target.trace import unfused_attention
@@ -226,7 +227,7 @@ def _bias_of(target: Target, name: str, use: Use, mapping: InputMap, noise: Tens
         return None
     inputs = probe_batch(target, noise)
     label = torch.zeros(len(inputs), dtype=torch.long, device=inputs.device)
-    gradients = target.gradient(inputs, label)
+    gradients = gradient_of(target, inputs, label)
     weight = gradients[name].T if use.transposed else gradients[name]
     operand = mapping.operands(inputs[:1])[0]
     for other, gradient in gradients.items():

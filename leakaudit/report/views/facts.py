@@ -87,15 +87,12 @@ def model_facts(report: Report) -> list[Fact]:
 def batch_facts(report: Report) -> list[Fact]:
     """The private batch, in counts and hashes, and how the update was made."""
     batch, protocol = report.batch, report.protocol
-    algorithm = {"fedsgd": "FedSGD: one gradient", "fedavg": "FedAvg: local steps"}.get(
-        protocol.algorithm, protocol.algorithm
-    )
     return _facts(
         ("File", batch.path or "in memory"),
         ("SHA-256", batch.sha256 or ""),
         ("Samples in the file", number(batch.samples)),
         ("Victims", f"{count(batch.victims, 'batch', 'batches')} of {count(batch.batch_size, 'sample')}"),
-        ("Update", f"{algorithm} of {count(protocol.batch_size, 'sample')}, {protocol.mode} mode"),
+        ("Update", f"{protocol.title} of {count(protocol.batch_size, 'sample')}, {protocol.mode} mode"),
         ("Recorded in", protocol.update_path or ""),
         ("SHA-256 of the update", protocol.update_sha256 or ""),
         (
