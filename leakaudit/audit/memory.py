@@ -32,7 +32,7 @@ from leakaudit.reconstruction import LossPoint, Monitor, Reconstruction, Snapsho
 from leakaudit.target.target import Target
 
 HELD = 5
-"""Objects that are held for attacks at a time: a few trained priors and one that is being trained."""
+"""Objects that are held for attacks at a time: a few trained priors and one that is being trained; chosen."""
 
 
 @dataclass(frozen=True, eq=False)

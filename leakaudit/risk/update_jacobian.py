@@ -17,7 +17,8 @@ from leakaudit.protocols.base import Play
 from leakaudit.target.target import Target
 
 CONVERGED = 1e-8
-"""Residual of the normal equations, over that at the start, at which conjugate gradients end: float64, squared."""
+"""Residual of the normal equations, over that at the start, at which conjugate gradients end;
+rounding of float64, squared."""
 
 
 class UpdateJacobian:
