@@ -85,7 +85,7 @@ def _exit_code(debug: bool, run: Callable[[], object]) -> int:
         code = run()
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, click.Abort):
-        say("Interrupted before anything was measured; no report was written.", err=True)
+        say("Interrupted; no report was written, and an older one is as it was.", err=True)
         return 130
     except Exception as error:
         if debug and not isinstance(error, click.ClickException):

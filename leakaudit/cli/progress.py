@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar per attack on a terminal, plain lines otherwise, and Ctrl-C as a request to stop."""
+"""Progress on stderr: a bar per attack on a terminal, plain lines otherwise; Ctrl-C and SIGTERM ask it to stop."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ class TerminalObserver:
             self._terminal.line(f"  {title}, {summary}")
 
     def interrupted(self) -> bool:
-        """Whether Ctrl-C was pressed."""
+        """Whether Ctrl-C was pressed, or the process was told to end."""
         return self._interrupted
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Show the bar; the first Ctrl-C asks the audit to stop with what it has, the second ends the program."""
+        """Show the bar; the first Ctrl-C or SIGTERM asks the audit to stop with what it has, the second ends all."""
 
         def stop(signum: int, frame: FrameType | None) -> None:
             if self._interrupted:
@@ -74,9 +74,10 @@ class TerminalObserver:
             self._interrupted = True
             self._terminal.line("Stopping: the report will say what is missing. Ctrl-C again ends at once.")
 
-        previous = signal.signal(signal.SIGINT, stop)
+        previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             with self._bar, guarded():  # the bar puts streams of its own in the place of those that were guarded
                 yield
         finally:
-            signal.signal(signal.SIGINT, previous)
+            for number, handler in previous.items():
+                signal.signal(number, handler)

@@ -166,7 +166,7 @@ class _Sweep:
                 return self.trial(text, report, self.utility(text))
             reason = "interrupted"  # an attack that was cut short says nothing of the defence
         except LeakauditError as error:
-            reason = error.message
+            reason = error.discreet
         return DefenceTrial(text=text, title=parse_defence(text).title, status="not_run", reason=reason)
 
     def _audit(self, text: str, seed: int, *, stronger: bool = False) -> Report:
