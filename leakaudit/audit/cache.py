@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from leakaudit.errors import UsageError
-from leakaudit.ownership import reason_against
+from leakaudit.safety.ownership import reason_against
 
 KEPT_SECONDS = 14 * 24 * 3600.0
 """Two weeks, after which an entry that nobody read is removed; chosen."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 import click
 
 from leakaudit.errors import LeakauditError
-from leakaudit.text import shown
+from leakaudit.safety.text import shown
 
 if TYPE_CHECKING:
     from rich.console import Console

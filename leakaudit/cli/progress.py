@@ -10,7 +10,7 @@ from types import FrameType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 
 from leakaudit.cli.output import Terminal, guarded
-from leakaudit.text import shown
+from leakaudit.safety.text import shown
 
 
 class TerminalObserver:

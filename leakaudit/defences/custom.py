@@ -16,8 +16,8 @@ from torch import Generator, Tensor
 
 from leakaudit.defences.base import ClientStep, Defence, Update, through
 from leakaudit.errors import UsageError
-from leakaudit.importing import current_folder_importable
 from leakaudit.observation import Channel, Observation
+from leakaudit.safety.importing import current_folder_importable
 from leakaudit.target.target import Target
 
 

@@ -1,7 +1,7 @@
 """What a report shows of private data: all of it, a mosaic of large images and nothing else, or nothing.
 
-The document is built again from what its fields declare (see `leakaudit.report.disclosure`), at every depth: results of
-variants and of attacks run for comparison hide the same as the main ones. ``none`` empties everything that is private:
+The document is built again from what its fields declare (see `leakaudit.document.disclosure`), at every depth: results
+of variants and of attacks run for comparison hide the same as the main ones. ``none`` empties everything that is private:
 images, tokens, words, labels, class names, notes on the batch, file names other than the model's. ``blurred`` does the
 same, and leaves a mosaic of 4 × 4 averages, drawn smoothly, of images with at least 16 pixels a side: the colours of
 regions stay, a face or a digit does not. Below that size an average would cover fewer than 16 pixels, down to a single
@@ -22,9 +22,9 @@ import numpy as np
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from leakaudit.document.command import shown_command, shown_option
+from leakaudit.document.disclosure import disclosure_of
 from leakaudit.document.schema import Report
-from leakaudit.report.command import shown_command, shown_option
-from leakaudit.report.disclosure import disclosure_of
 
 Level = Literal["full", "blurred", "none"]
 LEVELS: tuple[Level, ...] = ("full", "blurred", "none")

@@ -3,7 +3,7 @@
 Keys are stable; additions only. A number that could not be computed is ``None`` with the reason beside it,
 never 0 and never infinite. Images are PNG data URIs, so the document alone is enough to render every view.
 
-Every field declares what it may show below ``--evidence full`` (see `leakaudit.report.disclosure`); one that does not
+Every field declares what it may show below ``--evidence full`` (see `leakaudit.document.disclosure`); one that does not
 is treated as private.
 """
 
@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from leakaudit.document.disclosure import CommandLine, FileName, OptionValue, Picture, Private, Public, limited
 from leakaudit.errors import UsageError
-from leakaudit.report.disclosure import CommandLine, FileName, OptionValue, Picture, Private, Public, limited
 
 SCHEMA_VERSION = 1
 HASH_KEY = "self_sha256"

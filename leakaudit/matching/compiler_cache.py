@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from leakaudit.ownership import reason_against
+from leakaudit.safety.ownership import reason_against
 
 
 def secure_compiler_cache() -> None:

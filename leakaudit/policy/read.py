@@ -31,7 +31,7 @@ from typing import Any, Literal, get_args
 
 from leakaudit.document.schema import FindingEntry, Severity
 from leakaudit.errors import UsageError
-from leakaudit.ownership import foreign_hands
+from leakaudit.safety.ownership import foreign_hands
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -1,7 +1,7 @@
 """Text for people: numbers with sensible digits and units, and names that cannot break a page or a terminal.
 
 Names come from model files, folders and class lists, so they are untrusted. Escaping markup is Jinja2's work;
-:func:`leakaudit.text.clean` shows as escapes what that leaves, and this module shortens what is too long to read.
+:func:`leakaudit.safety.text.clean` shows as escapes what that leaves, and this module shortens what is too long.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from leakaudit.text import clean
+from leakaudit.safety.text import clean
 
 MISSING = "–"
 LONGEST = 240

@@ -16,11 +16,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
+from leakaudit.document.paths import short_paths
 from leakaudit.document.schema import Report
 from leakaudit.errors import UsageError
 from leakaudit.report.earlier import is_ours, is_partial, is_redundant_failure
 from leakaudit.report.files import prepare, replace_files
-from leakaudit.report.paths import short_paths
 
 FILES = {
     "html": "report.html",

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from leakaudit.errors import ModelError, UsageError
-from leakaudit.importing import current_folder_importable
+from leakaudit.safety.importing import current_folder_importable
 from leakaudit.target.formats import Kind
 from leakaudit.target.modules import ImageShape, from_module
 from leakaudit.target.prescan import scan

@@ -195,7 +195,7 @@ def test_a_folder_that_others_can_write_is_not_used(
     if way == "mode":
         cache.folder.chmod(0o777)
     else:
-        monkeypatch.setattr("leakaudit.ownership._trusted_users", lambda: {os.geteuid() + 1})
+        monkeypatch.setattr("leakaudit.safety.ownership._trusted_users", lambda: {os.geteuid() + 1})
     assert cache.get(KEY) is None
     assert cache.remove_old() == 0
     with pytest.raises(UsageError, match="every user" if way == "mode" else "belongs to another user"):

@@ -165,7 +165,7 @@ def test_a_group_with_other_members_counts_as_another_user(
 ) -> None:
     path = policy_in(tmp_path / "shared")
     path.chmod(0o664)
-    monkeypatch.setattr("leakaudit.ownership._private_group", lambda status: group == "own")
+    monkeypatch.setattr("leakaudit.safety.ownership._private_group", lambda status: group == "own")
     if group == "own":
         assert find_policy(path.parent) == path
         return
@@ -177,7 +177,7 @@ def test_a_private_group_has_nobody_else_in_it(tmp_path: Path, monkeypatch: pyte
     import grp
     import pwd
 
-    from leakaudit.ownership import _private_group
+    from leakaudit.safety.ownership import _private_group
 
     status = tmp_path.stat()
     owner = pwd.getpwuid(status.st_uid)
@@ -206,7 +206,7 @@ def test_what_another_user_owns_is_refused(tmp_path: Path, whose: str) -> None:
 
 
 def test_the_caller_of_sudo_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from leakaudit import ownership
+    from leakaudit.safety import ownership
 
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.delenv("SUDO_UID", raising=False)
@@ -256,7 +256,7 @@ def test_only_the_named_module_of_the_current_folder_is_imported(repository: Pat
 
 
 def test_the_current_folder_leaves_the_path_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from leakaudit.importing import current_folder_importable
+    from leakaudit.safety.importing import current_folder_importable
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", ["/somewhere"])

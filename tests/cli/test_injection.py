@@ -33,7 +33,7 @@ from leakaudit.policy.read import Policy, Suppression
 from tests.cli.test_scan import leakaudit
 from tests.conftest import smooth_images
 from tests.report.builder import build
-from tests.test_text import PARTS, check_lines, hostile_text
+from tests.safety.test_text import PARTS, check_lines, hostile_text
 
 PACKAGE = Path(package.__file__).parent
 EVIL = "\n::error::pwned\r\x1b]0;x\x07\x1b[31m\u202e[red]\t##[error]\u200b|`<b>"

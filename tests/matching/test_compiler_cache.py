@@ -40,7 +40,7 @@ def test_a_folder_of_others_is_not_used(way: str, default: Path, monkeypatch: py
         default.mkdir()
         default.chmod(0o777 if way == "writable" else 0o755)
     if way == "owner":
-        monkeypatch.setattr("leakaudit.ownership._trusted_users", lambda: {os.geteuid() + 1})
+        monkeypatch.setattr("leakaudit.safety.ownership._trusted_users", lambda: {os.geteuid() + 1})
     secure_compiler_cache()
     own = Path(os.environ[VARIABLE])
     assert own != default

@@ -11,8 +11,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 import numpy as np
 from pydantic import BaseModel
 
+from leakaudit.document.disclosure import disclosure_of
 from leakaudit.document.schema import Report
-from leakaudit.report.disclosure import disclosure_of
 from tests.report.builder import png
 
 

@@ -98,7 +98,7 @@ def write(report: Any, writing: dict[str, Any]) -> list[Path]:
     """Write the report as asked for, and the summary of a GitHub job; warnings go to stderr."""
     import warnings
 
-    from leakaudit.report.paths import short_paths
+    from leakaudit.document.paths import short_paths
     from leakaudit.report.write import ReportWarning
 
     report = short_paths(report) if writing["paths"] == "short" else report

@@ -12,7 +12,7 @@ from typing import Any
 
 from leakaudit.document.schema import AttackEntry, Metrics, Report, SampleResult, VictimResult
 from leakaudit.report.views.tables import FLOORS
-from leakaudit.text import shown
+from leakaudit.safety.text import shown
 
 METRICS = ("psnr", "ssim", "lpips", "mse")
 TOKENS = ("accuracy", "precision", "recall", "skill")

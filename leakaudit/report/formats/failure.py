@@ -11,12 +11,12 @@ from xml.etree.ElementTree import Element, SubElement
 
 from leakaudit import __version__
 from leakaudit.audit.environment import timestamp
+from leakaudit.document.paths import shortener
 from leakaudit.errors import LeakauditError
 from leakaudit.report.formats.sarif import SCHEMA
-from leakaudit.report.paths import shortener
 from leakaudit.report.wording import clip
 from leakaudit.report.write import FILES, write_beside
-from leakaudit.text import shown
+from leakaudit.safety.text import shown
 
 
 def write_failure(

@@ -25,7 +25,7 @@ from leakaudit.document.schema import Report
 from leakaudit.errors import UsageError
 from leakaudit.report.views.view import build_view
 from leakaudit.report.wording import clip
-from leakaudit.text import clean
+from leakaudit.safety.text import clean
 
 Medium = Literal["screen", "pdf"]
 SKELETON = "report.html.j2"

@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element, SubElement
 
 from leakaudit.document.schema import AttackEntry, FindingEntry, Report
 from leakaudit.report.wording import clip
-from leakaudit.text import shown
+from leakaudit.safety.text import shown
 
 NAME, TEXT = 200, 2000
 

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from leakaudit.document.fingerprint import architecture_hash, fingerprints
 from leakaudit.document.schema import FindingEntry, Report, Severity
 from leakaudit.findings import RULES, Rule
-from leakaudit.text import shown
+from leakaudit.safety.text import shown
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 LEVELS: dict[Severity, str] = {"critical": "error", "high": "error", "medium": "warning", "low": "note", "none": "none"}

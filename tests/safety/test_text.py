@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from leakaudit.cli.output import Terminal, guarded, say
-from leakaudit.text import clean, shown
+from leakaudit.safety.text import clean, shown
 
 INVISIBLE = {*range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070), 0x061C, 0xFEFF, 0xAD, 0x180E}
 PARTS = (

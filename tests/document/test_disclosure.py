@@ -10,9 +10,9 @@ from typing import Annotated, Any, get_args
 import pytest
 from pydantic import BaseModel
 
+from leakaudit.document.disclosure import Disclosure, Public, declarations, disclosure_of
 from leakaudit.document.redact import Level, empty, redact
 from leakaudit.document.schema import Report
-from leakaudit.report.disclosure import Disclosure, Public, declarations, disclosure_of
 from leakaudit.report.formats.csv import render_csv
 from leakaudit.report.formats.html import render_html
 from leakaudit.report.formats.junit import render_junit

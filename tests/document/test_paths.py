@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from leakaudit.document.paths import short_paths
 from leakaudit.document.redact import file_name
 from leakaudit.document.schema import PolicySection, Report, SettingEntry, VariantEntry
 from leakaudit.report.formats.html import render_html
-from leakaudit.report.paths import short_paths
 from leakaudit.report.write import write_report
 from tests.report.builder import build
 
