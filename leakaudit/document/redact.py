@@ -1,11 +1,12 @@
 """What a report shows of private data: all of it, a mosaic of large images and nothing else, or nothing.
 
 The document is built again from what its fields declare (see `leakaudit.document.disclosure`), at every depth: results
-of variants and of attacks run for comparison hide the same as the main ones. ``none`` empties everything that is private:
-images, tokens, words, labels, class names, notes on the batch, file names other than the model's. ``blurred`` does the
-same, and leaves a mosaic of 4 × 4 averages, drawn smoothly, of images with at least 16 pixels a side: the colours of
-regions stay, a face or a digit does not. Below that size an average would cover fewer than 16 pixels, down to a single
-one in a 4 × 4 image or a row of features, which would show the sample itself, so smaller images are left out.
+of variants and of attacks run for comparison hide the same as the main ones. ``none`` empties everything that is
+private: images, tokens, words, labels, class names, notes on the batch, file names other than the model's. ``blurred``
+does the same, and leaves a mosaic of 4 × 4 averages, drawn smoothly, of images with at least 16 pixels a side: the
+colours of regions stay, a face or a digit does not. Below that size an average would cover fewer than 16 pixels, down
+to a single one in a 4 × 4 image or a row of features, which would show the sample itself, so smaller images are left
+out.
 
 A mosaic still confirms a guess to whoever holds candidates, and so do scores and hashes, which stay in every case.
 """
