@@ -52,7 +52,7 @@ from leakaudit.attacks.rgap import RGAP
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
 from leakaudit.domains.images import Images
-from leakaudit.observation import Protocol
+from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.risk.rank import RankReport, rank_analysis
 from leakaudit.scoring.images import ImageMeasure
 from leakaudit.target.target import Target
@@ -239,7 +239,7 @@ def attack(
     target: Target, batch: Batch, population: Batch, steps: int, seed: int
 ) -> Iterator[tuple[str, float | None]]:
     """Every attack and its MSE in pixels of 0..1, at least 1e-16 (float32 rounding); ``None`` where it cannot run."""
-    observation = observe(target, batch, Protocol(1), SPACE, seed)
+    observation = observe(target, batch, FedSGD(1), SPACE, seed)
     labels = infer_labels(target, observation, cpu_generator(seed)).labels
     observation = replace(observation, labels=labels, label_source="inferred")
     scorer = ImageMeasure(population)

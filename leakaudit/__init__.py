@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from leakaudit.domains.images import Images
     from leakaudit.domains.tokens import Tokens
     from leakaudit.errors import AuditError, BatchError, LeakauditError, ModelError, UsageError
-    from leakaudit.observation import Observation, Protocol
+    from leakaudit.observation import Observation
     from leakaudit.observer import Observer
+    from leakaudit.protocols.base import Play, Protocol
+    from leakaudit.protocols.fedsgd import FedSGD
     from leakaudit.target.load import load
     from leakaudit.target.target import Target
 
@@ -36,12 +38,14 @@ _HOMES = {
     "Batch": "client.batch",
     "BatchError": "errors",
     "Domain": "domains.base",
+    "FedSGD": "protocols.fedsgd",
     "Images": "domains.images",
     "LeakauditError": "errors",
     "ModelError": "errors",
     "Observation": "observation",
     "Observer": "observer",
-    "Protocol": "observation",
+    "Play": "protocols.base",
+    "Protocol": "protocols.base",
     "Report": "document.schema",
     "Target": "target",
     "Tokens": "domains.tokens",
@@ -57,11 +61,13 @@ __all__ = [
     "Batch",
     "BatchError",
     "Domain",
+    "FedSGD",
     "Images",
     "LeakauditError",
     "ModelError",
     "Observation",
     "Observer",
+    "Play",
     "Protocol",
     "Report",
     "Target",

@@ -18,7 +18,7 @@ from leakaudit.client.batch import Batch
 from leakaudit.domains.images import Images
 from leakaudit.domains.references import REFERENCES, TEXT_REFERENCES, VOCABULARY
 from leakaudit.domains.tokens import Tokens
-from leakaudit.observation import Protocol
+from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import Reconstruction, SilentMonitor
 from leakaudit.target.target import Target
 
@@ -73,6 +73,17 @@ def test_the_check_can_fail() -> None:
     assert {name.split(".")[1] for name in found} == {"client", "scoring", "audit"}
 
 
+BELOW = {"attacks": ("recursion", "matching", "risk", "defences", "protocols", "target"), "audit": PUBLIC}
+"""Rooms by which others must not be reached: what is built on them, not what they build on."""
+
+
+@pytest.mark.parametrize(("upper", "room"), [(upper, room) for upper, rooms in BELOW.items() for room in rooms])
+def test_a_lower_room_does_not_reach_an_upper_one(upper: str, room: str) -> None:
+    for file in (PACKAGE / room).rglob("*.py"):
+        found = {name for name in reachable(file) if name.startswith(f"leakaudit.{upper}")}
+        assert not found, f"{file} reaches {sorted(found)[0]}"
+
+
 SHORT = {
     "gi-pip": {"iterations": "12", "training_steps": "3"},
     **{name: {"iterations": "12"} for name in ("ig", "dlg", "idlg", "dia", "wia", "gradinversion")},
@@ -86,7 +97,7 @@ def attacked(name: str, space: Images, size: int) -> tuple[Target, Victim] | Non
         domain = Tokens.of(6, VOCABULARY) if reference in TEXT_REFERENCES else space
         target = reference_target(reference, domain, 5)
         private = synthetic_batch(target, target.domain, 8, 1).subset(range(size))
-        protocol = Protocol(size, target.mode)
+        protocol = FedSGD(size, target.mode)
         knowledge = Knowledge(auxiliary=synthetic_batch(target, target.domain, 64, 7).images)
         victim = observe_victim(target, private, protocol, target.domain, knowledge, 0)
         if attack.refusal(*victim.attacked_by(attack, target)) is None:
@@ -152,5 +163,5 @@ def test_the_bit_identity_check_can_fail(space: Images) -> None:
     found = attacked("ig", space, 1)
     assert found is not None
     target, victim = found
-    other = observe_victim(target, synthetic_batch(target, space, 8, 2).subset([1]), Protocol(1), space, Knowledge(), 0)
+    other = observe_victim(target, synthetic_batch(target, space, 8, 2).subset([1]), FedSGD(1), space, Knowledge(), 0)
     assert not torch.equal(run("ig", target, victim).inputs, run("ig", target, other).inputs)

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, final
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from leakaudit.domains.registry import taken
 from leakaudit.observation import Observation, ThreatModel
+from leakaudit.protocols.base import Play
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, SilentMonitor
-from leakaudit.target.dropout import injected_masks
 from leakaudit.target.target import Target
 
 OPTIMISATION_COST = 50
-"""Attacks below this cost are closed forms; they run first."""
+"""Attacks below this cost are closed forms, which run first; by definition of `Attack.cost`."""
 
 
 class Attack(ABC):
@@ -52,6 +52,8 @@ class Attack(ABC):
     """Whether a scan without ``--attack`` runs it; a baseline that another attack contains does not."""
     upper_bound: ClassVar[bool] = False
     """Whether it is given what no attacker has (the client's masks): a yardstick, never evidence of a leak."""
+    one_gradient: ClassVar[bool] = False
+    """Whether its algebra is that of one gradient; it is then not asked for an update of several local steps."""
     reads: ClassVar[tuple[str, ...]] = ("images",)
     """The domains whose samples it recovers, by `leakaudit.domains.base.Domain.kind`; it is not asked for others."""
     presets: ClassVar[dict[str, Any]]
@@ -71,9 +73,11 @@ class Attack(ABC):
 
     @final
     def refusal(self, target: Target, observation: Observation) -> NotApplicable | None:
-        """Why this attack cannot run here, or ``None``: what its domains rule out, then what `applies` says."""
+        """Why this attack cannot run here, or ``None``: what its class facts rule out, then what `applies` says."""
         if target.domain.kind not in self.reads:
             return NotApplicable(f"the model takes {target.domain.takes}; this attack recovers {taken(self.reads)}")
+        if self.one_gradient and (steps := observation.protocol.steps) > 1:
+            return NotApplicable(f"the update is of {steps} local steps; this attack reads a single gradient")
         return self.applies(target, observation)
 
     @abstractmethod
@@ -129,18 +133,15 @@ class Attack(ABC):
 
 def _finished(result: Reconstruction, target: Target, observation: Observation) -> Reconstruction:
     """In the valid range, and with its residual."""
-    inputs, residual = observation.domain.finish(result.inputs), float("nan")
-    if not result.incomplete:
-        residual = relative_residual(target, observation, inputs, result.labels, result.masks)
-    return replace(result, inputs=inputs, residual=residual)
+    inside = replace(result, inputs=observation.domain.finish(result.inputs))
+    if inside.incomplete:
+        return replace(inside, residual=float("nan"))
+    return replace(inside, residual=relative_residual(target, observation, inside.play))
 
 
-def relative_residual(
-    target: Target, observation: Observation, inputs: Tensor, labels: Tensor, masks: Mapping[str, Tensor] | None = None
-) -> float:
-    """‖g(x̂) − g*‖ / ‖g*‖ over the whole update, without knowledge of the true batch."""
-    with injected_masks(target.module, masks or {}):
-        regenerated = observation.shared(target.gradient(inputs, labels))
+def relative_residual(target: Target, observation: Observation, play: Play) -> float:
+    """‖g(x̂) − g*‖ / ‖g*‖ of a guess over the whole update, without knowledge of the true batch."""
+    regenerated = observation.regenerate(target, play)
     difference = sum(float((regenerated[n] - g).double().square().sum()) for n, g in observation.update.items())
     norm = sum(float(g.double().square().sum()) for g in observation.update.values())
     return (difference / norm) ** 0.5 if norm > 0 else float("nan")

@@ -39,9 +39,9 @@ from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, Tok
 from leakaudit.target.target import Target
 
 MAX_VOCABULARY = 4096
-"""Largest vocabulary that the span test goes through: one run of the model per token."""
+"""Largest vocabulary that the span test goes through, one run of the model per token; chosen, not measured."""
 ROUNDING = 1e-5
-"""Singular values below this share of the largest are rounding noise."""
+"""Singular values below this share of the largest are rounding noise: 84 times the precision of float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,8 @@ class DagerSettings:
     """Settings of the token readings.
 
     Args:
-        span: Largest relative distance of an input from the span of the gradient.
+        span: Largest relative distance of an input from the span of the gradient; chosen, and no token was missed or
+            read falsely with it (`benchmarks/results/tokens.md`, 10 batches a row).
     """
 
     span: float = 1e-3
@@ -153,6 +154,7 @@ class Dager(Attack):
     needs: ClassVar[str] = "a model whose input indexes a trained embedding table; batch 1 for the sequence"
     reference: ClassVar[str] = "Petrov et al., DAGER: Exact Gradient Inversion for LLMs, NeurIPS 2024, arXiv 2405.15586"
     cost: ClassVar[int] = 13
+    one_gradient: ClassVar[bool] = True
     reads: ClassVar[tuple[str, ...]] = ("images", "tokens")  # real-valued inputs may index a table too
     presets: ClassVar[dict[str, DagerSettings]] = {
         "quick": DagerSettings(),

@@ -28,6 +28,7 @@ from leakaudit.attacks.base import Attack, relative_residual
 from leakaudit.attacks.labels.infer import infer_labels
 from leakaudit.domains.base import Domain
 from leakaudit.observation import Observation, ThreatModel
+from leakaudit.protocols.base import Play
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, Snapshot
 from leakaudit.recursion.graph import GraphPlan, make_graph_plan, recover_graph
 from leakaudit.recursion.obstacles import Obstacle
@@ -39,11 +40,12 @@ from leakaudit.target.target import Target
 from leakaudit.target.trace import TraceError
 
 OUTSIDE = 0.01
-"""Pixels may leave 0..1 by this much before a candidate counts as ruled out."""
+"""Pixels may leave 0..1 by this much before a candidate counts as ruled out; chosen, 2.6 grey levels."""
 RANK_ONE = 1e-3
 """Largest misfit of a biased layer's update to one outer product; rounding to 16 bit stays below."""
 OFF_GRID = 0.05
-"""Mean distance to a multiple of 1/255, in these units, up to which an image counts as 8-bit (0.25 at random)."""
+"""Mean distance to a multiple of 1/255, in these units, up to which an image counts as 8-bit; chosen (0.25 at random).
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +53,8 @@ class RGAPSettings(SolverSettings):
     """Effort of the solver, and what counts as exact.
 
     Args:
-        exact: Largest relative residual of the regenerated update at which the result counts as exact.
+        exact: Largest relative residual of the regenerated update at which the result counts as exact; chosen, that of
+            the certificate in float32.
     """
 
     exact: float = 1e-4
@@ -75,7 +78,8 @@ class RGAP(Attack):
         "Zhu & Blaschko, R-GAP: Recursive Gradient Attack on Privacy, ICLR 2021, arXiv 2010.07733"
     )
     cost: ClassVar[int] = 10
-    # The paper has no hyper-parameters; its dense solver corresponds to the largest dense limit.
+    one_gradient: ClassVar[bool] = True
+    # The paper has no hyper-parameters; its dense solver corresponds to the largest dense limit. The rest is chosen.
     presets: ClassVar[dict[str, RGAPSettings]] = {
         "quick": RGAPSettings(iterations=4000, dense_limit=0),
         "standard": RGAPSettings(),
@@ -138,7 +142,7 @@ class RGAP(Attack):
         reference = next(iter(target.parameters.values()))
         inputs = chosen.image.reshape(1, *domain.shape).to(reference)
         labels = inferred if chosen.label is None else torch.full_like(inferred, chosen.label)
-        residual = relative_residual(target, observation, domain.project(inputs), labels)
+        residual = relative_residual(target, observation, Play(domain.project(inputs), labels))
         sound = not chosen.deficient and chosen.jump is None and unique
         snapshots = tuple(
             Snapshot(1.0, domain.project(o.image.reshape(1, *domain.shape).to(reference))) for o in others

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from leakaudit.client.observe import DefenceEvidence
+from leakaudit.client.examine import DefenceEvidence
 from leakaudit.defences.accounting import guarantee
 from leakaudit.defences.base import Defence
 from leakaudit.defences.claims import Check
@@ -14,7 +14,8 @@ from leakaudit.document.schema import AccountingEntry, ClaimCheck, ClaimEntry, D
 from leakaudit.scoring.base import finite
 
 PRIOR = 0.01
-"""κ: the attacker could guess the sample among a hundred before seeing any update."""
+"""κ: the attacker could guess the sample among a hundred before seeing any update; chosen, as in `benchmarks/rero.py`.
+"""
 UNACCOUNTED = "no bound: only clipping with Gaussian noise has one"
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from leakaudit.cli.options.model import model_options
+from leakaudit.cli.output import say, say_json
 
 if TYPE_CHECKING:
     from leakaudit.target import Target
@@ -24,7 +24,10 @@ def inspect(model: Path, form: str, debug: bool, intake: dict[str, Any]) -> None
     from leakaudit.target import load
 
     summary = describe(load(model, **intake))
-    click.echo(json.dumps(summary, indent=2) if form == "json" else as_text(summary))
+    if form == "json":
+        say_json(summary)
+    else:
+        say(*as_lines(summary))
 
 
 def describe(target: Target) -> dict[str, Any]:
@@ -84,13 +87,16 @@ def _attacks(target: Target) -> list[dict[str, Any]]:
     import torch
 
     from leakaudit.attacks.registry import available
-    from leakaudit.observation import Observation, Protocol
+    from leakaudit.observation import Observation
+    from leakaudit.protocols.base import Play
+    from leakaudit.protocols.fedsgd import FedSGD
 
     batch = 1 if target.batch_sizes is None else target.batch_sizes[0]
     domain = target.domain.normalised((), ())
     inputs = domain.finish(domain.look_alikes(batch, torch.Generator().manual_seed(0)))
-    update = target.gradient(inputs, torch.arange(batch) % target.classes)
-    observation = Observation(update, Protocol(batch, target.mode), domain)
+    protocol = FedSGD(batch, target.mode)
+    update = protocol.update(target, Play(inputs, torch.arange(batch) % target.classes))
+    observation = Observation(update, protocol, domain)
     result = []
     for name, attack in available().items():
         refusal = attack(attack.presets["quick"]).refusal(target, observation)
@@ -98,8 +104,8 @@ def _attacks(target: Target) -> list[dict[str, Any]]:
     return result
 
 
-def as_text(summary: dict[str, Any]) -> str:
-    """The description for people."""
+def as_lines(summary: dict[str, Any]) -> list[str]:
+    """The description for people, line by line."""
     taken = summary["input"]["sample"]
     sizes = summary["batch_sizes"]
     kind = "2 classes (one logit)" if summary["binary"] else f"{summary['classes']} classes"
@@ -124,8 +130,8 @@ def as_text(summary: dict[str, Any]) -> str:
     lines += [f"  {a['name']}: " + ("applies" if a["applies"] else f"no, {a['reason']}") for a in summary["attacks"]]
     lines += ["", "fidelity"]
     for note in summary["fidelity"]:
-        lines.append(f"  {note['id']} {note['message']}" + (f"\n        {note['hint']}" if note["hint"] else ""))
-    return "\n".join(lines)
+        lines += [f"  {note['id']} {note['message']}", *([f"        {note['hint']}"] if note["hint"] else [])]
+    return lines
 
 
 def _table(first: str, second: str, rows: list[tuple[str, str]]) -> list[str]:

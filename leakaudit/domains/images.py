@@ -14,11 +14,12 @@ from leakaudit.domains.references import REFERENCES, Reference
 from leakaudit.errors import UsageError
 
 PIXEL_MEAN, PIXEL_STD = 0.47, 0.24
-"""Of the look-alikes, as of ordinary photographs, in 0..1."""
+"""Of the look-alikes, in 0..1; chosen as of ordinary photographs: 400 CIFAR-10 test images have 0.47 and 0.25."""
 SPECTRUM = 1.2
-"""Amplitude of the look-alikes falls as frequency to this power."""
+"""Amplitude of the look-alikes falls as frequency to this power, the mean of 135 photographs in Tolhurst, Tadmor and
+Chao 1992."""
 TILE = 4
-"""Side of the image over side of the patch in the tiled start."""
+"""Side of the image over side of the patch in the tiled start (Wei et al. 2020, arXiv 2004.10397); chosen."""
 
 
 @dataclass(frozen=True)

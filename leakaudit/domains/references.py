@@ -23,9 +23,11 @@ import torch
 from torch import Tensor, nn
 
 HIDDEN = 64
+"""Width of the hidden layers; chosen."""
 VOCABULARY = 500
+"""Tokens of the bundled text network; chosen."""
 TOKENS = 8
-"""Patches along one side of the image, at most."""
+"""Patches along one side of the image, at most; chosen."""
 
 
 @dataclass(frozen=True)
@@ -108,4 +110,6 @@ REFERENCES = (
     Reference("leaky-cnn", _leaky_cnn),
     Reference("patches", _Patches),
 )
+"""The networks for images; their dropout rate and slope are chosen, the rates of `benchmarks/anchors.py` and the slope
+of R-GAP's own networks (arXiv 2010.07733)."""
 TEXT_REFERENCES = (Reference("text", _Text),)

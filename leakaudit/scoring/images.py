@@ -28,17 +28,19 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from leakaudit.client.batch import Batch
 from leakaudit.domains.base import Domain
+from leakaudit.domains.specs import IMAGES, Spec
 from leakaudit.reconstruction import Reconstruction
 from leakaudit.scoring.base import Judging, LeakCriterion, Measure, SampleScore, finite, squared_distances
 from leakaudit.scoring.perceptual import HUB_FILE, PerceptualDistance, find_weights
 from leakaudit.scoring.pictures import png
 from leakaudit.scoring.reidentify import HALF_LEVEL, Gallery, Identification
-from leakaudit.scoring.specs import IMAGES, Spec
 
 SSIM_WINDOW = 11
+"""Side of the Gaussian window, in pixels (Wang et al. 2004, doi 10.1109/TIP.2003.819861)."""
 RECOGNISABLE_SSIM = 0.8
+"""SSIM from which a reconstruction counts as recognisable; chosen, not measured."""
 RECOGNISABLE_PSNR = 25.0
-"""From one of them on, people recognise a picture."""
+"""PSNR in dB from which a reconstruction counts as recognisable; chosen, not measured."""
 Lpips = Callable[[Tensor, Tensor], Tensor]
 
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from leakaudit.document.schema import Report, SampleResult
+from leakaudit.domains.specs import IMAGES, TOKENS, Spec
 from leakaudit.errors import UsageError
 from leakaudit.findings import samples_of
-from leakaudit.scoring.specs import IMAGES, TOKENS, Spec
 
 _FORM = re.compile(r"\s*([a-z_]+)\s*(<=|<|>=|>|=)\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*", re.IGNORECASE)
 _COUNTED = ("leaked", "reidentified")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pkgutil import resolve_name
 from typing import Any, ClassVar
 
 from torch import Generator, Tensor
@@ -29,11 +30,14 @@ class LabelGuess:
 class Task(ABC):
     """What a label is and which loss is minimised. Implementations are frozen dataclasses that hash and pickle.
 
-    Targets and observations are passed as they are; their types are not named here, since a target holds its task.
+    A target holds its task, and what reads labels from an update is built on targets. So that reader is named by text,
+    and targets and observations are passed on as they are.
     """
 
     name: ClassVar[str]
     """For messages."""
+    inference: ClassVar[str]
+    """What reads the labels behind an update, as ``package.module:function`` of target, observation and generator."""
     classes: int
     """Number of classes K."""
 
@@ -59,7 +63,6 @@ class Task(ABC):
     def draw(self, count: int, generator: Generator) -> Tensor:
         """Random labels (count, *label_shape)."""
 
-    @abstractmethod
     def infer(self, target: Any, observation: Any, generator: Generator) -> LabelGuess:
         """The labels behind an update; never looks at the batch.
 
@@ -68,6 +71,8 @@ class Task(ABC):
             observation: The `leakaudit.observation.Observation`.
             generator: CPU generator of whatever is drawn on the way.
         """
+        guess: LabelGuess = resolve_name(self.inference)(target, observation, generator)
+        return guess
 
     @abstractmethod
     def score_labels(self, true: Tensor, inferred: Tensor) -> int:

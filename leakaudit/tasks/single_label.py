@@ -10,10 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from leakaudit.attacks.labels.infer import infer_labels
-from leakaudit.observation import Observation
-from leakaudit.target.target import Target
-from leakaudit.tasks.base import LabelGuess, Task
+from leakaudit.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -25,6 +22,7 @@ class SingleLabel(Task):
     """
 
     name: ClassVar[str] = "one class of K"
+    inference: ClassVar[str] = "leakaudit.attacks.labels.infer:infer_labels"
     classes: int
 
     @property
@@ -48,10 +46,6 @@ class SingleLabel(Task):
     def draw(self, count: int, generator: Generator) -> Tensor:
         """Uniform class indices (count,)."""
         return torch.randint(self.classes, (count,), generator=generator)
-
-    def infer(self, target: Target, observation: Observation, generator: Generator) -> LabelGuess:
-        """From the gradient of the last linear layer, see `leakaudit.attacks.labels.infer`."""
-        return infer_labels(target, observation, generator)
 
     def score_labels(self, true: Tensor, inferred: Tensor) -> int:
         """Size of the intersection of the two multisets."""

@@ -20,7 +20,8 @@ from leakaudit.domains.images import Images
 from leakaudit.matching.descent import Progress
 from leakaudit.matching.engine import GradientMatching, solve
 from leakaudit.matching.priors import BatchStatistics
-from leakaudit.observation import Observation, Protocol
+from leakaudit.observation import Observation
+from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import NotApplicable, SilentMonitor
 from leakaudit.target.target import Target
 from tests.cli.test_scan import export
@@ -44,7 +45,7 @@ def network() -> nn.Module:
 
 def sharing(samples: Batch, space: Images) -> tuple[Target, Observation]:
     target = leakaudit.load(network(), mode="train", image_shape=SHAPE, share_bn_statistics="batch")
-    seen = observe(target, samples, Protocol(len(samples), "train", shared_statistics="batch"), space)
+    seen = observe(target, samples, FedSGD(len(samples), "train", shared_statistics="batch"), space)
     return target, replace(seen, labels=samples.labels, label_source="given", threat_model="E")
 
 
@@ -79,7 +80,7 @@ def test_says_what_it_needs(samples: Batch, space: Images, target: Target) -> No
     attack, victim = GradInversion(GradInversion.presets["quick"]), samples.subset([0])
 
     def reason(target: Target) -> str:
-        refusal = attack.applies(target, observe(target, victim, Protocol(1), space))
+        refusal = attack.applies(target, observe(target, victim, FedSGD(1), space))
         return refusal.reason if isinstance(refusal, NotApplicable) else ""
 
     assert "no BatchNorm" in reason(target)

@@ -9,12 +9,13 @@ import torch
 
 from leakaudit.attacks.base import Attack
 from leakaudit.attacks.registry import available, create
+from leakaudit.audit.memory import Memory
 from leakaudit.audit.references import reference_target, synthetic_batch
 from leakaudit.audit.victim import Knowledge, Victim, attack_victim, observe_victim
 from leakaudit.domains.images import Images
 from leakaudit.domains.references import REFERENCES, TEXT_REFERENCES, VOCABULARY
 from leakaudit.domains.tokens import Tokens
-from leakaudit.observation import Protocol
+from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import SilentMonitor
 from leakaudit.scoring.base import Measure, measure_for
 from leakaudit.target.target import Target
@@ -28,7 +29,7 @@ def fitting(attack: Attack, space: Images) -> tuple[Victim, Measure[Any], Target
     for reference in (*REFERENCES, *TEXT_REFERENCES):
         target = reference_target(reference, space if reference in REFERENCES else Tokens.of(9, VOCABULARY), 5)
         population = synthetic_batch(target, target.domain, 120, 1)
-        protocol = Protocol(1, target.mode)
+        protocol = FedSGD(1, target.mode)
         auxiliary = synthetic_batch(target, target.domain, 64, 7).images
         victim = observe_victim(
             target, population.subset([0]), protocol, target.domain, Knowledge(auxiliary=auxiliary), 0
@@ -48,7 +49,7 @@ def test_every_attack_recovers_a_bundled_sample(name: str, shape: tuple[int, int
     if found is None:
         return
     victim, scorer, target = found
-    outcome = attack_victim(attack, target, victim, scorer, 0, SilentMonitor())
+    outcome = attack_victim(attack, target, victim, scorer, 0, SilentMonitor(), Memory())
     assert outcome.leaked, outcome.scores[0].reason
 
 
@@ -74,5 +75,5 @@ def test_the_settings_decide(space: Images) -> None:
     found = fitting(attack, space)
     assert found is not None
     victim, scorer, target = found
-    outcome = attack_victim(attack, target, victim, scorer, 0, SilentMonitor())
+    outcome = attack_victim(attack, target, victim, scorer, 0, SilentMonitor(), Memory())
     assert not outcome.leaked

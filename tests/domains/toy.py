@@ -15,11 +15,11 @@ from leakaudit.client.readers.base import Reader, Source
 from leakaudit.client.readers.npz import check_labels
 from leakaudit.domains.base import Domain, Start, drawn
 from leakaudit.domains.references import REFERENCES, Reference
+from leakaudit.domains.specs import Spec
 from leakaudit.errors import BatchError
 from leakaudit.reconstruction import Reconstruction
 from leakaudit.scoring.base import Judging, Measure, SampleScore, squared_distances
 from leakaudit.scoring.reidentify import Identification
-from leakaudit.scoring.specs import Spec
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
 from leakaudit.domains.images import Images
 from leakaudit.matching.engine import MatchSettings, minimize
-from leakaudit.observation import Observation, Protocol
+from leakaudit.observation import Observation
+from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import SilentMonitor
 from leakaudit.target.target import Target
 
@@ -26,7 +27,7 @@ SETTINGS = MatchSettings(iterations=300, tv_weight=1e-5)
 def observation_of(target: Target, batch: Batch, space: Images) -> Observation:
     from dataclasses import replace
 
-    return replace(observe(target, batch, Protocol(len(batch)), space), labels=batch.labels, label_source="given")
+    return replace(observe(target, batch, FedSGD(len(batch)), space), labels=batch.labels, label_source="given")
 
 
 def psnr(space: Images, inputs: torch.Tensor, batch: Batch) -> float:
@@ -85,8 +86,9 @@ def test_the_private_batch_cannot_change_a_result(target: Target, samples: Batch
     assert torch.equal(first.inputs, second.inputs)
 
 
-class _StopAfter:
+class _StopAfter(SilentMonitor):
     def __init__(self, steps: int) -> None:
+        super().__init__()
         self.steps = steps
 
     def update(self, fraction: float, objective: float) -> None:

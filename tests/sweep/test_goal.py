@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from leakaudit.document.schema import Report
+from leakaudit.domains.specs import IMAGES, TOKENS, Spec
 from leakaudit.errors import UsageError
-from leakaudit.scoring.specs import IMAGES, TOKENS, Spec
 from leakaudit.sweep.goal import parse_goal
 from tests.report.builder import build
 

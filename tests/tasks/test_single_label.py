@@ -14,7 +14,7 @@ from leakaudit.attacks.labels.infer import infer_labels
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
 from leakaudit.domains.images import Images
-from leakaudit.observation import Protocol
+from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.target.target import Target
 from leakaudit.tasks.base import Task
 from leakaudit.tasks.single_label import OneLogit, SingleLabel, single_label
@@ -73,7 +73,7 @@ def test_a_target_asks_its_task(target: Target, samples: Batch, space: Images) -
 
 def test_labels_are_inferred_through_the_task(target: Target, samples: Batch, space: Images) -> None:
     victim = samples.subset([3])
-    observation: Any = observe(target, victim, Protocol(1), space)
+    observation: Any = observe(target, victim, FedSGD(1), space)
     guess = target.task.infer(target, observation, cpu_generator(0))
     assert guess.labels.tolist() == victim.labels.tolist()
     assert guess.method == infer_labels(target, observation, cpu_generator(0)).method

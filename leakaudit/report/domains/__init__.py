@@ -1,4 +1,4 @@
-"""How samples of each domain appear in a report: a card and a redaction for each, chosen by the document."""
+"""How samples of each domain appear in a report: a card for each, chosen by the document."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract of a card: how a report shows and redacts the samples of one domain.
+"""The contract of a card: how a report shows the samples of one domain.
 
 This one serves every domain whose samples are pictures or nothing to look at: it shows the metrics that the document
 lists, and the pictures that it holds. Nothing here needs the domain to be installed.
@@ -8,22 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from leakaudit.document.schema import (
     AttackEntry,
     DefenceTrial,
     Report,
     SampleResult,
-    SnapshotEntry,
     VictimResult,
 )
+from leakaudit.domains.specs import Spec
 from leakaudit.report.views.cells import Fact, Metric, best, lowered, reidentified, with_unit, written
 from leakaudit.report.views.figures import Figure
 from leakaudit.report.wording import MISSING, clip, shape
-from leakaudit.scoring.specs import Spec
-
-Level = Literal["full", "blurred", "none"]
 
 
 class Card:
@@ -161,16 +158,6 @@ class Card:
         spec = self.strength
         value = None if spec is None else trial.metrics.get(spec.name)
         return value if value is None or spec is None or spec.higher_is_better else -value
-
-    # Redaction
-
-    def redacted(self, sample: SampleResult, level: Level) -> SampleResult:
-        """A sample of which nothing private is left but scores and the label."""
-        return sample.model_copy(update={"original_png": None, "reconstruction_png": None, "tokens": None})
-
-    def redacted_snapshot(self, entry: SnapshotEntry, level: Level) -> SnapshotEntry | None:
-        """A snapshot at this level; ``None`` leaves it out."""
-        return None
 
     # Iteration
 

@@ -1,24 +1,16 @@
-"""What the report shows of images: pictures, PSNR against its floors, and mosaics below full evidence.
-
-A mosaic is of 4 × 4 averages, drawn smoothly: the colours of regions stay, a face or a digit does not. It still
-confirms a guess to whoever holds candidates.
-"""
+"""What the report shows of images: pictures, and PSNR against its floors."""
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-import numpy as np
-
-from leakaudit.document.schema import DefenceTrial, SampleResult, SnapshotEntry
-from leakaudit.report.domains.base import Card, Level
+from leakaudit.document.schema import DefenceTrial, SampleResult
+from leakaudit.domains.specs import IMAGES, Spec
+from leakaudit.report.domains.base import Card
 from leakaudit.report.views.cells import Fact
 from leakaudit.report.views.figures import Figure, psnr_chart
 from leakaudit.report.wording import MISSING, fixed, shape, signed
-from leakaudit.scoring.specs import IMAGES, Spec
 
 FLOORS = {
     "grey": "mid-grey image",
@@ -27,12 +19,8 @@ FLOORS = {
     "flat": "flat image of its own mean colour",
     **Card.floor_titles,
 }
-CELLS = 4
-"""Averages per side that are left of a blurred image."""
-LARGEST = 96
-"""Pixels per side of a blurred image; more would only cost space."""
 EXACT_DB = 100.0
-"""Where an exact reconstruction is drawn."""
+"""Where an exact reconstruction is drawn; chosen."""
 
 
 class ImageCard(Card):
@@ -102,33 +90,3 @@ class ImageCard(Card):
     def trial_level(self, trial: DefenceTrial) -> float | None:
         """PSNR, with a place for exact ones."""
         return (EXACT_DB if trial.attacked else None) if trial.psnr is None else trial.psnr
-
-    def redacted(self, sample: SampleResult, level: Level) -> SampleResult:
-        """Mosaics in place of the pictures, or none."""
-        names = ("original_png", "reconstruction_png")
-        pictures = {
-            name: blur(uri) if (uri := getattr(sample, name)) and level == "blurred" else None for name in names
-        }
-        return super().redacted(sample, level).model_copy(update=pictures)
-
-    def redacted_snapshot(self, entry: SnapshotEntry, level: Level) -> SnapshotEntry | None:
-        """Mosaics, or none."""
-        if level == "none":
-            return None
-        return entry.model_copy(update={"images_png": [blur(uri) for uri in entry.images_png]})
-
-
-def blur(uri: str) -> str:
-    """A PNG data URI of which only 4 × 4 averages are left."""
-    from PIL import Image
-
-    image = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
-    size = (min(image.width, LARGEST), min(image.height, LARGEST))
-    array = np.asarray(image.convert("L" if image.mode == "L" else "RGB"))
-    rows = np.array_split(array, CELLS, axis=0)
-    means = [[cell.mean((0, 1)) for cell in np.array_split(row, CELLS, axis=1)] for row in rows]
-    stream = io.BytesIO()
-    Image.fromarray(np.round(means).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC).save(
-        stream, format="PNG", optimize=True
-    )
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from leakaudit.document.schema import SampleResult, TokenResult
-from leakaudit.report.domains.base import Card, Level
+from leakaudit.domains.specs import TOKENS, Spec
+from leakaudit.report.domains.base import Card
 from leakaudit.report.views.cells import Fact
 from leakaudit.report.wording import MISSING, clip, count, number
-from leakaudit.scoring.specs import TOKENS, Spec
 
 Mark = Literal["right", "wrong", "unread"]
 FLOORS = {
@@ -135,10 +135,3 @@ class TokenCard(Card):
         """Length and vocabulary."""
         target = self.report.target
         return [("Input", f"{number(target.input_shape[-1])} token ids of {number(target.vocabulary)}")]
-
-    def redacted(self, sample: SampleResult, level: Level) -> SampleResult:
-        """Scores without ids and words: a text has no middle between shown and not shown."""
-        hidden: dict[str, object] = {"original": [], "recovered": [], "found": [], "words": {}}
-        bare = super().redacted(sample, level)
-        kept = None if sample.tokens is None else sample.tokens.model_copy(update=hidden)
-        return bare.model_copy(update={"tokens": kept})

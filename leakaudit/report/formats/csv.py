@@ -13,7 +13,7 @@ from typing import Any
 from leakaudit.document.schema import AttackEntry, Report, SampleResult, VictimResult
 from leakaudit.report.domains import card_for
 from leakaudit.report.domains.base import Card
-from leakaudit.report.wording import clean
+from leakaudit.safety.text import shown
 
 COLUMNS = ("attack", "threat_model", "upper_bound", "victim", "sample", "leaked", "certified", "residual")
 """Before the metrics."""
@@ -58,5 +58,5 @@ def _row(card: Card, attack: AttackEntry, result: VictimResult, sample: SampleRe
 
 def _text(value: str) -> str:
     """Text that no spreadsheet runs."""
-    value = clean(value)
-    return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    value = shown(value)
+    return f"'{value}" if value.startswith(("=", "+", "-", "@", "\\t", "\\r")) else value

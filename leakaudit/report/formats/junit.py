@@ -13,8 +13,14 @@ from leakaudit.report.domains import card_for
 from leakaudit.report.domains.base import Card
 from leakaudit.report.views.cells import lowered, with_unit
 from leakaudit.report.wording import clip
+from leakaudit.safety.text import shown
 
 NAME, TEXT = 200, 2000
+
+
+def _line(text: str, longest: int = TEXT) -> str:
+    """One line, as a log may repeat it."""
+    return shown(clip(text, longest))
 
 
 def render_junit(report: Report) -> str:
@@ -31,7 +37,7 @@ def render_junit(report: Report) -> str:
 
 
 def _suite(root: Element, name: str, cases: list[Element], report: Report) -> None:
-    suite = SubElement(root, "testsuite", {"name": name, "timestamp": clip(report.created[:19], 40)})
+    suite = SubElement(root, "testsuite", {"name": name, "timestamp": _line(report.created[:19], 40)})
     suite.set("tests", str(len(cases)))
     for kind, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
         suite.set(kind, str(sum(case.find(tag) is not None for case in cases)))
@@ -42,16 +48,20 @@ def _suite(root: Element, name: str, cases: list[Element], report: Report) -> No
 
 
 def _case(name: str, seconds: float = 0.0) -> Element:
-    return Element("testcase", {"name": clip(name, NAME), "time": f"{seconds:.3f}"})
+    return Element("testcase", {"name": _line(name, NAME), "time": f"{seconds:.3f}"})
 
 
 def _verdict(report: Report) -> Element:
     case = _case(f"audit of {report.target.name}")
     verdict = report.verdict
     if report.partial or verdict.inconclusive:
-        error = SubElement(case, "error", {"type": "inconclusive", "message": clip(report.partial or verdict.headline)})
-        error.text = clip(verdict.at_least, TEXT)
-    SubElement(case, "system-out").text = clip(f"{verdict.status}: {verdict.headline}\n{verdict.at_most}", TEXT)
+        error = SubElement(
+            case, "error", {"type": "inconclusive", "message": _line(report.partial or verdict.headline)}
+        )
+        error.text = _line(verdict.at_least)
+    SubElement(case, "system-out").text = "\n".join(
+        (_line(f"{verdict.status}: {verdict.headline}"), _line(verdict.at_most))
+    )
     return case
 
 
@@ -59,12 +69,14 @@ def _finding(finding: FindingEntry) -> Element:
     case = _case(f"{finding.id} {finding.title}")
     label = f"[{finding.severity}, {finding.confidence}] {finding.message}"
     if finding.fails:
-        failure = SubElement(case, "failure", {"type": finding.severity, "message": clip(label, TEXT)})
-        failure.text = clip(f"What to do: {finding.remedy}", TEXT)
+        failure = SubElement(case, "failure", {"type": finding.severity, "message": _line(label)})
+        failure.text = _line(f"What to do: {finding.remedy}")
     elif finding.suppressed:
-        SubElement(case, "skipped", {"message": clip(finding.gate, TEXT)})
+        SubElement(case, "skipped", {"message": _line(finding.gate)})
     else:
-        SubElement(case, "system-out").text = clip(f"{label}\nDoes not fail: {finding.gate or 'no policy'}", TEXT)
+        SubElement(case, "system-out").text = "\n".join(
+            (_line(label), _line(f"Does not fail: {finding.gate or 'no policy'}"))
+        )
     return case
 
 
@@ -72,7 +84,7 @@ def _attack(attack: AttackEntry, card: Card) -> Element:
     case = _case(f"{attack.title} ({attack.name})", attack.seconds)
     if attack.status != "run":
         message = f"{attack.status.replace('_', ' ')}: {attack.reason}"
-        SubElement(case, "skipped", {"message": clip(message, TEXT)})
+        SubElement(case, "skipped", {"message": _line(message)})
     else:
         scored = [sample for result in attack.results for sample in result.samples]
         best = [(spec, card.best_of(scored, spec)) for spec in card.leading]
@@ -80,6 +92,5 @@ def _attack(attack: AttackEntry, card: Card) -> Element:
             f", best {lowered(spec)} {with_unit(spec, value)}" for spec, value in best if value is not None
         )
         leaked = f"{sum(s.leaked for s in scored)} of {len(scored)} samples leaked"
-        text = f"{leaked}{numbers}. {attack.reason}".strip()
-        SubElement(case, "system-out").text = clip(text, TEXT)
+        SubElement(case, "system-out").text = _line(f"{leaked}{numbers}. {attack.reason}".strip())
     return case

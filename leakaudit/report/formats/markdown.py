@@ -20,7 +20,7 @@ CELL = 400
 def escape(text: str, longest: int = CELL) -> str:
     """Text that stays text: no markup, no table cell, no new line, no link and no mention."""
     flat = " ".join(clip(text, longest).split())
-    return _SPECIAL.sub(r"\\\1", flat).replace("://", ":\\//")
+    return _SPECIAL.sub(r"\\\1", flat).replace("://", ":\\//").replace("www.", "www\\.")
 
 
 def render_markdown(report: Report) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from leakaudit.document.schema import MetricEntry, Report, SampleResult
+from leakaudit.domains.specs import Spec
 from leakaudit.report.wording import MISSING, clip, fixed, number, plain, signed
-from leakaudit.scoring.specs import Spec
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ def tiles(report: Report) -> list[Fact]:
     scored = [sample for result in _results(report) for sample in result.samples]
     leaked, attacked = {s.index for s in scored if s.leaked}, {s.index for s in scored}
     labels = {result.victim: result.labels for result in _results(report)}
-    right, total = sum(item.correct for item in labels.values()), sum(len(item.true) for item in labels.values())
+    right, total = sum(item.correct for item in labels.values()), sum(item.count for item in labels.values())
     ran = sum(attack.status == "run" for attack in report.attacks)
     return [
         Fact("Samples leaked", f"{len(leaked)} of {len(attacked)}" if attacked else MISSING, "by any attack"),
@@ -61,16 +61,13 @@ def model_facts(report: Report) -> list[Fact]:
 def batch_facts(report: Report) -> list[Fact]:
     """The private batch, in counts and hashes, and how the update was made."""
     batch, protocol = report.batch, report.protocol
-    algorithm = {"fedsgd": "FedSGD: one gradient", "fedavg": "FedAvg: local steps"}.get(
-        protocol.algorithm, protocol.algorithm
-    )
     return _facts(
-        ("File", batch.path or "in memory"),
+        ("File", batch.path or ("in memory" if batch.sha256 is None else "left out")),
         ("SHA-256", batch.sha256 or ""),
         ("Samples in the file", number(batch.samples)),
         ("Victims", f"{count(batch.victims, 'batch', 'batches')} of {count(batch.batch_size, 'sample')}"),
-        ("Update", f"{algorithm} of {count(protocol.batch_size, 'sample')}, {protocol.mode} mode"),
-        ("Recorded in", protocol.update_path or ""),
+        ("Update", f"{protocol.title} of {count(protocol.batch_size, 'sample')}, {protocol.mode} mode"),
+        ("Recorded in", protocol.update_path or ("left out" if protocol.update_sha256 else "")),
         ("SHA-256 of the update", protocol.update_sha256 or ""),
         (
             "BatchNorm statistics",

@@ -21,7 +21,7 @@ from leakaudit.report.views.figures import Figure, loss_curves, rank_profiles
 from leakaudit.report.views.policy_view import PolicyView, build_policy
 from leakaudit.report.views.residual import SENTENCE
 from leakaudit.report.views.trials import trial_chart, trial_table
-from leakaudit.report.wording import clip, count, pairs, seconds
+from leakaudit.report.wording import MISSING, clip, count, pairs, seconds
 
 _PNG = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+={0,2}")
 PIXELATED_BELOW = 100
@@ -36,7 +36,7 @@ THREAT_MODELS = {
 }
 PRIVACY = {
     "full": "contains private samples",
-    "blurred": "private images are blurred, texts left out",
+    "blurred": "private images are blurred or left out, texts and labels left out",
     "none": "private samples are left out",
 }
 STATUS = {"run": "run", "not_applicable": "not applicable", "not_run": "not run"}
@@ -221,14 +221,14 @@ def _gallery(card: Card, attack: AttackEntry) -> Gallery:
 
 def _sample(card: Card, attack: AttackEntry, result: VictimResult, position: int) -> SampleView:
     sample = result.samples[position]
-    name = class_name(card.report, sample.label)
+    of_class = "" if sample.label is None else f", class {class_name(card.report, sample.label)}"
     near = card.described(sample)
     return SampleView(
         title=f"Sample {sample.index}",
         victim=str(result.victim),
         leaked=sample.leaked,
         result="leaked" if sample.leaked else "not shown",
-        original=picture(sample.original_png, f"Original of sample {sample.index}, class {name}"),
+        original=picture(sample.original_png, f"Original of sample {sample.index}{of_class}"),
         reconstruction=picture(
             sample.reconstruction_png,
             clip(f"Reconstruction of sample {sample.index} by {attack.title}, victim {result.victim}: {near}"),
@@ -253,6 +253,8 @@ def _facts(card: Card, sample: SampleResult) -> list[Fact]:
 
 
 def _label_fact(report: Report, sample: SampleResult) -> Fact:
+    if sample.label is None:
+        return Fact("Label", MISSING, "left out")
     inferred = ""
     if sample.inferred_label is not None:
         right = sample.inferred_label == sample.label

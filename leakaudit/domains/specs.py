@@ -20,7 +20,7 @@ class Spec:
         name: In the document, in CSV and in goals.
         title: For people.
         unit: As ``dB``, or "".
-        digits: Decimals, or significant digits where the style is ``significant``.
+        digits: Decimals, or significant digits where the style is ``significant``; chosen for reading.
         higher_is_better: Whether larger values mean a closer reconstruction.
         style: How a number is written; ``percent`` takes a fraction.
         remark: What stands beside it, as "above the best floor".
@@ -55,9 +55,11 @@ IMAGES = (
     Spec("lpips", "LPIPS", "", 3, higher_is_better=False, undefined=0.0),
     Spec("mse", "MSE", "", 3, higher_is_better=False, style="significant", undefined=0.0),
 )
+"""Metrics of images; the digits are chosen for reading, and what is undefined counts as exact."""
 TOKENS = (
     Spec("accuracy", "Places right", "", 0, style="percent", beside=True, lead=True, undefined=0.0),
     Spec("recall", "Tokens named", "", 0, style="percent", beside=True, lead=True, undefined=0.0),
     Spec("precision", "Named and right", "", 0, style="percent", lead=True, undefined=0.0),
     Spec("skill", "Skill", "", 2, remark="of the way from the best floor", floored=False, lead=True, undefined=0.0),
 )
+"""Metrics of texts; the digits are chosen for reading, and what is undefined counts as not read."""
