@@ -17,6 +17,8 @@ Mode = Literal["eval", "train"]
 ThreatModel = Literal["A", "B", "C", "D", "E"]
 Channel = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 """A differentiable stand-in for what a client does to its gradient before it shares it, by tensor name."""
+HANDED = "*"
+"""Among the defences that an attack adapts to: all whose counterpart the observation has (channel, noise, rounding)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +120,9 @@ class Observation:
             observation; optimisation attacks may start from it.
         channel: What a known defence does to a gradient; attacks compare their own gradient through it.
         one_bit: The channel keeps signs only: inputs far from the truth match as well as the truth does.
+        noise: Standard deviation σ of the Gaussian noise that the client is known to add to every entry of its update.
+        rounding: Step between neighbouring values by tensor, where the client is known to round its update.
+        pruned: Whether the client is known to zero the small entries of its update.
     """
 
     update: Mapping[str, Tensor]
@@ -132,11 +137,19 @@ class Observation:
     start: Tensor | None = field(default=None)
     channel: Channel | None = field(default=None)
     one_bit: bool = field(default=False)
+    noise: float = 0.0
+    rounding: Mapping[str, float] | None = None
+    pruned: bool = False
 
     def shared(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """What a client with these gradients would share, as far as the attacker can tell; differentiable."""
         seen = {name: gradients[name] for name in self.update}
         return seen if self.channel is None else self.channel(seen)
+
+    @property
+    def plain(self) -> bool:
+        """Whether the update is the gradient itself, as far as the attacker knows."""
+        return self.channel is None and self.noise == 0 and not self.rounding
 
     @property
     def batch_size(self) -> int:

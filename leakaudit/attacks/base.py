@@ -53,6 +53,9 @@ class Attack(ABC):
     """Whether it is given what no attacker has (the client's masks): a yardstick, never evidence of a leak."""
     reads_tokens: ClassVar[bool] = False
     """Whether it reads token ids; all others recover real-valued inputs and are not asked for a text model."""
+    adapts: ClassVar[tuple[str, ...]] = ()
+    """Names of the defences that it works through, `HANDED` for all whose counterpart is in the observation. It is told
+    of every defence; its run counts as an evaluation of a client only if it works through all of the client's."""
     presets: ClassVar[dict[str, Any]]
     """Settings by preset name: quick, standard, paper."""
 

@@ -13,16 +13,14 @@ def defences(debug: bool) -> None:
     """List the defences, how to write them, and what an attacker who knows them does."""
     from rich.console import Console
 
-    from leakaudit.defences.spec import DEFENCES
+    from leakaudit.defences.registry import keys_of
 
     console = Console(highlight=False)
-    for kind in dict.fromkeys(DEFENCES.values()):
+    for kind, leading in keys_of().items():
         keys = ", ".join(
             f.name if f.default is dataclasses.MISSING else f"{f.name}={f.default}" for f in dataclasses.fields(kind)
         )
-        console.print(
-            f"[bold]{' '.join(k for k, v in DEFENCES.items() if v is kind)}[/bold]  {kind.title}", soft_wrap=True
-        )
+        console.print(f"[bold]{' '.join(leading)}[/bold]  {kind.title}", soft_wrap=True)
         console.print(f"    settings          {keys or 'none'}", soft_wrap=True)
         console.print(f"    adaptive attack   {kind.adaptive}", soft_wrap=True)
         console.print(f"    reference         {kind.reference}", soft_wrap=True)

@@ -18,11 +18,10 @@ from torch import Tensor
 
 from leakaudit.client.batch import Batch
 from leakaudit.defences.base import ClientStep, Defence, protected
-from leakaudit.defences.claims import Check, check_claim, check_undefended
-from leakaudit.defences.gaussian import GaussianMechanism
+from leakaudit.defences.claims import check_claim, check_undefended
+from leakaudit.defences.evidence import Check, ErrorBound
 from leakaudit.errors import AuditError
 from leakaudit.observation import InputSpace, Observation, Protocol
-from leakaudit.risk.fisher import fisher_bound
 from leakaudit.target.batchnorm import revealed, watched
 from leakaudit.target.dropout import dropout_layers, injected_masks, record
 from leakaudit.target.target import Target
@@ -158,10 +157,10 @@ def examine(
     found = []
     for defence in defences:
         checks = check_claim(defence, raw.update, observation.update) if acting == [defence] else []
-        mse, reason = None, "only for a single defence of clipping and noise"
-        if isinstance(defence, GaussianMechanism) and defence.accounted and acting == [defence]:
-            mse, reason = _least_error(target, batch, raw, defence, seed)
-        found.append(DefenceEvidence(tuple(checks), mse, reason))
+        bound = ErrorBound(None, "only for a single defence of clipping and noise")
+        if acting == [defence]:
+            bound = _least_error(target, batch, raw, defence, seed)
+        found.append(DefenceEvidence(tuple(checks), bound.mse, bound.reason))
     return found
 
 
@@ -179,15 +178,11 @@ def examine_recorded(target: Target, batch: Batch, observation: Observation, see
     return tuple(check_undefended(raw.update, observation.update))
 
 
-def _least_error(
-    target: Target, batch: Batch, raw: Observation, mechanism: GaussianMechanism, seed: int
-) -> tuple[float | None, str]:
-    """The Fisher bound in pixel units; for one sample, whose clipping is a smooth function of it."""
-    if len(batch) > 1:
-        return None, "computed for one sample per update only"
-    _, seen = mechanism.adapt(target, raw)
+def _least_error(target: Target, batch: Batch, raw: Observation, defence: Defence, seed: int) -> ErrorBound:
+    """The defence's bound on the error, in pixel units."""
     inputs = raw.space.normalize(batch.images).to(next(iter(raw.update.values())))
-    labels = batch.labels.to(inputs.device)
     generator = torch.Generator("cpu").manual_seed(seed)
-    bound = fisher_bound(target, seen, inputs, labels, mechanism.noise, generator)
-    return bound.mse * sum(s * s for s in raw.space.std) / len(raw.space.std), ""
+    bound = defence.error_bound(target, raw, inputs, batch.labels.to(inputs.device), generator)
+    if bound.mse is None:
+        return bound
+    return ErrorBound(bound.mse * sum(s * s for s in raw.space.std) / len(raw.space.std))

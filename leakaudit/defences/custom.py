@@ -14,10 +14,9 @@ from typing import Any
 
 from torch import Generator, Tensor
 
-from leakaudit.defences.base import ClientStep, Defence, Update, through
+from leakaudit.defences.base import ClientStep, Defence, Update
 from leakaudit.errors import UsageError
-from leakaudit.observation import Observation
-from leakaudit.target.target import Target
+from leakaudit.observation import Channel, Observation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +70,15 @@ class CustomDefence(Defence):
             )
         return {name: g.detach() for name, g in shared.items()}
 
-    def adapt(self, target: Target, observation: Observation) -> tuple[Target, Observation]:
-        """Through the function's own counterpart."""
-        channel = getattr(self.function, "adapt", None)
-        return target, observation if channel is None else through(observation, channel)
+    def channel(self, observation: Observation) -> Channel | None:
+        """The function's own counterpart."""
+        found: Channel | None = getattr(self.function, "adapt", None)
+        return found
+
+    @property
+    def hands_over(self) -> bool:
+        """Whether the function brings a counterpart."""
+        return hasattr(self.function, "adapt")
 
 
 def load_custom(path: str) -> CustomDefence:

@@ -38,6 +38,7 @@ class Soteria(Defence):
     title: ClassVar[str] = "Soteria"
     adaptive: ClassVar[str] = "leaves the columns that the defence touched out of the comparison"
     reference: ClassVar[str] = "Sun et al., Soteria, CVPR 2021, arXiv 2012.06043"
+    order: ClassVar[int] = 50
 
     def __post_init__(self) -> None:
         if not 0 < self.soteria < 1:
@@ -65,6 +66,11 @@ class Soteria(Defence):
         name = str(last_linear(target).weight)
         touched = {n: g for n, g in observation.update.items() if n == name}
         return target, through(observation, Support.of(touched))
+
+    @classmethod
+    def grid(cls, batch_size: int, samples: int) -> tuple[str, ...]:
+        """Half of the features."""
+        return ("soteria=0.5",)
 
 
 def _ratio(step: ClientStep, sample: int) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -294,7 +295,8 @@ class DefenceEntry(_Model):
     text: str = Field(description="as on the command line")
     settings: dict[str, Any] = Field(default_factory=dict)
     adaptive_attack: str = Field(default="", description="empty: attacked only by those who ignore it")
-    evaluated: bool
+    evaluated: bool = Field(description="an attack that works through all defences of the client ran on this model")
+    evaluated_by: list[str] = Field(default_factory=list, description="names of these attacks")
     reference: str = ""
     accounting: AccountingEntry | None = Field(default=None, description="only for a clipped and noised update")
     accounting_reason: str = ""
@@ -524,7 +526,7 @@ class Report(_Model):
     def save(
         self,
         directory: str | Path,
-        formats: tuple[str, ...] = ("json", "html", "pdf"),
+        formats: Sequence[str] = (),
         template_dir: Path | None = None,
         pdf_variant: str = "pdf/ua-1",
     ) -> list[Path]:
@@ -534,7 +536,8 @@ class Report(_Model):
 
         Args:
             directory: Created if missing.
-            formats: Any of ``json``, ``html``, ``pdf``, ``sarif``, ``junit``, ``markdown``, ``csv``.
+            formats: Any of ``json``, ``html``, ``pdf``, ``sarif``, ``junit``, ``markdown``, ``csv`` and what other
+                packages bring; empty for the first three.
             template_dir: Folder whose templates override the bundled ones.
             pdf_variant: ``pdf/ua-1`` (accessible), or ``pdf/a-3u`` (for archives, with report.json attached).
 

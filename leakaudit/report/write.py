@@ -10,24 +10,14 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from leakaudit.document.schema import Report
 from leakaudit.errors import UsageError
-
-FILES = {
-    "html": "report.html",
-    "pdf": "report.pdf",
-    "sarif": "report.sarif",
-    "junit": "report.junit.xml",
-    "markdown": "report.md",
-    "csv": "scores.csv",
-    "json": "report.json",
-}
-"""File names in the order of writing. The document last: where it is new, the views beside it are new too."""
-DEFAULT_FORMATS = ("json", "html", "pdf")
+from leakaudit.report.formats.base import Format, FormatUnavailable, Rendering
+from leakaudit.report.formats.registry import chosen
 
 
 class ReportWarning(UserWarning):
@@ -37,29 +27,28 @@ class ReportWarning(UserWarning):
 def write_report(
     report: Report,
     directory: Path,
-    formats: tuple[str, ...] = DEFAULT_FORMATS,
+    formats: Sequence[str] = (),
     template_dir: Path | None = None,
     pdf_variant: str = "pdf/ua-1",
 ) -> list[Path]:
-    """Write the views of a report into a directory, each under its name in :data:`FILES`.
+    """Write the views of a report into a directory, each under the name that its format has.
 
     Args:
         report: The document.
         directory: Created if missing.
-        formats: Any keys of :data:`FILES`.
+        formats: Names of installed formats (`leakaudit.report.formats.registry`); empty for the default ones.
         template_dir: Folder whose templates override the bundled ones.
         pdf_variant: ``pdf/ua-1`` (accessible), or ``pdf/a-3u`` (for archives, with report.json attached).
 
     Returns:
-        The files written, ``report.json`` last. Where the PDF libraries are missing the PDF is left out, with
-        a :class:`ReportWarning` that says how to install them.
+        The files written, ``report.json`` last. A format whose libraries are missing is left out, with a
+        :class:`ReportWarning` that says how to install them.
 
     Raises:
         UsageError: An unknown format, a directory that is not writable, a template that does not work.
     """
-    if unknown := sorted(set(formats) - set(FILES)):
-        raise UsageError(f"unknown report format {', '.join(unknown)}", f"choose from {', '.join(FILES)}")
-    return replace_files(directory, _rendered(report, formats, template_dir, directory, pdf_variant))
+    rendering = Rendering(report, template_dir, pdf_variant)
+    return replace_files(directory, _rendered(chosen(formats), rendering, directory))
 
 
 def replace_files(directory: Path, files: Iterable[tuple[str, bytes]]) -> list[Path]:
@@ -78,45 +67,15 @@ def replace_files(directory: Path, files: Iterable[tuple[str, bytes]]) -> list[P
     return [directory / name for name in names]
 
 
-def _rendered(
-    report: Report, formats: tuple[str, ...], template_dir: Path | None, directory: Path, pdf_variant: str
-) -> Iterator[tuple[str, bytes]]:
+def _rendered(formats: Sequence[Format], rendering: Rendering, directory: Path) -> Iterator[tuple[str, bytes]]:
     """File names and contents, in the order in which they will appear."""
-    from leakaudit.report.formats.html import render_view
-    from leakaudit.report.formats.pdf import PdfUnavailable, render_pdf
-    from leakaudit.report.views.view import build_view
-
-    view = build_view(report) if {"html", "pdf"} & set(formats) else None
-    if "html" in formats:
-        yield FILES["html"], render_view(report, view, template_dir, "screen").encode()
-    if "pdf" in formats:
+    for kind in formats:
         try:
-            yield FILES["pdf"], render_pdf(report, template_dir, view, pdf_variant)
-        except PdfUnavailable as notice:
-            old = " The report.pdf in that folder is from an earlier audit." if _has_pdf(directory) else ""
+            yield kind.file, kind.content(rendering)
+        except FormatUnavailable as notice:
+            older = (directory / kind.file).exists()
+            old = f" The {kind.file} in that folder is from an earlier audit." if older else ""
             warnings.warn(f"{notice}{old}", ReportWarning, stacklevel=6)
-    for name, render in _text_views().items():
-        if name in formats:
-            yield FILES[name], render(report).encode("utf-8", "replace")
-
-
-def _text_views() -> dict[str, Callable[[Report], str]]:
-    from leakaudit.report.formats.csv import render_csv
-    from leakaudit.report.formats.junit import render_junit
-    from leakaudit.report.formats.markdown import render_markdown
-    from leakaudit.report.formats.sarif import render_sarif
-
-    return {
-        "sarif": render_sarif,
-        "junit": render_junit,
-        "markdown": render_markdown,
-        "csv": render_csv,
-        "json": Report.to_json,
-    }
-
-
-def _has_pdf(directory: Path) -> bool:
-    return (directory / "report.pdf").exists()
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from leakaudit.attacks.registry import available
 from leakaudit.audit.pipeline import audit
 from leakaudit.audit.request import AuditOptions
 from leakaudit.client.batch import Batch
+from leakaudit.defences.registry import default_grid
 from leakaudit.defences.spec import parse_defence
 from leakaudit.document.schema import DefenceTrial, Report
 from leakaudit.errors import LeakauditError, UsageError
@@ -32,9 +33,6 @@ from leakaudit.sweep.goal import Goal
 from leakaudit.sweep.utility import TrainingPlan, Utility, train
 from leakaudit.target.target import Target
 
-MULTIPLIERS = (0.01, 0.1, 1.0)
-"""Noise multipliers of the grid: σ of the noise on the sum, over the clipping bound."""
-CLIP = 1.0
 VICTIMS = 2
 """Independent batches per setting where the user names no number."""
 CONFIRMING = 1000
@@ -44,25 +42,13 @@ SECOND_SEED = 1_000_003
 """Added to the seed for the scan that confirms a recommendation."""
 
 
-def default_grid(batch_size: int, samples: int) -> tuple[str, ...]:
-    """The settings that are tried where the user names none.
-
-    Args:
-        batch_size: Samples per update without a defence.
-        samples: In the batch file: no more than these can stand behind an update.
-    """
-    noisy = [f"clip={CLIP:g},noise={z * CLIP / batch_size:g}" for z in MULTIPLIERS]
-    larger = [f"accumulate={n}" for n in (4, 16) if n * batch_size <= samples]
-    return (*noisy, "prune=0.9", "prune=0.99", "sign", *larger, "soteria=0.5", "precode=64", "dropout=0.5")
-
-
 @dataclass(frozen=True, kw_only=True)
 class DefendOptions:
     """What to try and what is enough.
 
     Args:
         goal: What a setting must reach.
-        grid: Settings as text; empty for :func:`default_grid`.
+        grid: Settings as text; empty for those that the installed defences name.
         plan: How utility is measured.
         utility: Samples for that; ``None`` takes those of the batch file.
     """
@@ -186,19 +172,20 @@ class _Sweep:
         interval = leak_interval(len(leaked), len(attacked), fewest=1)  # wide, and said so
         best = max(scored, key=lambda item: float("inf") if item[2].psnr is None else item[2].psnr, default=None)
         entry = report.defences[0] if report.defences else None
+        evaluated = _evaluated(report)
         return DefenceTrial(
             text=text,
             title=entry.title if entry else "No defence",
             status="run",
             adaptive_attack=entry.adaptive_attack if entry else "",
-            evaluated=entry.evaluated if entry else True,
+            evaluated=evaluated,
             attacked=len(attacked),
             leaked=len(leaked),
             leaked_interval=None if interval is None else list(interval),
             psnr=None if best is None else best[2].psnr,
             attack="" if best is None else best[0].title,
             value=self.defending.goal.value(report),
-            meets=bool(scored) and self.defending.goal.met(report),
+            meets=bool(scored) and evaluated and self.defending.goal.met(report),
             loss=utility.loss,
             accuracy=utility.accuracy,
             evaluated_on=utility.samples,
@@ -218,7 +205,8 @@ class _Sweep:
             if self.observer.interrupted():
                 break
             self.observer.stage(f"confirming {trial.text} with another seed")
-            met = goal.met(self._audit(trial.text, self.options.seed + SECOND_SEED, stronger=True))
+            again_report = self._audit(trial.text, self.options.seed + SECOND_SEED, stronger=True)
+            met = _evaluated(again_report) and goal.met(again_report)
             if met and not self.observer.interrupted():
                 again = f" {', '.join(failed)} met it once and missed it then." if failed else ""
                 return trial, (
@@ -233,6 +221,11 @@ class _Sweep:
             return None, f"Interrupted before a setting was confirmed; {once} met {goal} once. {GOES_ON}"
         missed = f" ({', '.join(failed)} only once)" if failed else ""
         return None, f"No setting tried meets {goal}{missed}: combine defences, or do not share such updates."
+
+
+def _evaluated(report: Report) -> bool:
+    """Whether an attack that works through everything that the clients do ran on this model."""
+    return all(entry.evaluated for entry in report.defences)
 
 
 def cheapest(trials: Sequence[DefenceTrial]) -> list[DefenceTrial]:

@@ -26,7 +26,6 @@ from typing import Any
 import torch
 
 from leakaudit.errors import ModelError
-from leakaudit.target.formats import Kind
 
 MAX_ARCHIVE_BYTES = 8 << 30
 MAX_MEMBERS = 100_000
@@ -61,7 +60,7 @@ _FUNCTIONS = frozenset({
 _SAVED = re.compile(r".*\.pt|serialized_(state_dict|constants|example_inputs)(\.pt|\.json)?")
 
 
-def scan(path: Path, kind: Kind) -> None:
+def scan(path: Path, kind: str) -> None:
     """Look at an archive without unpacking it.
 
     Raises:

@@ -13,9 +13,34 @@ import click
 
 from leakaudit.cli.options.packing import packed
 from leakaudit.errors import UsageError
+from leakaudit.report.formats.registry import format_names
 
-FORMATS = ("json", "html", "pdf", "sarif", "junit", "markdown", "csv")
-DEFAULT = ("json", "html", "pdf")
+
+class FormatName(click.ParamType):  # type: ignore[type-arg]
+    """The name of an installed format of the report; which there are is asked when it is needed."""
+
+    name = "format"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """All names."""
+        return f"[{'|'.join(format_names())}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name, if there is such a format."""
+        if value not in format_names():
+            self.fail(f"{value!r} is not one of {', '.join(format_names())}.", param, ctx)
+        return str(value)
+
+
+class FormatOption(click.Option):
+    """``--format``; its help names the formats that are written by default."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Option and help."""
+        from leakaudit.report.formats.registry import chosen
+
+        self.help = f"Repeatable; default {', '.join(kind.name for kind in chosen(()))}."
+        return super().get_help_record(ctx)
 
 
 def _evidence(ctx: click.Context, param: click.Parameter, value: str | None) -> str:
@@ -40,8 +65,8 @@ report_options = packed(
             "-f",
             "formats",
             multiple=True,
-            type=click.Choice(FORMATS),
-            help=f"Repeatable; default {', '.join(DEFAULT)}.",
+            cls=FormatOption,
+            type=FormatName(),
         ),
         click.option(
             "--evidence",
@@ -91,7 +116,7 @@ def write(report: Any, writing: dict[str, Any]) -> list[Path]:
     with warnings.catch_warnings(record=True) as notices:
         warnings.simplefilter("always", ReportWarning)
         written: list[Path] = report.save(
-            writing["out"], writing["formats"] or DEFAULT, writing["template_dir"], writing["pdf_variant"]
+            writing["out"], writing["formats"], writing["template_dir"], writing["pdf_variant"]
         )
     for notice in notices:
         if issubclass(notice.category, ReportWarning):

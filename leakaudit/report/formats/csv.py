@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from leakaudit.document.schema import AttackEntry, Metrics, Report, SampleResult, VictimResult
+from leakaudit.report.formats.base import Format, Rendering
 from leakaudit.report.views.tables import FLOORS
 from leakaudit.report.wording import clean
 
@@ -55,3 +56,10 @@ def _text(value: str) -> str:
     """Text that no spreadsheet runs."""
     value = clean(value)
     return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
+def _render(rendering: Rendering) -> str:
+    return render_csv(rendering.report)
+
+
+FORMAT = Format(name="csv", file="scores.csv", title="a row per reconstruction, for spreadsheets", render=_render)

@@ -2,44 +2,16 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
-from xml.etree import ElementTree
-from xml.etree.ElementTree import Element, SubElement
 
-from leakaudit import __version__
-from leakaudit.audit.environment import timestamp
-from leakaudit.report.formats.sarif import SCHEMA
+from leakaudit.report.formats.registry import chosen
 from leakaudit.report.wording import clip
-from leakaudit.report.write import FILES, replace_files
+from leakaudit.report.write import replace_files
 
 
-def write_failure(directory: Path, formats: tuple[str, ...], model: Path, error: Exception) -> list[Path]:
-    """Write the formats of these that can say it (SARIF and JUnit); an older report.json and its views stay."""
+def write_failure(directory: Path, formats: Sequence[str], model: Path, error: Exception) -> list[Path]:
+    """Write those of these formats that can say it; an older report.json and its views stay."""
     message = clip(str(error) or type(error).__name__, 900)
-    views = {"sarif": failure_sarif(message), "junit": failure_junit(model.name, message)}
-    files = {FILES[name]: text.encode() for name, text in views.items() if name in formats}
-    return replace_files(directory, files.items()) if files else []
-
-
-def failure_sarif(message: str) -> str:
-    """A run without results whose invocation failed."""
-    invocation = {
-        "executionSuccessful": False,
-        "endTimeUtc": timestamp().replace("+00:00", "Z"),
-        "toolExecutionNotifications": [{"level": "error", "message": {"text": message}}],
-    }
-    driver = {"name": "leakaudit", "version": __version__, "semanticVersion": __version__, "rules": []}
-    run = {"tool": {"driver": driver}, "invocations": [invocation], "results": []}
-    return json.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2) + "\n"
-
-
-def failure_junit(model: str, message: str) -> str:
-    """One test case that is an error."""
-    counts = {"tests": "1", "failures": "0", "errors": "1", "skipped": "0"}
-    root = Element("testsuites", {"name": "leakaudit", **counts})
-    suite = SubElement(root, "testsuite", {"name": "leakaudit.verdict", **counts})
-    case = SubElement(suite, "testcase", {"classname": "leakaudit.verdict", "name": f"audit of {clip(model, 200)}"})
-    SubElement(case, "error", {"type": "could not audit", "message": message})
-    ElementTree.indent(root)
-    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+    files = [(f.file, f.failure(model.name, message).encode()) for f in chosen(formats) if f.failure is not None]
+    return replace_files(directory, files) if files else []

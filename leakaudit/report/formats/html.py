@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from leakaudit.document.schema import Report
 from leakaudit.errors import UsageError
+from leakaudit.report.formats.base import Format, Rendering
 from leakaudit.report.views.view import build_view
 from leakaudit.report.wording import clean, clip
 
@@ -119,3 +120,12 @@ def content_policy(style: str, script: str) -> str:
 
 def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+
+
+def _render(rendering: Rendering) -> str:
+    return render_view(rendering.report, rendering.view, rendering.template_dir, "screen")
+
+
+FORMAT = Format(
+    name="html", file="report.html", title="one page for people", render=_render, default=True, pictures=True
+)

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 from leakaudit.document.schema import AttackEntry, FindingEntry, Report
+from leakaudit.report.formats.base import Format, Rendering
 from leakaudit.report.wording import clip
 
 NAME, TEXT = 200, 2000
@@ -74,3 +75,23 @@ def _attack(attack: AttackEntry) -> Element:
         text = f"{sum(s.leaked for s in scored)} of {len(scored)} samples leaked. {attack.reason}".strip()
         SubElement(case, "system-out").text = clip(text, TEXT)
     return case
+
+
+def failure_junit(model: str, message: str) -> str:
+    """One test case that is an error."""
+    counts = {"tests": "1", "failures": "0", "errors": "1", "skipped": "0"}
+    root = Element("testsuites", {"name": "leakaudit", **counts})
+    suite = SubElement(root, "testsuite", {"name": "leakaudit.verdict", **counts})
+    case = SubElement(suite, "testcase", {"classname": "leakaudit.verdict", "name": f"audit of {clip(model, 200)}"})
+    SubElement(case, "error", {"type": "could not audit", "message": message})
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _render(rendering: Rendering) -> str:
+    return render_junit(rendering.report)
+
+
+FORMAT = Format(
+    name="junit", file="report.junit.xml", title="for test summaries", render=_render, failure=failure_junit
+)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from leakaudit.document.schema import FindingEntry, Report
+from leakaudit.report.formats.base import Format, Rendering
 from leakaudit.report.views.residual import SENTENCE
 from leakaudit.report.wording import MISSING, clip, fixed, seconds, signed
 
@@ -75,3 +76,10 @@ def _attacks(report: Report) -> list[str]:
         lines.append(f"| {title} | {status} | {leaked} | {margin} | {seconds(attack.seconds)} |")
     score = "" if report.rank.score is None else f", score {fixed(report.rank.score, 1)}"
     return [*lines, "", f"Rank analysis of the architecture: risk {escape(report.rank.risk)}{score}.", ""]
+
+
+def _render(rendering: Rendering) -> str:
+    return render_markdown(rendering.report)
+
+
+FORMAT = Format(name="markdown", file="report.md", title="a summary for pull requests", render=_render)
