@@ -123,6 +123,7 @@ class Observation:
         noise: Standard deviation σ of the Gaussian noise that the client is known to add to every entry of its update.
         rounding: Step between neighbouring values by tensor, where the client is known to round its update.
         pruned: Whether the client is known to zero the small entries of its update.
+        rescaled: Whether it is known to clip, so that the update, or each sample's share of it, may be scaled down.
     """
 
     update: Mapping[str, Tensor]
@@ -140,6 +141,7 @@ class Observation:
     noise: float = 0.0
     rounding: Mapping[str, float] | None = None
     pruned: bool = False
+    rescaled: bool = False
 
     def shared(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """What a client with these gradients would share, as far as the attacker can tell; differentiable."""

@@ -34,7 +34,7 @@ import torch
 from torch import Generator, Tensor
 
 from leakaudit.attacks.base import Attack
-from leakaudit.attacks.embedding import SEEN_THROUGH, counted, token_set
+from leakaudit.attacks.embedding import SEEN_THROUGH, counted, seen_tokens
 from leakaudit.attacks.reading.confirm import Recovered, assemble, best_label
 from leakaudit.attacks.reading.first_layer import Use, like, masks_unknown, token_table, watch
 from leakaudit.attacks.reading.noise import live_rows, rank_limit, spread
@@ -242,7 +242,7 @@ def _seen_tokens(target: Target, observation: Observation, table: str, settings:
     vocabulary = len(tensors[table])
     none = torch.empty(0, dtype=torch.long)
     if table in observation.update:
-        tokens, how = token_set(observation, table)
+        tokens, how = seen_tokens(observation, table)
         if len(tokens) < vocabulary:
             return tokens, how
     if vocabulary > MAX_VOCABULARY:
@@ -259,6 +259,8 @@ def _seen_tokens(target: Target, observation: Observation, table: str, settings:
 
 def _span_reader(target: Target, observation: Observation, table: str) -> Reader | str:
     """The layer whose gradient shows which inputs occurred, or why none does."""
+    if observation.one_bit or observation.pruned:
+        return "signs and pruned entries have no span in common with the inputs"
     reader = find_reader(target, table)
     if reader is None or reader.weight not in observation.update:
         return "no linear layer reads the tokens one by one"
@@ -280,7 +282,7 @@ def _sequence(
     target: Target, observation: Observation, table: str, tokens: Tensor, settings: DagerSettings
 ) -> _Sequence:
     places = prod(target.image_shape)
-    if table in observation.update and len(tokens) <= places:
+    if table in observation.update and len(tokens) <= places and not observation.one_bit:
         read = _by_positions(target, observation, table, tokens, settings)
         if read is not None:
             return read
@@ -300,7 +302,7 @@ def _by_positions(
     """The sequence from a learned position table, if there is one whose rows fit."""
     update, places = observation.update, prod(target.image_shape)
     for name, gradient in update.items():
-        rows = _moved_rows(gradient, observation, name)
+        rows = _moved_rows(gradient, observation.noise)
         if name == table or rows.shape != (places, update[table].shape[1]):
             continue
         if observation.noise > 0:
@@ -326,7 +328,7 @@ def _probed_scale(target: Target, table: str, positions: str, places: int) -> fl
     return position_scale(own[table].double(), flat[flat.abs().sum(1) > 0].double())
 
 
-def _moved_rows(gradient: Tensor, observation: Observation, name: str) -> Tensor:
+def _moved_rows(gradient: Tensor, noise: float) -> Tensor:
     """The rows of a table's gradient that are not zero: of a position table, the places of the sequence in order."""
     rows = gradient.reshape(-1, gradient.shape[-1]) if gradient.dim() else gradient.reshape(1, 1)
-    return rows[live_rows(replace(observation, update={name: rows}), name)]
+    return rows[live_rows(rows, noise)]

@@ -29,7 +29,7 @@ from torch import Generator, Tensor
 from leakaudit.attacks.base import Attack
 from leakaudit.attacks.reading.confirm import fill_labels
 from leakaudit.attacks.reading.first_layer import mid_grey
-from leakaudit.attacks.reading.noise import FALSE_ALARM, live_rows
+from leakaudit.attacks.reading.noise import FALSE_ALARM, live_rows, step_of
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, TokenReading
 from leakaudit.target.target import Target
@@ -45,9 +45,14 @@ class EmbeddingSettings:
     """Nothing to set: a row is zero or it is not."""
 
 
-def token_set(observation: Observation, table: str) -> tuple[Tensor, str]:
-    """Tokens whose row of the table's gradient (V, d) is not zero, ascending, and how that was told."""
-    tokens = live_rows(observation, table)
+def token_set(table_gradient: Tensor) -> Tensor:
+    """Tokens whose row of the table's gradient (V, d) is not zero, ascending."""
+    return live_rows(table_gradient)
+
+
+def seen_tokens(observation: Observation, table: str) -> tuple[Tensor, str]:
+    """Tokens whose row of the table's gradient is more than the known noise, ascending, and how that was told."""
+    tokens = live_rows(observation.update[table], observation.noise, step_of(observation, table))
     if observation.noise == 0:
         return tokens, f"non-zero rows of {table}"
     return tokens, f"rows of {table} beyond the noise, none by chance with probability {1 - FALSE_ALARM:.6f}"
@@ -85,7 +90,7 @@ class EmbeddingReader(Attack):
             return NotApplicable(f"the embedding table {target.tokens.table} is not trained, so not in the update")
         if observation.noise > 0 and observation.one_bit:
             return NotApplicable("signs of a noisy update: no row is zero, and none longer than another")
-        if len(token_set(observation, target.tokens.table)[0]) == len(gradient):
+        if len(seen_tokens(observation, target.tokens.table)[0]) == len(gradient):
             return NotApplicable(
                 f"every row of {target.tokens.table} moved: it is tied to the output, carries noise, or the batch uses "
                 "the whole vocabulary"
@@ -97,7 +102,7 @@ class EmbeddingReader(Attack):
         if target.tokens is None:
             raise ValueError("the embedding reader needs a model over token ids: ask `applies` first")
         gradient = observation.update[target.tokens.table]
-        found, how = token_set(observation, target.tokens.table)
+        found, how = seen_tokens(observation, target.tokens.table)
         found = found.cpu()
         none = torch.empty(0, dtype=torch.long)
         return Reconstruction(

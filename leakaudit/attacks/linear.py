@@ -199,13 +199,15 @@ def _read_inexact(target: Target, observation: Observation, entry: Entry, rows: 
     bias = None if entry.bias is None else observation.update[entry.bias].reshape(-1).double()
     wrong, wrong_bias = spread(observation, entry.weight), spread(observation, entry.bias or "")
     if observation.pruned:
-        rows = complete(rows, bias)  # without noise the survivors are exact, and so is this
+        rows, bias = complete(rows, bias)  # without noise the survivors are exact, and so is this
     found = leading(rows, bias, wrong, wrong_bias)
     needed = rank_limit(*found.shape)
     if found.strength <= needed:
         how = f"{entry.weight} is not told from its noise: {found.strength:.3g} standard deviations of {needed:.3g}"
         return _nothing(target, observation, entry, how)
     how = f"leading direction of {entry.weight}, {found.strength:.3g} standard deviations of the noise"
+    if observation.pruned:
+        how = f"the matrix of rank one behind the surviving entries of {entry.weight}"
     if found.operand is not None:
         images = entry.map.images(found.operand[None], fill)
     else:

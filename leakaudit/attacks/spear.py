@@ -41,7 +41,7 @@ from leakaudit.attacks.certificate import RESIDUAL_TOLERANCE
 from leakaudit.attacks.linear import first_layer_or_reason
 from leakaudit.attacks.reading.confirm import Recovered, assemble, match_labels
 from leakaudit.attacks.reading.first_layer import Entry, masks_unknown, mid_grey, probe_batch
-from leakaudit.attacks.reading.noise import live_rows, noise_share, rank_limit, spread
+from leakaudit.attacks.reading.noise import live_rows, noise_share, rank_limit, spread, step_of
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
 from leakaudit.target.target import Target
@@ -207,16 +207,18 @@ def numerical_rank(singular: Tensor) -> int:
 
 def factorize(observation: Observation, entry: Entry) -> tuple[Factors, int]:
     """The factors of the layer's gradient, and its numerical rank, which is the batch size."""
-    gradient = entry.rows(observation.update)
-    rows = live_rows(replace(observation, update={entry.weight: gradient}), entry.weight)
-    gradient = gradient.double()[rows]
+    gradient = entry.rows(observation.update).double()
+    rows = live_rows(gradient, observation.noise, step_of(observation, entry.weight))
+    limit, gradient = rank_limit(*gradient.shape), gradient[rows]
+    if len(rows) == 0:
+        return Factors(gradient[:, :0], gradient, gradient[:, 0], rows, 1.0), 0
     # The Gram matrix squares the condition number, which float64 can afford: the data are float32.
     values, vectors = torch.linalg.eigh(gradient @ gradient.T)
     singular, left = values.flip(0).clamp_min(0).sqrt(), vectors.flip(1)
     size, wrong = observation.batch_size, spread(observation, entry.weight)
-    rank = numerical_rank(singular) if len(rows) else 0
+    rank = numerical_rank(singular)
     if wrong > 0:
-        rank = int((singular > wrong * rank_limit(*gradient.shape)).sum())
+        rank = int((singular > wrong * limit).sum())
     next_value = float(singular[size]) if size < len(singular) else 0.0
     floor = max(next_value / float(singular[min(size, len(singular)) - 1].clamp_min(1e-300)), 1e-8)
     bias = observation.update[str(entry.bias)].reshape(-1).double()[rows]
@@ -381,7 +383,8 @@ def _judge(
     noise = noise_share(observation)
     fits = noise > 0 or factors.floor <= ACCURACY
     if not hidden:
+        fits &= noise > 0 or bool((mismatch <= settings.mismatch).all())
+    if not hidden and not (observation.rescaled and observation.channel is None):  # clipped one by one: unknown scales
         residual = relative_residual(target, observation, images.clamp(low, high), labels.to(images.device))
         fits &= residual <= max(RESIDUAL_TOLERANCE[dtype], NOISY_RESIDUAL * noise)
-        fits &= noise > 0 or bool((mismatch <= settings.mismatch).all())
     return Recovered(images, labels, torch.full((len(images),), fits and noise == 0)), fits

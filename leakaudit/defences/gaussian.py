@@ -102,7 +102,8 @@ class GaussianMechanism(Defence):
     def adapt(self, target: Target, observation: Observation) -> tuple[Target, Observation]:
         """With the clipping as a channel, and the noise level known; noise of several defences adds up in squares."""
         target, seen = super().adapt(target, observation)
-        return target, replace(seen, noise=math.hypot(seen.noise, self.noise))
+        noise = math.hypot(seen.noise, self.noise)
+        return target, replace(seen, noise=noise, rescaled=seen.rescaled or self.clip > 0)
 
     def check(self, raw: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> list[Check]:
         """The noise level, or without noise the norm."""

@@ -28,8 +28,7 @@ FALSE_ALARM = 1e-6
 
 def spread(observation: Observation, name: str) -> float:
     """Standard deviation of what is wrong with an entry of a tensor: noise and rounding; 0 for an exact update."""
-    step = (observation.rounding or {}).get(name, 0.0)
-    return math.hypot(observation.noise, step / math.sqrt(12))
+    return math.hypot(observation.noise, step_of(observation, name) / math.sqrt(12))
 
 
 def noise_share(observation: Observation) -> float:
@@ -39,20 +38,30 @@ def noise_share(observation: Observation) -> float:
     return math.sqrt(wrong) / norm if norm > 0 else 0.0
 
 
-def row_limit(observation: Observation, name: str) -> float:
-    """Norm above which a row of a tensor (V, d) is more than noise; 0 without noise, where such a row is zero."""
-    if observation.noise == 0:
+def row_limit(count: int, width: int, noise: float, step: float = 0.0) -> float:
+    """Norm above which a row (d,) among V is more than noise; 0 without noise, where such a row is zero.
+
+    Args:
+        count: V.
+        width: d.
+        noise: σ.
+        step: Of a rounding after the noise, between neighbouring values.
+    """
+    if noise == 0:
         return 0.0
-    count, width = observation.update[name].shape
-    step = (observation.rounding or {}).get(name, 0.0)
-    return observation.noise * math.sqrt(chi2.isf(FALSE_ALARM / count, width)) + math.sqrt(width) * step / 2
+    return noise * math.sqrt(chi2.isf(FALSE_ALARM / count, width)) + math.sqrt(width) * step / 2
 
 
-def live_rows(observation: Observation, name: str) -> Tensor:
-    """Which rows of a tensor (V, d) are more than noise, as numbers, ascending."""
-    limit, rows = row_limit(observation, name), observation.update[name]
+def live_rows(rows: Tensor, noise: float = 0.0, step: float = 0.0) -> Tensor:
+    """Which rows of a matrix (V, d) are more than noise, as numbers, ascending."""
+    limit = row_limit(rows.shape[0], rows.shape[1], noise, step)
     moved: Tensor = rows.abs().sum(1) > 0 if limit == 0 else rows.double().norm(dim=1) > limit
     return moved.nonzero().flatten()
+
+
+def step_of(observation: Observation, name: str) -> float:
+    """Step of the rounding of a tensor; 0 where it was not rounded."""
+    return (observation.rounding or {}).get(name, 0.0)
 
 
 def rank_limit(rows: int, columns: int) -> float:

@@ -61,8 +61,8 @@ def leading(rows: Tensor, bias: Tensor | None, noise: float, bias_noise: float) 
     return Leading(strength, direction, along * noise / (vector[-1] * bias_noise), shape)
 
 
-def complete(rows: Tensor, bias: Tensor | None) -> Tensor:
-    """The matrix of rank one (m, n) that agrees with the non-zero entries of G (and of its bias); 0 where none tell."""
+def complete(rows: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The G (m, n) and g (m,) of rank one that agree with the entries that are not zero; 0 where none tell."""
     shown = rows if bias is None else torch.cat([rows, bias[:, None]], 1)
     known = (shown != 0).to(shown)
     left = shown.abs().amax(1) if bias is None else bias.clone()
@@ -71,5 +71,5 @@ def complete(rows: Tensor, bias: Tensor | None) -> Tensor:
     for _ in range(SWEEPS):
         right = (shown.T @ left) / (known.T @ left.square()).clamp_min(1e-300)
         left = (shown @ right) / (known @ right.square()).clamp_min(1e-300)
-    whole: Tensor = torch.outer(left, right[: rows.shape[1]])
-    return whole
+    whole = torch.outer(left, right)
+    return (whole, None) if bias is None else (whole[:, :-1], whole[:, -1])
