@@ -14,53 +14,90 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from leakaudit.api import scan
+    from leakaudit.api import defend, scan
+    from leakaudit.attacks.base import Attack
     from leakaudit.audit.request import AuditOptions
     from leakaudit.client.batch import Batch, load_batch
+    from leakaudit.defences.base import ClientStep, Defence
+    from leakaudit.defences.evidence import Check, Guarantee
+    from leakaudit.document.redact import redact
     from leakaudit.document.schema import Report
     from leakaudit.errors import AuditError, BatchError, LeakauditError, ModelError, UsageError
     from leakaudit.observation import InputSpace, Observation, Protocol
     from leakaudit.observer import Observer
+    from leakaudit.policy.apply import apply_policy
+    from leakaudit.policy.read import Policy
+    from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
+    from leakaudit.report.formats.base import Format
     from leakaudit.target.load import load
+    from leakaudit.target.readers import Reader
     from leakaudit.target.target import Target
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Attack": "attacks.base",
     "AuditError": "errors",
     "AuditOptions": "audit.request",
     "Batch": "client.batch",
     "BatchError": "errors",
+    "Check": "defences.evidence",
+    "ClientStep": "defences.base",
+    "Defence": "defences.base",
+    "Format": "report.formats.base",
+    "Guarantee": "defences.evidence",
     "InputSpace": "observation",
     "LeakauditError": "errors",
     "ModelError": "errors",
+    "Monitor": "reconstruction",
+    "NotApplicable": "reconstruction",
     "Observation": "observation",
     "Observer": "observer",
+    "Policy": "policy.read",
     "Protocol": "observation",
+    "Reader": "target.readers",
+    "Reconstruction": "reconstruction",
     "Report": "document.schema",
     "Target": "target",
     "UsageError": "errors",
+    "apply_policy": "policy.apply",
+    "defend": "api",
     "load": "target",
     "load_batch": "client.batch",
+    "redact": "document.redact",
     "scan": "api",
 }
 
 __all__ = [
+    "Attack",
     "AuditError",
     "AuditOptions",
     "Batch",
     "BatchError",
+    "Check",
+    "ClientStep",
+    "Defence",
+    "Format",
+    "Guarantee",
     "InputSpace",
     "LeakauditError",
     "ModelError",
+    "Monitor",
+    "NotApplicable",
     "Observation",
     "Observer",
+    "Policy",
     "Protocol",
+    "Reader",
+    "Reconstruction",
     "Report",
     "Target",
     "UsageError",
+    "apply_policy",
+    "defend",
     "load",
     "load_batch",
+    "redact",
     "scan",
 ]
 

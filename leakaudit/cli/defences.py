@@ -13,7 +13,9 @@ def defences(debug: bool) -> None:
     """List the defences, how to write them, and what an attacker who knows them does."""
     from rich.console import Console
 
+    from leakaudit.attacks.registry import available
     from leakaudit.defences.registry import keys_of
+    from leakaudit.observation import HANDED
 
     console = Console(highlight=False)
     for kind, leading in keys_of().items():
@@ -23,4 +25,7 @@ def defences(debug: bool) -> None:
         console.print(f"[bold]{' '.join(leading)}[/bold]  {kind.title}", soft_wrap=True)
         console.print(f"    settings          {keys or 'none'}", soft_wrap=True)
         console.print(f"    adaptive attack   {kind.adaptive}", soft_wrap=True)
+        known = (kind.name, HANDED) if kind.has_counterpart() else (kind.name,)
+        through = [name for name, attack in available().items() if set(known) & set(attack.adapts)]
+        console.print(f"    attacks through   {', '.join(through) or 'none'}", soft_wrap=True)
         console.print(f"    reference         {kind.reference}", soft_wrap=True)

@@ -108,11 +108,15 @@ class Defence(ABC):
         channel = self.channel(observation)
         return target, observation if channel is None else through(observation, channel)
 
+    @classmethod
+    def has_counterpart(cls) -> bool:
+        """Whether defences of this kind put a counterpart of theirs into the observation."""
+        return cls.adapt is not Defence.adapt or cls.channel is not Defence.channel
+
     @property
     def hands_over(self) -> bool:
         """Whether its counterpart is in the observation, so that every attack that compares gradients has it."""
-        own = type(self)
-        return own.adapt is not Defence.adapt or own.channel is not Defence.channel
+        return self.has_counterpart()
 
     def known_to(self, adapts: Collection[str]) -> bool:
         """Whether an attack that declares `adapts` works through it.

@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 
 from leakaudit.defences.base import ClientStep, Defence, Update, through
 from leakaudit.defences.pruning import Support
+from leakaudit.errors import ModelError
 from leakaudit.observation import Observation
 from leakaudit.target.splice import last_linear, layer_input
 from leakaudit.target.target import Target
@@ -48,8 +49,13 @@ class Soteria(Defence):
         """Zero the columns; a sample's features count by their mean over the batch.
 
         Raises:
-            ModelError: The model has no fully connected layer.
+            ModelError: The model has no fully connected layer, or its inputs are token ids.
         """
+        if not step.inputs.is_floating_point():
+            raise ModelError(
+                f"{step.target.name} takes token ids: Soteria asks how features change with the input, and ids do not vary",
+                "try clip and noise, or more samples behind an update",
+            )
         layer = last_linear(step.target)
         ratio = torch.stack([_ratio(step, i) for i in range(len(step.inputs))]).mean(0)
         hidden = ratio.argsort()[: round(self.soteria * len(ratio))]

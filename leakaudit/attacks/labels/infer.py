@@ -19,8 +19,8 @@ cross-check and its agreement reported; on briefly trained networks it is worse,
 above is what LLG (Wainakh et al. 2022) starts from.
 
 A known defence changes what can be believed. Through noise the label of one sample is the largest entry of the leading
-left singular vector of ``[G | g] = (p − y) [hᵀ 1]``, which averages the noise over all features. Clipped, pruned,
-rounded or signed updates have no p − y of known scale: no soft label is read from them, only the sign. The fact
+left singular vector of ``[G | g] = (p − y) [hᵀ 1]``, where that is more than noise, and else of g alone. Clipped,
+pruned, rounded or signed updates have no p − y of known scale: no soft label is read from them, only the sign. The fact
 ``n_k ≥ −B g_k`` holds up to four standard deviations of the noise, and not for signs.
 
 Fails without a linear last layer, and is poor on a network that is
@@ -38,6 +38,7 @@ from torch import Generator, Tensor
 from leakaudit.attacks.labels.counts import fit_prediction, ilrg_shares, round_counts
 from leakaudit.attacks.labels.features import feature_fit
 from leakaudit.attacks.reading.first_layer import token_table, watch
+from leakaudit.attacks.reading.noise import rank_limit
 from leakaudit.observation import InputSpace, Observation
 from leakaudit.target.target import Target
 
@@ -238,7 +239,11 @@ def _noisy_label(observation: Observation, head: Head) -> LabelGuess:
     """The label of one sample through noise: p − y is the leading direction, and its largest entry is the label's."""
     signal = observation.update[str(head.bias)].flatten().double()
     rows = head.rows(dict(observation.update)).double()
-    left = torch.linalg.svd(torch.cat([rows, signal[:, None]], 1), full_matrices=False)[0][:, 0]
+    whole = torch.cat([rows, signal[:, None]], 1)
+    vectors, singular, _ = torch.linalg.svd(whole, full_matrices=False)
+    if float(singular[0]) <= observation.noise * rank_limit(*whole.shape):  # the direction is the noise's
+        return LabelGuess(signal.argmin().cpu().reshape(1), "sign of the last layer's noisy gradient", exact=False)
+    left = vectors[:, 0]
     if len(left) == 2:  # both entries are as large; the bias tells which is negative
         left = left if float(left @ signal) > 0 else -left
         label = left.argmin()
