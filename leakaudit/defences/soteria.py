@@ -53,7 +53,7 @@ class Soteria(Defence):
         """
         if not step.inputs.is_floating_point():
             raise ModelError(
-                f"{step.target.name} takes token ids: Soteria asks how features change with the input, and ids do not vary",
+                f"{step.target.name} takes token ids: Soteria asks how features change with the input, ids do not vary",
                 "try clip and noise, or more samples behind an update",
             )
         layer = last_linear(step.target)
