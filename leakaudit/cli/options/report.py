@@ -13,7 +13,6 @@ import click
 
 from leakaudit.cli.options.packing import packed
 from leakaudit.errors import UsageError
-from leakaudit.report.formats.registry import format_names
 
 
 class FormatName(click.ParamType):  # type: ignore[type-arg]
@@ -23,10 +22,14 @@ class FormatName(click.ParamType):  # type: ignore[type-arg]
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         """All names."""
+        from leakaudit.report.formats.registry import format_names
+
         return f"[{'|'.join(format_names())}]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The name, if there is such a format."""
+        from leakaudit.report.formats.registry import format_names
+
         if value not in format_names():
             self.fail(f"{value!r} is not one of {', '.join(format_names())}.", param, ctx)
         return str(value)
