@@ -35,17 +35,6 @@ class FormatName(click.ParamType):  # type: ignore[type-arg]
         return str(value)
 
 
-class FormatOption(click.Option):
-    """``--format``; its help names the formats that are written by default."""
-
-    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """Option and help."""
-        from leakaudit.report.formats.registry import chosen
-
-        self.help = f"Repeatable; default {', '.join(kind.name for kind in chosen(()))}."
-        return super().get_help_record(ctx)
-
-
 def _evidence(ctx: click.Context, param: click.Parameter, value: str | None) -> str:
     in_ci = os.environ.get("CI", "").lower() in ("true", "1")
     return value or ("blurred" if in_ci else "full")
@@ -68,8 +57,8 @@ report_options = packed(
             "-f",
             "formats",
             multiple=True,
-            cls=FormatOption,
             type=FormatName(),
+            help="Repeatable; default json, html, pdf, and what other packages write by default.",
         ),
         click.option(
             "--evidence",
