@@ -28,7 +28,7 @@ from torch import nn
 import leakaudit
 from leakaudit.audit import pipeline as audit
 from leakaudit.document.schema import Report
-from leakaudit.observation import Mode
+from leakaudit.protocols.base import Mode
 from leakaudit.scoring.images import leak_interval
 
 FILE = 200

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-TIMES = {"seconds", "created", "versions", "version", "command", "sha256_of_report", "document_sha256"}
+TIMES = {"seconds", "created", "versions", "version", "command", "self_sha256"}
 """Keys whose values tell when and by what a document was made."""
 COMMON = ("--preset", "quick", "--victims", "2", "--seed", "5", "--format", "json", "--fail-on", "never")
 PIXELS = ("--mean", "0.5", "--std", "0.25")

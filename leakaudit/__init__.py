@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from leakaudit.document.redact import redact
     from leakaudit.document.schema import Report
     from leakaudit.errors import AuditError, BatchError, LeakauditError, ModelError, UsageError
-    from leakaudit.observation import InputSpace, Observation, Protocol
+    from leakaudit.observation import Channel, InputSpace, Observation
     from leakaudit.observer import Observer
     from leakaudit.policy.apply import apply_policy
     from leakaudit.policy.read import Policy
+    from leakaudit.protocols.base import Play, Protocol
+    from leakaudit.protocols.fedsgd import FedSGD
     from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
     from leakaudit.report.formats.base import Format
     from leakaudit.target.load import load
@@ -41,11 +43,13 @@ _HOMES = {
     "AuditOptions": "audit.request",
     "Batch": "client.batch",
     "BatchError": "errors",
+    "Channel": "observation",
     "Check": "defences.evidence",
     "ClientStep": "defences.base",
     "Defence": "defences.base",
     "Format": "report.formats.base",
     "Guarantee": "defences.evidence",
+    "FedSGD": "protocols.fedsgd",
     "InputSpace": "observation",
     "LeakauditError": "errors",
     "ModelError": "errors",
@@ -53,8 +57,9 @@ _HOMES = {
     "NotApplicable": "reconstruction",
     "Observation": "observation",
     "Observer": "observer",
+    "Play": "protocols.base",
     "Policy": "policy.read",
-    "Protocol": "observation",
+    "Protocol": "protocols.base",
     "Reader": "target.readers",
     "Reconstruction": "reconstruction",
     "Report": "document.schema",
@@ -74,9 +79,11 @@ __all__ = [
     "AuditOptions",
     "Batch",
     "BatchError",
+    "Channel",
     "Check",
     "ClientStep",
     "Defence",
+    "FedSGD",
     "Format",
     "Guarantee",
     "InputSpace",
@@ -86,6 +93,7 @@ __all__ = [
     "NotApplicable",
     "Observation",
     "Observer",
+    "Play",
     "Policy",
     "Protocol",
     "Reader",

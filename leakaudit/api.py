@@ -13,6 +13,7 @@ from torch import nn
 
 from leakaudit.audit.cache import Cache
 from leakaudit.audit.controls import Level
+from leakaudit.audit.memory import Memory
 from leakaudit.audit.pipeline import audit
 from leakaudit.audit.request import AuditOptions
 from leakaudit.client.batch import Batch, DataLayout, ValueRange, from_arrays, load_batch, load_images
@@ -21,10 +22,11 @@ from leakaudit.client.rounds.files import load_update
 from leakaudit.defences.spec import parse_defences
 from leakaudit.document.schema import Report
 from leakaudit.errors import UsageError
-from leakaudit.observation import InputSpace, Mode, ThreatModel, TokenSpace
+from leakaudit.observation import InputSpace, ThreatModel, TokenSpace
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.policy.apply import apply_policy
 from leakaudit.policy.read import Policy
+from leakaudit.protocols.base import Mode
 from leakaudit.scoring.images import LeakCriterion
 from leakaudit.sweep.goal import parse_goal
 from leakaudit.sweep.utility import TrainingPlan
@@ -114,6 +116,7 @@ def scan(
         BatchError: Samples that do not fit the model.
     """
     observer = observer or SilentObserver()
+    memory = Memory(Cache() if cache else None)
 
     def audit_one(target: Target) -> Report:
         prepared = _prepare(
@@ -145,7 +148,10 @@ def scan(
             cache=cache,
         )
         return audit(
-            prepared.target, prepared.samples, prepared.space, prepared.options, observer=observer, command=command
+            *(prepared.target, prepared.samples, prepared.space, prepared.options),
+            observer=observer,
+            memory=memory,
+            command=command,
         )
 
     reading = {"image_shape": input_shape, "share_bn_statistics": share_bn_statistics}

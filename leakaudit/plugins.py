@@ -11,6 +11,9 @@ from typing import Any
 
 from leakaudit.errors import UsageError
 
+FORMATS = "leakaudit.formats"
+"""Here, so that the command line names formats without loading the report."""
+
 
 def names(group: str) -> tuple[str, ...]:
     """The names in a group, ascending, without importing anything."""

@@ -6,11 +6,49 @@ attack cannot run. Nothing here holds a private sample.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
+
+from leakaudit.protocols.base import Play
+from leakaudit.target.dropout import Steps
+
+
+class Memory(Protocol):
+    """What an attack makes once and needs again, such as a trained prior; the audit decides how long it is kept.
+
+    A key is a sequence of values with a content (text, numbers, tensors, …): everything that the thing depends on.
+    """
+
+    def held(self, *key: Any) -> Any:
+        """The object that was held last under this key, or ``None``."""
+
+    def hold(self, value: Any, *key: Any) -> None:
+        """Keep an object for the runs to come; ``None`` lets it go. Few are held, and the oldest go first."""
+
+    def stored(self, *key: Any) -> Any:
+        """A value that an audit before stored under this key, or ``None``."""
+
+    def store(self, value: Any, *key: Any) -> str:
+        """Keep tensors, numbers and text, in containers, for later audits; why that was not possible, or ""."""
+
+
+class Forgetting:
+    """A memory that keeps nothing."""
+
+    def held(self, *key: Any) -> Any:
+        """Nothing."""
+
+    def hold(self, value: Any, *key: Any) -> None:
+        """Ignore."""
+
+    def stored(self, *key: Any) -> Any:
+        """Nothing."""
+
+    def store(self, value: Any, *key: Any) -> str:
+        """Ignore."""
+        return ""
 
 
 class Monitor(Protocol):
@@ -25,9 +63,20 @@ class Monitor(Protocol):
     def seconds_left(self) -> float | None:
         """Time left for this run, or ``None`` without a time budget."""
 
+    @property
+    def memory(self) -> Memory:
+        """What earlier runs of this audit kept."""
 
+
+@dataclass(eq=False)
 class SilentMonitor:
-    """A monitor that prints nothing and never stops."""
+    """A monitor that prints nothing and never stops.
+
+    Args:
+        memory: What the attack finds of earlier runs; by default nothing.
+    """
+
+    memory: Memory = field(default_factory=Forgetting)
 
     def update(self, fraction: float, objective: float) -> None:
         """Ignore."""
@@ -95,7 +144,7 @@ class Reconstruction:
         iterations: Iterations done, over all restarts and trials.
         seconds: Wall time; filled in by the base class.
         stopped: Why it ended early ("interrupted or out of time"), or "".
-        masks: Dropout masks by layer that belong to the reconstruction, where the attack found or was given any.
+        masks: Dropout masks by step and layer of the reconstruction, where the attack found or was given any.
         exact: True for attacks whose result is algebraic, not approximate; the certificate decides.
         notes: Facts for the report, one sentence each.
         tokens: What was read, where the model takes token ids.
@@ -110,7 +159,12 @@ class Reconstruction:
     iterations: int = 0
     seconds: float = 0.0
     stopped: str = ""
-    masks: Mapping[str, Tensor] | None = None
+    masks: Steps | None = None
     exact: bool = False
     notes: tuple[str, ...] = field(default=())
     tokens: TokenReading | None = None
+
+    @property
+    def play(self) -> Play:
+        """The guess of what the client did."""
+        return Play(self.inputs, self.labels, masks=self.masks or ())

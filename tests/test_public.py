@@ -23,7 +23,17 @@ def test_all_is_sorted_complete_and_importable() -> None:
 
 
 def test_the_bases_of_all_extensions_are_public() -> None:
-    wanted = {"Attack", "Reconstruction", "NotApplicable", "Monitor", "Defence", "ClientStep", "Check", "Guarantee"}
+    wanted = {
+        "Attack",
+        "Reconstruction",
+        "NotApplicable",
+        "Monitor",
+        "Defence",
+        "ClientStep",
+        "Channel",
+        "Check",
+        "Guarantee",
+    }
     wanted |= {"Format", "Reader", "Policy", "apply_policy", "redact", "defend"}
     assert wanted <= set(leakaudit.__all__)
     assert set(leakaudit.__all__) <= set(dir(leakaudit))

@@ -16,7 +16,8 @@ from leakaudit.attacks.registry import available, create
 from leakaudit.audit.references import REFERENCES, TEXT_REFERENCES, VOCABULARY, synthetic_batch
 from leakaudit.audit.victim import Knowledge, Victim, observe_victim
 from leakaudit.client.batch import Batch
-from leakaudit.observation import InputSpace, Protocol
+from leakaudit.observation import InputSpace
+from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import Reconstruction, SilentMonitor
 from leakaudit.target.target import Target
 
@@ -71,6 +72,17 @@ def test_the_check_can_fail() -> None:
     assert {name.split(".")[1] for name in found} == {"client", "scoring", "audit"}
 
 
+BELOW = {"attacks": ("recursion", "matching", "risk", "defences", "protocols", "target"), "audit": PUBLIC}
+"""Rooms by which others must not be reached: what is built on them, not what they build on."""
+
+
+@pytest.mark.parametrize(("upper", "room"), [(upper, room) for upper, rooms in BELOW.items() for room in rooms])
+def test_a_lower_room_does_not_reach_an_upper_one(upper: str, room: str) -> None:
+    for file in (PACKAGE / room).rglob("*.py"):
+        found = {name for name in reachable(file) if name.startswith(f"leakaudit.{upper}")}
+        assert not found, f"{file} reaches {sorted(found)[0]}"
+
+
 SHORT = {
     "gi-pip": {"iterations": "12", "training_steps": "3"},
     **{name: {"iterations": "12"} for name in ("ig", "dlg", "idlg", "dia", "wia", "gradinversion")},
@@ -84,7 +96,7 @@ def attacked(name: str, space: InputSpace, size: int) -> tuple[Target, Victim] |
         target = reference.target(space.shape if reference not in TEXT_REFERENCES else (1, 1, 6), 5)
         space = input_space(target, space.mean, space.std)
         private = synthetic_batch(target, space, 8, 1).subset(range(size))
-        protocol = Protocol(size, target.mode)
+        protocol = FedSGD(size, target.mode)
         knowledge = Knowledge(auxiliary=synthetic_batch(target, space, 64, 7).images)
         victim = observe_victim(target, private, protocol, space, knowledge, 0)
         if attack.refusal(*victim.attacked_by(attack, target)) is None:
@@ -150,5 +162,5 @@ def test_the_bit_identity_check_can_fail(space: InputSpace) -> None:
     found = attacked("ig", space, 1)
     assert found is not None
     target, victim = found
-    other = observe_victim(target, synthetic_batch(target, space, 8, 2).subset([1]), Protocol(1), space, Knowledge(), 0)
+    other = observe_victim(target, synthetic_batch(target, space, 8, 2).subset([1]), FedSGD(1), space, Knowledge(), 0)
     assert not torch.equal(run("ig", target, victim).inputs, run("ig", target, other).inputs)

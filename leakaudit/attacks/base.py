@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, final
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from leakaudit.observation import Observation, ThreatModel
+from leakaudit.protocols.base import Play
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, SilentMonitor
-from leakaudit.target.dropout import injected_masks
 from leakaudit.target.target import Target
 
 OPTIMISATION_COST = 50
-"""Attacks below this cost are closed forms; they run first."""
+"""Attacks below this cost are closed forms, which run first; by definition of `Attack.cost`."""
 
 
 class Attack(ABC):
@@ -51,6 +51,8 @@ class Attack(ABC):
     """Whether a scan without ``--attack`` runs it; a baseline that another attack contains does not."""
     upper_bound: ClassVar[bool] = False
     """Whether it is given what no attacker has (the client's masks): a yardstick, never evidence of a leak."""
+    one_gradient: ClassVar[bool] = False
+    """Whether its algebra is that of one gradient; it is then not asked for an update of several local steps."""
     reads_tokens: ClassVar[bool] = False
     """Whether it reads token ids; all others recover real-valued inputs and are not asked for a text model."""
     adapts: ClassVar[tuple[str, ...]] = ()
@@ -73,9 +75,11 @@ class Attack(ABC):
 
     @final
     def refusal(self, target: Target, observation: Observation) -> NotApplicable | None:
-        """Why this attack cannot run here, or ``None``: what its kind of input rules out, then what `applies` says."""
+        """Why this attack cannot run here, or ``None``: what its class facts rule out, then what `applies` says."""
         if target.tokens is not None and not self.reads_tokens:
             return NotApplicable("the model takes token ids; this attack recovers real-valued inputs such as pixels")
+        if self.one_gradient and (steps := observation.protocol.steps) > 1:
+            return NotApplicable(f"the update is of {steps} local steps; this attack reads a single gradient")
         return self.applies(target, observation)
 
     @abstractmethod
@@ -136,16 +140,13 @@ def _finished(result: Reconstruction, target: Target, observation: Observation) 
     if target.tokens is not None:
         inputs = inputs.round().long()
     complete = result.tokens is None or bool(result.tokens.placed.all())
-    residual = relative_residual(target, observation, inputs, result.labels, result.masks) if complete else float("nan")
-    return replace(result, inputs=inputs, residual=residual)
+    inside = replace(result, inputs=inputs)
+    return replace(inside, residual=relative_residual(target, observation, inside.play) if complete else float("nan"))
 
 
-def relative_residual(
-    target: Target, observation: Observation, inputs: Tensor, labels: Tensor, masks: Mapping[str, Tensor] | None = None
-) -> float:
-    """‖g(x̂) − g*‖ / ‖g*‖ over the whole update, without knowledge of the true batch."""
-    with injected_masks(target.module, masks or {}):
-        regenerated = observation.shared(target.gradient(inputs, labels))
+def relative_residual(target: Target, observation: Observation, play: Play) -> float:
+    """‖g(x̂) − g*‖ / ‖g*‖ of a guess over the whole update, without knowledge of the true batch."""
+    regenerated = observation.regenerate(target, play)
     difference = sum(float((regenerated[n] - g).double().square().sum()) for n, g in observation.update.items())
     norm = sum(float(g.double().square().sum()) for g in observation.update.values())
     return (difference / norm) ** 0.5 if norm > 0 else float("nan")

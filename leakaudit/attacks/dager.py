@@ -40,15 +40,16 @@ from leakaudit.attacks.reading.first_layer import Use, like, masks_unknown, toke
 from leakaudit.attacks.reading.noise import live_rows, rank_limit, spread
 from leakaudit.attacks.reading.token_places import position_scale, sequence_by_positions, sequence_through_noise
 from leakaudit.observation import Observation, ThreatModel
+from leakaudit.protocols.fedsgd import gradient_of
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, TokenReading
 from leakaudit.target.target import Target
 
 MAX_VOCABULARY = 4096
-"""Largest vocabulary that the span test goes through: one run of the model per token."""
+"""Largest vocabulary that the span test goes through, one run of the model per token; chosen, not measured."""
 ROUNDING = 1e-5
-"""Singular values below this share of the largest are rounding noise."""
+"""Singular values below this share of the largest are rounding noise: 84 times the precision of float32."""
 WIDEST = 0.1
-"""Sine of the angle by which noise may tilt the span; inputs at random are at an angle near 1. A rounded choice."""
+"""Sine of the angle by which noise may tilt the span, chosen; inputs at random are at an angle near 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,8 @@ class DagerSettings:
     """Settings of the token readings.
 
     Args:
-        span: Largest relative distance of an input from the span of the gradient.
+        span: Largest relative distance of an input from the span of the gradient; chosen, and no token was missed or
+            read falsely with it (`benchmarks/results/tokens.md`, 10 batches a row).
     """
 
     span: float = 1e-3
@@ -172,6 +174,7 @@ class Dager(Attack):
     reference: ClassVar[str] = "Petrov et al., DAGER: Exact Gradient Inversion for LLMs, NeurIPS 2024, arXiv 2405.15586"
     cost: ClassVar[int] = 13
     adapts: ClassVar[tuple[str, ...]] = SEEN_THROUGH
+    one_gradient: ClassVar[bool] = True
     reads_tokens: ClassVar[bool] = True
     presets: ClassVar[dict[str, DagerSettings]] = {
         "quick": DagerSettings(),
@@ -323,7 +326,7 @@ def _probed_scale(target: Target, table: str, positions: str, places: int) -> fl
     """What the model multiplies its embeddings by before it adds the positions: read off an update of our own."""
     inputs = _constant(target, 0, first=1)
     labels = torch.zeros(len(inputs), dtype=torch.long, device=inputs.device)
-    own = {name: g.detach() for name, g in target.gradient(inputs, labels).items()}
+    own = gradient_of(target, inputs, labels)
     flat = own[positions].reshape(-1, own[positions].shape[-1])
     return position_scale(own[table].double(), flat[flat.abs().sum(1) > 0].double())
 

@@ -51,7 +51,7 @@ class DIASettings(IGSettings):
     """Settings of DIA; those of IG apply where every mask can be read.
 
     Args:
-        mask_weight: λ_m, weight of the distance of the masks' means from the known rates.
+        mask_weight: λ_m, weight of the distance of the masks' means from the known rates; as in the authors' code.
         read: Read masks off the update where it shows them; the authors' attack does not.
         polish: Try L-BFGS over inputs and masks too, round the masks at the end, and refine the inputs by L-BFGS.
     """
@@ -106,10 +106,11 @@ class DIA(Attack):
             settings = replace(settings, polish=False)
         layers = masked_layers(target, observation)
         drawn = cpu_generator(generator.initial_seed())  # of its own: read or not, the starts are the same
-        read = read_masks(target, observation, layers, drawn) if settings.read else {}
+        alone = observation.protocol.steps == 1  # a zero column of several steps was dropped in all of them
+        read = read_masks(target, observation, layers, drawn) if settings.read and alone else {}
         single = observation.batch_size == 1
         known = read if single else {}
-        free = tuple(layer for layer in layers if layer.name not in known)
+        free = tuple(layer for layer in layers if layer.key not in known)
         if single:
             facts = f"{len(known)} of {len(layers)} dropout masks read off the update, {len(free)} optimised"
         else:
@@ -120,7 +121,7 @@ class DIA(Attack):
             return replace(result, notes=(facts, *result.notes))
 
         settings, raised = smooth_enough(settings, observation)
-        rates = {layer.name: layer.rate for layer in free}
+        rates = {layer.key: layer.rate for layer in free}
         like = next(iter(target.parameters.values()))
 
         def masks() -> dict[str, Tensor]:

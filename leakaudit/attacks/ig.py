@@ -94,7 +94,7 @@ class IG(Attack):
         return minimize_together(target, observations, self.settings, generators, monitor, masks=masks)
 
     def given_masks(self, observation: Observation) -> Mapping[str, Tensor]:
-        """Dropout masks by layer that the attack is given: none."""
+        """Dropout masks by ``step/layer`` that the attack is given: none."""
         return {}
 
 
@@ -116,7 +116,7 @@ def match(
         settings: Of IG or of an attack built on it.
         generator: CPU generator of the starts.
         monitor: Told the progress.
-        masks: Known dropout masks by layer.
+        masks: Known dropout masks by ``step/layer``.
         priors: Further terms of the objective.
 
     Raises:

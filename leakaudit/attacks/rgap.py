@@ -29,6 +29,7 @@ from torch import Generator, Tensor
 from leakaudit.attacks.base import Attack, relative_residual
 from leakaudit.attacks.labels.infer import infer_labels
 from leakaudit.observation import InputSpace, Observation, ThreatModel
+from leakaudit.protocols.base import Play
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, Snapshot
 from leakaudit.recursion.graph import GraphPlan, make_graph_plan, recover_graph
 from leakaudit.recursion.obstacles import Obstacle
@@ -40,11 +41,12 @@ from leakaudit.target.target import Target
 from leakaudit.target.trace import TraceError
 
 OUTSIDE = 0.01
-"""Pixels may leave 0..1 by this much before a candidate counts as ruled out."""
+"""Pixels may leave 0..1 by this much before a candidate counts as ruled out; chosen, 2.6 grey levels."""
 RANK_ONE = 1e-3
 """Largest misfit of a biased layer's update to one outer product; rounding to 16 bit stays below."""
 OFF_GRID = 0.05
-"""Mean distance to a multiple of 1/255, in these units, up to which an image counts as 8-bit (0.25 at random)."""
+"""Mean distance to a multiple of 1/255, in these units, up to which an image counts as 8-bit; chosen (0.25 at random).
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,8 @@ class RGAPSettings(SolverSettings):
     """Effort of the solver, and what counts as exact.
 
     Args:
-        exact: Largest relative residual of the regenerated update at which the result counts as exact.
+        exact: Largest relative residual of the regenerated update at which the result counts as exact; chosen, that of
+            the certificate in float32.
     """
 
     exact: float = 1e-4
@@ -77,7 +80,8 @@ class RGAP(Attack):
     )
     cost: ClassVar[int] = 10
     adapts: ClassVar[tuple[str, ...]] = ("share",)
-    # The paper has no hyper-parameters; its dense solver corresponds to the largest dense limit.
+    one_gradient: ClassVar[bool] = True
+    # The paper has no hyper-parameters; its dense solver corresponds to the largest dense limit. The rest is chosen.
     presets: ClassVar[dict[str, RGAPSettings]] = {
         "quick": RGAPSettings(iterations=4000, dense_limit=0),
         "standard": RGAPSettings(),
@@ -144,7 +148,7 @@ class RGAP(Attack):
         inputs = chosen.image.reshape(1, *space.shape).to(reference)
         labels = inferred if chosen.label is None else torch.full_like(inferred, chosen.label)
         low, high = space.box(inputs)
-        residual = relative_residual(target, observation, inputs.clamp(low, high), labels)
+        residual = relative_residual(target, observation, Play(inputs.clamp(low, high), labels))
         sound = not chosen.deficient and chosen.jump is None and unique
         snapshots = tuple(
             Snapshot(1.0, o.image.reshape(1, *space.shape).to(reference).clamp(low, high)) for o in others

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from leakaudit.attacks.base import Attack
 from leakaudit.client.rounds.files import RecordedUpdate
+from leakaudit.defences.base import Defence
 from leakaudit.document.schema import (
     AttackEntry,
     BatchSection,
@@ -35,7 +36,8 @@ from leakaudit.document.schema import (
 )
 from leakaudit.errors import ModelError
 from leakaudit.matching.candidates import SEARCHED
-from leakaudit.observation import InputSpace, Observation, Protocol, TokenSpace
+from leakaudit.observation import InputSpace, Observation, TokenSpace
+from leakaudit.protocols.base import Protocol
 from leakaudit.reconstruction import Reconstruction
 from leakaudit.target.dropout import dropout_layers
 from leakaudit.target.inventory import Layer, inventory
@@ -130,13 +132,15 @@ def batch_section(samples: Batch, space: InputSpace, batch_size: int, victims: i
     )
 
 
-def protocol_section(protocol: Protocol, recorded: RecordedUpdate | None = None) -> ProtocolSection:
-    """How the update was made, or where a recorded one came from."""
+def protocol_section(
+    protocol: Protocol, defences: Sequence[Defence] = (), recorded: RecordedUpdate | None = None
+) -> ProtocolSection:
+    """How the update was made and defended, or where a recorded one came from."""
+    shared = f"after {', then '.join(map(str, defences))}" if defences else "undefended"
+    made = "as a client recorded it and taken to be" if recorded else "computed"
     return ProtocolSection(
-        algorithm=protocol.algorithm,
-        mode=protocol.mode,
-        batch_size=protocol.batch_size,
-        shared_statistics=protocol.shared_statistics,
+        **protocol.facts(),
+        assumption=protocol.assumption(shared, made),
         update_path=recorded.path if recorded else None,
         update_sha256=recorded.sha256 if recorded else None,
     )

@@ -8,14 +8,16 @@ provably recovered tells hardly anything new. No private sample decides: a certi
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from leakaudit.attacks.base import Attack
 from leakaudit.observer import Observer
-from leakaudit.reconstruction import Monitor
+from leakaudit.reconstruction import Forgetting, Memory, Monitor
 
 YARDSTICK = 0.5
+"""Worth of an attack that no attacker could run, relative to one that he could; chosen."""
 RECOVERED = 0.25
+"""Worth of a run on a victim that is recovered for certain, relative to one that is not; chosen."""
 
 
 def worth(attack: Attack, *, recovered: bool) -> float:
@@ -74,6 +76,7 @@ class _RunMonitor:
 
     observer: Observer
     deadline: float | None
+    memory: Memory = field(default_factory=Forgetting)
 
     def update(self, fraction: float, objective: float) -> None:
         self.observer.progress(fraction, objective)

@@ -20,6 +20,7 @@ from leakaudit.audit import assemble
 from leakaudit.audit.budget import Budget, worth
 from leakaudit.audit.controls import Run
 from leakaudit.audit.environment import batches_well, seed_of
+from leakaudit.audit.memory import Memory
 from leakaudit.audit.request import AuditOptions
 from leakaudit.audit.victim import Outcome, Victim, attack_together, attack_victim
 from leakaudit.document.schema import AttackEntry, Comparison
@@ -37,29 +38,34 @@ def run_attacks(
     scorer: Scorer | TokenScorer,
     options: AuditOptions,
     budget: Budget,
-) -> tuple[list[Run], dict[str, Reason]]:
+    memory: Memory,
+) -> tuple[list[Run], dict[str, Reason], list[Victim]]:
     """Run every attack on every victim.
 
     Returns:
-        A run per attack, without outcomes where it did not run, and why by the attack's name.
+        A run per attack, without outcomes where it did not run; why by the attack's name; and the victims with what is
+        handed on from attack to attack.
     """
     reasons: dict[str, Reason] = {}
     open_to, refused = _where_applicable(attacks, target, victims, options, reasons)
     turns = _turns(attacks, open_to)
     done: list[Turn] = []
+    now = {victim.number: victim for victim in victims}
     for position, turn in enumerate(turns):
         later = [(other.attack, v) for other in turns[position + 1 :] for v in other.victims]
         recovered = {o.victim.number for before in done for o in before.outcomes if o.certified}
         attacked = turn.victims if turn.beside is None else [o.victim for o in done[-1].outcomes]
         beside = f" beside {turn.beside.title}" if turn.beside else ""
-        queue = Queue(target, scorer, options, budget, later, recovered, beside)
-        outcomes, why = _run_on_victims(turn.attack, attacked, queue)
+        queue = Queue(target, scorer, options, budget, memory, later, recovered, beside)
+        outcomes, why = _run_on_victims(turn.attack, [now[victim.number] for victim in attacked], queue)
+        now |= {o.victim.number: o.victim.after(turn.attack, o.reconstruction) for o in outcomes}
         done.append(replace(turn, outcomes=outcomes, why=why or _cut(outcomes)))
     for turn in done:
         if turn.beside is None:
             reasons[turn.attack.name] = _reason(turn, refused[turn.attack.name], _comparison(turn, done))
     outcomes_of = {turn.attack.name: turn.outcomes for turn in done if turn.beside is None}
-    return [Run(attack, outcomes_of.get(attack.name, [])) for attack in attacks], reasons
+    runs = [Run(attack, outcomes_of.get(attack.name, [])) for attack in attacks]
+    return runs, reasons, [now[victim.number] for victim in victims]
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,6 +201,7 @@ class Queue:
     scorer: Scorer | TokenScorer
     options: AuditOptions
     budget: Budget
+    memory: Memory
     later: Sequence[tuple[Attack, Victim]]
     recovered: set[int]
     beside: str = ""
@@ -216,7 +223,7 @@ def _all_at_once(attack: Attack, victims: Sequence[Victim], queue: Queue) -> lis
     seeds = [seed_of(queue.options.seed, attack.name, victim.number) for victim in victims]
     monitor = queue.monitor(attack, victims)
     try:
-        found = attack_together(attack, queue.target, victims, queue.scorer, seeds, monitor)
+        found = attack_together(attack, queue.target, victims, queue.scorer, seeds, monitor, queue.memory)
     except OutOfMemoryError:
         torch.cuda.empty_cache()
         return None
@@ -243,7 +250,7 @@ def _run_on_victims(attack: Attack, victims: Sequence[Victim], queue: Queue) -> 
         seed = seed_of(queue.options.seed, attack.name, victim.number)
         monitor = queue.monitor(attack, victims[position:])
         try:
-            outcome = attack_victim(attack, queue.target, victim, queue.scorer, seed, monitor)
+            outcome = attack_victim(attack, queue.target, victim, queue.scorer, seed, monitor, queue.memory)
         except OutOfMemoryError:
             torch.cuda.empty_cache()
             return outcomes, f"out of memory on victim {victim.number}: use --device cpu, or a smaller --batch-size"

@@ -26,7 +26,7 @@ from torch import Generator, Tensor
 from leakaudit.attacks.base import Attack, cpu_generator
 from leakaudit.audit.budget import Budget
 from leakaudit.audit.environment import seed_of
-from leakaudit.audit.memory import attack_once
+from leakaudit.audit.memory import Memory, attack_once
 from leakaudit.audit.references import REFERENCES, TEXT_REFERENCES, Reference, synthetic_batch
 from leakaudit.audit.victim import (
     Knowledge,
@@ -41,7 +41,8 @@ from leakaudit.audit.victim import (
 from leakaudit.client.batch import Batch
 from leakaudit.document.schema import ControlEntry
 from leakaudit.errors import LeakauditError
-from leakaudit.observation import InputSpace, Observation, Protocol, TokenSpace
+from leakaudit.observation import InputSpace, Observation, TokenSpace
+from leakaudit.protocols.base import Protocol
 from leakaudit.reconstruction import NotApplicable
 from leakaudit.scoring.images import SampleScore, Scorer
 from leakaudit.scoring.tokens import TokenScorer
@@ -50,6 +51,7 @@ from leakaudit.target.target import Target
 Level = Literal["full", "quick", "none"]
 Kind = Literal["positive", "negative", "prior_only"]
 REFERENCE_SAMPLES = 120
+"""Samples of a bundled network's batch; chosen, more than the hundred distractors that a leak has to be told from."""
 NEGATIVE_FAILED = "the attack's negative control failed"
 
 
@@ -83,6 +85,7 @@ class Scene:
         protocol: How updates are made.
         knowledge: Defences, public images, and the audit's seed.
         budget: Time, and Ctrl-C.
+        memory: What the audit keeps.
         level: Which controls.
     """
 
@@ -93,6 +96,7 @@ class Scene:
     protocol: Protocol
     knowledge: Knowledge
     budget: Budget
+    memory: Memory
     level: Level
 
 
@@ -143,7 +147,8 @@ def _positive(run: Run, scene: Scene, runs_left: int) -> tuple[Run, ControlEntry
     reference, target, victim, population = found
     scorer = _scorer(target, population, scene.scorer)
     seed = seed_of(scene.knowledge.seed, f"{run.attack.name} positive", 0)
-    outcome = attack_victim(run.attack, target, victim, scorer, seed, scene.budget.share(runs_left))
+    monitor = scene.budget.share(runs_left)
+    outcome = attack_victim(run.attack, target, victim, scorer, seed, monitor, scene.memory)
     (score,) = outcome.scores
     did = "recovered" if score.leaked else f"did not recover ({score.reason})"
     numbers = {"reference": reference.name, **_numbers(score), "seconds": outcome.reconstruction.seconds}
@@ -175,7 +180,7 @@ def _fitting_reference(attack: Attack, scene: Scene) -> tuple[Reference, Target,
         target = reference.target(shape, max(2, classes)).to(device)
         space = scene.space if target.tokens is None else TokenSpace.of(shape[2], target.tokens.vocabulary)
         population = synthetic_batch(target, space, REFERENCE_SAMPLES, 1)
-        protocol = Protocol(batch_size=1, mode=target.mode)
+        protocol = replace(scene.protocol, batch_size=1, mode=target.mode, shared_statistics="none")
         undefended = replace(scene.knowledge, seed=0, defences=())
         victim = observe_victim(target, population.subset([0]), protocol, space, undefended, 0)
         refusal = attack.refusal(*victim.attacked_by(attack, target))
@@ -245,7 +250,7 @@ def _prior_only(run: Run, scene: Scene, runs_left: int) -> tuple[Run, ControlEnt
     for outcome in ranked if scene.level == "full" else ranked[:1]:
         generator = cpu_generator(seed_of(scene.knowledge.seed, "prior only", outcome.victim.number))
         nothing = without_information(outcome.victim.observation, generator)
-        blind = replace(outcome.victim, observation=nothing, partial=[])
+        blind = replace(outcome.victim, observation=nothing, partial=())
         found = _recover(run.attack, scene, blind, "prior only", runs_left)
         if isinstance(found, str):
             refusal = found
@@ -291,7 +296,7 @@ def _recover(attack: Attack, scene: Scene, victim: Victim, purpose: str, runs_le
         return refusal.reason
     seed = seed_of(scene.knowledge.seed, f"{attack.name} {purpose}", 0)
     try:
-        found = attack_once(attack, target, observation, seed, scene.budget.share(runs_left))
+        found = attack_once(attack, target, observation, seed, scene.budget.share(runs_left), scene.memory)
     except LeakauditError as error:
         return error.message
     result = recovered(target, scene.space, found)

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 from leakaudit.attacks.base import Attack
 from leakaudit.audit.assemble import finite
-from leakaudit.client.observe import DefenceEvidence
+from leakaudit.client.examine import DefenceEvidence
 from leakaudit.defences.base import Defence
 from leakaudit.defences.evidence import Check
 from leakaudit.document.schema import AccountingEntry, ClaimCheck, ClaimEntry, DefenceEntry
 
 PRIOR = 0.01
-"""κ: the attacker could guess the sample among a hundred before seeing any update."""
+"""κ: the attacker could guess the sample among a hundred before seeing any update; chosen, as in `benchmarks/rero.py`.
+"""
 UNACCOUNTED = "no bound: only clipping with Gaussian noise has one"
 
 

@@ -6,17 +6,18 @@ time budget, and everything that the attacker sees, which includes the update an
 What ended early is not stored, nor what was planned shorter than its settings: how much time an attack had depends on
 what ran before it.
 
-The cache is on inside :func:`remembering`. An observation or a model without a hashable content (a defence that is a
-closure, an attack defined in a shell) is simply attacked again.
+A :class:`Memory` is made once for an audit, or for several that belong together, and handed down to whatever runs
+attacks. It also holds what attacks ask it to (`leakaudit.reconstruction.Memory`), such as a trained prior. An
+observation or a model without a hashable content (a closure, an attack defined in a shell) is simply attacked again.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,28 +31,78 @@ from leakaudit.observation import Observation
 from leakaudit.reconstruction import LossPoint, Monitor, Reconstruction, Snapshot, TokenReading
 from leakaudit.target.target import Target
 
-_MEMORY: ContextVar[tuple[Cache, float | None] | None] = ContextVar("memory", default=None)
+HELD = 5
+"""Objects that are held for attacks at a time: a few trained priors and one that is being trained; chosen."""
 
 
-@contextmanager
-def remembering(cache: Cache | None, time_budget: float | None = None) -> Iterator[None]:
-    """Keep the results of attacks in a cache; ``None`` keeps nothing.
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """What an audit remembers.
 
     Args:
-        cache: Where.
+        cache: Where results of attacks are kept from run to run; ``None`` keeps none.
         time_budget: Of the whole audit, in seconds; what an attack reaches depends on it.
+        objects: Held for attacks while this process lives, by the hash of their keys.
     """
-    token = _MEMORY.set(None if cache is None else (cache, time_budget))
-    try:
-        yield
-    finally:
-        _MEMORY.reset(token)
+
+    cache: Cache | None = None
+    time_budget: float | None = None
+    objects: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def within(self, time_budget: float | None) -> Memory:
+        """The same memory for an audit with this time budget."""
+        return dataclasses.replace(self, time_budget=time_budget)
+
+    def held(self, *key: Any) -> Any:
+        """The object that was held last under this key, or ``None``."""
+        return self.objects.get(digest(*key))
+
+    def hold(self, value: Any, *key: Any) -> None:
+        """Keep an object, in place of the oldest where there are many; ``None`` lets it go."""
+        name = digest(*key)
+        self.objects.pop(name, None)
+        if value is None:
+            return
+        while len(self.objects) >= HELD:
+            self.objects.pop(next(iter(self.objects)))
+        self.objects[name] = value
+
+    def stored(self, *key: Any) -> Any:
+        """The value that was stored under this key on disk, or ``None``."""
+        return None if self.cache is None else self.cache.get(digest(*key))
+
+    def store(self, value: Any, *key: Any) -> str:
+        """Keep plain containers of tensors, numbers and text on disk; why that was not possible, or ""."""
+        if self.cache is None:
+            return ""
+        try:
+            self.cache.put(digest(*key), value)
+        except UsageError as error:
+            return error.message
+        return ""
+
+
+@dataclass(eq=False)
+class _Remembering:
+    """A run's monitor together with what the audit remembers."""
+
+    monitor: Monitor
+    memory: Memory
+
+    def update(self, fraction: float, objective: float) -> None:
+        self.monitor.update(fraction, objective)
+
+    def should_stop(self) -> bool:
+        return self.monitor.should_stop()
+
+    def seconds_left(self) -> float | None:
+        return self.monitor.seconds_left()
 
 
 def attack_once(
-    attack: Attack, target: Target, observation: Observation, seed: int, monitor: Monitor
+    attack: Attack, target: Target, observation: Observation, seed: int, monitor: Monitor, memory: Memory
 ) -> Reconstruction:
-    """Run an attack, or take its result from the cache.
+    """Run an attack, or take its result from the memory's cache.
 
     Args:
         attack: The attack.
@@ -59,21 +110,26 @@ def attack_once(
         observation: What the attacker sees.
         seed: Of this run; also of torch's global generator, for a model that draws from it.
         monitor: Progress.
+        memory: Of the audit; the attack finds it as its monitor's.
     """
 
     def run() -> Reconstruction:
         torch.manual_seed(seed)
-        return attack(target, observation, cpu_generator(seed), monitor)
+        return attack(target, observation, cpu_generator(seed), _Remembering(monitor, memory))
 
-    memory = _MEMORY.get()
-    if memory is None:
+    if memory.cache is None:
         return run()
-    key = run_key(attack, target, observation, seed, memory[1])
-    return run() if key is None else _recall(memory[0], key, run, target)
+    key = run_key(attack, target, observation, seed, memory.time_budget)
+    return run() if key is None else _recall(memory.cache, key, run, target)
 
 
 def attack_together_once(
-    attack: Attack, target: Target, observations: Sequence[Observation], seeds: Sequence[int], monitor: Monitor
+    attack: Attack,
+    target: Target,
+    observations: Sequence[Observation],
+    seeds: Sequence[int],
+    monitor: Monitor,
+    memory: Memory,
 ) -> list[Reconstruction] | None:
     """As :func:`attack_once` on several victims at once; ``None`` where the attack wants them in turn.
 
@@ -82,14 +138,14 @@ def attack_together_once(
 
     def run() -> list[Reconstruction] | None:
         torch.manual_seed(seeds[0])
-        return attack.together(target, observations, [cpu_generator(seed) for seed in seeds], monitor)
+        generators = [cpu_generator(seed) for seed in seeds]
+        return attack.together(target, observations, generators, _Remembering(monitor, memory))
 
-    memory = _MEMORY.get()
-    if memory is None:
+    cache = memory.cache
+    if cache is None:
         return run()
-    cache, time_budget = memory
     keys = [
-        run_key(attack, target, o, seed, time_budget, together=len(seeds))
+        run_key(attack, target, o, seed, memory.time_budget, together=len(seeds))
         for o, seed in zip(observations, seeds, strict=True)
     ]
     device = next(iter(target.parameters.values())).device
@@ -175,7 +231,7 @@ def _stored(result: Reconstruction) -> dict[str, Any]:
     fields = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
     fields["history"] = [dataclasses.astuple(point) for point in result.history]
     fields["snapshots"] = [(s.fraction, s.inputs.cpu()) for s in result.snapshots]
-    fields["masks"] = None if result.masks is None else dict(result.masks)
+    fields["masks"] = None if result.masks is None else [dict(step) for step in result.masks]
     fields["tokens"] = None if result.tokens is None else (result.tokens.found.cpu(), result.tokens.placed.cpu())
     return fields
 
@@ -192,7 +248,9 @@ def _restored(fields: Any, device: torch.device) -> Reconstruction | None:
             "labels": fields["labels"].to(device),
             "history": tuple(LossPoint(*point) for point in fields["history"]),
             "snapshots": tuple(Snapshot(fraction, inputs.to(device)) for fraction, inputs in fields["snapshots"]),
-            "masks": None if masks is None else {name: mask.to(device) for name, mask in masks.items()},
+            "masks": None
+            if masks is None
+            else tuple({n: mask.to(device) for n, mask in step.items()} for step in masks),
             "tokens": None if fields["tokens"] is None else TokenReading(*fields["tokens"]),
         }
     )

@@ -23,19 +23,22 @@ from leakaudit.audit.campaign import entry_of, left_out, run_attacks
 from leakaudit.audit.controls import Scene, control
 from leakaudit.audit.defended import claim_entry, defence_entries
 from leakaudit.audit.environment import choose_device, reproducible, seed_of, timestamp, versions
-from leakaudit.audit.memory import remembering
+from leakaudit.audit.memory import Memory
 from leakaudit.audit.request import AuditOptions
 from leakaudit.audit.victim import Knowledge, Victim, observe_victim
 from leakaudit.client.batch import Batch, refuse_overlap
-from leakaudit.client.observe import NoTraceError, examine, examine_claims, examine_recorded
+from leakaudit.client.examine import examine, examine_claims, examine_recorded
+from leakaudit.client.observe import NoTraceError
 from leakaudit.defences.base import defended_model, defended_protocol
 from leakaudit.document.schema import ClaimEntry, DefenceEntry, RankSection, Report
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.findings import Evidence, judge
 from leakaudit.findings.recommend import recommend
 from leakaudit.findings.verdict import conclude
-from leakaudit.observation import InputSpace, Protocol
+from leakaudit.observation import InputSpace
 from leakaudit.observer import Observer, SilentObserver
+from leakaudit.protocols.base import Protocol
+from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.risk.rank import rank_analysis
 from leakaudit.risk.what_if import smallest_changes
 from leakaudit.scoring.images import Scorer
@@ -43,8 +46,9 @@ from leakaudit.scoring.tokens import TokenScorer
 from leakaudit.target.target import Target
 
 DEFAULT_VICTIMS = 4
+"""Batches that are attacked where the user names no number; chosen for time."""
 ATTACKS_SHARE = 0.75
-"""Of a time budget; the controls get the rest, and what attacks leave over."""
+"""Of a time budget; the controls get the rest, and what attacks leave over; chosen."""
 
 
 def audit(
@@ -54,6 +58,7 @@ def audit(
     options: AuditOptions,
     *,
     observer: Observer | None = None,
+    memory: Memory | None = None,
     command: Sequence[str] = (),
 ) -> Report:
     """Audit a loaded model on loaded samples.
@@ -64,6 +69,7 @@ def audit(
         space: Normalisation of the model's inputs.
         options: What to run.
         observer: Told the progress.
+        memory: Shared with other audits of the same caller; by default a new one on the cache of the options.
         command: For the report's *how to reproduce*.
 
     Raises:
@@ -72,6 +78,7 @@ def audit(
     """
     started = time.monotonic()
     observer = observer or SilentObserver()
+    memory = (memory or Memory(options.cache)).within(options.time_budget)
     device = choose_device(options.device)
     scorer = make_scorer(target, samples, options)
     chosen = options.attacks or tuple(name for name, attack in available().items() if attack.by_default)
@@ -80,7 +87,7 @@ def audit(
     if options.auxiliary is not None:
         refuse_overlap(options.auxiliary, samples)
     target = defended_model(target, options.defences, seed_of(options.seed, "defence", 0))
-    with reproducible(target, options.seed), remembering(options.cache, options.time_budget):
+    with reproducible(target, options.seed):
         observer.stage("rank analysis")
         rank_section = assess_architecture(target, options)
         target.to(device)
@@ -88,11 +95,14 @@ def audit(
         victims, silent = make_victims(target, samples, space, options)
         share = ATTACKS_SHARE if options.controls != "none" else 1.0
         budget = Budget.of(observer, options.time_budget, share)
-        runs, reasons = run_attacks(attacks, target, victims, scorer, options, budget)
+        runs, reasons, victims = run_attacks(attacks, target, victims, scorer, options, budget, memory)
         if options.controls != "none":
             observer.stage("controls")
         protocol = victims[0].observation.protocol
-        scene = Scene(target, samples, space, scorer, protocol, _knowledge(options), budget.whole(), options.controls)
+        scene = Scene(
+            *(target, samples, space, scorer, protocol, _knowledge(options), budget.whole(), memory),
+            level=options.controls,
+        )
         runs, controls = control(runs, scene)
     entries = [entry_of(run, victims[0], reasons) for run in runs]
     entries += [left_out(name, victims[0], options) for name in available() if name not in chosen]
@@ -100,7 +110,7 @@ def audit(
     defences = _defences(target, victims[0], options, [run.attack for run in runs if run.outcomes])
     evidence = Evidence(
         assemble.target_section(target),
-        assemble.protocol_section(protocol, options.recorded),
+        assemble.protocol_section(protocol, options.defences, options.recorded),
         rank_section,
         entries,
         batch,
@@ -198,7 +208,7 @@ def _claims(target: Target, victim: Victim, options: AuditOptions) -> list[Claim
 
 def _protocol(target: Target, samples: Batch, options: AuditOptions) -> Protocol:
     """How clients make an update, defences included; refuses what the model file or the batch file cannot serve."""
-    undefended = Protocol(options.batch_size, target.mode, shared_statistics=target.shared_statistics)
+    undefended = FedSGD(options.batch_size, target.mode, shared_statistics=target.shared_statistics)
     protocol = defended_protocol(undefended, options.defences)
     size = protocol.batch_size
     if target.batch_sizes is not None and size not in target.batch_sizes:

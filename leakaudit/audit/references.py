@@ -25,14 +25,17 @@ from torch import Tensor, nn
 
 from leakaudit.attacks.labels.infer import probe_images
 from leakaudit.client.batch import Batch
-from leakaudit.observation import InputSpace, Mode
+from leakaudit.observation import InputSpace
+from leakaudit.protocols.base import Mode
 from leakaudit.target.load import load
 from leakaudit.target.target import Target
 
 HIDDEN = 64
+"""Width of the hidden layers; chosen."""
 VOCABULARY = 500
+"""Tokens of the bundled text network; chosen."""
 TOKENS = 8
-"""Patches along one side of the image, at most."""
+"""Patches along one side of the image, at most; chosen."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,8 @@ REFERENCES = (
     Reference("leaky-cnn", _leaky_cnn),
     Reference("patches", _Patches),
 )
+"""The networks for images; their dropout rate and slope are chosen, the rates of `benchmarks/anchors.py` and the slope
+of R-GAP's own networks (arXiv 2010.07733)."""
 
 
 TEXT_REFERENCES = (Reference("text", _Text),)

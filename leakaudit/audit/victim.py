@@ -15,21 +15,23 @@ from leakaudit.attacks.base import Attack, cpu_generator
 from leakaudit.attacks.certificate import Certificate, certify
 from leakaudit.attacks.labels.infer import LabelGuess, infer_labels
 from leakaudit.audit.environment import seed_of
-from leakaudit.audit.memory import attack_once, attack_together_once
+from leakaudit.audit.memory import Memory, attack_once, attack_together_once
 from leakaudit.client import observe as client
 from leakaudit.client.batch import Batch
 from leakaudit.defences.base import Defence, adapted
-from leakaudit.observation import InputSpace, Observation, Protocol
+from leakaudit.observation import InputSpace, Observation
+from leakaudit.protocols.base import Protocol
 from leakaudit.reconstruction import Monitor, Reconstruction
 from leakaudit.scoring.images import SampleScore, Scorer
 from leakaudit.scoring.tokens import ReadTexts, TokenScorer
-from leakaudit.target.dropout import injected_masks
+from leakaudit.target.dropout import Steps
 from leakaudit.target.target import Target
 
 Recovered = Tensor | ReadTexts
 """What is scored: pixels in 0..1 (B, C, H, W), or what was read of texts."""
 WARM_START_RESIDUAL = 0.5
-"""A closed-form result that explains less of the update than this is no better a start than noise."""
+"""A closed-form result that explains less of the update than this is no better a start than noise; chosen, not
+measured."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,21 +53,35 @@ class Knowledge:
 
 @dataclass(frozen=True, eq=False)
 class Victim:
-    """One batch under attack, with what the attacker sees of it."""
+    """One batch under attack, with what the attacker sees of it.
+
+    Args:
+        number: Of the batch within the audit.
+        batch: Private samples.
+        observation: What the attacker sees.
+        guess: Labels inferred from it.
+        masks: Dropout masks that the client drew, by step and layer.
+        knowledge: What holds for every victim.
+        partial: Incomplete closed-form results that attacks made so far; see :meth:`after`.
+    """
 
     number: int
     batch: Batch
     observation: Observation
     guess: LabelGuess
-    masks: Mapping[str, Tensor]
+    masks: Steps = ()
     knowledge: Knowledge = field(default_factory=Knowledge)
-    partial: list[Reconstruction] = field(default_factory=list)
+    partial: tuple[Reconstruction, ...] = ()
 
-    def keep(self, attack: Attack, reconstruction: Reconstruction) -> None:
-        """Remember an incomplete closed-form result; a complete one is not handed on, so that later attacks count."""
+    def after(self, attack: Attack, reconstruction: Reconstruction) -> Victim:
+        """The victim as later attacks find it, with an incomplete closed-form result.
+
+        A complete one is not handed on, so that later attacks count.
+        """
         incomplete = not reconstruction.exact and reconstruction.residual < WARM_START_RESIDUAL
         if attack.family == "closed form" and incomplete:
-            self.partial.append(reconstruction)
+            return replace(self, partial=(*self.partial, reconstruction))
+        return self
 
     def attacked_by(self, attack: Attack, target: Target) -> tuple[Target, Observation]:
         """The model and the observation as this attack gets them, see :meth:`seen_by`.
@@ -168,10 +184,16 @@ def observe_victim(
 
 
 def attack_victim(
-    attack: Attack, target: Target, victim: Victim, scorer: Scorer | TokenScorer, seed: int, monitor: Monitor
+    attack: Attack,
+    target: Target,
+    victim: Victim,
+    scorer: Scorer | TokenScorer,
+    seed: int,
+    monitor: Monitor,
+    memory: Memory,
 ) -> Outcome:
     """Run an attack on a victim, certify and score what it made."""
-    reconstruction = attack_once(attack, *victim.attacked_by(attack, target), seed, monitor)
+    reconstruction = attack_once(attack, *victim.attacked_by(attack, target), seed, monitor, memory)
     return outcome_of(attack, target, victim, scorer, seed, reconstruction)
 
 
@@ -182,6 +204,7 @@ def attack_together(
     scorer: Scorer | TokenScorer,
     seeds: Sequence[int],
     monitor: Monitor,
+    memory: Memory,
 ) -> list[Outcome] | None:
     """Run an attack on several victims in one optimisation, which a stop may cut to the first of them.
 
@@ -190,7 +213,7 @@ def attack_together(
     seen = [victim.attacked_by(attack, target) for victim in victims]
     if any(model is not target for model, _ in seen):
         return None  # an adapted model differs by victim
-    found = attack_together_once(attack, target, [observation for _, observation in seen], seeds, monitor)
+    found = attack_together_once(attack, target, [o for _, o in seen], seeds, monitor, memory)
     if found is None:
         return None
     together = zip(victims, seeds, found, strict=False)
@@ -206,7 +229,6 @@ def outcome_of(
     reconstruction: Reconstruction,
 ) -> Outcome:
     """Certify and score what an attack made of a victim."""
-    victim.keep(attack, reconstruction)
     found = recovered(target, victim.observation.space, reconstruction)
     scores = judge(scorer, victim.batch, found)
     return Outcome(victim, reconstruction, _certificate(attack, target, victim, reconstruction), found, scores, seed)
@@ -242,8 +264,7 @@ def _certificate(attack: Attack, target: Target, victim: Victim, reconstruction:
     if reconstruction.tokens is not None and not bool(reconstruction.tokens.placed.all()):
         return None
     target, observation = victim.attacked_by(attack, target)
-    with injected_masks(target.module, reconstruction.masks or {}):
-        quick = certify(target, observation, reconstruction.inputs, reconstruction.labels, uniqueness=False)
+    quick = certify(target, observation, reconstruction.play, uniqueness=False)
     if not quick.exact or reconstruction.masks:
         return quick
-    return certify(target, observation, reconstruction.inputs, reconstruction.labels)
+    return certify(target, observation, reconstruction.play)

@@ -11,7 +11,8 @@ from leakaudit.defences.base import Defence
 from leakaudit.defences.evidence import Check, Tensors, flat
 
 SAME, SAME_NORM = 0.999, 0.01
-"""Least cosine and largest relative difference of norms of two computations of the same update."""
+"""Least cosine and largest relative difference of norms of two computations of the same update; chosen, not measured.
+"""
 
 
 def check_claim(claim: Defence, raw: Tensors, shared: Tensors) -> list[Check]:

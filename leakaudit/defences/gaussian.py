@@ -25,14 +25,17 @@ from torch import Generator, Tensor
 from leakaudit.defences.base import ClientStep, Defence, Update
 from leakaudit.defences.evidence import Check, ErrorBound, Guarantee, flat
 from leakaudit.observation import Channel, Observation
+from leakaudit.protocols.base import Play
 from leakaudit.target.target import Target
 
 TINY = 1e-38
-"""Squared norm below which a gradient counts as zero."""
+"""Squared norm below which a gradient counts as zero: where the precision of float32 ends."""
 STANDARD_ERRORS = 4.0
-"""By how many standard errors a measured noise level may differ from the claimed one."""
+"""By how many standard errors a measured noise level may differ from the claimed one; chosen: 6 honest updates in
+100,000 do."""
 MULTIPLIERS, GRID_CLIP = (0.01, 0.1, 1.0), 1.0
-"""Of the grid: noise multipliers (σ of the noise on the sum, over the clipping bound), and that bound."""
+"""Of the grid: noise multipliers (σ of the noise on the sum, over the clipping bound; a decade apart, the last with a
+bound of 9 % on guessing one of a hundred, `benchmarks/results/rero.md`) and that bound; both chosen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +48,7 @@ class GaussianMechanism(Defence):
         per: ``sample`` clips every sample's gradient (DP-SGD), ``update`` the client's mean gradient.
         rate: Probability that a sample (or client) takes part in a step, for ε.
         steps: Steps of the whole training, for ε.
-        delta: δ for which ε is stated.
+        delta: δ for which ε is stated; as in the experiments of Abadi et al. 2016, arXiv 1607.00133.
     """
 
     clip: float = 0.0
@@ -96,8 +99,7 @@ class GaussianMechanism(Defence):
         """Clip the guess's gradient too, where that is what the client does; the rest is left to the prior."""
         if self.clip == 0 or (self.per == "sample" and observation.batch_size > 1):
             return None
-        bound = self.clip
-        return lambda gradients: clipped(gradients, bound)
+        return Clipping(self.clip)
 
     def adapt(self, target: Target, observation: Observation) -> tuple[Target, Observation]:
         """With the clipping as a channel, and the noise level known; noise of several defences adds up in squares."""
@@ -127,23 +129,36 @@ class GaussianMechanism(Defence):
 
         return accounting.gaussian(self.multiplier(batch_size), self.rate, self.steps, self.delta, prior)
 
-    def error_bound(
-        self, target: Target, observation: Observation, inputs: Tensor, labels: Tensor, generator: Generator
-    ) -> ErrorBound:
+    def error_bound(self, target: Target, observation: Observation, play: Play, generator: Generator) -> ErrorBound:
         """For one sample, whose clipping is a smooth function of it."""
         if not self.accounted:
-            return super().error_bound(target, observation, inputs, labels, generator)
-        if len(inputs) > 1:
+            return super().error_bound(target, observation, play, generator)
+        if len(play.inputs) > 1:
             return ErrorBound(None, "computed for one sample per update only")
         from leakaudit.risk.fisher import fisher_bound
 
         _, seen = self.adapt(target, observation)
-        return ErrorBound(fisher_bound(target, seen, inputs, labels, self.noise, generator).mse)
+        return ErrorBound(fisher_bound(target, seen, play, self.noise, generator).mse)
 
     @classmethod
     def grid(cls, batch_size: int, samples: int) -> tuple[str, ...]:
         """Three noise multipliers at one clipping bound."""
         return tuple(f"clip={GRID_CLIP:g},noise={z * GRID_CLIP / batch_size:g}" for z in MULTIPLIERS)
+
+
+@dataclass(frozen=True)
+class Clipping(Channel):
+    """Scales down what is longer than a bound.
+
+    Args:
+        bound: Largest norm of all tensors together.
+    """
+
+    bound: float
+
+    def __call__(self, gradients: Mapping[str, Tensor]) -> Update:
+        """Gradients by name, differentiable."""
+        return clipped(gradients, self.bound)
 
 
 def clipped(gradient: Mapping[str, Tensor], bound: float) -> Update:

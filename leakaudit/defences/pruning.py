@@ -89,7 +89,7 @@ def _largest(tensor: Tensor, count: int) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class DeadZone:
+class DeadZone(Channel):
     """Sets to zero what pruning would, with a slope beyond the threshold; entries that survived pass unchanged.
 
     Args:
@@ -117,7 +117,7 @@ class DeadZone:
 
 
 @dataclass(frozen=True, eq=False)
-class Support:
+class Support(Channel):
     """Zeroes the entries that an update does not show.
 
     Args:

@@ -2,6 +2,9 @@
 
 Keys are stable; additions only. A number that could not be computed is ``None`` with the reason beside it,
 never 0 and never infinite. Images are PNG data URIs, so the document alone is enough to render every view.
+
+Every field declares what it may show below ``--evidence full`` (see `leakaudit.document.disclosure`); one that does not
+is treated as private.
 """
 
 from __future__ import annotations
@@ -10,10 +13,11 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from leakaudit.document.disclosure import CommandLine, FileName, OptionValue, Picture, Private, Public, limited
 from leakaudit.errors import UsageError
 
 SCHEMA_VERSION = 1
@@ -21,6 +25,18 @@ HASH_KEY = "self_sha256"
 
 Severity = Literal["critical", "high", "medium", "low", "none"]
 Confidence = Literal["certified", "measured", "estimated"]
+
+EVIDENCE = limited(
+    "accuracy", "attack", "attacks", "attacks_that_used_them", "batch_size", "batches", "claimed", "correct", "defence",
+    "defences", "deficient_layers", "fewer_iterations", "layer", "layers", "level", "margin", "measured", "most",
+    "not_run", "others", "parameters", "precision", "property", "psnr", "ratio", "recall", "samples",
+    "samples_attacked", "samples_leaked", "score", "shared", "ssim", "stopped", "tensors", "total", "unknowns",
+    "variants", "victim",
+)  # fmt: skip
+"""Keys of a finding's evidence that say nothing of a sample's content; ``samples`` are positions in the batch file."""
+CONTROL_NUMBERS = limited(
+    "accuracy", "cases", "margin", "passing_as_leak", "precision", "psnr", "recall", "reference", "seconds", "skill"
+)
 
 
 class _Model(BaseModel):
@@ -30,107 +46,118 @@ class _Model(BaseModel):
 class Tool(_Model):
     """The program that wrote the report."""
 
-    name: str = "leakaudit"
-    version: str
+    name: Public[str] = "leakaudit"
+    version: Public[str]
 
 
 class FidelityEntry(_Model):
     """One difference between the audited network and the one that the client may train."""
 
-    id: str
-    message: str
-    hint: str = ""
+    id: Public[str]
+    message: Public[str]
+    hint: Public[str] = ""
 
 
 class FirstLayer(_Model):
     """The trained layer that reads the input."""
 
-    name: str
-    kind: str
-    bias: bool = Field(description="whether its bias is trained, so part of an update")
+    name: Public[str]
+    kind: Public[str]
+    bias: Public[bool] = Field(description="whether its bias is trained, so part of an update")
 
 
 class TargetSection(_Model):
     """The model under audit."""
 
-    name: str
-    path: str | None
-    sha256: str | None
-    format: str
-    producer: str = ""
-    classes: int
-    input_shape: list[int]
-    native_shape: list[int] = Field(default_factory=list)
-    layout: str = "NCHW"
-    vocabulary: int | None = Field(default=None, description="number of token ids, where the layout is tokens")
-    parameters: int
-    trainable_tensors: int
-    layers: list[str] = Field(default_factory=list)
-    dropout_layers: list[str] = Field(default_factory=list)
-    batchnorm_layers: list[str] = Field(default_factory=list)
-    first_layer: FirstLayer | None = None
-    fidelity: list[FidelityEntry] = Field(default_factory=list)
-    loss: str = "cross-entropy"
+    name: Public[str]
+    path: FileName[str | None]
+    sha256: Public[str | None]
+    format: Public[str]
+    producer: Public[str] = ""
+    classes: Public[int]
+    input_shape: Public[list[int]]
+    native_shape: Public[list[int]] = Field(default_factory=list)
+    layout: Public[str] = "NCHW"
+    vocabulary: Public[int | None] = Field(default=None, description="number of token ids, where the layout is tokens")
+    parameters: Public[int]
+    trainable_tensors: Public[int]
+    layers: Public[list[str]] = Field(default_factory=list)
+    dropout_layers: Public[list[str]] = Field(default_factory=list)
+    batchnorm_layers: Public[list[str]] = Field(default_factory=list)
+    first_layer: Public[FirstLayer | None] = None
+    fidelity: Public[list[FidelityEntry]] = Field(default_factory=list)
+    loss: Public[str] = "cross-entropy"
 
 
 class BatchSection(_Model):
     """The private samples: counts and hashes only; images appear with the results."""
 
-    path: str | None
-    sha256: str | None
-    samples: int
-    batch_size: int
-    victims: int
-    mean: list[float]
-    std: list[float]
-    class_names: list[str] = Field(default_factory=list)
-    notes: list[str] = Field(default_factory=list)
+    path: Private[str | None]
+    sha256: Public[str | None]
+    samples: Public[int]
+    batch_size: Public[int]
+    victims: Public[int]
+    mean: Public[list[float]]
+    std: Public[list[float]]
+    class_names: Private[list[str]] = Field(default_factory=list)
+    notes: Private[list[str]] = Field(default_factory=list)
 
 
 class ProtocolSection(_Model):
     """How the client makes an update."""
 
-    algorithm: str = "fedsgd"
-    mode: str = "eval"
-    batch_size: int
-    shared_statistics: str = Field(default="none", description="BatchNorm statistics that go with an update")
-    update_path: str | None = Field(default=None, description="File of a recorded update; without one it is computed")
-    update_sha256: str | None = None
+    algorithm: Public[str] = "fedsgd"
+    title: Public[str] = Field(  # documents without this key are of the one protocol that there was
+        default="FedSGD: one gradient", description="The protocol's name for people, and what a client shares"
+    )
+    steps: Public[int] = Field(default=1, description="Local steps behind one update")
+    assumption: Public[str] = Field(
+        default="", description="How the update is taken to be made, as the verdict states it"
+    )
+    mode: Public[str] = "eval"
+    batch_size: Public[int]
+    shared_statistics: Public[str] = Field(default="none", description="BatchNorm statistics that go with an update")
+    update_path: Private[str | None] = Field(
+        default=None, description="File of a recorded update; without one it is computed"
+    )
+    update_sha256: Public[str | None] = None
 
 
 class ConstraintCounts(_Model):
     """Equations that a layer's input must satisfy, by origin."""
 
-    gradient: int | None
-    weight: int | None
-    virtual: int | None
+    gradient: Public[int | None]
+    weight: Public[int | None]
+    virtual: Public[int | None]
 
 
 class RankLayer(_Model):
     """Rank analysis of one layer."""
 
-    name: str
-    kind: str
-    unknowns: int | None
-    constraints: ConstraintCounts
-    index: int | None = Field(description="the paper's count: unknowns - gradient - weight constraints")
-    rank: int | None = Field(default=None, description="exact structural rank of the layer's linear system")
-    deficit: int | None = Field(default=None, description="unknowns - rank")
-    unique: bool | None
-    note: str = ""
+    name: Public[str]
+    kind: Public[str]
+    unknowns: Public[int | None]
+    constraints: Public[ConstraintCounts]
+    index: Public[int | None] = Field(description="the paper's count: unknowns - gradient - weight constraints")
+    rank: Public[int | None] = Field(default=None, description="exact structural rank of the layer's linear system")
+    deficit: Public[int | None] = Field(default=None, description="unknowns - rank")
+    unique: Public[bool | None]
+    note: Public[str] = ""
 
 
 class RankSection(_Model):
     """Risk inherent in the architecture."""
 
-    risk: Literal["high", "medium", "low", "unknown"]
-    score: float | None
-    score_reason: str = ""
-    level: str = Field(default="", description="exact leak, identifiable, partially identifiable, counts unavailable")
-    propagated_deficit: int | None = None
-    layers: list[RankLayer]
-    notes: list[str] = Field(default_factory=list)
-    smallest_changes: list[str] = Field(
+    risk: Public[Literal["high", "medium", "low", "unknown"]]
+    score: Public[float | None]
+    score_reason: Public[str] = ""
+    level: Public[str] = Field(
+        default="", description="exact leak, identifiable, partially identifiable, counts unavailable"
+    )
+    propagated_deficit: Public[int | None] = None
+    layers: Public[list[RankLayer]]
+    notes: Public[list[str]] = Field(default_factory=list)
+    smallest_changes: Public[list[str]] = Field(
         default_factory=list, description="single changes after which the update determines less, the cheapest first"
     )
 
@@ -138,304 +165,333 @@ class RankSection(_Model):
 class Metrics(_Model):
     """Image metrics against the true sample; ``None`` with a reason when undefined."""
 
-    psnr: float | None = None
-    psnr_reason: str = ""
-    ssim: float | None = None
-    ssim_reason: str = ""
-    lpips: float | None = None
-    lpips_reason: str = ""
-    mse: float | None = None
-    mse_reason: str = ""
+    psnr: Public[float | None] = None
+    psnr_reason: Public[str] = ""
+    ssim: Public[float | None] = None
+    ssim_reason: Public[str] = ""
+    lpips: Public[float | None] = None
+    lpips_reason: Public[str] = ""
+    mse: Public[float | None] = None
+    mse_reason: Public[str] = ""
 
 
 class TokenMetrics(_Model):
     """How well a guess fits a private text."""
 
-    accuracy: float | None = Field(description="fraction of places with the right token; null without an order")
-    precision: float = Field(description="share of the tokens said to occur that are in the batch")
-    recall: float = Field(description="share of the text's different tokens that are among them")
+    accuracy: Public[float | None] = Field(description="fraction of places with the right token; null without an order")
+    precision: Public[float] = Field(description="share of the tokens said to occur that are in the batch")
+    recall: Public[float] = Field(description="share of the text's different tokens that are among them")
 
 
 class TokenResult(TokenMetrics):
     """What was read of one private text; ids and words are left out of a redacted report."""
 
-    original: list[int] = Field(description="token ids")
-    recovered: list[int | None] = Field(description="the id read at each place, null where none was")
-    found: list[int] = Field(description="ids said to occur in the batch, in no order")
-    words: dict[int, str] = Field(default_factory=dict, description="words of these ids, if the batch file names them")
-    floors: dict[str, TokenMetrics] = Field(
+    original: Private[list[int]] = Field(description="token ids")
+    recovered: Private[list[int | None]] = Field(description="the id read at each place, null where none was")
+    found: Private[list[int]] = Field(description="ids said to occur in the batch, in no order")
+    words: Private[dict[int, str]] = Field(
+        default_factory=dict, description="words of these ids, if the batch file names them"
+    )
+    floors: Public[dict[str, TokenMetrics]] = Field(
         default_factory=dict, description="what guesses without the update score: chance, frequent, other"
     )
-    skill: float = Field(description="share of the way from the best floor to perfection")
+    skill: Public[float] = Field(description="share of the way from the best floor to perfection")
 
 
 class SampleResult(Metrics):
     """One private sample and its reconstruction."""
 
-    index: int = Field(description="position of the sample in the batch file")
-    label: int
-    inferred_label: int | None = None
-    floors: dict[str, Metrics] = Field(
+    index: Public[int] = Field(description="position of the sample in the batch file")
+    label: Private[int | None]
+    inferred_label: Private[int | None] = None
+    floors: Public[dict[str, Metrics]] = Field(
         default_factory=dict,
         description="what knows nothing of the sample scores: grey, mean, other, prior_only; and its own flat colour",
     )
-    margin: float | None = Field(default=None, description="PSNR above the best floor, dB")
-    margin_reason: str = ""
-    lpips_margin: float | None = Field(default=None, description="LPIPS below the best floor")
-    reidentified: bool | None = Field(default=None, description="the true sample is nearer than every distractor")
-    reidentified_reason: str = ""
-    rank_among: int | None = Field(default=None, description="number of images it was told from, itself included")
-    augmented: int = Field(default=0, description="how many of these are augmentations of the images at hand")
-    near_duplicates: int = Field(default=0, description="images that it cannot be told from, left out of these")
-    leaked: bool = False
-    leaked_reason: str = Field(default="", description="why it does not count as leaked")
-    tokens: TokenResult | None = Field(default=None, description="of a model over token ids; images are null then")
-    original_png: str | None = None
-    reconstruction_png: str | None = None
+    margin: Public[float | None] = Field(default=None, description="PSNR above the best floor, dB")
+    margin_reason: Public[str] = ""
+    lpips_margin: Public[float | None] = Field(default=None, description="LPIPS below the best floor")
+    reidentified: Public[bool | None] = Field(
+        default=None, description="the true sample is nearer than every distractor"
+    )
+    reidentified_reason: Public[str] = ""
+    rank_among: Public[int | None] = Field(
+        default=None, description="number of images it was told from, itself included"
+    )
+    augmented: Public[int] = Field(default=0, description="how many of these are augmentations of the images at hand")
+    near_duplicates: Public[int] = Field(default=0, description="images that it cannot be told from, left out of these")
+    leaked: Public[bool] = False
+    leaked_reason: Public[str] = Field(default="", description="why it does not count as leaked")
+    tokens: Public[TokenResult | None] = Field(
+        default=None, description="of a model over token ids; images are null then"
+    )
+    original_png: Picture[str | None] = None
+    reconstruction_png: Picture[str | None] = None
 
 
 class HistoryPoint(_Model):
     """The objective after an iteration."""
 
-    iteration: int
-    objective: float | None
-    match: float | None
+    iteration: Public[int]
+    objective: Public[float | None]
+    match: Public[float | None]
 
 
 class SnapshotEntry(_Model):
     """Reconstructions of a victim's samples part of the way."""
 
-    fraction: float
-    images_png: list[str]
+    fraction: Public[float]
+    images_png: Picture[list[str]]
 
 
 class LabelResult(_Model):
-    """Labels of one victim's batch, as multisets in ascending order."""
+    """Labels of one victim's batch, as multisets in ascending order; below full evidence their counts alone."""
 
-    true: list[int]
-    inferred: list[int]
-    correct: int
-    method: str = ""
-    soft: list[float] | None = Field(
+    true: Private[list[int]]
+    inferred: Private[list[int]]
+    correct: Public[int]
+    method: Public[str] = ""
+    total: Public[int | None] = Field(default=None, description="how many labels the batch has")
+    soft: Private[list[float] | None] = Field(
         default=None,
         description="class probabilities of one sample, where the update shows its label to be no one class",
     )
+
+    @model_validator(mode="after")
+    def _counted(self) -> LabelResult:
+        """Count the labels while they are there; reports of older versions held no total."""
+        if self.total is None:
+            self.total = len(self.true)
+        return self
+
+    @property
+    def count(self) -> int:
+        """How many labels the batch has."""
+        return len(self.true) if self.total is None else self.total
 
 
 class VictimResult(_Model):
     """One attack on one victim batch."""
 
-    victim: int
-    seed: int
-    residual: float | None
-    residual_reason: str = ""
-    residuals: dict[str, float | None] = Field(
+    victim: Public[int]
+    seed: Public[int]
+    residual: Public[float | None]
+    residual_reason: Public[str] = ""
+    residuals: Public[dict[str, float | None]] = Field(
         default_factory=dict, description="per tensor, relative to it; null where the observed tensor is zero"
     )
-    match: float | None = None
-    certified: bool | None = None
-    certified_reason: str = ""
-    seconds: float
-    iterations: int = 0
-    stopped: str = ""
-    labels: LabelResult
-    samples: list[SampleResult]
-    history: list[HistoryPoint] = Field(default_factory=list)
-    snapshots: list[SnapshotEntry] = Field(default_factory=list)
-    notes: list[str] = Field(default_factory=list)
+    match: Public[float | None] = None
+    certified: Public[bool | None] = None
+    certified_reason: Public[str] = ""
+    seconds: Public[float]
+    iterations: Public[int] = 0
+    stopped: Public[str] = ""
+    labels: Public[LabelResult]
+    samples: Public[list[SampleResult]]
+    history: Public[list[HistoryPoint]] = Field(default_factory=list)
+    snapshots: Public[list[SnapshotEntry]] = Field(default_factory=list)
+    notes: Public[list[str]] = Field(default_factory=list)
 
 
 class Comparison(_Model):
     """Results of the attack that another one extends, on the same victims, so that its addition is not overrated."""
 
-    name: str
-    title: str
-    hyperparameters: dict[str, Any] = Field(default_factory=dict)
-    reason: str = Field(default="", description="what time or memory cost it")
-    in_ledger: bool = Field(default=False, description="it was asked for too, and is not run twice")
-    seconds: float = 0.0
-    results: list[VictimResult] = Field(default_factory=list)
+    name: Public[str]
+    title: Public[str]
+    hyperparameters: Public[dict[str, Any]] = Field(default_factory=dict)
+    reason: Public[str] = Field(default="", description="what time or memory cost it")
+    in_ledger: Public[bool] = Field(default=False, description="it was asked for too, and is not run twice")
+    seconds: Public[float] = 0.0
+    results: Public[list[VictimResult]] = Field(default_factory=list)
 
 
 class AttackEntry(_Model):
     """One attack: run, or why not."""
 
-    name: str
-    title: str
-    status: Literal["run", "not_applicable", "not_run"]
-    reason: str = ""
-    family: Literal["closed form", "optimisation"] = "optimisation"
-    finding: str = Field(default="", description="id that its success is reported under")
-    threat_model: str
-    upper_bound: bool = Field(default=False, description="given what no attacker has; never evidence of a leak")
-    given: dict[str, Any] = Field(default_factory=dict, description="everything that the attacker was given")
-    hyperparameters: dict[str, Any] = Field(default_factory=dict)
-    reference: str = ""
-    seconds: float = 0.0
-    results: list[VictimResult] = Field(default_factory=list)
-    beside: Comparison | None = Field(default=None, description="the attack that this one extends, at its best")
+    name: Public[str]
+    title: Public[str]
+    status: Public[Literal["run", "not_applicable", "not_run"]]
+    reason: Public[str] = ""
+    family: Public[Literal["closed form", "optimisation"]] = "optimisation"
+    finding: Public[str] = Field(default="", description="id that its success is reported under")
+    threat_model: Public[str]
+    upper_bound: Public[bool] = Field(default=False, description="given what no attacker has; never evidence of a leak")
+    given: Public[dict[str, Any]] = Field(default_factory=dict, description="everything that the attacker was given")
+    hyperparameters: Public[dict[str, Any]] = Field(default_factory=dict)
+    reference: Public[str] = ""
+    seconds: Public[float] = 0.0
+    results: Public[list[VictimResult]] = Field(default_factory=list)
+    beside: Public[Comparison | None] = Field(default=None, description="the attack that this one extends, at its best")
 
 
 class ControlEntry(_Model):
     """One control run."""
 
-    kind: Literal["positive", "negative", "prior_only"]
-    attack: str = Field(description="name of the attack")
-    title: str = ""
-    passed: bool | None = Field(description="null where the control could not run; the detail says why")
-    detail: str
-    numbers: dict[str, Any] = Field(default_factory=dict)
-
-
-class DefenceEntry(_Model):
-    """What clients do to their updates, and what the attacker who knows it does about it."""
-
-    name: str
-    title: str
-    text: str = Field(description="as on the command line")
-    settings: dict[str, Any] = Field(default_factory=dict)
-    adaptive_attack: str = Field(default="", description="empty: attacked only by those who ignore it")
-    evaluated: bool = Field(description="an attack that works through all defences of the client ran on this model")
-    evaluated_by: list[str] = Field(default_factory=list, description="names of these attacks")
-    reference: str = ""
-    accounting: AccountingEntry | None = Field(default=None, description="only for a clipped and noised update")
-    accounting_reason: str = ""
-    checks: list[ClaimCheck] = Field(default_factory=list)
+    kind: Public[Literal["positive", "negative", "prior_only"]]
+    attack: Public[str] = Field(description="name of the attack")
+    title: Public[str] = ""
+    passed: Public[bool | None] = Field(description="null where the control could not run; the detail says why")
+    detail: Public[str]
+    numbers: Annotated[dict[str, Any], CONTROL_NUMBERS] = Field(default_factory=dict)
 
 
 class AccountingEntry(_Model):
     """What an accounted random defence guarantees, whatever the attack."""
 
-    epsilon: float | None
-    delta: float
-    noise_multiplier: float
-    rate: float
-    steps: int
-    prior: float = Field(description="probability of guessing a sample before any update")
-    reconstruction: float = Field(description="largest probability of reconstructing it after all updates (ReRo)")
-    reconstruction_one_step: float
-    mse: float | None = Field(default=None, description="least MSE of unbiased attackers from one update, in pixels")
-    mse_reason: str = ""
+    epsilon: Public[float | None]
+    delta: Public[float]
+    noise_multiplier: Public[float]
+    rate: Public[float]
+    steps: Public[int]
+    prior: Public[float] = Field(description="probability of guessing a sample before any update")
+    reconstruction: Public[float] = Field(
+        description="largest probability of reconstructing it after all updates (ReRo)"
+    )
+    reconstruction_one_step: Public[float]
+    mse: Public[float | None] = Field(
+        default=None, description="least MSE of unbiased attackers from one update, in pixels"
+    )
+    mse_reason: Public[str] = ""
 
 
 class ClaimCheck(_Model):
     """One property that the shared update should have by the claimed defence."""
 
-    what: str
-    expected: str
-    measured: str
-    holds: bool
+    what: Public[str]
+    expected: Public[str]
+    measured: Public[str]
+    holds: Public[bool]
+
+
+class DefenceEntry(_Model):
+    """What clients do to their updates, and what the attacker who knows it does about it."""
+
+    name: Public[str]
+    title: Public[str]
+    text: Public[str] = Field(description="as on the command line")
+    settings: Public[dict[str, Any]] = Field(default_factory=dict)
+    adaptive_attack: Public[str] = Field(default="", description="empty: attacked only by those who ignore it")
+    evaluated: Public[bool] = Field(
+        description="an attack that works through all defences of the client ran on this model"
+    )
+    evaluated_by: Public[list[str]] = Field(default_factory=list, description="names of these attacks")
+    reference: Public[str] = ""
+    accounting: Public[AccountingEntry | None] = Field(default=None, description="only for a clipped and noised update")
+    accounting_reason: Public[str] = ""
+    checks: Public[list[ClaimCheck]] = Field(default_factory=list)
 
 
 class ClaimEntry(_Model):
     """A defence that the client believes in, held against what it shared."""
 
-    text: str
-    checks: list[ClaimCheck]
+    text: Public[str]
+    checks: Public[list[ClaimCheck]]
 
 
 class RecommendationEntry(_Model):
     """What would help, and how its effect is known."""
 
-    title: str
-    effect: str
-    status: Literal["measured", "computed", "literature"]
-    reference: str = ""
-    try_it: str = Field(default="", description="a command that measures it")
+    title: Public[str]
+    effect: Public[str]
+    status: Public[Literal["measured", "computed", "literature"]]
+    reference: Public[str] = ""
+    try_it: Public[str] = Field(default="", description="a command that measures it")
 
 
 class DefenceTrial(_Model):
     """One setting of a defence, attacked and trained with. An empty text is the undefended model."""
 
-    text: str
-    title: str
-    status: Literal["run", "not_run"]
-    reason: str = ""
-    adaptive_attack: str = ""
-    evaluated: bool = True
-    attacked: int = Field(default=0, description="samples attacked")
-    leaked: int = 0
-    leaked_interval: list[float] | None = Field(default=None, description="Clopper-Pearson, 95 %; needs 5 samples")
-    psnr: float | None = Field(default=None, description="best sample of all attacks, dB")
-    attack: str = Field(default="", description="the attack that it came from")
-    value: float | None = Field(default=None, description="what the goal compares")
-    meets: bool = False
-    loss: float | None = Field(default=None, description="on held-out samples after training with the setting")
-    accuracy: float | None = None
-    evaluated_on: int = Field(default=0, description="held-out samples")
-    accounting: AccountingEntry | None = None
-    seconds: float = 0.0
-    recommended: bool = False
+    text: Public[str]
+    title: Public[str]
+    status: Public[Literal["run", "not_run"]]
+    reason: Public[str] = ""
+    adaptive_attack: Public[str] = ""
+    evaluated: Public[bool] = True
+    attacked: Public[int] = Field(default=0, description="samples attacked")
+    leaked: Public[int] = 0
+    leaked_interval: Public[list[float] | None] = Field(
+        default=None, description="Clopper-Pearson, 95 %; needs 5 samples"
+    )
+    psnr: Public[float | None] = Field(default=None, description="best sample of all attacks, dB")
+    attack: Public[str] = Field(default="", description="the attack that it came from")
+    value: Public[float | None] = Field(default=None, description="what the goal compares")
+    meets: Public[bool] = False
+    loss: Public[float | None] = Field(default=None, description="on held-out samples after training with the setting")
+    accuracy: Public[float | None] = None
+    evaluated_on: Public[int] = Field(default=0, description="held-out samples")
+    accounting: Public[AccountingEntry | None] = None
+    seconds: Public[float] = 0.0
+    recommended: Public[bool] = False
 
 
 class FindingEntry(_Model):
     """One finding: what leaked, how sure, on what evidence, and what to do."""
 
-    id: str
-    title: str
-    severity: Severity
-    confidence: Confidence
-    message: str
-    evidence: dict[str, Any] = Field(default_factory=dict)
-    remedy: str
-    suppressed: bool = False
-    fails: bool = Field(default=False, description="whether the policy fails on it")
-    gate: str = Field(default="", description="why it fails or not")
-    change: Literal["", "new", "worse", "same"] = Field(default="", description="against the baseline, if any")
+    id: Public[str]
+    title: Public[str]
+    severity: Public[Severity]
+    confidence: Public[Confidence]
+    message: Public[str]
+    evidence: Annotated[dict[str, Any], EVIDENCE] = Field(default_factory=dict)
+    remedy: Public[str]
+    suppressed: Public[bool] = False
+    fails: Public[bool] = Field(default=False, description="whether the policy fails on it")
+    gate: Public[str] = Field(default="", description="why it fails or not")
+    change: Public[Literal["", "new", "worse", "same"]] = Field(default="", description="against the baseline, if any")
 
 
 class SuppressionEntry(_Model):
     """A finding that somebody decided to accept for a while."""
 
-    rule: str
-    reason: str
-    expires: str
-    state: Literal["active", "expired", "unused"]
+    rule: Public[str]
+    reason: Public[str]
+    expires: Public[str]
+    state: Public[Literal["active", "expired", "unused"]]
 
 
 class SettingEntry(_Model):
     """One option as it was resolved."""
 
-    name: str
-    value: Any
-    source: Literal["command line", "environment", "file", "default"]
+    name: Public[str]
+    value: OptionValue[Any]
+    source: Public[Literal["command line", "environment", "file", "default"]]
 
 
 class BaselineEntry(_Model):
     """The earlier report that this one was compared with."""
 
-    path: str
-    created: str
-    changes: list[str] = Field(default_factory=list)
+    path: Private[str]
+    created: Public[str]
+    changes: Public[list[str]] = Field(default_factory=list)
 
 
 class PolicySection(_Model):
     """What counts as a failure, as resolved from command line, environment and file."""
 
-    fail_on: Literal["critical", "high", "medium", "low", "never"] = "high"
-    rules: dict[str, str] = Field(default_factory=dict, description="thresholds of single rules or families")
-    file: str | None = None
-    suppressions: list[SuppressionEntry] = Field(default_factory=list)
-    settings: list[SettingEntry] = Field(default_factory=list)
-    baseline: BaselineEntry | None = None
+    fail_on: Public[Literal["critical", "high", "medium", "low", "never"]] = "high"
+    rules: Public[dict[str, str]] = Field(default_factory=dict, description="thresholds of single rules or families")
+    file: Public[str | None] = None
+    suppressions: Public[list[SuppressionEntry]] = Field(default_factory=list)
+    settings: Public[list[SettingEntry]] = Field(default_factory=list)
+    baseline: Public[BaselineEntry | None] = None
 
 
 class Verdict(_Model):
     """The answer, in three statements: at least, at most, assumed."""
 
-    status: str
-    severity: Severity
-    confidence: Confidence
-    headline: str
-    at_least: str
-    at_most: str
-    assumed: list[str]
-    samples_leaked: int = 0
-    samples_attacked: int = 0
-    interval: list[float] | None = Field(
+    status: Public[str]
+    severity: Public[Severity]
+    confidence: Public[Confidence]
+    headline: Public[str]
+    at_least: Public[str]
+    at_most: Public[str]
+    assumed: Public[list[str]]
+    samples_leaked: Public[int] = 0
+    samples_attacked: Public[int] = 0
+    interval: Public[list[float] | None] = Field(
         default=None, description="Clopper-Pearson interval (95 %) of the share of samples that leak"
     )
-    interval_reason: str = ""
+    interval_reason: Public[str] = ""
 
     @property
     def inconclusive(self) -> bool:
@@ -446,61 +502,72 @@ class Verdict(_Model):
 class VariantEntry(_Model):
     """One checkpoint of the model, or one mode of its clients; without pictures, which are those of the worst one."""
 
-    label: str
-    status: str
-    headline: str = Field(description="the verdict, or why it could not be audited")
-    severity: Severity = "none"
-    confidence: Confidence = "estimated"
-    worst: bool = Field(default=False, description="whether the rest of the report is about this one")
-    path: str | None = None
-    sha256: str | None = None
-    mode: str = ""
-    risk: str = "unknown"
-    samples_leaked: int = 0
-    samples_attacked: int = 0
-    interval: list[float] | None = None
-    best_psnr: float | None = None
-    best_margin: float | None = None
-    labels_right: int = 0
-    labels_total: int = 0
-    seconds: float = 0.0
-    attacks: list[AttackEntry] = Field(default_factory=list)
-    controls: list[ControlEntry] = Field(default_factory=list)
-    findings: list[FindingEntry] = Field(default_factory=list)
+    label: Public[str]
+    status: Public[str]
+    headline: Public[str] = Field(description="the verdict, or that it could not be audited")
+    reason: Private[str] = Field(default="", description="why it could not be audited; may quote a sample")
+    severity: Public[Severity] = "none"
+    confidence: Public[Confidence] = "estimated"
+    worst: Public[bool] = Field(default=False, description="whether the rest of the report is about this one")
+    path: FileName[str | None] = None
+    sha256: Public[str | None] = None
+    mode: Public[str] = ""
+    risk: Public[str] = "unknown"
+    samples_leaked: Public[int] = 0
+    samples_attacked: Public[int] = 0
+    interval: Public[list[float] | None] = None
+    best_psnr: Public[float | None] = None
+    best_margin: Public[float | None] = None
+    labels_right: Public[int] = 0
+    labels_total: Public[int] = 0
+    seconds: Public[float] = 0.0
+    attacks: Public[list[AttackEntry]] = Field(default_factory=list)
+    controls: Public[list[ControlEntry]] = Field(default_factory=list)
+    findings: Public[list[FindingEntry]] = Field(default_factory=list)
 
 
 class Report(_Model):
     """An audit report. `save` writes it; `scan` returns it."""
 
-    schema_version: int = SCHEMA_VERSION
-    tool: Tool
-    created: str
-    command: list[str]
-    seed: int
-    preset: str
-    device: str
-    versions: dict[str, str]
-    seconds: float = 0.0
-    partial: str = Field(default="", description="why the audit ended early, or empty")
-    target: TargetSection
-    batch: BatchSection
-    protocol: ProtocolSection
-    rank: RankSection
-    variants: list[VariantEntry] = Field(
+    schema_version: Public[int] = SCHEMA_VERSION
+    tool: Public[Tool]
+    created: Public[str]
+    command: CommandLine[list[str]]
+    seed: Public[int]
+    preset: Public[str]
+    device: Public[str]
+    versions: Public[dict[str, str]]
+    seconds: Public[float] = 0.0
+    partial: Public[str] = Field(default="", description="why the audit ended early, or empty")
+    target: Public[TargetSection]
+    batch: Public[BatchSection]
+    protocol: Public[ProtocolSection]
+    rank: Public[RankSection]
+    variants: Public[list[VariantEntry]] = Field(
         default_factory=list, description="checkpoints and modes that were compared; the rest is about the worst"
     )
-    attacks: list[AttackEntry]
-    controls: list[ControlEntry] = Field(default_factory=list)
-    defences: list[DefenceEntry] = Field(default_factory=list)
-    claims: list[ClaimEntry] = Field(default_factory=list)
-    recommendations: list[RecommendationEntry] = Field(default_factory=list)
-    trials: list[DefenceTrial] = Field(default_factory=list, description="settings measured by leakaudit defend")
-    goal: str = Field(default="", description="what a setting had to reach")
-    recommendation: str = ""
-    findings: list[FindingEntry]
-    verdict: Verdict
-    policy: PolicySection | None = None
-    evidence: Literal["full", "blurred", "none"] = Field(default="full", description="how private images appear")
+    attacks: Public[list[AttackEntry]]
+    controls: Public[list[ControlEntry]] = Field(default_factory=list)
+    defences: Public[list[DefenceEntry]] = Field(default_factory=list)
+    claims: Public[list[ClaimEntry]] = Field(default_factory=list)
+    recommendations: Public[list[RecommendationEntry]] = Field(default_factory=list)
+    trials: Public[list[DefenceTrial]] = Field(
+        default_factory=list, description="settings measured by leakaudit defend"
+    )
+    goal: Public[str] = Field(default="", description="what a setting had to reach")
+    recommendation: Public[str] = ""
+    findings: Public[list[FindingEntry]]
+    verdict: Public[Verdict]
+    policy: Public[PolicySection | None] = None
+    evidence: Public[Literal["full", "blurred", "none"]] = Field(
+        default="full", description="how private images appear"
+    )
+
+    @property
+    def measured(self) -> bool:
+        """Whether any attack came to a result; a report of an interrupted audit without one holds nothing."""
+        ledgers = [self.attacks, *(variant.attacks for variant in self.variants)]
+        return any(attack.results for ledger in ledgers for attack in ledger)
 
     def to_json(self) -> str:
         """The document as indented JSON with a hash over itself; NaN and infinities become null."""
@@ -529,10 +596,13 @@ class Report(_Model):
         formats: Sequence[str] = (),
         template_dir: Path | None = None,
         pdf_variant: str = "pdf/ua-1",
+        paths: Literal["short", "full"] = "short",
     ) -> list[Path]:
         """Write ``report.json``, ``report.html``, ``report.pdf`` and other views into a directory.
 
-        Everything is rendered beside the target first and moved over an older report only when complete.
+        Everything is rendered in memory first and moved over an older report only when complete. A report of an
+        interrupted audit goes into the sub-folder ``partial`` where the directory holds a complete one. Below full
+        evidence, older files of leakaudit that are not written anew are removed: they would show what this one hides.
 
         Args:
             directory: Created if missing.
@@ -540,6 +610,7 @@ class Report(_Model):
                 packages bring; empty for the first three.
             template_dir: Folder whose templates override the bundled ones.
             pdf_variant: ``pdf/ua-1`` (accessible), or ``pdf/a-3u`` (for archives, with report.json attached).
+            paths: ``short`` leaves out folders outside the working folder, ``full`` writes paths as they were given.
 
         Returns:
             The files written. The PDF is left out, with a warning, where its libraries are missing.
@@ -549,7 +620,7 @@ class Report(_Model):
         """
         from leakaudit.report.write import write_report
 
-        return write_report(self, Path(directory), formats, template_dir, pdf_variant)
+        return write_report(self, Path(directory), formats, template_dir, pdf_variant, paths)
 
 
 def self_hash(document: dict[str, Any]) -> str:

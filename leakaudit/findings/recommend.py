@@ -21,9 +21,9 @@ from leakaudit.risk.rank import rank_analysis
 from leakaudit.target.target import Target
 
 PRIOR, TOLERATED = 0.01, 0.1
-"""The noise level that is computed: a sample that could be guessed at 1 % is reconstructed at 10 % at most."""
+"""The noise level that is computed: a sample that could be guessed at 1 % is reconstructed at 10 % at most; chosen."""
 LARGER = 8
-"""Factor of the larger batch whose rank is computed."""
+"""Factor of the larger batch whose rank is computed; chosen."""
 
 
 def recommend(target: Target, evidence: Evidence) -> list[RecommendationEntry]:

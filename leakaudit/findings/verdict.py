@@ -106,14 +106,11 @@ _ATTACKER = {
 
 def _assumptions(evidence: Evidence, preset: str) -> list[str]:
     protocol = evidence.protocol
-    samples = "one sample" if protocol.batch_size == 1 else f"{protocol.batch_size} samples"
-    shared = f"after {', then '.join(d.text for d in evidence.defences)}" if evidence.defences else "undefended"
-    made = "as a client recorded it and taken to be" if protocol.update_path else "computed"
     letter = max((a.threat_model for a in evidence.attacks if a.status == "run" and not a.upper_bound), default="B")
     controls = "" if evidence.controls else " No controls were run, so confidence is capped."
     return [
         f"Threat model {letter}: {_ATTACKER[letter]}",
-        f"FedSGD: the client shares the gradient of {samples}, {shared}, {made} in {protocol.mode} mode.",
+        *([protocol.assumption] if protocol.assumption else []),
         "Labels are inferred from the update, not given.",
         f"Budget: preset {preset!r}; a stronger or longer attack may recover more.{controls}",
         "The weights are those in the file; leakage changes during training.",

@@ -15,6 +15,7 @@ from typing import Literal, get_args
 from leakaudit.document.schema import FindingEntry, Report, Severity
 
 CONFIDENCE_LEVEL = 0.95
+"""Of the intervals of shares, by convention."""
 COUNTS = (("samples_leaked", "samples_attacked"), ("correct", "total"))
 """Evidence keys that hold a share: how many of how many."""
 

@@ -13,14 +13,15 @@ Written in ``leakaudit.toml``, or under ``[tool.leakaudit]`` of ``pyproject.toml
     reason = "accepted by the security team, ticket 123"
     expires = 2027-03-31
 
-Every other key is an option of ``leakaudit scan``. A suppression without a reason or an end is refused; one that has
-ended no longer counts, and the report says so.
+Every other key is an option of ``leakaudit scan``; those that can run code count only in a file that ``--policy``
+names. A suppression without a reason or an end is refused; one that has ended no longer counts, and the report says so.
 """
 
 from __future__ import annotations
 
 import datetime
 import difflib
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ from typing import Any, Literal, get_args
 
 from leakaudit.document.schema import FindingEntry, Severity
 from leakaudit.errors import UsageError
+from leakaudit.safety.ownership import foreign_hands
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -92,17 +94,44 @@ class Policy:
 
 
 def find_policy(start: Path | None = None) -> Path | None:
-    """The nearest ``leakaudit.toml``, or ``pyproject.toml`` with our table, from a folder up to its repository."""
-    folder = (start or Path.cwd()).absolute()
-    for place in (folder, *folder.parents):
-        if (place / OWN_FILE).is_file():
-            return place / OWN_FILE
+    """The nearest ``leakaudit.toml``, or ``pyproject.toml`` with our table, from a folder up to its repository's root.
+
+    The root is the nearest folder with a ``.git`` (a folder, or the file of a worktree). Outside of a repository only
+    the folder itself counts: what lies above it may be anybody's, as in a shared temporary folder.
+
+    Raises:
+        UsageError: Another user can write the file, or the folder that it is in.
+    """
+    for place in _searched((start or Path.cwd()).absolute()):
         shared = place / SHARED_FILE
+        if (place / OWN_FILE).is_file():
+            return _own(place / OWN_FILE)
         if shared.is_file() and "leakaudit" in _toml(shared).get("tool", {}):
-            return shared
-        if (place / ".git").exists():
-            return None
+            return _own(shared)
     return None
+
+
+def _searched(folder: Path) -> list[Path]:
+    """The folders in which a policy counts without being named."""
+    places = [folder, *folder.parents]
+    root = next((index for index, place in enumerate(places) if os.path.lexists(place / ".git")), 0)
+    return places[: root + 1]
+
+
+def _own(path: Path) -> Path:
+    """The path, if nobody but the user could have written what it leads to."""
+    for place in dict.fromkeys((path, path.parent, path.resolve().parent)):
+        try:
+            reason = foreign_hands(place)
+        except OSError as error:
+            reason = f"cannot be checked: {error.strerror}"
+        if reason:
+            what = "it" if place == path else f"its folder {place}"
+            raise UsageError(
+                f"the policy {path} is not used: {what} {reason}",
+                f"pass --policy {path} if you trust it, or --policy with another file",
+            )
+    return path
 
 
 def read_policy(path: Path) -> tuple[Policy, dict[str, Any]]:

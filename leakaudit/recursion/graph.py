@@ -35,6 +35,7 @@ from leakaudit.target.inventory import Layer
 from leakaudit.target.pointwise import INVERTIBLE
 
 IMAGE = -1
+"""Index that stands for the image, by definition: layers count from 0."""
 
 
 @dataclass(frozen=True, eq=False)

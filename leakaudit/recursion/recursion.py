@@ -31,13 +31,16 @@ from leakaudit.recursion.system import BilinearMap, Convolution, FullyConnected,
 from leakaudit.risk.structural import StructuralRank
 
 JUMP = 1e3
-"""Ratio of consecutive layer residuals that means: the input of the layer behind was wrong."""
+"""Ratio of consecutive layer residuals that means: the input of the layer behind was wrong; chosen: on the authors'
+deficient network (arXiv 2010.07733, CNN6-d) they jump from 1e-11 to 0.2."""
 CONTRADICTION = 10.0
-"""A reading whose worst layer is this many times worse than another's is dropped at the end."""
+"""A reading whose worst layer is this many times worse than another's is dropped at the end; chosen, not measured."""
 FLOOR = 1e-9
-"""Residuals below count as this one, so that rounding does not look like a jump."""
-_KINK = 10.0  # what is nearer to a kink than this many times the error counts as lying on it
+"""Residuals below count as this one, so that rounding does not look like a jump; chosen, above what float64 leaves."""
+_KINK = 10.0
+"""What is nearer to a kink than this many times the error counts as lying on it; chosen, not measured."""
 _LARGEST_KINK = 1e-5
+"""Share of the rms value up to which that holds; chosen, not measured."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _POWER_ITERATIONS = 12
+"""For the norms by which the blocks are balanced; chosen: balanced so, layer 2 of the authors' CNN6 (arXiv 2010.07733)
+takes LSMR 304 iterations, and unbalanced more than 4,000."""
 
 
 class BilinearMap(ABC):

@@ -1,28 +1,20 @@
-"""Text for people: numbers with sensible digits and units, and names that cannot break a page.
+"""Text for people: numbers with sensible digits and units, and names that cannot break a page or a terminal.
 
-Names come from model files, folders and class lists, so they are untrusted. Escaping is Jinja2's work; this module
-removes what escaping leaves (control and direction characters, lone surrogates) and shortens what is too long to read.
+Names come from model files, folders and class lists, so they are untrusted. Escaping markup is Jinja2's work;
+:func:`leakaudit.safety.text.clean` shows as escapes what that leaves, and this module shortens what is too long.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
+
+from leakaudit.safety.text import clean
 
 MISSING = "–"
 LONGEST = 240
 """Characters of a name shown in running text."""
-
-_UNSAFE = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
-)
-
-
-def clean(text: str) -> str:
-    """Replace control characters, direction overrides and lone surrogates by U+FFFD."""
-    return _UNSAFE.sub("\ufffd", text)
 
 
 def clip(text: str, longest: int = LONGEST) -> str:

@@ -36,8 +36,11 @@ if TYPE_CHECKING:
     from leakaudit.scoring.tokens import TokenScore
 
 SSIM_WINDOW = 11
+"""Side of the Gaussian window, in pixels (Wang et al. 2004, doi 10.1109/TIP.2003.819861)."""
 CONFIDENCE_LEVEL = 0.95
+"""Of the interval of the share of samples that leak, by convention."""
 FEWEST_FOR_INTERVAL = 5
+"""Samples below which no interval is given; chosen: five of five still leave 48 to 100 %."""
 Lpips = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -46,9 +49,10 @@ class LeakCriterion:
     """When a sample counts as leaked.
 
     Args:
-        psnr_margin: dB above the best floor that are enough.
-        lpips_margin: LPIPS below the best floor that is enough instead.
-        distractors: Images that the sample must be told from, at least.
+        psnr_margin: dB above the best floor that are enough; chosen, half the squared error: none of 40 scans of
+            mismatched updates passed (`benchmarks/results/false_alarms.md`).
+        lpips_margin: LPIPS below the best floor that is enough instead; chosen, not measured.
+        distractors: Images that the sample must be told from, at least; chosen: a guess succeeds once in a hundred.
     """
 
     psnr_margin: float = 3.0

@@ -23,7 +23,7 @@ from leakaudit.errors import UsageError
 HUB_FILE = "squeezenet1_1-b8a52dc0.pth"
 FEATURES_SHA256 = "8f728f13ffc4c9ed6b00faa9362ec13d7d3520652d0a8357047045aba9def764"
 SMALLEST = 32
-"""Images with a shorter side are enlarged to this first: the trunk needs 31 pixels."""
+"""Images with a shorter side are enlarged to this first; the trunk needs 31 pixels by definition of its layers."""
 
 
 def find_weights() -> Path | None:

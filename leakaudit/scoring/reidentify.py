@@ -23,12 +23,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 NEAR_DUPLICATE = 0.2
-"""Largest difference of a near-duplicate, relative to the sample's contrast."""
+"""Largest difference of a near-duplicate, relative to the sample's contrast; chosen: 96 per cent of its variance are
+shared."""
 HALF_LEVEL = 1 / 510
-"""Half a grey level of an 8-bit image: images closer than this on average are the same."""
+"""Half a grey level of an 8-bit image, by definition: images closer than this on average are the same."""
 CHUNK = 1024
+"""Images that are compared at a time; chosen for memory."""
 SPARE = 2
-"""Augmentations made per one needed, since some are near-duplicates of their sample."""
+"""Augmentations made per one needed, since some are near-duplicates of their sample; chosen."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,10 @@ from leakaudit.scoring.images import SampleScore, Scores
 from leakaudit.scoring.reidentify import Identification
 
 LEAK_SKILL = 0.5
+"""Share of the way from the best floor to perfection from which a text leaked; chosen, not measured: the readers of
+`benchmarks/results/tokens.md` are at 100 %."""
 DRAWS = 20
+"""Draws of other texts that the floor is the mean of; chosen."""
 NO_IMAGE = dict.fromkeys(("psnr", "ssim", "lpips", "mse"), "token ids, not an image")
 
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from leakaudit.attacks.registry import available
+from leakaudit.audit.memory import Memory
 from leakaudit.audit.pipeline import audit
 from leakaudit.audit.request import AuditOptions
 from leakaudit.client.batch import Batch
@@ -34,12 +35,12 @@ from leakaudit.sweep.utility import TrainingPlan, Utility, train
 from leakaudit.target.target import Target
 
 VICTIMS = 2
-"""Independent batches per setting where the user names no number."""
+"""Independent batches per setting where the user names no number; chosen for time."""
 CONFIRMING = 1000
-"""Iterations of the scan that confirms a recommendation, where the sweep was quick."""
+"""Iterations of the scan that confirms a recommendation, where the sweep was quick; chosen for time."""
 GOES_ON = "The same command goes on from here."
 SECOND_SEED = 1_000_003
-"""Added to the seed for the scan that confirms a recommendation."""
+"""Added to the seed for the scan that confirms a recommendation; chosen, far from the seeds that users take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +98,9 @@ def defend(
     grid = defend_options.grid or default_grid(options.batch_size, len(samples))
     for text in grid:
         parse_defence(text)
-    sweep = _Sweep(target, samples, space, options, defend_options, observer)
-    report = audit(target, samples, space, options, observer=observer, command=command)
+    memory = Memory(options.cache)
+    sweep = _Sweep(target, samples, space, options, defend_options, observer, memory)
+    report = audit(target, samples, space, options, observer=observer, memory=memory, command=command)
     base = sweep.utility("")
     trials = [sweep.trial("", report, base)]
     unfinished = observer.interrupted()
@@ -138,6 +140,7 @@ class _Sweep:
     options: AuditOptions
     defending: DefendOptions
     observer: Observer
+    memory: Memory
 
     def run(self, text: str) -> DefenceTrial:
         """Attack and train with one setting; one that does not fit the model or the samples says why."""
@@ -147,7 +150,7 @@ class _Sweep:
                 return self.trial(text, report, self.utility(text))
             reason = "interrupted"  # an attack that was cut short says nothing of the defence
         except LeakauditError as error:
-            reason = error.message
+            reason = error.discreet
         return DefenceTrial(text=text, title=parse_defence(text).title, status="not_run", reason=reason)
 
     def _audit(self, text: str, seed: int, *, stronger: bool = False) -> Report:
@@ -155,7 +158,7 @@ class _Sweep:
         threats = tuple(name for name, kind in available().items() if kind.by_default and not kind.upper_bound)
         options = replace(options, defences=(parse_defence(text),), seed=seed, controls="none")
         options = replace(options, attacks=options.attacks or threats)  # no yardsticks: they decide nothing here
-        return audit(self.target, self.samples, self.space, options, observer=self.observer)
+        return audit(self.target, self.samples, self.space, options, observer=self.observer, memory=self.memory)
 
     def utility(self, text: str) -> Utility:
         """Training with this setting, or undefended for an empty text."""

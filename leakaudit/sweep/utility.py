@@ -18,10 +18,13 @@ from leakaudit.audit.environment import seed_of
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import NoTraceError, observe
 from leakaudit.defences.base import Defence, defended_model, defended_protocol
-from leakaudit.observation import InputSpace, Protocol
+from leakaudit.observation import InputSpace
+from leakaudit.protocols.base import Protocol
+from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.target.target import Target
 
 EVALUATED_AT_ONCE = 64
+"""Samples a forward pass; chosen for memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +32,9 @@ class TrainingPlan:
     """How utility is measured.
 
     Args:
-        steps: Updates.
-        learning_rate: Of SGD.
-        held_out: Share of the samples that is only evaluated on, in 0..1.
+        steps: Updates; chosen for time.
+        learning_rate: Of SGD; chosen, not measured.
+        held_out: Share of the samples that is only evaluated on, in 0..1; chosen.
     """
 
     steps: int = 30
@@ -77,7 +80,7 @@ def train(
     kept, held_out = split(samples, plan.held_out, seed)
     own = replace(target, module=copy.deepcopy(target.module))
     own = defended_model(own, defences, seed_of(seed, "defence", 0))
-    protocol = defended_protocol(Protocol(batch_size, target.mode), defences)
+    protocol = defended_protocol(FedSGD(batch_size, target.mode), defences)
     generator = torch.Generator().manual_seed(seed_of(seed, "order", 0))
     for step in range(plan.steps):
         chosen = torch.randint(len(kept), (protocol.batch_size,), generator=generator).tolist()

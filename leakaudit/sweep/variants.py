@@ -13,10 +13,10 @@ from pathlib import Path
 
 from leakaudit.audit.assemble import without_pictures
 from leakaudit.document.schema import AttackEntry, FindingEntry, Report, VariantEntry
-from leakaudit.errors import AuditError, UsageError
+from leakaudit.errors import AuditError, LeakauditError, UsageError
 from leakaudit.findings import SEVERITIES
-from leakaudit.observation import Mode
 from leakaudit.observer import Observer
+from leakaudit.protocols.base import Mode
 from leakaudit.target.target import Target
 
 RANKING = ("LEAKS (certified)", "LEAKS (measured)", "INCONCLUSIVE", "NOT APPLICABLE", "NOT SHOWN", "BOUNDED")
@@ -38,10 +38,7 @@ class Variant:
 
 def name_variants(paths: Sequence[Path], modes: Sequence[Mode]) -> list[tuple[str, Path, Mode]]:
     """Label, path and mode of every combination; labels say what differs."""
-    names = [path.name for path in paths]
-    shown = names if len(set(names)) == len(names) else [str(path) for path in paths]
-    if len(set(shown)) < len(shown):
-        raise UsageError("--checkpoints names a file twice", "give each file once")
+    shown = _distinct(paths)
     found = []
     for name, path in zip(shown, paths, strict=True):
         for mode in modes:
@@ -49,6 +46,15 @@ def name_variants(paths: Sequence[Path], modes: Sequence[Mode]) -> list[tuple[st
             parts += [f"{mode} mode"] if len(modes) > 1 else []
             found.append((", ".join(parts), path, mode))
     return found
+
+
+def _distinct(paths: Sequence[Path]) -> list[str]:
+    """The last parts of the paths, as many as it takes to tell them apart."""
+    for length in range(1, max(len(path.parts) for path in paths) + 1):
+        shown = ["/".join(path.parts[-length:]) for path in paths]
+        if len(set(shown)) == len(shown):
+            return shown
+    raise UsageError("--checkpoints names a file twice", "give each file once")
 
 
 def audit_variants(variants: Sequence[Variant], audit_one: Callable[[Target], Report], observer: Observer) -> Report:
@@ -70,20 +76,22 @@ def audit_variants(variants: Sequence[Variant], audit_one: Callable[[Target], Re
             failed.append((variant.label, error))
     if not reports:
         raise failed[0][1]
-    return combine(reports, [(label, error.message) for label, error in failed], [v.label for v in variants])
+    return combine(reports, failed, [v.label for v in variants])
 
 
-def combine(reports: Sequence[tuple[str, Report]], failed: Sequence[tuple[str, str]], order: Sequence[str]) -> Report:
+def combine(
+    reports: Sequence[tuple[str, Report]], failed: Sequence[tuple[str, LeakauditError]], order: Sequence[str]
+) -> Report:
     """One report of several.
 
     Args:
         reports: Label and report of what was audited.
-        failed: Label and reason of what could not be.
+        failed: Label and error of what could not be.
         order: All labels, as they are to be listed.
     """
     worst, report = min(reports, key=lambda item: _badness(item[1]))
     entries = {label: _entry(label, one, label == worst) for label, one in reports}
-    entries |= {label: VariantEntry(label=label, status="NOT APPLICABLE", headline=reason) for label, reason in failed}
+    entries |= {label: _unaudited(label, error) for label, error in failed}
     verdict = report.verdict
     if len(order) > 1:
         assumed = [*verdict.assumed, f"Worst of {len(order)} variants: {worst}. The others are compared with it."]
@@ -100,6 +108,11 @@ def combine(reports: Sequence[tuple[str, Report]], failed: Sequence[tuple[str, s
             "partial": partial,
         }
     )
+
+
+def _unaudited(label: str, error: LeakauditError) -> VariantEntry:
+    """The entry of a variant that could not be audited; what may quote a sample stands in a field of its own."""
+    return VariantEntry(label=label, status="NOT APPLICABLE", headline=error.discreet, reason=error.message)
 
 
 def _badness(report: Report) -> tuple[int, int, int]:

@@ -20,8 +20,9 @@ from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
 from leakaudit.defences.base import adapted, defended_model, defended_protocol
 from leakaudit.defences.spec import parse_defence
-from leakaudit.observation import InputSpace, Observation, Protocol
+from leakaudit.observation import InputSpace, Observation
 from leakaudit.observation import TokenSpace as Tokens
+from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import NotApplicable, Reconstruction
 from leakaudit.target.target import Target
 from tests.attacks.exact import relu_mlp
@@ -38,7 +39,7 @@ def known(
     """What an attacker who knows the defences has: model, observation with inferred labels, and how they were read."""
     defences = [parse_defence(text) for text in texts]
     model = defended_model(target, defences, 3)
-    protocol = defended_protocol(Protocol(len(batch)), defences)
+    protocol = defended_protocol(FedSGD(len(batch)), defences)
     raw = observe(model, batch, protocol, space, seed, defences)
     guess = infer_labels(model, replace(adapted(model, raw, defences)[1], update=raw.update), cpu_generator(1))
     model, seen = adapted(model, replace(raw, labels=guess.labels, label_source="inferred"), defences)

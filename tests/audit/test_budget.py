@@ -14,6 +14,7 @@ from leakaudit.attacks.ig import IG
 from leakaudit.attacks.registry import create
 from leakaudit.audit.budget import Budget
 from leakaudit.audit.campaign import Queue
+from leakaudit.audit.memory import Memory
 from leakaudit.audit.request import AuditOptions
 from leakaudit.observation import Observation
 from leakaudit.observer import SilentObserver
@@ -65,7 +66,10 @@ def test_a_recovered_victim_gets_less() -> None:
     victims: Any = [SimpleNamespace(number=0), SimpleNamespace(number=1)]
     budget = Budget.of(SilentObserver(), BUDGET)
     rest: Any = (None, None, AuditOptions())
-    share = {number: Queue(*rest, budget, [], {number}).monitor(attack, victims).seconds_left() for number in (0, 1)}
+    share = {
+        number: Queue(*rest, budget, Memory(), [], {number}).monitor(attack, victims).seconds_left()
+        for number in (0, 1)
+    }
     assert share[0] == pytest.approx(BUDGET * 0.25 / 1.25, rel=0.01)
     assert share[1] == pytest.approx(BUDGET / 1.25, rel=0.01)
 

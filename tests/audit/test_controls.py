@@ -14,11 +14,13 @@ from leakaudit.attacks.ig import IG
 from leakaudit.attacks.registry import create
 from leakaudit.audit.budget import Budget
 from leakaudit.audit.controls import NEGATIVE_FAILED, Run, Scene, control, without_information
+from leakaudit.audit.memory import Memory
 from leakaudit.audit.victim import Knowledge, attack_victim, observe_victim
 from leakaudit.client.batch import Batch
 from leakaudit.document.schema import ControlEntry, Report
-from leakaudit.observation import InputSpace, Observation, Protocol
+from leakaudit.observation import InputSpace, Observation
 from leakaudit.observer import SilentObserver
+from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import Monitor, Reconstruction
 from leakaudit.scoring.images import Scorer
 from leakaudit.target.target import Target
@@ -96,7 +98,7 @@ class Parrot(IG):
 def scene(space: InputSpace, samples: Batch) -> Scene:
     target = make_target(small_mlp(), SHAPE, 5)
     budget = Budget.of(SilentObserver(), None)
-    return Scene(target, samples, space, Scorer(samples), Protocol(1), Knowledge(), budget, "quick")
+    return Scene(target, samples, space, Scorer(samples), FedSGD(1), Knowledge(), budget, Memory(), "quick")
 
 
 def parrot_run(scene: Scene, answer: int, victims: tuple[int, ...]) -> Run:
@@ -107,7 +109,7 @@ def parrot_run(scene: Scene, answer: int, victims: tuple[int, ...]) -> Run:
         observe_victim(scene.target, scene.samples.subset([i]), scene.protocol, scene.space, Knowledge(), number)
         for number, i in enumerate(victims)
     ]
-    return Run(attack, [attack_victim(attack, scene.target, v, scene.scorer, 0, monitor) for v in observed])
+    return Run(attack, [attack_victim(attack, scene.target, v, scene.scorer, 0, monitor, Memory()) for v in observed])
 
 
 def test_what_the_prior_knows_is_no_leak(scene: Scene) -> None:

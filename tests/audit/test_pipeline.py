@@ -20,7 +20,8 @@ from leakaudit.audit.victim import Victim
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import NoTraceError, observe, observe_step
 from leakaudit.errors import AuditError, BatchError, UsageError
-from leakaudit.observation import InputSpace, Protocol
+from leakaudit.observation import InputSpace
+from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import Reconstruction
 from leakaudit.target.target import Target
 from tests.conftest import make_target, small_mlp, smooth_images
@@ -43,11 +44,11 @@ def with_dropout() -> nn.Module:
 
 def test_dropout_is_on_for_the_client_alone(space: InputSpace, samples: Batch) -> None:
     target = leakaudit.load(with_dropout(), mode="train", image_shape=SHAPE)
-    victim, protocol = samples.subset([0]), Protocol(1, "train")
+    victim, protocol = samples.subset([0]), FedSGD(1, "train")
     first, masks = observe_step(target, victim, protocol, space, seed=1)
     again, _ = observe_step(target, victim, protocol, space, seed=1)
     other, _ = observe_step(target, victim, protocol, space, seed=2)
-    (mask,) = masks.values()
+    ((mask,),) = (step.values() for step in masks)
     assert 0 < float(mask.mean()) < 1
     assert first.masks is None
     for name, gradient in first.update.items():
@@ -79,7 +80,7 @@ def test_an_update_without_a_trace_is_refused(space: InputSpace, samples: Batch)
         for parameter in module.parameters():
             parameter.mul_(float("inf"))
     with pytest.raises(AuditError, match="NaN or infinite"):
-        observe(make_target(module, SHAPE, 5), samples.subset([0]), Protocol(1), space)
+        observe(make_target(module, SHAPE, 5), samples.subset([0]), FedSGD(1), space)
 
 
 class Untraceable(nn.Module):
@@ -136,7 +137,7 @@ def test_victims_without_a_trace_are_counted_not_attacked(samples: Batch, space:
         module[3].bias.copy_(torch.tensor([1e4, 0, 0, 0, 0]))  # type: ignore[index]
     target = make_target(module, SHAPE, 5)  # saturated: class 0 is certain, so samples of class 0 have gradient zero
     with pytest.raises(NoTraceError):
-        observe(target, samples.subset([0]), Protocol(1), space)
+        observe(target, samples.subset([0]), FedSGD(1), space)
     report = scan(module, victims=12)
     assert report.batch.victims == len(report.attacks[0].results) == 9
     assert any("3 more victim(s)" in note for note in report.batch.notes)
@@ -144,18 +145,18 @@ def test_victims_without_a_trace_are_counted_not_attacked(samples: Batch, space:
 
 def test_an_incomplete_closed_form_result_is_where_optimisation_starts(space: InputSpace, samples: Batch) -> None:
     target = make_target(small_mlp(), SHAPE, 5)
-    observation = observe(target, samples.subset([0]), Protocol(1), space)
+    observation = observe(target, samples.subset([0]), FedSGD(1), space)
     guess = LabelGuess(torch.tensor([0]), "test", True)
-    victim = Victim(0, samples.subset([0]), observation, guess, {})
+    victim = Victim(0, samples.subset([0]), observation, guess)
     found = Reconstruction(torch.ones(1, *SHAPE), torch.tensor([0]), match=0.1, residual=0.2)
     closed, search = create("linear", "quick"), create("ig", "quick")
     for useless in (replace(found, residual=0.9), replace(found, exact=True)):
-        victim.keep(closed, useless)
-    victim.keep(search, found)
-    assert victim.seen_by(search).start is None
-    victim.keep(closed, found)
-    assert torch.equal(victim.seen_by(search).start, found.inputs)  # type: ignore[arg-type]
-    assert victim.seen_by(closed).start is None
+        assert victim.after(closed, useless) is victim
+    assert victim.after(search, found) is victim
+    later = victim.after(closed, found).after(closed, replace(found, inputs=-found.inputs, residual=0.3))
+    assert torch.equal(later.seen_by(search).start, found.inputs)  # type: ignore[arg-type]
+    assert later.seen_by(closed).start is None
+    assert victim.seen_by(search).start is None, "a victim does not grow: what is handed on is another value"
 
 
 def test_an_attack_is_asked_for_every_victim(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,11 @@ import torch
 from leakaudit.api import input_space
 from leakaudit.attacks.base import Attack
 from leakaudit.attacks.registry import available, create
+from leakaudit.audit.memory import Memory
 from leakaudit.audit.references import REFERENCES, TEXT_REFERENCES, synthetic_batch
 from leakaudit.audit.victim import Knowledge, Victim, attack_victim, observe_victim
-from leakaudit.observation import InputSpace, Protocol
+from leakaudit.observation import InputSpace
+from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import SilentMonitor
 from leakaudit.scoring.images import Scorer
 from leakaudit.scoring.tokens import TokenScorer
@@ -26,7 +28,7 @@ def fitting(attack: Attack, space: InputSpace) -> tuple[Victim, Scorer | TokenSc
         target = reference.target(space.shape if reference in REFERENCES else (1, 1, 9), 5)
         space = input_space(target, space.mean, space.std)
         population = synthetic_batch(target, space, 120, 1)
-        protocol = Protocol(1, target.mode)
+        protocol = FedSGD(1, target.mode)
         auxiliary = synthetic_batch(target, space, 64, 7).images
         victim = observe_victim(target, population.subset([0]), protocol, space, Knowledge(auxiliary=auxiliary), 0)
         if attack.refusal(target, victim.seen_by(attack)) is None:
@@ -45,7 +47,7 @@ def test_every_attack_recovers_a_bundled_sample(name: str, shape: tuple[int, int
     if found is None:
         return
     victim, scorer, target = found
-    outcome = attack_victim(attack, target, victim, scorer, 0, SilentMonitor())
+    outcome = attack_victim(attack, target, victim, scorer, 0, SilentMonitor(), Memory())
     assert outcome.leaked, outcome.scores[0].reason
 
 
@@ -71,5 +73,5 @@ def test_the_settings_decide(space: InputSpace) -> None:
     found = fitting(attack, space)
     assert found is not None
     victim, scorer, target = found
-    outcome = attack_victim(attack, target, victim, scorer, 0, SilentMonitor())
+    outcome = attack_victim(attack, target, victim, scorer, 0, SilentMonitor(), Memory())
     assert not outcome.leaked

@@ -12,12 +12,23 @@ from typing import ClassVar
 import pytest
 
 import leakaudit as package
-from leakaudit import Check, Defence, Guarantee, UsageError, plugins
+from leakaudit import Channel, Check, Defence, Guarantee, UsageError, plugins
 from leakaudit.defences.registry import GROUP, available, default_grid
 from leakaudit.defences.spec import parse_defence
 from tests.cli.test_scan import batch, leakaudit, model
 
 __all__ = ["batch", "model"]
+
+
+@dataclass(frozen=True)
+class Scaling(Channel):
+    """A fraction of the gradient."""
+
+    share: float
+
+    def __call__(self, gradients):  # type: ignore[no-untyped-def]
+        """Scale."""
+        return {name: self.share * g for name, g in gradients.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +54,7 @@ class Half(Defence):
 
     def channel(self, observation):  # type: ignore[no-untyped-def]
         """Scale."""
-        return lambda gradients: {name: self.share * g for name, g in gradients.items()}
+        return Scaling(self.share)
 
     def check(self, raw, shared):  # type: ignore[no-untyped-def]
         """The ratio of the largest entries."""

@@ -9,14 +9,14 @@ import io
 import numpy as np
 from PIL import Image
 
-from leakaudit.document.redact import CELLS, blur, redact
+from leakaudit.document.redact import CELLS, SMALLEST, mosaic, redact
 from leakaudit.document.schema import Report, TokenResult
 from leakaudit.report.formats.csv import render_csv
 from leakaudit.report.formats.html import render_html
 from leakaudit.report.formats.junit import render_junit
 from leakaudit.report.formats.markdown import render_markdown
 from leakaudit.report.formats.sarif import render_sarif
-from tests.report.builder import build
+from tests.report.builder import build, png
 
 
 def pixels(uri: str) -> np.ndarray:
@@ -49,8 +49,20 @@ def test_a_blurred_image_depends_on_sixteen_averages_only() -> None:
         return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
 
     assert not np.array_equal(image, other)
-    assert blur(uri(image)) == blur(uri(other)), "pixels were shuffled within the cells"
-    assert blur(uri(image)) != blur(uri(255 - image))
+    assert mosaic(uri(image)) == mosaic(uri(other)), "pixels were shuffled within the cells"
+    assert mosaic(uri(image)) != mosaic(uri(255 - image))
+
+
+def test_small_images_are_left_out_where_large_ones_are_blurred() -> None:
+    """Of 4 × 4 pixels, or of a row of 16 features, the averages are the sample."""
+    rng = np.random.default_rng(0)
+    for shape in ((4, 4), (1, 16), (SMALLEST - 1, 200), (200, SMALLEST - 1)):
+        assert mosaic(png(rng.random((*shape, 3)))) is None, shape
+    assert mosaic(png(rng.random((SMALLEST, SMALLEST, 3)))) is not None
+    assert mosaic("data:image/png;base64,c2VjcmV0") is None, "what cannot be read cannot be blurred"
+    small = redact(build(victims=1, runs=1, side=SMALLEST - 1), "blurred")
+    assert images(small) == []
+    assert images(redact(build(victims=1, runs=1, side=SMALLEST), "blurred"))
 
 
 def test_every_image_is_redacted_and_every_score_stays() -> None:
@@ -65,7 +77,8 @@ def test_every_image_is_redacted_and_every_score_stays() -> None:
             s.psnr for a in report.attacks for r in a.results for s in r.samples
         ]
     assert images(report) == full, "the report itself is not changed"
-    assert redact(none, "blurred") is none
+    assert redact(none, "blurred") == none
+    assert redact(blurred, "blurred") == blurred, "a mosaic is not blurred once more"
 
 
 def test_texts_are_left_out_below_full() -> None:
@@ -99,4 +112,4 @@ def test_the_page_and_the_document_hold_no_private_pixel() -> None:
         for text in (render_html(changed), changed.to_json()):
             assert not any(piece in text for piece in secret)
     assert "private samples are left out" in render_html(redact(report, "none"))
-    assert "private images are blurred" in render_html(redact(report, "blurred"))
+    assert "private images are blurred or left out" in render_html(redact(report, "blurred"))

@@ -15,7 +15,8 @@ from leakaudit.attacks.ig import IG, IGSettings
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
 from leakaudit.matching.engine import MatchSettings, initial_guess, minimize
-from leakaudit.observation import InputSpace, Observation, Protocol
+from leakaudit.observation import InputSpace, Observation
+from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import SilentMonitor
 from leakaudit.target.target import Target
 
@@ -25,7 +26,7 @@ SETTINGS = MatchSettings(iterations=300, tv_weight=1e-5)
 def observation_of(target: Target, batch: Batch, space: InputSpace) -> Observation:
     from dataclasses import replace
 
-    return replace(observe(target, batch, Protocol(len(batch)), space), labels=batch.labels, label_source="given")
+    return replace(observe(target, batch, FedSGD(len(batch)), space), labels=batch.labels, label_source="given")
 
 
 def psnr(space: InputSpace, inputs: torch.Tensor, batch: Batch) -> float:
@@ -84,8 +85,9 @@ def test_the_private_batch_cannot_change_a_result(target: Target, samples: Batch
     assert torch.equal(first.inputs, second.inputs)
 
 
-class _StopAfter:
+class _StopAfter(SilentMonitor):
     def __init__(self, steps: int) -> None:
+        super().__init__()
         self.steps = steps
 
     def update(self, fraction: float, objective: float) -> None:

@@ -53,8 +53,8 @@ def test_labels_and_masks_are_traced_too(samples: Batch, space: InputSpace) -> N
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(432, 16), nn.GELU(), Dropout(0.5, label="drop"), nn.Linear(16, 5))
     problem = problem_of(make_target(net, (3, 12, 12), 5), samples, space, MatchSettings())
-    problem.priors = (KeepRate({"drop": 0.5}, 0.1),)
-    names = ["inputs", "labels", "mask:drop"]
+    problem.priors = (KeepRate({"0/drop": 0.5}, 0.1),)
+    names = ["inputs", "labels", "mask:0/drop"]
 
     def values(seed: int) -> list[torch.Tensor]:
         generator = cpu_generator(seed)

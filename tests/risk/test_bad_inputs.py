@@ -31,7 +31,8 @@ from leakaudit.cli.rank import rank
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import NoTraceError, observe
 from leakaudit.errors import LeakauditError, ModelError, UsageError
-from leakaudit.observation import InputSpace, Observation, Protocol
+from leakaudit.observation import InputSpace, Observation
+from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import NotApplicable
 from leakaudit.recursion.activations import preimage
 from leakaudit.recursion.recursion import build_system
@@ -310,7 +311,7 @@ def test_gemm_factors_do_not_break_the_reading(factors: dict[str, float], tmp_pa
     channels = model.image_shape[0]
     space = InputSpace(model.image_shape, (0.5,) * channels, (0.25,) * channels)
     pixels = torch.rand((1, *model.image_shape), generator=cpu_generator(0))
-    observation = observe(model, Batch(pixels, torch.tensor([1]), (0,)), Protocol(1), space)
+    observation = observe(model, Batch(pixels, torch.tensor([1]), (0,)), FedSGD(1), space)
     results = [
         method(model, observation, cpu_generator(0))
         for method in (RGAP(RGAP.presets["standard"]), LinearReader(LinearReader.presets["standard"]))

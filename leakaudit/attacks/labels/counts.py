@@ -11,7 +11,8 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 SHIFT_WEIGHT = 0.05
-"""Weight of the prior on the logits' shift against the misfit of the moments, both relative."""
+"""Weight of the prior on the logits' shift against the misfit of the moments, both relative; chosen, and what
+`benchmarks/results/labels.md` was measured with (10 batches a cell)."""
 
 
 def fit_prediction(probe: Tensor, bias: Tensor, moment: Tensor, signal: Tensor) -> Tensor:

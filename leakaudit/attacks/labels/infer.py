@@ -43,13 +43,14 @@ from leakaudit.observation import InputSpace, Observation
 from leakaudit.target.target import Target
 
 PROBE_PIXELS = 400_000
-"""Values of all probe images together; between 32 and 192 images."""
+"""Values of all probe images together, between 32 and 192 images; chosen: 130 images of CIFAR-10's size."""
 PIXEL_MEAN, PIXEL_STD = 0.47, 0.24
-"""Of the probe images, as of ordinary photographs, in 0..1."""
+"""Of the probe images, in 0..1; chosen as of ordinary photographs: 400 CIFAR-10 test images have 0.47 and 0.25."""
 SPECTRUM = 1.2
-"""Amplitude of the probe images falls as frequency to this power."""
+"""Amplitude of the probe images falls as frequency to this power, the mean of 135 photographs in Tolhurst, Tadmor and
+Chao 1992."""
 CERTAIN = 0.95
-"""A recovered label with at least this share on one class is reported as that class."""
+"""A recovered label with at least this share on one class is reported as that class; chosen, not measured."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,11 +21,13 @@ from leakaudit.attacks.certificate import certify
 from leakaudit.attacks.reading.first_layer import Entry, masks_unknown, mid_grey, probe_batch
 from leakaudit.matching.objective import CosineDistance
 from leakaudit.observation import Observation
+from leakaudit.protocols.base import Play
+from leakaudit.protocols.fedsgd import gradient_of
 from leakaudit.reconstruction import Reconstruction
 from leakaudit.target.target import Target
 
 ALL_CLASSES = 20
-"""Up to this number of classes every label is tried, above it only those inferred from the update."""
+"""Up to this number of classes every label is tried, above it only those inferred from the update; chosen for time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +57,10 @@ def class_errors(target: Target, entry: Entry, image: Tensor, classes: Sequence[
     if entry.bias is None:
         raise ValueError(f"{entry.weight} has no bias: its error is not a gradient of the update")
     inputs = probe_batch(target, image)
-    bias = target.parameters[entry.bias]
     errors = []
     for label in classes:
-        loss = target.loss(inputs, torch.full((len(inputs),), label, device=inputs.device))
-        errors.append(torch.autograd.grad(loss, [bias])[0].reshape(-1))
+        labels = torch.full((len(inputs),), label, device=inputs.device)
+        errors.append(gradient_of(target, inputs, labels)[entry.bias].reshape(-1))
     return torch.stack(errors)
 
 
@@ -102,7 +103,8 @@ def best_label(target: Target, observation: Observation, image: Tensor) -> tuple
     given = observation.labels.tolist() if observation.labels is not None else []
     best = (0, float("inf"))
     for label in [*given, *(c for c in candidate_classes(target, observation) if c not in given)]:
-        residual = relative_residual(target, observation, image, torch.tensor([label], device=image.device))
+        play = Play(image, torch.tensor([label], device=image.device))
+        residual = relative_residual(target, observation, play)
         if residual < best[1]:
             best = (label, residual)
         if residual <= 1e-5:
@@ -125,8 +127,9 @@ def assemble(target: Target, observation: Observation, found: Recovered, how: st
     exact = count == observation.batch_size
     if not masks_unknown(target, observation):
         low, high = observation.space.box(inputs)
-        exact = exact and certify(target, observation, inputs.clamp(low, high), labels, uniqueness=False).exact
-    gradients = observation.shared(target.gradient(inputs, labels))
+        inside = Play(inputs.clamp(low, high), labels)
+        exact = exact and certify(target, observation, inside, uniqueness=False).exact
+    gradients = observation.regenerate(target, Play(inputs, labels))
     distance = CosineDistance(tuple(observation.update.values()))
     match = float(distance([gradients[name] for name in observation.update]))
     notes = (_note(count, len(order), observation.batch_size, how),)

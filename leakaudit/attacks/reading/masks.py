@@ -40,28 +40,38 @@ from scipy.stats import binom
 from torch import Generator, Tensor
 
 from leakaudit.observation import Observation
-from leakaudit.target.dropout import Dropout, dropout_layers, injected_masks, record
+from leakaudit.protocols.base import Play
+from leakaudit.target.dropout import dropout_layers
 from leakaudit.target.target import Target
 
 IMPLAUSIBLE = 1e-6
-"""Probability below which so few or so many zeros are no mask: something, likely a defence, made or filled them."""
+"""Probability below which so few or so many zeros are no mask: something, likely a defence, made or filled them;
+chosen, not measured."""
 UNDERFLOW = 1e-30
-"""Expected magnitude of an entry of the update below which a zero says nothing."""
+"""Expected magnitude of an entry of the update below which a zero says nothing; chosen, above the 1e-38 where float32's
+precision ends."""
 
 
 @dataclass(frozen=True)
 class MaskedLayer:
-    """A dropout that is on in the client's model.
+    """A dropout that is on in one local step of the client.
 
     Args:
-        name: Key of its mask.
+        name: Of the layer.
         rate: Probability that an entry is zeroed.
         shape: Shape of its mask (B, …).
+        step: Number of the step, from 0.
     """
 
     name: str
     rate: float
     shape: tuple[int, ...]
+    step: int = 0
+
+    @property
+    def key(self) -> str:
+        """Of its mask, ``step/layer``."""
+        return f"{self.step}/{self.name}"
 
     @property
     def units(self) -> int:
@@ -70,31 +80,19 @@ class MaskedLayer:
 
 
 def masked_layers(target: Target, observation: Observation) -> tuple[MaskedLayer, ...]:
-    """The dropouts that the client had on, in order of execution, from one forward pass of zeros."""
-    layers = {name: layer for name, layer in dropout_layers(target.module).items() if layer.p > 0}
-    if observation.protocol.mode != "train" or not layers:
-        return ()
-    parameter = next(iter(target.parameters.values()))
-    zeros = torch.zeros((observation.batch_size, *observation.space.shape))
-    before = {name: layer.training for name, layer in layers.items()}
-    with torch.no_grad(), record(target.module, torch.Generator()) as masks:
-        _switch(layers, dict.fromkeys(layers, True))
-        try:
-            target.logits(zeros.to(parameter.device, parameter.dtype))
-        finally:
-            _switch(layers, before)
-    return tuple(MaskedLayer(name, layers[name.partition("#")[0]].p, tuple(mask.shape)) for name, mask in masks.items())
-
-
-def _switch(layers: Mapping[str, Dropout], training: Mapping[str, bool]) -> None:
-    for name, layer in layers.items():
-        layer.train(training[name])
+    """The dropouts that the client had on, step by step in order of execution."""
+    rates = {name: layer.p for name, layer in dropout_layers(target.module).items()}
+    return tuple(
+        MaskedLayer(name, rates[name.partition("#")[0]], shape, step)
+        for step, shapes in enumerate(observation.protocol.mask_shapes(target))
+        for name, shape in shapes.items()
+    )
 
 
 def read_masks(
     target: Target, observation: Observation, layers: tuple[MaskedLayer, ...], generator: Generator
 ) -> dict[str, Tensor]:
-    """What the update says about the masks, by layer: 1 where some sample keeps the unit, 0 where none does.
+    """What an update of one step says about its masks, by ``step/layer``: 1 where a sample keeps a unit, otherwise 0.
 
     For batch size 1 that is the mask, of shape ``layer.shape``; otherwise every sample gets the same. Empty where the
     zeros of the update may be something else than masks.
@@ -118,7 +116,7 @@ def read_masks(
         if not _plausible(int((~kept).sum()), layer, always_alive):
             return {}
         mask = kept.to(observation.update[readers[0][0]])
-        found[layer.name] = mask.reshape(1, *layer.shape[1:]).expand(layer.shape).clone()
+        found[layer.key] = mask.reshape(1, *layer.shape[1:]).expand(layer.shape).clone()
     return found if any(bool((mask == 0).any()) for mask in found.values()) else {}
 
 
@@ -158,8 +156,8 @@ class _Experiment:
 
     def _update(self, inputs: Tensor, masks: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         labels = torch.zeros(len(inputs), dtype=torch.long, device=self.like.device)
-        with injected_masks(self.target.module, {**self.ones, **masks}):
-            return self.target.gradient(inputs, labels)
+        play = Play(inputs, labels, masks=({**self.ones, **masks},))
+        return self.observation.protocol.update(self.target, play)
 
     def _inputs(self) -> Tensor:
         shape = (self.observation.batch_size, *self.observation.space.shape)
@@ -206,9 +204,9 @@ def _slices(tensor: Tensor, axis: int) -> Tensor:
 def draw_masks(
     layers: tuple[MaskedLayer, ...], like: Tensor, generator: Generator, possible: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Bernoulli(1 − p) start for the masks that are to be optimised, zero where no sample keeps the unit."""
+    """Bernoulli(1 − p) start for the masks that are optimised, by ``step/layer``; zero where no sample keeps a unit."""
     drawn = {}
     for layer in layers:
         mask = (torch.rand(layer.shape, generator=generator) >= layer.rate).to(like)
-        drawn[layer.name] = mask * possible[layer.name] if layer.name in possible else mask
+        drawn[layer.key] = mask * possible[layer.key] if layer.key in possible else mask
     return drawn

@@ -24,8 +24,9 @@ from torch import Tensor
 from leakaudit.attacks.reading.noise import same_limit
 
 EXACT = 1e-5
-"""Relative distance of sums that counts as equality in float32."""
+"""Relative distance of sums that counts as equality in float32: 84 times its precision."""
 MAX_COMBINATIONS = 20_000
+"""Most sums of places that are compared; chosen: the triples of 50 places are 19,600."""
 
 
 def sequence_by_positions(table_gradient: Tensor, position_gradient: Tensor, tokens: Tensor) -> tuple[Tensor, float]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from leakaudit.cli.options.cache import cache_usable, without_disk
 
@@ -141,7 +142,8 @@ def audit_options(preset: str = "standard") -> Callable[[Callable[..., Any]], Ca
             "--cache/--no-cache",
             default=True,
             show_default=True,
-            help="Keep results for two weeks, readable by you only, so that a killed command goes on where it was.",
+            help="Keep results for two weeks, readable by you only, so that a killed command goes on where it was; "
+            "below --evidence full only where --cache is given.",
         ),
     )
 
@@ -153,13 +155,17 @@ def audit_options(preset: str = "standard") -> Callable[[Callable[..., Any]], Ca
     return decorate
 
 
-def audit_keywords(options: dict[str, Any]) -> dict[str, Any]:
-    """The values as `leakaudit.api` takes them: margins as a criterion, and a cache only where one can be written."""
+def audit_keywords(options: dict[str, Any], evidence: str) -> dict[str, Any]:
+    """The values as `leakaudit.api` takes them: margins as a criterion, and a cache only where one can be written.
+
+    Cached results are reconstructions, so where the report does not show them none are kept unless asked for.
+    """
     from leakaudit.scoring.images import LeakCriterion
 
     margins = ("psnr_margin", "lpips_margin")
     keywords = {name: value for name, value in options.items() if name not in (*margins, "cache")}
     keywords["criterion"] = LeakCriterion(**{name: options[name] for name in margins})
-    if options["cache"] and cache_usable():
+    asked = click.get_current_context().get_parameter_source("cache") is not ParameterSource.DEFAULT
+    if options["cache"] and (asked or evidence == "full") and cache_usable():
         return {**keywords, "cache": True}
     return {**keywords, "settings": without_disk(options["settings"])}

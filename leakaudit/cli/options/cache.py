@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import click
-
+from leakaudit.cli.output import say
 from leakaudit.errors import UsageError
 
 
@@ -18,7 +17,7 @@ def cache_usable() -> bool:
         cache.remove_old()
         cache.put("0" * 64, None)
     except UsageError as error:
-        click.echo(f"Warning: nothing is cached, {error.message} ({error.hint})", err=True)
+        say(f"Warning: nothing is cached, {error.message} ({error.hint})", err=True)
         return False
     return True
 

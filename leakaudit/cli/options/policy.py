@@ -1,18 +1,20 @@
 """What fails: the policy file, thresholds and the baseline. Command line before environment before file.
 
 The file also sets other options of the command: its values become the defaults that the command line and
-``LEAKAUDIT_*`` variables override.
+``LEAKAUDIT_*`` variables override. A file that was found, not named, may come with a cloned repository or a pull
+request: it can set only options of :data:`DATA`, which run no code whatever their value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from leakaudit.cli.options.packing import packed
+from leakaudit.errors import UsageError
 
 if TYPE_CHECKING:
     from leakaudit.document.schema import Report, SettingEntry
@@ -20,6 +22,20 @@ if TYPE_CHECKING:
 ENVIRONMENT = {"auto_envvar_prefix": "LEAKAUDIT"}
 """Context settings under which ``LEAKAUDIT_FAIL_ON`` sets ``--fail-on``, and so on."""
 _SOURCES = {"COMMANDLINE": "command line", "ENVIRONMENT": "environment", "DEFAULT_MAP": "file"}
+CODE = frozenset({"template_dir", "factory", "trust", "unsafe_pickle"})
+"""Options that can run code: templates, a Python function, files in formats that hold code."""
+DATA = frozenset(
+    {
+        "model", "checkpoints", "batch", "defences", "claims", "update", "batch_size", "victims", "attacks", "preset",
+        "settings", "time_budget", "controls", "distractors", "psnr_margin", "lpips_margin", "threat_model", "seed",
+        "device", "mean", "std", "layout", "values", "resize", "auxiliary", "lpips_weights", "cache", "quiet",
+        "verbose", "debug", "out", "formats", "evidence", "pdf_variant", "fail_on", "baseline",
+        "mode", "share_bn_statistics", "output", "frozen", "dropout", "image_shape", "train_config",
+    }
+)  # fmt: skip
+"""Options that only choose among numbers, names and files of data. An option in neither set is refused like code."""
+_FUNCTIONS = frozenset({"defences", "claims"})
+"""Options of :data:`DATA` that also take ``module:function``; that form runs code."""
 _UNRECORDED = {"debug", "quiet", "verbose", "policy", "out"}
 
 
@@ -31,11 +47,36 @@ def _read(ctx: click.Context, param: click.Parameter, value: Path | None) -> Any
     if path is None:
         return Policy()
     policy, options = read_policy(path)
-    refuse_unknown(path, options, set(_by_key(_scan())) - {"policy", "help"})
+    known = _by_key(_scan())
+    refuse_unknown(path, options, set(known) - {"policy", "help"})
+    if value is None:
+        _refuse_code(path, [(known[key], item) for key, item in options.items()])
     own = _by_key(ctx.command)
     found = {own[k].name: _value(own[k], item, path.parent) for k, item in options.items() if k in own}
     ctx.default_map = {**found, **(ctx.default_map or {})}
     return policy
+
+
+def _refuse_code(path: Path, options: Sequence[tuple[click.Parameter, Any]]) -> None:
+    """Refuse what could run code in a policy that nobody named.
+
+    Args:
+        path: The policy.
+        options: Its keys as options of the command, each with its value.
+
+    Raises:
+        UsageError: Names the key, the file and the way out.
+    """
+    for parameter, value in options:
+        texts = map(str, value if isinstance(value, list) else [value])
+        runs_function = parameter.name in _FUNCTIONS and any(":" in text for text in texts)
+        if parameter.name in DATA and not runs_function:
+            continue
+        option = parameter.opts[0]
+        raise UsageError(
+            f"{path}: {option.lstrip('-')} can run code, and does not count in a policy that was found, not named",
+            f"if you trust it, pass {option} on the command line, or the whole file: --policy {path}",
+        )
 
 
 def _scan() -> click.Command:
@@ -61,7 +102,11 @@ def _value(parameter: click.Parameter, value: Any, folder: Path) -> Any:
 
 
 def _value_of_one(parameter: click.Parameter, value: Any, folder: Path) -> Any:
-    return str(folder / value) if isinstance(parameter.type, click.Path) and isinstance(value, str) else value
+    if not (isinstance(parameter.type, click.Path) and isinstance(value, str)):
+        return value
+    if "\0" in value:
+        raise UsageError(f"{parameter.name} in {folder} is {value!r}, expected a path", "correct the policy")
+    return str(folder / value)
 
 
 policy_options = packed(
@@ -74,7 +119,8 @@ policy_options = packed(
             callback=_read,
             type=click.Path(path_type=Path),
             metavar="FILE",
-            help="Default: leakaudit.toml, or [tool.leakaudit] of pyproject.toml, of this folder or above.",
+            help="Default: leakaudit.toml, or [tool.leakaudit] of pyproject.toml, of this folder or above in its "
+            "repository; found so, it cannot set options that run code.",
         ),
         click.option(
             "--fail-on",

@@ -7,12 +7,18 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from leakaudit.cli.options.packing import packed
-from leakaudit.errors import UsageError
+from leakaudit.cli.output import say
+from leakaudit.errors import AuditError, UsageError
+from leakaudit.plugins import FORMATS, names
+
+if TYPE_CHECKING:
+    from leakaudit.document.schema import Report
+    from leakaudit.observer import Observer
 
 
 class FormatName(click.ParamType):  # type: ignore[type-arg]
@@ -22,16 +28,12 @@ class FormatName(click.ParamType):  # type: ignore[type-arg]
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         """All names."""
-        from leakaudit.report.formats.registry import format_names
-
-        return f"[{'|'.join(format_names())}]"
+        return f"[{'|'.join(names(FORMATS))}]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The name, if there is such a format."""
-        from leakaudit.report.formats.registry import format_names
-
-        if value not in format_names():
-            self.fail(f"{value!r} is not one of {', '.join(format_names())}.", param, ctx)
+        if value not in names(FORMATS):
+            self.fail(f"{value!r} is not one of {', '.join(names(FORMATS))}.", param, ctx)
         return str(value)
 
 
@@ -42,7 +44,7 @@ def _evidence(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 
 report_options = packed(
     "writing",
-    ("out", "formats", "evidence", "template_dir", "pdf_variant"),
+    ("out", "formats", "evidence", "template_dir", "pdf_variant", "paths"),
     (
         click.option(
             "--out",
@@ -64,7 +66,7 @@ report_options = packed(
             "--evidence",
             type=click.Choice(("full", "blurred", "none")),
             callback=_evidence,
-            help="How private images appear; default full, and blurred where CI=true.",
+            help="What the report shows of private samples; default full, and blurred where CI=true.",
         ),
         click.option(
             "--template-dir",
@@ -77,6 +79,13 @@ report_options = packed(
             default="pdf/ua-1",
             show_default=True,
             help="Accessible, or for archives with report.json attached.",
+        ),
+        click.option(
+            "--paths",
+            type=click.Choice(("short", "full")),
+            default="short",
+            show_default=True,
+            help="Paths in the report: without folders outside the working folder, or as they were given.",
         ),
     ),
 )
@@ -92,7 +101,7 @@ def check_writable(out: Path) -> None:
         raise UsageError(f"--out {out} is a file, expected a folder", "choose another folder")
     nearest = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
     try:
-        with tempfile.TemporaryDirectory(prefix=".leakaudit-", dir=nearest):
+        with tempfile.TemporaryFile(dir=nearest):  # without a name, so that a kill leaves nothing
             pass
     except OSError as error:
         reason = error.strerror or str(error)
@@ -103,16 +112,22 @@ def write(report: Any, writing: dict[str, Any]) -> list[Path]:
     """Write the report as asked for, and the summary of a GitHub job; warnings go to stderr."""
     import warnings
 
+    from leakaudit.document.paths import short_paths
     from leakaudit.report.write import ReportWarning
 
+    report = short_paths(report) if writing["paths"] == "short" else report
     with warnings.catch_warnings(record=True) as notices:
         warnings.simplefilter("always", ReportWarning)
         written: list[Path] = report.save(
-            writing["out"], writing["formats"], writing["template_dir"], writing["pdf_variant"]
+            writing["out"],
+            writing["formats"],
+            writing["template_dir"],
+            writing["pdf_variant"],
+            writing["paths"],
         )
     for notice in notices:
         if issubclass(notice.category, ReportWarning):
-            click.echo(f"Warning: {notice.message}", err=True)
+            say(f"Warning: {notice.message}", err=True)
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary:
         _append_summary(Path(summary), report)
@@ -120,17 +135,41 @@ def write(report: Any, writing: dict[str, Any]) -> list[Path]:
 
 
 @contextmanager
-def failure_noted(writing: dict[str, Any], model: Path) -> Iterator[None]:
-    """Where an audit fails, the machine-readable formats that were asked for say so; other files stay as they are."""
+def failure_noted(writing: dict[str, Any], model: Path, observer: Observer) -> Iterator[None]:
+    """Where an audit fails, the machine-readable formats that were asked for say so; other files stay as they are.
+
+    An audit that was interrupted before anything could be audited has not failed: it ends as interrupted.
+    """
     try:
         yield
-    except (UsageError, click.ClickException):
+    except (UsageError, click.ClickException, click.Abort):
         raise
     except Exception as error:
         from leakaudit.report.formats.failure import write_failure
 
-        write_failure(writing["out"], writing["formats"], model, error)
+        if observer.interrupted() and isinstance(error, AuditError):
+            raise click.Abort from error
+        discreet = writing["evidence"] != "full"
+        for path in write_failure(writing["out"], writing["formats"], model, error, _given(), discreet=discreet):
+            say(f"Report of the failure: {path}", err=True)
         raise
+
+
+def _given() -> list[str]:
+    """Every path on the command line, in the environment or in the policy."""
+    values = click.get_current_context().params.values()
+    paths = (item for value in values for item in (value if isinstance(value, tuple) else (value,)))
+    return [str(path) for path in paths if isinstance(path, Path)]
+
+
+def refuse_empty(report: Report) -> None:
+    """End an audit that was interrupted before anything was measured: nothing is written, an older report stays.
+
+    Raises:
+        click.Abort: It has no result.
+    """
+    if report.partial and not report.measured:
+        raise click.Abort
 
 
 def _append_summary(path: Path, report: Any) -> None:
@@ -140,4 +179,4 @@ def _append_summary(path: Path, report: Any) -> None:
         with path.open("a", encoding="utf-8", errors="replace") as stream:
             stream.write(render_markdown(report))
     except OSError as error:
-        click.echo(f"Warning: no summary in $GITHUB_STEP_SUMMARY ({path}): {error.strerror}", err=True)
+        say(f"Warning: no summary in $GITHUB_STEP_SUMMARY ({path}): {error.strerror}", err=True)

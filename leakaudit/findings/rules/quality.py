@@ -9,6 +9,7 @@ from leakaudit.findings.registry import Evidence, Found, rule, samples_of
 from leakaudit.report.views.comparison import planned
 
 MIN_DISTRACTORS = 100
+"""Distractors below which re-identification says little; chosen, the default of `LeakCriterion`."""
 
 
 @rule(

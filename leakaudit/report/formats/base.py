@@ -14,9 +14,16 @@ from typing import Any
 
 from leakaudit.document.schema import Report
 
+HEAD = 65536
+"""Bytes of a file, or of a stream in it, that are looked at to tell whose it is."""
+
 
 class FormatUnavailable(Exception):
     """A library that a format needs is missing; the message is the notice for the user. The other files are written."""
+
+
+def _no(content: bytes) -> bool:
+    return False
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +63,8 @@ class Format:
         document: Whether it is the document itself, which is written last: where it is new, the views are new too.
         failure: What it says of an audit that could not be done, from the model's name and a message; ``None`` for a
             format that has no way to say it: an older file of it stays.
+        ours: Whether the content of a file was written by leakaudit; what is not is never removed.
+        failed: Whether a content says no more than that an audit failed, so that it may be replaced.
     """
 
     name: str
@@ -67,6 +76,8 @@ class Format:
     pictures: bool = False
     document: bool = False
     failure: Callable[[str, str], str] | None = None
+    ours: Callable[[bytes], bool] = _no
+    failed: Callable[[bytes], bool] = _no
 
     def content(self, rendering: Rendering) -> bytes:
         """The file's bytes.

@@ -13,7 +13,7 @@ from typing import Any
 from leakaudit.document.schema import AttackEntry, Metrics, Report, SampleResult, VictimResult
 from leakaudit.report.formats.base import Format, Rendering
 from leakaudit.report.views.tables import FLOORS
-from leakaudit.report.wording import clean
+from leakaudit.safety.text import shown
 
 METRICS = ("psnr", "ssim", "lpips", "mse")
 TOKENS = ("accuracy", "precision", "recall", "skill")
@@ -54,12 +54,18 @@ def _row(attack: AttackEntry, result: VictimResult, sample: SampleResult) -> Ite
 
 def _text(value: str) -> str:
     """Text that no spreadsheet runs."""
-    value = clean(value)
-    return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    value = shown(value)
+    return f"'{value}" if value.startswith(("=", "+", "-", "@", "\\t", "\\r")) else value
 
 
 def _render(rendering: Rendering) -> str:
     return render_csv(rendering.report)
 
 
-FORMAT = Format(name="csv", file="scores.csv", title="a row per reconstruction, for spreadsheets", render=_render)
+def _ours(content: bytes) -> bool:
+    return content.startswith(b"attack,threat_model,upper_bound,victim,sample,leaked,")
+
+
+FORMAT = Format(
+    name="csv", file="scores.csv", title="a row per reconstruction, for spreadsheets", render=_render, ours=_ours
+)

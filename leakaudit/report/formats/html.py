@@ -2,6 +2,9 @@
 
 Autoescape is on, an undefined name in a template is an error, and a content security policy allows the page's own
 style sheet and script by their hash and images from ``data:`` only.
+
+Templates are rendered in Jinja's sandbox, the bundled ones too: they read what they are given and reach no private
+attribute, and the only functions that they can call are macros, Jinja's own, and methods of texts, lists and the like.
 """
 
 from __future__ import annotations
@@ -12,14 +15,18 @@ import shlex
 from pathlib import Path
 from typing import Any, Literal
 
-from jinja2 import BaseLoader, ChoiceLoader, Environment, FileSystemLoader, PrefixLoader, StrictUndefined, TemplateError
+from jinja2 import BaseLoader, ChoiceLoader, Environment, FileSystemLoader, PrefixLoader, StrictUndefined
+from jinja2.runtime import BlockReference, LoopContext, Macro
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Cycler, Joiner, Namespace
 from markupsafe import Markup
 
 from leakaudit.document.schema import Report
 from leakaudit.errors import UsageError
-from leakaudit.report.formats.base import Format, Rendering
+from leakaudit.report.formats.base import HEAD, Format, Rendering
 from leakaudit.report.views.view import build_view
-from leakaudit.report.wording import clean, clip
+from leakaudit.report.wording import clip
+from leakaudit.safety.text import clean
 
 Medium = Literal["screen", "pdf"]
 SKELETON = "report.html.j2"
@@ -45,7 +52,7 @@ def render_html(report: Report, template_dir: Path | None = None, medium: Medium
         medium: ``pdf`` adds the contents with page numbers and leaves out what only a screen can show.
 
     Raises:
-        UsageError: ``template_dir`` is no folder, or a template in it is wrong.
+        UsageError: ``template_dir`` is no folder, or a template in it is wrong or reaches for what it may not.
     """
     return render_view(report, build_view(report), template_dir, medium)
 
@@ -53,6 +60,20 @@ def render_html(report: Report, template_dir: Path | None = None, medium: Medium
 def render_view(report: Report, view: Any, template_dir: Path | None, medium: Medium) -> str:
     """Like :func:`render_html`, with a view that is already built."""
     environment = make_environment(template_dir)
+    try:
+        return _rendered(environment, report, view, medium)
+    except UsageError:
+        raise
+    except Exception as error:  # a template is a program of the user's; whatever it raises, the way out is the same
+        if template_dir is None:
+            raise
+        raise UsageError(
+            f"template in {template_dir} failed: {error or type(error).__name__}",
+            "compare it with the bundled template of the same name",
+        ) from error
+
+
+def _rendered(environment: Environment, report: Report, view: Any, medium: Medium) -> str:
     style = Markup(_source(environment, "report.css" if medium == "screen" else "pdf.css", "</style"))
     script = Markup(_source(environment, "report.js", "</script")) if medium == "screen" else Markup("")
     context = {
@@ -64,14 +85,22 @@ def render_view(report: Report, view: Any, template_dir: Path | None, medium: Me
         "policy": content_policy(style, script),
         "command": clip(shlex.join(report.command), 2000),
     }
-    try:
-        return environment.get_template(SKELETON).render(context)
-    except TemplateError as error:
-        if template_dir is None:
-            raise
-        raise UsageError(
-            f"template in {template_dir} failed: {error}", "compare it with the bundled template of the same name"
-        ) from error
+    return environment.get_template(SKELETON).render(context)
+
+
+_TEMPLATES_OWN = (Macro, LoopContext, BlockReference, Cycler, Joiner, Namespace)
+_PLAIN = (str, bytes, int, float, list, tuple, dict)
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Jinja's sandbox, in which not even a public method of the report can be called: one of them writes files."""
+
+    def is_safe_callable(self, obj: Any) -> bool:
+        """Whether a template may call this: what templates define, Jinja's own functions, methods of plain values."""
+        owner = getattr(getattr(obj, "__wrapped__", obj), "__self__", None)  # the sandbox wraps str.format
+        own = isinstance(obj, _TEMPLATES_OWN) or isinstance(owner, (*_TEMPLATES_OWN, *_PLAIN))
+        known = any(obj is function for function in self.globals.values())
+        return (own or known) and super().is_safe_callable(obj)
 
 
 def make_environment(template_dir: Path | None = None) -> Environment:
@@ -82,7 +111,7 @@ def make_environment(template_dir: Path | None = None) -> Environment:
     loaders: list[BaseLoader] = [bundled, PrefixLoader({"bundled": bundled})]
     if template_dir is not None:
         loaders.insert(0, FileSystemLoader(template_dir))
-    environment = Environment(
+    environment = _Sandbox(
         loader=ChoiceLoader(loaders),
         autoescape=True,
         undefined=StrictUndefined,
@@ -126,6 +155,16 @@ def _render(rendering: Rendering) -> str:
     return render_view(rendering.report, rendering.view, rendering.template_dir, "screen")
 
 
+def _ours(content: bytes) -> bool:
+    return b'<meta name="generator" content="leakaudit ' in content[:HEAD]
+
+
 FORMAT = Format(
-    name="html", file="report.html", title="one page for people", render=_render, default=True, pictures=True
+    name="html",
+    file="report.html",
+    title="one page for people",
+    render=_render,
+    default=True,
+    pictures=True,
+    ours=_ours,
 )

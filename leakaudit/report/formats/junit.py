@@ -9,10 +9,16 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 from leakaudit.document.schema import AttackEntry, FindingEntry, Report
-from leakaudit.report.formats.base import Format, Rendering
+from leakaudit.report.formats.base import HEAD, Format, Rendering
 from leakaudit.report.wording import clip
+from leakaudit.safety.text import shown
 
 NAME, TEXT = 200, 2000
+
+
+def _line(text: str, longest: int = TEXT) -> str:
+    """One line, as a log may repeat it."""
+    return shown(clip(text, longest))
 
 
 def render_junit(report: Report) -> str:
@@ -28,7 +34,7 @@ def render_junit(report: Report) -> str:
 
 
 def _suite(root: Element, name: str, cases: list[Element], report: Report) -> None:
-    suite = SubElement(root, "testsuite", {"name": name, "timestamp": clip(report.created[:19], 40)})
+    suite = SubElement(root, "testsuite", {"name": name, "timestamp": _line(report.created[:19], 40)})
     suite.set("tests", str(len(cases)))
     for kind, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
         suite.set(kind, str(sum(case.find(tag) is not None for case in cases)))
@@ -39,16 +45,20 @@ def _suite(root: Element, name: str, cases: list[Element], report: Report) -> No
 
 
 def _case(name: str, seconds: float = 0.0) -> Element:
-    return Element("testcase", {"name": clip(name, NAME), "time": f"{seconds:.3f}"})
+    return Element("testcase", {"name": _line(name, NAME), "time": f"{seconds:.3f}"})
 
 
 def _verdict(report: Report) -> Element:
     case = _case(f"audit of {report.target.name}")
     verdict = report.verdict
     if report.partial or verdict.inconclusive:
-        error = SubElement(case, "error", {"type": "inconclusive", "message": clip(report.partial or verdict.headline)})
-        error.text = clip(verdict.at_least, TEXT)
-    SubElement(case, "system-out").text = clip(f"{verdict.status}: {verdict.headline}\n{verdict.at_most}", TEXT)
+        error = SubElement(
+            case, "error", {"type": "inconclusive", "message": _line(report.partial or verdict.headline)}
+        )
+        error.text = _line(verdict.at_least)
+    SubElement(case, "system-out").text = "\n".join(
+        (_line(f"{verdict.status}: {verdict.headline}"), _line(verdict.at_most))
+    )
     return case
 
 
@@ -56,12 +66,14 @@ def _finding(finding: FindingEntry) -> Element:
     case = _case(f"{finding.id} {finding.title}")
     label = f"[{finding.severity}, {finding.confidence}] {finding.message}"
     if finding.fails:
-        failure = SubElement(case, "failure", {"type": finding.severity, "message": clip(label, TEXT)})
-        failure.text = clip(f"What to do: {finding.remedy}", TEXT)
+        failure = SubElement(case, "failure", {"type": finding.severity, "message": _line(label)})
+        failure.text = _line(f"What to do: {finding.remedy}")
     elif finding.suppressed:
-        SubElement(case, "skipped", {"message": clip(finding.gate, TEXT)})
+        SubElement(case, "skipped", {"message": _line(finding.gate)})
     else:
-        SubElement(case, "system-out").text = clip(f"{label}\nDoes not fail: {finding.gate or 'no policy'}", TEXT)
+        SubElement(case, "system-out").text = "\n".join(
+            (_line(label), _line(f"Does not fail: {finding.gate or 'no policy'}"))
+        )
     return case
 
 
@@ -69,11 +81,11 @@ def _attack(attack: AttackEntry) -> Element:
     case = _case(f"{attack.title} ({attack.name})", attack.seconds)
     if attack.status != "run":
         message = f"{attack.status.replace('_', ' ')}: {attack.reason}"
-        SubElement(case, "skipped", {"message": clip(message, TEXT)})
+        SubElement(case, "skipped", {"message": _line(message)})
     else:
         scored = [sample for result in attack.results for sample in result.samples]
         text = f"{sum(s.leaked for s in scored)} of {len(scored)} samples leaked. {attack.reason}".strip()
-        SubElement(case, "system-out").text = clip(text, TEXT)
+        SubElement(case, "system-out").text = _line(text)
     return case
 
 
@@ -82,7 +94,9 @@ def failure_junit(model: str, message: str) -> str:
     counts = {"tests": "1", "failures": "0", "errors": "1", "skipped": "0"}
     root = Element("testsuites", {"name": "leakaudit", **counts})
     suite = SubElement(root, "testsuite", {"name": "leakaudit.verdict", **counts})
-    case = SubElement(suite, "testcase", {"classname": "leakaudit.verdict", "name": f"audit of {clip(model, 200)}"})
+    case = SubElement(
+        suite, "testcase", {"classname": "leakaudit.verdict", "name": f"audit of {shown(clip(model, 200))}"}
+    )
     SubElement(case, "error", {"type": "could not audit", "message": message})
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
@@ -92,6 +106,20 @@ def _render(rendering: Rendering) -> str:
     return render_junit(rendering.report)
 
 
+def _ours(content: bytes) -> bool:
+    return b'name="leakaudit' in content[:HEAD]
+
+
+def _failed(content: bytes) -> bool:
+    return b'<error type="could not audit"' in content
+
+
 FORMAT = Format(
-    name="junit", file="report.junit.xml", title="for test summaries", render=_render, failure=failure_junit
+    name="junit",
+    file="report.junit.xml",
+    title="for test summaries",
+    render=_render,
+    failure=failure_junit,
+    ours=_ours,
+    failed=_failed,
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from leakaudit.document.schema import FindingEntry, Report
-from leakaudit.report.formats.base import Format, Rendering
+from leakaudit.report.formats.base import HEAD, Format, Rendering
 from leakaudit.report.views.residual import SENTENCE
 from leakaudit.report.wording import MISSING, clip, fixed, seconds, signed
 
@@ -19,7 +19,7 @@ CELL = 400
 def escape(text: str, longest: int = CELL) -> str:
     """Text that stays text: no markup, no table cell, no new line, no link and no mention."""
     flat = " ".join(clip(text, longest).split())
-    return _SPECIAL.sub(r"\\\1", flat).replace("://", ":\\//")
+    return _SPECIAL.sub(r"\\\1", flat).replace("://", ":\\//").replace("www.", "www\\.")
 
 
 def render_markdown(report: Report) -> str:
@@ -82,4 +82,8 @@ def _render(rendering: Rendering) -> str:
     return render_markdown(rendering.report)
 
 
-FORMAT = Format(name="markdown", file="report.md", title="a summary for pull requests", render=_render)
+def _ours(content: bytes) -> bool:
+    return b"## leakaudit: " in content[:HEAD]
+
+
+FORMAT = Format(name="markdown", file="report.md", title="a summary for pull requests", render=_render, ours=_ours)

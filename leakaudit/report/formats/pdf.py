@@ -7,14 +7,17 @@ come from the document, and the font library takes its date from that variable.
 from __future__ import annotations
 
 import hashlib
+import re
+import zlib
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from leakaudit.document.schema import Report
-from leakaudit.report.formats.base import Format, FormatUnavailable, Rendering
+from leakaudit.report.formats.base import HEAD, Format, FormatUnavailable, Rendering
 from leakaudit.report.formats.html import render_html, render_view
 
+_STREAM = re.compile(rb"stream\r?\n")
 PACKAGES = "libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0 fonts-dejavu-core"
 VARIANTS = ("pdf/ua-1", "pdf/a-3u")
 """The first is the default; the second is for archives and has report.json attached."""
@@ -83,6 +86,21 @@ def _render(rendering: Rendering) -> bytes:
     return render_pdf(rendering.report, rendering.template_dir, rendering.view, rendering.pdf_variant)
 
 
+def _ours(content: bytes) -> bool:
+    return any(b"leakaudit" in text for text in _streams(content))
+
+
+def _streams(content: bytes) -> list[bytes]:
+    """The beginnings of a PDF's streams, unpacked where they are packed."""
+    found = []
+    for mark in _STREAM.finditer(content):
+        try:
+            found.append(zlib.decompressobj().decompress(content[mark.end() :], HEAD))
+        except zlib.error:
+            found.append(content[mark.end() : mark.end() + HEAD])
+    return found
+
+
 FORMAT = Format(
     name="pdf",
     file="report.pdf",
@@ -91,4 +109,5 @@ FORMAT = Format(
     binary=True,
     default=True,
     pictures=True,
+    ours=_ours,
 )

@@ -7,12 +7,11 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from leakaudit.errors import UsageError
+from leakaudit.plugins import FORMATS as GROUP
 from leakaudit.plugins import installed, names
 
 if TYPE_CHECKING:
     from leakaudit.report.formats.base import Format
-
-GROUP = "leakaudit.formats"
 
 
 def format_names() -> tuple[str, ...]:

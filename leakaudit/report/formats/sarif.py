@@ -7,6 +7,7 @@ it: no image, no label of a sample; findings say counts and distances.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,8 +16,8 @@ from leakaudit import __version__
 from leakaudit.document.fingerprint import architecture_hash, fingerprints
 from leakaudit.document.schema import FindingEntry, Report, Severity
 from leakaudit.findings import RULES, Rule
-from leakaudit.report.formats.base import Format, Rendering
-from leakaudit.report.wording import clean
+from leakaudit.report.formats.base import HEAD, Format, Rendering
+from leakaudit.safety.text import shown
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 LEVELS: dict[Severity, str] = {"critical": "error", "high": "error", "medium": "warning", "low": "note", "none": "none"}
@@ -26,25 +27,33 @@ LONGEST = 900
 """Characters of a description; GitHub shows 1024."""
 
 
+_LINK = re.compile(r"\[(?=[^\]]*\]\()")
+
+
+def _message(text: str) -> str:
+    """One line of plain text, in which no name is a link: SARIF reads ``[text](target)`` as one."""
+    return _LINK.sub(r"\\[", shown(text))
+
+
 def render_sarif(report: Report) -> str:
     """The report as one SARIF log with one run."""
     rules = sorted(RULES)
     run: dict[str, Any] = {
         "tool": {"driver": _driver(report, rules)},
-        "automationDetails": {"id": f"leakaudit/{quote(clean(report.target.name)[:200], safe='')}/"},
+        "automationDetails": {"id": f"leakaudit/{quote(shown(report.target.name)[:200], safe='')}/"},
         "invocations": [_invocation(report)],
         "results": _results(report, rules),
         "columnKind": "utf16CodeUnits",
-        "properties": {"verdict": clean(report.verdict.status), "architecture": architecture_hash(report.target)},
+        "properties": {"verdict": shown(report.verdict.status), "architecture": architecture_hash(report.target)},
     }
     return json.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2, ensure_ascii=False) + "\n"
 
 
 def _driver(report: Report, rules: list[str]) -> dict[str, Any]:
     return {
-        "name": clean(report.tool.name),
-        "version": clean(report.tool.version),
-        "semanticVersion": clean(report.tool.version),
+        "name": shown(report.tool.name),
+        "version": shown(report.tool.version),
+        "semanticVersion": shown(report.tool.version),
         "rules": [_rule(RULES[identifier]) for identifier in rules],
     }
 
@@ -82,7 +91,7 @@ def _results(report: Report, rules: list[str]) -> list[dict[str, Any]]:
             "ruleId": finding.id,
             "level": LEVELS[finding.severity],
             "kind": "fail" if finding.severity != "none" else "informational",
-            "message": {"text": clean(f"{finding.message} What to do: {finding.remedy}")},
+            "message": {"text": _message(f"{finding.message} What to do: {finding.remedy}")},
             "locations": [location],
             "partialFingerprints": {"primaryLocationLineHash": mark, "ruleAndArchitecture/v1": mark},
             "properties": _finding_properties(finding),
@@ -91,7 +100,7 @@ def _results(report: Report, rules: list[str]) -> list[dict[str, Any]]:
             result["ruleIndex"] = rules.index(finding.id)
         if finding.suppressed:
             result["suppressions"] = [
-                {"kind": "external", "status": "accepted", "justification": clean(finding.gate)[:LONGEST]}
+                {"kind": "external", "status": "accepted", "justification": shown(finding.gate)[:LONGEST]}
             ]
         if finding.change:
             result["baselineState"] = {"new": "new", "worse": "updated", "same": "unchanged"}[finding.change]
@@ -127,12 +136,12 @@ def _invocation(report: Report) -> dict[str, Any]:
 
 
 def _notification(level: str, text: str) -> dict[str, Any]:
-    return {"level": level, "message": {"text": clean(text)[:LONGEST]}}
+    return {"level": level, "message": {"text": _message(text)[:LONGEST]}}
 
 
 def model_uri(report: Report) -> str:
     """The model file relative to the working folder as a URI; its name alone where it lies elsewhere."""
-    path = Path(clean(report.target.path or report.target.name or "model"))
+    path = Path(shown(report.target.path or report.target.name or "model"))
     try:
         path = path.resolve().relative_to(Path.cwd())
     except (ValueError, OSError):
@@ -158,4 +167,20 @@ def _render(rendering: Rendering) -> str:
     return render_sarif(rendering.report)
 
 
-FORMAT = Format(name="sarif", file="report.sarif", title="for code scanning", render=_render, failure=failure_sarif)
+def _ours(content: bytes) -> bool:
+    return b'"name": "leakaudit"' in content[:HEAD]
+
+
+def _failed(content: bytes) -> bool:
+    return b'"executionSuccessful": false' in content and b'"results": []' in content
+
+
+FORMAT = Format(
+    name="sarif",
+    file="report.sarif",
+    title="for code scanning",
+    render=_render,
+    failure=failure_sarif,
+    ours=_ours,
+    failed=_failed,
+)

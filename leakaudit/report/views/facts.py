@@ -30,7 +30,7 @@ def tiles(report: Report) -> list[Fact]:
     leaked, attacked = {s.index for s in scored if s.leaked}, {s.index for s in scored}
     best = max((s.margin for s in scored if s.margin is not None), default=None)
     labels = {result.victim: result.labels for result in _results(report)}
-    right, total = sum(item.correct for item in labels.values()), sum(len(item.true) for item in labels.values())
+    right, total = sum(item.correct for item in labels.values()), sum(item.count for item in labels.values())
     margin = Fact("Best margin", MISSING if best is None else f"{signed(best, 1)} dB", "PSNR above the best floor")
     ran = sum(attack.status == "run" for attack in report.attacks)
     return [
@@ -87,16 +87,13 @@ def model_facts(report: Report) -> list[Fact]:
 def batch_facts(report: Report) -> list[Fact]:
     """The private batch, in counts and hashes, and how the update was made."""
     batch, protocol = report.batch, report.protocol
-    algorithm = {"fedsgd": "FedSGD: one gradient", "fedavg": "FedAvg: local steps"}.get(
-        protocol.algorithm, protocol.algorithm
-    )
     return _facts(
-        ("File", batch.path or "in memory"),
+        ("File", batch.path or ("in memory" if batch.sha256 is None else "left out")),
         ("SHA-256", batch.sha256 or ""),
         ("Samples in the file", number(batch.samples)),
         ("Victims", f"{count(batch.victims, 'batch', 'batches')} of {count(batch.batch_size, 'sample')}"),
-        ("Update", f"{algorithm} of {count(protocol.batch_size, 'sample')}, {protocol.mode} mode"),
-        ("Recorded in", protocol.update_path or ""),
+        ("Update", f"{protocol.title} of {count(protocol.batch_size, 'sample')}, {protocol.mode} mode"),
+        ("Recorded in", protocol.update_path or ("left out" if protocol.update_sha256 else "")),
         ("SHA-256 of the update", protocol.update_sha256 or ""),
         (
             "BatchNorm statistics",

@@ -64,7 +64,9 @@ def canvas_of(width: float, height: float, rows: int = 1) -> Iterator[tuple[Canv
     import matplotlib as mpl
     from matplotlib.figure import Figure as Canvas
 
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context():
+        mpl.rcdefaults()  # a matplotlibrc of the current folder could ask for TeX, another program
+        mpl.rcParams.update(_STYLE)
         figure = Canvas(figsize=(width, height), layout="constrained")
         figure.patch.set_alpha(0)
         axes = figure.subplots(rows, 1, sharex=True)

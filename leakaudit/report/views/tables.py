@@ -113,7 +113,7 @@ def variant_table(report: Report) -> Table:
     table = Table("variants-table", "Variants: the same samples, audited under each", columns)
     for entry in report.variants:
         audited = bool(entry.mode)
-        reason = "" if audited else entry.headline
+        reason = "" if audited else entry.reason or entry.headline
         hit = f"{entry.samples_leaked} of {entry.samples_attacked}" if audited else MISSING
         labels = f"{entry.labels_right} of {entry.labels_total}" if entry.labels_total else MISSING
         cells: list[Cell | str] = [
@@ -334,13 +334,13 @@ def label_table(report: Report) -> Table:
     for attack in report.attacks:
         for result in attack.results:
             labels = result.labels
-            right = f"{labels.correct} of {len(labels.true)}"
+            right = f"{labels.correct} of {labels.count}"
             cells: list[Cell | str] = [
                 clip(attack.title, 60),
                 Cell(str(result.victim), str(result.victim)),
                 Cell(", ".join(class_name(report, label) for label in labels.true) or MISSING),
                 Cell(", ".join(class_name(report, label) for label in labels.inferred) or MISSING),
-                Cell(right, str(labels.correct), mark="leak" if labels.correct == len(labels.true) else ""),
+                Cell(right, str(labels.correct), mark="leak" if labels.correct == labels.count else ""),
                 labels.method + _soft_label(report, labels.soft),
             ]
             table.add(cells, attack.name, str(result.victim))

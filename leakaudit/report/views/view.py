@@ -40,7 +40,7 @@ THREAT_MODELS = {
 }
 PRIVACY = {
     "full": "contains private samples",
-    "blurred": "private images are blurred, texts left out",
+    "blurred": "private images are blurred or left out, texts and labels left out",
     "none": "private samples are left out",
 }
 STATUS = {"run": "run", "not_applicable": "not applicable", "not_run": "not run"}
@@ -256,14 +256,14 @@ def _sample(
     report: Report, attack: AttackEntry, result: VictimResult, position: int, absent: Mapping[str, str]
 ) -> SampleView:
     sample = result.samples[position]
-    name = class_name(report, sample.label)
+    of_class = "" if sample.label is None else f", class {class_name(report, sample.label)}"
     psnr = f"{fixed(sample.psnr, 1)} dB" if sample.psnr is not None else sample.psnr_reason or "undefined"
     return SampleView(
         title=f"Sample {sample.index}",
         victim=str(result.victim),
         leaked=sample.leaked,
         result="leaked" if sample.leaked else "not shown",
-        original=picture(sample.original_png, f"Original of sample {sample.index}, class {name}"),
+        original=picture(sample.original_png, f"Original of sample {sample.index}{of_class}"),
         reconstruction=picture(
             sample.reconstruction_png,
             clip(f"Reconstruction of sample {sample.index} by {attack.title}, victim {result.victim}: PSNR {psnr}"),
@@ -307,6 +307,8 @@ def _sample_facts(report: Report, sample: SampleResult, absent: Mapping[str, str
 
 
 def _label_fact(report: Report, sample: SampleResult) -> Fact:
+    if sample.label is None:
+        return Fact("Label", MISSING, "left out")
     inferred = ""
     if sample.inferred_label is not None:
         right = sample.inferred_label == sample.label
