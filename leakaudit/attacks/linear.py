@@ -63,7 +63,7 @@ CHANCE_ROWS = 3
 looks for networks where they do."""
 
 CLEAR = 0.25
-"""Noise of a row's ratios, relative to them, up to which rows are compared; beyond, all agree. Rounded."""
+"""Noise of a row's ratios, relative to them, up to which rows are compared; beyond, all agree; chosen."""
 
 
 @dataclass(frozen=True, kw_only=True)

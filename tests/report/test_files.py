@@ -109,7 +109,7 @@ def test_only_rests_of_leakaudit_are_removed(tmp_path: Path) -> None:
 
 def test_a_redacted_report_removes_older_views_that_show_more(report: Report, tmp_path: Path) -> None:
     write_report(report, tmp_path, TEXTS)
-    with pytest.warns(ReportWarning, match=r"removed report\.html, .*scores\.csv of an earlier audit"):
+    with pytest.warns(ReportWarning, match=r"removed scores\.csv, report\.html, .* of an earlier audit"):
         written = write_report(redact(report, "none"), tmp_path, ("json",))
     assert [path.name for path in written] == names(tmp_path) == ["report.json"]
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from leakaudit.observation import Observation
 
 FALSE_ALARM = 1e-6
-"""Probability that noise alone is taken for a reading, by one test of one update; a choice: 1 in a million audits."""
+"""Probability that noise alone is taken for a reading, by one test of one update; chosen: one in a million."""
 
 
 def spread(observation: Observation, name: str) -> float:
