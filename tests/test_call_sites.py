@@ -44,7 +44,7 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("target/exported/read.py", "torch.load weights_only=True"): "numbers of the format before torch 2.8",
     ("audit/cache.py", "torch.load weights_only=True"): "numbers that this user's earlier run stored",
     ("scoring/perceptual.py", "torch.load weights_only=True"): "numbers of the perceptual metric",
-    ("client/batch.py", "np.load allow_pickle=False"): "numbers",
+    ("client/readers/npz.py", "np.load allow_pickle=False"): "numbers",
     ("client/rounds/files.py", "np.load allow_pickle=False"): "numbers",
     ("attacks/registry.py", "point.load"): "attacks of installed packages, by their entry points",
     ("domains/registry.py", "point.load"): "domains of installed packages, by their entry points",
