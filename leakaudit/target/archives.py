@@ -66,7 +66,7 @@ def from_archive(
     if kind == "safetensors":
         raise _needs_factory(path)
     if kind in ("exported", "torchscript"):
-        scan(path, kind)
+        scan(path)
         if not trust:
             raise ModelError(
                 f"{path} is {_NAMES[kind]}, a format that can run code when opened", "pass --trust if you made it"
@@ -126,7 +126,7 @@ def _weights(path: Path, kind: Kind) -> dict[str, Tensor]:
 
 def _load_numbers(path: Path, kind: Kind) -> Any:
     if kind == "checkpoint":
-        scan(path, kind)
+        scan(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises bare exceptions of many types for what it refuses or cannot read
@@ -185,17 +185,9 @@ def _fill(module: nn.Module, weights: dict[str, Tensor], path: Path, factory: st
 
 
 def _exported(path: Path) -> tuple[nn.Module, dict[str, Any]]:
-    from leakaudit.target.exported import rewritten
+    from leakaudit.target.exported import from_exported
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.export.load(str(path))
-    except Exception as error:  # torch.export raises bare exceptions of many types
-        raise ModelError(
-            f"{path} cannot be loaded ({type(error).__name__}: {error})", "export it with this torch version"
-        ) from error
-    found = rewritten(program, str(path))
+    found = from_exported(path)
     traits = {"image_shape": found.image_shape, "exported_batch": found.batch, "rigid": found.rigid}
     return found.module, {**_origin(path, "exported", "torch.export"), **traits}
 
@@ -214,7 +206,7 @@ def _script(path: Path) -> tuple[nn.Module, dict[str, Any]]:
 
 def _pickled(path: Path, kind: Kind, unsafe_pickle: bool) -> nn.Module:
     if kind == "checkpoint":
-        scan(path, kind)
+        scan(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch refuses pickled classes with exceptions of several types

@@ -10,8 +10,10 @@ import resource
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -171,32 +173,61 @@ def test_export_with_a_pickle_inside(tmp_path: Path) -> None:
     saved = io.BytesIO()
     torch.save(Payload(marker), saved)
     flag = json.dumps({"config": {"weight": {"use_pickle": True}}}).encode()
-    for change in (
-        {"data/weights/weight_0": code},
-        {"data/weights/hidden.pkl": b"anything"},
-        {"data/sample_inputs/model.pt": saved.getvalue()},
-        {"data/weights/model_weights_config.json": flag},
-        {"data/weights/model_weights_config.json": flag.replace(b"use_pickle", b"use\\u005fpickle")},
-        {"data/constants/opaque_obj_0": pickle.dumps(Payload(marker), protocol=0)},
-        {"data/aotinductor/model/model.so": b"\x7fELF"},
+    for change, reason in (
+        ({"data/weights/weight_0": code}, "whole number|reaches beyond"),
+        ({"data/weights/model.pt": saved.getvalue()}, "pickle"),
+        ({"data/weights/hidden.pkl": b"anything"}, "pickle"),
+        ({"data/weights/model_weights_config.json": flag}, "pickle"),
+        ({"data/weights/model_weights_config.json": flag.replace(b"use_pickle", b"use\\u005fpickle")}, "pickle"),
+        ({"data/constants/opaque_obj_0": pickle.dumps(Payload(marker), protocol=0)}, "pickle"),
+        ({"data/aotinductor/model/model.so": b"\x7fELF"}, "compiled library"),
+        ({"MODELS/model.json": b"{}"}, "two files of one name"),
+        ({"data/Weights/model.pt": saved.getvalue()}, "no part of an exported program"),
     ):
-        refused(repacked(good, tmp_path / "bad.pt2", change), "pickle", trust=True)
+        refused(repacked(good, tmp_path / "bad.pt2", change), reason, trust=True)
+    samples = repacked(good, tmp_path / "bad.pt2", {"data/sample_inputs/model.pt": saved.getvalue()})
+    assert load(samples, trust=True).classes == 4  # sample inputs are never opened
     assert not marker.exists()
+
+
+def altered(good: Path, bad: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """A copy of an export whose graph was changed."""
+    with zipfile.ZipFile(good) as archive:
+        program = json.loads(archive.read("good/models/model.json"))
+    change(program)
+    return repacked(good, bad, {"models/model.json": json.dumps(program).encode()})
 
 
 def test_export_that_calls_python(tmp_path: Path) -> None:
+    good = exported(tmp_path / "good.pt2")
+    for call in (
+        "torch.os.mkdir", "_operator.methodcaller", "torch.ops.aten.from_file.default", "#x:y", "builtins.eval",
+        "torch.ops.aten.\uff52elu.default", "torch.ops.aten.relu.__init__", "torch.ops.load_library",
+        "torch.ops.aten.__class__",
+    ):  # fmt: skip
+        bad = altered(
+            good, tmp_path / "bad.pt2", lambda p, c=call: p["graph_module"]["graph"]["nodes"][1].update(target=c)
+        )
+        refused(bad, "no tensor operator", trust=True)
+
+
+def test_export_with_python_in_its_sizes_and_trees(tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     good = exported(tmp_path / "good.pt2")
-    with zipfile.ZipFile(good) as archive:
-        program = archive.read("good/models/model.json").decode()
-    assert "torch.ops.aten.linear.default" in program
-    for call in ("torch.os.mkdir", "_operator.methodcaller", "torch.ops.aten.from_file.default", "#x:y"):
-        change = {"models/model.json": program.replace("torch.ops.aten.linear.default", call).encode()}
-        refused(repacked(good, tmp_path / "bad.pt2", change), "no tensor operator", trust=True)
-    for size in (f"__import__('os').mkdir('{marker}')", "exec(chr(49))", "(exec)(chr(49))", "s0.__class__"):
-        payload = json.dumps({"x": {"as_expr": {"expr_str": size}}}).encode()
-        refused(repacked(good, tmp_path / "bad.pt2", {"models/other.json": payload}), "place of a size", trust=True)
+    wide = "".join(chr(ord(c) + 0xFEE0) for c in "open")
+    tree = {"type": "builtins.dict", "context": json.dumps([{"__enum__": True, "fqn": "this:x", "name": "x"}])}
+
+    def change(program: dict[str, Any]) -> None:
+        graph = program["graph_module"]["graph"]
+        size = {"as_expr": {"expr_str": f"{wide}('{marker}', 'w')", "hint": None}}
+        for meta in graph["tensor_values"].values():
+            meta["sizes"][0] = size
+        program["guards_code"] = [f"open({str(marker)!r}, 'w')"]
+        program["graph_module"]["module_call_graph"][0]["signature"]["in_spec"] = json.dumps([1, tree])
+
+    assert load(altered(good, tmp_path / "bad.pt2", change), trust=True, image_shape=(3, 2, 2)).classes == 4
     assert not marker.exists()
+    assert "this" not in sys.modules
 
 
 @pytest.mark.parametrize("name", ["encoder", "residual"])
