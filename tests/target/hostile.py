@@ -7,7 +7,7 @@ import json
 import pickle
 import random
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,6 @@ import torch
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from tests.target import build
-
-Say = Callable[[], str]
 
 TEMPLATES = (
     "'))\ropen({m},'w')\rdef g():\r    pass #",
@@ -32,6 +30,7 @@ TEMPLATES = (
     "(lambda: open({m},'w'))()",
     "[open({m},'w') for _ in (1,)]",
     "\uff4f\uff50\uff45\uff4e({m},'w')",
+    "{wide}",
     '"""\nopen({m},"w")\n"""',
     "\x0copen({m},'w')\x0c",
     "\u2028open({m},'w')\u2028",
@@ -50,16 +49,37 @@ TEMPLATES = (
 )
 
 
+BREAKING = TEMPLATES[:3]
+"""Those that leave a string inside a call and the function around it."""
+
+
+def wide(marker: Path) -> str:
+    """A size that calls `open` by attributes in full-width letters, which Python reads as the plain ones."""
+
+    def letters(text: str) -> str:
+        return "".join(chr(ord(letter) + 0xFEE0) for letter in text)
+
+    name, get = f".{letters('name')}", f".{letters('get')}"
+    scope = f"FloorDiv.{letters('eval')}.{letters('__globals__')}{get}(Symbol('__builtins__'){name})"
+    call = f"{scope}{get}(Symbol('open'){name}).{letters('__call__')}"
+    return f"{call}(Symbol('{marker.name}'){name}, Symbol('w'){name})"
+
+
 class Speaker:
     """Gives a new hostile string at each call; no two are equal."""
 
     def __init__(self, seed: int, marker: Path, sentinel: str) -> None:
         self.random = random.Random(seed)
-        self.marker, self.sentinel, self.count = repr(str(marker)), sentinel, 0
+        self.parts = {"m": repr(str(marker)), "wide": wide(marker)}
+        self.sentinel, self.count = sentinel, 0
 
-    def __call__(self) -> str:
+    def __call__(self, templates: Sequence[str] = TEMPLATES) -> str:
         self.count += 1
-        return f"{self.random.choice(TEMPLATES).format(m=self.marker)} #{self.sentinel}{self.count}"
+        return f"{self.random.choice(templates).format(**self.parts)} #{self.sentinel}{self.count}"
+
+    def size(self) -> str:
+        """A hostile string in the place of a size: full-width letters and no more, or any."""
+        return self.parts["wide"] if self.random.random() < 0.5 else self()
 
     def sometimes(self, text: str, share: float = 0.7) -> str:
         """A hostile string, or the honest one."""
@@ -130,7 +150,7 @@ def onnx_file(path: Path, seed: int, marker: Path, sentinel: str) -> Path:
     attributes = [a for node in _every_node(model.graph) for a in node.attribute if a.type == AttributeProto.STRING]
     for attribute in attributes:
         attribute.s = say.sometimes(attribute.s.decode(), 0.2).encode()
-    if say.random.random() < 0.3:
+    if say.random.random() < 0.4:
         _add_attribute(say.random.choice(list(_every_node(model.graph))), say)
     path.write_bytes(model.SerializeToString())
     return path
@@ -187,14 +207,19 @@ def _as_function(model: ModelProto, say: Speaker) -> None:
 
 def _add_attribute(node: NodeProto, say: Speaker) -> None:
     """A further attribute of a kind that does not belong there."""
-    inner = helper.make_graph([], say(), [], [])
-    kinds: list[Any] = [
-        inner, [inner, inner], say(), [say(), say()], build.tensor(say(), 2), helper.make_tensor_type_proto(1, [say()]),
-    ]  # fmt: skip
+    inner = helper.make_graph([], say(BREAKING), [], [])
+    others: list[Any] = [
+        [inner, inner],
+        say(),
+        [say()],
+        build.tensor(say(), 2),
+        helper.make_tensor_type_proto(1, [say()]),
+    ]
+    value = inner if say.random.random() < 0.5 else say.random.choice(others)
     taken = [attribute.name for attribute in node.attribute]
-    known = ["consumed_inputs", "alpha", "axis", "epsilon", "training_mode"]
+    known = ["consumed_inputs", "broadcast", "axis", "training_mode", "alpha"]
     name = say.random.choice([k for k in known if k not in taken]) if say.random.random() < 0.6 else say()
-    node.attribute.append(helper.make_attribute(name, say.random.choice(kinds)))
+    node.attribute.append(helper.make_attribute(name, value))
 
 
 class Small(torch.nn.Module):
@@ -232,7 +257,7 @@ def bases(folder: Path) -> list[Path]:
 
 _NAME_KEYS = ("name", "as_name")
 _FREE_KEYS = (
-    "expr_str", "torch_version", "forward_arg_names", "in_spec", "out_spec", "fqn", "guards_code", "verifiers",
+    "torch_version", "forward_arg_names", "in_spec", "out_spec", "fqn", "guards_code", "verifiers",
     "stack_trace", "nn_module_stack", "torch_fn", "source_fn_stack", "from_node", "custom",
 )  # fmt: skip
 _RARE_KEYS = ("as_string", "target", "path_name", "class_fqn", "type")
@@ -250,7 +275,8 @@ def pt2_file(path: Path, base: Path, seed: int, marker: Path, sentinel: str) -> 
             members[inner] = json.dumps(_said(json.loads(members[inner]), "", say, names)).encode()
     saved = io.BytesIO()
     torch.save(Payload(marker), saved)
-    members["data/sample_inputs/model.pt"] = saved.getvalue()
+    if say.random.random() < 0.3:
+        members["data/sample_inputs/model.pt"] = saved.getvalue()
     extra = {
         "data/constants/custom_obj_0": pickle.dumps(Payload(marker)), "data/constants/opaque_obj_0": b"x",
         "data/weights/Model.pt": saved.getvalue(), "MODELS/model.json": members["models/model.json"],
@@ -285,6 +311,8 @@ def _said(value: Any, key: str, say: Speaker, names: dict[str, str]) -> Any:
         return value if value in _ARGUMENTS else new(value)
     if key in ("in_spec", "out_spec"):
         return say.sometimes(_tree(value, say), 0.1)
+    if key == "expr_str":
+        return say.size()
     if key in _FREE_KEYS:
         return say.sometimes(value)
     return say.sometimes(value, 0.02) if key in _RARE_KEYS else value

@@ -24,6 +24,7 @@ from leakaudit.errors import LeakauditError, ModelError
 from leakaudit.target import load
 from tests.target import build, zoo
 from tests.target.graphs import GRAPHS
+from tests.target.watch import compiled
 
 LIMIT = 256 << 20
 """Bytes by which the peak of the process may grow."""
@@ -133,7 +134,7 @@ def test_deep_functions_cost_no_stack(tmp_path: Path) -> None:
 
 
 def test_pickles_run_nothing(tmp_path: Path) -> None:
-    marker = tmp_path / "ran"
+    marker = tmp_path / "ran_7f3a"
     torch.save(Payload(marker), tmp_path / "zip.pt")
     (tmp_path / "raw.pkl").write_bytes(pickle.dumps(Payload(marker)))
     torch.save({"weight": Payload(marker)}, tmp_path / "weights.pt")
@@ -165,7 +166,7 @@ def repacked(source: Path, target: Path, change: dict[str, bytes]) -> Path:
 
 
 def test_export_with_a_pickle_inside(tmp_path: Path) -> None:
-    marker = tmp_path / "ran"
+    marker = tmp_path / "ran_7f3a"
     good = exported(tmp_path / "good.pt2")
     refused(good, "can run code")
     assert load(good, trust=True).classes == 4
@@ -211,23 +212,77 @@ def test_export_that_calls_python(tmp_path: Path) -> None:
         refused(bad, "no tensor operator", trust=True)
 
 
-def test_export_with_python_in_its_sizes_and_trees(tmp_path: Path) -> None:
-    marker = tmp_path / "ran"
-    good = exported(tmp_path / "good.pt2")
-    wide = "".join(chr(ord(c) + 0xFEE0) for c in "open")
-    tree = {"type": "builtins.dict", "context": json.dumps([{"__enum__": True, "fqn": "this:x", "name": "x"}])}
+def wide(text: str) -> str:
+    """The text in full-width letters, which Python reads as the plain ones."""
+    return "".join(chr(ord(letter) + 0xFEE0) for letter in text)
 
-    def change(program: dict[str, Any]) -> None:
-        graph = program["graph_module"]["graph"]
-        size = {"as_expr": {"expr_str": f"{wide}('{marker}', 'w')", "hint": None}}
-        for meta in graph["tensor_values"].values():
-            meta["sizes"][0] = size
-        program["guards_code"] = [f"open({str(marker)!r}, 'w')"]
-        program["graph_module"]["module_call_graph"][0]["signature"]["in_spec"] = json.dumps([1, tree])
 
-    assert load(altered(good, tmp_path / "bad.pt2", change), trust=True, image_shape=(3, 2, 2)).classes == 4
+def in_sizes(program: dict[str, Any]) -> None:
+    """A call in full-width letters in the place of a size."""
+    for meta in program["graph_module"]["graph"]["tensor_values"].values():
+        meta["sizes"][0] = {"as_expr": {"expr_str": f"{wide('open')}(ran_7f3a)", "hint": None}}
+
+
+def in_trees(program: dict[str, Any]) -> None:
+    """A tree specification whose context names a module."""
+    context = json.dumps([{"__enum__": True, "fqn": "hostile_module:x", "name": "x"}])
+    signature = program["graph_module"]["module_call_graph"][0]["signature"]
+    protocol, tree = json.loads(signature["in_spec"])
+    tree["children_spec"][1]["context"] = context
+    signature["in_spec"] = json.dumps([protocol, tree])
+
+
+HEADER = "x=open('ran_7f3a','w')):\r    pass\r'''\rdef g():#"
+"""An argument with a default that ends the header of a function; the second time it stands there it ends a string."""
+
+
+def in_names(program: dict[str, Any]) -> None:
+    """An input of such a name."""
+    (given,) = (s["user_input"]["arg"]["as_tensor"] for s in program["graph_module"]["signature"]["input_specs"]
+                if "user_input" in s)  # fmt: skip
+    old = given["name"]
+
+    def renamed(value: Any) -> Any:
+        if isinstance(value, dict):
+            named = value.get("name") == old and len(value) == 1
+            return {(HEADER if k == old else k): HEADER if named else renamed(v) for k, v in value.items()}
+        return [renamed(item) for item in value] if isinstance(value, list) else value
+
+    program["graph_module"] = renamed(program["graph_module"])
+
+
+def in_arguments(program: dict[str, Any]) -> None:
+    """The name that the export gives to the argument of its forward."""
+    program["graph_module"]["module_call_graph"][0]["signature"]["forward_arg_names"] = [HEADER]
+
+
+def in_guards(program: dict[str, Any]) -> None:
+    """Code that checks the input."""
+    program["guards_code"] = ["open('ran_7f3a', 'w')"]
+
+
+@pytest.mark.parametrize("change", [in_sizes, in_trees, in_names, in_arguments, in_guards])
+def test_export_with_python_in_its_strings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[str, Any]], None]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "hostile_module.py").write_text("open('ran_7f3a', 'w')")
+    bad = altered(exported(tmp_path / "good.pt2"), tmp_path / "bad.pt2", change)
+    with compiled("ran_7f3a") as found:
+        assert load(bad, trust=True, image_shape=(3, 2, 2)).classes == 4
+    assert not found
+    assert not (tmp_path / "ran_7f3a").exists()
+
+
+def test_graph_name_in_an_attribute(tmp_path: Path) -> None:
+    marker = tmp_path / "ran_7f3a"
+    nodes, tensors = build.linear(source="h")
+    relu = helper.make_node("Relu", ["x"], ["h"])
+    inner = helper.make_graph([], f"'))\ropen('{marker}','w')\rdef g():\r    pass #", [], [])
+    relu.attribute.append(helper.make_attribute("consumed_inputs", inner))
+    refused(build.write(tmp_path / "m.onnx", [relu, *nodes], tensors), "has type GRAPH, expected INT")
     assert not marker.exists()
-    assert "this" not in sys.modules
 
 
 @pytest.mark.parametrize("name", ["encoder", "residual"])

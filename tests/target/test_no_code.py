@@ -6,11 +6,9 @@ a file is opened, described, ranked and scanned: no string of the file may be pa
 
 from __future__ import annotations
 
-import sys
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,32 +19,10 @@ from leakaudit.cli import cli
 from leakaudit.errors import LeakauditError
 from leakaudit.target import load
 from tests.target import hostile
+from tests.target.watch import compiled
 
 SHARDS = 20
 ONNX, PT2 = 2000, 300
-_watch: dict[str, list[str]] = {}
-"""Sources compiled so far, by the sentinel that they must not contain."""
-
-
-def _hook(event: str, arguments: tuple[object, ...]) -> None:
-    if event == "compile" and _watch:
-        source = arguments[0].decode("utf-8", "replace") if isinstance(arguments[0], bytes) else str(arguments[0])
-        for sentinel, found in _watch.items():
-            if sentinel in source:
-                found.append(source)
-
-
-@contextmanager
-def compiled(sentinel: str) -> Iterator[list[str]]:
-    """The sources that Python compiles inside and that contain the sentinel."""
-    if not getattr(sys, "leakaudit_hook", False):  # an audit hook stays for good
-        sys.addaudithook(_hook)
-        sys.leakaudit_hook = True  # type: ignore[attr-defined]
-    _watch[sentinel] = []
-    try:
-        yield _watch[sentinel]
-    finally:
-        del _watch[sentinel]
 
 
 def test_the_watch_sees_what_is_compiled(tmp_path: Path) -> None:
