@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import pickle
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from leakaudit.target.onnx.registry import find_own
 from tests.target import build
 
 TEMPLATES = (
@@ -205,6 +207,16 @@ def _as_function(model: ModelProto, say: Speaker) -> None:
     del last.attribute[:]
 
 
+def _keywords(op_type: str) -> set[str]:
+    """Attributes that the function behind an operator takes; none of a function of torch itself."""
+    operator = find_own(op_type, 20)
+    try:
+        known = [] if operator is None else list(inspect.signature(operator.run).parameters.values())
+    except ValueError:
+        return set()
+    return {parameter.name for parameter in known if parameter.kind is parameter.KEYWORD_ONLY}
+
+
 def _add_attribute(node: NodeProto, say: Speaker) -> None:
     """A further attribute of a kind that does not belong there."""
     inner = helper.make_graph([], say(BREAKING), [], [])
@@ -216,9 +228,8 @@ def _add_attribute(node: NodeProto, say: Speaker) -> None:
         helper.make_tensor_type_proto(1, [say()]),
     ]
     value = inner if say.random.random() < 0.5 else say.random.choice(others)
-    taken = [attribute.name for attribute in node.attribute]
-    known = ["consumed_inputs", "broadcast", "axis", "training_mode", "alpha"]
-    name = say.random.choice([k for k in known if k not in taken]) if say.random.random() < 0.6 else say()
+    free = _keywords(node.op_type) - {attribute.name for attribute in node.attribute}
+    name = say.random.choice(sorted(free)) if free and say.random.random() < 0.8 else say()
     node.attribute.append(helper.make_attribute(name, value))
 
 
