@@ -168,7 +168,7 @@ def repacked(source: Path, target: Path, change: dict[str, bytes]) -> Path:
 def test_export_with_a_pickle_inside(tmp_path: Path) -> None:
     marker = tmp_path / "ran_7f3a"
     good = exported(tmp_path / "good.pt2")
-    refused(good, "can run code")
+    refused(good, "not made for hostile arguments")
     assert load(good, trust=True).classes == 4
     code = pickle.dumps(Payload(marker))
     saved = io.BytesIO()
@@ -346,3 +346,27 @@ def test_enormous_resize(tmp_path: Path) -> None:
     nodes, tensors = build.linear(source="h")
     nodes.insert(0, helper.make_node("Resize", ["x", "", "", "sizes"], ["h"]))
     refused(build.write(tmp_path / "m.onnx", nodes, [*tensors, sizes], shape=(1, 3, 2, 2)), "asks for a tensor")
+
+
+def test_torchscript_programs_can_write_files(tmp_path: Path) -> None:
+    """What SECURITY.md says of --trust: the program of a TorchScript file can create files."""
+    marker = tmp_path / "ran"
+    code = (
+        "import sys, warnings; warnings.simplefilter('ignore'); import torch\n"
+        "class M(torch.nn.Module):\n"
+        "    def __init__(self):\n        super().__init__(); self.f = torch.nn.Linear(12, 4)\n"
+        "    def forward(self, x):\n"
+        f"        noise = torch.from_file({str(marker)!r}, True, 4)\n"
+        "        return self.f(x.flatten(1)) + 0 * noise\n"
+    )
+    (tmp_path / "make.py").write_text(code + f"torch.jit.save(torch.jit.script(M()), {str(tmp_path / 'm.bin')!r})\n")
+    subprocess.run([sys.executable, str(tmp_path / "make.py")], check=True)
+    refused(tmp_path / "m.bin", "can read and write files")
+    assert not marker.exists()
+    assert load(tmp_path / "m.bin", trust=True, image_shape=(3, 2, 2)).classes == 4
+    assert marker.exists()
+
+
+def test_list_of_numbers_is_no_module(tmp_path: Path) -> None:
+    torch.save([torch.rand(2)], tmp_path / "list.pt")
+    refused(tmp_path / "list.pt", "holds list")

@@ -6,9 +6,9 @@ a file is opened, described, ranked and scanned: no string of the file may be pa
 
 from __future__ import annotations
 
+import sys
 import uuid
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -111,17 +111,17 @@ def test_pt2_strings_are_never_run(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shard", range(SHARDS))
-def test_two_thousand_onnx_files(tmp_path: Path, shard: int, record_property: Callable[[str, object], None]) -> None:
+def test_two_thousand_onnx_files(tmp_path: Path, shard: int) -> None:
     size = ONNX // SHARDS
     counts = onnx(tmp_path, range(shard * size, (shard + 1) * size))
-    record_property("files", dict(counts))
+    sys.stdout.write(f"{dict(counts)}\n")
     assert counts["accepted"] > 10
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shard", range(3))
-def test_three_hundred_pt2_files(tmp_path: Path, shard: int, record_property: Callable[[str, object], None]) -> None:
+def test_three_hundred_pt2_files(tmp_path: Path, shard: int) -> None:
     size = PT2 // 3
     counts = pt2(tmp_path, range(shard * size, (shard + 1) * size))
-    record_property("files", dict(counts))
+    sys.stdout.write(f"{dict(counts)}\n")
     assert counts["accepted"] > 10
