@@ -14,7 +14,7 @@ import leakaudit
 PACKAGE = Path(leakaudit.__file__).parent
 WATCHED = frozenset({
     "eval", "exec", "compile", "__import__", "import_module", "GraphModule", "recompile", "symbolic_trace",
-    "Interpreter", "make_fx", "script", "trace_module", "unflatten", "aot_compile", "run_path", "run_module",
+    "Interpreter", "make_fx", "script", "trace_module", "aot_compile", "run_path", "run_module",
     "system", "popen", "Popen", "execv", "spawnv", "from_string", "sympify", "parse_expr", "lambdify",
     "literal_eval", "treespec_loads",
 })  # fmt: skip
