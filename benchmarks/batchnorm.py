@@ -25,9 +25,9 @@ from leakaudit import load
 from leakaudit.attacks.base import Attack, cpu_generator
 from leakaudit.attacks.gradinversion import BASE, GradInversion
 from leakaudit.attacks.ig import IG
-from leakaudit.batch import Batch
-from leakaudit.client import observe
-from leakaudit.observation import Protocol
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe
+from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.target.batchnorm import is_trained, running_statistics
 from leakaudit.target.target import Target
 
@@ -62,7 +62,7 @@ def quality(net: Target, attack: Attack, shared: bool, size: int, victims: int) 
         chosen = distinct(labels, size, number)
         chosen = chosen[labels[chosen].argsort()]
         batch = Batch(images[chosen], labels[chosen], tuple(chosen.tolist()))
-        protocol = Protocol(size, net.mode, shared_statistics="batch" if shared else "none")
+        protocol = FedSGD(size, net.mode, shared_statistics="batch" if shared else "none")
         seen = replace(observe(net, batch, protocol, CIFAR), labels=batch.labels, label_source="given")
         found.append(psnr(attack(net, seen, cpu_generator(number)).inputs, batch.images))
     return found

@@ -21,12 +21,12 @@ from torch import nn
 from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.dia import DIA
 from leakaudit.attacks.ig import IG
-from leakaudit.attacks.masks import masked_layers
-from leakaudit.batch import Batch
-from leakaudit.client import observe
+from leakaudit.attacks.reading.masks import masked_layers
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe
 from leakaudit.defences.base import Defence, adapted, defended_model, defended_protocol
 from leakaudit.defences.spec import parse_defence
-from leakaudit.observation import Protocol
+from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.target.target import Target
 
 DEFENCES = (
@@ -53,7 +53,7 @@ def attack(net: Target, defence: Defence | None, number: int, iterations: int, k
     batch = Batch(images[position : position + 1], labels[position : position + 1], (position,))
     defences = () if defence is None else (defence,)
     model = defended_model(net, defences, seed=number)
-    protocol = defended_protocol(Protocol(1), defences)
+    protocol = defended_protocol(FedSGD(1), defences)
     observation = observe(model, batch, protocol, CIFAR, number, defences)
     observation = replace(observation, labels=batch.labels, label_source="given")
     if knowing:

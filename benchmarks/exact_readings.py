@@ -22,13 +22,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leakaudit.attacks.base import Attack, NotApplicable, cpu_generator
-from leakaudit.attacks.labels import infer_labels
+from leakaudit.attacks.base import Attack, cpu_generator
+from leakaudit.attacks.labels.infer import infer_labels
 from leakaudit.attacks.linear import LinearReader, LinearSettings
 from leakaudit.attacks.spear import Spear, SpearSettings
-from leakaudit.batch import Batch
-from leakaudit.client import observe
-from leakaudit.observation import InputSpace, Mode, Observation, Protocol
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe
+from leakaudit.observation import InputSpace, Observation
+from leakaudit.protocols.base import Mode
+from leakaudit.protocols.fedsgd import FedSGD
+from leakaudit.reconstruction import NotApplicable
 from leakaudit.target.dropout import Dropout
 from leakaudit.target.target import Target
 
@@ -84,7 +87,7 @@ def draw(images: Tensor, labels: Tensor, size: int, seed: int, skewed: bool = Fa
 
 
 def see(target: Target, batch: Batch, mode: Mode, seed: int) -> Observation:
-    observation = observe(target, batch, Protocol(len(batch.labels), mode), SPACE, seed)
+    observation = observe(target, batch, FedSGD(len(batch.labels), mode), SPACE, seed)
     guess = infer_labels(target, observation, cpu_generator(seed))
     return replace(observation, labels=guess.labels, label_source="inferred")
 

@@ -26,10 +26,10 @@ from networks import CIFAR, cifar, lenet
 from torch import nn
 
 import leakaudit
-from leakaudit import audit
-from leakaudit.observation import Mode
-from leakaudit.report.document import Report
-from leakaudit.score import leak_interval
+from leakaudit.audit import pipeline as audit
+from leakaudit.document.schema import Report
+from leakaudit.protocols.base import Mode
+from leakaudit.scoring.images import leak_interval
 
 FILE = 200
 """Images in the batch file of one scan."""

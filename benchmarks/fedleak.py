@@ -21,11 +21,12 @@ from networks import cifar, distinct, lenet, psnr, target, toy_batchnorm, victim
 from store import machine
 from torch import nn
 
-from leakaudit.attacks.base import SilentMonitor, cpu_generator
+from leakaudit.attacks.base import cpu_generator
 from leakaudit.matching.descent import Progress
 from leakaudit.matching.engine import GradientMatching, MatchSettings, initial_guess, solve
 from leakaudit.matching.priors import total_variation
 from leakaudit.matching.search import rank
+from leakaudit.reconstruction import SilentMonitor
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "LeNet, GELU, batch 1": (lenet, 1),

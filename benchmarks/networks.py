@@ -13,8 +13,11 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from leakaudit.observation import InputSpace, Observation, Protocol
-from leakaudit.target.dropout import Dropout, dropout_layers, record
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe_step
+from leakaudit.observation import InputSpace, Observation
+from leakaudit.protocols.fedsgd import FedSGD
+from leakaudit.target.dropout import Dropout, dropout_layers
 from leakaudit.target.target import Target
 
 DATA = Path(os.environ.get("LEAKAUDIT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
@@ -156,16 +159,11 @@ def cifar(name: str = "cifar10_test.npz") -> tuple[Tensor, Tensor]:
 
 def victim(net: Target, images: Tensor, labels: Tensor, seed: int = 0, space: InputSpace = CIFAR) -> Observation:
     """The observation of a batch: train mode where the network has dropout, with the masks recorded for WIA."""
-    layers = [layer for layer in dropout_layers(net.module).values() if layer.p > 0]
-    for layer in layers:
-        layer.train()
-    with record(net.module, torch.Generator().manual_seed(seed)) as masks:
-        update = {n: g.detach() for n, g in net.gradient(space.normalize(images), labels).items()}
-    for layer in layers:
-        layer.eval()
-    protocol = Protocol(len(images), mode="train" if layers else "eval")
-    observation = Observation(update, protocol, space, labels=labels, label_source="given")
-    return replace(observation, masks=dict(masks)) if masks else observation
+    dropped = any(layer.p > 0 for layer in dropout_layers(net.module).values())
+    protocol = FedSGD(len(images), mode="train" if dropped else "eval")
+    batch = Batch(images, labels, tuple(range(len(images))))
+    observation, masks = observe_step(net, batch, protocol, space, seed)
+    return replace(observation, labels=labels, label_source="given", masks=masks or None)
 
 
 def distinct(labels: Tensor, size: int, seed: int) -> Tensor:

@@ -47,13 +47,14 @@ from torch import nn
 import leakaudit
 from leakaudit.attacks.base import Attack, cpu_generator
 from leakaudit.attacks.ig import IG, IGSettings
-from leakaudit.attacks.labels import infer_labels
+from leakaudit.attacks.labels.infer import infer_labels
 from leakaudit.attacks.rgap import RGAP
-from leakaudit.batch import Batch
-from leakaudit.client import observe
-from leakaudit.observation import InputSpace, Protocol
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe
+from leakaudit.observation import InputSpace
+from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.risk.rank import RankReport, rank_analysis
-from leakaudit.score import Scorer
+from leakaudit.scoring.images import Scorer
 from leakaudit.target.target import Target
 
 Family = Literal["chain", "mixed"]
@@ -235,7 +236,7 @@ def attack(
     target: Target, batch: Batch, population: Batch, steps: int, seed: int
 ) -> Iterator[tuple[str, float | None]]:
     """Every attack and its MSE in pixels of 0..1, at least 1e-16 (float32 rounding); ``None`` where it cannot run."""
-    observation = observe(target, batch, Protocol(1), SPACE, seed)
+    observation = observe(target, batch, FedSGD(1), SPACE, seed)
     labels = infer_labels(target, observation, cpu_generator(seed)).labels
     observation = replace(observation, labels=labels, label_source="inferred")
     scorer = Scorer(population)

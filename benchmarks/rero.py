@@ -20,6 +20,7 @@ from store import machine
 
 from leakaudit.defences.accounting import epsilon, reconstruction_bound
 from leakaudit.defences.gaussian import clipped
+from leakaudit.protocols.fedsgd import gradient_of
 
 MULTIPLIERS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
 CLIP = 1.0
@@ -34,7 +35,7 @@ def gradients(name: str, count: int) -> torch.Tensor:
     net, (images, labels) = target({"mlp": mlp, "lenet": lenet}[name]), cifar()
     rows = []
     for x, y in zip(images[:count], labels[:count], strict=True):
-        found = clipped(net.gradient(CIFAR.normalize(x[None]), y[None]), CLIP)
+        found = clipped(gradient_of(net, CIFAR.normalize(x[None]), y[None]), CLIP)
         rows.append(torch.cat([g.detach().flatten() for g in found.values()]))
     known = torch.stack(rows).double()
     values, vectors = torch.linalg.eigh(known @ known.T)

@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from leakaudit import InputSpace, Protocol
-from leakaudit.attacks.base import NotApplicable, cpu_generator
+from leakaudit import FedSGD, InputSpace
+from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.registry import create
-from leakaudit.batch import Batch
-from leakaudit.client import observe
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe
+from leakaudit.reconstruction import NotApplicable
 from leakaudit.target.target import Target
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,7 +74,7 @@ def measure(name: str, module: nn.Module, space: InputSpace, file: str, count: i
         pixels = torch.from_numpy(images[[index]] / 255.0).to(torch.float64 if double else torch.float32)
         label = int(labels[index]) if outputs > 1 else index % 2
         sample = Batch(pixels, torch.tensor([label]), (index,))
-        observation = observe(target, sample, Protocol(1), space)
+        observation = observe(target, sample, FedSGD(1), space)
         attack = create("rgap", "standard")
         started = time.perf_counter()
         refusal = attack.applies(target, observation)

@@ -35,12 +35,13 @@ from peer import Peer, missing, name_and_version
 from store import machine
 from torch import Tensor, nn
 
-from leakaudit.attacks.base import SilentMonitor, cpu_generator
-from leakaudit.environment import thread_count
+from leakaudit.attacks.base import cpu_generator
+from leakaudit.audit.environment import thread_count
 from leakaudit.matching.descent import Progress, adam
 from leakaudit.matching.engine import GradientMatching, MatchSettings
 from leakaudit.matching.step import Mode, Step
 from leakaudit.observation import Observation
+from leakaudit.reconstruction import SilentMonitor
 from leakaudit.target.target import Target
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {

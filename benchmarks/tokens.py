@@ -19,15 +19,18 @@ import torch
 from store import machine
 from torch import Tensor, nn
 
-from leakaudit.attacks.base import Attack, SilentMonitor
+from leakaudit.attacks.base import Attack
 from leakaudit.attacks.registry import create
-from leakaudit.batch import Batch
-from leakaudit.batch_tokens import token_samples
-from leakaudit.observation import Protocol, TokenSpace
-from leakaudit.score_tokens import TokenScorer
+from leakaudit.audit.memory import Memory
+from leakaudit.audit.victim import Knowledge, attack_victim, observe_victim
+from leakaudit.client.batch import Batch
+from leakaudit.client.readers.tokens import token_samples
+from leakaudit.observation import TokenSpace
+from leakaudit.protocols.fedsgd import FedSGD
+from leakaudit.reconstruction import SilentMonitor
+from leakaudit.scoring.tokens import TokenScorer
 from leakaudit.target import Target, load
 from leakaudit.target.tokens import with_length
-from leakaudit.victim import Knowledge, attack_victim, observe_victim
 
 LENGTH, BATCHES = 16, 10
 HEADER = (
@@ -72,11 +75,11 @@ def row(name: str, target: Target, attack: Attack, size: int) -> str:
     started = time.perf_counter()
     scores, certified = [], 0
     for number, batch in enumerate(population.draw(BATCHES, size, 0)):
-        victim = observe_victim(target, batch, Protocol(size), space, Knowledge(), number)
+        victim = observe_victim(target, batch, FedSGD(size), space, Knowledge(), number)
         refusal = attack.refusal(target, victim.seen_by(attack))
         if refusal is not None:
             return f"| {name} | {size} | {attack.name} | not applicable: {refusal.reason} | | | | | | |\n"
-        outcome = attack_victim(attack, target, victim, scorer, 0, SilentMonitor())
+        outcome = attack_victim(attack, target, victim, scorer, 0, SilentMonitor(), Memory())
         certified += outcome.certified
         scores += outcome.scores
     seconds = (time.perf_counter() - started) / BATCHES

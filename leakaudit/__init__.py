@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from leakaudit.api import scan
-    from leakaudit.batch import Batch, load_batch
+    from leakaudit.audit.request import AuditOptions
+    from leakaudit.client.batch import Batch, load_batch
+    from leakaudit.document.schema import Report
     from leakaudit.errors import AuditError, BatchError, LeakauditError, ModelError, UsageError
-    from leakaudit.observation import InputSpace, Observation, Protocol
+    from leakaudit.observation import InputSpace, Observation
     from leakaudit.observer import Observer
-    from leakaudit.options import AuditOptions
-    from leakaudit.report.document import Report
+    from leakaudit.protocols.base import Play, Protocol
+    from leakaudit.protocols.fedsgd import FedSGD
     from leakaudit.target.load import load
     from leakaudit.target.target import Target
 
@@ -28,20 +30,22 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AuditError": "errors",
-    "AuditOptions": "options",
-    "Batch": "batch",
+    "AuditOptions": "audit.request",
+    "Batch": "client.batch",
     "BatchError": "errors",
+    "FedSGD": "protocols.fedsgd",
     "InputSpace": "observation",
     "LeakauditError": "errors",
     "ModelError": "errors",
     "Observation": "observation",
     "Observer": "observer",
-    "Protocol": "observation",
-    "Report": "report.document",
+    "Play": "protocols.base",
+    "Protocol": "protocols.base",
+    "Report": "document.schema",
     "Target": "target",
     "UsageError": "errors",
     "load": "target",
-    "load_batch": "batch",
+    "load_batch": "client.batch",
     "scan": "api",
 }
 
@@ -50,11 +54,13 @@ __all__ = [
     "AuditOptions",
     "Batch",
     "BatchError",
+    "FedSGD",
     "InputSpace",
     "LeakauditError",
     "ModelError",
     "Observation",
     "Observer",
+    "Play",
     "Protocol",
     "Report",
     "Target",

@@ -11,26 +11,28 @@ from typing import Any, Literal
 
 from torch import nn
 
-from leakaudit.audit import audit
-from leakaudit.batch import Batch, DataLayout, ValueRange, from_arrays, load_batch, load_images
-from leakaudit.batch_tokens import refuse_image_options, token_samples
-from leakaudit.cache import Cache
-from leakaudit.controls import Level
+from leakaudit.audit.cache import Cache
+from leakaudit.audit.controls import Level
+from leakaudit.audit.memory import Memory
+from leakaudit.audit.pipeline import audit
+from leakaudit.audit.request import AuditOptions
+from leakaudit.client.batch import Batch, DataLayout, ValueRange, from_arrays, load_batch, load_images
+from leakaudit.client.readers.tokens import refuse_image_options, token_samples
+from leakaudit.client.rounds.files import load_update
 from leakaudit.defences.spec import parse_defences
+from leakaudit.document.schema import Report
 from leakaudit.errors import UsageError
-from leakaudit.gate import apply_policy
-from leakaudit.goal import parse_goal
-from leakaudit.observation import InputSpace, Mode, ThreatModel, TokenSpace
+from leakaudit.observation import InputSpace, ThreatModel, TokenSpace
 from leakaudit.observer import Observer, SilentObserver
-from leakaudit.options import AuditOptions
-from leakaudit.policy import Policy
-from leakaudit.recorded import load_update
-from leakaudit.report.document import Report
-from leakaudit.score import LeakCriterion
+from leakaudit.policy.apply import apply_policy
+from leakaudit.policy.read import Policy
+from leakaudit.protocols.base import Mode
+from leakaudit.scoring.images import LeakCriterion
+from leakaudit.sweep.goal import parse_goal
+from leakaudit.sweep.utility import TrainingPlan
+from leakaudit.sweep.variants import Variant, audit_variants, name_variants
 from leakaudit.target import Target, load
 from leakaudit.target.target import SharedStatistics
-from leakaudit.utility import TrainingPlan
-from leakaudit.variants import Variant, audit_variants, name_variants
 
 
 def scan(
@@ -69,7 +71,8 @@ def scan(
 ) -> Report:
     """Audit what one shared update of a model gives away about a batch. Prints nothing.
 
-    Findings are judged by the default policy (high and above fail); `leakaudit.gate.apply_policy` applies another.
+    Findings are judged by the default policy (high and above fail); `leakaudit.policy.apply.apply_policy` applies
+    another.
 
     Args:
         model: Model file, ``torch.nn.Module`` or Target.
@@ -103,7 +106,7 @@ def scan(
         update: ``.npz`` or safetensors file with the update that a real client shared for exactly these samples; it is
             attacked in place of the one computed here, which it is compared with.
         lpips_weights: SqueezeNet 1.1 checkpoint for LPIPS.
-        cache: Keep results of attacks on disk (see `leakaudit.cache`), so that a killed scan goes on where it was.
+        cache: Keep results of attacks on disk (see `leakaudit.audit.cache`): a killed scan goes on where it was.
         observer: Told the progress.
         command: For the report's *how to reproduce*.
 
@@ -113,6 +116,7 @@ def scan(
         BatchError: Samples that do not fit the model.
     """
     observer = observer or SilentObserver()
+    memory = Memory(Cache() if cache else None)
 
     def audit_one(target: Target) -> Report:
         prepared = _prepare(
@@ -144,7 +148,10 @@ def scan(
             cache=cache,
         )
         return audit(
-            prepared.target, prepared.samples, prepared.space, prepared.options, observer=observer, command=command
+            *(prepared.target, prepared.samples, prepared.space, prepared.options),
+            observer=observer,
+            memory=memory,
+            command=command,
         )
 
     reading = {"image_shape": input_shape, "share_bn_statistics": share_bn_statistics}
@@ -215,8 +222,8 @@ def defend(
         ModelError: A model that cannot be audited.
         BatchError: Samples that do not fit the model.
     """
-    from leakaudit.defend import DefendOptions
-    from leakaudit.defend import defend as run
+    from leakaudit.sweep.defend import DefendOptions
+    from leakaudit.sweep.defend import defend as run
 
     observer = observer or SilentObserver()
     wanted = parse_goal(goal)

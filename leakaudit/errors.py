@@ -26,11 +26,18 @@ class LeakauditError(Exception):
     """
 
     exit_code: ClassVar[int] = 3
+    quotes_samples: ClassVar[bool] = False
+    """Whether the message may hold values, names or paths of private samples."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.message = " ".join(message.split())
         self.hint = " ".join(hint.split())
+
+    @property
+    def discreet(self) -> str:
+        """The message, or in place of one that may quote private samples what kind of error it is."""
+        return str(type(self).__doc__).splitlines()[0] if self.quotes_samples else self.message
 
 
 class UsageError(LeakauditError):
@@ -52,6 +59,10 @@ class ModelError(AuditError):
 class BatchError(AuditError):
     """The sample file does not hold samples that this model takes."""
 
+    quotes_samples: ClassVar[bool] = True
+
 
 class UpdateError(AuditError):
     """The recorded update is not one of this model."""
+
+    quotes_samples: ClassVar[bool] = True

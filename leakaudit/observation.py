@@ -1,22 +1,24 @@
 """What the attacker is given: the shared update and the declared knowledge, and nothing else.
 
 An :class:`Observation` is the only way from the client's side to the attacker's. It holds no private sample:
-`leakaudit.client` makes one from a batch, and every attack takes one.
+`leakaudit.client.observe` makes one from a batch, and every attack takes one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-Mode = Literal["eval", "train"]
+from leakaudit.protocols.base import Play, Protocol
+from leakaudit.target.dropout import Steps
+from leakaudit.target.target import Target
+
 ThreatModel = Literal["A", "B", "C", "D", "E"]
-Channel = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
-"""A differentiable stand-in for what a client does to its gradient before it shares it, by tensor name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,22 +83,32 @@ class TokenSpace(InputSpace):
         return zero, zero + (self.vocabulary - 1)
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """How the client turns a batch into an update.
+class Channel(ABC):
+    """A differentiable stand-in for what a client does to its update before it shares it.
 
-    Args:
-        batch_size: Samples per update.
-        mode: Whether the client's model is in ``eval`` or ``train`` mode (dropout, BatchNorm).
-        algorithm: ``fedsgd``: the update is one gradient of the mean loss.
-        shared_statistics: BatchNorm statistics that come with the update: ``batch``, mean and variance over the batch,
-            or ``running``, the running statistics after the step.
+    A subclass is a frozen dataclass, so that it has a content: what an attack makes through it can be cached.
     """
 
-    batch_size: int
-    mode: Mode = "eval"
-    algorithm: Literal["fedsgd"] = "fedsgd"
-    shared_statistics: Literal["none", "batch", "running"] = "none"
+    @abstractmethod
+    def __call__(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Gradients by tensor name to what would be shared of them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Chained(Channel):
+    """One channel after another.
+
+    Args:
+        first: Acts on the gradient.
+        then: Acts on what comes out.
+    """
+
+    first: Channel
+    then: Channel
+
+    def __call__(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Both, in order."""
+        return self.then(self.first(gradients))
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,13 +116,13 @@ class Observation:
     """Everything the attacker sees.
 
     Args:
-        update: Gradient of the mean loss per trainable tensor, by name, each shaped as its tensor.
+        update: In units of a gradient of the mean loss, per trainable tensor by name, each shaped as its tensor.
         protocol: How the update was made; an honest-but-curious server sets it itself.
         space: Shape and normalisation of the model's inputs.
         threat_model: Letter A to E, see ARCHITECTURE.
         labels: Class indices (B,), when given or already inferred; ``None`` otherwise.
         label_source: Where ``labels`` came from.
-        masks: Dropout masks by layer, only for the well-informed attacker that measures an upper bound.
+        masks: Dropout masks by step and layer, only for the well-informed attacker that measures an upper bound.
         auxiliary: Public images (N, C, H, W) in 0..1 under threat model D.
         batch_statistics: Mean and biased variance (C,) over the batch of each BatchNorm layer's input, by layer name;
             known under threat model E, where the client shares them or what they follow from.
@@ -126,7 +138,7 @@ class Observation:
     threat_model: ThreatModel = "B"
     labels: Tensor | None = None
     label_source: Literal["none", "given", "inferred"] = "none"
-    masks: Mapping[str, Tensor] | None = field(default=None)
+    masks: Steps | None = field(default=None)
     auxiliary: Tensor | None = field(default=None)
     batch_statistics: Mapping[str, tuple[Tensor, Tensor]] | None = field(default=None)
     start: Tensor | None = field(default=None)
@@ -137,6 +149,20 @@ class Observation:
         """What a client with these gradients would share, as far as the attacker can tell; differentiable."""
         seen = {name: gradients[name] for name in self.update}
         return seen if self.channel is None else self.channel(seen)
+
+    def regenerate(
+        self, target: Target, play: Play, *, create_graph: bool = False, functional: bool = False
+    ) -> Mapping[str, Tensor]:
+        """What a client with this play would share: the only simulation of a client on the attacker's side.
+
+        Args:
+            target: The model, as the attacker evaluates it.
+            play: A guess of what the client did.
+            create_graph: Keep the graph, so that the result can be differentiated by the play.
+            functional: Differentiate by ``torch.func``, which works under ``vmap``.
+        """
+        update = self.protocol.update(target, play, create_graph=create_graph, functional=functional)
+        return self.shared(update)
 
     @property
     def batch_size(self) -> int:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from leakaudit.batch import Batch
+from leakaudit.client.batch import Batch
 from leakaudit.observation import InputSpace
 from leakaudit.target.target import Target
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from leakaudit.policy import read_policy, tomllib
-from leakaudit.report.html import render_html
+from leakaudit.policy.read import read_policy, tomllib
+from leakaudit.report.formats.html import render_html
 from tests.conftest import ROOT
 from tests.report.builder import build
 

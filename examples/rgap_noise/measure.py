@@ -18,11 +18,11 @@ from PIL import Image
 from skimage import data
 from torch import nn
 
-from leakaudit import InputSpace, Protocol, load
+from leakaudit import FedSGD, InputSpace, load
 from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.registry import create
-from leakaudit.batch import Batch
-from leakaudit.client import observe
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe
 
 HERE = Path(__file__).resolve().parent
 LEVELS = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -61,7 +61,7 @@ def measure() -> list[tuple[float, float]]:
     target.module.double()  # so that rounding does not hide the noise
     sample = photograph()
     sample = replace(sample, images=sample.images.double())
-    observation = observe(target, sample, Protocol(1), space)
+    observation = observe(target, sample, FedSGD(1), space)
     generator = cpu_generator(1)
     noise = {n: torch.randn(g.shape, generator=generator, dtype=g.dtype) for n, g in observation.update.items()}
     rows = []

@@ -30,16 +30,20 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction
-from leakaudit.attacks.confirm import Recovered, assemble, best_label
-from leakaudit.attacks.first_layer import Entry, find_entries, like, masks_unknown, mid_grey, probe_batch
+from leakaudit.attacks.base import Attack
+from leakaudit.attacks.reading.confirm import Recovered, assemble, best_label
+from leakaudit.attacks.reading.first_layer import Entry, find_entries, like, masks_unknown, mid_grey, probe_batch
 from leakaudit.observation import Observation, ThreatModel
+from leakaudit.protocols.fedsgd import gradient_of
+from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
 from leakaudit.target.target import Target
 
 IDENTITY_TOLERANCE = 1e-3
-"""Relative misfit of ``∂ℓ/∂E = Z̄ᵀ X`` on the probe below which two tensors are taken as embedding and positions."""
+"""Relative misfit of ``∂ℓ/∂E = Z̄ᵀ X`` on the probe below which two tensors are taken as embedding and positions;
+chosen, far above the 1e-7 that float32 leaves (`benchmarks/results/april.md`)."""
 ROUNDING = {torch.float64: 1e-13, torch.float32: 1e-6}
-"""Singular values below this share of the largest are rounding noise, by the update's type."""
+"""Singular values below this share of the largest are rounding noise, by the update's type: 450 and 8 times its
+precision."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +51,8 @@ class AprilSettings:
     """Settings of APRIL.
 
     Args:
-        misfit: Largest relative residual of the linear system for a confirmed result.
+        misfit: Largest relative residual of the linear system for a confirmed result; chosen, where float32 leaves 1e-7
+            (`benchmarks/results/april.md`).
     """
 
     misfit: float = 1e-4
@@ -118,14 +123,14 @@ def find_patches(target: Target) -> Patches | None:
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(target.image_shape, generator=generator).to(like(target))
     inputs = probe_batch(target, image)
-    gradients: dict[str, Tensor] | None = None
+    gradients: Mapping[str, Tensor] | None = None
     for entry in find_entries(target, generator):
         if entry.kind == "linear" and len(entry.map.shape) != 2:
             continue
         if entry.kind == "convolution" and (entry.arguments[6] or entry.arguments[8] != 1):
             continue
         label = torch.zeros(len(inputs), dtype=torch.long, device=inputs.device)
-        gradients = gradients or {n: g.detach() for n, g in target.gradient(inputs, label).items()}
+        gradients = gradients or gradient_of(target, inputs, label)
         patches = to_patches(entry, image, tuple(gradients[entry.weight].shape))
         found = _find_position(entry, gradients, patches)
         if found is not None:
@@ -161,6 +166,7 @@ class April(Attack):
         "Lu et al., APRIL: Finding the Achilles' Heel on Privacy for Vision Transformers, CVPR 2022"
     )
     cost: ClassVar[int] = 12
+    one_gradient: ClassVar[bool] = True
     presets: ClassVar[dict[str, AprilSettings]] = {
         "quick": AprilSettings(),
         "standard": AprilSettings(),

@@ -8,122 +8,20 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, Protocol, final
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, final
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from leakaudit.observation import Observation, ThreatModel
-from leakaudit.target.dropout import injected_masks
+from leakaudit.protocols.base import Play
+from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, SilentMonitor
 from leakaudit.target.target import Target
 
 OPTIMISATION_COST = 50
-"""Attacks below this cost are closed forms; they run first."""
-
-
-class Monitor(Protocol):
-    """How a running attack reports progress and learns that it must stop. Never carries private data."""
-
-    def update(self, fraction: float, objective: float) -> None:
-        """Say how far the attack is (0 to 1) and its objective."""
-
-    def should_stop(self) -> bool:
-        """Whether the user interrupted or the attack's share of the time budget is spent."""
-
-    def seconds_left(self) -> float | None:
-        """Time left for this run, or ``None`` without a time budget."""
-
-
-class SilentMonitor:
-    """A monitor that prints nothing and never stops."""
-
-    def update(self, fraction: float, objective: float) -> None:
-        """Ignore."""
-
-    def should_stop(self) -> bool:
-        """Never."""
-        return False
-
-    def seconds_left(self) -> float | None:
-        """No limit."""
-        return None
-
-
-@dataclass(frozen=True)
-class NotApplicable:
-    """Why an attack cannot run on this target and observation, with the way out."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class LossPoint:
-    """One point of an attack's objective over its iterations."""
-
-    iteration: int
-    objective: float
-    match: float
-
-
-@dataclass(frozen=True, eq=False)
-class Snapshot:
-    """The reconstruction part of the way, ``inputs`` (B, C, H, W) in normalised space.
-
-    ``fraction`` is of the iterations that led to the result; descents that were given up do not count.
-    """
-
-    fraction: float
-    inputs: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class TokenReading:
-    """What an attack read of a batch of token ids.
-
-    Args:
-        found: Ids (k,) that occurred somewhere in the batch, ascending.
-        placed: Places (B, L) at which the reconstruction's inputs are a reading; the others hold filler.
-    """
-
-    found: Tensor
-    placed: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Reconstruction:
-    """What an attack recovered.
-
-    Args:
-        inputs: (B, C, H, W) in normalised space, inside the valid range; token ids (B, 1, 1, L) for a text model.
-        labels: Class indices (B,) that the attack used or recovered.
-        match: Final cosine distance to the update, whatever the attack's own objective is.
-        residual: ‖g(x̂) − g*‖ / ‖g*‖ of the update regenerated from the reconstruction; filled in by the base class.
-        history: Objective over iterations.
-        snapshots: Reconstructions part of the way.
-        iterations: Iterations done, over all restarts and trials.
-        seconds: Wall time; filled in by the base class.
-        stopped: Why it ended early ("interrupted or out of time"), or "".
-        masks: Dropout masks by layer that belong to the reconstruction, where the attack found or was given any.
-        exact: True for attacks whose result is algebraic, not approximate; the certificate decides.
-        notes: Facts for the report, one sentence each.
-        tokens: What was read, where the model takes token ids.
-    """
-
-    inputs: Tensor
-    labels: Tensor
-    match: float
-    residual: float = float("nan")
-    history: tuple[LossPoint, ...] = ()
-    snapshots: tuple[Snapshot, ...] = ()
-    iterations: int = 0
-    seconds: float = 0.0
-    stopped: str = ""
-    masks: Mapping[str, Tensor] | None = None
-    exact: bool = False
-    notes: tuple[str, ...] = field(default=())
-    tokens: TokenReading | None = None
+"""Attacks below this cost are closed forms, which run first; by definition of `Attack.cost`."""
 
 
 class Attack(ABC):
@@ -138,7 +36,7 @@ class Attack(ABC):
     finding: ClassVar[str] = ""
     """Id of the finding that its success is reported under; by its family (LA201, LA202) where empty."""
     positive_control: ClassVar[tuple[str, ...]] = ()
-    """Bundled networks (`leakaudit.references`) to try it on first; by default the first that it applies to."""
+    """Bundled networks (`leakaudit.audit.references`) to try it on first; by default the first that it applies to."""
     needs: ClassVar[str] = ""
     """One line: what it needs, for `leakaudit attacks`."""
     reference: ClassVar[str] = ""
@@ -153,6 +51,8 @@ class Attack(ABC):
     """Whether a scan without ``--attack`` runs it; a baseline that another attack contains does not."""
     upper_bound: ClassVar[bool] = False
     """Whether it is given what no attacker has (the client's masks): a yardstick, never evidence of a leak."""
+    one_gradient: ClassVar[bool] = False
+    """Whether its algebra is that of one gradient; it is then not asked for an update of several local steps."""
     reads_tokens: ClassVar[bool] = False
     """Whether it reads token ids; all others recover real-valued inputs and are not asked for a text model."""
     presets: ClassVar[dict[str, Any]]
@@ -172,9 +72,11 @@ class Attack(ABC):
 
     @final
     def refusal(self, target: Target, observation: Observation) -> NotApplicable | None:
-        """Why this attack cannot run here, or ``None``: what its kind of input rules out, then what `applies` says."""
+        """Why this attack cannot run here, or ``None``: what its class facts rule out, then what `applies` says."""
         if target.tokens is not None and not self.reads_tokens:
             return NotApplicable("the model takes token ids; this attack recovers real-valued inputs such as pixels")
+        if self.one_gradient and (steps := observation.protocol.steps) > 1:
+            return NotApplicable(f"the update is of {steps} local steps; this attack reads a single gradient")
         return self.applies(target, observation)
 
     @abstractmethod
@@ -235,16 +137,13 @@ def _finished(result: Reconstruction, target: Target, observation: Observation) 
     if target.tokens is not None:
         inputs = inputs.round().long()
     complete = result.tokens is None or bool(result.tokens.placed.all())
-    residual = relative_residual(target, observation, inputs, result.labels, result.masks) if complete else float("nan")
-    return replace(result, inputs=inputs, residual=residual)
+    inside = replace(result, inputs=inputs)
+    return replace(inside, residual=relative_residual(target, observation, inside.play) if complete else float("nan"))
 
 
-def relative_residual(
-    target: Target, observation: Observation, inputs: Tensor, labels: Tensor, masks: Mapping[str, Tensor] | None = None
-) -> float:
-    """‖g(x̂) − g*‖ / ‖g*‖ over the whole update, without knowledge of the true batch."""
-    with injected_masks(target.module, masks or {}):
-        regenerated = observation.shared(target.gradient(inputs, labels))
+def relative_residual(target: Target, observation: Observation, play: Play) -> float:
+    """‖g(x̂) − g*‖ / ‖g*‖ of a guess over the whole update, without knowledge of the true batch."""
+    regenerated = observation.regenerate(target, play)
     difference = sum(float((regenerated[n] - g).double().square().sum()) for n, g in observation.update.items())
     norm = sum(float(g.double().square().sum()) for g in observation.update.values())
     return (difference / norm) ** 0.5 if norm > 0 else float("nan")

@@ -7,10 +7,10 @@ Claim. With ``Φ(x) = ∇_θ ℓ(f_θ(x), y)`` and the observed update ``g*``,
 a residual at the level of floating-point rounding says that the reconstruction explains the update, and ``rank J = n``
 says that no other reconstruction near it does. Far-away solutions (twins, another order of samples) are not excluded.
 
-The rank is read without forming J. For a random ``z``, conjugate gradients on ``min ‖J v − J z‖`` from zero converge to
-the part of ``z`` in the row space, so ``n ‖z − v‖² / ‖z‖²`` estimates the dimension of the null space; it is below
-``NULL_TOLERANCE`` for two independent ``z`` only if there is none (a one-dimensional null space passes with probability
-below 1e-4). Directions whose singular value is so small that the iterations do not reach them leave it undecided.
+The rank is read without forming J (`leakaudit.risk.update_jacobian`): the dimension of the null space, estimated from
+two random directions, is below ``NULL_TOLERANCE`` only if there is none (a one-dimensional null space passes with
+probability below 1e-4). Directions whose singular value is so small that the iterations do not reach them leave it
+undecided.
 
 Token ids have no J. For them ``unique`` says that every exchange of two tokens, and every token of the sequence put in
 another's place, regenerates the update worse: by ``SHARE_MARGIN`` times the residual and above ``ROUNDING``.
@@ -31,19 +31,27 @@ import torch
 from torch import Generator, Tensor
 
 from leakaudit.attacks.base import cpu_generator, relative_residual
+from leakaudit.errors import AuditError
 from leakaudit.observation import Observation
+from leakaudit.protocols.base import Play
+from leakaudit.risk.update_jacobian import UpdateJacobian, missing_directions
 from leakaudit.target.target import Target
 
 RESIDUAL_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}
-"""Relative residual of an update that is regenerated up to rounding, by the type that it was computed in."""
+"""Relative residual of an update that is regenerated up to rounding, by the type that it was computed in; the margin
+over one rounding (4 to 4e6 times the type's precision) is chosen, not measured."""
 SHARE_MARGIN = 10.0
-"""How many times the residual the least influential sample's share of the update must be."""
+"""How many times the residual the least influential sample's share of the update must be; chosen, not measured."""
 NULL_TOLERANCE = 1e-4
+"""Largest estimated dimension of an empty null space; chosen: one of dimension 1 stays below it with probability 0.008
+(χ² with one degree of freedom), for `PROBES` independent probes with 6e-5."""
 ROUNDING = 1e-6
-"""Relative residual that the order of sums alone can make in float32."""
+"""Relative residual that the order of sums alone can make in float32: 8 times its precision."""
 NEIGHBOURS = 1500
-"""Changed sequences that are tried at most; 32 different tokens have 1,488."""
+"""Changed sequences that are tried at most; chosen: 32 different tokens have 1,488 (496 exchanges, 992 replacements).
+"""
 PROBES = 2
+"""Random vectors z of the rank test; chosen together with `NULL_TOLERANCE`."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +84,7 @@ class Certificate:
 def certify(
     target: Target,
     observation: Observation,
-    inputs: Tensor,
-    labels: Tensor,
+    play: Play,
     *,
     uniqueness: bool = True,
     products: int = 400,
@@ -88,32 +95,31 @@ def certify(
     Args:
         target: The model, as the attacker evaluates it.
         observation: The update.
-        inputs: (B, C, H, W) in normalised space.
-        labels: Class indices (B,) or probabilities (B, K).
+        play: The reconstruction: inputs (B, C, H, W) in normalised space, labels, and the masks where it has any.
         uniqueness: Whether to estimate the rank of J, by far the dearer half.
         products: Iterations allowed per probe, each one product with J and one with its transpose.
         generator: Of the random probes; seeded with 0 by default.
     """
     update = observation.update
-    regenerated = observation.shared(target.gradient(inputs, labels))
+    regenerated = observation.regenerate(target, play)
     difference = {name: regenerated[name].detach() - gradient for name, gradient in update.items()}
     whole = _norm(update)
     residual = _norm(difference) / whole if whole > 0 else float("nan")
     tolerance = max(RESIDUAL_TOLERANCE[g.dtype] for g in update.values())
-    weakest = _weakest_share(target, inputs, labels) / whole if whole > 0 else float("nan")
+    weakest = _weakest_share(target, observation, play) / whole if whole > 0 else float("nan")
     certificate = Certificate(
         residual=residual,
         residuals={name: _relative(difference[name], gradient) for name, gradient in update.items()},
         tolerance=tolerance,
         weakest=weakest,
         exact=residual <= tolerance and weakest >= SHARE_MARGIN * residual,
-        unknowns=inputs.numel(),
+        unknowns=play.inputs.numel(),
     )
     if not uniqueness:
         return certificate
     if target.tokens is not None:
-        return _against_neighbours(certificate, target, observation, inputs, labels)
-    return _with_rank(certificate, target, observation, inputs, labels, products, generator or cpu_generator(0))
+        return _against_neighbours(certificate, target, observation, play)
+    return _with_rank(certificate, target, observation, play, products, generator or cpu_generator(0))
 
 
 def _norm(tensors: Mapping[str, Tensor]) -> float:
@@ -125,71 +131,18 @@ def _relative(difference: Tensor, gradient: Tensor) -> float:
     return float(difference.double().norm()) / norm if norm > 0 else float("nan")
 
 
-def _weakest_share(target: Target, inputs: Tensor, labels: Tensor) -> float:
-    """The smallest norm of one sample's term of the mean gradient."""
-    size = len(inputs)
+def _weakest_share(target: Target, observation: Observation, play: Play) -> float:
+    """The smallest norm of one sample's term of the mean; not a number where samples cannot be told apart."""
+    size = len(play.inputs)
     if size > 1 and target.batch_sizes is not None and 1 not in target.batch_sizes:
         repeats = min(target.batch_sizes)
     else:
         repeats = 1
-    norms = []
-    for i in range(size):
-        alone = inputs[[i] * repeats], labels[[i] * repeats]
-        norms.append(_norm({n: g.detach() for n, g in target.gradient(*alone).items()}) / size)
-    return min(norms)
-
-
-class GradientJacobian:
-    """``J = ∂Φ/∂x`` at a point as two products, by reverse mode alone: it needs second derivatives, as the attacks do.
-
-    Φ is what a client shares of its gradient, where an observation says so. ``Jᵀ w`` is one backward pass of
-    ``⟨Φ, w⟩``; as it is linear in ``w``, ``J z`` is its derivative by ``w``.
-    """
-
-    def __init__(self, target: Target, inputs: Tensor, labels: Tensor, observation: Observation | None = None) -> None:
-        self.inputs = inputs.detach().clone().requires_grad_(True)
-        gradients: Mapping[str, Tensor] = target.gradient(self.inputs, labels, create_graph=True)
-        if observation is not None:
-            gradients = observation.shared(gradients)
-        self.value = torch.cat([g.reshape(-1) for g in gradients.values()])
-        self.dual = torch.zeros_like(self.value).requires_grad_(True)
-        (self.pullback,) = torch.autograd.grad(
-            self.value, [self.inputs], self.dual, create_graph=True, materialize_grads=True
-        )
-
-    def times(self, direction: Tensor) -> Tensor:
-        """J z of a direction shaped as the inputs; flat, one entry per entry of the update."""
-        if not self.pullback.requires_grad:
-            return torch.zeros_like(self.value)
-        (product,) = torch.autograd.grad(
-            self.pullback, [self.dual], direction, retain_graph=True, materialize_grads=True
-        )
-        return product
-
-    def transposed_times(self, dual: Tensor) -> Tensor:
-        """Jᵀ w of a flat vector, shaped as the inputs."""
-        (product,) = torch.autograd.grad(self.value, [self.inputs], dual, retain_graph=True, materialize_grads=True)
-        return product
-
-
-def least_squares(jacobian: GradientJacobian, value: Tensor, products: int, tolerance: float) -> tuple[Tensor, bool]:
-    """Minimum-norm solution of ``min ‖J v − value‖`` by conjugate gradients (CGLS), and whether it converged."""
-    solution = torch.zeros_like(jacobian.inputs)
-    rest = value.clone()
-    gradient = jacobian.transposed_times(rest)
-    direction = gradient.clone()
-    first = power = float(gradient.square().sum())
-    for _ in range(products):
-        if power <= tolerance**2 * first:
-            return solution, True
-        image = jacobian.times(direction)
-        step = power / float(image.square().sum())
-        solution += step * direction
-        rest -= step * image
-        gradient = jacobian.transposed_times(rest)
-        previous, power = power, float(gradient.square().sum())
-        direction = gradient + power / previous * direction
-    return solution, False
+    try:
+        terms = [observation.protocol.alone(target, play, i, repeats) for i in range(size)]
+    except AuditError:
+        return float("nan")
+    return min(_norm({n: g.detach() for n, g in term.items()}) / size for term in terms)
 
 
 def _neighbours(tokens: Tensor) -> Iterator[Tensor]:
@@ -208,10 +161,9 @@ def _neighbours(tokens: Tensor) -> Iterator[Tensor]:
                 yield changed
 
 
-def _against_neighbours(
-    certificate: Certificate, target: Target, observation: Observation, inputs: Tensor, labels: Tensor
-) -> Certificate:
+def _against_neighbours(certificate: Certificate, target: Target, observation: Observation, play: Play) -> Certificate:
     """Fill in uniqueness of token ids: does a sequence next to this one regenerate the update as well?"""
+    inputs = play.inputs
     changes = [(row, changed) for row in range(len(inputs)) for changed in _neighbours(inputs[row].flatten())]
     if len(changes) > NEIGHBOURS:
         return replace(certificate, note=f"local uniqueness not computed: {len(changes)} sequences next to it")
@@ -219,7 +171,7 @@ def _against_neighbours(
     for row, changed in changes:
         other = inputs.clone()
         other[row] = changed.view_as(inputs[row])
-        if relative_residual(target, observation, other, labels) <= limit:
+        if relative_residual(target, observation, replace(play, inputs=other)) <= limit:
             note = "another order of its tokens, or another count of one, regenerates the update as well"
             return replace(certificate, unique=False, note=note)
     return replace(certificate, unique=True)
@@ -229,26 +181,18 @@ def _with_rank(
     certificate: Certificate,
     target: Target,
     observation: Observation,
-    inputs: Tensor,
-    labels: Tensor,
+    play: Play,
     products: int,
     generator: Generator,
 ) -> Certificate:
     """Fill in rank and uniqueness, in float64 (in the model's own type where the model refuses that)."""
-    size = inputs.numel()
+    size = play.inputs.numel()
     try:
         double = replace(target, module=copy.deepcopy(target.module).double())
-        jacobian = GradientJacobian(double, inputs.double(), labels, observation)
+        jacobian = UpdateJacobian(double, observation, replace(play, inputs=play.inputs.double()))
     except RuntimeError as error:
         return replace(certificate, note=f"local uniqueness not computed: {str(error).splitlines()[0]}")
-    missing, converged = [], True
-    for _ in range(PROBES):
-        probe = torch.randn(inputs.shape, generator=generator, dtype=torch.float64).to(inputs.device)
-        found, done = least_squares(jacobian, jacobian.times(probe), products, 1e-8)
-        missing.append(size * float((probe - found).square().sum() / probe.square().sum()))
-        converged &= done
-        if not done and missing[-1] > NULL_TOLERANCE:
-            break  # undecided whatever another probe says
+    missing, converged = missing_directions(jacobian, products, generator, probes=PROBES, tolerance=NULL_TOLERANCE)
     if max(missing) <= NULL_TOLERANCE:
         return replace(certificate, rank=size, unique=True)
     if not converged:

@@ -6,11 +6,11 @@
 The client's dropout masks M are unknown, and optimised together with the inputs, one mask per sample and layer, with
 the dropout rates known. Threat model B.
 
-Beyond the paper: masks that stand in the update are read (`leakaudit.attacks.masks`), and only the rest is optimised;
-if nothing is left, this is IG with known masks, refined by L-BFGS or searched as IG's. The rest is found by the
-authors' descent or by L-BFGS (`leakaudit.matching.masked`): whichever is ahead after a few steps, or, with as many as
-the preset standard has, L-BFGS and then the other unless that settled it. Masks are rounded at the end and the inputs
-refined. Entries that no sample keeps are zero throughout.
+Beyond the paper: masks that stand in the update are read (`leakaudit.attacks.reading.masks`), and only the rest is
+optimised; if nothing is left, this is IG with known masks, refined by L-BFGS or searched as IG's. The rest is found by
+the authors' descent or by L-BFGS (`leakaudit.matching.masked`): whichever is ahead after a few steps, or, with as many
+as the preset standard has, L-BFGS and then the other unless that settled it. Masks are rounded at the end and the
+inputs refined. Entries that no sample keeps are zero throughout.
 
 What reading gains, medians of four CIFAR-10 victims, dropout .5 (`benchmarks/results/attack_quality.md`). One sample,
 LeNet, preset quick for 1,500 steps: 38.6 dB (19.3 on one victim), where all masks optimised give 33.5 and the authors'
@@ -32,9 +32,9 @@ from typing import ClassVar
 
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction, cpu_generator
+from leakaudit.attacks.base import Attack, cpu_generator
 from leakaudit.attacks.ig import IGSettings, match, refuse_batch_size
-from leakaudit.attacks.masks import draw_masks, masked_layers, read_masks
+from leakaudit.attacks.reading.masks import draw_masks, masked_layers, read_masks
 from leakaudit.attacks.wia import no_dropout
 from leakaudit.matching.descent import Progress
 from leakaudit.matching.engine import prepare, smooth_enough, solve, to_reconstruction
@@ -42,6 +42,7 @@ from leakaudit.matching.masked import find_masks
 from leakaudit.matching.priors import KeepRate
 from leakaudit.matching.problem import MASK
 from leakaudit.observation import Observation, ThreatModel
+from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
 from leakaudit.target.target import Target
 
 
@@ -50,7 +51,7 @@ class DIASettings(IGSettings):
     """Settings of DIA; those of IG apply where every mask can be read.
 
     Args:
-        mask_weight: λ_m, weight of the distance of the masks' means from the known rates.
+        mask_weight: λ_m, weight of the distance of the masks' means from the known rates; as in the authors' code.
         read: Read masks off the update where it shows them; the authors' attack does not.
         polish: Try L-BFGS over inputs and masks too, round the masks at the end, and refine the inputs by L-BFGS.
     """
@@ -104,10 +105,11 @@ class DIA(Attack):
             settings = replace(settings, polish=False)
         layers = masked_layers(target, observation)
         drawn = cpu_generator(generator.initial_seed())  # of its own: read or not, the starts are the same
-        read = read_masks(target, observation, layers, drawn) if settings.read else {}
+        alone = observation.protocol.steps == 1  # a zero column of several steps was dropped in all of them
+        read = read_masks(target, observation, layers, drawn) if settings.read and alone else {}
         single = observation.batch_size == 1
         known = read if single else {}
-        free = tuple(layer for layer in layers if layer.name not in known)
+        free = tuple(layer for layer in layers if layer.key not in known)
         if single:
             facts = f"{len(known)} of {len(layers)} dropout masks read off the update, {len(free)} optimised"
         else:
@@ -118,7 +120,7 @@ class DIA(Attack):
             return replace(result, notes=(facts, *result.notes))
 
         settings, raised = smooth_enough(settings, observation)
-        rates = {layer.name: layer.rate for layer in free}
+        rates = {layer.key: layer.rate for layer in free}
         like = next(iter(target.parameters.values()))
 
         def masks() -> dict[str, Tensor]:

@@ -16,13 +16,16 @@ from typing import ClassVar
 import torch
 from torch import Generator
 
-from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction
+from leakaudit.attacks.base import Attack
 from leakaudit.attacks.ig import refuse_batch_size
 from leakaudit.matching.engine import MatchSettings, minimize
 from leakaudit.observation import Observation, ThreatModel
+from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
 from leakaudit.target.target import Target
 
 DESCENT = MatchSettings(iterations=6000, tv_weight=0.0, distance="euclidean", optimizer="lbfgs", tolerance=1e-9)
+"""What the presets of DLG and iDLG share: no prior (arXiv 1906.08935), the authors' 300 steps of at most 20 inner
+iterations as 6,000 evaluations, and a tolerance chosen as that of `IG`."""
 
 
 class DLG(Attack):

@@ -19,10 +19,11 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction, TokenReading
-from leakaudit.attacks.confirm import fill_labels
-from leakaudit.attacks.first_layer import mid_grey
+from leakaudit.attacks.base import Attack
+from leakaudit.attacks.reading.confirm import fill_labels
+from leakaudit.attacks.reading.first_layer import mid_grey
 from leakaudit.observation import Observation, ThreatModel
+from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, TokenReading
 from leakaudit.target.target import Target
 
 

@@ -1,7 +1,7 @@
 """iDLG, "Improved Deep Leakage from Gradients" (Zhao et al. 2020, arXiv 2001.02610).
 
 DLG with the label read off the sign of the last layer's gradient first, so that only the pixels are left to optimise.
-Exact for one sample and cross-entropy; the label step is `leakaudit.attacks.labels`, which every attack here shares.
+Exact for one sample and cross-entropy; the label step is `leakaudit.attacks.labels.infer`, which all attacks share.
 Threat model B. Fails as DLG does: ReLU, batches.
 """
 
@@ -12,11 +12,12 @@ from typing import ClassVar
 
 from torch import Generator
 
-from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction
+from leakaudit.attacks.base import Attack
 from leakaudit.attacks.dlg import DESCENT
 from leakaudit.attacks.ig import refuse_batch_size
 from leakaudit.matching.engine import MatchSettings, minimize
 from leakaudit.observation import Observation, ThreatModel
+from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
 from leakaudit.target.target import Target
 
 

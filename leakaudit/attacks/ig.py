@@ -22,13 +22,14 @@ from typing import Any, ClassVar
 
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction
+from leakaudit.attacks.base import Attack
 from leakaudit.matching.candidates import SEARCHED
 from leakaudit.matching.descent import Progress
 from leakaudit.matching.engine import MatchSettings, minimize, minimize_together, prepare, to_reconstruction
 from leakaudit.matching.priors import Prior
 from leakaudit.matching.search import search
 from leakaudit.observation import Observation, ThreatModel
+from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
 from leakaudit.target.target import Target
 
 
@@ -89,7 +90,7 @@ class IG(Attack):
         return minimize_together(target, observations, self.settings, generators, monitor, masks=masks)
 
     def given_masks(self, observation: Observation) -> Mapping[str, Tensor]:
-        """Dropout masks by layer that the attack is given: none."""
+        """Dropout masks by ``step/layer`` that the attack is given: none."""
         return {}
 
 
@@ -111,7 +112,7 @@ def match(
         settings: Of IG or of an attack built on it.
         generator: CPU generator of the starts.
         monitor: Told the progress.
-        masks: Known dropout masks by layer.
+        masks: Known dropout masks by ``step/layer``.
         priors: Further terms of the objective.
 
     Raises:

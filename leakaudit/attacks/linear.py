@@ -29,25 +29,31 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction, cpu_generator, relative_residual
+from leakaudit.attacks.base import Attack, cpu_generator, relative_residual
 from leakaudit.attacks.certificate import RESIDUAL_TOLERANCE
-from leakaudit.attacks.confirm import Recovered, assemble, best_label, match_labels
-from leakaudit.attacks.first_layer import Entry, find_linear, masks_unknown, mid_grey
-from leakaudit.attacks.labels import infer_labels
-from leakaudit.closed_form.graph import exposed
-from leakaudit.closed_form.plan import record
+from leakaudit.attacks.labels.infer import infer_labels
+from leakaudit.attacks.reading.confirm import Recovered, assemble, best_label, match_labels
+from leakaudit.attacks.reading.first_layer import Entry, find_linear, masks_unknown, mid_grey
 from leakaudit.errors import AuditError
 from leakaudit.observation import Observation, ThreatModel
+from leakaudit.protocols.base import Play
+from leakaudit.protocols.fedsgd import gradient_of
+from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
+from leakaudit.recursion.graph import exposed
+from leakaudit.recursion.plan import record
 from leakaudit.target.target import Target
 
 MAX_ROWS = 4096
-"""Rows of the first layer that are compared with each other; the strongest ones where there are more."""
+"""Rows of the first layer that are compared with each other, the strongest ones where there are more; chosen for
+memory: 134 MB of float64."""
 
 INNER_MISFIT = 1e-3
-"""Largest misfit of an inner layer's update to one outer product at which its input counts as read."""
+"""Largest misfit of an inner layer's update to one outer product at which its input counts as read; rounding to 16 bit
+stays below."""
 
 CHANCE_ROWS = 3
-"""Rows of a mixture that do not agree to floating-point precision by chance."""
+"""Rows of a mixture that do not agree to floating-point precision by chance; chosen, and `benchmarks/exact_readings.py`
+looks for networks where they do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +62,10 @@ class LinearSettings:
 
     Args:
         agreement: Largest rms difference of two ratio vectors of one group, relative to their rms, where the group is
-            confirmed by its own error afterwards.
-        strict_agreement: The same where it cannot be, because dropout masks are unknown.
-        mismatch: Largest relative difference of a group's bias gradient and its sample's own error.
-        minimum_rows: Rows that must agree.
+            confirmed by its own error afterwards; chosen, not measured.
+        strict_agreement: The same where it cannot be, because dropout masks are unknown; 25 times float32's precision.
+        mismatch: Largest relative difference of a group's bias gradient and its sample's own error; chosen.
+        minimum_rows: Rows that must agree; two by definition, as one agrees with itself.
     """
 
     agreement: float = 1e-3
@@ -105,6 +111,7 @@ class LinearReader(Attack):
     needs: ClassVar[str] = "a fully connected layer directly on the input; with a bias for batches"
     reference: ClassVar[str] = "Phong et al., Privacy-preserving deep learning via additively HE, IEEE TIFS 2018"
     cost: ClassVar[int] = 5
+    one_gradient: ClassVar[bool] = True
     presets: ClassVar[dict[str, LinearSettings]] = {
         "quick": LinearSettings(),
         "standard": LinearSettings(),
@@ -189,7 +196,7 @@ def _fit_scale(
     label = observation.labels if observation.labels is not None else _labels_by_sign(target, observation)
 
     def residual(scale: float) -> float:
-        return relative_residual(target, observation, image(scale), label)
+        return relative_residual(target, observation, Play(image(scale), label))
 
     if not t_low < t_high:  # rounding may leave an empty range where a pixel is at its bound
         t_low, t_high = min(t_low, t_high) * 1.001, max(t_low, t_high) * 1.001
@@ -282,9 +289,9 @@ def _mixtures_disagree(target: Target, entry: Entry, settings: LinearSettings) -
     images = torch.randn((2, *target.image_shape), generator=generator).to(reference)
     if target.batch_sizes is not None and 2 not in target.batch_sizes:
         return False
-    update = target.gradient(images, torch.tensor([0, 1], device=images.device))
+    update = gradient_of(target, images, torch.tensor([0, 1], device=images.device))
     truth = entry.map.operands(images).double()
-    for group in group_rows({n: g.detach() for n, g in update.items()}, entry, settings.strict_agreement):
+    for group in group_rows(update, entry, settings.strict_agreement):
         distance = float((truth - group.operand).square().mean(1).sqrt().min())
         if len(group.rows) >= CHANCE_ROWS and distance > 1e-3:
             return False

@@ -9,7 +9,7 @@ minimum-norm input; the attack says so, names the layer and does not call the re
 one logit have twins: two images, one a multiple of the other, with the same update. The valid pixel range and the
 8-bit grid of stored images decide; the other candidate is kept.
 
-Graphs with several paths are gone back through from their biased linear layers (`leakaudit.closed_form.graph`).
+Graphs with several paths are gone back through from their biased linear layers (`leakaudit.recursion.graph`).
 
 Fails for batches, where a layer has no inverse, and under noise beyond about one per cent. Deviations from
 the authors' code: any label, all roots, float64, matrix-free balanced solver, stride, padding, groups, dilation and
@@ -24,24 +24,27 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction, Snapshot, relative_residual
-from leakaudit.attacks.labels import infer_labels
-from leakaudit.closed_form.graph import GraphPlan, make_graph_plan, recover_graph
-from leakaudit.closed_form.obstacles import Obstacle
-from leakaudit.closed_form.plan import Plan, record
-from leakaudit.closed_form.recursion import Recovery, read_start, recover
-from leakaudit.closed_form.solve import SolverSettings
+from leakaudit.attacks.base import Attack, relative_residual
+from leakaudit.attacks.labels.infer import infer_labels
 from leakaudit.observation import InputSpace, Observation, ThreatModel
+from leakaudit.protocols.base import Play
+from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, Snapshot
+from leakaudit.recursion.graph import GraphPlan, make_graph_plan, recover_graph
+from leakaudit.recursion.obstacles import Obstacle
+from leakaudit.recursion.plan import Plan, record
+from leakaudit.recursion.recursion import Recovery, read_start, recover
+from leakaudit.recursion.solve import SolverSettings
 from leakaudit.target.inventory import is_sequential
 from leakaudit.target.target import Target
 from leakaudit.target.trace import TraceError
 
 OUTSIDE = 0.01
-"""Pixels may leave 0..1 by this much before a candidate counts as ruled out."""
+"""Pixels may leave 0..1 by this much before a candidate counts as ruled out; chosen, 2.6 grey levels."""
 RANK_ONE = 1e-3
 """Largest misfit of a biased layer's update to one outer product; rounding to 16 bit stays below."""
 OFF_GRID = 0.05
-"""Mean distance to a multiple of 1/255, in these units, up to which an image counts as 8-bit (0.25 at random)."""
+"""Mean distance to a multiple of 1/255, in these units, up to which an image counts as 8-bit; chosen (0.25 at random).
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +52,8 @@ class RGAPSettings(SolverSettings):
     """Effort of the solver, and what counts as exact.
 
     Args:
-        exact: Largest relative residual of the regenerated update at which the result counts as exact.
+        exact: Largest relative residual of the regenerated update at which the result counts as exact; chosen, that of
+            the certificate in float32.
     """
 
     exact: float = 1e-4
@@ -73,7 +77,8 @@ class RGAP(Attack):
         "Zhu & Blaschko, R-GAP: Recursive Gradient Attack on Privacy, ICLR 2021, arXiv 2010.07733"
     )
     cost: ClassVar[int] = 10
-    # The paper has no hyper-parameters; its dense solver corresponds to the largest dense limit.
+    one_gradient: ClassVar[bool] = True
+    # The paper has no hyper-parameters; its dense solver corresponds to the largest dense limit. The rest is chosen.
     presets: ClassVar[dict[str, RGAPSettings]] = {
         "quick": RGAPSettings(iterations=4000, dense_limit=0),
         "standard": RGAPSettings(),
@@ -137,7 +142,7 @@ class RGAP(Attack):
         inputs = chosen.image.reshape(1, *space.shape).to(reference)
         labels = inferred if chosen.label is None else torch.full_like(inferred, chosen.label)
         low, high = space.box(inputs)
-        residual = relative_residual(target, observation, inputs.clamp(low, high), labels)
+        residual = relative_residual(target, observation, Play(inputs.clamp(low, high), labels))
         sound = not chosen.deficient and chosen.jump is None and unique
         snapshots = tuple(
             Snapshot(1.0, o.image.reshape(1, *space.shape).to(reference).clamp(low, high)) for o in others

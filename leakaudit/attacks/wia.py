@@ -14,10 +14,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from leakaudit.attacks.base import NotApplicable
 from leakaudit.attacks.ig import IG, IGSettings, refuse_batch_size
-from leakaudit.attacks.masks import masked_layers
+from leakaudit.attacks.reading.masks import masked_layers
 from leakaudit.observation import Observation, ThreatModel
+from leakaudit.reconstruction import NotApplicable
+from leakaudit.target.dropout import keyed
 from leakaudit.target.target import Target
 
 
@@ -44,14 +45,14 @@ class WIA(IG):
         layers = masked_layers(target, observation)
         if not layers:
             return NotApplicable(no_dropout(observation))
-        missing = [layer.name for layer in layers if layer.name not in (observation.masks or {})]
+        missing = [layer.name for layer in layers if layer.key not in keyed(observation.masks or ())]
         if missing:
             return NotApplicable(f"the client's dropout masks are not given: {missing[0]}")
         return refuse_batch_size(target, observation)
 
     def given_masks(self, observation: Observation) -> Mapping[str, Tensor]:
         """The client's own."""
-        return observation.masks or {}
+        return keyed(observation.masks or ())
 
 
 def no_dropout(observation: Observation) -> str:

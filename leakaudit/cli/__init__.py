@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
+from typing import Any
 
 import click
 
-from leakaudit.errors import LeakauditError
+from leakaudit.cli.output import guarded, say, say_error
 
 # Name -> one-line help. Modules are imported when their command runs or its help is asked for.
 COMMANDS = {
@@ -32,6 +36,16 @@ COMMANDS = {
 
 class _Group(click.Group):
     """Imports a command's module only when it is used, so that ``--help`` stays fast."""
+
+    def main(self, args: Sequence[str] | None = None, *more: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run a command line; standing alone, it writes safe lines only and ends with the documented code."""
+        inherited: Callable[..., Any] = super().main
+        run = partial(inherited, args, *more, standalone_mode=False, **extra)
+        if not standalone_mode:
+            return run()
+        with guarded():
+            code = _exit_code("--debug" in (sys.argv if args is None else args), run)
+        sys.exit(code)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(COMMANDS)
@@ -60,29 +74,20 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point: turns errors into one line, a hint and the documented exit code."""
-    debug = "--debug" in sys.argv
     # Idle OpenMP threads spin by default: on a machine that does anything else, small networks get 20 times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    cli()
+
+
+def _exit_code(debug: bool, run: Callable[[], object]) -> int:
+    """Run the command; an error is a line, a hint and a code, and with ``--debug`` also a traceback."""
     try:
-        cli(standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
+        code = run()
+        return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted before anything was measured; no report was written.", err=True)
-        sys.exit(130)
-    except LeakauditError as error:
-        if debug:
-            raise
-        click.echo(f"Error: {error.message}", err=True)
-        if error.hint:
-            click.echo(f"Hint:  {error.hint}", err=True)
-        sys.exit(error.exit_code)
+        say("Interrupted; no report was written, and an older one is as it was.", err=True)
+        return 130
     except Exception as error:
-        if debug:
-            raise
-        click.echo(f"Error: internal error: {type(error).__name__}: {' '.join(str(error).split())[:300]}", err=True)
-        click.echo("Hint:  this is a defect of leakaudit; run again with --debug and report the traceback", err=True)
-        sys.exit(3)
+        if debug and not isinstance(error, click.ClickException):
+            say(*traceback.format_exc().splitlines(), err=True)
+        return say_error(error)

@@ -7,22 +7,22 @@ from typing import Any
 
 import click
 
+from leakaudit.cli.output import Terminal
+
 
 @click.command()
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def attacks(debug: bool) -> None:
     """List the attacks, what each needs, and their presets."""
-    from rich.console import Console
-
     from leakaudit.attacks.registry import PRESETS, available
 
-    console = Console(highlight=False)
+    terminal = Terminal()
     for name, attack in available().items():
         rows = {"threat model": attack.threat_model, "needs": attack.needs, "reference": attack.reference}
         rows |= {f"--preset {preset}": _changed(attack.presets[preset]) for preset in PRESETS}
-        console.print(f"[bold]{name}[/bold]  {attack.title}", soft_wrap=True)
+        terminal.line(f"  {attack.title}", head=name)
         for key, value in rows.items():
-            console.print(f"    {key:<17} {value}", soft_wrap=True)
+            terminal.line(f"    {key:<17} {value}")
 
 
 def _changed(settings: Any) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from leakaudit.cli.output import say
+
 
 @click.command()
 @click.argument("before", type=click.Path(path_type=Path))
@@ -18,18 +20,18 @@ def compare(before: Path, after: Path, debug: bool) -> None:
     \b
     Exit codes: 0 nothing is new or worse, 1 something is, 2 not two reports.
     """
-    from leakaudit.baseline import compare_findings, differences, gone
-    from leakaudit.report.document import Report
+    from leakaudit.document.schema import Report
+    from leakaudit.policy.compare import compare_findings, differences, gone
 
     old, new = Report.load(before), Report.load(after)
-    click.echo(f"before  {old.verdict.status}: {old.verdict.headline}")
-    click.echo(f"after   {new.verdict.status}: {new.verdict.headline}")
+    say(f"before  {old.verdict.status}: {old.verdict.headline}")
+    say(f"after   {new.verdict.status}: {new.verdict.headline}")
     for line in differences(old, new):
-        click.echo(f"differs {line}")
+        say(f"differs {line}")
     titles = {finding.id: finding.title for finding in (*old.findings, *new.findings)}
     changes = [*compare_findings(old.findings, new.findings), *gone(old.findings, new.findings)]
     for change in changes:
-        click.echo(f"{change.kind:<7} {change.id} {titles[change.id]}: {change.detail}")
+        say(f"{change.kind:<7} {change.id} {titles[change.id]}: {change.detail}")
     if not changes:
-        click.echo("Neither report has a finding.")
+        say("Neither report has a finding.")
     sys.exit(1 if any(change.kind in ("new", "worse") for change in changes) else 0)

@@ -6,23 +6,21 @@ import dataclasses
 
 import click
 
+from leakaudit.cli.output import Terminal
+
 
 @click.command()
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def defences(debug: bool) -> None:
     """List the defences, how to write them, and what an attacker who knows them does."""
-    from rich.console import Console
-
     from leakaudit.defences.spec import DEFENCES
 
-    console = Console(highlight=False)
+    terminal = Terminal()
     for kind in dict.fromkeys(DEFENCES.values()):
         keys = ", ".join(
             f.name if f.default is dataclasses.MISSING else f"{f.name}={f.default}" for f in dataclasses.fields(kind)
         )
-        console.print(
-            f"[bold]{' '.join(k for k, v in DEFENCES.items() if v is kind)}[/bold]  {kind.title}", soft_wrap=True
-        )
-        console.print(f"    settings          {keys or 'none'}", soft_wrap=True)
-        console.print(f"    adaptive attack   {kind.adaptive}", soft_wrap=True)
-        console.print(f"    reference         {kind.reference}", soft_wrap=True)
+        terminal.line(f"  {kind.title}", head=" ".join(k for k, v in DEFENCES.items() if v is kind))
+        terminal.line(f"    settings          {keys or 'none'}")
+        terminal.line(f"    adaptive attack   {kind.adaptive}")
+        terminal.line(f"    reference         {kind.reference}")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from leakaudit.cli.audit_options import audit_keywords, audit_options
-from leakaudit.cli.model_options import model_options
-from leakaudit.cli.policy_options import ENVIRONMENT
-from leakaudit.cli.report_options import check_writable, report_options, write
+from leakaudit.cli.options.audit import audit_keywords, audit_options
+from leakaudit.cli.options.model import model_options
+from leakaudit.cli.options.policy import ENVIRONMENT
+from leakaudit.cli.options.report import check_writable, failure_noted, refuse_empty, report_options, write
+from leakaudit.cli.output import say
 from leakaudit.errors import UsageError
 
 
@@ -63,7 +63,7 @@ def defend(
 
     \b
     Exit codes: 0 a setting meets the goal, 1 none does, 2 usage error,
-    3 could not audit, 130 interrupted (a partial report is written).
+    3 could not audit, 130 interrupted (a partial report is written if anything was measured).
     """
     for path, kind in ((model, "model file"), (batch, "batch file or folder")):
         if not path.exists():
@@ -72,21 +72,22 @@ def defend(
 
     check_writable(writing["out"])
     observer = TerminalObserver(-1 if quiet else int(verbose))
-    with observer.running():
+    with observer.running(), failure_noted(writing, model, observer):
         observer.stage("starting")
         from leakaudit.api import defend as run
-        from leakaudit.report.redact import redact
+        from leakaudit.document.redact import redact
         from leakaudit.target import load
 
-        command = ["leakaudit", *map(shlex.quote, sys.argv[1:])]
-        keywords = audit_keywords(options)
+        command = ["leakaudit", *sys.argv[1:]]
+        keywords = audit_keywords(options, writing["evidence"])
         observer.stage("loading the model")
         report = run(load(model, **intake), batch, observer=observer, command=command, **keywords)
+        refuse_empty(report)
         observer.stage("rendering the report")
         written = write(redact(report, writing["evidence"]), writing)
-    click.echo(report.recommendation)
+    say(report.recommendation)
     for path in written:
-        click.echo(f"Report: {path}")
+        say(f"Report: {path}")
     if report.partial:
         sys.exit(130)
     sys.exit(0 if report.trials[0].meets or any(trial.recommended for trial in report.trials) else 1)

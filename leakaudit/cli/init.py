@@ -6,11 +6,13 @@ from pathlib import Path
 
 import click
 
+from leakaudit.cli.output import say
 from leakaudit.errors import UsageError
 
 TEMPLATE = """\
 # Policy of leakaudit. Every key is an option of `leakaudit scan`; the command line wins over LEAKAUDIT_* variables of
-# the environment, which win over this file. Paths are relative to it.
+# the environment, which win over this file. Paths are relative to it. template-dir, factory, trust, unsafe-pickle and
+# defences as module:function can run code: they count here only if this file is named, as --policy leakaudit.toml.
 
 # What is audited. Then `leakaudit scan` alone is enough.
 # model = "model.onnx"
@@ -67,4 +69,4 @@ def init(out: Path, debug: bool) -> None:
         raise UsageError(f"{out} is already there", "choose another name with --out, or remove it") from error
     except OSError as error:
         raise UsageError(f"cannot write {out}: {error.strerror}", "choose another folder with --out") from error
-    click.echo(f"Policy: {out}")
+    say(f"Policy: {out}")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from leakaudit.cli.model_options import model_options
+from leakaudit.cli.options.model import model_options
+from leakaudit.cli.output import say, say_json
 
 if TYPE_CHECKING:
     from leakaudit.target import Target
@@ -25,7 +25,10 @@ def inspect(model: Path, form: str, debug: bool, intake: dict[str, Any]) -> None
     from leakaudit.target import load
 
     summary = describe(load(model, **intake))
-    click.echo(json.dumps(summary, indent=2) if form == "json" else as_text(summary))
+    if form == "json":
+        say_json(summary)
+    else:
+        say(*as_lines(summary))
 
 
 def describe(target: Target) -> dict[str, Any]:
@@ -80,7 +83,9 @@ def _attacks(target: Target) -> list[dict[str, Any]]:
 
     from leakaudit.api import input_space
     from leakaudit.attacks.registry import available
-    from leakaudit.observation import Observation, Protocol
+    from leakaudit.observation import Observation
+    from leakaudit.protocols.base import Play
+    from leakaudit.protocols.fedsgd import FedSGD
 
     batch = 1 if target.batch_sizes is None else target.batch_sizes[0]
     space = input_space(target, (), ())
@@ -89,8 +94,9 @@ def _attacks(target: Target) -> list[dict[str, Any]]:
         inputs = torch.rand(batch, *target.image_shape, generator=generator)
     else:
         inputs = target.random_inputs(batch, generator)
-    update = target.gradient(inputs, torch.arange(batch) % target.classes)
-    observation = Observation(update, Protocol(batch, target.mode), space)
+    protocol = FedSGD(batch, target.mode)
+    update = protocol.update(target, Play(inputs, torch.arange(batch) % target.classes))
+    observation = Observation(update, protocol, space)
     result = []
     for name, attack in available().items():
         refusal = attack(attack.presets["quick"]).refusal(target, observation)
@@ -98,8 +104,8 @@ def _attacks(target: Target) -> list[dict[str, Any]]:
     return result
 
 
-def as_text(summary: dict[str, Any]) -> str:
-    """The description for people."""
+def as_lines(summary: dict[str, Any]) -> list[str]:
+    """The description for people, line by line."""
     shape = summary["input"]["image"]
     taken = f"{'×'.join(map(str, shape))} images, {summary['input']['layout']} {summary['input']['native']}"
     if summary["tokens"]:
@@ -128,8 +134,8 @@ def as_text(summary: dict[str, Any]) -> str:
     lines += [f"  {a['name']}: " + ("applies" if a["applies"] else f"no, {a['reason']}") for a in summary["attacks"]]
     lines += ["", "fidelity"]
     for note in summary["fidelity"]:
-        lines.append(f"  {note['id']} {note['message']}" + (f"\n        {note['hint']}" if note["hint"] else ""))
-    return "\n".join(lines)
+        lines += [f"  {note['id']} {note['message']}", *([f"        {note['hint']}"] if note["hint"] else [])]
+    return lines
 
 
 def _table(first: str, second: str, rows: list[tuple[str, str]]) -> list[str]:

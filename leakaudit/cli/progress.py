@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar per attack on a terminal, plain lines otherwise, and Ctrl-C as a request to stop."""
+"""Progress on stderr: a bar per attack on a terminal, plain lines otherwise; Ctrl-C and SIGTERM ask it to stop."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+
+from leakaudit.cli.output import Terminal, guarded
+from leakaudit.safety.text import shown
 
 
 class TerminalObserver:
@@ -19,34 +21,34 @@ class TerminalObserver:
     """
 
     def __init__(self, verbosity: int) -> None:
-        self.console = Console(stderr=True, highlight=False)
+        self._terminal = Terminal(err=True)
         self.verbosity = verbosity
         self._interrupted = False
         self._bar = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f}% objective {task.fields[objective]:.2e}"),
             TimeRemainingColumn(),
-            console=self.console,
+            console=self._terminal.console,
             transient=True,
-            disable=verbosity < 0 or not self.console.is_terminal,
+            disable=verbosity < 0 or not self._terminal.console.is_terminal,
         )
         self._task: TaskID | None = None
 
     def stage(self, message: str) -> None:
         """Name the stage."""
         if self.verbosity >= 0:
-            self.console.print(f"· {message}")
+            self._terminal.line(f"· {message}")
 
     def attack(self, title: str, victim: int, victims: int) -> None:
         """Start a bar."""
         if self._task is not None:
             self._bar.remove_task(self._task)
         what = f"{title}, victim {victim + 1} of {victims}"
-        self._task = self._bar.add_task(what, total=1.0, objective=float("nan"))
+        self._task = self._bar.add_task(shown(what, wrapped=True), total=1.0, objective=float("nan"))
         if self.verbosity > 0:
-            self.console.print(f"  {what} begins")
+            self._terminal.line(f"  {what} begins")
 
     def progress(self, fraction: float, objective: float) -> None:
         """Move the bar."""
@@ -55,26 +57,27 @@ class TerminalObserver:
 
     def result(self, title: str, summary: str) -> None:
         """One line per result, when asked for or when there is no bar to look at."""
-        if self.verbosity > 0 or (self.verbosity == 0 and not self.console.is_terminal):
-            self.console.print(f"  {title}, {summary}")
+        if self.verbosity > 0 or (self.verbosity == 0 and not self._terminal.console.is_terminal):
+            self._terminal.line(f"  {title}, {summary}")
 
     def interrupted(self) -> bool:
-        """Whether Ctrl-C was pressed."""
+        """Whether Ctrl-C was pressed, or the process was told to end."""
         return self._interrupted
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Show the bar; the first Ctrl-C asks the audit to stop with what it has, the second ends the program."""
+        """Show the bar; the first Ctrl-C or SIGTERM asks the audit to stop with what it has, the second ends all."""
 
         def stop(signum: int, frame: FrameType | None) -> None:
             if self._interrupted:
                 raise KeyboardInterrupt
             self._interrupted = True
-            self.console.print("Stopping: the report will say what is missing. Ctrl-C again ends at once.")
+            self._terminal.line("Stopping: the report will say what is missing. Ctrl-C again ends at once.")
 
-        previous = signal.signal(signal.SIGINT, stop)
+        previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            with self._bar:
+            with self._bar, guarded():  # the bar puts streams of its own in the place of those that were guarded
                 yield
         finally:
-            signal.signal(signal.SIGINT, previous)
+            for number, handler in previous.items():
+                signal.signal(number, handler)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leakaudit.cli.model_options import model_options
+from leakaudit.cli.options.model import model_options
+from leakaudit.cli.output import Terminal, say_json
 
 if TYPE_CHECKING:
-    from leakaudit.risk.rank import RankReport
+    from leakaudit.risk.rank import LayerRank, RankReport
     from leakaudit.risk.what_if import Variant
 
 
@@ -54,14 +55,12 @@ def rank(
     variant = what_if(target, wanted, batch_size=batch_size) if wanted else None
     smallest = smallest_changes(target, batch_size=batch_size)
     if form == "json":
-        click.echo(_json(report, variant, smallest))
+        say_json(_document(report, variant, smallest))
     else:
         _text(report, variant, smallest)
 
 
-def _json(report: RankReport, variant: Variant | None, smallest: tuple[Variant, ...]) -> str:
-    import json
-
+def _document(report: RankReport, variant: Variant | None, smallest: tuple[Variant, ...]) -> dict[str, Any]:
     document: dict[str, Any] = {"rank": report.to_document().model_dump()}
     document["propagated"] = [layer.propagated for layer in report.layers]
     document["seconds"] = report.seconds
@@ -76,7 +75,7 @@ def _json(report: RankReport, variant: Variant | None, smallest: tuple[Variant, 
     if variant is not None:
         document["what_if"] = _variant_document(variant)
     document["smallest_changes"] = [_variant_document(v) for v in smallest]
-    return json.dumps(document, indent=2)
+    return document
 
 
 def _variant_document(variant: Variant) -> dict[str, Any]:
@@ -89,48 +88,34 @@ def _variant_document(variant: Variant) -> dict[str, Any]:
 
 
 def _text(report: RankReport, variant: Variant | None, smallest: tuple[Variant, ...]) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    _print_report(console, report, "Rank analysis")
+    terminal = Terminal()
+    _print_report(terminal, report, "Rank analysis")
     if variant is not None:
-        _print_report(console, variant.report, f"What if {variant.title()}")
+        _print_report(terminal, variant.report, f"What if {variant.title()}")
     if smallest:
-        console.print("Smallest changes that leave more of the image open, or close an exact reading:")
+        terminal.line("Smallest changes that leave more of the image open, or close an exact reading:")
         for each in smallest:
-            console.print(f"  {each.summary()}", markup=False, soft_wrap=True)
+            terminal.line(f"  {each.summary()}")
 
 
-def _print_report(console: Any, report: RankReport, title: str) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("layer", overflow="fold", min_width=6)
-    for heading in ("x", "gradient", "weight", "virtual", "count", "rank", "deficit", "RA_prop"):
-        table.add_column(heading, justify="right", no_wrap=True, min_width=len(heading))
+def _print_report(terminal: Terminal, report: RankReport, title: str) -> None:
     notes: dict[str, list[str]] = {}
     for row in report.layers:
-        numbers = (
-            row.unknowns,
-            row.gradient,
-            row.weight,
-            row.virtual,
-            row.index,
-            row.rank,
-            row.deficit,
-            row.propagated,
-        )
-        table.add_row(escape(row.name), *("-" if number is None else str(number) for number in numbers))
         if row.note:
             notes.setdefault(row.note, []).append(row.name)
-    console.print(table)
+    headings = ("layer", "x", "gradient", "weight", "virtual", "count", "rank", "deficit", "RA_prop")
+    terminal.table(title, headings, [_row(layer) for layer in report.layers])
     for note, names in notes.items():
         shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-        console.print(f"  {shown}: {note}", markup=False, soft_wrap=True)
+        terminal.line(f"  {shown}: {note}")
     for line in report.notes:
-        console.print(f"  {line}", markup=False, soft_wrap=True)
+        terminal.line(f"  {line}")
     if report.score_reason:
-        console.print(f"  no score: {report.score_reason}", markup=False, soft_wrap=True)
-    console.print(f"{report.level}; risk {report.risk}; score {'-' if report.score is None else report.score}\n")
+        terminal.line(f"  no score: {report.score_reason}")
+    terminal.line(f"{report.level}; risk {report.risk}; score {'-' if report.score is None else report.score}")
+    terminal.line("")
+
+
+def _row(layer: LayerRank) -> tuple[object, ...]:
+    numbers = (layer.unknowns, layer.gradient, layer.weight, layer.virtual, layer.index, layer.rank, layer.deficit)
+    return (layer.name, *numbers, layer.propagated)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from leakaudit.cli.policy_options import ENVIRONMENT, judge, load_baseline, policy_options
-from leakaudit.cli.report_options import check_writable, report_options, write
+from leakaudit.cli.options.policy import ENVIRONMENT, judge, load_baseline, policy_options
+from leakaudit.cli.options.report import DEFAULT, check_writable, report_options, write
+from leakaudit.cli.output import say
+from leakaudit.errors import UsageError
+
+if TYPE_CHECKING:
+    from leakaudit.document.schema import Report
 
 
 @click.command(context_settings=ENVIRONMENT)
@@ -22,8 +27,8 @@ def render(report: Path, debug: bool, writing: dict[str, Any], gate: dict[str, A
 
     What a report leaves out stays out: a blurred one cannot be made full again. Exits with 1 if the policy fails.
     """
-    from leakaudit.report.document import Report
-    from leakaudit.report.redact import redact
+    from leakaudit.document.redact import redact
+    from leakaudit.document.schema import Report
 
     check_writable(writing["out"])
     baseline = load_baseline(gate)
@@ -32,6 +37,18 @@ def render(report: Path, debug: bool, writing: dict[str, Any], gate: dict[str, A
     judged = judge(known, gate, baseline)
     if judged.policy is not None:
         judged = judged.model_copy(update={"policy": judged.policy.model_copy(update={"settings": settings})})
-    for path in write(redact(judged, writing["evidence"]), writing):
-        click.echo(f"Report: {path}")
+    redacted = redact(judged, writing["evidence"])
+    _refuse_loss(report, known, redacted, writing)
+    for path in write(redacted, writing):
+        say(f"Report: {path}")
     sys.exit(1 if any(finding.fails for finding in judged.findings) else 0)
+
+
+def _refuse_loss(path: Path, report: Report, redacted: Report, writing: dict[str, Any]) -> None:
+    """Refuse to write beside the report that is rendered what shows less of it: it would have to be removed."""
+    here = path.resolve().parent == writing["out"].resolve()
+    if redacted.evidence != report.evidence and here and "json" not in (writing["formats"] or DEFAULT):
+        raise UsageError(
+            f"--out {writing['out']} holds {path.name} itself, which shows what --evidence {redacted.evidence} hides",
+            "choose another folder with --out, or add -f json to replace it",
+        )

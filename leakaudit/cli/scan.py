@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -11,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leakaudit.cli.audit_options import audit_keywords, audit_options
-from leakaudit.cli.model_options import model_options
-from leakaudit.cli.policy_options import ENVIRONMENT, judge, load_baseline, policy_options
-from leakaudit.cli.report_options import check_writable, failure_noted, report_options, write
+from leakaudit.cli.options.audit import audit_keywords, audit_options
+from leakaudit.cli.options.model import model_options
+from leakaudit.cli.options.policy import ENVIRONMENT, judge, load_baseline, policy_options
+from leakaudit.cli.options.report import check_writable, failure_noted, refuse_empty, report_options, write
+from leakaudit.cli.output import say
 from leakaudit.errors import UsageError
 
 if TYPE_CHECKING:
-    from leakaudit.observation import Mode
-    from leakaudit.report.document import Report
-    from leakaudit.variants import Variant
+    from leakaudit.document.schema import Report
+    from leakaudit.protocols.base import Mode
+    from leakaudit.sweep.variants import Variant
 
 
 class _Scan(click.Command):
@@ -99,7 +99,7 @@ def scan(
     \b
     Exit codes: 0 nothing at or above --fail-on, 1 findings, 2 usage error,
     3 could not audit, 5 inconclusive (no working attack could be run),
-    130 interrupted (a partial report is written).
+    130 interrupted (a partial report is written if anything was measured).
 
     Every option can also be set by LEAKAUDIT_OPTION in the environment, or in leakaudit.toml (see leakaudit init).
     """
@@ -116,14 +116,15 @@ def scan(
     check_writable(writing["out"])
     baseline = load_baseline(gate)
     observer = TerminalObserver(-1 if quiet else int(verbose))
-    with observer.running(), failure_noted(writing, paths[0]):
+    with observer.running(), failure_noted(writing, paths[0], observer):
         observer.stage("starting")
         from leakaudit.api import scan as run
-        from leakaudit.report.redact import redact
+        from leakaudit.document.redact import redact
 
-        command = ["leakaudit", *map(shlex.quote, sys.argv[1:])]
-        keywords = audit_keywords(options)
+        command = ["leakaudit", *sys.argv[1:]]
+        keywords = audit_keywords(options, writing["evidence"])
         report = run(_variants(paths, intake), batch, observer=observer, command=command, **keywords)
+        refuse_empty(report)
         observer.stage("rendering the report")
         report = redact(judge(report, gate, baseline), writing["evidence"])
         written = write(report, writing)
@@ -132,8 +133,8 @@ def scan(
 
 def _variants(paths: Sequence[Path], intake: Mapping[str, Any]) -> list[Variant]:
     """Every file in every mode asked for."""
+    from leakaudit.sweep.variants import Variant, name_variants
     from leakaudit.target import load
-    from leakaudit.variants import Variant, name_variants
 
     modes: tuple[Mode, ...] = ("eval", "train") if intake["mode"] == "both" else (intake["mode"],)
     named = name_variants(paths, modes)
@@ -144,14 +145,14 @@ def _conclude(report: Report, written: list[Path]) -> None:
     """Print the deciding finding and the paths, and exit with the documented code."""
     failing = [finding for finding in report.findings if finding.fails]
     shown = (failing or report.findings)[:1]
-    click.echo(f"{report.verdict.status}: {report.verdict.headline}")
+    say(f"{report.verdict.status}: {report.verdict.headline}")
     for finding in shown:
-        click.echo(f"{finding.id} [{finding.severity}, {finding.confidence}] {finding.message}")
+        say(f"{finding.id} [{finding.severity}, {finding.confidence}] {finding.message}")
     expired = report.policy.suppressions if report.policy else []
     for entry in (s for s in expired if s.state == "expired"):
-        click.echo(f"Expired: the suppression of {entry.rule} ended on {entry.expires}: {entry.reason}")
+        say(f"Expired: the suppression of {entry.rule} ended on {entry.expires}: {entry.reason}")
     for path in written:
-        click.echo(f"Report: {path}")
+        say(f"Report: {path}")
     if report.partial:
         sys.exit(130)
     if failing:

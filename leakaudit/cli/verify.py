@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from leakaudit.cli.output import say
 from leakaudit.errors import UsageError
 
 
@@ -23,7 +24,7 @@ def verify(report: Path, model: Path | None, batch: Path | None, debug: bool) ->
     \b
     Exit codes: 0 all as they were, 2 usage error, 3 something differs.
     """
-    from leakaudit.report.verify import check_batch, check_model, check_self
+    from leakaudit.document.verify import check_batch, check_model, check_self
 
     for path in (p for p in (model, batch) if p is not None and not p.exists()):
         raise UsageError(f"no such file: {path}")
@@ -33,5 +34,5 @@ def verify(report: Path, model: Path | None, batch: Path | None, debug: bool) ->
     if batch is not None:
         checks.append(check_batch(report, batch))
     for check in checks:
-        click.echo(f"{'ok' if check.holds else 'DIFFERS':<8}{check.what}: {check.detail}")
+        say(f"{'ok' if check.holds else 'DIFFERS':<8}{check.what}: {check.detail}")
     sys.exit(0 if all(check.holds for check in checks) else 3)

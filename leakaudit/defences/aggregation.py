@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from leakaudit.defences.base import Defence
-from leakaudit.observation import Protocol
+from leakaudit.protocols.base import Protocol
 
 
 @dataclass(frozen=True, kw_only=True)

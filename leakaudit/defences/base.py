@@ -20,7 +20,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor
 
-from leakaudit.observation import Channel, Observation, Protocol
+from leakaudit.observation import Chained, Channel, Observation
+from leakaudit.protocols.base import Protocol
 from leakaudit.target.target import Target
 
 Update = dict[str, Tensor]
@@ -34,18 +35,17 @@ class ClientStep:
         target: The model that the client trains.
         inputs: Normalised inputs (B, C, H, W).
         labels: Class indices (B,).
-        gradient: Gradient of the mean loss over some samples: inputs, labels and the positions of the samples in the
-            batch to one tensor per parameter.
+        alone: The update of one sample by itself, by its position in the batch, under the dropout masks that it had.
     """
 
     target: Target
     inputs: Tensor
     labels: Tensor
-    gradient: Callable[[Tensor, Tensor, Sequence[int]], Mapping[str, Tensor]]
+    alone: Callable[[int], Mapping[str, Tensor]]
 
     def per_sample(self) -> list[Mapping[str, Tensor]]:
-        """The gradient of each sample by itself."""
-        return [self.gradient(self.inputs[i : i + 1], self.labels[i : i + 1], [i]) for i in range(len(self.inputs))]
+        """The update of each sample by itself."""
+        return [self.alone(i) for i in range(len(self.inputs))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,5 +135,4 @@ def through(observation: Observation, channel: Channel) -> Observation:
     Defences are undone last to first, so the new channel comes before those already there.
     """
     after = observation.channel
-    combined: Channel = channel if after is None else lambda gradients: after(channel(gradients))
-    return replace(observation, channel=combined)
+    return replace(observation, channel=channel if after is None else Chained(channel, after))

@@ -8,7 +8,7 @@ name to gradients by name, attacks compare through that; otherwise the defence i
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,8 @@ from torch import Generator, Tensor
 
 from leakaudit.defences.base import ClientStep, Defence, Update, through
 from leakaudit.errors import UsageError
-from leakaudit.observation import Observation
+from leakaudit.observation import Channel, Observation
+from leakaudit.safety.importing import current_folder_importable
 from leakaudit.target.target import Target
 
 
@@ -73,19 +74,38 @@ class CustomDefence(Defence):
 
     def adapt(self, target: Target, observation: Observation) -> tuple[Target, Observation]:
         """Through the function's own counterpart."""
-        channel = getattr(self.function, "adapt", None)
-        return target, observation if channel is None else through(observation, channel)
+        function = getattr(self.function, "adapt", None)
+        return target, observation if function is None else through(observation, UserChannel(self.path, function))
+
+
+@dataclass(frozen=True)
+class UserChannel(Channel):
+    """The counterpart that a user's defence brings.
+
+    Args:
+        path: ``module:function`` of the defence.
+        function: From gradients by name to gradients by name.
+    """
+
+    path: str
+    function: Callable[..., Any] = field(repr=False)
+
+    def __call__(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Call the function."""
+        found: Mapping[str, Tensor] = self.function(gradients)
+        return found
 
 
 def load_custom(path: str) -> CustomDefence:
-    """Import ``module:function``.
+    """Import ``module:function``, also from the current folder.
 
     Raises:
         UsageError: There is no such module or function.
     """
     module, _, name = path.partition(":")
     try:
-        function = getattr(importlib.import_module(module), name)
+        with current_folder_importable():
+            function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError(
             f"--defence {path}: {error}", "give module:function of something that Python can import"

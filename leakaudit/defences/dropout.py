@@ -13,7 +13,7 @@ from typing import ClassVar
 from torch import Generator
 
 from leakaudit.defences.base import Defence
-from leakaudit.observation import Protocol
+from leakaudit.protocols.base import Protocol
 from leakaudit.target.dropout import Dropout
 from leakaudit.target.splice import last_linear, spliced
 from leakaudit.target.target import Target
@@ -24,7 +24,7 @@ class AddedDropout(Defence):
     """Put dropout before the last layer and train with it.
 
     Args:
-        dropout: Probability that a unit is zeroed.
+        dropout: Probability that a unit is zeroed; torch's default for ``Dropout``.
     """
 
     dropout: float = 0.5

@@ -21,11 +21,11 @@ import torch
 from torch import Generator, Tensor
 
 from leakaudit.defences.base import ClientStep, Defence, Update, through
-from leakaudit.observation import Observation
+from leakaudit.observation import Channel, Observation
 from leakaudit.target.target import Target
 
 TINY = 1e-38
-"""Squared norm below which a gradient counts as zero."""
+"""Squared norm below which a gradient counts as zero: where the precision of float32 ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class GaussianMechanism(Defence):
         per: ``sample`` clips every sample's gradient (DP-SGD), ``update`` the client's mean gradient.
         rate: Probability that a sample (or client) takes part in a step, for ε.
         steps: Steps of the whole training, for ε.
-        delta: δ for which ε is stated.
+        delta: δ for which ε is stated; as in the experiments of Abadi et al. 2016, arXiv 1607.00133.
     """
 
     clip: float = 0.0
@@ -85,8 +85,22 @@ class GaussianMechanism(Defence):
         """Clip the guess's gradient too, where that is what the client does; the rest is left to the prior."""
         if self.clip == 0 or (self.per == "sample" and observation.batch_size > 1):
             return target, observation
-        bound = self.clip
-        return target, through(observation, lambda gradients: clipped(gradients, bound))
+        return target, through(observation, Clipping(self.clip))
+
+
+@dataclass(frozen=True)
+class Clipping(Channel):
+    """Scales down what is longer than a bound.
+
+    Args:
+        bound: Largest norm of all tensors together.
+    """
+
+    bound: float
+
+    def __call__(self, gradients: Mapping[str, Tensor]) -> Update:
+        """Gradients by name, differentiable."""
+        return clipped(gradients, self.bound)
 
 
 def clipped(gradient: Mapping[str, Tensor], bound: float) -> Update:

@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from leakaudit.defences.base import ClientStep, Defence, Update, through
-from leakaudit.observation import Observation
+from leakaudit.observation import Channel, Observation
 from leakaudit.target.target import Target
 
 
@@ -66,7 +66,7 @@ def _largest(tensor: Tensor, count: int) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class DeadZone:
+class DeadZone(Channel):
     """Sets to zero what pruning would, with a slope beyond the threshold; entries that survived pass unchanged.
 
     Args:
@@ -94,7 +94,7 @@ class DeadZone:
 
 
 @dataclass(frozen=True, eq=False)
-class Support:
+class Support(Channel):
     """Zeroes the entries that an update does not show.
 
     Args:

@@ -1,20 +1,19 @@
 """Findings: what the evidence means, under stable ids.
 
 ===== ======================================================================
-LA1xx architecture: what the shapes alone allow (`leakaudit.findings.architecture`)
-LA2xx reconstruction: which family of attacks recovered samples (`leakaudit.findings.reconstruction`)
-LA3xx labels (`leakaudit.findings.labels`)
-LA4xx protocol: how the client makes and shares its update (`leakaudit.findings.protocol`)
-LA5xx defences: claimed, applied, and whether they held (`leakaudit.findings.defences`)
-LA90x to LA94x fidelity: where the audited network may not be the trained one (`leakaudit.findings.fidelity`)
-LA95x audit quality: what weakens this report (`leakaudit.findings.quality`)
+LA1xx architecture: what the shapes alone allow (`leakaudit.findings.rules.architecture`)
+LA2xx reconstruction: which family of attacks recovered samples (`leakaudit.findings.rules.reconstruction`)
+LA3xx labels (`leakaudit.findings.rules.labels`)
+LA4xx protocol: how the client makes and shares its update (`leakaudit.findings.rules.protocol`)
+LA5xx defences: claimed, applied, and whether they held (`leakaudit.findings.rules.defences`)
+LA90x to LA94x fidelity: where the audited network may not be the trained one (`leakaudit.findings.rules.fidelity`)
+LA95x audit quality: what weakens this report (`leakaudit.findings.rules.quality`)
 ===== ======================================================================
 
 An id never changes its meaning. A rule's docstring is its page, in ``leakaudit explain`` as in the report. Severity
 says what leaked, confidence how sure that is; the worst sample decides, not the mean.
 """
 
-from leakaudit.findings import architecture, defences, fidelity, labels, protocol, quality, reconstruction
 from leakaudit.findings.registry import (
     RULES,
     SEVERITIES,
@@ -26,6 +25,7 @@ from leakaudit.findings.registry import (
     rule_named,
     samples_of,
 )
+from leakaudit.findings.rules import architecture, defences, fidelity, labels, protocol, quality, reconstruction
 
 __all__ = [
     "RULES",

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from leakaudit.errors import UsageError
-from leakaudit.report.document import (
+from leakaudit.document.schema import (
     AttackEntry,
     BatchSection,
     ClaimEntry,
@@ -27,6 +26,7 @@ from leakaudit.report.document import (
     TargetSection,
     VictimResult,
 )
+from leakaudit.errors import UsageError
 
 SEVERITIES: tuple[Severity, ...] = ("critical", "high", "medium", "low", "none")
 

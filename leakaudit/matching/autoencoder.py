@@ -30,23 +30,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leakaudit.cache import Cache, digest
-from leakaudit.errors import UsageError
 from leakaudit.matching.priors import Variables
 from leakaudit.observation import InputSpace
+from leakaudit.reconstruction import Forgetting, Memory
 
 Architecture = Literal["auto", "strided", "vgg"]
 BATCH = 16
+"""Images a training step, as in chenjie/PyTorch-CIFAR-10-autoencoder, which the authors' README links."""
 LEARNING_RATE = 1e-3
+"""Of Adam; its own default, as in chenjie/PyTorch-CIFAR-10-autoencoder, which the authors' README links."""
 SMALL = (12, 24, 48)
+"""Channels of the strided stages up to 64 px, as in the authors' code for CIFAR-10 and ImageNet of 64 px."""
 LARGE = (24, 48, 96, 128, 128)
+"""Channels of the strided stages for larger images, where the authors' code has a VGG-19; chosen, not measured."""
 LARGE_FROM = 65
+"""Side from which an image is large; the authors' code has its small network up to 64 px."""
 VGG_STAGES = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
 """Convolutions and channels of each stage of VGG-19 (Simonyan and Zisserman 2015, arXiv 1409.1556)."""
-_KEPT: dict[str, Autoencoder] = {}
-KEPT = 4
-_BEGUN: dict[str, _Training] = {}
-"""The training that was left last, in this process."""
 UNFINISHED = "the autoencoder was not trained to the end"
 
 
@@ -152,7 +152,8 @@ def train_autoencoder(
     goes_on: Callable[[float, float], bool] = lambda *_: True,
     *,
     kind: Architecture = "auto",
-    cache: Cache | None = None,
+    memory: Memory | None = None,
+    lasting: bool = True,
 ) -> tuple[Autoencoder, tuple[str, ...]]:
     """Train on public images, or take the one that was trained on them before.
 
@@ -161,43 +162,45 @@ def train_autoencoder(
         steps: Optimiser steps of 16 images each.
         goes_on: Told the fraction done and the loss; False ends the training, which the next call goes on with.
         kind: Of network.
-        cache: Where trained ones are kept from run to run; ``None`` keeps them in this process only.
+        memory: Where trained ones, and one that was left, are kept; ``None`` keeps nothing.
+        lasting: Whether the memory stores it for later audits too.
 
     Returns:
         The autoencoder, and facts for the report.
     """
+    memory = Forgetting() if memory is None else memory
     key = _key(images, steps, kind)
-    if key in _KEPT:
-        return _KEPT[key], ()
+    trained: Autoencoder | None = memory.held(*key)
+    if trained is not None:
+        return trained, ()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = build(images, kind)
     network.to(images.device, images.dtype)
-    known = None if cache is None else _restored(network, cache.get(key))
+    known = _restored(network, memory.stored(*key)) if lasting else None
     facts: tuple[str, ...] = ()
     if known is None:
-        training = _BEGUN.pop(key, None) or _Training.of(network)
+        begun: _Training | None = memory.held("begun", *key)
+        training = begun or _Training.of(network)
         training.advance(images, steps, goes_on)
         if training.done < steps:
-            _BEGUN.clear()
-            _BEGUN[key] = training
+            memory.hold(training, "begun", *key)
             return _measured(copy.deepcopy(training.network), images), (UNFINISHED,)
+        memory.hold(None, "begun", *key)
         known = _measured(training.network, images)
-        facts = _keep(cache, key, known)
-    while len(_KEPT) >= KEPT:
-        _KEPT.pop(next(iter(_KEPT)))
-    _KEPT[key] = known
+        facts = _store(memory, key, known) if lasting else ()
+    memory.hold(known, *key)
     return known, facts
 
 
-def _key(images: Tensor, steps: int, kind: Architecture) -> str:
+def _key(images: Tensor, steps: int, kind: Architecture) -> tuple[Any, ...]:
     """Everything that the result depends on: this file, torch, the settings, the images, the device."""
     code = Path(__file__).read_bytes()
-    return digest("autoencoder", code, torch.__version__, steps, kind, images, images.device.type)
+    return ("autoencoder", code, torch.__version__, steps, kind, images, images.device.type)
 
 
 def _restored(network: Network, stored: Any) -> Autoencoder | None:
-    """What `_keep` stored; ``None`` for anything else, such as a damaged file."""
+    """What `_store` stored; ``None`` for anything else, such as a damaged file."""
     try:
         network.load_state_dict(stored["weights"])
         residual = float(stored["residual"])
@@ -206,16 +209,11 @@ def _restored(network: Network, stored: Any) -> Autoencoder | None:
     return Autoencoder(network.eval().requires_grad_(False), residual)
 
 
-def _keep(cache: Cache | None, key: str, trained: Autoencoder) -> tuple[str, ...]:
-    """Store it; a cache that cannot be written costs a fact in the report, not the attack."""
-    if cache is None:
-        return ()
-    try:
-        weights = {name: tensor.cpu() for name, tensor in trained.network.state_dict().items()}
-        cache.put(key, {"weights": weights, "residual": trained.residual})
-    except UsageError as error:
-        return (f"autoencoder not kept: {error.message}",)
-    return ()
+def _store(memory: Memory, key: tuple[Any, ...], trained: Autoencoder) -> tuple[str, ...]:
+    """Store it; where that is not possible it costs a fact in the report, not the attack."""
+    weights = {name: tensor.cpu() for name, tensor in trained.network.state_dict().items()}
+    why = memory.store({"weights": weights, "residual": trained.residual}, *key)
+    return (f"autoencoder not kept: {why}",) if why else ()
 
 
 @dataclass(eq=False)

@@ -19,7 +19,7 @@ class Candidate:
     Args:
         label: For the report.
         changes: Settings that differ from the attack's own.
-        longest: Most iterations that it is worth.
+        longest: Most iterations that it is worth; the default is chosen to be no limit.
         after: What runs first, for it to begin where that ends.
     """
 
@@ -37,6 +37,8 @@ CANDIDATES = (
     Candidate("Adam, cosine, TV 1e-2", {"signed": False, "tv_weight": 1e-2}, 2400),
     Candidate("Adam, cosine, TV 3e-2", {"signed": False, "tv_weight": 3e-2}, 2400),
 )
+"""What a search tries; the weights are chosen around the 1e-4 of the authors' code (arXiv 2003.14053) and those of
+`benchmarks/gi_pip.py`, and what such searches end at is in `benchmarks/results/attack_quality.md` (4 images a row)."""
 
 _SMOOTH, _LIGHT, _HEAVY = CANDIDATES[1], CANDIDATES[2], CANDIDATES[-1]
 FEW = (_SMOOTH, _HEAVY, replace(_LIGHT, label=f"{_LIGHT.label}, from where TV 3e-2 ended", after=_HEAVY))
@@ -50,6 +52,8 @@ ONE_BIT_CANDIDATES = (
     Candidate("signed Adam, cosine, TV 1e-1", {"tv_weight": 1e-1}, 2400),
     Candidate("L-BFGS, squared distance, TV 1e-2", {"optimizer": "lbfgs", "distance": "euclidean", "tv_weight": 1e-2}),
 )
+"""What a search tries where only signs are shared; the weights are chosen, and what such searches end at is in
+`benchmarks/results/defences.md` (2 images a row)."""
 ONE_BIT_FEW = ONE_BIT_CANDIDATES[1:2]
 
 SEARCHED = frozenset(name for c in (*CANDIDATES, *ONE_BIT_CANDIDATES) for name in c.changes)

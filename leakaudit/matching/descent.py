@@ -11,19 +11,24 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import LossPoint, Monitor
 from leakaudit.matching.schedule import LearningRate
 from leakaudit.matching.settings import MatchSettings
 from leakaudit.matching.step import Step
+from leakaudit.reconstruction import LossPoint, Monitor
 
 HISTORY_POINTS = 200
+"""Points of the objective that are kept for the report; chosen."""
 SNAPSHOT_FRACTIONS = (0.0, 0.05, 0.1, 0.25, 0.5)
+"""Parts of the way at which the inputs are kept for the report; chosen."""
 OBJECTIVE_SCALE = 1e6
 """torch's L-BFGS forgets curvature pairs with ⟨s, y⟩ ≤ 1e-10, which a match near zero falls below; unscaled, the
-descent ends at 40 dB on a LeNet where it otherwise reaches 70."""
+descent ends at 41.7 dB on a LeNet where it otherwise reaches 51.5, as with 1e3 (`benchmarks/results/constants.md`, 4
+images)."""
 UPHILL = 0.01
+"""Size of the step uphill of the gradient regularisation, per entry; chosen, not measured: no preset uses it."""
 STALL = 150
-"""Evaluations over which L-BFGS must lower its best objective by a tenth, or stop."""
+"""Evaluations over which L-BFGS must lower its best objective by a tenth, or stop; chosen: 50 ends no other way on a
+LeNet (`benchmarks/results/constants.md`, 4 images)."""
 
 
 @dataclass(eq=False)

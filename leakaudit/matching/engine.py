@@ -16,7 +16,6 @@ from typing import TypeVar
 import torch
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import Monitor, Reconstruction, Snapshot
 from leakaudit.matching.descent import SNAPSHOT_FRACTIONS, Progress, Solution, adam, best_of, lbfgs
 from leakaudit.matching.memory import restarts_that_fit
 from leakaudit.matching.priors import Prior
@@ -25,6 +24,8 @@ from leakaudit.matching.settings import Initialization, MatchSettings
 from leakaudit.matching.step import COMPILE_AFTER, COMPILE_LARGE_AFTER, Mode, Step, choose_mode
 from leakaudit.notes import PLANNED
 from leakaudit.observation import InputSpace, Observation
+from leakaudit.reconstruction import Monitor, Reconstruction, Snapshot
+from leakaudit.target.dropout import by_step
 from leakaudit.target.size import is_small
 from leakaudit.target.target import Target
 
@@ -46,10 +47,12 @@ __all__ = [
 
 S = TypeVar("S", bound=MatchSettings)
 PLANNING_STEPS = 3
+"""Steps that are timed to plan a time budget, after one to warm up; chosen."""
 ONE_BIT_TV = 3e-2
-"""Least weight of the total variation where only signs are known; 24 dB on the demo's network, 11 with 1e-4."""
+"""Least weight of the total variation where only signs are known; chosen on the demo's network (24 dB, 11 with 1e-4);
+on a LeNet it gives 21.5 dB, 1e-2 gives 23.9 and 1e-4 gives 14.7 (`benchmarks/results/constants.md`, 4 images)."""
 TILE = 4
-"""Side of the image over side of the patch in the tiled start."""
+"""Side of the image over side of the patch in the tiled start (Wei et al. 2020, arXiv 2004.10397); chosen."""
 
 
 def initial_guess(space: InputSpace, batch: int, kind: Initialization, generator: Generator) -> Tensor:
@@ -99,9 +102,9 @@ def prepare(
         generator: CPU generator of the starts.
         monitor: Knows the time left.
         priors: Further terms of the objective.
-        masks: Known dropout masks by layer.
+        masks: Known dropout masks by ``step/layer``.
         possible: See :class:`GradientMatching`.
-        extra: Draws further unknowns for a restart: ``labels`` (B, K) logits, ``mask:<layer>`` (B, …).
+        extra: Draws further unknowns for a restart: ``labels`` (B, K) logits, ``mask:step/layer`` (B, …).
 
     Raises:
         ValueError: The observation has no labels.
@@ -189,7 +192,7 @@ def minimize_together(
         generators: One per victim.
         monitor: See there.
         priors: See there.
-        masks: Known dropout masks by layer, of each victim.
+        masks: Known dropout masks by ``step/layer``, of each victim.
 
     Returns:
         A reconstruction per victim, up to the last that was begun before a stop; ``None`` where :func:`goes_together`
@@ -302,7 +305,7 @@ def to_reconstruction(
         inputs=best.values["inputs"],
         labels=labels,
         match=match,
-        masks={**problem.masks, **found} or None,
+        masks=by_step({**problem.masks, **found}) or None,
         history=best.history,
         snapshots=_timeline(best),
         iterations=best.spent,

@@ -28,24 +28,27 @@ from leakaudit.matching.engine import solve
 from leakaudit.matching.priors import total_variation
 from leakaudit.matching.problem import MASK, GradientMatching
 from leakaudit.matching.search import chain
-from leakaudit.target.dropout import dropout_layers, injected_masks
+from leakaudit.target.dropout import by_step, dropout_layers, injected_masks
 
 FREE: dict[str, Any] = {"optimizer": "lbfgs", "distance": "euclidean", "tv_weight": 0.0}
+"""Changes of the first stage: L-BFGS on the squared distance, without priors by definition."""
 SMOOTH = 1e-3
 """Total variation of the second stage. On a victim of the LeNet of `benchmarks/anchors.py` with dropout on its first
 map it gives 25 dB, where 1e-4 gives 19 and 1e-2 gives 22."""
 FREE_SHARE = 0.5
+"""Of the steps of this descent, for its first stage; chosen, not measured."""
 REFINEMENTS = 2
+"""Rounds of choosing masks and refining inputs; chosen, not measured."""
 POLISH_SHARE = 0.2
-"""Of the steps of the authors' descent, to refine the inputs under rounded masks."""
+"""Of the steps of the authors' descent, to refine the inputs under rounded masks; chosen, not measured."""
 BETTER = "L-BFGS matched better than signed Adam"
 LONG = 3000
-"""Steps that are enough for both ways: on a LeNet with dropout on its first map, Adam is ahead after 300 steps of each
-and ends at 15 dB, where L-BFGS ends by itself after 2,200, at 27 dB or more."""
+"""Steps that are enough for both ways; chosen: on a LeNet with dropout on its first map, Adam is ahead after 300 steps
+of each and ends at 15 dB, where L-BFGS ends by itself after 2,200, at 27 dB or more."""
 TRIAL_SHARE = 0.05
-"""Of the steps, for each of the two ways down."""
+"""Of the steps, for each of the two ways down; chosen, not measured."""
 FEW = 100_000
-"""Unknown mask entries up to which L-BFGS is tried; 100 vectors of that size are its memory."""
+"""Unknown mask entries up to which L-BFGS is tried; chosen for memory: it keeps 100 vectors of that size, 40 MB."""
 
 
 def cost(problem: GradientMatching, values: Mapping[str, Tensor]) -> float:
@@ -56,7 +59,7 @@ def cost(problem: GradientMatching, values: Mapping[str, Tensor]) -> float:
 
 
 def masked_activations(problem: GradientMatching, values: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Input h and mask m of every dropout whose mask is unknown, in one forward pass, by layer."""
+    """Input h and mask m of every dropout whose mask is unknown, in one forward pass, by ``step/layer`` of one step."""
     masks = {name.removeprefix(MASK): value for name, value in values.items() if name.startswith(MASK)}
     seen: dict[str, Tensor] = {}
     calls: dict[str, int] = {}
@@ -69,14 +72,15 @@ def masked_activations(problem: GradientMatching, values: Mapping[str, Tensor]) 
         return hook
 
     module = problem.target.module
+    injected = by_step({**problem.masks, **masks})
     handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in dropout_layers(module).items()]
     try:
-        with torch.no_grad(), injected_masks(module, {**problem.masks, **masks}):
+        with torch.no_grad(), injected_masks(module, injected[0] if injected else {}):
             problem.target.logits(values["inputs"])
     finally:
         for handle in handles:
             handle.remove()
-    return {name: (seen[name], mask) for name, mask in masks.items()}
+    return {key: (seen[key.partition("/")[2]], mask) for key, mask in masks.items()}
 
 
 def drop_smallest(activation: Tensor, mask: Tensor, rate: float) -> Tensor:
@@ -107,13 +111,14 @@ def find_masks(
 ) -> tuple[Solution, tuple[str, ...]]:
     """Inputs and masks, from every guess, in at most as many iterations as the settings of the problem say for each.
 
-    Where masks are free and few, L-BFGS and the authors' descent are tried for some steps each, from the first guess,
-    and the cheaper goes on. With many steps L-BFGS goes on in any case, and Adam where that has not become cheaper.
+    Where masks are free and few, and of one local step, L-BFGS and the authors' descent are tried for some steps each,
+    from the first guess, and the cheaper goes on. With many steps L-BFGS goes on in any case, and Adam where that has
+    not become cheaper.
 
     Args:
         problem: With the prior on the masks that the authors' descent follows.
         guesses: Starts of inputs and masks, one per restart.
-        rates: Dropout probability of the masks to find, by layer.
+        rates: Dropout probability of the masks to find, by ``step/layer``.
         generator: As for :func:`leakaudit.matching.engine.solve`.
         progress: Where this lies within the attack.
 
@@ -123,7 +128,7 @@ def find_masks(
     total = problem.settings.iterations
     steps = round(TRIAL_SHARE * total)
     entries = sum(value.numel() for name, value in guesses[0].items() if name.startswith(MASK))
-    if not (steps and 0 < entries <= FEW):
+    if not (steps and 0 < entries <= FEW and problem.observation.protocol.steps == 1):
         return _stop_told(*_by_adam(problem, guesses, generator, progress), total * len(guesses))
     free = problem.under(problem.settings, priors=())
     trials: list[Solution] = []

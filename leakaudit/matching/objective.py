@@ -29,6 +29,7 @@ from torch import Tensor
 from leakaudit.matching.settings import Distance, LayerWeights
 
 TINY = 1e-38
+"""Squared norm that stands for zero: where the precision of float32 ends."""
 
 
 class GradientDistance(Protocol):

@@ -12,7 +12,7 @@ from leakaudit.target.batchnorm import Statistics, normalised
 from leakaudit.target.target import Target
 
 Variables = Mapping[str, Tensor]
-"""What is optimised: ``inputs`` (B, C, H, W), and where wanted ``labels`` (B, K) logits, ``mask:<layer>`` (B, …)."""
+"""What is optimised: ``inputs`` (B, C, H, W), and where wanted ``labels`` (B, K) logits, ``mask:step/layer`` (B, …)."""
 Prior = Callable[[Variables], Tensor]
 """A weighted term of the objective, a scalar."""
 
@@ -37,7 +37,7 @@ class KeepRate:
     ``weight · Σ_l |1 − mean(m_l) − p_l|``: one number per layer, so it asks for a rate, not for zeros and ones.
 
     Args:
-        rates: Dropout probability by layer.
+        rates: Dropout probability by ``step/layer``.
         weight: λ_m.
     """
 

@@ -8,7 +8,6 @@ The unknowns v are the inputs, and where wanted the labels (as softmax logits) a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -18,10 +17,12 @@ from leakaudit.matching.objective import CosineDistance, GradientDistance, make_
 from leakaudit.matching.priors import Prior, Variables, total_variation
 from leakaudit.matching.settings import MatchSettings
 from leakaudit.observation import Observation
-from leakaudit.target.dropout import injected_masks
+from leakaudit.protocols.base import Play
+from leakaudit.target.dropout import by_step
 from leakaudit.target.target import Target
 
 MASK = "mask:"
+"""Before ``step/layer`` in the name of an unknown mask; masks that are known are kept by ``step/layer``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +32,7 @@ class Case:
     Args:
         observed: Shared gradients, one tensor per parameter.
         labels: Class indices (B,).
-        masks: Dropout masks that are known, by layer.
+        masks: Dropout masks that are known, by ``step/layer``.
     """
 
     observed: tuple[Tensor, ...]
@@ -58,8 +59,8 @@ class GradientMatching:
         labels: Class indices (B,); the start where the labels are optimised too.
         settings: Distance, layer weights and the weights of total variation and L2.
         priors: Further terms, already weighted.
-        masks: Dropout masks that are known, by layer; the ones to be found are variables.
-        possible: For masks to be found, of the same shape, by layer: 0 where the entry is known to be 0, otherwise 1.
+        masks: Dropout masks that are known, by ``step/layer``; the ones to be found are variables.
+        possible: For masks to be found, of the same shape, by ``step/layer``: 0 where it is known to be 0, else 1.
     """
 
     def __init__(
@@ -131,28 +132,21 @@ class GradientMatching:
 
     def gradients(self, variables: Variables, *, functional: bool = False, case: Case | None = None) -> list[Tensor]:
         """The update that the guess would cause, one tensor per parameter, differentiable."""
-        case = case or self.case
-        inputs, labels = variables["inputs"], case.labels
-        if "labels" in variables:
-            labels = variables["labels"].softmax(1)
-        with self._masked(variables, case.masks):
-            if functional:
-                found = torch.func.grad(lambda p: self.target.loss(inputs, labels, p))(self.parameters)
-            else:
-                found = self.target.gradient(inputs, labels, create_graph=True)
-        shared = self.observation.shared(found)
+        play = self.play(variables, case or self.case)
+        shared = self.observation.regenerate(self.target, play, create_graph=not functional, functional=functional)
         return [shared[name] for name in self.parameters]
+
+    def play(self, variables: Variables, case: Case | None = None) -> Play:
+        """The guess of what the client did: the unknowns, and what is known of a victim."""
+        case = case or self.case
+        labels = variables["labels"].softmax(1) if "labels" in variables else case.labels
+        limited = self._limited(variables)
+        free = {name.removeprefix(MASK): value for name, value in limited.items() if name.startswith(MASK)}
+        return Play(variables["inputs"], labels, masks=by_step({**case.masks, **free}))
 
     def cosine(self, variables: Variables) -> float:
         """Cosine distance of a guess, whatever the objective is: the yardstick that compares different objectives."""
         return float(self.yardstick([g.detach() for g in self.gradients(variables)]))
-
-    def _masked(self, variables: Variables, known: Mapping[str, Tensor]) -> AbstractContextManager[None]:
-        limited = self._limited(variables)
-        free = {name.removeprefix(MASK): value for name, value in limited.items() if name.startswith(MASK)}
-        if not known and not free:
-            return nullcontext()
-        return injected_masks(self.target.module, {**known, **free})
 
     def _limited(self, variables: Variables) -> Variables:
         """The unknowns with the masks' known zeros in place: nothing depends on what the variables hold there."""

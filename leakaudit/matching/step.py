@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from leakaudit.matching.compiler_cache import secure_compiler_cache
 from leakaudit.matching.problem import Case, GradientMatching
 
 Mode = Literal["eager", "traced", "compiled"]
@@ -30,16 +31,20 @@ Flat = Callable[..., Sequence[Tensor]]
 """An evaluation as a recording makes it: all in one sequence."""
 
 TRACE_AFTER = 1_000
+"""Planned steps from which tracing repays (0.5 s on a LeNet); chosen from times like those of
+`benchmarks/results/speed.md`. Steps, not seconds: a decision by the clock would make the numbers of a report depend on
+the machine's load."""
 COMPILE_AFTER = 10_000
+"""Planned steps from which compiling repays (4 to 30 s on a LeNet, 2.4 times faster); chosen from the same times."""
 COMPILE_LARGE_AFTER = 2_000
-"""Planned steps from which tracing (0.5 s on a LeNet, 20 % faster) and compiling (30 s, 2.3× faster) repay; where one
-is not small (13 s for 23 ms a step on ConvNet-64, 25 to 50 s for 30 ms on a small ViT) compiling repays sooner.
-
-Counts, not seconds: a decision by the clock would make the numbers of a report depend on the machine's load.
-"""
+"""The same where the network is not small (15 s for 0.24 s a step on ConvNet-64, 26 s for 21 ms on a small ViT); chosen
+from times like those of `benchmarks/results/speed.md`."""
 COMPILE_BUDGET = 600
-"""Seconds of a time budget below which nothing is compiled: on a busy machine that alone took 150."""
+"""Seconds of a time budget below which nothing is compiled; chosen: that took up to 133 s
+(`benchmarks/results/speed.md`)."""
 TOLERANCE = 1e-3
+"""Difference from the eager step, relative to it, above which a recording is wrong; chosen, 8,400 times float32's
+precision."""
 
 
 def choose_mode(planned_steps: int, seconds_left: float | None = None, *, large: bool = False) -> Mode:
@@ -197,6 +202,7 @@ def _compiled(graph: fx.GraphModule, example: Values) -> Flat:
     """The graph compiled by Inductor itself: Dynamo would only read again, at every call, what is recorded already."""
     from torch import _inductor  # seconds, which only a compilation should cost
 
+    secure_compiler_cache()
     with torch.no_grad():
         compiled: Flat = _inductor.compile(graph, list(example))
         compiled(*example)

@@ -1,5 +1,5 @@
 """The report: one versioned JSON document, and views of it (HTML, PDF)."""
 
-from leakaudit.report.document import Report
+from leakaudit.document.schema import Report
 
 __all__ = ["Report"]

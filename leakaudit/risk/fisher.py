@@ -23,13 +23,15 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from leakaudit.attacks.certificate import GradientJacobian
 from leakaudit.observation import Observation
+from leakaudit.protocols.base import Play
+from leakaudit.risk.update_jacobian import UpdateJacobian
 from leakaudit.target.target import Target
 
 PROBES = 32
+"""Random signs of Hutchinson's estimate; chosen, its standard error is reported."""
 EXACT_UNKNOWNS = 256
-"""Largest number of unknowns whose Jacobian is formed column by column."""
+"""Largest number of unknowns whose Jacobian is formed column by column; chosen for time."""
 
 
 @dataclass(frozen=True)
@@ -50,20 +52,19 @@ class FisherBound:
 
 
 def fisher_bound(
-    target: Target, observation: Observation, inputs: Tensor, labels: Tensor, sigma: float, generator: Generator
+    target: Target, observation: Observation, play: Play, sigma: float, generator: Generator
 ) -> FisherBound:
     """The bound at one point.
 
     Args:
         target: The model.
         observation: Which tensors are shared, and through which channel (clipping).
-        inputs: Normalised inputs (B, C, H, W) at which the bound is taken.
-        labels: Class indices (B,).
+        play: Of the client, at whose inputs (B, C, H, W) the bound is taken.
         sigma: Standard deviation of the noise, above 0.
         generator: CPU generator of the probes.
     """
-    jacobian = GradientJacobian(target, inputs, labels, observation)
-    return trace_bound(jacobian.times, inputs, sigma, generator)
+    jacobian = UpdateJacobian(target, observation, play)
+    return trace_bound(jacobian.times, play.inputs, sigma, generator)
 
 
 def trace_bound(times: Callable[[Tensor], Tensor], inputs: Tensor, sigma: float, generator: Generator) -> FisherBound:

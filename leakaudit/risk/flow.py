@@ -38,6 +38,7 @@ _PASSING = (
 )
 _NORMS = ("batchnorm", "layernorm", "groupnorm")
 _LARGEST = 2**31 - 1
+"""Capacity that never binds: the largest of the int32 that SciPy's ``maximum_flow`` takes, by definition."""
 
 System = Callable[[Layer], StructuralRank]
 

@@ -21,8 +21,10 @@ from leakaudit.target.target import Target
 from leakaudit.target.trace import Trace
 
 QUICK_UNKNOWNS = 1500
-"""Largest input of a segment that is measured without being asked to."""
+"""Largest input of a segment that is measured without being asked to; chosen for time."""
 THOROUGH_UNKNOWNS = 4000
+"""Largest input of a segment, and of a whole model, that is measured column by column when asked to; chosen for time.
+"""
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from leakaudit.target.target import Target
 from leakaudit.target.trace import trace, usable_batch_size
 
 if TYPE_CHECKING:
-    from leakaudit.report.document import RankSection
+    from leakaudit.document.schema import RankSection
 
 Level = Literal["exact leak", "identifiable", "partially identifiable", "counts unavailable"]
 Risk = Literal["high", "medium", "low", "unknown"]
@@ -111,7 +111,7 @@ class RankReport:
 
     def to_document(self) -> RankSection:
         """As the section of the report."""
-        from leakaudit.report.document import ConstraintCounts, RankLayer, RankSection
+        from leakaudit.document.schema import ConstraintCounts, RankLayer, RankSection
 
         rows = [
             RankLayer(

@@ -25,7 +25,7 @@ from leakaudit.target.target import Target
 
 CHANGES = ("stride", "width", "bias", "pool")
 WORTH_LISTING = 0.05
-"""Share of the image that a change must hide beyond what cheaper ones do."""
+"""Share of the image that a change must hide beyond what cheaper ones do; chosen."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from leakaudit.errors import ModelError, UsageError
+from leakaudit.safety.importing import current_folder_importable
 from leakaudit.target.formats import Kind
 from leakaudit.target.modules import ImageShape, from_module
 from leakaudit.target.prescan import scan
@@ -145,8 +145,11 @@ def _build(factory: str) -> nn.Module:
     location, _, name = factory.partition(":")
     if not location or not name:
         raise UsageError(f"factory {factory!r} is not of the form package.module:function")
-    if "" not in sys.path:
-        sys.path.insert(0, "")
+    with current_folder_importable():
+        return _built(factory, location, name)
+
+
+def _built(factory: str, location: str, name: str) -> nn.Module:
     try:
         function = getattr(importlib.import_module(location), name)
     except ImportError as error:

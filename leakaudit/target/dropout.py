@@ -2,7 +2,7 @@
 
 Every dropout of a model, whatever it was written as, is a `Dropout` here: ``y = x * m / (1 - p)`` with keep mask ``m``.
 A client draws ``m`` from a Bernoulli distribution; an attacker may inject any float mask, one per sample, and
-differentiate with respect to it.
+differentiate with respect to it. Masks go by step and layer: every forward of the model draws its own.
 
 Fails where dropout is buried in a fused kernel (``nn.LSTM(dropout=…)``): no module can stand in for it there.
 Reference: Srivastava et al., "Dropout", JMLR 2014 (the scaled, "inverted" form that all frameworks use).
@@ -10,7 +10,7 @@ Reference: Srivastava et al., "Dropout", JMLR 2014 (the scaled, "inverted" form 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -18,6 +18,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 Kind = Literal["element", "channel", "attention"]
+Masks = Mapping[str, Tensor]
+"""Keep masks (B, …) of one forward, by layer."""
+Steps = tuple[Masks, ...]
+"""Keep masks of every local step of a client."""
 
 
 class Dropout(nn.Module):
@@ -38,7 +42,7 @@ class Dropout(nn.Module):
         self._calls = 0
         self._name = label
         self._masks: Mapping[str, Tensor] | None = None
-        self._record: dict[str, Tensor] | None = None
+        self._record: list[dict[str, Tensor]] | None = None
         self._generator: Generator | None = None
 
     def extra_repr(self) -> str:
@@ -61,7 +65,7 @@ class Dropout(nn.Module):
                 return x
             mask = self._draw(x)
         if self._record is not None:
-            self._record[key] = mask.detach()
+            self._record[-1][key] = mask.detach()
         scale = 1.0 / (1.0 - self.p) if self.p < 1.0 else 0.0
         return x * (mask * scale)
 
@@ -89,11 +93,16 @@ def _session(module: nn.Module, **state: Any) -> Iterator[None]:
         for layer in layers.values():
             layer._calls = 0
 
+    def begin(*_: Any) -> None:
+        restart()
+        if state.get("_record") is not None:
+            state["_record"].append({})
+
     for name, layer in layers.items():
         layer._name = name
         for key, value in state.items():
             setattr(layer, key, value)
-    hook = module.register_forward_pre_hook(restart)
+    hook = module.register_forward_pre_hook(begin)
     try:
         restart()
         yield
@@ -111,7 +120,7 @@ def injected_masks(module: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[N
 
     Args:
         module: Any module; only its `Dropout` layers matter.
-        masks: Float masks (B, …) by layer; a layer that is called again within one forward reads ``name#1``
+        masks: Float masks (B, …) of one step by layer; a layer that is called again within one forward reads ``name#1``
             and so on. Layers without a mask behave as usual.
     """
     with _session(module, _masks=masks):
@@ -119,11 +128,49 @@ def injected_masks(module: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[N
 
 
 @contextmanager
-def record(module: nn.Module, generator: Generator | None = None) -> Iterator[dict[str, Tensor]]:
-    """Collect the masks of the forwards inside, drawn with ``generator`` if given; the last forward's remain."""
-    recorded: dict[str, Tensor] = {}
+def record(module: nn.Module, generator: Generator | None = None) -> Iterator[list[dict[str, Tensor]]]:
+    """Collect the masks of the forwards inside, by forward and layer, drawn with ``generator`` if given."""
+    recorded: list[dict[str, Tensor]] = []
     with _session(module, _record=recorded, _generator=generator):
         yield recorded
+
+
+def drawn_shapes(module: nn.Module, forward: Callable[[], Any]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the masks that one forward draws with dropout on, by layer in order of execution.
+
+    Args:
+        module: Its layers are on inside only, and draw from a generator of their own.
+        forward: Runs the module once.
+    """
+    layers = {name: layer for name, layer in dropout_layers(module).items() if layer.p > 0}
+    if not layers:
+        return {}
+    before = {name: layer.training for name, layer in layers.items()}
+    with torch.no_grad(), record(module, Generator()) as steps:
+        try:
+            for layer in layers.values():
+                layer.train()
+            forward()
+        finally:
+            for name, layer in layers.items():
+                layer.train(before[name])
+    return {name: tuple(mask.shape) for name, mask in steps[-1].items()}
+
+
+def keyed(steps: Steps) -> dict[str, Tensor]:
+    """Masks by ``step/layer`` in one mapping, for what treats all of them alike."""
+    return {f"{number}/{name}": mask for number, step in enumerate(steps) for name, mask in step.items()}
+
+
+def by_step(masks: Masks) -> Steps:
+    """The inverse of :func:`keyed`; steps without a mask are empty, and nothing at all is no steps."""
+    steps: list[dict[str, Tensor]] = []
+    for key, mask in masks.items():
+        number, _, name = key.partition("/")
+        while len(steps) <= int(number):
+            steps.append({})
+        steps[int(number)][name] = mask
+    return tuple(steps)
 
 
 _CHANNEL = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)

@@ -7,11 +7,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from leakaudit.attacks.base import Reconstruction, cpu_generator
-from leakaudit.attacks.labels import infer_labels
-from leakaudit.batch import Batch
-from leakaudit.client import observe
-from leakaudit.observation import InputSpace, Mode, Observation, Protocol
+from leakaudit.attacks.base import cpu_generator
+from leakaudit.attacks.labels.infer import infer_labels
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe
+from leakaudit.observation import InputSpace, Observation
+from leakaudit.protocols.base import Mode
+from leakaudit.protocols.fedsgd import FedSGD
+from leakaudit.reconstruction import Reconstruction
 from leakaudit.target.dropout import Dropout
 from leakaudit.target.target import Target
 
@@ -20,7 +23,7 @@ EXACT = 1e-3
 
 def seen(target: Target, batch: Batch, space: InputSpace, mode: Mode = "eval", seed: int = 0) -> Observation:
     """What an attacker sees of a batch, with labels inferred from it."""
-    observation = observe(target, batch, Protocol(len(batch.labels), mode), space, seed)
+    observation = observe(target, batch, FedSGD(len(batch.labels), mode), space, seed)
     labels = infer_labels(target, observation, cpu_generator(0)).labels
     return replace(observation, labels=labels, label_source="inferred")
 

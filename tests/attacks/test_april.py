@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leakaudit.attacks.april import April, AprilSettings, find_patches, solve_patches
-from leakaudit.attacks.base import NotApplicable, cpu_generator
+from leakaudit.attacks.base import cpu_generator
 from leakaudit.observation import InputSpace
+from leakaudit.reconstruction import NotApplicable
 from leakaudit.target.dropout import Dropout
 from tests.attacks.exact import noise_batch, seen
 from tests.cli.test_scan import leakaudit

@@ -6,10 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from leakaudit.attacks.certificate import GradientJacobian, certify
-from leakaudit.batch import Batch
-from leakaudit.client import observe
-from leakaudit.observation import InputSpace, Protocol, TokenSpace
+from leakaudit.attacks.certificate import certify
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe
+from leakaudit.observation import InputSpace, Observation, TokenSpace
+from leakaudit.protocols.base import Play
+from leakaudit.protocols.fedsgd import FedSGD, gradient_of
+from leakaudit.risk.update_jacobian import UpdateJacobian
 from leakaudit.target.target import Target
 from tests.attacks.exact import noise_batch, relu_mlp
 from tests.conftest import make_target
@@ -43,8 +46,8 @@ def dense_rank(target: Target, inputs: torch.Tensor, labels: torch.Tensor) -> in
 def test_the_truth_is_certified_and_unique(samples: Batch, space: InputSpace) -> None:
     target = make_target(relu_mlp(32), (3, 12, 12), 5)
     victim = samples.subset([1, 7])
-    observation = observe(target, victim, Protocol(2), space)
-    certificate = certify(target, observation, space.normalize(victim.images), victim.labels)
+    observation = observe(target, victim, FedSGD(2), space)
+    certificate = certify(target, observation, Play(space.normalize(victim.images), victim.labels))
     assert certificate.exact
     assert certificate.unique is True
     assert certificate.rank == certificate.unknowns == 2 * 432
@@ -53,9 +56,9 @@ def test_the_truth_is_certified_and_unique(samples: Batch, space: InputSpace) ->
 def test_residuals_are_those_of_the_definition(samples: Batch, space: InputSpace) -> None:
     target = make_target(relu_mlp(), (3, 12, 12), 5)
     victim = samples.subset([1])
-    observation = observe(target, victim, Protocol(1), space)
+    observation = observe(target, victim, FedSGD(1), space)
     guess = space.normalize(victim.images) * 0.9
-    certificate = certify(target, observation, guess, victim.labels, uniqueness=False)
+    certificate = certify(target, observation, Play(guess, victim.labels), uniqueness=False)
     gradients = target.gradient(guess, victim.labels)
     whole = torch.cat([g.flatten() for g in observation.update.values()])
     difference = torch.cat([(gradients[n] - g).flatten() for n, g in observation.update.items()])
@@ -72,8 +75,8 @@ def test_rank_agrees_with_a_dense_decomposition(channels: int, stride: int) -> N
     target = small(conv_net(channels, stride))
     victim = noise_batch(1, classes=3, shape=(1, 6, 6))
     inputs = SPACE.normalize(victim.images)
-    observation = observe(target, victim, Protocol(1), SPACE)
-    certificate = certify(target, observation, inputs, victim.labels, products=2000)
+    observation = observe(target, victim, FedSGD(1), SPACE)
+    certificate = certify(target, observation, Play(inputs, victim.labels), products=2000)
     rank = dense_rank(target, inputs, victim.labels)
     assert certificate.unique is (rank == 36)
     assert certificate.rank is not None
@@ -85,15 +88,16 @@ def test_products_with_the_jacobian_are_adjoint_and_linearise_the_gradient() -> 
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn((2, 1, 6, 6), generator=generator, dtype=torch.float64)
     labels = torch.tensor([0, 2])
-    jacobian = GradientJacobian(target, inputs, labels)
+    everything = Observation(gradient_of(target, inputs, labels), FedSGD(2), SPACE)
+    jacobian = UpdateJacobian(target, everything, Play(inputs, labels))
     direction = torch.randn(inputs.shape, generator=generator, dtype=torch.float64)
     dual = torch.randn(jacobian.value.shape, generator=generator, dtype=torch.float64)
     image = jacobian.times(direction)
     left, right = image @ dual, (direction * jacobian.transposed_times(dual)).sum()
     assert float(left) == pytest.approx(float(right), rel=1e-10)
     step = 1e-6
-    ahead = GradientJacobian(target, inputs + step * direction, labels).value
-    behind = GradientJacobian(target, inputs - step * direction, labels).value
+    ahead = UpdateJacobian(target, everything, Play(inputs + step * direction, labels)).value
+    behind = UpdateJacobian(target, everything, Play(inputs - step * direction, labels)).value
     assert torch.allclose((ahead - behind).detach() / (2 * step), image, atol=1e-8)
 
 
@@ -106,10 +110,10 @@ def test_a_sample_without_influence_is_not_certified(space: InputSpace) -> None:
     target = make_target(module, (3, 12, 12), 2)
     images = torch.stack([torch.full((3, 12, 12), 0.9), torch.full((3, 12, 12), 0.5)])
     victim = Batch(images, torch.tensor([0, 1]), (0, 1))
-    observation = observe(target, victim, Protocol(2), space)
+    observation = observe(target, victim, FedSGD(2), space)
     guess = space.normalize(images)
     guess[0] = -guess[0].flip(0) * 0.5 + 1.0  # another bright image, so as confident
-    certificate = certify(target, observation, guess, victim.labels, uniqueness=False)
+    certificate = certify(target, observation, Play(guess, victim.labels), uniqueness=False)
     assert certificate.residual < certificate.tolerance
     assert not certificate.exact
 
@@ -117,8 +121,8 @@ def test_a_sample_without_influence_is_not_certified(space: InputSpace) -> None:
 def test_too_few_products_leave_it_undecided(samples: Batch, space: InputSpace) -> None:
     target = make_target(relu_mlp(), (3, 12, 12), 5)
     victim = samples.subset([1, 7])
-    observation = observe(target, victim, Protocol(2), space)
-    certificate = certify(target, observation, space.normalize(victim.images), victim.labels, products=1)
+    observation = observe(target, victim, FedSGD(2), space)
+    certificate = certify(target, observation, Play(space.normalize(victim.images), victim.labels), products=1)
     assert certificate.unique is None
     assert "undecided" in certificate.note
 
@@ -134,8 +138,8 @@ def test_token_ids_are_unique_only_where_their_order_matters() -> None:
             module.positions.requires_grad_(False)
         target = text_target(module)
         batch = Batch(ids, labels, (0,))
-        observation = observe(target, batch, Protocol(1, "eval"), TokenSpace.of(8, VOCABULARY))
-        found = certify(target, observation, ids, labels)
+        observation = observe(target, batch, FedSGD(1, "eval"), TokenSpace.of(8, VOCABULARY))
+        found = certify(target, observation, Play(ids, labels))
         assert found.exact
         assert found.unique is expected
         assert (found.note == "") is expected

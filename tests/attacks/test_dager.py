@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from leakaudit.attacks.base import NotApplicable, Reconstruction, cpu_generator
+from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.dager import Dager, DagerSettings, span_distance
 from leakaudit.attacks.embedding import token_set
 from leakaudit.attacks.linear import LinearReader, LinearSettings
-from leakaudit.attacks.token_places import sequence_by_positions
-from leakaudit.batch import Batch
+from leakaudit.attacks.reading.token_places import sequence_by_positions
+from leakaudit.client.batch import Batch
 from leakaudit.observation import InputSpace, Observation
+from leakaudit.reconstruction import NotApplicable, Reconstruction
 from leakaudit.target.target import Target
 from tests.attacks.exact import noise_batch, seen
 from tests.attacks.test_april import Block

@@ -8,13 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from leakaudit.attacks.base import NotApplicable, cpu_generator
+from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.dia import DIA, DIASettings
 from leakaudit.attacks.ig import IG, IGSettings
-from leakaudit.batch import Batch
+from leakaudit.client.batch import Batch
 from leakaudit.defences.base import adapted
 from leakaudit.defences.spec import parse_defence
-from leakaudit.observation import InputSpace, Protocol
+from leakaudit.observation import InputSpace
+from leakaudit.protocols.fedsgd import FedSGD
+from leakaudit.reconstruction import NotApplicable
 from leakaudit.target.dropout import Dropout
 from leakaudit.target.target import Target
 from tests.attacks.test_masks import dropout_net, dropped, small_net
@@ -74,13 +76,13 @@ def test_units_that_no_sample_keeps_are_left_out_of_the_search(samples: Batch, s
     result = DIA(settings)(target, observation, cpu_generator(0))
     plain = DIA(replace(settings, read=False, polish=False))(target, observation, cpu_generator(0))
     assert given.masks is not None
-    nowhere = given.masks["drop"].amax(0) == 0
+    nowhere = given.masks[0]["drop"].amax(0) == 0
     note = f"1 dropout masks optimised, {int(nowhere.sum())} units read off the update as dropped by all samples"
     assert result.notes[0] == note
     assert result.masks is not None
     assert plain.masks is not None
-    assert not bool(result.masks["drop"][:, nowhere].any())
-    assert bool(plain.masks["drop"][:, nowhere].any())
+    assert not bool(result.masks[0]["drop"][:, nowhere].any())
+    assert bool(plain.masks[0]["drop"][:, nowhere].any())
 
 
 def test_all_iterations_are_counted(samples: Batch, space: InputSpace) -> None:
@@ -112,8 +114,8 @@ def test_stopped_anywhere_it_returns_what_it_has_and_says_so(samples: Batch, spa
     assert result.iterations == steps
     assert result.stopped == f"stopped after {steps} of 120 iterations"
     assert result.masks is not None
-    assert float(result.masks["map"].min()) >= 0
-    assert float(result.masks["map"].max()) <= 1
+    assert float(result.masks[0]["map"].min()) >= 0
+    assert float(result.masks[0]["map"].max()) <= 1
 
 
 def test_stopped_in_the_second_trial_the_first_is_not_forgotten(samples: Batch, space: InputSpace) -> None:
@@ -158,7 +160,7 @@ def test_says_why_not(samples: Batch, space: InputSpace, target: Target) -> None
     observation = dropped(with_dropout, samples.subset([0]), space)
     attack = DIA(DIA.presets["quick"])
     assert attack.applies(with_dropout, observation) is None
-    in_eval = replace(observation, protocol=Protocol(1, "eval"))
+    in_eval = replace(observation, protocol=FedSGD(1, "eval"))
     refusal = attack.applies(with_dropout, in_eval)
     assert refusal == NotApplicable("dropout is off in eval mode: audit the train mode with --mode train")
     assert attack.applies(target, observation) == NotApplicable("the model has no dropout")
@@ -173,6 +175,6 @@ def test_masks_of_a_map_follow_from_the_masked_activations(samples: Batch, space
     assert psnr(space, result.inputs, victim) > 19
     assert result.masks is not None
     assert given.masks is not None
-    assert float((result.masks["map"] == given.masks["map"]).float().mean()) > 0.8
+    assert float((result.masks[0]["map"] == given.masks[0]["map"]).float().mean()) > 0.8
     assert result.iterations <= 400
     assert "L-BFGS matched better than signed Adam" in result.notes

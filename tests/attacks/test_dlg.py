@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from leakaudit.attacks.base import NotApplicable, cpu_generator
+from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.dlg import DESCENT, DLG
 from leakaudit.attacks.idlg import IDLG
-from leakaudit.batch import Batch
+from leakaudit.client.batch import Batch
 from leakaudit.observation import InputSpace
+from leakaudit.reconstruction import NotApplicable
 from tests.matching.test_descent import cnn
 from tests.matching.test_engine import observation_of, psnr
 

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from leakaudit.attacks.base import NotApplicable, cpu_generator
+from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.dager import Dager, DagerSettings
 from leakaudit.attacks.embedding import EmbeddingReader, EmbeddingSettings
 from leakaudit.attacks.registry import available
-from leakaudit.batch import Batch
+from leakaudit.client.batch import Batch
 from leakaudit.observation import InputSpace, Observation, TokenSpace
+from leakaudit.reconstruction import NotApplicable
 from leakaudit.target.target import Target
 from tests.attacks.exact import noise_batch, seen
 from tests.conftest import make_target, small_mlp

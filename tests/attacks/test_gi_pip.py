@@ -12,13 +12,14 @@ import torch
 from torch import Generator, nn
 
 import leakaudit
-from leakaudit.attacks.base import Attack, Monitor, NotApplicable, Reconstruction, SilentMonitor, cpu_generator
+from leakaudit.attacks.base import Attack, cpu_generator
 from leakaudit.attacks.gi_pip import GIPIP, GIPIPSettings
 from leakaudit.attacks.ig import IG
-from leakaudit.batch import Batch
+from leakaudit.client.batch import Batch
+from leakaudit.document.schema import AttackEntry
 from leakaudit.observation import InputSpace, Observation
-from leakaudit.report.document import AttackEntry
-from leakaudit.report.view import build_view
+from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, SilentMonitor
+from leakaudit.report.views.view import build_view
 from leakaudit.target.target import Target
 from tests.conftest import make_target, smooth_images
 from tests.matching.test_engine import _StopAfter, observation_of, psnr

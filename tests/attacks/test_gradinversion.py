@@ -12,14 +12,16 @@ import torch
 from torch import nn
 
 import leakaudit
-from leakaudit.attacks.base import NotApplicable, SilentMonitor, cpu_generator
+from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.gradinversion import BASE, GradInversion
-from leakaudit.batch import Batch
-from leakaudit.client import observe
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe
 from leakaudit.matching.descent import Progress
 from leakaudit.matching.engine import GradientMatching, solve
 from leakaudit.matching.priors import BatchStatistics
-from leakaudit.observation import InputSpace, Observation, Protocol
+from leakaudit.observation import InputSpace, Observation
+from leakaudit.protocols.fedsgd import FedSGD
+from leakaudit.reconstruction import NotApplicable, SilentMonitor
 from leakaudit.target.target import Target
 from tests.cli.test_scan import export
 from tests.cli.test_scan import leakaudit as command
@@ -42,7 +44,7 @@ def network() -> nn.Module:
 
 def sharing(samples: Batch, space: InputSpace) -> tuple[Target, Observation]:
     target = leakaudit.load(network(), mode="train", image_shape=SHAPE, share_bn_statistics="batch")
-    seen = observe(target, samples, Protocol(len(samples), "train", shared_statistics="batch"), space)
+    seen = observe(target, samples, FedSGD(len(samples), "train", shared_statistics="batch"), space)
     return target, replace(seen, labels=samples.labels, label_source="given", threat_model="E")
 
 
@@ -77,7 +79,7 @@ def test_says_what_it_needs(samples: Batch, space: InputSpace, target: Target) -
     attack, victim = GradInversion(GradInversion.presets["quick"]), samples.subset([0])
 
     def reason(target: Target) -> str:
-        refusal = attack.applies(target, observe(target, victim, Protocol(1), space))
+        refusal = attack.applies(target, observe(target, victim, FedSGD(1), space))
         return refusal.reason if isinstance(refusal, NotApplicable) else ""
 
     assert "no BatchNorm" in reason(target)

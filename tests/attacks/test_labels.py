@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from leakaudit.attacks.base import cpu_generator
-from leakaudit.attacks.label_counts import ilrg_shares, round_counts
-from leakaudit.attacks.label_features import feature_fit
-from leakaudit.attacks.labels import LabelGuess, find_head, infer_labels
-from leakaudit.batch import Batch
-from leakaudit.client import observe
-from leakaudit.observation import InputSpace, Observation, Protocol
+from leakaudit.attacks.labels.counts import ilrg_shares, round_counts
+from leakaudit.attacks.labels.features import feature_fit
+from leakaudit.attacks.labels.infer import LabelGuess, find_head, infer_labels
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe
+from leakaudit.observation import InputSpace, Observation
+from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.target.target import Target
 from tests.conftest import make_target, small_cnn, small_mlp
 
@@ -24,7 +25,7 @@ def test_one_sample_is_exact(module: nn.Module, samples: Batch, space: InputSpac
     target = make_target(module, (3, 12, 12), 5)
     for index in range(20):
         victim = samples.subset([index])
-        guess = infer_labels(target, observe(target, victim, Protocol(1), space), cpu_generator(0))
+        guess = infer_labels(target, observe(target, victim, FedSGD(1), space), cpu_generator(0))
         assert guess.labels.tolist() == victim.labels.tolist()
         assert guess.exact
 
@@ -35,7 +36,7 @@ def test_counts_of_a_batch(bias: bool, samples: Batch, space: InputSpace) -> Non
     right = total = 0
     for seed in range(10):
         (victim,) = samples.draw(1, 8, seed)
-        guess = infer_labels(target, observe(target, victim, Protocol(8), space), cpu_generator(seed))
+        guess = infer_labels(target, observe(target, victim, FedSGD(8), space), cpu_generator(seed))
         assert len(guess.labels) == 8
         right += sum((Counter(victim.labels.tolist()) & Counter(guess.labels.tolist())).values())
         total += 8
@@ -49,20 +50,20 @@ def test_binary_model_with_one_logit(samples: Batch, space: InputSpace) -> None:
     labels = torch.arange(20) % 2
     for index in range(20):
         victim = Batch(samples.images[[index]], labels[[index]], (index,))
-        guess = infer_labels(target, observe(target, victim, Protocol(1), space), cpu_generator(0))
+        guess = infer_labels(target, observe(target, victim, FedSGD(1), space), cpu_generator(0))
         assert guess.labels.tolist() == [int(labels[index])]
 
 
 def test_the_head_is_found_by_what_it_does(samples: Batch, space: InputSpace) -> None:
     target = make_target(small_mlp(), (3, 12, 12), 5)
-    head = find_head(target, observe(target, samples.subset([0]), Protocol(1), space), cpu_generator(0))
+    head = find_head(target, observe(target, samples.subset([0]), FedSGD(1), space), cpu_generator(0))
     assert (head.weight, head.bias, head.transposed) == ("3.weight", "3.bias", False)
 
 
 def observe_soft(target: Target, images: torch.Tensor, soft: torch.Tensor, space: InputSpace) -> Observation:
     """The update of one sample whose label is a distribution over classes."""
     gradients = target.gradient(space.normalize(images), soft)
-    return Observation({n: g.detach() for n, g in gradients.items()}, Protocol(1), space)
+    return Observation({n: g.detach() for n, g in gradients.items()}, FedSGD(1), space)
 
 
 def guess_of(target: Target, images: torch.Tensor, soft: list[float], space: InputSpace) -> LabelGuess:
@@ -96,7 +97,7 @@ def test_more_samples_than_classes_with_repeated_labels(size: int, samples: Batc
         weights = torch.rand(5, generator=generator)[samples.labels] ** 2
         index = torch.multinomial(weights, size, replacement=True, generator=generator)
         victim = Batch(samples.images[index], samples.labels[index], tuple(index.tolist()))
-        guess = infer_labels(target, observe(target, victim, Protocol(size), space), cpu_generator(seed))
+        guess = infer_labels(target, observe(target, victim, FedSGD(size), space), cpu_generator(seed))
         right += sum((Counter(victim.labels.tolist()) & Counter(guess.labels.tolist())).values())
         assert "iLRG agrees" in guess.method
     assert right / (4 * size) >= 0.95
@@ -117,7 +118,7 @@ def test_counts_survive_brief_training(samples: Batch, space: InputSpace) -> Non
     right = 0
     for seed in range(6):
         (victim,) = samples.draw(1, 8, seed)
-        guess = infer_labels(target, observe(target, victim, Protocol(8), space), cpu_generator(seed))
+        guess = infer_labels(target, observe(target, victim, FedSGD(8), space), cpu_generator(seed))
         right += sum((Counter(victim.labels.tolist()) & Counter(guess.labels.tolist())).values())
     assert right / 48 >= 0.9
 
@@ -129,7 +130,7 @@ def test_binary_counts(samples: Batch, space: InputSpace) -> None:
     for positive in range(5):
         labels = torch.tensor([1] * positive + [0] * (8 - positive))
         victim = Batch(samples.images[:8], labels, tuple(range(8)))
-        guess = infer_labels(target, observe(target, victim, Protocol(8), space), cpu_generator(0))
+        guess = infer_labels(target, observe(target, victim, FedSGD(8), space), cpu_generator(0))
         assert abs(int(guess.labels.sum()) - positive) <= 1
 
 

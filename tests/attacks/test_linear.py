@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from leakaudit.attacks.base import NotApplicable, Reconstruction, cpu_generator
-from leakaudit.attacks.first_layer import find_linear
+from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.linear import LinearReader, LinearSettings
-from leakaudit.batch import Batch
+from leakaudit.attacks.reading.first_layer import find_linear
+from leakaudit.client.batch import Batch
 from leakaudit.observation import InputSpace
+from leakaudit.reconstruction import NotApplicable, Reconstruction
 from leakaudit.target.dropout import Dropout
 from leakaudit.target.target import Target
 from tests.attacks.exact import confirmed_count, dropout_mlp, errors, judge, noise_batch, relu_mlp, seen

@@ -10,14 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from leakaudit.attacks.base import cpu_generator
-from leakaudit.attacks.masks import draw_masks, masked_layers, read_masks
-from leakaudit.batch import Batch
+from leakaudit.attacks.reading.masks import draw_masks, masked_layers, read_masks
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe_step
 from leakaudit.defences.base import ClientStep, Defence, through
 from leakaudit.defences.gaussian import GaussianMechanism
 from leakaudit.defences.pruning import Pruning, Support
 from leakaudit.defences.quantisation import IntegerQuantisation, SignQuantisation
-from leakaudit.observation import InputSpace, Observation, Protocol
-from leakaudit.target.dropout import Dropout, dropout_layers, injected_masks, record
+from leakaudit.observation import InputSpace, Observation
+from leakaudit.protocols.base import Play
+from leakaudit.protocols.fedsgd import FedSGD
+from leakaudit.target.dropout import Dropout, dropout_layers, keyed
 from leakaudit.target.target import Target
 from tests.conftest import make_target
 
@@ -35,14 +38,8 @@ def dropout_net(activation: type[nn.Module] = nn.GELU, p: float = 0.5) -> Target
 
 def dropped(target: Target, batch: Batch, space: InputSpace, seed: int = 0) -> Observation:
     """The observation of a client with dropout on, with its masks."""
-    layers = dropout_layers(target.module).values()
-    for layer in layers:
-        layer.train()
-    with record(target.module, cpu_generator(seed)) as masks:
-        update = {n: g.detach() for n, g in target.gradient(space.normalize(batch.images), batch.labels).items()}
-    for layer in layers:
-        layer.eval()
-    return Observation(update, Protocol(len(batch), "train"), space, labels=batch.labels, masks=dict(masks))
+    observation, masks = observe_step(target, batch, FedSGD(len(batch), "train"), space, seed)
+    return replace(observation, labels=batch.labels, masks=masks)
 
 
 def test_finds_the_layers_that_are_on(samples: Batch, space: InputSpace) -> None:
@@ -55,7 +52,7 @@ def test_finds_the_layers_that_are_on(samples: Batch, space: InputSpace) -> None
         ("narrow", 0.5, (2, 32)),
     ]
     assert not any(layer.training for layer in dropout_layers(target.module).values())
-    assert masked_layers(target, replace(observation, protocol=Protocol(2, "eval"))) == ()
+    assert masked_layers(target, replace(observation, protocol=FedSGD(2, "eval"))) == ()
     assert masked_layers(dropout_net(p=0.0), observation)[0].name == "channels"
 
 
@@ -69,9 +66,9 @@ def test_reads_every_mask_of_one_sample(
     layers = masked_layers(target, observation)
     read = read_masks(target, replace(observation, masks=None), layers, cpu_generator(9))
     assert observation.masks is not None
-    assert set(read) == {"channels", "wide", "narrow"}
+    assert set(read) == {"0/channels", "0/wide", "0/narrow"}
     for name, mask in read.items():
-        assert torch.equal(mask, observation.masks[name]), name
+        assert torch.equal(mask, keyed(observation.masks)[name]), name
 
 
 def test_behind_relu_only_units_that_are_zero_anyway_are_taken_for_dropped(samples: Batch, space: InputSpace) -> None:
@@ -80,8 +77,8 @@ def test_behind_relu_only_units_that_are_zero_anyway_are_taken_for_dropped(sampl
     read = read_masks(target, observation, masked_layers(target, observation), cpu_generator(9))
     assert observation.masks is not None
     for name in ("wide", "narrow"):
-        assert not bool((read[name] > observation.masks[name]).any())
-        assert float(read[name].sum()) > 0
+        assert not bool((read[f"0/{name}"] > observation.masks[0][name]).any())
+        assert float(read[f"0/{name}"].sum()) > 0
 
 
 def test_several_samples_show_what_none_of_them_keeps(samples: Batch, space: InputSpace) -> None:
@@ -90,11 +87,11 @@ def test_several_samples_show_what_none_of_them_keeps(samples: Batch, space: Inp
     layers = masked_layers(target, observation)
     read = read_masks(target, observation, layers, cpu_generator(9))
     assert observation.masks is not None
-    kept = observation.masks["wide"].amax(0)
-    assert torch.equal(read["wide"], kept.expand(2, -1))
+    kept = observation.masks[0]["wide"].amax(0)
+    assert torch.equal(read["0/wide"], kept.expand(2, -1))
     start = draw_masks(layers, torch.zeros(1), cpu_generator(0), read)
-    assert not bool(start["wide"][:, kept == 0].any())
-    assert 0.3 < float(start["wide"][:, kept == 1].mean()) < 0.7
+    assert not bool(start["0/wide"][:, kept == 0].any())
+    assert 0.3 < float(start["0/wide"][:, kept == 1].mean()) < 0.7
 
 
 def small_net(p: float = 0.1, units: int = 64) -> Target:
@@ -131,7 +128,7 @@ def test_a_noisy_update_shows_no_mask(
 ) -> None:
     target, batch = build(), samples.subset([0])
     observation = dropped(target, batch, space)
-    assert set(read(target, observation)) == set(observation.masks or {})
+    assert set(read(target, observation)) == set(keyed(observation.masks or ()))
     assert read(target, defended(target, observation, batch, GaussianMechanism(noise=sigma), True)) == {}
 
 
@@ -157,7 +154,7 @@ def test_defences_that_keep_zeros_keep_the_masks_readable(
     observation = dropped(target, batch, space)
     found = read(target, defended(target, observation, batch, defence, True))
     assert observation.masks is not None
-    assert torch.equal(found["drop"], observation.masks["drop"])
+    assert torch.equal(found["0/drop"], observation.masks[0]["drop"])
 
 
 def test_features_hidden_by_soteria_are_not_taken_for_dropped(samples: Batch, space: InputSpace) -> None:
@@ -183,18 +180,17 @@ def test_more_units_without_a_trace_than_the_rate_allows_are_no_mask(samples: Ba
 
 def test_nothing_dropped_is_believed_only_beside_true_zeros(samples: Batch, space: InputSpace) -> None:
     alone, inputs = small_net(), space.normalize(samples.subset([3]).images)
+    protocol = FedSGD(1, "train")
     ones = {"drop": torch.ones(1, 64)}
-    with injected_masks(alone.module, ones):
-        update = {n: g.detach() for n, g in alone.gradient(inputs, torch.tensor([3])).items()}
-    assert read(alone, Observation(update, Protocol(1, "train"), space)) == {}
+    update = protocol.update(alone, Play(inputs, torch.tensor([3]), masks=(ones,)))
+    assert read(alone, Observation(update, protocol, space)) == {}
 
     target = dropout_net()
-    masks = dict(dropped(target, samples.subset([3]), space).masks or {})
-    masks["channels"] = torch.ones_like(masks["channels"])
-    with injected_masks(target.module, masks):
-        update = {n: g.detach() for n, g in target.gradient(inputs, torch.tensor([3])).items()}
-    found = read(target, Observation(update, Protocol(1, "train"), space))
-    assert all(torch.equal(found[name], mask) for name, mask in masks.items())
+    (drawn,) = dropped(target, samples.subset([3]), space).masks or ()
+    masks = {**drawn, "channels": torch.ones_like(drawn["channels"])}
+    update = protocol.update(target, Play(inputs, torch.tensor([3]), masks=(masks,)))
+    found = read(target, Observation(update, protocol, space))
+    assert all(torch.equal(found[f"0/{name}"], mask) for name, mask in masks.items())
 
 
 def test_masks_of_a_convolutions_map_cannot_be_read(samples: Batch, space: InputSpace) -> None:

@@ -13,12 +13,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from leakaudit.attacks.base import Reconstruction, cpu_generator
+from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.rgap import RGAP
-from leakaudit.batch import Batch
-from leakaudit.client import observe
-from leakaudit.closed_form.obstacles import Obstacle
-from leakaudit.observation import InputSpace, Observation, Protocol
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe
+from leakaudit.observation import InputSpace, Observation
+from leakaudit.protocols.fedsgd import FedSGD
+from leakaudit.reconstruction import Reconstruction
+from leakaudit.recursion.obstacles import Obstacle
 from leakaudit.target.target import Target
 from tests.conftest import smooth_images
 
@@ -88,7 +90,7 @@ def make(
         module.to(dtype).eval(), "net", "module", space.shape, "NCHW", space.shape, classes, **options,
     )  # fmt: skip
     images = torch.as_tensor(pixels).to(dtype).reshape(1, *space.shape)
-    observation = observe(target, Batch(images, torch.tensor([label]), (0,)), Protocol(1, mode), space)
+    observation = observe(target, Batch(images, torch.tensor([label]), (0,)), FedSGD(1, mode), space)
     return target, observation, space.normalize(images)
 
 
@@ -323,7 +325,7 @@ def test_refuses_what_is_not_a_chain(build: Callable[[], nn.Module], reason: str
 
 def test_refuses_batches_and_files_that_take_none_alone() -> None:
     target, observation, _ = make(small(nn.Conv2d(3, 8, 3), leaky()), SMALL, image(), 1, 5)
-    assert "batch size 4" in refusal(target, replace(observation, protocol=Protocol(4)))
+    assert "batch size 4" in refusal(target, replace(observation, protocol=FedSGD(4)))
     assert "single samples" in refusal(replace(target, batch_sizes=(8,)), observation)
 
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from leakaudit.attacks.base import NotApplicable, cpu_generator
+from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.linear import LinearReader
 from leakaudit.attacks.rgap import RGAP
 from leakaudit.observation import Observation
+from leakaudit.reconstruction import NotApplicable
 from leakaudit.target.target import Target
 from tests.attacks.test_rgap import SMALL, attack, error, image, leaky, make, refusal
 

@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from leakaudit.attacks.base import NotApplicable, SilentMonitor, cpu_generator
-from leakaudit.attacks.first_layer import find_linear
+from leakaudit.attacks.base import cpu_generator
+from leakaudit.attacks.reading.first_layer import find_linear
 from leakaudit.attacks.spear import Spear, SpearSettings, factorize, numerical_rank, select, sparsify
-from leakaudit.batch import Batch
-from leakaudit.client import observe
-from leakaudit.observation import InputSpace, Protocol
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe
+from leakaudit.observation import InputSpace
+from leakaudit.protocols.fedsgd import FedSGD
+from leakaudit.reconstruction import NotApplicable, SilentMonitor
 from tests.attacks.exact import confirmed_count, dropout_mlp, errors, judge, noise_batch, relu_mlp, seen
 from tests.conftest import make_target, small_mlp
 
@@ -64,7 +66,7 @@ def test_the_rank_is_the_batch_size(space: InputSpace) -> None:
     entry = find_linear(target)
     assert entry is not None
     for size in (1, 2, 7, 16):
-        observation = observe(target, noise_batch(size), Protocol(size), space)
+        observation = observe(target, noise_batch(size), FedSGD(size), space)
         assert factorize(observation, entry)[1] == size
 
 

@@ -7,12 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from leakaudit.attacks.base import NotApplicable, SilentMonitor, cpu_generator
+from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.ig import IGSettings
 from leakaudit.attacks.wia import WIA
-from leakaudit.batch import Batch
+from leakaudit.client.batch import Batch
 from leakaudit.matching.engine import GradientMatching, MatchSettings
 from leakaudit.observation import InputSpace
+from leakaudit.reconstruction import NotApplicable, SilentMonitor
+from leakaudit.target.dropout import keyed
 from tests.attacks.test_dia import linear_net
 from tests.attacks.test_masks import dropout_net, dropped
 from tests.matching.test_engine import psnr
@@ -23,7 +25,7 @@ def test_the_objective_vanishes_at_the_true_input(samples: Batch, space: InputSp
     observation = dropped(target, victim, space)
     truth = space.normalize(victim.images)
     settings = MatchSettings(tv_weight=0)
-    informed = GradientMatching(target, observation, victim.labels, settings, masks=observation.masks)
+    informed = GradientMatching(target, observation, victim.labels, settings, masks=keyed(observation.masks or ()))
     assert float(informed.evaluate(truth)[1].detach()) < 1e-10
     ignorant = GradientMatching(target, observation, victim.labels, settings)
     assert float(ignorant.evaluate(truth)[1].detach()) > 0.01
@@ -64,7 +66,7 @@ def test_victims_together_keep_their_own_masks(samples: Batch, space: InputSpace
         assert result.match == pytest.approx(alone.match, rel=1e-2)
         assert victim.masks is not None
         assert result.masks is not None
-        assert all(torch.equal(result.masks[name], mask) for name, mask in victim.masks.items())
+        assert all(torch.equal(result.masks[0][name], mask) for name, mask in victim.masks[0].items())
         swapped = replace(victim, masks=victims[number - 1].masks)
         assert abs(in_turn(target, swapped, cpu_generator(number)).match - alone.match) > 0.05
     assert WIA(WIA.presets["standard"]).together(target, victims, [cpu_generator(0)] * 3, SilentMonitor()) is None

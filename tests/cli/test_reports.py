@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leakaudit.batch import hash_batch, load_batch
+from leakaudit.client.batch import hash_batch, load_batch
 from leakaudit.observation import InputSpace
-from leakaudit.policy import read_policy
+from leakaudit.policy.read import read_policy
 from tests.cli.test_scan import leakaudit
 from tests.conftest import smooth_images
 from tests.report.builder import build

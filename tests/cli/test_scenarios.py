@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from leakaudit import audit
-from leakaudit.attacks.base import Reconstruction
 from leakaudit.attacks.ig import IG
-from leakaudit.report.document import Report
+from leakaudit.audit import pipeline as audit
+from leakaudit.document.schema import Report
+from leakaudit.reconstruction import Reconstruction
 from tests.cli.test_scan import CLASSES, export, leakaudit
 from tests.conftest import smooth_images
 

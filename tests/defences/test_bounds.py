@@ -12,11 +12,13 @@ from scipy.stats import norm
 from torch import nn
 
 from leakaudit.attacks.base import cpu_generator
-from leakaudit.batch import Batch
-from leakaudit.client import observe
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe
 from leakaudit.defences.accounting import epsilon, guarantee, reconstruction_bound
 from leakaudit.defences.gaussian import GaussianMechanism
-from leakaudit.observation import InputSpace, Protocol
+from leakaudit.observation import InputSpace
+from leakaudit.protocols.base import Play
+from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.risk.fisher import fisher_bound, trace_bound
 from tests.conftest import make_target
 
@@ -75,7 +77,7 @@ def test_fisher_bound_of_a_linear_model_is_its_closed_form() -> None:
     target = make_target(net, (3, 4, 4), 4)
     space = InputSpace((3, 4, 4), (0.0,) * 3, (1.0,) * 3)
     batch = Batch(torch.rand(1, 3, 4, 4, dtype=torch.float64), torch.tensor([2]), (0,))
-    observation = observe(target, batch, Protocol(1), space)
+    observation = observe(target, batch, FedSGD(1), space)
     weight, x = net[1].weight.detach(), batch.images.flatten()  # type: ignore[index]
     p = torch.softmax(weight @ x, 0)
     error = p - torch.eye(4, dtype=torch.float64)[2]
@@ -84,7 +86,7 @@ def test_fisher_bound_of_a_linear_model_is_its_closed_form() -> None:
         "kj,i->kij", slope, x
     )
     expected = 48 * 0.1**2 / float(jacobian.square().sum())
-    found = fisher_bound(target, observation, batch.images, batch.labels, 0.1, cpu_generator(0))
+    found = fisher_bound(target, observation, Play(batch.images, batch.labels), 0.1, cpu_generator(0))
     assert found.mse == pytest.approx(expected, rel=1e-6)
     assert found.standard_error == 0
 

@@ -12,14 +12,17 @@ from torch import Tensor, nn
 from leakaudit.attacks.base import cpu_generator, relative_residual
 from leakaudit.attacks.dlg import DESCENT, DLG
 from leakaudit.attacks.ig import IG
-from leakaudit.batch import Batch
-from leakaudit.client import examine, observe
+from leakaudit.client.batch import Batch
+from leakaudit.client.examine import examine
+from leakaudit.client.observe import observe
 from leakaudit.defences.base import Defence, adapted, defended_model, defended_protocol
 from leakaudit.defences.gaussian import clipped
 from leakaudit.defences.quantisation import SignQuantisation
 from leakaudit.defences.spec import parse_defence
 from leakaudit.errors import ModelError, UsageError
-from leakaudit.observation import InputSpace, Observation, Protocol
+from leakaudit.observation import InputSpace, Observation
+from leakaudit.protocols.base import Play
+from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.target import load
 from leakaudit.target.splice import last_linear, layer_input, spliced
 from leakaudit.target.target import Target
@@ -31,7 +34,7 @@ def observed(target: Target, batch: Batch, space: InputSpace, *texts: str) -> tu
     """The defended model and what it shares for a batch."""
     defences = tuple(parse_defence(text) for text in texts)
     model = defended_model(target, defences, seed=3)
-    protocol = defended_protocol(Protocol(len(batch)), defences)
+    protocol = defended_protocol(FedSGD(len(batch)), defences)
     seen = observe(model, batch, protocol, space, 0, defences)
     return model, replace(seen, labels=batch.labels, label_source="given")
 
@@ -68,11 +71,11 @@ def test_a_defence_prints_as_it_was_written(text: str) -> None:
 
 def test_clipping_and_noise(target: Target, samples: Batch, space: InputSpace) -> None:
     batch = samples.subset([0, 1, 2])
-    raw = dict(observe(target, batch, Protocol(3), space).update)
+    raw = dict(observe(target, batch, FedSGD(3), space).update)
     _, by_update = observed(target, batch, space, "clip=0.01,per=update")
     assert norm(dict(by_update.update)) == pytest.approx(0.01, rel=1e-5)
     _, by_sample = observed(target, batch, space, "clip=0.01")
-    single = [clipped(observe(target, samples.subset([i]), Protocol(1), space).update, 0.01) for i in range(3)]
+    single = [clipped(observe(target, samples.subset([i]), FedSGD(1), space).update, 0.01) for i in range(3)]
     for name, gradient in by_sample.update.items():
         assert torch.allclose(gradient, sum(s[name] for s in single) / 3, atol=1e-8)
     _, noisy = observed(target, batch, space, "noise=0.1")
@@ -84,7 +87,7 @@ def test_clipping_and_noise(target: Target, samples: Batch, space: InputSpace) -
 
 def test_pruning_signs_and_integers(target: Target, samples: Batch, space: InputSpace) -> None:
     batch = samples.subset([0])
-    raw = observe(target, batch, Protocol(1), space).update
+    raw = observe(target, batch, FedSGD(1), space).update
     for text in ("prune=0.9", "prune=0.9,scope=update"):
         _, pruned = observed(target, batch, space, text)
         flat = torch.cat([g.flatten() for g in pruned.update.values()])
@@ -108,11 +111,11 @@ def test_the_attacker_who_knows_sees_the_truth_fit(
     model, seen = observed(target, batch, space, text)
     knowing = adapted(model, seen, [parse_defence(text)])
     inputs = space.normalize(batch.images)
-    assert relative_residual(*knowing, inputs, batch.labels) < residual
+    assert relative_residual(*knowing, Play(inputs, batch.labels)) < residual
     wrong = space.normalize(samples.subset([5]).images)
-    assert relative_residual(*knowing, wrong, batch.labels) > 0.1
+    assert relative_residual(*knowing, Play(wrong, batch.labels)) > 0.1
     if text not in ("share=1.*", "bits=16"):
-        assert relative_residual(model, seen, inputs, batch.labels) > 10 * residual
+        assert relative_residual(model, seen, Play(inputs, batch.labels)) > 10 * residual
 
 
 def test_channels_compose_last_defence_first(target: Target, samples: Batch, space: InputSpace) -> None:
@@ -120,12 +123,12 @@ def test_channels_compose_last_defence_first(target: Target, samples: Batch, spa
     batch = samples.subset([0])
     model, seen = observed(target, batch, space, *texts)
     knowing = adapted(model, seen, [parse_defence(t) for t in texts])
-    assert relative_residual(*knowing, space.normalize(batch.images), batch.labels) < 1e-5
+    assert relative_residual(*knowing, Play(space.normalize(batch.images), batch.labels)) < 1e-5
 
 
 def test_soteria_touches_columns_of_the_last_layer_only(target: Target, samples: Batch, space: InputSpace) -> None:
     batch = samples.subset([0])
-    raw = observe(target, batch, Protocol(1), space).update
+    raw = observe(target, batch, FedSGD(1), space).update
     _, seen = observed(target, batch, space, "soteria=0.5")
     assert torch.equal(seen.update["1.weight"], raw["1.weight"])
     hidden = (seen.update["3.weight"] == 0).all(0)
@@ -140,9 +143,9 @@ def test_precode_is_random_for_the_ignorant_and_exact_for_the_knowing(
     target, batch = make_target(build(), (3, 12, 12), 5), samples.subset([0])
     model, seen = observed(target, batch, space, "precode=8")
     inputs = space.normalize(batch.images)
-    assert relative_residual(model, seen, inputs, batch.labels) > 0.05
+    assert relative_residual(model, seen, Play(inputs, batch.labels)) > 0.05
     knowing = adapted(model, seen, [parse_defence("precode=8")])
-    assert relative_residual(*knowing, inputs, batch.labels) < 1e-5
+    assert relative_residual(*knowing, Play(inputs, batch.labels)) < 1e-5
 
 
 def test_precode_leaves_dlg_no_label_to_find_and_no_error(samples: Batch, space: InputSpace) -> None:
@@ -191,7 +194,7 @@ def test_a_module_spliced_in_front_of_a_layer(tmp_path: Path, samples: Batch, sp
 
 def test_aggregation_multiplies_the_batch() -> None:
     defences = [parse_defence("clients=3"), parse_defence("accumulate=2")]
-    assert defended_protocol(Protocol(4), defences).batch_size == 24
+    assert defended_protocol(FedSGD(4), defences).batch_size == 24
 
 
 def test_partial_sharing_of_nothing_is_refused(target: Target, samples: Batch, space: InputSpace) -> None:
@@ -209,7 +212,7 @@ def broken(update: dict[str, Tensor], generator: torch.Generator) -> list[Tensor
 
 def test_a_users_own_defence(target: Target, samples: Batch, space: InputSpace) -> None:
     batch, here = samples.subset([0]), "tests.defences.test_defences"
-    raw = observe(target, batch, Protocol(1), space).update
+    raw = observe(target, batch, FedSGD(1), space).update
     _, seen = observed(target, batch, space, f"{here}:halve")
     assert all(torch.equal(g, raw[n] / 2) for n, g in seen.update.items())
     assert parse_defence(f"{here}:halve").adaptive == ""
@@ -226,7 +229,7 @@ def test_claims_hold_for_what_was_applied_and_fail_for_what_was_not(
     (evidence,) = examine(target, batch, seen, 0, [defence])
     assert all(check.holds for check in evidence.checks)
     assert (evidence.mse is not None) == (text == "clip=0.01,noise=0.001")
-    raw = observe(target, batch, Protocol(1), space)
+    raw = observe(target, batch, FedSGD(1), space)
     (unapplied,) = examine(target, batch, raw, 0, [defence])
     assert not all(check.holds for check in unapplied.checks)
 
@@ -241,7 +244,7 @@ def test_every_defence_of_the_command_line_has_a_title_a_reference_and_a_counter
 
 def test_what_signs_ask_for(target: Target, samples: Batch, space: InputSpace) -> None:
     batch = samples.subset([0])
-    raw = observe(target, batch, Protocol(1), space)
+    raw = observe(target, batch, FedSGD(1), space)
     _, seen = observed(target, batch, space, "sign")
     _, known = SignQuantisation().adapt(target, seen)
     assert known.one_bit
@@ -261,5 +264,5 @@ def test_signs_are_met_with_a_heavier_prior_by_every_preset(target: Target, samp
     settings = replace(IG.presets["quick"], iterations=3, tv_weight=1e-4)
     signs = replace(SignQuantisation().adapt(target, seen)[1], labels=samples.labels[:1])
     assert any("total variation raised to 0.03" in note for note in IG(settings)(target, signs, cpu_generator(0)).notes)
-    plain = replace(observe(target, samples.subset([0]), Protocol(1), space), labels=samples.labels[:1])
+    plain = replace(observe(target, samples.subset([0]), FedSGD(1), space), labels=samples.labels[:1])
     assert not IG(settings)(target, plain, cpu_generator(0)).notes

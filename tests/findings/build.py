@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from leakaudit.findings import Evidence
-from leakaudit.report.document import (
+from leakaudit.document.schema import (
     AttackEntry,
     ControlEntry,
     DefenceEntry,
@@ -17,6 +16,7 @@ from leakaudit.report.document import (
     TargetSection,
     VictimResult,
 )
+from leakaudit.findings import Evidence
 
 
 def sample(leaked: bool, psnr: float | None = 30.0, ssim: float = 0.9, **more: Any) -> SampleResult:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from leakaudit.findings import judge
-from leakaudit.policy import Policy, Threshold
+from leakaudit.policy.read import Policy, Threshold
 from tests.findings.build import CONTROLS, NOISE, control, entry, evidence, sample
 
 

@@ -9,9 +9,9 @@ import pytest
 
 import leakaudit
 from leakaudit.attacks.registry import available
+from leakaudit.document.schema import ClaimCheck, ClaimEntry, FirstLayer, LabelResult
 from leakaudit.errors import UsageError
 from leakaudit.findings import RULES, SEVERITIES, Evidence, judge, rule, rule_named
-from leakaudit.report.document import ClaimCheck, ClaimEntry, FirstLayer, LabelResult
 from tests.findings.build import CONTROLS, NOISE, control, entry, evidence, sample, victim
 
 FAMILIES = {"1": "architecture", "2": "reconstruction", "3": "labels", "4": "protocol", "5": "defences"}

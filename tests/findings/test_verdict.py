@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from leakaudit.document.schema import AccountingEntry, AttackEntry, DefenceEntry, Verdict
 from leakaudit.findings import judge
-from leakaudit.report.document import AccountingEntry, AttackEntry, DefenceEntry, Verdict
-from leakaudit.verdict import NO_UPPER_BOUND, conclude
+from leakaudit.findings.verdict import NO_UPPER_BOUND, conclude
 from tests.findings.build import CONTROLS, NOISE, control, entry, evidence, sample, victim
 
 

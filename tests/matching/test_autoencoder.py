@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from leakaudit.attacks.base import cpu_generator
-from leakaudit.cache import Cache
+from leakaudit.audit.cache import Cache
+from leakaudit.audit.memory import Memory
 from leakaudit.matching import autoencoder
 from leakaudit.matching.autoencoder import AnomalyScore, Autoencoder, Network, build, strided, train_autoencoder, vgg
 from leakaudit.observation import InputSpace
@@ -20,20 +21,19 @@ IMAGES = torch.from_numpy(smooth_images(40))
 
 
 @pytest.fixture(autouse=True)
-def forgetful() -> None:
-    """As another process would find it."""
+def one_thread() -> None:
+    """Small networks."""
     torch.set_num_threads(1)
-    autoencoder._KEPT.clear()
-    autoencoder._BEGUN.clear()
 
 
 def test_tells_images_from_noise_and_is_kept() -> None:
-    trained, facts = train_autoencoder(IMAGES, 200)
+    memory = Memory()
+    trained, facts = train_autoencoder(IMAGES, 200, memory=memory)
     noise = torch.rand(8, 3, 12, 12, generator=cpu_generator(1))
     assert float((noise - trained.network(noise)).square().mean()) > 2 * trained.residual
     assert facts == ()
-    assert train_autoencoder(IMAGES, 200)[0] is trained
-    assert train_autoencoder(IMAGES[:30], 1)[0] is not trained
+    assert train_autoencoder(IMAGES, 200, memory=memory)[0] is trained
+    assert train_autoencoder(IMAGES[:30], 1, memory=memory)[0] is not trained
 
 
 def never(*_: float) -> bool:
@@ -42,50 +42,51 @@ def never(*_: float) -> bool:
 
 def test_the_next_run_takes_it_from_the_disk_with_the_same_numbers(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "cache")
-    first, _ = train_autoencoder(IMAGES, 20, cache=cache)
-    (file,) = (tmp_path / "cache").glob("??/*")
+    first, _ = train_autoencoder(IMAGES, 20, memory=Memory(cache))
+    (file,) = (tmp_path / "cache").glob("leakaudit-cache/*")
     assert file.stat().st_mode & 0o777 == 0o600
-    autoencoder._KEPT.clear()
-    second, _ = train_autoencoder(IMAGES, 20, never, cache=cache)
+    second, _ = train_autoencoder(IMAGES, 20, never, memory=Memory(cache))
     assert second is not first
     assert second.residual == first.residual
     assert torch.equal(second.network(IMAGES), first.network(IMAGES))
     assert not any(p.requires_grad for p in second.network.parameters())
-    autoencoder._KEPT.clear()
     assert torch.equal(train_autoencoder(IMAGES, 20)[0].network(IMAGES), first.network(IMAGES))  # without a cache
 
 
 @pytest.mark.parametrize("change", ["images", "steps", "kind"])
 def test_another_input_is_trained_anew(change: str, tmp_path: Path) -> None:
     cache = Cache(tmp_path)
-    train_autoencoder(IMAGES, 2, cache=cache)
+    train_autoencoder(IMAGES, 2, memory=Memory(cache))
     images = IMAGES + 0.001 if change == "images" else IMAGES
     with pytest.raises(AssertionError, match="it trains"):
         train_autoencoder(
-            images, 3 if change == "steps" else 2, never, kind="strided" if change == "kind" else "auto", cache=cache
+            images,
+            3 if change == "steps" else 2,
+            never,
+            kind="strided" if change == "kind" else "auto",
+            memory=Memory(cache),
         )
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", "half", "other"])
 def test_a_damaged_file_means_training_again(content: bytes | str, tmp_path: Path) -> None:
     cache = Cache(tmp_path)
-    first, _ = train_autoencoder(IMAGES, 5, cache=cache)
-    (file,) = tmp_path.glob("??/*")
+    first, _ = train_autoencoder(IMAGES, 5, memory=Memory(cache))
+    (file,) = tmp_path.glob("leakaudit-cache/*")
     if content == "half":
         file.write_bytes(file.read_bytes()[:2000])
     elif content == "other":
         torch.save({"weights": {"layers.0.weight": torch.zeros(1)}, "residual": 0.0}, file)
     else:
         file.write_bytes(bytes(content))  # type: ignore[arg-type]
-    autoencoder._KEPT.clear()
-    again, facts = train_autoencoder(IMAGES, 5, cache=cache)
+    again, facts = train_autoencoder(IMAGES, 5, memory=Memory(cache))
     assert facts == ()
     assert torch.equal(again.network(IMAGES), first.network(IMAGES))
 
 
 def test_a_cache_that_cannot_be_written_is_a_fact_of_the_report(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    _, facts = train_autoencoder(IMAGES, 2, cache=Cache(tmp_path / "file"))
+    _, facts = train_autoencoder(IMAGES, 2, memory=Memory(Cache(tmp_path / "file")))
     assert "autoencoder not kept" in facts[0]
 
 
@@ -96,18 +97,19 @@ def test_an_interrupted_training_is_not_kept(tmp_path: Path) -> None:
         steps.append(fraction)
         return len(steps) < 3
 
-    first, facts = train_autoencoder(IMAGES, 50, goes_on, cache=Cache(tmp_path))
+    first, facts = train_autoencoder(IMAGES, 50, goes_on, memory=Memory(Cache(tmp_path)))
     assert len(steps) == 3
     assert "not trained to the end" in facts[0]
-    assert list(tmp_path.glob("??/*")) == []
+    assert list(tmp_path.glob("leakaudit-cache/*")) == []
     assert train_autoencoder(IMAGES, 1)[0] is not first
 
 
 def test_an_interrupted_training_is_gone_on_with() -> None:
     parts = iter([3, 12, 50])
-    found = [train_autoencoder(IMAGES, 20, _StopAt(next(parts) / 20)) for _ in range(3)]
+    memory = Memory()
+    found = [train_autoencoder(IMAGES, 20, _StopAt(next(parts) / 20), memory=memory) for _ in range(3)]
+    assert len(memory.objects) == 1, "the training is let go when it has ended"
     assert [facts for _, facts in found] == [(autoencoder.UNFINISHED,)] * 2 + [()]
-    autoencoder._KEPT.clear()
     whole, _ = train_autoencoder(IMAGES, 20)
     assert torch.equal(found[2][0].network(IMAGES), whole.network(IMAGES))
     assert not torch.equal(found[1][0].network(IMAGES), found[0][0].network(IMAGES))

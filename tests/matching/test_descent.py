@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from leakaudit.attacks.base import SilentMonitor, cpu_generator
-from leakaudit.batch import Batch
+from leakaudit.attacks.base import cpu_generator
+from leakaudit.client.batch import Batch
 from leakaudit.matching import descent, engine, memory
 from leakaudit.matching.engine import MatchSettings, minimize
 from leakaudit.matching.schedule import LearningRate, cosine_decay
 from leakaudit.observation import InputSpace
+from leakaudit.reconstruction import SilentMonitor
 from leakaudit.target.target import Target
 from tests.conftest import make_target
 from tests.matching.test_engine import _StopAfter, observation_of, psnr

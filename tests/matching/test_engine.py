@@ -7,15 +7,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from leakaudit.attacks.base import SilentMonitor, cpu_generator
+from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.dia import DIASettings
 from leakaudit.attacks.gi_pip import GIPIPSettings
 from leakaudit.attacks.gradinversion import GradInversionSettings
 from leakaudit.attacks.ig import IG, IGSettings
-from leakaudit.batch import Batch
-from leakaudit.client import observe
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe
 from leakaudit.matching.engine import MatchSettings, initial_guess, minimize
-from leakaudit.observation import InputSpace, Observation, Protocol
+from leakaudit.observation import InputSpace, Observation
+from leakaudit.protocols.fedsgd import FedSGD
+from leakaudit.reconstruction import SilentMonitor
 from leakaudit.target.target import Target
 
 SETTINGS = MatchSettings(iterations=300, tv_weight=1e-5)
@@ -24,7 +26,7 @@ SETTINGS = MatchSettings(iterations=300, tv_weight=1e-5)
 def observation_of(target: Target, batch: Batch, space: InputSpace) -> Observation:
     from dataclasses import replace
 
-    return replace(observe(target, batch, Protocol(len(batch)), space), labels=batch.labels, label_source="given")
+    return replace(observe(target, batch, FedSGD(len(batch)), space), labels=batch.labels, label_source="given")
 
 
 def psnr(space: InputSpace, inputs: torch.Tensor, batch: Batch) -> float:
@@ -83,8 +85,9 @@ def test_the_private_batch_cannot_change_a_result(target: Target, samples: Batch
     assert torch.equal(first.inputs, second.inputs)
 
 
-class _StopAfter:
+class _StopAfter(SilentMonitor):
     def __init__(self, steps: int) -> None:
+        super().__init__()
         self.steps = steps
 
     def update(self, fraction: float, objective: float) -> None:

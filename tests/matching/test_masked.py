@@ -9,7 +9,8 @@ from leakaudit.matching.masked import drop_smallest, keep_what_passed, masked_ac
 from leakaudit.matching.priors import KeepRate
 from leakaudit.matching.problem import MASK, GradientMatching
 from leakaudit.matching.settings import MatchSettings
-from leakaudit.observation import InputSpace, Observation, Protocol
+from leakaudit.observation import InputSpace, Observation
+from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.target.dropout import Dropout
 from tests.conftest import make_target
 
@@ -48,11 +49,11 @@ def test_gradient_with_respect_to_the_mask_against_finite_differences() -> None:
     target, labels = make_target(net, (3, 12, 12), 5), torch.tensor([1, 3])
     truth, guess, direction, mask = (torch.randn(2, c, s, s).double() for c, s in ((3, 12), (3, 12), (4, 6), (4, 6)))
     update = {k: v.detach() for k, v in target.gradient(truth, labels).items()}
-    observation = Observation(update, Protocol(2), SPACE, labels=labels)
+    observation = Observation(update, FedSGD(2), SPACE, labels=labels)
     problem = GradientMatching(target, observation, labels, MatchSettings(tv_weight=0.01))
 
     def objective(at: torch.Tensor) -> torch.Tensor:
-        return problem.objective({"inputs": guess, MASK + "map": at})[0]
+        return problem.objective({"inputs": guess, MASK + "0/map": at})[0]
 
     leaf = mask.clone().requires_grad_(True)
     (gradient,) = torch.autograd.grad(objective(leaf), [leaf])
@@ -66,17 +67,17 @@ def test_known_zeros_of_a_mask_count_as_zeros_whatever_the_variable_holds() -> N
     net = nn.Sequential(nn.Flatten(), nn.Linear(432, 6), nn.GELU(), Dropout(0.5, label="drop"), nn.Linear(6, 5))
     target, labels, inputs = make_target(net, (3, 12, 12), 5), torch.tensor([0, 1]), torch.randn(2, 3, 12, 12)
     update = {k: v.detach() for k, v in target.gradient(inputs, labels).items()}
-    observation = Observation(update, Protocol(2), SPACE, labels=labels)
+    observation = Observation(update, FedSGD(2), SPACE, labels=labels)
     limit = torch.ones(2, 6)
     limit[:, 0] = 0.0
-    prior = KeepRate({"drop": 0.5}, 1.0)
+    prior = KeepRate({"0/drop": 0.5}, 1.0)
     settings = MatchSettings(tv_weight=0.0)
-    problem = GradientMatching(target, observation, labels, settings, priors=[prior], possible={"drop": limit})
+    problem = GradientMatching(target, observation, labels, settings, priors=[prior], possible={"0/drop": limit})
     without = GradientMatching(target, observation, labels, settings, priors=[prior])
     mask = torch.rand(2, 6).requires_grad_(True)
     for held in (problem, problem.under(settings)):
-        objective, _ = held.objective({"inputs": inputs, MASK + "drop": mask})
-        torch.testing.assert_close(objective, without.objective({"inputs": inputs, MASK + "drop": mask * limit})[0])
+        objective, _ = held.objective({"inputs": inputs, MASK + "0/drop": mask})
+        torch.testing.assert_close(objective, without.objective({"inputs": inputs, MASK + "0/drop": mask * limit})[0])
         (gradient,) = torch.autograd.grad(objective, [mask])
         assert not bool(gradient[:, 0].any())
         assert bool((gradient[:, 1:] != 0).all())
@@ -91,15 +92,15 @@ def test_activations_are_those_in_front_of_each_dropout() -> None:
     target = make_target(net, (3, 12, 12), 5)
     inputs, labels = torch.randn(2, 3, 12, 12), torch.tensor([0, 1])
     update = {k: v.detach() for k, v in target.gradient(inputs, labels).items()}
-    observation = Observation(update, Protocol(2), SPACE, labels=labels)
-    known = {"shared#1": torch.ones(2, 6)}
+    observation = Observation(update, FedSGD(2), SPACE, labels=labels)
+    known = {"0/shared#1": torch.ones(2, 6)}
     problem = GradientMatching(target, observation, labels, MatchSettings(), masks=known)
     mask = torch.rand(2, 6)
-    found = masked_activations(problem, {"inputs": inputs, MASK + "shared": mask})
-    assert list(found) == ["shared"]
-    torch.testing.assert_close(found["shared"][0], first(inputs.flatten(1)).detach())
-    assert found["shared"][1] is mask
+    found = masked_activations(problem, {"inputs": inputs, MASK + "0/shared": mask})
+    assert list(found) == ["0/shared"]
+    torch.testing.assert_close(found["0/shared"][0], first(inputs.flatten(1)).detach())
+    assert found["0/shared"][1] is mask
     both = GradientMatching(target, observation, labels, MatchSettings())
-    found = masked_activations(both, {"inputs": inputs, MASK + "shared": mask, MASK + "shared#1": mask})
+    found = masked_activations(both, {"inputs": inputs, MASK + "0/shared": mask, MASK + "0/shared#1": mask})
     expected = second(2 * mask * first(inputs.flatten(1))).detach()
-    torch.testing.assert_close(found["shared#1"][0], expected)
+    torch.testing.assert_close(found["0/shared#1"][0], expected)

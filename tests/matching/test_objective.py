@@ -9,7 +9,8 @@ from leakaudit.matching.engine import GradientMatching, MatchSettings
 from leakaudit.matching.objective import CosineDistance, layer_weights, make_distance, strongest_entries
 from leakaudit.matching.priors import total_variation
 from leakaudit.matching.schedule import step_decay
-from leakaudit.observation import InputSpace, Observation, Protocol
+from leakaudit.observation import InputSpace, Observation
+from leakaudit.protocols.fedsgd import FedSGD
 from tests.conftest import make_target, small_cnn
 
 SPACE = InputSpace((3, 12, 12), (0.5,) * 3, (0.25,) * 3)
@@ -20,7 +21,7 @@ def problem(tv_weight: float) -> tuple[GradientMatching, torch.Tensor]:
     inputs = torch.randn(2, 3, 12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     labels = torch.tensor([1, 3])
     update = {k: v.detach() for k, v in target.gradient(inputs, labels).items()}
-    observation = Observation(update, Protocol(2), SPACE, labels=labels)
+    observation = Observation(update, FedSGD(2), SPACE, labels=labels)
     return GradientMatching(target, observation, labels, MatchSettings(tv_weight=tv_weight)), inputs
 
 

@@ -10,16 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-from leakaudit.attacks.base import Reconstruction, SilentMonitor, cpu_generator
+from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.ig import IG, IGSettings
 from leakaudit.attacks.registry import create
-from leakaudit.batch import Batch
+from leakaudit.client.batch import Batch
 from leakaudit.matching import search as search_module
 from leakaudit.matching.candidates import CANDIDATES, FEW, Candidate
 from leakaudit.matching.descent import Progress
 from leakaudit.matching.engine import GradientMatching, MatchSettings
 from leakaudit.matching.search import rank, search
 from leakaudit.observation import InputSpace
+from leakaudit.reconstruction import Reconstruction, SilentMonitor
 from tests.conftest import make_target
 from tests.matching.test_descent import cnn
 from tests.matching.test_engine import _StopAfter, observation_of, psnr

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from leakaudit.attacks.base import SilentMonitor, cpu_generator
-from leakaudit.batch import Batch
+from leakaudit.attacks.base import cpu_generator
+from leakaudit.client.batch import Batch
 from leakaudit.matching import step
 from leakaudit.matching.engine import GradientMatching, MatchSettings, minimize
 from leakaudit.matching.priors import KeepRate
 from leakaudit.matching.step import Mode, Step, choose_mode
 from leakaudit.observation import InputSpace
+from leakaudit.reconstruction import SilentMonitor
 from leakaudit.target.dropout import Dropout
 from leakaudit.target.target import Target
 from tests.conftest import make_target, small_cnn
@@ -54,8 +55,8 @@ def test_labels_and_masks_are_traced_too(samples: Batch, space: InputSpace) -> N
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(432, 16), nn.GELU(), Dropout(0.5, label="drop"), nn.Linear(16, 5))
     problem = problem_of(make_target(net, (3, 12, 12), 5), samples, space, MatchSettings())
-    problem.priors = (KeepRate({"drop": 0.5}, 0.1),)
-    names = ["inputs", "labels", "mask:drop"]
+    problem.priors = (KeepRate({"0/drop": 0.5}, 0.1),)
+    names = ["inputs", "labels", "mask:0/drop"]
 
     def values(seed: int) -> list[torch.Tensor]:
         generator = cpu_generator(seed)
@@ -240,7 +241,7 @@ class _Scoped(nn.Module):
 @pytest.mark.parametrize("restarts", [1, 3])
 def test_only_counters_reach_the_source_of_a_recording(samples: Batch, space: InputSpace, restarts: int) -> None:
     problem = problem_of(make_target(_Scoped(), (3, 12, 12), 5), samples, space, MatchSettings())
-    names = ["inputs", "mask:\nran_7f3a\n"]
+    names = ["inputs", "mask:0/\nran_7f3a\n"]
     values = [torch.rand(restarts, 2, 3, 12, 12), torch.rand(restarts, 2, 432)]
     with compiled("ran_7f3a") as found:
         traced = Step(problem, names, values, "traced")
@@ -260,5 +261,5 @@ def test_only_counters_reach_the_source_of_a_compiled_step(samples: Batch, space
     problem = problem_of(make_target(_Scoped(), (3, 12, 12), 5), samples, space, MatchSettings())
     values = [torch.rand(2, 2, 3, 12, 12), torch.rand(2, 2, 432)]
     with compiled("ran_7f3a") as found:
-        step_ = Step(problem, ["inputs", "mask:\nran_7f3a\n"], values, "compiled")
+        step_ = Step(problem, ["inputs", "mask:0/\nran_7f3a\n"], values, "compiled")
     assert (step_.mode, step_.note, found) == ("compiled", "", [])

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from leakaudit.attacks.base import SilentMonitor, cpu_generator
+from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.ig import IG, IGSettings
-from leakaudit.batch import Batch
+from leakaudit.client.batch import Batch
 from leakaudit.matching.engine import MatchSettings, minimize, minimize_together
 from leakaudit.matching.problem import GradientMatching
 from leakaudit.matching.step import Step
 from leakaudit.observation import InputSpace, Observation
+from leakaudit.reconstruction import SilentMonitor
 from leakaudit.target.target import Target
 from tests.cli.test_scan import batch, leakaudit, model
 from tests.conftest import make_target, small_cnn

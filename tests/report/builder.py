@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from leakaudit.report.document import (
+from leakaudit.document.schema import (
     AttackEntry,
     BatchSection,
     ConstraintCounts,

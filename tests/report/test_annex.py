@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import datetime
 
-from leakaudit.gate import apply_policy
-from leakaudit.policy import Policy, Suppression
-from leakaudit.report.annex import SCOPE, build_annex, configuration_hash
-from leakaudit.report.bounds_chart import bounds_chart
-from leakaudit.report.html import render_html
-from leakaudit.report.residual import SENTENCE, residual_risk
+from leakaudit.policy.apply import apply_policy
+from leakaudit.policy.read import Policy, Suppression
+from leakaudit.report.formats.html import render_html
+from leakaudit.report.views.annex import SCOPE, build_annex, configuration_hash
+from leakaudit.report.views.bounds_chart import bounds_chart
+from leakaudit.report.views.residual import SENTENCE, residual_risk
 from tests.report.builder import build
 
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from leakaudit.gate import apply_policy
-from leakaudit.policy import Policy
-from leakaudit.report.document import Report
-from leakaudit.report.html import render_html
+from leakaudit.document.schema import Report
+from leakaudit.policy.apply import apply_policy
+from leakaudit.policy.read import Policy
+from leakaudit.report.formats.html import render_html
 from tests.conftest import ROOT
 from tests.report.builder import build
 from tests.report.test_html import hostile
@@ -138,7 +138,7 @@ def test_the_first_tab_stop_skips_to_the_verdict(page: Any) -> None:
 
 
 def test_every_option_is_a_native_disclosure(browser: Any, tmp_path: Path) -> None:
-    from leakaudit.report.document import SettingEntry
+    from leakaudit.document.schema import SettingEntry
 
     entry = SettingEntry(name="seed", value=7, source="command line")
     file = written(apply_policy(build(victims=1, runs=1), Policy(), settings=[entry]), tmp_path)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from leakaudit.report.comparison import comparison_sentence
-from leakaudit.report.document import AttackEntry, Comparison, VictimResult
+from leakaudit.document.schema import AttackEntry, Comparison, VictimResult
+from leakaudit.report.views.comparison import comparison_sentence
 from tests.findings.build import entry, sample, victim
 
 

@@ -15,15 +15,15 @@ from xml.etree import ElementTree
 import jsonschema
 import pytest
 
+from leakaudit.document.schema import Report
 from leakaudit.findings import RULES
-from leakaudit.gate import apply_policy
-from leakaudit.policy import Policy
-from leakaudit.report.document import Report
-from leakaudit.report.failure import failure_junit, failure_sarif, write_failure
-from leakaudit.report.junit import render_junit
-from leakaudit.report.markdown import render_markdown
-from leakaudit.report.sarif import render_sarif
-from leakaudit.report.scores import COLUMNS, render_csv
+from leakaudit.policy.apply import apply_policy
+from leakaudit.policy.read import Policy
+from leakaudit.report.formats.csv import COLUMNS, render_csv
+from leakaudit.report.formats.failure import failure_junit, failure_sarif, write_failure
+from leakaudit.report.formats.junit import render_junit
+from leakaudit.report.formats.markdown import render_markdown
+from leakaudit.report.formats.sarif import render_sarif
 from leakaudit.report.write import FILES, write_report
 from tests.report.builder import build
 from tests.report.sarif_subset import SUBSET

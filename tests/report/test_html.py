@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from leakaudit.attacks.labels import LabelGuess
+from leakaudit.attacks.labels.infer import LabelGuess
+from leakaudit.audit.assemble import label_result
+from leakaudit.document.schema import Report, Verdict
 from leakaudit.errors import UsageError
-from leakaudit.report.assemble import label_result
-from leakaudit.report.document import Report, Verdict
-from leakaudit.report.figures import loss_curves, psnr_chart, rank_profiles
-from leakaudit.report.format import MISSING, clip, fixed, number, seconds
-from leakaudit.report.html import render_html
+from leakaudit.report.formats.html import render_html
+from leakaudit.report.views.figures import loss_curves, psnr_chart, rank_profiles
+from leakaudit.report.wording import MISSING, clip, fixed, number, seconds
 from tests.report.builder import build
 
 EVIL = "<script>alert(1)</script>{{7*7}}{% raw %}</style>$\\frac{"

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from leakaudit.document.schema import Report
 from leakaudit.errors import UsageError
-from leakaudit.report import pdf
-from leakaudit.report.document import Report
+from leakaudit.report.formats import pdf
 from leakaudit.report.write import ReportWarning, write_report
 from tests.report.builder import build
 
@@ -61,7 +61,7 @@ def test_a_failed_run_leaves_the_older_report_untouched(
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_no_final_name_exists_before_all_is_rendered(
+def test_nothing_is_on_disk_before_all_is_rendered(
     report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
@@ -72,8 +72,7 @@ def test_no_final_name_exists_before_all_is_rendered(
 
     monkeypatch.setattr(pdf, "render_pdf", spy)
     write_report(report, tmp_path)
-    assert len(seen) == 1
-    assert seen[0].startswith(".leakaudit-")
+    assert seen == []
 
 
 def test_an_older_report_is_replaced(report: Report, tmp_path: Path) -> None:

@@ -23,18 +23,20 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from leakaudit.attacks.base import Attack, NotApplicable, cpu_generator
+from leakaudit.attacks.base import Attack, cpu_generator
 from leakaudit.attacks.linear import LinearReader
 from leakaudit.attacks.rgap import RGAP
-from leakaudit.batch import Batch
 from leakaudit.cli.inspect import inspect
 from leakaudit.cli.rank import rank
-from leakaudit.client import NoTraceError, observe
-from leakaudit.closed_form.activations import preimage
-from leakaudit.closed_form.recursion import build_system
-from leakaudit.closed_form.solve import SolverSettings, solve
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import NoTraceError, observe
 from leakaudit.errors import LeakauditError, ModelError, UsageError
-from leakaudit.observation import InputSpace, Observation, Protocol
+from leakaudit.observation import InputSpace, Observation
+from leakaudit.protocols.fedsgd import FedSGD
+from leakaudit.reconstruction import NotApplicable
+from leakaudit.recursion.activations import preimage
+from leakaudit.recursion.recursion import build_system
+from leakaudit.recursion.solve import SolverSettings, solve
 from leakaudit.risk.rank import RankReport, rank_analysis
 from leakaudit.target import load
 from leakaudit.target.target import Target
@@ -309,7 +311,7 @@ def test_gemm_factors_do_not_break_the_reading(factors: dict[str, float], tmp_pa
     channels = model.image_shape[0]
     space = InputSpace(model.image_shape, (0.5,) * channels, (0.25,) * channels)
     pixels = torch.rand((1, *model.image_shape), generator=cpu_generator(0))
-    observation = observe(model, Batch(pixels, torch.tensor([1]), (0,)), Protocol(1), space)
+    observation = observe(model, Batch(pixels, torch.tensor([1]), (0,)), FedSGD(1), space)
     results = [
         method(model, observation, cpu_generator(0))
         for method in (RGAP(RGAP.presets["standard"]), LinearReader(LinearReader.presets["standard"]))
@@ -371,8 +373,8 @@ def test_10_a_large_image_is_counted_from_shapes_alone() -> None:
 
 
 def test_10_the_block_of_gradient_constraints_is_not_formed_when_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    from leakaudit.closed_form.plan import make_plan
-    from leakaudit.closed_form.system import Convolution
+    from leakaudit.recursion.plan import make_plan
+    from leakaudit.recursion.system import Convolution
 
     module = nn.Sequential(conv(3, 512, 3, 1, 1), leaky(), nn.Flatten(), nn.Linear(512 * 24 * 24, 2))
     space = replace(SMALL, shape=(3, 24, 24))
@@ -381,7 +383,7 @@ def test_10_the_block_of_gradient_constraints_is_not_formed_when_large(monkeypat
     system = build_system(step, torch.zeros(512, 24, 24).double(), torch.ones(512, 24, 24).double())
     rows, columns = system.map.block_size()
     monkeypatch.setattr(Convolution, "block", lambda *_: pytest.fail(f"formed {rows} × {columns}"))
-    monkeypatch.setattr("leakaudit.closed_form.solve.BLOCK_WORK", rows * columns**2 - 1)
+    monkeypatch.setattr("leakaudit.recursion.solve.BLOCK_WORK", rows * columns**2 - 1)
     assert solve(system, True, SolverSettings(iterations=2, dense_limit=0)).method == "LSMR"
 
 

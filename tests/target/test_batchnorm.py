@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 import leakaudit
-from leakaudit.batch import Batch
-from leakaudit.client import observe
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe
 from leakaudit.errors import UsageError
-from leakaudit.observation import InputSpace, Protocol
+from leakaudit.observation import InputSpace
+from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.target.batchnorm import is_trained, normalised, running_statistics
 from tests.cli.test_scan import export
 
@@ -58,7 +59,7 @@ def test_every_format_shares_the_statistics_of_the_batch(
     victim, expected = samples.subset([0, 3, 7, 9]), network()
     for kind in ("batch", "running"):
         target = leakaudit.load(path, mode="train", image_shape=SHAPE, trust=True, share_bn_statistics=kind)
-        protocol = Protocol(4, "train", shared_statistics=kind)
+        protocol = FedSGD(4, "train", shared_statistics=kind)
         found = observe(target, victim, protocol, space).batch_statistics
         assert found is not None
         assert len(found) == 2
@@ -66,7 +67,7 @@ def test_every_format_shares_the_statistics_of_the_batch(
             wanted_mean, wanted_variance = by_hand(expected, space.normalize(victim.images), upto)
             torch.testing.assert_close(mean, wanted_mean, rtol=1e-4, atol=2e-5)
             torch.testing.assert_close(variance, wanted_variance, rtol=1e-4, atol=2e-5)
-        assert observe(target, victim, Protocol(4, "train"), space).batch_statistics is None
+        assert observe(target, victim, FedSGD(4, "train"), space).batch_statistics is None
 
 
 def test_running_statistics_are_read_in_either_mode(path: Path | nn.Module) -> None:

@@ -100,8 +100,9 @@ def test_dropout_of_every_form_is_recorded_and_injected() -> None:
         "element",
     ]
     x = torch.rand(3, 3, 6, 6)
-    with record(target.module, torch.Generator().manual_seed(1)) as masks:
+    with record(target.module, torch.Generator().manual_seed(1)) as steps:
         first = target.logits(x)
+    (masks,) = steps
     assert len(masks) == 4
     with record(target.module, torch.Generator().manual_seed(1)):
         torch.testing.assert_close(target.logits(x), first)
@@ -116,10 +117,10 @@ def test_dropout_of_every_form_is_recorded_and_injected() -> None:
 
 def test_expectation_of_dropout_is_the_input() -> None:
     layer = Dropout(0.25).train()
-    with record(layer, torch.Generator().manual_seed(0)) as masks:
+    with record(layer, torch.Generator().manual_seed(0)) as steps:
         mean = layer(torch.ones(20000, 3)).mean()
     assert abs(float(mean) - 1) < 0.02
-    assert masks[""].shape == (20000, 3)
+    assert steps[0][""].shape == (20000, 3)
     assert layer.eval()(torch.ones(2)).tolist() == [1.0, 1.0]
 
 
@@ -135,9 +136,12 @@ def test_mask_shapes_and_repeated_calls() -> None:
             return self.layer(self.layer(x))
 
     module = Twice()
-    with record(module) as masks:
+    with record(module) as steps:
         module(torch.rand(2, 3, 4, 4))
         module(torch.rand(2, 3, 4, 4))
+    first, masks = steps
+    assert first.keys() == masks.keys()
+    assert not torch.equal(torch.cat(list(first.values())), torch.cat(list(masks.values())))
     assert {name: tuple(mask.shape) for name, mask in masks.items()} == {"d": (2, 3, 1, 1), "d#1": (2, 3, 1, 1)}
     ones = {name: torch.ones(2, 3, 1, 1) * 0.5 for name in masks}
     with injected_masks(module, ones):

@@ -1,0 +1,265 @@
+"""Label inference: which classes are in the batch, read off the gradient of the last linear layer.
+
+With logits ``z = W h + b`` and cross-entropy, ``g := ∂ℓ/∂b = mean_i (p_i − y_i)`` and
+``G := ∂ℓ/∂W = mean_i (p_i − y_i) h_iᵀ``.
+
+One sample: ``h = Gᵀ g / ‖g‖²``, hence p, hence ``y = p − g`` exactly, soft labels included. Where p cannot be computed,
+``p − y`` still has exactly one negative entry, the label (iDLG, Zhao et al. 2020, arXiv 2001.02610); without a bias,
+``G`` has rank one and its left singular vector is ``p − y`` up to a sign that the same rule fixes, whatever the sign of
+the features (iDLG's row sum needs non-negative ones).
+
+More samples: ``n_k / B = mean p_k − g_k``, with ``n_k ≥ −B g_k`` as a fact. The mean prediction is estimated in three
+steps: images with the spectrum of photographs (1/f noise) give logits ``z``; a common shift, a spread and a tilt of
+these logits towards their own class are fitted so that the second moment ``G Wᵀ = mean (p − y)(z − b)ᵀ`` of the update
+comes out; from there, dummy features with soft labels are fitted to g and G (`label_features`), and their predictions
+averaged. The counts are rounded so that they sum to B. An estimate, better on an untrained model than on a trained one.
+
+iLRG (Ma et al. 2023, arXiv 2302.09904: class features ``G_k / g_k``, then a pseudo-inverse) is computed as a
+cross-check and its agreement reported; on briefly trained networks it is worse, as the class features mix. The fact
+above is what LLG (Wainakh et al. 2022) starts from. Fails without a linear last layer, and is poor on a network that is
+overfitted to the very samples, whose predictions then depend on their labels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Generator, Tensor
+
+from leakaudit.attacks.labels.counts import fit_prediction, ilrg_shares, round_counts
+from leakaudit.attacks.labels.features import feature_fit
+from leakaudit.attacks.reading.first_layer import token_table, watch
+from leakaudit.observation import InputSpace, Observation
+from leakaudit.target.target import Target
+
+PROBE_PIXELS = 400_000
+"""Values of all probe images together, between 32 and 192 images; chosen: 130 images of CIFAR-10's size."""
+PIXEL_MEAN, PIXEL_STD = 0.47, 0.24
+"""Of the probe images, in 0..1; chosen as of ordinary photographs: 400 CIFAR-10 test images have 0.47 and 0.25."""
+SPECTRUM = 1.2
+"""Amplitude of the probe images falls as frequency to this power, the mean of 135 photographs in Tolhurst, Tadmor and
+Chao 1992."""
+CERTAIN = 0.95
+"""A recovered label with at least this share on one class is reported as that class; chosen, not measured."""
+
+
+@dataclass(frozen=True, eq=False)
+class LabelGuess:
+    """Labels inferred from an update.
+
+    Args:
+        labels: Class indices (B,), in ascending order; the update does not tell which sample has which.
+        method: The rule that gave them.
+        exact: Whether the rule is exact for an undefended update.
+        soft: Class probabilities (1, K) where the label of a single sample is not one class, else ``None``.
+    """
+
+    labels: Tensor
+    method: str
+    exact: bool
+    soft: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """The last linear layer: names of its tensors, and what it does on probe images.
+
+    Args:
+        weight: Name of the weight, (K, features) or, when `transposed`, (features, K).
+        bias: Name of the bias (K,).
+        transposed: Axis order of the weight.
+        feature: Mean input of the layer over the probe (features,), or ``None`` without a weight.
+        prediction: Mean predicted probabilities over the probe (K,).
+        logits: Of the probe images (N, K).
+        pool: Inputs of the layer for the probe images (N, features), or ``None`` where the logits are not simply its
+            output.
+    """
+
+    weight: str | None
+    bias: str | None
+    transposed: bool
+    feature: Tensor | None
+    prediction: Tensor
+    logits: Tensor
+    pool: Tensor | None = None
+
+    def rows(self, tensors: dict[str, Tensor]) -> Tensor:
+        """The weight, or its gradient, as (K, features)."""
+        tensor = tensors[str(self.weight)]
+        return tensor.T if self.transposed else tensor.reshape(self.logits.shape[1], -1)
+
+
+def probe_images(target: Target, space: InputSpace, count: int, generator: Generator) -> Tensor:
+    """At least `count` images in normalised space with the spectrum of photographs; random tokens for a text model."""
+    channels, height, width = space.shape
+    if target.batch_sizes is not None:
+        size = max(target.batch_sizes)
+        count = math.ceil(count / size) * size
+    table = token_table(target)
+    if table is not None:
+        tensors = {**dict(target.module.named_buffers()), **dict(target.module.named_parameters())}
+        return torch.randint(len(tensors[table]), (count, *space.shape), generator=generator).float()
+    frequency = (torch.fft.fftfreq(height)[:, None].square() + torch.fft.fftfreq(width).square()).sqrt()
+    amplitude = frequency.clamp_min(1 / max(height, width)) ** -SPECTRUM
+    layers = []
+    for planes in (channels, 1):  # colour detail, and what the channels share
+        noise = torch.fft.fft2(torch.randn((count, planes, height, width), generator=generator))
+        layer = torch.fft.ifft2(noise * amplitude).real
+        layers.append(layer / layer.square().mean().sqrt().clamp_min(1e-12))
+    contrast = torch.exp(0.3 * torch.randn((count, 1, 1, 1), generator=generator))
+    tint = 0.1 * torch.randn((count, channels, 1, 1), generator=generator)
+    pixels = PIXEL_MEAN + PIXEL_STD * contrast * (0.35 * layers[0] + layers[1]) + tint
+    return space.normalize(pixels.clamp(0, 1))
+
+
+def find_head(target: Target, observation: Observation, generator: Generator) -> Head:
+    """Find the last linear layer by what it does: row k of its weight and entry k of its bias act on logit k alone."""
+    parameters = target.parameters
+    reference = next(iter(parameters.values()))
+    pixels = observation.space.shape[0] * observation.space.shape[1] * observation.space.shape[2]
+    count = 8 if observation.batch_size == 1 else max(32, min(192, PROBE_PIXELS // pixels))
+    images = probe_images(target, observation.space, count, generator).to(reference.device, reference.dtype)
+    chunk = max(target.batch_sizes) if target.batch_sizes is not None else 32
+    with torch.no_grad():
+        all_logits = torch.cat([target.logits(part) for part in torch.split(images, chunk)])
+    logits = target.logits(images[:chunk])
+    gradients = torch.autograd.grad(
+        logits[:, 0].sum(), list(parameters.values()), allow_unused=True, materialize_grads=True
+    )
+    weight = bias = feature = None
+    transposed = False
+    for (name, tensor), gradient in zip(parameters.items(), gradients, strict=True):
+        rows = _as_rows(gradient.detach(), logits.shape[1])
+        if rows is None or not bool(rows[0].any()) or bool(rows[1:].any()):
+            continue
+        if rows.shape[1] == 1:
+            bias = name
+        else:
+            weight, feature = name, rows[0] / len(logits)
+            transposed = tensor.shape[0] != logits.shape[1]
+    head = Head(weight, bias, transposed, feature, _probabilities(all_logits).mean(0), all_logits)
+    return (
+        head if observation.batch_size == 1 or target.binary else replace(head, pool=_pool(target, head, images, chunk))
+    )
+
+
+def _pool(target: Target, head: Head, images: Tensor, chunk: int) -> Tensor | None:
+    """What the head is applied to, if its output on that is the logits."""
+    if head.weight is None or head.bias is None:
+        return None
+    parts = []
+    for part in torch.split(images, chunk):
+        uses = watch(target, part).get(head.weight, [])
+        if len(uses) != 1 or uses[0].operand.dim() != 2:
+            return None
+        parts.append(uses[0].operand)
+    pool, tensors = torch.cat(parts), {n: p.detach() for n, p in target.parameters.items()}
+    if pool.shape != (len(images), head.rows(tensors).shape[1]):
+        return None
+    logits = pool @ head.rows(tensors).T + tensors[head.bias].flatten()
+    return pool if torch.allclose(logits, head.logits, rtol=1e-3, atol=1e-3) else None
+
+
+def _as_rows(tensor: Tensor, outputs: int) -> Tensor | None:
+    """View as (outputs, -1) if the tensor could belong to a linear layer with that many outputs."""
+    if tensor.shape[0] == outputs or tensor.numel() == outputs:
+        return tensor.reshape(outputs, -1)
+    return tensor.T if tensor.dim() == 2 and tensor.shape[1] == outputs else None
+
+
+def _probabilities(logits: Tensor) -> Tensor:
+    return logits.softmax(-1) if logits.shape[-1] > 1 else logits.sigmoid()
+
+
+def infer_labels(target: Target, observation: Observation, generator: Generator) -> LabelGuess:
+    """Infer the labels behind an update; never looks at the batch.
+
+    Args:
+        target: The model, in the mode of the protocol.
+        observation: The update and the batch size.
+        generator: CPU generator of the probe images that estimate the mean prediction.
+    """
+    head = find_head(target, observation, generator)
+    size = observation.batch_size
+    if size == 1 and head.weight in observation.update and head.bias in observation.update:
+        return _one_label(target, observation, head)
+    signal, exact = _last_layer_signal(observation, head)
+    if signal is None:
+        guess = torch.arange(size) % target.classes
+        return LabelGuess(guess, "no linear last layer found: labels assumed 0, 1, 2, …", exact=False)
+    if size == 1:
+        label = int(signal[0] < 0) if target.binary else int(signal.argmin())
+        return LabelGuess(torch.tensor([label]), "sign of the last layer's gradient (iDLG)", exact)
+    signal = signal.double().cpu()
+    if target.binary:
+        positive = head.prediction[0].double().cpu() - signal[0]
+        counts = round_counts(torch.stack([1 - positive, positive]), size)
+        return _counted(counts, "class counts of a binary model")
+    if not exact or head.weight not in observation.update:
+        return _counted(round_counts(head.prediction.double().cpu() - signal, size), "class counts")
+    return _fitted_counts(target, observation, head, signal, generator)
+
+
+def _one_label(target: Target, observation: Observation, head: Head) -> LabelGuess:
+    """The label of one sample as a distribution: ``y = p − g``, with p computed from the recovered feature."""
+    error = observation.update[str(head.bias)].flatten().double()
+    feature = head.rows(dict(observation.update)).double().T @ error / error.square().sum().clamp_min(1e-300)
+    parameters = target.parameters
+    bias = parameters[str(head.bias)].detach().double().flatten()
+    prediction = _probabilities(head.rows(dict(parameters)).detach().double() @ feature + bias)
+    label = prediction - error
+    if target.binary:
+        label = torch.stack([1 - label[0], label[0]])
+    method = "prediction minus the last layer's gradient"
+    hard = label.argmax().cpu().reshape(1)
+    plausible = float(label.min()) > CERTAIN - 1 and abs(float(label.sum()) - 1) < 1 - CERTAIN
+    if not plausible:  # the layer is not the whole way from feature to logits, or the update is not exact
+        signal = observation.update[str(head.bias)].flatten()
+        hard = torch.tensor([int(signal[0] < 0) if target.binary else int(signal.argmin())])
+        return LabelGuess(hard, "sign of the last layer's gradient (iDLG)", exact=True)
+    if float(label.max()) >= CERTAIN:
+        return LabelGuess(hard, method, exact=True)
+    soft = label.clamp_min(0) / label.clamp_min(0).sum()
+    return LabelGuess(hard, f"{method}: a soft label", exact=True, soft=soft.float().unsqueeze(0))
+
+
+def _last_layer_signal(observation: Observation, head: Head) -> tuple[Tensor | None, bool]:
+    """mean(p − y) per logit, and whether it is exact (for one sample: whether its signs are)."""
+    if head.bias is not None and head.bias in observation.update:
+        return observation.update[head.bias].flatten(), True
+    if head.weight is None or head.feature is None or head.weight not in observation.update:
+        return None, False
+    rows = head.rows(dict(observation.update))
+    if observation.batch_size == 1 and len(rows) > 2:
+        left = torch.linalg.svd(rows.double(), full_matrices=False)[0][:, 0]
+        negative = int((left < 0).sum())
+        if negative in (1, len(rows) - 1):
+            return (left if negative == 1 else -left), True
+    return rows @ head.feature / head.feature.square().sum(), False
+
+
+def _counted(counts: Tensor, method: str) -> LabelGuess:
+    return LabelGuess(torch.repeat_interleave(torch.arange(len(counts)), counts), method, exact=False)
+
+
+def _fitted_counts(
+    target: Target, observation: Observation, head: Head, signal: Tensor, generator: Generator
+) -> LabelGuess:
+    """Counts from the fitted mean prediction, with iLRG's agreement."""
+    size = observation.batch_size
+    parameters = target.parameters
+    bias = parameters[str(head.bias)].detach().double().flatten().cpu()
+    weight = head.rows(dict(parameters)).detach().double().cpu()
+    gradient = head.rows(dict(observation.update)).double().cpu()
+    prediction = fit_prediction(head.logits.double().cpu() - bias, bias, gradient @ weight.T, signal)
+    how = "the last layer's moments"
+    if head.pool is not None:
+        fit = feature_fit(head.pool.double().cpu(), weight, bias, gradient, signal)
+        prediction = fit.mean_prediction(size, prediction - signal, generator)
+        how = "features that reproduce the last layer's update"
+    counts = round_counts(prediction - signal, size, least=-signal * size)
+    check = round_counts(ilrg_shares(weight, bias, gradient, signal), size, least=-signal * size)
+    agreed = int(torch.minimum(counts, check).sum())
+    return _counted(counts, f"class counts from {how} (iLRG agrees on {agreed} of {size})")

@@ -1,0 +1,1 @@
+"""What several closed-form readers share."""

@@ -1,0 +1,151 @@
+"""From samples read off the first layer to a reconstruction: labels, confirmation, and honest bookkeeping of the rest.
+
+A sample alone has the first-layer error ``δ(x, y) = ∂ℓ/∂z`` for each possible label. Its term of the update is known
+once it was read, so the label is the one whose error agrees, and a sample for which none agrees is not a sample. This
+needs the update's forward pass: with unknown dropout masks errors only rank the labels, and confirmation rests on the
+algebra of the attack that read the sample.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from leakaudit.attacks.base import relative_residual
+from leakaudit.attacks.certificate import certify
+from leakaudit.attacks.reading.first_layer import Entry, masks_unknown, mid_grey, probe_batch
+from leakaudit.matching.objective import CosineDistance
+from leakaudit.observation import Observation
+from leakaudit.protocols.base import Play
+from leakaudit.protocols.fedsgd import gradient_of
+from leakaudit.reconstruction import Reconstruction
+from leakaudit.target.target import Target
+
+ALL_CLASSES = 20
+"""Up to this number of classes every label is tried, above it only those inferred from the update; chosen for time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Recovered:
+    """Samples that were read off an update.
+
+    Args:
+        images: (k, C, H, W) in normalised space.
+        labels: Class indices (k,).
+        confirmed: Whether each is confirmed (k,).
+    """
+
+    images: Tensor
+    labels: Tensor
+    confirmed: Tensor
+
+
+def candidate_classes(target: Target, observation: Observation) -> list[int]:
+    """The labels worth trying for one sample."""
+    if target.classes <= ALL_CLASSES or observation.labels is None:
+        return list(range(target.classes))
+    return sorted(set(observation.labels.tolist()))
+
+
+def class_errors(target: Target, entry: Entry, image: Tensor, classes: Sequence[int]) -> Tensor:
+    """First-layer error ∂ℓ/∂z (len(classes), m) of one image (C, H, W) under each label; needs the layer's bias."""
+    if entry.bias is None:
+        raise ValueError(f"{entry.weight} has no bias: its error is not a gradient of the update")
+    inputs = probe_batch(target, image)
+    errors = []
+    for label in classes:
+        labels = torch.full((len(inputs),), label, device=inputs.device)
+        errors.append(gradient_of(target, inputs, labels)[entry.bias].reshape(-1))
+    return torch.stack(errors)
+
+
+def match_labels(
+    target: Target, observation: Observation, entry: Entry, images: Tensor, errors: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The label of each read sample, and how badly its error fits (relative, 0 is perfect).
+
+    Args:
+        target: The model.
+        observation: For the candidates, and the label counts where masks are unknown.
+        entry: The first layer.
+        images: (k, C, H, W).
+        errors: Each sample's error in the update, times the batch size (k, m); ``nan`` where it was not read.
+    """
+    classes = candidate_classes(target, observation)
+    mismatch = torch.empty(len(images), len(classes), dtype=torch.float64)
+    hidden = masks_unknown(target, observation)
+    for i, (image, error) in enumerate(zip(images, errors, strict=True)):
+        read = torch.isfinite(error)
+        seen = error[read].double()
+        predicted = class_errors(target, entry, image, classes)[:, read].double()
+        if hidden:
+            mismatch[i] = 1 - torch.nn.functional.cosine_similarity(predicted, seen[None], dim=1).cpu()
+        else:
+            mismatch[i] = ((predicted - seen).norm(dim=1) / seen.norm()).cpu()
+    if hidden and observation.labels is not None and len(images) <= len(observation.labels):
+        slots = torch.tensor([classes.index(label) for label in observation.labels.tolist() if label in classes])
+        chosen = slots[linear_sum_assignment(mismatch[:, slots].numpy())[1]]
+    else:
+        chosen = mismatch.argmin(1)
+    return torch.tensor(classes)[chosen], mismatch[torch.arange(len(images)), chosen]
+
+
+def best_label(target: Target, observation: Observation, image: Tensor) -> tuple[int, float]:
+    """The label under which the regenerated update fits best, and its residual; the inferred one is tried first."""
+    given = observation.labels.tolist() if observation.labels is not None else []
+    best = (0, float("inf"))
+    for label in [*given, *(c for c in candidate_classes(target, observation) if c not in given)]:
+        play = Play(image, torch.tensor([label], device=image.device))
+        residual = relative_residual(target, observation, play)
+        if residual < best[1]:
+            best = (label, residual)
+        if residual <= 1e-5:
+            break
+    return best
+
+
+def assemble(target: Target, observation: Observation, found: Recovered, how: str) -> Reconstruction:
+    """A reconstruction with a row per sample of the batch: the confirmed samples first, then others, then mid-grey.
+
+    ``exact`` is set only if all samples of the batch are confirmed and, where the update can be regenerated, the
+    certificate says so too.
+    """
+    order = torch.argsort(~found.confirmed, stable=True)[: observation.batch_size]
+    reference = next(iter(observation.update.values()))
+    inputs = mid_grey(observation, reference)
+    labels = fill_labels(found.labels[order], observation, reference.device)
+    inputs[: len(order)] = found.images[order.to(found.images.device)].to(inputs)
+    count = int(found.confirmed[order].sum())
+    exact = count == observation.batch_size
+    if not masks_unknown(target, observation):
+        low, high = observation.space.box(inputs)
+        inside = Play(inputs.clamp(low, high), labels)
+        exact = exact and certify(target, observation, inside, uniqueness=False).exact
+    gradients = observation.regenerate(target, Play(inputs, labels))
+    distance = CosineDistance(tuple(observation.update.values()))
+    match = float(distance([gradients[name] for name in observation.update]))
+    notes = (_note(count, len(order), observation.batch_size, how),)
+    return Reconstruction(inputs=inputs, labels=labels, match=match, exact=exact, notes=notes)
+
+
+def _note(count: int, shown: int, size: int, how: str) -> str:
+    note = f"{count} of {size} samples recovered exactly and confirmed ({how})"
+    if 0 < count < size:
+        note += f": rows 1 to {count}"
+    if shown > count:
+        note += f"; rows {count + 1} to {shown} were read but not confirmed"
+    return note + ("; the other rows are the start, not a result" if shown < size else "")
+
+
+def fill_labels(known: Tensor, observation: Observation, device: torch.device) -> Tensor:
+    """Labels (B,): the known ones first, then what is left of the inferred labels."""
+    inferred = observation.labels.tolist() if observation.labels is not None else [0] * observation.batch_size
+    left = list((Counter(inferred) - Counter(known.tolist())).elements())
+    missing = observation.batch_size - len(known)
+    rest = (left + inferred)[:missing]
+    return torch.tensor([*known.tolist(), *rest], dtype=torch.long, device=device)

@@ -1,0 +1,1 @@
+"""One audit, from the request to the document."""

@@ -1,0 +1,388 @@
+"""From the pipeline's values to the sections of the report document."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from torch import Tensor
+
+from leakaudit.attacks.base import Attack
+from leakaudit.client.rounds.files import RecordedUpdate
+from leakaudit.defences.base import Defence
+from leakaudit.document.schema import (
+    AttackEntry,
+    BatchSection,
+    Comparison,
+    FidelityEntry,
+    FirstLayer,
+    HistoryPoint,
+    LabelResult,
+    Metrics,
+    ProtocolSection,
+    SampleResult,
+    SnapshotEntry,
+    TargetSection,
+    TokenMetrics,
+    TokenResult,
+    Tool,
+    VictimResult,
+)
+from leakaudit.errors import ModelError
+from leakaudit.matching.candidates import SEARCHED
+from leakaudit.observation import InputSpace, Observation, TokenSpace
+from leakaudit.protocols.base import Protocol
+from leakaudit.reconstruction import Reconstruction
+from leakaudit.target.dropout import dropout_layers
+from leakaudit.target.inventory import Layer, inventory
+from leakaudit.target.target import Target
+
+if TYPE_CHECKING:
+    from leakaudit.attacks.certificate import Certificate
+    from leakaudit.attacks.labels.infer import LabelGuess
+    from leakaudit.audit.victim import Outcome, Victim
+    from leakaudit.client.batch import Batch
+    from leakaudit.scoring.images import SampleScore, Scores
+    from leakaudit.scoring.reidentify import Identification
+    from leakaudit.scoring.tokens import TokenScore
+
+
+def tool(version: str) -> Tool:
+    """The program and its version."""
+    return Tool(version=version)
+
+
+def finite(value: float) -> float | None:
+    """The value, or ``None`` when it is not a finite number."""
+    return value if math.isfinite(value) else None
+
+
+def png(pixels: Tensor) -> str:
+    """A PNG data URI of pixels (C, H, W) in 0..1 with 1, 3 or 4 channels; of the channels' mean otherwise."""
+    from PIL import Image
+
+    image = pixels if pixels.shape[0] in (1, 3, 4) else pixels.mean(0, keepdim=True)
+    array = (image.detach().cpu().clamp(0, 1) * 255).round().numpy().astype(np.uint8)
+    array = array[0] if array.shape[0] == 1 else array.transpose(1, 2, 0)
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def target_section(target: Target) -> TargetSection:
+    """The model as the auditor sees it."""
+    try:
+        layers: tuple[Layer, ...] = inventory(target)
+    except ModelError:  # its operators cannot be recorded; rank analysis says which
+        layers = ()
+    return TargetSection(
+        name=target.name,
+        path=target.path,
+        sha256=target.sha256,
+        format=target.format,
+        producer=target.producer,
+        classes=target.classes,
+        input_shape=list(target.image_shape),
+        native_shape=list(target.native_shape),
+        layout=target.layout,
+        vocabulary=target.tokens.vocabulary if target.tokens is not None else None,
+        parameters=sum(p.numel() for p in target.parameters.values()),
+        trainable_tensors=len(target.parameters),
+        layers=[f"{layer.name} ({layer.kind})" for layer in layers],
+        dropout_layers=list(dropout_layers(target.module)),
+        batchnorm_layers=[layer.name for layer in layers if layer.kind == "batchnorm"],
+        first_layer=_first_layer(target, layers),
+        fidelity=[FidelityEntry(id=n.id, message=n.message, hint=n.hint) for n in target.fidelity],
+        loss="logistic (one logit)" if target.binary else "cross-entropy",
+    )
+
+
+def _first_layer(target: Target, layers: Sequence[Layer]) -> FirstLayer | None:
+    """The first trained layer, if the input reaches it through nothing but views and constants."""
+    trained = target.parameters
+    for layer in layers:
+        if layer.weight in trained or any(name in trained for name in layer.settings.get("tensors", ())):
+            return FirstLayer(name=layer.name, kind=layer.kind, bias=layer.bias in trained)
+        if layer.kind not in ("reshape", "affine", "pad", "slice", "dropout"):
+            return None
+    return None
+
+
+def batch_section(samples: Batch, space: InputSpace, batch_size: int, victims: int, silent: int = 0) -> BatchSection:
+    """What may be said about the private samples; `silent` victims had an update of zero and were not attacked."""
+    nothing = (
+        [f"{silent} more victim(s) drawn whose update is zero in every tensor: nothing to attack"] if silent else []
+    )
+    return BatchSection(
+        path=samples.path,
+        sha256=samples.sha256,
+        samples=len(samples),
+        batch_size=batch_size,
+        victims=victims,
+        mean=[] if isinstance(space, TokenSpace) else list(space.mean),
+        std=[] if isinstance(space, TokenSpace) else list(space.std),
+        class_names=list(samples.class_names),
+        notes=[*samples.notes, *nothing],
+    )
+
+
+def protocol_section(
+    protocol: Protocol, defences: Sequence[Defence] = (), recorded: RecordedUpdate | None = None
+) -> ProtocolSection:
+    """How the update was made and defended, or where a recorded one came from."""
+    shared = f"after {', then '.join(map(str, defences))}" if defences else "undefended"
+    made = "as a client recorded it and taken to be" if recorded else "computed"
+    return ProtocolSection(
+        **protocol.facts(),
+        assumption=protocol.assumption(shared, made),
+        update_path=recorded.path if recorded else None,
+        update_sha256=recorded.sha256 if recorded else None,
+    )
+
+
+def attack_entry(
+    attack: Attack,
+    victim: Victim,
+    status: Literal["run", "not_applicable", "not_run"],
+    reason: str = "",
+    results: Sequence[VictimResult] = (),
+) -> AttackEntry:
+    """One row of the ledger: an attack, everything it was given, and its results."""
+    return AttackEntry(
+        name=attack.name,
+        title=attack.title,
+        status=status,
+        reason=reason,
+        family=attack.family,
+        finding=attack.finding,
+        threat_model=victim.seen_by(attack).threat_model,
+        upper_bound=attack.upper_bound,
+        given=_given(victim, attack),
+        hyperparameters=_hyperparameters(attack),
+        reference=attack.reference,
+        seconds=sum(r.seconds for r in results),
+        results=list(results),
+    )
+
+
+def _hyperparameters(attack: Attack) -> dict[str, Any]:
+    """Its settings; what a search chose for each victim stands in the notes of the results."""
+    values = dataclasses.asdict(attack.settings)
+    chosen = SEARCHED & values.keys() if values.get("search") else ()
+    return {**values, **dict.fromkeys(chosen, "chosen by trials")}
+
+
+def comparison(rival: Attack, results: Sequence[VictimResult], reason: str = "", *, in_ledger: bool) -> Comparison:
+    """What stands beside an attack: its rival's results, without pictures."""
+    return Comparison(
+        name=rival.name,
+        title=rival.title,
+        hyperparameters=_hyperparameters(rival),
+        reason=reason,
+        in_ledger=in_ledger,
+        seconds=sum(r.seconds for r in results),
+        results=[without_pictures(result) for result in results],
+    )
+
+
+def without_pictures(result: VictimResult) -> VictimResult:
+    """A result's numbers alone."""
+    samples = [s.model_copy(update={"original_png": None, "reconstruction_png": None}) for s in result.samples]
+    return result.model_copy(update={"snapshots": [], "history": [], "samples": samples})
+
+
+def _given(victim: Victim, attack: Attack) -> dict[str, Any]:
+    observation = victim.seen_by(attack)
+    return {
+        "update": f"{len(observation.update)} gradient tensors, {_defended(victim)}",
+        "model": "architecture, weights, loss",
+        "batch_size": observation.batch_size,
+        "mode": observation.protocol.mode,
+        "labels": "none" if observation.labels is None else f"{observation.label_source}: {victim.guess.method}",
+        "normalisation": _normalisation(observation.space),
+        "dropout_masks": "true masks" if observation.masks is not None else "none",
+        "batch_statistics": _given_statistics(observation),
+        "start": "random" if observation.start is None else "an incomplete closed-form result",
+        "auxiliary_data": "none" if observation.auxiliary is None else f"{len(observation.auxiliary)} images",
+    }
+
+
+def _given_statistics(observation: Observation) -> str:
+    if not observation.batch_statistics:
+        return "none"
+    origin = {
+        "batch": "as the client shares them",
+        "running": "computed from the running statistics that the client shares",
+    }[observation.protocol.shared_statistics]
+    return f"mean and variance over the batch of {len(observation.batch_statistics)} BatchNorm layers, {origin}"
+
+
+def _defended(victim: Victim) -> str:
+    return "after " + ", then ".join(map(str, victim.knowledge.defences)) if victim.knowledge.defences else "undefended"
+
+
+def _normalisation(space: InputSpace) -> str:
+    if isinstance(space, TokenSpace):
+        return "none: token ids"
+    return f"mean {list(space.mean)}, std {list(space.std)}"
+
+
+def victim_result(outcome: Outcome) -> VictimResult:
+    """One attack on one victim."""
+    victim, reconstruction, scores = outcome.victim, outcome.reconstruction, outcome.scores
+    residual = finite(reconstruction.residual)
+    certified, reason = _certified(outcome.certificate, reconstruction)
+    order = [s.reconstruction for s in sorted(scores, key=lambda s: s.position)]
+    return VictimResult(
+        victim=victim.number,
+        seed=outcome.seed,
+        residual=residual,
+        residual_reason="" if residual is not None else _no_residual(reconstruction),
+        residuals={n: finite(r) for n, r in outcome.certificate.residuals.items()} if outcome.certificate else {},
+        match=finite(reconstruction.match),
+        certified=certified,
+        certified_reason=reason,
+        seconds=reconstruction.seconds,
+        iterations=reconstruction.iterations,
+        stopped=reconstruction.stopped,
+        labels=label_result(victim.batch.labels, reconstruction.labels, victim.guess),
+        samples=[_sample(outcome, score) for score in scores],
+        history=[
+            HistoryPoint(iteration=p.iteration, objective=finite(p.objective), match=finite(p.match))
+            for p in reconstruction.history
+        ],
+        snapshots=[_snapshot(victim, s.fraction, s.inputs, order) for s in reconstruction.snapshots],
+        notes=list(reconstruction.notes),
+    )
+
+
+def _no_residual(reconstruction: Reconstruction) -> str:
+    return "the update has norm 0" if reconstruction.tokens is None else "not every token's place was read"
+
+
+def _certified(certificate: Certificate | None, reconstruction: Reconstruction) -> tuple[bool | None, str]:
+    """Whether the reconstruction proves itself: residual at float level and locally unique."""
+    if certificate is None and reconstruction.tokens is not None:
+        return None, "the update cannot be regenerated: not every token's place was read, or dropout was on"
+    if certificate is None:
+        return None, "the update cannot be regenerated: the client's dropout masks are unknown"
+    if not certificate.exact:
+        return False, f"residual {certificate.residual:.1e}, float level is {certificate.tolerance:.0e}"
+    if certificate.unique is None:
+        return None, f"residual at float level; uniqueness undecided: {certificate.note or 'not computed'}"
+    if not certificate.unique and certificate.rank is None:
+        return False, f"residual at float level, but not unique: {certificate.note}"
+    if not certificate.unique:
+        return False, f"residual at float level, but not unique: rank {certificate.rank} of {certificate.unknowns}"
+    return True, "residual at float level, and locally unique"
+
+
+def label_result(true: Tensor, inferred: Tensor, source: LabelGuess) -> LabelResult:
+    """Labels as multisets; `correct` is the size of their intersection; `source` says how they were read."""
+    truth, guess = sorted(true.tolist()), sorted(inferred.tolist())
+    correct = sum((Counter(truth) & Counter(guess)).values())
+    soft = None if source.soft is None else source.soft.flatten().tolist()
+    return LabelResult(true=truth, inferred=guess, correct=correct, method=source.method, soft=soft)
+
+
+def _snapshot(victim: Victim, fraction: float, inputs: Tensor, order: Sequence[int]) -> SnapshotEntry:
+    pixels = victim.observation.space.denormalize(inputs.cpu())
+    return SnapshotEntry(fraction=fraction, images_png=[png(pixels[i]) for i in order])
+
+
+def _sample(outcome: Outcome, score: SampleScore) -> SampleResult:
+    if score.tokens is not None:
+        return _text(outcome, score, score.tokens)
+    batch, found = outcome.victim.batch, score.identification
+    return SampleResult(
+        index=batch.indices[score.position],
+        label=int(batch.labels[score.position]),
+        inferred_label=int(outcome.reconstruction.labels[score.reconstruction]),
+        **_metrics(score.scores),
+        floors={name: Metrics(**_metrics(floor)) for name, floor in score.floors.items()},
+        margin=None if score.margin is None else finite(score.margin),
+        margin_reason=_margin_reason(score),
+        lpips_margin=score.lpips_margin,
+        reidentified=found.identified,
+        reidentified_reason=_identified_reason(found),
+        rank_among=found.distractors + 1,
+        augmented=found.augmented,
+        near_duplicates=found.near_duplicates,
+        leaked=score.leaked,
+        leaked_reason=score.reason,
+        original_png=png(batch.images[score.position]),
+        reconstruction_png=png(outcome.pixels[score.reconstruction]),
+    )
+
+
+def _margin_reason(score: SampleScore) -> str:
+    if score.margin is None:
+        return "a floor reproduces the sample exactly"
+    return "" if math.isfinite(score.margin) else "exact reconstruction"
+
+
+def _identified_reason(found: Identification) -> str:
+    """What re-identification means for this sample."""
+    if found.identified is None:
+        return "there is no other image to confuse it with"
+    parts = [f"up to {found.near_duplicates} near-duplicate(s) in the batch file"] if found.near_duplicates else []
+    parts += [f"{found.augmented} of the others are augmentations of the images at hand"] if found.augmented else []
+    return "; ".join(parts)
+
+
+def _text(outcome: Outcome, score: SampleScore, tokens: TokenScore) -> SampleResult:
+    batch, found = outcome.victim.batch, score.identification
+    shown = {*tokens.original, *tokens.found, *(t for t in tokens.recovered if t is not None)}
+    return SampleResult(
+        index=batch.indices[score.position],
+        label=int(batch.labels[score.position]),
+        inferred_label=int(outcome.reconstruction.labels[score.reconstruction]),
+        **_metrics(score.scores),
+        margin_reason="token ids have no PSNR",
+        reidentified=found.identified,
+        reidentified_reason="" if found.identified is not None else "only the token set of several texts was read",
+        rank_among=found.distractors + 1,
+        leaked=score.leaked,
+        leaked_reason=score.reason,
+        tokens=TokenResult(
+            **dataclasses.asdict(tokens.match),
+            original=list(tokens.original),
+            recovered=list(tokens.recovered),
+            found=list(tokens.found),
+            words={token: batch.words[token] for token in sorted(shown)} if batch.words else {},
+            floors={name: TokenMetrics(**dataclasses.asdict(floor)) for name, floor in tokens.floors.items()},
+            skill=tokens.skill,
+        ),
+    )
+
+
+def _metrics(scores: Scores) -> dict[str, Any]:
+    values: Mapping[str, float | None] = {
+        "psnr": scores.psnr, "ssim": scores.ssim, "lpips": scores.lpips, "mse": scores.mse,
+    }  # fmt: skip
+    return {**values, **{f"{name}_reason": scores.reasons.get(name, "") for name in values}}
+
+
+def summarize(outcome: Outcome) -> str:
+    """One line for the progress display."""
+    leaked = sum(s.leaked for s in outcome.scores)
+    done = outcome.reconstruction
+    tail = f"{done.seconds:.1f} s{', ' if done.stopped else ''}{done.stopped}"
+    return f"victim {outcome.victim.number}: {_best(outcome.scores)}, {leaked} of {len(outcome.scores)} leaked, {tail}"
+
+
+def _best(scores: Sequence[SampleScore]) -> str:
+    """The closest reconstruction in words."""
+    texts = [s.tokens.match for s in scores if s.tokens is not None]
+    if texts:
+        accuracies = [t.accuracy for t in texts if t.accuracy is not None]
+        order = f", {max(accuracies):.0%} of the places in the best text" if accuracies else ""
+        return f"{max(t.recall for t in texts):.0%} of the tokens{order}"
+    best = [s.scores.psnr for s in scores if s.scores.psnr is not None]
+    return f"best {max(best):.1f} dB" if best else "exact"

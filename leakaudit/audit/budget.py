@@ -1,0 +1,89 @@
+"""The time that attacks and controls may take together, shared out run by run to what pays most; and Ctrl-C.
+
+A run gets the part of what is left that its worth has in the worth of all runs still to come; what it does not use goes
+to those. A yardstick that no attacker could run tells less than an attack, and one more attack on a victim that is
+provably recovered tells hardly anything new. No private sample decides: a certificate needs none.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from leakaudit.attacks.base import Attack
+from leakaudit.observer import Observer
+from leakaudit.reconstruction import Forgetting, Memory, Monitor
+
+YARDSTICK = 0.5
+"""Worth of an attack that no attacker could run, relative to one that he could; chosen."""
+RECOVERED = 0.25
+"""Worth of a run on a victim that is recovered for certain, relative to one that is not; chosen."""
+
+
+def worth(attack: Attack, *, recovered: bool) -> float:
+    """What a run tells, relative to an attack on a victim that nothing has recovered yet.
+
+    Args:
+        attack: What would run.
+        recovered: Whether the victim has a certified reconstruction.
+    """
+    return (YARDSTICK if attack.upper_bound else 1.0) * (RECOVERED if recovered else 1.0)
+
+
+@dataclass(eq=False)
+class Budget:
+    """A deadline that runs share.
+
+    Args:
+        observer: Asked whether the user interrupted, and told the progress.
+        deadline: Moment on the monotonic clock, or ``None`` for no limit.
+        end: Deadline of the whole budget, of which this may be a first part.
+    """
+
+    observer: Observer
+    deadline: float | None = None
+    end: float | None = None
+
+    @classmethod
+    def of(cls, observer: Observer, seconds: float | None, share: float = 1.0) -> Budget:
+        """A budget that starts now, whose first part is this share of the seconds."""
+        if seconds is None:
+            return cls(observer)
+        now = time.monotonic()
+        return cls(observer, now + share * seconds, now + seconds)
+
+    def whole(self) -> Budget:
+        """The rest of the seconds."""
+        return Budget(self.observer, self.end, self.end)
+
+    def spent(self) -> str:
+        """Why no further run may start, or ""."""
+        if self.observer.interrupted():
+            return "interrupted"
+        return "time budget spent" if self.deadline is not None and time.monotonic() >= self.deadline else ""
+
+    def share(self, runs: float) -> Monitor:
+        """The monitor of the next run, which gets its part of what is left for as much as this many such runs."""
+        if self.deadline is None:
+            return _RunMonitor(self.observer, None)
+        now = time.monotonic()
+        return _RunMonitor(self.observer, now + (self.deadline - now) / max(1, runs))
+
+
+@dataclass(eq=False)
+class _RunMonitor:
+    """Hands an attack's progress on, and stops it on interruption or at its share of the time budget."""
+
+    observer: Observer
+    deadline: float | None
+    memory: Memory = field(default_factory=Forgetting)
+
+    def update(self, fraction: float, objective: float) -> None:
+        self.observer.progress(fraction, objective)
+
+    def seconds_left(self) -> float | None:
+        return None if self.deadline is None else self.deadline - time.monotonic()
+
+    def should_stop(self) -> bool:
+        left = self.seconds_left()
+        return self.observer.interrupted() or (left is not None and left <= 0)

@@ -1,0 +1,259 @@
+"""Run every attack on every victim, within the budget, and say what became of each.
+
+Attacks go from the cheapest to the dearest, so that later ones can build on what earlier ones found. An attack that
+extends another is followed by that one at its best, its rival, with an equal share of the time, unless that was asked
+for anyway: its one run then counts as it is, even if cut short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import OutOfMemoryError
+
+from leakaudit.attacks.base import Attack
+from leakaudit.attacks.registry import create
+from leakaudit.audit import assemble
+from leakaudit.audit.budget import Budget, worth
+from leakaudit.audit.controls import Run
+from leakaudit.audit.environment import batches_well, seed_of
+from leakaudit.audit.memory import Memory
+from leakaudit.audit.request import AuditOptions
+from leakaudit.audit.victim import Outcome, Victim, attack_together, attack_victim
+from leakaudit.document.schema import AttackEntry, Comparison
+from leakaudit.notes import PLANNED
+from leakaudit.reconstruction import Monitor
+from leakaudit.scoring.images import Scorer
+from leakaudit.scoring.tokens import TokenScorer
+from leakaudit.target.target import Target
+
+
+def run_attacks(
+    attacks: Sequence[Attack],
+    target: Target,
+    victims: Sequence[Victim],
+    scorer: Scorer | TokenScorer,
+    options: AuditOptions,
+    budget: Budget,
+    memory: Memory,
+) -> tuple[list[Run], dict[str, Reason], list[Victim]]:
+    """Run every attack on every victim.
+
+    Returns:
+        A run per attack, without outcomes where it did not run; why by the attack's name; and the victims with what is
+        handed on from attack to attack.
+    """
+    reasons: dict[str, Reason] = {}
+    open_to, refused = _where_applicable(attacks, target, victims, options, reasons)
+    turns = _turns(attacks, open_to)
+    done: list[Turn] = []
+    now = {victim.number: victim for victim in victims}
+    for position, turn in enumerate(turns):
+        later = [(other.attack, v) for other in turns[position + 1 :] for v in other.victims]
+        recovered = {o.victim.number for before in done for o in before.outcomes if o.certified}
+        attacked = turn.victims if turn.beside is None else [o.victim for o in done[-1].outcomes]
+        beside = f" beside {turn.beside.title}" if turn.beside else ""
+        queue = Queue(target, scorer, options, budget, memory, later, recovered, beside)
+        outcomes, why = _run_on_victims(turn.attack, [now[victim.number] for victim in attacked], queue)
+        now |= {o.victim.number: o.victim.after(turn.attack, o.reconstruction) for o in outcomes}
+        done.append(replace(turn, outcomes=outcomes, why=why or _cut(outcomes)))
+    for turn in done:
+        if turn.beside is None:
+            reasons[turn.attack.name] = _reason(turn, refused[turn.attack.name], _comparison(turn, done))
+    outcomes_of = {turn.attack.name: turn.outcomes for turn in done if turn.beside is None}
+    runs = [Run(attack, outcomes_of.get(attack.name, [])) for attack in attacks]
+    return runs, reasons, [now[victim.number] for victim in victims]
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """An attack on its victims.
+
+    Args:
+        attack: The attack.
+        victims: Those that it applies to.
+        beside: The attack whose rival this is, where it is run for the comparison alone; it comes just before.
+        outcomes: Of those that there was time and memory for.
+        why: What time or memory cost it.
+    """
+
+    attack: Attack
+    victims: Sequence[Victim]
+    beside: Attack | None = None
+    outcomes: list[Outcome] = field(default_factory=list)
+    why: str = ""
+
+    def stands_in(self, rival: Attack) -> bool:
+        """Whether this is an attack's rival, with its settings and at least as many iterations."""
+        if self.beside is not None or self.attack.name != rival.name:
+            return False
+        own, wanted = asdict(self.attack.settings), asdict(rival.settings)
+        enough = bool(own.pop("iterations", 0) >= wanted.pop("iterations", 0))
+        return enough and own == wanted
+
+
+def _turns(attacks: Sequence[Attack], open_to: Mapping[str, Sequence[Victim]]) -> list[Turn]:
+    """The attacks that apply, each followed by its rival unless a turn before is that."""
+    turns: list[Turn] = []
+    for attack in attacks:
+        victims = open_to[attack.name]
+        if not victims:
+            continue
+        rival = attack.rival()
+        known = rival is None or any(turn.stands_in(rival) for turn in turns)
+        turns.append(Turn(attack, victims))
+        if rival is not None and not known:
+            turns.append(Turn(rival, victims, beside=attack))
+    return turns
+
+
+def _comparison(turn: Turn, done: Sequence[Turn]) -> Comparison | None:
+    """What the attack's rival made of the same victims, in a turn of its own or in the one that it was asked for."""
+    rival = turn.attack.rival()
+    if rival is None or not turn.outcomes:
+        return None
+    other = next(t for t in done if t.beside is turn.attack or t.stands_in(rival))
+    results = [assemble.victim_result(outcome) for outcome in other.outcomes]
+    return assemble.comparison(other.attack, results, other.why, in_ledger=other.beside is None)
+
+
+def _reason(turn: Turn, refusals: Sequence[str], beside: Comparison | None) -> Reason:
+    """For the ledger's row: what an attack's turn and its rival's lost, and where it does not apply."""
+    lost = f"beside it, {beside.title}: {beside.reason}" if beside is not None and beside.reason else ""
+    text = "; ".join(filter(None, [turn.why, *refusals, lost]))
+    return Reason("run" if turn.outcomes else "not_run", text, beside)
+
+
+def _where_applicable(
+    attacks: Sequence[Attack],
+    target: Target,
+    victims: Sequence[Victim],
+    options: AuditOptions,
+    reasons: dict[str, Reason],
+) -> tuple[dict[str, list[Victim]], dict[str, list[str]]]:
+    """The victims that each attack can be run on, and why not on others; fills in why it runs on none.
+
+    All are asked before the first runs, so that no time is kept back for what will not run.
+    """
+    open_to: dict[str, list[Victim]] = {}
+    refused: dict[str, list[str]] = {}
+    for attack in attacks:
+        open_to[attack.name] = []
+        if attack.threat_model > options.threat_model:
+            reasons[attack.name] = Reason("not_run", _forbidden(attack, options))
+            continue
+        refusals = {v.number: attack.refusal(*v.attacked_by(attack, target)) for v in victims}
+        open_to[attack.name] = [v for v in victims if refusals[v.number] is None]
+        why = [(number, refusal.reason) for number, refusal in refusals.items() if refusal is not None]
+        refused[attack.name] = [f"victim {number}: {reason}" for number, reason in why]
+        if not open_to[attack.name]:
+            reasons[attack.name] = Reason("not_applicable", why[0][1])
+    return open_to, refused
+
+
+def _cut(outcomes: Sequence[Outcome]) -> str:
+    """What the time budget cost an attack that ran on every victim, or ""."""
+    notes = [[n for n in o.reconstruction.notes if n.startswith(PLANNED)] for o in outcomes]
+    cut = [found[-1] for found in notes if found]
+    return f"{cut[0]}, on {len(cut)} of {len(outcomes)} victims" if cut else ""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """What became of an attack, and why, for the ledger."""
+
+    status: Literal["run", "not_applicable", "not_run"]
+    text: str
+    beside: Comparison | None = None
+
+
+def entry_of(run: Run, victim: Victim, reasons: Mapping[str, Reason]) -> AttackEntry:
+    """The ledger's row of an attack that was asked for, with its results."""
+    why = reasons[run.attack.name]
+    results = [assemble.victim_result(outcome) for outcome in run.outcomes]
+    entry = assemble.attack_entry(run.attack, victim, why.status, why.text, results)
+    entry.beside = why.beside
+    return entry
+
+
+def left_out(name: str, victim: Victim, options: AuditOptions) -> AttackEntry:
+    """The ledger's row of an attack that was not asked for."""
+    attack = create(name, options.preset)
+    why = "not among the attacks asked for" if options.attacks else "a baseline that other attacks contain"
+    reason = f"{why}: run it with --attack {name}"
+    if attack.threat_model > options.threat_model:
+        reason = _forbidden(attack, options)
+    return assemble.attack_entry(attack, victim, "not_run", reason)
+
+
+def _forbidden(attack: Attack, options: AuditOptions) -> str:
+    return f"needs threat model {attack.threat_model}, and --threat-model {options.threat_model} does not allow it"
+
+
+@dataclass(frozen=True, eq=False)
+class Queue:
+    """What a run needs but attack and victim: who else waits for time, who is recovered, and what it stands beside."""
+
+    target: Target
+    scorer: Scorer | TokenScorer
+    options: AuditOptions
+    budget: Budget
+    memory: Memory
+    later: Sequence[tuple[Attack, Victim]]
+    recovered: set[int]
+    beside: str = ""
+
+    def monitor(self, attack: Attack, victims: Sequence[Victim]) -> Monitor:
+        """For the run on the first of the victims still to be attacked."""
+        own, *rest = [worth(attack, recovered=v.number in self.recovered) for v in victims]
+        after = sum(worth(other, recovered=v.number in self.recovered) for other, v in self.later)
+        return self.budget.share((own + sum(rest) + after) / own)
+
+
+def _all_at_once(attack: Attack, victims: Sequence[Victim], queue: Queue) -> list[Outcome] | None:
+    """All victims in one optimisation; ``None`` where the attack, the device or a lack of memory speaks against it."""
+    budget = queue.budget
+    in_turn = type(attack).run_together is Attack.run_together
+    if in_turn or len(victims) < 2 or budget.spent() or not batches_well(queue.target):
+        return None
+    budget.observer.attack(attack.title + queue.beside, 0, len(victims))
+    seeds = [seed_of(queue.options.seed, attack.name, victim.number) for victim in victims]
+    monitor = queue.monitor(attack, victims)
+    try:
+        found = attack_together(attack, queue.target, victims, queue.scorer, seeds, monitor, queue.memory)
+    except OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return None
+    for outcome in found or []:
+        budget.observer.result(attack.title + queue.beside, assemble.summarize(outcome))
+    return found
+
+
+def _attacked(count: int, victims: Sequence[Victim], budget: Budget) -> str:
+    """Why the last victims are left out, or ""."""
+    return f"{budget.spent()}: {count} of {len(victims)} victims attacked" if count < len(victims) else ""
+
+
+def _run_on_victims(attack: Attack, victims: Sequence[Victim], queue: Queue) -> tuple[list[Outcome], str]:
+    """Attack each victim as long as there is time; a GPU that is too small ends it with what there is."""
+    outcomes: list[Outcome] = []
+    budget = queue.budget
+    if (together := _all_at_once(attack, victims, queue)) is not None:
+        return together, _attacked(len(together), victims, budget)
+    for position, victim in enumerate(victims):
+        if budget.spent():
+            return outcomes, _attacked(position, victims, budget)
+        budget.observer.attack(attack.title + queue.beside, position, len(victims))
+        seed = seed_of(queue.options.seed, attack.name, victim.number)
+        monitor = queue.monitor(attack, victims[position:])
+        try:
+            outcome = attack_victim(attack, queue.target, victim, queue.scorer, seed, monitor, queue.memory)
+        except OutOfMemoryError:
+            torch.cuda.empty_cache()
+            return outcomes, f"out of memory on victim {victim.number}: use --device cpu, or a smaller --batch-size"
+        outcomes.append(outcome)
+        budget.observer.result(attack.title + queue.beside, assemble.summarize(outcome))
+    return outcomes, ""

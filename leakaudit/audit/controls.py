@@ -1,0 +1,343 @@
+"""Controls: the same attacks, with the same settings, where the answer is known.
+
+======== =====================================================================================================
+positive A bundled network of the same input shape that is known to leak (`leakaudit.audit.references`), one generated
+         sample. If it is not recovered, the attack is "not working here" and its failure elsewhere says nothing.
+negative The update of a different batch, scored against the victim. It must fall to the floors. With several
+         victims these are the reconstructions at hand, exchanged; with one, a further run.
+prior    No update: every tensor replaced by Gaussian noise of the same norm, the inferred labels kept, no warm
+only     start, no shared statistics. What comes out is the attack's prior; it becomes a floor of that attack.
+======== =====================================================================================================
+
+``quick`` runs the negative and the prior-only control of every attack that claims a leak, on one victim, and the
+positive control of the strongest of them; where nothing leaked, the positive control of every attack that ran.
+``full`` runs all three for every attack and every victim. An attack that refuses to run without information passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Generator, Tensor
+
+from leakaudit.attacks.base import Attack, cpu_generator
+from leakaudit.audit.budget import Budget
+from leakaudit.audit.environment import seed_of
+from leakaudit.audit.memory import Memory, attack_once
+from leakaudit.audit.references import REFERENCES, TEXT_REFERENCES, Reference, synthetic_batch
+from leakaudit.audit.victim import (
+    Knowledge,
+    Outcome,
+    Recovered,
+    Victim,
+    attack_victim,
+    judge,
+    observe_victim,
+    recovered,
+)
+from leakaudit.client.batch import Batch
+from leakaudit.document.schema import ControlEntry
+from leakaudit.errors import LeakauditError
+from leakaudit.observation import InputSpace, Observation, TokenSpace
+from leakaudit.protocols.base import Protocol
+from leakaudit.reconstruction import NotApplicable
+from leakaudit.scoring.images import SampleScore, Scorer
+from leakaudit.scoring.tokens import TokenScorer
+from leakaudit.target.target import Target
+
+Level = Literal["full", "quick", "none"]
+Kind = Literal["positive", "negative", "prior_only"]
+REFERENCE_SAMPLES = 120
+"""Samples of a bundled network's batch; chosen, more than the hundred distractors that a leak has to be told from."""
+NEGATIVE_FAILED = "the attack's negative control failed"
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """An attack and its outcomes, one per victim that it was run on."""
+
+    attack: Attack
+    outcomes: list[Outcome]
+
+    @property
+    def claims(self) -> bool:
+        """Whether it says that a sample leaked."""
+        return not self.attack.upper_bound and any(outcome.leaked for outcome in self.outcomes)
+
+    @property
+    def strength(self) -> float:
+        """How far its best result is above the floors."""
+        return max((s.strength for o in self.outcomes for s in o.scores), default=float("-inf"))
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """What the controls have in common with the audit.
+
+    Args:
+        target: The model under audit.
+        samples: The batch file.
+        space: Normalisation of the inputs.
+        scorer: The audit's own.
+        protocol: How updates are made.
+        knowledge: Defences, public images, and the audit's seed.
+        budget: Time, and Ctrl-C.
+        memory: What the audit keeps.
+        level: Which controls.
+    """
+
+    target: Target
+    samples: Batch
+    space: InputSpace
+    scorer: Scorer | TokenScorer
+    protocol: Protocol
+    knowledge: Knowledge
+    budget: Budget
+    memory: Memory
+    level: Level
+
+
+def control(runs: Sequence[Run], scene: Scene) -> tuple[list[Run], list[ControlEntry]]:
+    """Run the controls, and take back the claims that do not survive them.
+
+    Returns:
+        The runs, scored against their prior-only floor and without the uncertified leaks of attacks whose negative
+        control failed; and what each control showed.
+    """
+    plan = _plan(runs, scene.level)
+    entries: list[ControlEntry] = []
+    judged = {id(run): run for run in runs}
+    for position, (kind, run) in enumerate(plan):
+        spent = scene.budget.spent()
+        if spent:
+            entries.append(_entry(kind, run.attack, None, f"not run: {spent}"))
+            continue
+        scene.budget.observer.attack(f"{run.attack.title}, {kind.replace('_', ' ')} control", position, len(plan))
+        try:
+            judged[id(run)], entry = _CONTROLS[kind](judged[id(run)], scene, len(plan) - position)
+        except LeakauditError as error:
+            entry = _entry(kind, run.attack, None, f"not run: {error.message}")
+        entries.append(entry)
+        scene.budget.observer.result(run.attack.title, f"{kind.replace('_', ' ')} control: {entry.detail}")
+    return [judged[id(run)] for run in runs], entries
+
+
+def _plan(runs: Sequence[Run], level: Level) -> list[tuple[Kind, Run]]:
+    """Which controls of which attacks, the cheapest first."""
+    ran = [run for run in runs if run.outcomes and not run.attack.upper_bound]
+    if level == "none" or not ran:
+        return []
+    claiming = [run for run in ran if run.claims]
+    questioned = ran if level == "full" else claiming
+    strongest = (
+        [max(claiming, key=lambda run: (run.attack.family == "optimisation", run.strength))] if claiming else ran
+    )
+    kinds: tuple[Kind, ...] = ("negative", "prior_only")
+    plan: list[tuple[Kind, Run]] = [(kind, run) for kind in kinds for run in questioned]
+    return plan + [("positive", run) for run in (ran if level == "full" else strongest)]
+
+
+def _positive(run: Run, scene: Scene, runs_left: int) -> tuple[Run, ControlEntry]:
+    found = _fitting_reference(run.attack, scene)
+    if isinstance(found, str):
+        return run, _entry("positive", run.attack, None, found)
+    reference, target, victim, population = found
+    scorer = _scorer(target, population, scene.scorer)
+    seed = seed_of(scene.knowledge.seed, f"{run.attack.name} positive", 0)
+    monitor = scene.budget.share(runs_left)
+    outcome = attack_victim(run.attack, target, victim, scorer, seed, monitor, scene.memory)
+    (score,) = outcome.scores
+    did = "recovered" if score.leaked else f"did not recover ({score.reason})"
+    numbers = {"reference": reference.name, **_numbers(score), "seconds": outcome.reconstruction.seconds}
+    return run, _entry(
+        "positive",
+        run.attack,
+        score.leaked,
+        f"{did} the sample of the bundled network {reference.name!r}, {_told(score)}",
+        numbers,
+    )
+
+
+def _scorer(target: Target, population: Batch, like: Scorer | TokenScorer) -> Scorer | TokenScorer:
+    """A scorer of a reference's samples, as strict as another."""
+    if target.tokens is not None:
+        return TokenScorer(population, target.tokens.vocabulary)
+    return Scorer(population, criterion=like.criterion if isinstance(like, Scorer) else None)
+
+
+def _fitting_reference(attack: Attack, scene: Scene) -> tuple[Reference, Target, Victim, Batch] | str:
+    """The first bundled network that the attack applies to, with one victim; or why there is none."""
+    shape, classes = scene.target.image_shape, scene.target.classes
+    device = next(iter(scene.target.parameters.values())).device
+    wanted = attack.positive_control
+    fitting = REFERENCES if scene.target.tokens is None else TEXT_REFERENCES
+    ordered = sorted(fitting, key=lambda r: wanted.index(r.name) if r.name in wanted else len(wanted))
+    why = "there is none"
+    for reference in ordered:
+        target = reference.target(shape, max(2, classes)).to(device)
+        space = scene.space if target.tokens is None else TokenSpace.of(shape[2], target.tokens.vocabulary)
+        population = synthetic_batch(target, space, REFERENCE_SAMPLES, 1)
+        protocol = replace(scene.protocol, batch_size=1, mode=target.mode, shared_statistics="none")
+        undefended = replace(scene.knowledge, seed=0, defences=())
+        victim = observe_victim(target, population.subset([0]), protocol, space, undefended, 0)
+        refusal = attack.refusal(*victim.attacked_by(attack, target))
+        if refusal is None:
+            return reference, target, victim, population
+        why = refusal.reason
+    return f"no bundled network fits this attack: {why}"
+
+
+def _negative(run: Run, scene: Scene, runs_left: int) -> tuple[Run, ControlEntry]:
+    outcomes = run.outcomes if scene.level == "full" else sorted(run.outcomes, key=lambda o: not o.leaked)
+    pairs = [
+        (o.victim, other.recovered)
+        for o in outcomes
+        for other in run.outcomes
+        if other is not o and not scene.scorer.alike(o.victim.batch, other.victim.batch)
+    ]
+    source = "another victim's update"
+    if not pairs:
+        other, source = _other_victim(outcomes[0].victim, scene)
+        made = _recover(run.attack, scene, other, "negative", runs_left)
+        if isinstance(made, str):
+            return run, _entry("negative", run.attack, True, f"the attack refuses {source}: {made}")
+        pairs = [(outcomes[0].victim, made)]
+    scores = [score for victim, found in pairs for score in judge(scene.scorer, victim.batch, found)]
+    passing = sum(score.leaked for score in scores)
+    best = max(scores, key=lambda s: s.strength)
+    numbers = {"cases": len(scores), "passing_as_leak": passing, **_numbers(best)}
+    detail = f"{passing} of {len(scores)} reconstructions from {source} pass as a leak; the closest {_told(best)}"
+    survivor = _take_back(run) if passing else run
+    return survivor, _entry("negative", run.attack, not passing, detail, numbers)
+
+
+def _other_victim(victim: Victim, scene: Scene) -> tuple[Victim, str]:
+    """A batch that is not the victim's: other samples of the file where there are any unlike it, else generated."""
+    size = scene.protocol.batch_size
+    taken = set(victim.batch.indices)
+    free = [i for i, index in enumerate(scene.samples.indices) if index not in taken]
+    order = torch.randperm(len(free), generator=cpu_generator(seed_of(scene.knowledge.seed, "negative", 0))).tolist()
+    candidate = scene.samples.subset([free[i] for i in order[:size]]) if len(free) >= size else None
+    if candidate is None or scene.scorer.alike(victim.batch, candidate):
+        candidate = synthetic_batch(scene.target, scene.space, size, 2).subset(range(size))
+        source = "the update of generated images"
+    else:
+        source = "the update of other samples"
+    other = observe_victim(scene.target, candidate, scene.protocol, scene.space, scene.knowledge, victim.number)
+    return other, source
+
+
+def _take_back(run: Run) -> Run:
+    """The run without its leaks, but for those that prove themselves."""
+    outcomes = [
+        outcome if outcome.certified else replace(outcome, scores=[_unclaimed(score) for score in outcome.scores])
+        for outcome in run.outcomes
+    ]
+    return replace(run, outcomes=outcomes)
+
+
+def _unclaimed(score: SampleScore) -> SampleScore:
+    return replace(score, leaked=False, reason=NEGATIVE_FAILED) if score.leaked else score
+
+
+def _prior_only(run: Run, scene: Scene, runs_left: int) -> tuple[Run, ControlEntry]:
+    ranked = sorted(run.outcomes, key=lambda o: not o.leaked)
+    made: list[Recovered] = []
+    refusal = ""
+    for outcome in ranked if scene.level == "full" else ranked[:1]:
+        generator = cpu_generator(seed_of(scene.knowledge.seed, "prior only", outcome.victim.number))
+        nothing = without_information(outcome.victim.observation, generator)
+        blind = replace(outcome.victim, observation=nothing, partial=())
+        found = _recover(run.attack, scene, blind, "prior only", runs_left)
+        if isinstance(found, str):
+            refusal = found
+        else:
+            made.append(found)
+    if not made:
+        return run, _entry("prior_only", run.attack, True, f"makes nothing without the update: {refusal}")
+    alone = [score for o in ranked for found in made for score in judge(scene.scorer, o.victim.batch, found)]
+    passing, best = sum(s.leaked for s in alone), max(alone, key=_closeness)
+    outcomes = [replace(o, scores=_with_floor(o, scene.scorer, made)) for o in run.outcomes]
+    detail = f"noise in place of the update gives {_told(best)}; {passing} of {len(alone)} pass as a leak"
+    numbers = {"cases": len(alone), "passing_as_leak": passing, **_numbers(best)}
+    return replace(run, outcomes=outcomes), _entry("prior_only", run.attack, not passing, detail, numbers)
+
+
+def _closeness(score: SampleScore) -> float:
+    return score.strength if score.tokens is not None else score.scores.psnr or float("inf")
+
+
+def _with_floor(outcome: Outcome, scorer: Scorer | TokenScorer, made: Sequence[Recovered]) -> list[SampleScore]:
+    """Scores with one more floor; what an earlier control took back stays so."""
+    again = judge(scorer, outcome.victim.batch, outcome.recovered, made)
+    return [
+        new if old.leaked else replace(new, leaked=False, reason=old.reason)
+        for new, old in zip(again, outcome.scores, strict=True)
+    ]
+
+
+def without_information(observation: Observation, generator: Generator) -> Observation:
+    """The observation with Gaussian noise of the same norm, tensor by tensor, for its update, and nothing beside."""
+    update = {}
+    for name, tensor in observation.update.items():
+        noise = torch.randn(tensor.shape, generator=generator).to(tensor)
+        update[name] = noise * (tensor.norm() / noise.norm().clamp_min(1e-30))
+    return replace(observation, update=update, start=None, batch_statistics=None)
+
+
+def _recover(attack: Attack, scene: Scene, victim: Victim, purpose: str, runs_left: int) -> Recovered | str:
+    """What the attack makes of a victim's observation, or why it makes nothing."""
+    target, observation = victim.attacked_by(attack, scene.target)
+    refusal = attack.refusal(target, observation)
+    if isinstance(refusal, NotApplicable):
+        return refusal.reason
+    seed = seed_of(scene.knowledge.seed, f"{attack.name} {purpose}", 0)
+    try:
+        found = attack_once(attack, target, observation, seed, scene.budget.share(runs_left), scene.memory)
+    except LeakauditError as error:
+        return error.message
+    result = recovered(target, scene.space, found)
+    finite = not isinstance(result, Tensor) or bool(torch.isfinite(result).all())
+    return result if finite else "its result is not finite"
+
+
+def _numbers(score: SampleScore) -> dict[str, Any]:
+    if score.tokens is not None:
+        return {**asdict(score.tokens.match), "skill": score.tokens.skill}
+    margin = score.margin
+    return {
+        "psnr": score.scores.psnr,
+        "margin": margin if margin is not None and abs(margin) != float("inf") else None,
+    }
+
+
+def _told(score: SampleScore) -> str:
+    """The closest result in words."""
+    if score.tokens is not None:
+        match = score.tokens.match
+        order = "" if match.accuracy is None else f", {match.accuracy:.0%} of its places right"
+        return f"{match.recall:.0%} of the text's tokens named, {match.precision:.0%} of those named right{order}"
+    if score.scores.psnr is None:
+        return "exact to the last bit"
+    if score.margin is None:
+        return f"{score.scores.psnr:.1f} dB"
+    where = "above" if score.margin >= 0 else "below"
+    return f"{score.scores.psnr:.1f} dB, {abs(score.margin):.1f} dB {where} its best floor"
+
+
+def _entry(
+    kind: Kind, attack: Attack, passed: bool | None, detail: str, numbers: dict[str, Any] | None = None
+) -> ControlEntry:
+    return ControlEntry(
+        kind=kind, attack=attack.name, title=attack.title, passed=passed, detail=detail, numbers=numbers or {}
+    )
+
+
+_CONTROLS: dict[Kind, Callable[[Run, Scene, int], tuple[Run, ControlEntry]]] = {
+    "positive": _positive,
+    "negative": _negative,
+    "prior_only": _prior_only,
+}

@@ -1,0 +1,266 @@
+"""One batch under attack: what the attacker sees of it, and what an attack made of that.
+
+The pipeline's side of the wall: a :class:`Victim` holds the private batch, and hands attacks an observation only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from leakaudit.attacks.base import Attack, cpu_generator
+from leakaudit.attacks.certificate import Certificate, certify
+from leakaudit.attacks.labels.infer import LabelGuess, infer_labels
+from leakaudit.audit.environment import seed_of
+from leakaudit.audit.memory import Memory, attack_once, attack_together_once
+from leakaudit.client import observe as client
+from leakaudit.client.batch import Batch
+from leakaudit.defences.base import Defence, adapted
+from leakaudit.observation import InputSpace, Observation
+from leakaudit.protocols.base import Protocol
+from leakaudit.reconstruction import Monitor, Reconstruction
+from leakaudit.scoring.images import SampleScore, Scorer
+from leakaudit.scoring.tokens import ReadTexts, TokenScorer
+from leakaudit.target.dropout import Steps
+from leakaudit.target.target import Target
+
+Recovered = Tensor | ReadTexts
+"""What is scored: pixels in 0..1 (B, C, H, W), or what was read of texts."""
+WARM_START_RESIDUAL = 0.5
+"""A closed-form result that explains less of the update than this is no better a start than noise; chosen, not
+measured."""
+
+
+@dataclass(frozen=True, eq=False)
+class Knowledge:
+    """What holds for every victim of an audit.
+
+    Args:
+        seed: Of the audit; clients and label inference draw from seeds of their own made from it.
+        defences: What clients do to their updates, in this order; the attacker knows.
+        auxiliary: Public images (N, C, H, W) in 0..1, or ``None``.
+        statistics: Whether the threat model lets attackers use BatchNorm statistics that the client shares.
+    """
+
+    seed: int = 0
+    defences: tuple[Defence, ...] = ()
+    auxiliary: Tensor | None = None
+    statistics: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Victim:
+    """One batch under attack, with what the attacker sees of it.
+
+    Args:
+        number: Of the batch within the audit.
+        batch: Private samples.
+        observation: What the attacker sees.
+        guess: Labels inferred from it.
+        masks: Dropout masks that the client drew, by step and layer.
+        knowledge: What holds for every victim.
+        partial: Incomplete closed-form results that attacks made so far; see :meth:`after`.
+    """
+
+    number: int
+    batch: Batch
+    observation: Observation
+    guess: LabelGuess
+    masks: Steps = ()
+    knowledge: Knowledge = field(default_factory=Knowledge)
+    partial: tuple[Reconstruction, ...] = ()
+
+    def after(self, attack: Attack, reconstruction: Reconstruction) -> Victim:
+        """The victim as later attacks find it, with an incomplete closed-form result.
+
+        A complete one is not handed on, so that later attacks count.
+        """
+        incomplete = not reconstruction.exact and reconstruction.residual < WARM_START_RESIDUAL
+        if attack.family == "closed form" and incomplete:
+            return replace(self, partial=(*self.partial, reconstruction))
+        return self
+
+    def attacked_by(self, attack: Attack, target: Target) -> tuple[Target, Observation]:
+        """The model and the observation as this attack gets them, see :meth:`seen_by`.
+
+        Optimisation attacks know the defences and work through them; the algebra of the closed forms does not.
+        """
+        if attack.family == "closed form":
+            return target, self.seen_by(attack)
+        return adapted(target, self.seen_by(attack), self.knowledge.defences)
+
+    def seen_by(self, attack: Attack) -> Observation:
+        """The observation before the attacker makes use of knowing the defences.
+
+        Public images come with threat model D, BatchNorm statistics to who uses them, which is threat model E, and the
+        client's masks only for a declared upper bound. Optimisation attacks start from the best incomplete closed-form
+        result, chosen by its residual, unless they are defined to work unaided.
+        """
+        seen = replace(self.observation, threat_model=attack.threat_model)
+        if not (attack.uses_statistics and self.knowledge.statistics):
+            seen = replace(seen, batch_statistics=None)
+        elif seen.batch_statistics:
+            seen = replace(seen, threat_model="E")
+        if attack.family == "optimisation" and self.partial:
+            seen = replace(seen, start=min(self.partial, key=lambda r: r.residual).inputs)
+        if attack.unaided:
+            seen = replace(seen, labels=None, label_source="none", start=None)
+        if attack.threat_model >= "D":
+            seen = replace(seen, auxiliary=self.knowledge.auxiliary)
+        return replace(seen, masks=self.masks) if attack.upper_bound else seen
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """One attack on one victim.
+
+    Args:
+        victim: The batch.
+        reconstruction: What the attack returned.
+        certificate: Evidence without ground truth, or ``None`` where it could not be computed.
+        recovered: The reconstruction as it is scored: pixels in 0..1 (B, C, H, W) on the CPU, or texts.
+        scores: Per sample.
+        seed: Of the attack.
+    """
+
+    victim: Victim
+    reconstruction: Reconstruction
+    certificate: Certificate | None
+    recovered: Recovered
+    scores: list[SampleScore]
+    seed: int
+
+    @property
+    def pixels(self) -> Tensor:
+        """The reconstruction of images.
+
+        Raises:
+            ValueError: It is of texts.
+        """
+        if isinstance(self.recovered, ReadTexts):
+            raise ValueError("texts have no pixels")
+        return self.recovered
+
+    @property
+    def leaked(self) -> bool:
+        """Whether any sample leaked."""
+        return any(score.leaked for score in self.scores)
+
+    @property
+    def certified(self) -> bool:
+        """Whether the reconstruction proves itself."""
+        return self.certificate is not None and self.certificate.exact and bool(self.certificate.unique)
+
+
+def observe_victim(
+    target: Target,
+    batch: Batch,
+    protocol: Protocol,
+    space: InputSpace,
+    knowledge: Knowledge,
+    number: int,
+    recorded: Mapping[str, Tensor] | None = None,
+) -> Victim:
+    """Compute the update of a batch, or take the recorded one, and infer its labels from it.
+
+    Raises:
+        NoTraceError: The update is zero.
+    """
+    seed = knowledge.seed
+    observation, masks = client.observe_step(
+        target, batch, protocol, space, seed_of(seed, "client", number), knowledge.defences, recorded
+    )
+    guess = infer_labels(target, observation, cpu_generator(seed_of(seed, "labels", number)))
+    labels = guess.labels.to(next(iter(observation.update.values())).device)
+    seen = replace(observation, labels=labels, label_source="inferred")
+    return Victim(number, batch, seen, guess, masks, knowledge)
+
+
+def attack_victim(
+    attack: Attack,
+    target: Target,
+    victim: Victim,
+    scorer: Scorer | TokenScorer,
+    seed: int,
+    monitor: Monitor,
+    memory: Memory,
+) -> Outcome:
+    """Run an attack on a victim, certify and score what it made."""
+    reconstruction = attack_once(attack, *victim.attacked_by(attack, target), seed, monitor, memory)
+    return outcome_of(attack, target, victim, scorer, seed, reconstruction)
+
+
+def attack_together(
+    attack: Attack,
+    target: Target,
+    victims: Sequence[Victim],
+    scorer: Scorer | TokenScorer,
+    seeds: Sequence[int],
+    monitor: Monitor,
+    memory: Memory,
+) -> list[Outcome] | None:
+    """Run an attack on several victims in one optimisation, which a stop may cut to the first of them.
+
+    ``None`` where the attack wants them in turn.
+    """
+    seen = [victim.attacked_by(attack, target) for victim in victims]
+    if any(model is not target for model, _ in seen):
+        return None  # an adapted model differs by victim
+    found = attack_together_once(attack, target, [o for _, o in seen], seeds, monitor, memory)
+    if found is None:
+        return None
+    together = zip(victims, seeds, found, strict=False)
+    return [outcome_of(attack, target, victim, scorer, seed, result) for victim, seed, result in together]
+
+
+def outcome_of(
+    attack: Attack,
+    target: Target,
+    victim: Victim,
+    scorer: Scorer | TokenScorer,
+    seed: int,
+    reconstruction: Reconstruction,
+) -> Outcome:
+    """Certify and score what an attack made of a victim."""
+    found = recovered(target, victim.observation.space, reconstruction)
+    scores = judge(scorer, victim.batch, found)
+    return Outcome(victim, reconstruction, _certificate(attack, target, victim, reconstruction), found, scores, seed)
+
+
+def recovered(target: Target, space: InputSpace, reconstruction: Reconstruction) -> Recovered:
+    """A reconstruction as it is scored."""
+    if target.tokens is not None:
+        return ReadTexts.of(reconstruction)
+    return space.denormalize(reconstruction.inputs.cpu())
+
+
+def judge(
+    scorer: Scorer | TokenScorer, batch: Batch, found: Recovered, prior_only: Sequence[Recovered] = ()
+) -> list[SampleScore]:
+    """Score what was recovered, pixels or texts, against a batch and what the attack made without the update.
+
+    Raises:
+        TypeError: The scorer is for the other kind.
+    """
+    if isinstance(scorer, TokenScorer) and isinstance(found, ReadTexts):
+        return scorer.score(batch, found, [made for made in prior_only if isinstance(made, ReadTexts)])
+    if isinstance(scorer, Scorer) and isinstance(found, Tensor):
+        alone = [made for made in prior_only if isinstance(made, Tensor)]
+        return scorer.score(batch, found, torch.cat(alone) if alone else None)
+    raise TypeError(f"{type(scorer).__name__} does not score {type(found).__name__}")
+
+
+def _certificate(attack: Attack, target: Target, victim: Victim, reconstruction: Reconstruction) -> Certificate | None:
+    """Evidence that needs no ground truth; uniqueness, the dear half, only for residuals at float level."""
+    if victim.masks and reconstruction.masks is None:
+        return None
+    if reconstruction.tokens is not None and not bool(reconstruction.tokens.placed.all()):
+        return None
+    target, observation = victim.attacked_by(attack, target)
+    quick = certify(target, observation, reconstruction.play, uniqueness=False)
+    if not quick.exact or reconstruction.masks:
+        return quick
+    return certify(target, observation, reconstruction.play)

@@ -1,0 +1,168 @@
+"""What to write and where: the options of a command that makes a report."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from leakaudit.cli.options.packing import packed
+from leakaudit.cli.output import say
+from leakaudit.errors import AuditError, UsageError
+
+if TYPE_CHECKING:
+    from leakaudit.document.schema import Report
+    from leakaudit.observer import Observer
+
+FORMATS = ("json", "html", "pdf", "sarif", "junit", "markdown", "csv")
+DEFAULT = ("json", "html", "pdf")
+
+
+def _evidence(ctx: click.Context, param: click.Parameter, value: str | None) -> str:
+    in_ci = os.environ.get("CI", "").lower() in ("true", "1")
+    return value or ("blurred" if in_ci else "full")
+
+
+report_options = packed(
+    "writing",
+    ("out", "formats", "evidence", "template_dir", "pdf_variant", "paths"),
+    (
+        click.option(
+            "--out",
+            "-o",
+            default="leakaudit-report",
+            show_default=True,
+            type=click.Path(path_type=Path),
+            help="Folder for the report.",
+        ),
+        click.option(
+            "--format",
+            "-f",
+            "formats",
+            multiple=True,
+            type=click.Choice(FORMATS),
+            help=f"Repeatable; default {', '.join(DEFAULT)}.",
+        ),
+        click.option(
+            "--evidence",
+            type=click.Choice(("full", "blurred", "none")),
+            callback=_evidence,
+            help="What the report shows of private samples; default full, and blurred where CI=true.",
+        ),
+        click.option(
+            "--template-dir",
+            type=click.Path(path_type=Path, exists=True, file_okay=False),
+            help="Folder whose templates override the bundled ones.",
+        ),
+        click.option(
+            "--pdf-variant",
+            type=click.Choice(("pdf/ua-1", "pdf/a-3u")),
+            default="pdf/ua-1",
+            show_default=True,
+            help="Accessible, or for archives with report.json attached.",
+        ),
+        click.option(
+            "--paths",
+            type=click.Choice(("short", "full")),
+            default="short",
+            show_default=True,
+            help="Paths in the report: without folders outside the working folder, or as they were given.",
+        ),
+    ),
+)
+
+
+def check_writable(out: Path) -> None:
+    """Refuse an impossible ``--out`` before an hour of work; leaves nothing behind.
+
+    Raises:
+        UsageError: It is a file, or nothing can be written there.
+    """
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file, expected a folder", "choose another folder")
+    nearest = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=nearest):  # without a name, so that a kill leaves nothing
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(f"--out {out} is not writable: {reason}", "choose another folder") from error
+
+
+def write(report: Any, writing: dict[str, Any]) -> list[Path]:
+    """Write the report as asked for, and the summary of a GitHub job; warnings go to stderr."""
+    import warnings
+
+    from leakaudit.document.paths import short_paths
+    from leakaudit.report.write import ReportWarning
+
+    report = short_paths(report) if writing["paths"] == "short" else report
+    with warnings.catch_warnings(record=True) as notices:
+        warnings.simplefilter("always", ReportWarning)
+        written: list[Path] = report.save(
+            writing["out"],
+            writing["formats"] or DEFAULT,
+            writing["template_dir"],
+            writing["pdf_variant"],
+            writing["paths"],
+        )
+    for notice in notices:
+        if issubclass(notice.category, ReportWarning):
+            say(f"Warning: {notice.message}", err=True)
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if summary:
+        _append_summary(Path(summary), report)
+    return written
+
+
+@contextmanager
+def failure_noted(writing: dict[str, Any], model: Path, observer: Observer) -> Iterator[None]:
+    """Where an audit fails, the machine-readable formats that were asked for say so; other files stay as they are.
+
+    An audit that was interrupted before anything could be audited has not failed: it ends as interrupted.
+    """
+    try:
+        yield
+    except (UsageError, click.ClickException, click.Abort):
+        raise
+    except Exception as error:
+        from leakaudit.report.formats.failure import write_failure
+
+        if observer.interrupted() and isinstance(error, AuditError):
+            raise click.Abort from error
+        discreet = writing["evidence"] != "full"
+        for path in write_failure(writing["out"], writing["formats"], model, error, _given(), discreet=discreet):
+            say(f"Report of the failure: {path}", err=True)
+        raise
+
+
+def _given() -> list[str]:
+    """Every path on the command line, in the environment or in the policy."""
+    values = click.get_current_context().params.values()
+    paths = (item for value in values for item in (value if isinstance(value, tuple) else (value,)))
+    return [str(path) for path in paths if isinstance(path, Path)]
+
+
+def refuse_empty(report: Report) -> None:
+    """End an audit that was interrupted before anything was measured: nothing is written, an older report stays.
+
+    Raises:
+        click.Abort: It has no result.
+    """
+    if report.partial and not report.measured:
+        raise click.Abort
+
+
+def _append_summary(path: Path, report: Any) -> None:
+    from leakaudit.report.formats.markdown import render_markdown
+
+    try:
+        with path.open("a", encoding="utf-8", errors="replace") as stream:
+            stream.write(render_markdown(report))
+    except OSError as error:
+        say(f"Warning: no summary in $GITHUB_STEP_SUMMARY ({path}): {error.strerror}", err=True)

@@ -1,0 +1,1 @@
+"""Private: the samples, what a client does with them, and what it sent."""

@@ -1,0 +1,1 @@
+"""Private samples from files, one reader a kind."""

@@ -1,0 +1,138 @@
+"""Private texts: reading an ``.npz`` of token ids into a validated :class:`leakaudit.client.batch.Batch`.
+
+Accepted: whole numbers ``(N, L)`` under ``inputs``, ``input_ids``, ``tokens`` or any name that images may have, one
+label per text, and, to show words beside ids, an array ``vocabulary`` of strings by id.
+Only `leakaudit.client.observe` and `leakaudit.scoring.tokens` may hold what it returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from leakaudit.client.batch import INPUT_KEYS, Arrays, Batch, check_labels, hash_files, read_npz
+from leakaudit.errors import BatchError, UsageError
+from leakaudit.observation import TokenSpace
+from leakaudit.target.target import Target
+from leakaudit.target.tokens import with_length
+
+TOKEN_KEYS = ("inputs", "input_ids", "tokens", *INPUT_KEYS)
+
+
+def read_tokens(path: Path) -> Arrays:
+    """The arrays of a file of token ids.
+
+    Raises:
+        UsageError: There is no such file, or it is a folder.
+        BatchError: It holds no arrays of inputs and labels.
+    """
+    way = "pass --batch FILE.npz with integer inputs (N, L) and labels"
+    if not path.exists():
+        raise UsageError(f"no such batch file: {path}", way)
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; the model takes token ids, not images", way)
+    return read_npz(path, keys=TOKEN_KEYS)
+
+
+def from_tokens(arrays: Arrays, space: TokenSpace, classes: int, path: Path | None = None) -> Batch:
+    """Check token ids against a model.
+
+    Args:
+        arrays: From :func:`read_tokens`, or made in memory.
+        space: Length and vocabulary of the model.
+        classes: Number of classes of the model.
+        path: File that they came from.
+
+    Raises:
+        BatchError: They do not fit the model; says where and what was expected.
+    """
+    where = str(path) if path else "batch"
+    ids = check_ids(arrays.inputs, space.shape[2], space.vocabulary, where)
+    if arrays.words and len(arrays.words) != space.vocabulary:
+        raise BatchError(
+            f"{where}: array 'vocabulary' names {len(arrays.words)} tokens, the model has {space.vocabulary}",
+            "give one word per id, in the order of the ids, or leave the array out",
+        )
+    batch = Batch(
+        images=torch.from_numpy(ids.astype(np.int64))[:, None, None, :],
+        labels=check_labels(arrays.labels, len(ids), classes, where),
+        indices=tuple(range(len(ids))),
+        class_names=arrays.class_names,
+        path=None if path is None else where,
+        notes=(f"{ids.dtype} token ids {int(ids.min())} to {int(ids.max())} read as (N, L) = {ids.shape}",),
+        words=arrays.words,
+    )
+    return batch if path is None else replace(batch, sha256=hash_files([path]))
+
+
+def token_samples(target: Target, batch: str | Path | tuple[Any, Any] | Batch) -> tuple[Target, TokenSpace, Batch]:
+    """Texts for a model over token ids; the model and its space for their length, where it leaves the length open.
+
+    Args:
+        target: Has ``tokens``.
+        batch: ``.npz`` file, ``(ids, labels)`` arrays, or Batch.
+
+    Raises:
+        ModelError: The model does not run at their length.
+        BatchError: They do not fit the model.
+    """
+    if target.tokens is None:
+        raise UsageError(f"{target.name} takes real-valued inputs, no token ids")
+    vocabulary, any_length = target.tokens.vocabulary, target.tokens.any_length
+    if isinstance(batch, Batch):
+        target = with_length(target, batch.images.shape[-1])
+        return target, TokenSpace.of(target.image_shape[2], vocabulary), batch
+    if isinstance(batch, tuple):
+        path, arrays = None, Arrays(np.asarray(batch[0]), np.asarray(batch[1]), (), ())
+    else:
+        path = Path(batch)
+        arrays = read_tokens(path)
+    if any_length:
+        ids = check_ids(arrays.inputs, None, vocabulary, str(path or "batch"))
+        target = with_length(target, ids.shape[1])
+    space = TokenSpace.of(target.image_shape[2], vocabulary)
+    return target, space, from_tokens(arrays, space, target.classes, path)
+
+
+def refuse_image_options(given: Mapping[str, object]) -> None:
+    """Refuse options that mean nothing for token ids, rather than ignore them.
+
+    Args:
+        given: Values by option.
+    """
+    for name, value in given.items():
+        if value:
+            raise UsageError(f"{name} is for images, the model takes token ids", f"leave out {name}")
+
+
+def check_ids(ids: np.ndarray[Any, Any], length: int | None, vocabulary: int, where: str) -> np.ndarray[Any, Any]:
+    """The ids, if they are whole numbers (N, length) inside the vocabulary; any length if it is ``None``."""
+    shown = "L" if length is None else str(length)
+    if ids.dtype.kind not in "ui":
+        raise BatchError(
+            f"{where}: inputs have dtype {ids.dtype}, the model takes token ids, which are integers",
+            "store the ids that the model is fed, not embeddings or images, as int64",
+        )
+    if ids.ndim != 2 or ids.size == 0:
+        raise BatchError(
+            f"{where}: inputs have shape {ids.shape}, expected (N, {shown}) with N ≥ 1", "store one row of ids per text"
+        )
+    if length is not None and ids.shape[1] != length:
+        raise BatchError(
+            f"{where}: texts have {ids.shape[1]} tokens, the model takes {length}",
+            "pad or cut the texts, or export the model with a dynamic length",
+        )
+    outside = np.argwhere((ids < 0) | (ids >= vocabulary))
+    if len(outside):
+        row, place = (int(i) for i in outside[0])
+        raise BatchError(
+            f"{where}: token {int(ids[row, place])} of text {row} at place {place} is out of range, the model has "
+            f"{vocabulary} tokens (0 to {vocabulary - 1})",
+            "check that the batch was made with this model's tokenizer",
+        )
+    return ids

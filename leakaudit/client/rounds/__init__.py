@@ -1,0 +1,1 @@
+"""What a real client sent, from files."""

@@ -1,0 +1,645 @@
+"""The report document, schema version 1: the only thing that the views (HTML, PDF, …) read.
+
+Keys are stable; additions only. A number that could not be computed is ``None`` with the reason beside it,
+never 0 and never infinite. Images are PNG data URIs, so the document alone is enough to render every view.
+
+Every field declares what it may show below ``--evidence full`` (see `leakaudit.document.disclosure`); one that does not
+is treated as private.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from leakaudit.document.disclosure import CommandLine, FileName, OptionValue, Picture, Private, Public, limited
+from leakaudit.errors import UsageError
+
+SCHEMA_VERSION = 1
+HASH_KEY = "self_sha256"
+
+Severity = Literal["critical", "high", "medium", "low", "none"]
+Confidence = Literal["certified", "measured", "estimated"]
+
+EVIDENCE = limited(
+    "accuracy", "attack", "attacks", "attacks_that_used_them", "batch_size", "batches", "claimed", "correct", "defence",
+    "defences", "deficient_layers", "fewer_iterations", "layer", "layers", "level", "margin", "measured", "most",
+    "not_run", "others", "parameters", "precision", "property", "psnr", "ratio", "recall", "samples",
+    "samples_attacked", "samples_leaked", "score", "shared", "ssim", "stopped", "tensors", "total", "unknowns",
+    "variants", "victim",
+)  # fmt: skip
+"""Keys of a finding's evidence that say nothing of a sample's content; ``samples`` are positions in the batch file."""
+CONTROL_NUMBERS = limited(
+    "accuracy", "cases", "margin", "passing_as_leak", "precision", "psnr", "recall", "reference", "seconds", "skill"
+)
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="null")
+
+
+class Tool(_Model):
+    """The program that wrote the report."""
+
+    name: Public[str] = "leakaudit"
+    version: Public[str]
+
+
+class FidelityEntry(_Model):
+    """One difference between the audited network and the one that the client may train."""
+
+    id: Public[str]
+    message: Public[str]
+    hint: Public[str] = ""
+
+
+class FirstLayer(_Model):
+    """The trained layer that reads the input."""
+
+    name: Public[str]
+    kind: Public[str]
+    bias: Public[bool] = Field(description="whether its bias is trained, so part of an update")
+
+
+class TargetSection(_Model):
+    """The model under audit."""
+
+    name: Public[str]
+    path: FileName[str | None]
+    sha256: Public[str | None]
+    format: Public[str]
+    producer: Public[str] = ""
+    classes: Public[int]
+    input_shape: Public[list[int]]
+    native_shape: Public[list[int]] = Field(default_factory=list)
+    layout: Public[str] = "NCHW"
+    vocabulary: Public[int | None] = Field(default=None, description="number of token ids, where the layout is tokens")
+    parameters: Public[int]
+    trainable_tensors: Public[int]
+    layers: Public[list[str]] = Field(default_factory=list)
+    dropout_layers: Public[list[str]] = Field(default_factory=list)
+    batchnorm_layers: Public[list[str]] = Field(default_factory=list)
+    first_layer: Public[FirstLayer | None] = None
+    fidelity: Public[list[FidelityEntry]] = Field(default_factory=list)
+    loss: Public[str] = "cross-entropy"
+
+
+class BatchSection(_Model):
+    """The private samples: counts and hashes only; images appear with the results."""
+
+    path: Private[str | None]
+    sha256: Public[str | None]
+    samples: Public[int]
+    batch_size: Public[int]
+    victims: Public[int]
+    mean: Public[list[float]]
+    std: Public[list[float]]
+    class_names: Private[list[str]] = Field(default_factory=list)
+    notes: Private[list[str]] = Field(default_factory=list)
+
+
+class ProtocolSection(_Model):
+    """How the client makes an update."""
+
+    algorithm: Public[str] = "fedsgd"
+    title: Public[str] = Field(  # documents without this key are of the one protocol that there was
+        default="FedSGD: one gradient", description="The protocol's name for people, and what a client shares"
+    )
+    steps: Public[int] = Field(default=1, description="Local steps behind one update")
+    assumption: Public[str] = Field(
+        default="", description="How the update is taken to be made, as the verdict states it"
+    )
+    mode: Public[str] = "eval"
+    batch_size: Public[int]
+    shared_statistics: Public[str] = Field(default="none", description="BatchNorm statistics that go with an update")
+    update_path: Private[str | None] = Field(
+        default=None, description="File of a recorded update; without one it is computed"
+    )
+    update_sha256: Public[str | None] = None
+
+
+class ConstraintCounts(_Model):
+    """Equations that a layer's input must satisfy, by origin."""
+
+    gradient: Public[int | None]
+    weight: Public[int | None]
+    virtual: Public[int | None]
+
+
+class RankLayer(_Model):
+    """Rank analysis of one layer."""
+
+    name: Public[str]
+    kind: Public[str]
+    unknowns: Public[int | None]
+    constraints: Public[ConstraintCounts]
+    index: Public[int | None] = Field(description="the paper's count: unknowns - gradient - weight constraints")
+    rank: Public[int | None] = Field(default=None, description="exact structural rank of the layer's linear system")
+    deficit: Public[int | None] = Field(default=None, description="unknowns - rank")
+    unique: Public[bool | None]
+    note: Public[str] = ""
+
+
+class RankSection(_Model):
+    """Risk inherent in the architecture."""
+
+    risk: Public[Literal["high", "medium", "low", "unknown"]]
+    score: Public[float | None]
+    score_reason: Public[str] = ""
+    level: Public[str] = Field(
+        default="", description="exact leak, identifiable, partially identifiable, counts unavailable"
+    )
+    propagated_deficit: Public[int | None] = None
+    layers: Public[list[RankLayer]]
+    notes: Public[list[str]] = Field(default_factory=list)
+    smallest_changes: Public[list[str]] = Field(
+        default_factory=list, description="single changes after which the update determines less, the cheapest first"
+    )
+
+
+class Metrics(_Model):
+    """Image metrics against the true sample; ``None`` with a reason when undefined."""
+
+    psnr: Public[float | None] = None
+    psnr_reason: Public[str] = ""
+    ssim: Public[float | None] = None
+    ssim_reason: Public[str] = ""
+    lpips: Public[float | None] = None
+    lpips_reason: Public[str] = ""
+    mse: Public[float | None] = None
+    mse_reason: Public[str] = ""
+
+
+class TokenMetrics(_Model):
+    """How well a guess fits a private text."""
+
+    accuracy: Public[float | None] = Field(description="fraction of places with the right token; null without an order")
+    precision: Public[float] = Field(description="share of the tokens said to occur that are in the batch")
+    recall: Public[float] = Field(description="share of the text's different tokens that are among them")
+
+
+class TokenResult(TokenMetrics):
+    """What was read of one private text; ids and words are left out of a redacted report."""
+
+    original: Private[list[int]] = Field(description="token ids")
+    recovered: Private[list[int | None]] = Field(description="the id read at each place, null where none was")
+    found: Private[list[int]] = Field(description="ids said to occur in the batch, in no order")
+    words: Private[dict[int, str]] = Field(
+        default_factory=dict, description="words of these ids, if the batch file names them"
+    )
+    floors: Public[dict[str, TokenMetrics]] = Field(
+        default_factory=dict, description="what guesses without the update score: chance, frequent, other"
+    )
+    skill: Public[float] = Field(description="share of the way from the best floor to perfection")
+
+
+class SampleResult(Metrics):
+    """One private sample and its reconstruction."""
+
+    index: Public[int] = Field(description="position of the sample in the batch file")
+    label: Private[int | None]
+    inferred_label: Private[int | None] = None
+    floors: Public[dict[str, Metrics]] = Field(
+        default_factory=dict,
+        description="what knows nothing of the sample scores: grey, mean, other, prior_only; and its own flat colour",
+    )
+    margin: Public[float | None] = Field(default=None, description="PSNR above the best floor, dB")
+    margin_reason: Public[str] = ""
+    lpips_margin: Public[float | None] = Field(default=None, description="LPIPS below the best floor")
+    reidentified: Public[bool | None] = Field(
+        default=None, description="the true sample is nearer than every distractor"
+    )
+    reidentified_reason: Public[str] = ""
+    rank_among: Public[int | None] = Field(
+        default=None, description="number of images it was told from, itself included"
+    )
+    augmented: Public[int] = Field(default=0, description="how many of these are augmentations of the images at hand")
+    near_duplicates: Public[int] = Field(default=0, description="images that it cannot be told from, left out of these")
+    leaked: Public[bool] = False
+    leaked_reason: Public[str] = Field(default="", description="why it does not count as leaked")
+    tokens: Public[TokenResult | None] = Field(
+        default=None, description="of a model over token ids; images are null then"
+    )
+    original_png: Picture[str | None] = None
+    reconstruction_png: Picture[str | None] = None
+
+
+class HistoryPoint(_Model):
+    """The objective after an iteration."""
+
+    iteration: Public[int]
+    objective: Public[float | None]
+    match: Public[float | None]
+
+
+class SnapshotEntry(_Model):
+    """Reconstructions of a victim's samples part of the way."""
+
+    fraction: Public[float]
+    images_png: Picture[list[str]]
+
+
+class LabelResult(_Model):
+    """Labels of one victim's batch, as multisets in ascending order; below full evidence their counts alone."""
+
+    true: Private[list[int]]
+    inferred: Private[list[int]]
+    correct: Public[int]
+    method: Public[str] = ""
+    total: Public[int | None] = Field(default=None, description="how many labels the batch has")
+    soft: Private[list[float] | None] = Field(
+        default=None,
+        description="class probabilities of one sample, where the update shows its label to be no one class",
+    )
+
+    @model_validator(mode="after")
+    def _counted(self) -> LabelResult:
+        """Count the labels while they are there; reports of older versions held no total."""
+        if self.total is None:
+            self.total = len(self.true)
+        return self
+
+    @property
+    def count(self) -> int:
+        """How many labels the batch has."""
+        return len(self.true) if self.total is None else self.total
+
+
+class VictimResult(_Model):
+    """One attack on one victim batch."""
+
+    victim: Public[int]
+    seed: Public[int]
+    residual: Public[float | None]
+    residual_reason: Public[str] = ""
+    residuals: Public[dict[str, float | None]] = Field(
+        default_factory=dict, description="per tensor, relative to it; null where the observed tensor is zero"
+    )
+    match: Public[float | None] = None
+    certified: Public[bool | None] = None
+    certified_reason: Public[str] = ""
+    seconds: Public[float]
+    iterations: Public[int] = 0
+    stopped: Public[str] = ""
+    labels: Public[LabelResult]
+    samples: Public[list[SampleResult]]
+    history: Public[list[HistoryPoint]] = Field(default_factory=list)
+    snapshots: Public[list[SnapshotEntry]] = Field(default_factory=list)
+    notes: Public[list[str]] = Field(default_factory=list)
+
+
+class Comparison(_Model):
+    """Results of the attack that another one extends, on the same victims, so that its addition is not overrated."""
+
+    name: Public[str]
+    title: Public[str]
+    hyperparameters: Public[dict[str, Any]] = Field(default_factory=dict)
+    reason: Public[str] = Field(default="", description="what time or memory cost it")
+    in_ledger: Public[bool] = Field(default=False, description="it was asked for too, and is not run twice")
+    seconds: Public[float] = 0.0
+    results: Public[list[VictimResult]] = Field(default_factory=list)
+
+
+class AttackEntry(_Model):
+    """One attack: run, or why not."""
+
+    name: Public[str]
+    title: Public[str]
+    status: Public[Literal["run", "not_applicable", "not_run"]]
+    reason: Public[str] = ""
+    family: Public[Literal["closed form", "optimisation"]] = "optimisation"
+    finding: Public[str] = Field(default="", description="id that its success is reported under")
+    threat_model: Public[str]
+    upper_bound: Public[bool] = Field(default=False, description="given what no attacker has; never evidence of a leak")
+    given: Public[dict[str, Any]] = Field(default_factory=dict, description="everything that the attacker was given")
+    hyperparameters: Public[dict[str, Any]] = Field(default_factory=dict)
+    reference: Public[str] = ""
+    seconds: Public[float] = 0.0
+    results: Public[list[VictimResult]] = Field(default_factory=list)
+    beside: Public[Comparison | None] = Field(default=None, description="the attack that this one extends, at its best")
+
+
+class ControlEntry(_Model):
+    """One control run."""
+
+    kind: Public[Literal["positive", "negative", "prior_only"]]
+    attack: Public[str] = Field(description="name of the attack")
+    title: Public[str] = ""
+    passed: Public[bool | None] = Field(description="null where the control could not run; the detail says why")
+    detail: Public[str]
+    numbers: Annotated[dict[str, Any], CONTROL_NUMBERS] = Field(default_factory=dict)
+
+
+class AccountingEntry(_Model):
+    """What an accounted random defence guarantees, whatever the attack."""
+
+    epsilon: Public[float | None]
+    delta: Public[float]
+    noise_multiplier: Public[float]
+    rate: Public[float]
+    steps: Public[int]
+    prior: Public[float] = Field(description="probability of guessing a sample before any update")
+    reconstruction: Public[float] = Field(
+        description="largest probability of reconstructing it after all updates (ReRo)"
+    )
+    reconstruction_one_step: Public[float]
+    mse: Public[float | None] = Field(
+        default=None, description="least MSE of unbiased attackers from one update, in pixels"
+    )
+    mse_reason: Public[str] = ""
+
+
+class ClaimCheck(_Model):
+    """One property that the shared update should have by the claimed defence."""
+
+    what: Public[str]
+    expected: Public[str]
+    measured: Public[str]
+    holds: Public[bool]
+
+
+class DefenceEntry(_Model):
+    """What clients do to their updates, and what the attacker who knows it does about it."""
+
+    name: Public[str]
+    title: Public[str]
+    text: Public[str] = Field(description="as on the command line")
+    settings: Public[dict[str, Any]] = Field(default_factory=dict)
+    adaptive_attack: Public[str] = Field(default="", description="empty: attacked only by those who ignore it")
+    evaluated: Public[bool]
+    reference: Public[str] = ""
+    accounting: Public[AccountingEntry | None] = Field(default=None, description="only for a clipped and noised update")
+    accounting_reason: Public[str] = ""
+    checks: Public[list[ClaimCheck]] = Field(default_factory=list)
+
+
+class ClaimEntry(_Model):
+    """A defence that the client believes in, held against what it shared."""
+
+    text: Public[str]
+    checks: Public[list[ClaimCheck]]
+
+
+class RecommendationEntry(_Model):
+    """What would help, and how its effect is known."""
+
+    title: Public[str]
+    effect: Public[str]
+    status: Public[Literal["measured", "computed", "literature"]]
+    reference: Public[str] = ""
+    try_it: Public[str] = Field(default="", description="a command that measures it")
+
+
+class DefenceTrial(_Model):
+    """One setting of a defence, attacked and trained with. An empty text is the undefended model."""
+
+    text: Public[str]
+    title: Public[str]
+    status: Public[Literal["run", "not_run"]]
+    reason: Public[str] = ""
+    adaptive_attack: Public[str] = ""
+    evaluated: Public[bool] = True
+    attacked: Public[int] = Field(default=0, description="samples attacked")
+    leaked: Public[int] = 0
+    leaked_interval: Public[list[float] | None] = Field(
+        default=None, description="Clopper-Pearson, 95 %; needs 5 samples"
+    )
+    psnr: Public[float | None] = Field(default=None, description="best sample of all attacks, dB")
+    attack: Public[str] = Field(default="", description="the attack that it came from")
+    value: Public[float | None] = Field(default=None, description="what the goal compares")
+    meets: Public[bool] = False
+    loss: Public[float | None] = Field(default=None, description="on held-out samples after training with the setting")
+    accuracy: Public[float | None] = None
+    evaluated_on: Public[int] = Field(default=0, description="held-out samples")
+    accounting: Public[AccountingEntry | None] = None
+    seconds: Public[float] = 0.0
+    recommended: Public[bool] = False
+
+
+class FindingEntry(_Model):
+    """One finding: what leaked, how sure, on what evidence, and what to do."""
+
+    id: Public[str]
+    title: Public[str]
+    severity: Public[Severity]
+    confidence: Public[Confidence]
+    message: Public[str]
+    evidence: Annotated[dict[str, Any], EVIDENCE] = Field(default_factory=dict)
+    remedy: Public[str]
+    suppressed: Public[bool] = False
+    fails: Public[bool] = Field(default=False, description="whether the policy fails on it")
+    gate: Public[str] = Field(default="", description="why it fails or not")
+    change: Public[Literal["", "new", "worse", "same"]] = Field(default="", description="against the baseline, if any")
+
+
+class SuppressionEntry(_Model):
+    """A finding that somebody decided to accept for a while."""
+
+    rule: Public[str]
+    reason: Public[str]
+    expires: Public[str]
+    state: Public[Literal["active", "expired", "unused"]]
+
+
+class SettingEntry(_Model):
+    """One option as it was resolved."""
+
+    name: Public[str]
+    value: OptionValue[Any]
+    source: Public[Literal["command line", "environment", "file", "default"]]
+
+
+class BaselineEntry(_Model):
+    """The earlier report that this one was compared with."""
+
+    path: Private[str]
+    created: Public[str]
+    changes: Public[list[str]] = Field(default_factory=list)
+
+
+class PolicySection(_Model):
+    """What counts as a failure, as resolved from command line, environment and file."""
+
+    fail_on: Public[Literal["critical", "high", "medium", "low", "never"]] = "high"
+    rules: Public[dict[str, str]] = Field(default_factory=dict, description="thresholds of single rules or families")
+    file: Public[str | None] = None
+    suppressions: Public[list[SuppressionEntry]] = Field(default_factory=list)
+    settings: Public[list[SettingEntry]] = Field(default_factory=list)
+    baseline: Public[BaselineEntry | None] = None
+
+
+class Verdict(_Model):
+    """The answer, in three statements: at least, at most, assumed."""
+
+    status: Public[str]
+    severity: Public[Severity]
+    confidence: Public[Confidence]
+    headline: Public[str]
+    at_least: Public[str]
+    at_most: Public[str]
+    assumed: Public[list[str]]
+    samples_leaked: Public[int] = 0
+    samples_attacked: Public[int] = 0
+    interval: Public[list[float] | None] = Field(
+        default=None, description="Clopper-Pearson interval (95 %) of the share of samples that leak"
+    )
+    interval_reason: Public[str] = ""
+
+    @property
+    def inconclusive(self) -> bool:
+        """Whether nothing can be concluded: exit code 5."""
+        return self.status.startswith(("INCONCLUSIVE", "NOT APPLICABLE"))
+
+
+class VariantEntry(_Model):
+    """One checkpoint of the model, or one mode of its clients; without pictures, which are those of the worst one."""
+
+    label: Public[str]
+    status: Public[str]
+    headline: Public[str] = Field(description="the verdict, or that it could not be audited")
+    reason: Private[str] = Field(default="", description="why it could not be audited; may quote a sample")
+    severity: Public[Severity] = "none"
+    confidence: Public[Confidence] = "estimated"
+    worst: Public[bool] = Field(default=False, description="whether the rest of the report is about this one")
+    path: FileName[str | None] = None
+    sha256: Public[str | None] = None
+    mode: Public[str] = ""
+    risk: Public[str] = "unknown"
+    samples_leaked: Public[int] = 0
+    samples_attacked: Public[int] = 0
+    interval: Public[list[float] | None] = None
+    best_psnr: Public[float | None] = None
+    best_margin: Public[float | None] = None
+    labels_right: Public[int] = 0
+    labels_total: Public[int] = 0
+    seconds: Public[float] = 0.0
+    attacks: Public[list[AttackEntry]] = Field(default_factory=list)
+    controls: Public[list[ControlEntry]] = Field(default_factory=list)
+    findings: Public[list[FindingEntry]] = Field(default_factory=list)
+
+
+class Report(_Model):
+    """An audit report. `save` writes it; `scan` returns it."""
+
+    schema_version: Public[int] = SCHEMA_VERSION
+    tool: Public[Tool]
+    created: Public[str]
+    command: CommandLine[list[str]]
+    seed: Public[int]
+    preset: Public[str]
+    device: Public[str]
+    versions: Public[dict[str, str]]
+    seconds: Public[float] = 0.0
+    partial: Public[str] = Field(default="", description="why the audit ended early, or empty")
+    target: Public[TargetSection]
+    batch: Public[BatchSection]
+    protocol: Public[ProtocolSection]
+    rank: Public[RankSection]
+    variants: Public[list[VariantEntry]] = Field(
+        default_factory=list, description="checkpoints and modes that were compared; the rest is about the worst"
+    )
+    attacks: Public[list[AttackEntry]]
+    controls: Public[list[ControlEntry]] = Field(default_factory=list)
+    defences: Public[list[DefenceEntry]] = Field(default_factory=list)
+    claims: Public[list[ClaimEntry]] = Field(default_factory=list)
+    recommendations: Public[list[RecommendationEntry]] = Field(default_factory=list)
+    trials: Public[list[DefenceTrial]] = Field(
+        default_factory=list, description="settings measured by leakaudit defend"
+    )
+    goal: Public[str] = Field(default="", description="what a setting had to reach")
+    recommendation: Public[str] = ""
+    findings: Public[list[FindingEntry]]
+    verdict: Public[Verdict]
+    policy: Public[PolicySection | None] = None
+    evidence: Public[Literal["full", "blurred", "none"]] = Field(
+        default="full", description="how private images appear"
+    )
+
+    @property
+    def measured(self) -> bool:
+        """Whether any attack came to a result; a report of an interrupted audit without one holds nothing."""
+        ledgers = [self.attacks, *(variant.attacks for variant in self.variants)]
+        return any(attack.results for ledger in ledgers for attack in ledger)
+
+    def to_json(self) -> str:
+        """The document as indented JSON with a hash over itself; NaN and infinities become null."""
+        document = json.loads(self.model_dump_json())
+        return json.dumps({**document, HASH_KEY: self_hash(document)}, indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def load(cls, path: str | Path) -> Report:
+        """Read a ``report.json``.
+
+        Raises:
+            UsageError: It is not there, or not a report of this schema version.
+        """
+        document = read_document(path)
+        document.pop(HASH_KEY, None)
+        try:
+            return cls.model_validate(document)
+        except ValueError as error:
+            raise UsageError(
+                f"{path} is not a leakaudit report: {str(error).splitlines()[0]}", "audit again"
+            ) from error
+
+    def save(
+        self,
+        directory: str | Path,
+        formats: tuple[str, ...] = ("json", "html", "pdf"),
+        template_dir: Path | None = None,
+        pdf_variant: str = "pdf/ua-1",
+        paths: Literal["short", "full"] = "short",
+    ) -> list[Path]:
+        """Write ``report.json``, ``report.html``, ``report.pdf`` and other views into a directory.
+
+        Everything is rendered in memory first and moved over an older report only when complete. A report of an
+        interrupted audit goes into the sub-folder ``partial`` where the directory holds a complete one. Below full
+        evidence, older files of leakaudit that are not written anew are removed: they would show what this one hides.
+
+        Args:
+            directory: Created if missing.
+            formats: Any of ``json``, ``html``, ``pdf``, ``sarif``, ``junit``, ``markdown``, ``csv``.
+            template_dir: Folder whose templates override the bundled ones.
+            pdf_variant: ``pdf/ua-1`` (accessible), or ``pdf/a-3u`` (for archives, with report.json attached).
+            paths: ``short`` leaves out folders outside the working folder, ``full`` writes paths as they were given.
+
+        Returns:
+            The files written. The PDF is left out, with a warning, where its libraries are missing.
+
+        Raises:
+            UsageError: The directory is not writable.
+        """
+        from leakaudit.report.write import write_report
+
+        return write_report(self, Path(directory), formats, template_dir, pdf_variant, paths)
+
+
+def self_hash(document: dict[str, Any]) -> str:
+    """SHA-256 over a report's document without its own hash, independent of white space and order of keys."""
+    rest = {key: value for key, value in document.items() if key != HASH_KEY}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def read_document(path: str | Path) -> dict[str, Any]:
+    """The JSON object of a ``report.json``.
+
+    Raises:
+        UsageError: It is not there, or not a report of this schema version.
+    """
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read the report {path}: {error.strerror}", "give a report.json") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is not JSON", "give the report.json that leakaudit scan wrote") from error
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if version != SCHEMA_VERSION:
+        raise UsageError(
+            f"{path} has report schema {version!r}, expected {SCHEMA_VERSION}", "audit again with this version"
+        )
+    return dict(document)

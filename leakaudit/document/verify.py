@@ -1,0 +1,50 @@
+"""Whether a report is as it was written, and its model and batch are those that it speaks of."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leakaudit.document.schema import HASH_KEY, read_document, self_hash
+
+
+@dataclass(frozen=True)
+class Check:
+    """One hash compared."""
+
+    what: str
+    holds: bool
+    detail: str
+
+
+def check_self(report: Path) -> Check:
+    """The hash over the document itself."""
+    document = read_document(report)
+    return _compare("report", document.get(HASH_KEY), self_hash(document))
+
+
+def check_model(report: Path, model: Path) -> Check:
+    """The hash of the model file."""
+    return _compare("model", _section(report, "target"), hashlib.sha256(model.read_bytes()).hexdigest())
+
+
+def check_batch(report: Path, batch: Path) -> Check:
+    """The hash of the batch file or folder."""
+    from leakaudit.client.batch import hash_batch
+
+    return _compare("batch", _section(report, "batch"), hash_batch(batch))
+
+
+def _section(report: Path, name: str) -> Any:
+    section = read_document(report).get(name)
+    return section.get("sha256") if isinstance(section, dict) else None
+
+
+def _compare(what: str, recorded: Any, found: str) -> Check:
+    if not isinstance(recorded, str):
+        return Check(what, False, f"the report records no hash; now {found}")
+    if recorded == found:
+        return Check(what, True, f"SHA-256 {found}")
+    return Check(what, False, f"the report records {recorded}, found {found}")

@@ -1,0 +1,61 @@
+"""LA3xx: what the update says about the classes in the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from leakaudit.document.schema import LabelResult
+from leakaudit.findings.registry import Evidence, Found, rule
+
+
+@rule(
+    "LA301",
+    "Labels can be read from the update",
+    worst="medium",
+    remedy="Keep the gradient of the last layer out of the update in the clear (secure aggregation, or freeze it with "
+    "--frozen), or raise the batch size well beyond the number of classes; label smoothing does not help.",
+)
+def labels_recovered(evidence: Evidence) -> Iterator[Found]:
+    """The classes in the batch were inferred from the last layer's gradient, better than by chance.
+
+    The gradient of the last layer's bias is the mean of prediction minus label: negative where a label occurred. For a
+    single sample this is exact; for a batch the counts are estimated. Labels can be sensitive in themselves (a
+    diagnosis), and every reconstruction attack profits from them.
+    """
+    victims = _labels(evidence)
+    total, correct = sum(len(labels.true) for labels in victims), sum(labels.correct for labels in victims)
+    if total and correct / total > max(0.5, 2 / evidence.target.classes):
+        yield Found(
+            "medium",
+            "measured",
+            f"{correct} of {total} labels were inferred correctly from the update.",
+            {"correct": correct, "total": total},
+        )
+
+
+@rule(
+    "LA302",
+    "The update shows which classes are present",
+    worst="medium",
+    remedy="Balance batches so that every class occurs, or aggregate over clients: presence cannot be hidden by a "
+    "larger batch while a class stays rare.",
+)
+def classes_present(evidence: Evidence) -> Iterator[Found]:
+    """In every batch of several samples the set of classes was inferred without an error, even where counts were wrong.
+
+    That a class occurs at all can be the secret (a rare disease at a hospital). Reported for batches of several
+    samples that do not hold every class; for single samples LA301 says it.
+    """
+    victims = [v for v in _labels(evidence) if len(v.true) > 1 and len(set(v.true)) < evidence.target.classes]
+    if victims and all(set(v.true) == set(v.inferred) for v in victims):
+        yield Found(
+            "medium",
+            "measured",
+            f"In {len(victims)} of {len(victims)} batches exactly the classes that occur were inferred.",
+            {"batches": len(victims)},
+        )
+
+
+def _labels(evidence: Evidence) -> list[LabelResult]:
+    """Per victim, once: every attack on it was given the same labels."""
+    return list({v.victim: v.labels for a in evidence.attacks for v in a.results}.values())

@@ -1,0 +1,117 @@
+"""The verdict: at least (what the attacks showed), at most (only with an accounted defence), assumed.
+
+Status words, the strongest first; there is none that says "safe":
+
+=========================== ==========================================================================================
+``LEAKS (certified)``       A reconstruction proves itself without the private samples.
+``LEAKS (measured)``        A reconstruction beats the floors and re-identifies its sample.
+``BOUNDED``                 Nothing shown, and an accounted random defence bounds what any attack can show.
+``NOT SHOWN (budget)``      Working attacks did not show a leak with this budget.
+``NOT APPLICABLE (reason)`` No attack applies to this model and protocol, or the threat model allows none.
+``INCONCLUSIVE``            Nothing shown, by attacks that do not work here either, or that did not run.
+=========================== ==========================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from leakaudit.document.schema import AttackEntry, DefenceEntry, FindingEntry, Verdict
+from leakaudit.findings import SEVERITIES, Evidence, samples_of
+from leakaudit.report.views.defence_facts import VACUOUS, at_most
+from leakaudit.scoring.images import FEWEST_FOR_INTERVAL, leak_interval
+
+NO_UPPER_BOUND = "No upper bound. Failure of these attacks is not evidence of safety."
+
+
+def conclude(evidence: Evidence, findings: Sequence[FindingEntry], preset: str) -> Verdict:
+    """Combine evidence and findings into the three statements. Never says "safe"."""
+    scored = samples_of(evidence.attacks)
+    leaks = [(a, v, s) for a, v, s in scored if s.leaked]
+    attacked, hit = len({s.index for _, _, s in scored}), len({s.index for _, _, s in leaks})
+    if leaks:
+        certified = any(v.certified for _, v, _ in leaks)
+        status = "LEAKS (certified)" if certified else "LEAKS (measured)"
+        headline = f"{hit} of {attacked} private samples can be reconstructed from one update"
+    else:
+        status, headline = _not_shown(evidence, preset)
+    worst = min(findings, key=lambda f: SEVERITIES.index(f.severity), default=None)
+    interval = leak_interval(hit, attacked)
+    return Verdict(
+        status=status,
+        severity=worst.severity if worst else "none",
+        confidence=worst.confidence if worst else "estimated",
+        headline=headline,
+        at_least=_at_least(evidence.attacks, list(dict.fromkeys(a.title for a, _, _ in leaks)), attacked, hit),
+        at_most=_at_most(evidence.defences),
+        assumed=_assumptions(evidence, preset),
+        samples_leaked=hit,
+        samples_attacked=attacked,
+        interval=None if interval is None else list(interval),
+        interval_reason="" if interval else f"an interval needs at least {FEWEST_FOR_INTERVAL} samples",
+    )
+
+
+def _not_shown(evidence: Evidence, preset: str) -> tuple[str, str]:
+    """Status and headline where nothing leaked."""
+    broken = [c.title or c.attack for c in evidence.controls if c.kind == "positive" and c.passed is False]
+    if any(d.accounting and d.accounting.reconstruction <= VACUOUS for d in evidence.defences):
+        return "BOUNDED", "No reconstruction was shown, and an accounted defence bounds what can be"
+    if not samples_of(evidence.attacks):
+        return _nothing_ran(evidence)
+    if broken:
+        return "INCONCLUSIVE", f"Nothing was shown, but {', '.join(broken)} did not recover a known leak either"
+    return "NOT SHOWN (budget)", f"No reconstruction was shown with the {preset!r} budget"
+
+
+def _nothing_ran(evidence: Evidence) -> tuple[str, str]:
+    real = [a for a in evidence.attacks if not a.upper_bound]
+    stopped = [a for a in real if a.status == "not_run" and a.reason.startswith(("time budget", "interrupted"))]
+    refused = [a for a in real if a.status == "not_applicable"]
+    if stopped or evidence.partial or not real:
+        return "INCONCLUSIVE", "No attack ran, so nothing was shown"
+    why = refused[0].reason if len(refused) == 1 else "no attack applies; the ledger says why for each"
+    if not refused:
+        why = "the threat model allows none of the attacks"
+    return f"NOT APPLICABLE ({why})", "No attack applies, so nothing was shown"
+
+
+def _at_least(attacks: Sequence[AttackEntry], leaking: Sequence[str], attacked: int, hit: int) -> str:
+    ran = [a.title for a in attacks if a.status == "run" and not a.upper_bound]
+    if not ran:
+        return "Nothing: no attack ran."
+    if not leaking:
+        samples = "the sample" if attacked == 1 else f"any of the {attacked} samples"
+        return f"Nothing beyond the labels: {', '.join(ran)} did not lift {samples} clearly above the floors."
+    given = "from the update, the model and the batch size alone"
+    interval = leak_interval(hit, attacked)
+    share = f" The share of samples that leak is {interval[0]:.0%} to {interval[1]:.0%} (95 %)." if interval else ""
+    return f"{hit} of {attacked} samples, reconstructed by {', '.join(leaking)} {given}.{share}"
+
+
+def _at_most(defences: Sequence[DefenceEntry]) -> str:
+    """The bound of an accounted random defence; of several, each holds, since what follows one cannot weaken it."""
+    bounds = [at_most(d.accounting) for d in defences if d.accounting]
+    return " ".join(bounds) if bounds else NO_UPPER_BOUND
+
+
+_ATTACKER = {
+    "A": "an honest-but-curious server that sees the update only.",
+    "B": "an honest-but-curious server that knows the model, its weights, loss and input normalisation.",
+    "C": "as B, and details of the training such as the learning rate.",
+    "D": "as C, and public images of a similar kind.",
+    "E": "as D, and the client's BatchNorm statistics.",
+}
+
+
+def _assumptions(evidence: Evidence, preset: str) -> list[str]:
+    protocol = evidence.protocol
+    letter = max((a.threat_model for a in evidence.attacks if a.status == "run" and not a.upper_bound), default="B")
+    controls = "" if evidence.controls else " No controls were run, so confidence is capped."
+    return [
+        f"Threat model {letter}: {_ATTACKER[letter]}",
+        *([protocol.assumption] if protocol.assumption else []),
+        "Labels are inferred from the update, not given.",
+        f"Budget: preset {preset!r}; a stronger or longer attack may recover more.{controls}",
+        "The weights are those in the file; leakage changes during training.",
+    ]

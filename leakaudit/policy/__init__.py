@@ -1,0 +1,1 @@
+"""What fails: the policy, its application, and the comparison with an earlier report."""

@@ -1,0 +1,96 @@
+"""Two reports of one model: what got worse, with the uncertainty of the measurement as tolerance.
+
+A finding is *worse* than the one of the same rule before when its severity rose, or when more samples leak than
+chance explains: the new share k/n lies above the old one's 95 % Clopper-Pearson interval. It is *new* when the rule
+found nothing before.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from leakaudit.document.schema import FindingEntry, Report, Severity
+
+CONFIDENCE_LEVEL = 0.95
+"""Of the intervals of shares, by convention."""
+COUNTS = (("samples_leaked", "samples_attacked"), ("correct", "total"))
+"""Evidence keys that hold a share: how many of how many."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of one finding."""
+
+    id: str
+    kind: Literal["new", "worse", "same", "gone"]
+    detail: str
+
+
+def compare_findings(old: Sequence[FindingEntry], new: Sequence[FindingEntry]) -> list[Change]:
+    """A change per new finding in its order; the findings of one rule are matched in their order."""
+    earlier: dict[str, list[FindingEntry]] = defaultdict(list)
+    for finding in old:
+        earlier[finding.id].append(finding)
+    return [_change(earlier[finding.id].pop(0) if earlier[finding.id] else None, finding) for finding in new]
+
+
+def gone(old: Sequence[FindingEntry], new: Sequence[FindingEntry]) -> list[Change]:
+    """Findings that are no longer there."""
+    left = compare_findings(new, old)
+    return [Change(c.id, "gone", "no longer found") for c in left if c.kind == "new"]
+
+
+def differences(old: Report, new: Report) -> list[str]:
+    """What makes the two reports less comparable."""
+    pairs = (
+        ("model", old.target.sha256, new.target.sha256),
+        ("batch", old.batch.sha256, new.batch.sha256),
+        ("preset", old.preset, new.preset),
+        ("seed", old.seed, new.seed),
+        ("batch size", old.batch.batch_size, new.batch.batch_size),
+        ("victims", old.batch.victims, new.batch.victims),
+        ("attacks run", _ran(old), _ran(new)),
+        ("leakaudit", old.tool.version, new.tool.version),
+    )
+    return [f"{name}: {_short(a)} before, {_short(b)} now" for name, a, b in pairs if a != b]
+
+
+def _ran(report: Report) -> str:
+    return ", ".join(attack.name for attack in report.attacks if attack.status == "run")
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text[:12] if len(text) == 64 and " " not in text else text
+
+
+def _change(old: FindingEntry | None, new: FindingEntry) -> Change:
+    if old is None:
+        return Change(new.id, "new", "not in the baseline")
+    levels = get_args(Severity)
+    if levels.index(new.severity) < levels.index(old.severity):
+        return Change(new.id, "worse", f"severity rose from {old.severity} to {new.severity}")
+    for part, whole in COUNTS:
+        before, now = share(old, part, whole), share(new, part, whole)
+        if before and now:
+            upper = clopper_pearson(*before)[1]
+            text = f"{now[0]} of {now[1]}, {before[0]} of {before[1]} before (95 % interval up to {upper:.0%})"
+            return Change(new.id, "worse" if now[0] / now[1] > upper else "same", text)
+    return Change(new.id, "same", "as in the baseline")
+
+
+def share(finding: FindingEntry, part: str, whole: str) -> tuple[int, int] | None:
+    """How many of how many, if the evidence says."""
+    some, all_ = finding.evidence.get(part), finding.evidence.get(whole)
+    return (some, all_) if isinstance(some, int) and isinstance(all_, int) and all_ > 0 else None
+
+
+def clopper_pearson(successes: int, trials: int, level: float = CONFIDENCE_LEVEL) -> tuple[float, float]:
+    """Exact interval of a share (Clopper and Pearson 1934)."""
+    from scipy.stats import binomtest
+
+    found = binomtest(successes, trials).proportion_ci(level, method="exact")
+    return float(found.low), float(found.high)

@@ -1,0 +1,240 @@
+"""The contract of every protocol: how a Play becomes an update. It is *the* forward model of client and attacker.
+
+A :class:`Play` is what a client did with a batch, or an attacker's guess of it. A :class:`Protocol` makes the update of
+it, in units of a gradient of the mean loss: one gradient for FedSGD, :math:`(\\theta_0 - \\theta_K)/\\eta` or alike
+for K local steps. No other code stands for what a client does; attackers reach it by
+`leakaudit.observation.Observation.regenerate`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Generator, Tensor
+
+from leakaudit.errors import AuditError, UpdateError
+from leakaudit.target.dropout import Masks, Steps, drawn_shapes, injected_masks
+from leakaudit.target.target import SharedStatistics, Target
+
+Mode = Literal["eval", "train"]
+Update = Mapping[str, Tensor]
+"""A tensor per trainable tensor, by name, each of its shape, in units of a gradient of the mean loss."""
+
+
+@dataclass(frozen=True, eq=False)
+class Play:
+    """What a client did with a batch, or a guess of it.
+
+    Args:
+        inputs: (B, C, H, W) in the model's normalised space, or token ids (B, 1, 1, L).
+        labels: Class indices (B,), or class probabilities (B, K) while they are being optimised.
+        order: Positions of the samples in the order of their visits, where the protocol has one: (epochs, B).
+        masks: Dropout keep masks of every local step, by layer; empty where nothing is injected, and then layers do as
+            their own mode says.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    order: Tensor | None = None
+    masks: Steps = ()
+
+    def masks_of(self, step: int) -> Masks:
+        """The masks of one step by layer; none where none are given."""
+        return self.masks[step] if step < len(self.masks) else {}
+
+    def of(self, positions: Sequence[int]) -> Play:
+        """The play of some of the samples, each with the rows of the masks that it had.
+
+        Raises:
+            AuditError: The play has an order, or a mask that has no rows per sample.
+        """
+        chosen = list(positions)
+        if self.order is not None:
+            raise AuditError("a play with an order of visits cannot be taken apart by samples")
+        masks = tuple({name: self._rows(name, mask, chosen) for name, mask in step.items()} for step in self.masks)
+        return Play(self.inputs[chosen], self.labels[chosen], masks=masks)
+
+    def _rows(self, name: str, mask: Tensor, chosen: list[int]) -> Tensor:
+        """A mask's rows of some samples, several of each where heads or places are folded into the batch axis."""
+        size = len(self.inputs)
+        if len(mask) == 1:
+            return mask
+        if len(mask) % size:
+            raise AuditError(
+                f"the dropout mask of {name} has {len(mask)} rows for {size} samples: none belongs to one sample"
+            )
+        return mask.reshape(size, len(mask) // size, *mask.shape[1:])[chosen].flatten(0, 1)
+
+
+@dataclass(frozen=True)
+class Protocol(ABC):
+    """How a client turns a batch into an update. A subclass is a frozen dataclass whose fields are its settings.
+
+    Args:
+        batch_size: Samples behind one update.
+        mode: Whether the client's model is in ``eval`` or ``train`` mode (dropout, BatchNorm).
+        shared_statistics: BatchNorm statistics that come with the update: ``batch``, mean and variance over the batch,
+            or ``running``, the running statistics after the last step.
+    """
+
+    batch_size: int
+    mode: Mode = "eval"
+    shared_statistics: SharedStatistics = "none"
+
+    name: ClassVar[str]
+    """For documents, such as ``fedsgd``."""
+    title: ClassVar[str]
+    """For people: the name and what it shares."""
+
+    @property
+    @abstractmethod
+    def step_sizes(self) -> tuple[int, ...]:
+        """Samples of every local step, in order; its length is the number of steps."""
+
+    @property
+    def steps(self) -> int:
+        """Local steps behind one update."""
+        return len(self.step_sizes)
+
+    @abstractmethod
+    def update(
+        self,
+        target: Target,
+        play: Play,
+        *,
+        create_graph: bool = False,
+        parameters: Mapping[str, Tensor] | None = None,
+        functional: bool = False,
+    ) -> Update:
+        """The update that a client with this play makes, undefended.
+
+        Args:
+            target: The model in the mode of the protocol, with the weights before the first step.
+            play: Samples, and what else the client decided or drew.
+            create_graph: Keep the graph, so that the update can be differentiated by the play.
+            parameters: Trainable tensors before the first step in place of the model's own.
+            functional: Differentiate by ``torch.func``, which works under ``vmap`` and ``make_fx``.
+
+        Returns:
+            A tensor per trainable tensor (or entry of `parameters`), in units of a gradient of the mean loss; with a
+            graph only where one was asked for.
+        """
+
+    @abstractmethod
+    def from_shared(self, shared: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Update:
+        """What a client sent, in the units of :meth:`update`.
+
+        Args:
+            shared: As it was sent; tensors that the client does not share are missing.
+            before: The trainable tensors that the client started from, by name.
+
+        Raises:
+            UpdateError: A tensor does not belong to the model.
+        """
+
+    @abstractmethod
+    def assumption(self, shared: str = "undefended", made: str = "computed") -> str:
+        """The verdict's sentence on how the update is taken to be made.
+
+        Args:
+            shared: What was done to it before it was shared.
+            made: Where it comes from.
+        """
+
+    def order(self, generator: Generator, samples: int) -> Tensor | None:
+        """Draw the order in which a client visits so many samples; ``None`` where the update does not depend on it."""
+        return None
+
+    def mask_shapes(self, target: Target) -> tuple[Mapping[str, tuple[int, ...]], ...]:
+        """Shapes of the keep masks that a client draws, by step and layer in order of execution; eval mode has none."""
+        if self.mode != "train":
+            return tuple({} for _ in self.step_sizes)
+        known = {size: self._shapes(target, size) for size in set(self.step_sizes)}
+        return tuple(known[size] for size in self.step_sizes)
+
+    def _shapes(self, target: Target, size: int) -> Mapping[str, tuple[int, ...]]:
+        like = next(iter(target.parameters.values()))
+        zeros = torch.zeros((size, *target.image_shape)).to(like.device, like.dtype)
+        return drawn_shapes(target.module, lambda: target.logits(zeros))
+
+    def alone(self, target: Target, play: Play, position: int, repeats: int = 1) -> Update:
+        """The update of one sample of a play by itself: how much it counts.
+
+        It is taken under the masks that the sample had. Of several local steps only the protocol knows which row of a
+        mask and which visit belong to whom: a subclass may say, and without that neither masks nor order are kept.
+
+        Args:
+            target: As of :meth:`update`.
+            play: Of the whole batch.
+            position: Of the sample.
+            repeats: How often the sample stands in the batch, for a model that takes no single samples.
+        """
+        whole = play if self.steps == 1 else Play(play.inputs, play.labels)
+        return replace(self, batch_size=repeats).update(target, whole.of([position] * repeats))
+
+    def facts(self) -> dict[str, Any]:
+        """The document's section on the protocol, by its keys; names, numbers and text only."""
+        return {
+            "algorithm": self.name,
+            "title": self.title,
+            "steps": self.steps,
+            "mode": self.mode,
+            "batch_size": self.batch_size,
+            "shared_statistics": self.shared_statistics,
+        }
+
+
+def gradient(
+    target: Target,
+    inputs: Tensor,
+    labels: Tensor,
+    masks: Masks | None = None,
+    *,
+    create_graph: bool = False,
+    parameters: Mapping[str, Tensor] | None = None,
+    functional: bool = False,
+) -> dict[str, Tensor]:
+    """One local gradient of the mean loss, of which every protocol is made.
+
+    Args:
+        target: The model.
+        inputs: (B, C, H, W) in normalised space.
+        labels: Class indices (B,) or probabilities (B, K).
+        masks: Keep masks of this step by layer.
+        create_graph: See :meth:`Protocol.update`, like `parameters` and `functional`.
+        parameters: See there; tensors at which the step begins.
+        functional: See there.
+    """
+    if masks:
+        with injected_masks(target.module, masks):
+            return gradient(
+                *(target, inputs, labels),
+                create_graph=create_graph,
+                parameters=parameters,
+                functional=functional,
+            )
+    if functional:
+        values = target.parameters if parameters is None else dict(parameters)
+        return dict(torch.func.grad(lambda p: target.loss(inputs, labels, p))(values))
+    return target.gradient(inputs, labels, create_graph=create_graph, parameters=parameters)
+
+
+def belonging(shared: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Shared tensors on the device and in the type of the model's own, which they belong to by name and shape.
+
+    Raises:
+        UpdateError: One belongs to none.
+    """
+    for name, tensor in shared.items():
+        if name not in before:
+            raise UpdateError(f"the update has {name!r}, which is no trainable tensor of the model")
+        if tensor.shape != before[name].shape:
+            got, expected = tuple(tensor.shape), tuple(before[name].shape)
+            raise UpdateError(
+                f"{name} of the update has shape {got}, expected {expected}", "send it as the model has it"
+            )
+    return {name: tensor.detach().to(before[name]) for name, tensor in shared.items()}

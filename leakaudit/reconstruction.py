@@ -1,0 +1,170 @@
+"""What an attack hands back, and how it is watched while it runs; shared by attacks, the matching engine and the audit.
+
+A :class:`Reconstruction` is a guess of a batch with what it cost; a :class:`NotApplicable` says in place of one why an
+attack cannot run. Nothing here holds a private sample.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from leakaudit.protocols.base import Play
+from leakaudit.target.dropout import Steps
+
+
+class Memory(Protocol):
+    """What an attack makes once and needs again, such as a trained prior; the audit decides how long it is kept.
+
+    A key is a sequence of values with a content (text, numbers, tensors, …): everything that the thing depends on.
+    """
+
+    def held(self, *key: Any) -> Any:
+        """The object that was held last under this key, or ``None``."""
+
+    def hold(self, value: Any, *key: Any) -> None:
+        """Keep an object for the runs to come; ``None`` lets it go. Few are held, and the oldest go first."""
+
+    def stored(self, *key: Any) -> Any:
+        """A value that an audit before stored under this key, or ``None``."""
+
+    def store(self, value: Any, *key: Any) -> str:
+        """Keep tensors, numbers and text, in containers, for later audits; why that was not possible, or ""."""
+
+
+class Forgetting:
+    """A memory that keeps nothing."""
+
+    def held(self, *key: Any) -> Any:
+        """Nothing."""
+
+    def hold(self, value: Any, *key: Any) -> None:
+        """Ignore."""
+
+    def stored(self, *key: Any) -> Any:
+        """Nothing."""
+
+    def store(self, value: Any, *key: Any) -> str:
+        """Ignore."""
+        return ""
+
+
+class Monitor(Protocol):
+    """How a running attack reports progress and learns that it must stop. Never carries private data."""
+
+    def update(self, fraction: float, objective: float) -> None:
+        """Say how far the attack is (0 to 1) and its objective."""
+
+    def should_stop(self) -> bool:
+        """Whether the user interrupted or the attack's share of the time budget is spent."""
+
+    def seconds_left(self) -> float | None:
+        """Time left for this run, or ``None`` without a time budget."""
+
+    @property
+    def memory(self) -> Memory:
+        """What earlier runs of this audit kept."""
+
+
+@dataclass(eq=False)
+class SilentMonitor:
+    """A monitor that prints nothing and never stops.
+
+    Args:
+        memory: What the attack finds of earlier runs; by default nothing.
+    """
+
+    memory: Memory = field(default_factory=Forgetting)
+
+    def update(self, fraction: float, objective: float) -> None:
+        """Ignore."""
+
+    def should_stop(self) -> bool:
+        """Never."""
+        return False
+
+    def seconds_left(self) -> float | None:
+        """No limit."""
+        return None
+
+
+@dataclass(frozen=True)
+class NotApplicable:
+    """Why an attack cannot run on this target and observation, with the way out."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class LossPoint:
+    """One point of an attack's objective over its iterations."""
+
+    iteration: int
+    objective: float
+    match: float
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """The reconstruction part of the way, ``inputs`` (B, C, H, W) in normalised space.
+
+    ``fraction`` is of the iterations that led to the result; descents that were given up do not count.
+    """
+
+    fraction: float
+    inputs: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class TokenReading:
+    """What an attack read of a batch of token ids.
+
+    Args:
+        found: Ids (k,) that occurred somewhere in the batch, ascending.
+        placed: Places (B, L) at which the reconstruction's inputs are a reading; the others hold filler.
+    """
+
+    found: Tensor
+    placed: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstruction:
+    """What an attack recovered.
+
+    Args:
+        inputs: (B, C, H, W) in normalised space, inside the valid range; token ids (B, 1, 1, L) for a text model.
+        labels: Class indices (B,) that the attack used or recovered.
+        match: Final cosine distance to the update, whatever the attack's own objective is.
+        residual: ‖g(x̂) − g*‖ / ‖g*‖ of the update regenerated from the reconstruction; filled in by the base class.
+        history: Objective over iterations.
+        snapshots: Reconstructions part of the way.
+        iterations: Iterations done, over all restarts and trials.
+        seconds: Wall time; filled in by the base class.
+        stopped: Why it ended early ("interrupted or out of time"), or "".
+        masks: Dropout masks by step and layer of the reconstruction, where the attack found or was given any.
+        exact: True for attacks whose result is algebraic, not approximate; the certificate decides.
+        notes: Facts for the report, one sentence each.
+        tokens: What was read, where the model takes token ids.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    match: float
+    residual: float = float("nan")
+    history: tuple[LossPoint, ...] = ()
+    snapshots: tuple[Snapshot, ...] = ()
+    iterations: int = 0
+    seconds: float = 0.0
+    stopped: str = ""
+    masks: Steps | None = None
+    exact: bool = False
+    notes: tuple[str, ...] = field(default=())
+    tokens: TokenReading | None = None
+
+    @property
+    def play(self) -> Play:
+        """The guess of what the client did."""
+        return Play(self.inputs, self.labels, masks=self.masks or ())

@@ -1,0 +1,1 @@
+"""How one kind of sample is shown, one file a kind."""

@@ -1,0 +1,150 @@
+"""The HTML view: one self-contained file that loads nothing, runs without JavaScript, and trusts no name in it.
+
+Autoescape is on, an undefined name in a template is an error, and a content security policy allows the page's own
+style sheet and script by their hash and images from ``data:`` only.
+
+Templates are rendered in Jinja's sandbox, the bundled ones too: they read what they are given and reach no private
+attribute, and the only functions that they can call are macros, Jinja's own, and methods of texts, lists and the like.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import shlex
+from pathlib import Path
+from typing import Any, Literal
+
+from jinja2 import BaseLoader, ChoiceLoader, Environment, FileSystemLoader, PrefixLoader, StrictUndefined
+from jinja2.runtime import BlockReference, LoopContext, Macro
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Cycler, Joiner, Namespace
+from markupsafe import Markup
+
+from leakaudit.document.schema import Report
+from leakaudit.errors import UsageError
+from leakaudit.report.views.view import build_view
+from leakaudit.report.wording import clip
+from leakaudit.safety.text import clean
+
+Medium = Literal["screen", "pdf"]
+SKELETON = "report.html.j2"
+
+
+def bundled_templates() -> Path:
+    """The folder of the templates: inside the installed package, or at the top of a source tree."""
+    package = Path(__file__).resolve().parents[2]
+    folders = (package / "report_templates", package.parent / "report_templates")
+    for folder in folders:
+        if (folder / SKELETON).is_file():
+            return folder
+    raise UsageError(f"report templates not found in {folders[0]} or {folders[1]}", "reinstall leakaudit")
+
+
+def render_html(report: Report, template_dir: Path | None = None, medium: Medium = "screen") -> str:
+    """Render a report as one HTML page.
+
+    Args:
+        report: The document.
+        template_dir: Folder whose templates replace bundled ones of the same name; they reach the bundled ones as
+            ``bundled/NAME``.
+        medium: ``pdf`` adds the contents with page numbers and leaves out what only a screen can show.
+
+    Raises:
+        UsageError: ``template_dir`` is no folder, or a template in it is wrong or reaches for what it may not.
+    """
+    return render_view(report, build_view(report), template_dir, medium)
+
+
+def render_view(report: Report, view: Any, template_dir: Path | None, medium: Medium) -> str:
+    """Like :func:`render_html`, with a view that is already built."""
+    environment = make_environment(template_dir)
+    try:
+        return _rendered(environment, report, view, medium)
+    except UsageError:
+        raise
+    except Exception as error:  # a template is a program of the user's; whatever it raises, the way out is the same
+        if template_dir is None:
+            raise
+        raise UsageError(
+            f"template in {template_dir} failed: {error or type(error).__name__}",
+            "compare it with the bundled template of the same name",
+        ) from error
+
+
+def _rendered(environment: Environment, report: Report, view: Any, medium: Medium) -> str:
+    style = Markup(_source(environment, "report.css" if medium == "screen" else "pdf.css", "</style"))
+    script = Markup(_source(environment, "report.js", "</script")) if medium == "screen" else Markup("")
+    context = {
+        "report": report,
+        "view": view,
+        "pdf": medium == "pdf",
+        "style": style,
+        "script": script,
+        "policy": content_policy(style, script),
+        "command": clip(shlex.join(report.command), 2000),
+    }
+    return environment.get_template(SKELETON).render(context)
+
+
+_TEMPLATES_OWN = (Macro, LoopContext, BlockReference, Cycler, Joiner, Namespace)
+_PLAIN = (str, bytes, int, float, list, tuple, dict)
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Jinja's sandbox, in which not even a public method of the report can be called: one of them writes files."""
+
+    def is_safe_callable(self, obj: Any) -> bool:
+        """Whether a template may call this: what templates define, Jinja's own functions, methods of plain values."""
+        owner = getattr(getattr(obj, "__wrapped__", obj), "__self__", None)  # the sandbox wraps str.format
+        own = isinstance(obj, _TEMPLATES_OWN) or isinstance(owner, (*_TEMPLATES_OWN, *_PLAIN))
+        known = any(obj is function for function in self.globals.values())
+        return (own or known) and super().is_safe_callable(obj)
+
+
+def make_environment(template_dir: Path | None = None) -> Environment:
+    """Jinja2 with autoescape, no undefined names, and a user's folder before ours."""
+    if template_dir is not None and not template_dir.is_dir():
+        raise UsageError(f"--template-dir {template_dir} is not a folder", "give the folder that holds your templates")
+    bundled = FileSystemLoader(bundled_templates())
+    loaders: list[BaseLoader] = [bundled, PrefixLoader({"bundled": bundled})]
+    if template_dir is not None:
+        loaders.insert(0, FileSystemLoader(template_dir))
+    environment = _Sandbox(
+        loader=ChoiceLoader(loaders),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_finalize,
+    )
+    environment.filters["clip"] = clip
+    return environment
+
+
+def _finalize(value: Any) -> Any:
+    """Every plain string that a template prints is rid of control characters; markup is ours and stays."""
+    return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _source(environment: Environment, name: str, forbidden: str) -> str:
+    """A style sheet or script as it will stand in the page."""
+    if environment.loader is None:
+        raise TypeError("the environment has no loader")
+    text = environment.loader.get_source(environment, name)[0].strip().replace("\r\n", "\n")
+    if forbidden in text.lower():
+        raise UsageError(f"{name} must not contain {forbidden!r}", "remove it from your template folder's copy")
+    return text
+
+
+def content_policy(style: str, script: str) -> str:
+    """A content security policy under which the page can load and run nothing but what is in it."""
+    scripts = f"'{_hash(script)}'" if script else "'none'"
+    return (
+        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src {scripts}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")

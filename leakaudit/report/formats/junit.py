@@ -1,0 +1,88 @@
+"""JUnit XML: what the policy fails on is a failure, what could not be decided an error, what did not run is skipped.
+
+Nothing private is in it. A rule that found nothing has no entry: its silence is no test that passed.
+"""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element, SubElement
+
+from leakaudit.document.schema import AttackEntry, FindingEntry, Report
+from leakaudit.report.wording import clip
+from leakaudit.safety.text import shown
+
+NAME, TEXT = 200, 2000
+
+
+def _line(text: str, longest: int = TEXT) -> str:
+    """One line, as a log may repeat it."""
+    return shown(clip(text, longest))
+
+
+def render_junit(report: Report) -> str:
+    """The report as three suites: the verdict, the findings, the attacks."""
+    root = Element("testsuites", {"name": "leakaudit", "time": f"{report.seconds:.3f}"})
+    _suite(root, "leakaudit.verdict", [_verdict(report)], report)
+    _suite(root, "leakaudit.findings", [_finding(finding) for finding in report.findings], report)
+    _suite(root, "leakaudit.attacks", [_attack(attack) for attack in report.attacks], report)
+    for kind in ("tests", "failures", "errors", "skipped"):
+        root.set(kind, str(sum(int(suite.get(kind, "0")) for suite in root)))
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _suite(root: Element, name: str, cases: list[Element], report: Report) -> None:
+    suite = SubElement(root, "testsuite", {"name": name, "timestamp": _line(report.created[:19], 40)})
+    suite.set("tests", str(len(cases)))
+    for kind, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
+        suite.set(kind, str(sum(case.find(tag) is not None for case in cases)))
+    suite.set("time", f"{sum(float(case.get('time', '0')) for case in cases):.3f}")
+    for case in cases:
+        case.set("classname", name)
+        suite.append(case)
+
+
+def _case(name: str, seconds: float = 0.0) -> Element:
+    return Element("testcase", {"name": _line(name, NAME), "time": f"{seconds:.3f}"})
+
+
+def _verdict(report: Report) -> Element:
+    case = _case(f"audit of {report.target.name}")
+    verdict = report.verdict
+    if report.partial or verdict.inconclusive:
+        error = SubElement(
+            case, "error", {"type": "inconclusive", "message": _line(report.partial or verdict.headline)}
+        )
+        error.text = _line(verdict.at_least)
+    SubElement(case, "system-out").text = "\n".join(
+        (_line(f"{verdict.status}: {verdict.headline}"), _line(verdict.at_most))
+    )
+    return case
+
+
+def _finding(finding: FindingEntry) -> Element:
+    case = _case(f"{finding.id} {finding.title}")
+    label = f"[{finding.severity}, {finding.confidence}] {finding.message}"
+    if finding.fails:
+        failure = SubElement(case, "failure", {"type": finding.severity, "message": _line(label)})
+        failure.text = _line(f"What to do: {finding.remedy}")
+    elif finding.suppressed:
+        SubElement(case, "skipped", {"message": _line(finding.gate)})
+    else:
+        SubElement(case, "system-out").text = "\n".join(
+            (_line(label), _line(f"Does not fail: {finding.gate or 'no policy'}"))
+        )
+    return case
+
+
+def _attack(attack: AttackEntry) -> Element:
+    case = _case(f"{attack.title} ({attack.name})", attack.seconds)
+    if attack.status != "run":
+        message = f"{attack.status.replace('_', ' ')}: {attack.reason}"
+        SubElement(case, "skipped", {"message": _line(message)})
+    else:
+        scored = [sample for result in attack.results for sample in result.samples]
+        text = f"{sum(s.leaked for s in scored)} of {len(scored)} samples leaked. {attack.reason}".strip()
+        SubElement(case, "system-out").text = _line(text)
+    return case

@@ -1,0 +1,77 @@
+"""A summary in Markdown for pull requests and job pages: the verdict, what fails and why, what did not run.
+
+Nothing private is in it. Names are escaped, so that a layer called ``<img …>`` or ``|`` stays text.
+"""
+
+from __future__ import annotations
+
+import re
+
+from leakaudit.document.schema import FindingEntry, Report
+from leakaudit.report.views.residual import SENTENCE
+from leakaudit.report.wording import MISSING, clip, fixed, seconds, signed
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|!~$&@])")
+CELL = 400
+
+
+def escape(text: str, longest: int = CELL) -> str:
+    """Text that stays text: no markup, no table cell, no new line, no link and no mention."""
+    flat = " ".join(clip(text, longest).split())
+    return _SPECIAL.sub(r"\\\1", flat).replace("://", ":\\//").replace("www.", "www\\.")
+
+
+def render_markdown(report: Report) -> str:
+    """The summary."""
+    verdict = report.verdict
+    lines = [f"## leakaudit: {escape(verdict.status)}", "", f"**{escape(verdict.headline)}**", ""]
+    if report.partial:
+        lines += [f"> Partial report: {escape(report.partial)}", ""]
+    lines += [f"- At least: {escape(verdict.at_least, 600)}", f"- At most: {escape(verdict.at_most, 600)}"]
+    lines += [f"- Model: {escape(report.target.name, 80)}, preset {escape(report.preset, 40)}, seed {report.seed}", ""]
+    lines += _findings(report)
+    lines += _attacks(report)
+    if report.policy is not None and report.policy.suppressions:
+        lines += ["### Suppressions", "", "| rule | state | expires | reason |", "|---|---|---|---|"]
+        lines += [
+            f"| {escape(s.rule)} | {s.state} | {escape(s.expires)} | {escape(s.reason)} |"
+            for s in report.policy.suppressions
+        ] + [""]
+    return "\n".join([*lines, f"_{SENTENCE}_", ""])
+
+
+def _findings(report: Report) -> list[str]:
+    if not report.findings:
+        return ["No rule found anything to report.", ""]
+    failing = [f for f in report.findings if f.fails]
+    lines = [f"### Findings: {len(failing)} of {len(report.findings)} fail the policy", ""]
+    lines += ["| | finding | severity | confidence | what |", "|---|---|---|---|---|"]
+    lines += [_finding(finding) for finding in report.findings]
+    lines += [""]
+    for finding in failing:
+        lines += [f"- **{escape(finding.id)}**, what to do: {escape(finding.remedy, 1000)}"]
+    return [*lines, ""] if failing else lines
+
+
+def _finding(finding: FindingEntry) -> str:
+    mark = "❌ fails" if finding.fails else "suppressed" if finding.suppressed else "–"
+    what = escape(finding.message) + (f" ({escape(finding.gate)})" if finding.gate and not finding.fails else "")
+    name = f"{escape(finding.id)} {escape(finding.title)}"
+    return f"| {mark} | {name} | {finding.severity} | {finding.confidence} | {what} |"
+
+
+def _attacks(report: Report) -> list[str]:
+    lines = ["### Attacks", "", "| attack | status | leaked | best margin | time |", "|---|---|---|---|---|"]
+    for attack in report.attacks:
+        scored = [sample for result in attack.results for sample in result.samples]
+        title = escape(attack.title, 80)
+        if attack.status != "run":
+            lines.append(f"| {title} | {attack.status.replace('_', ' ')}: {escape(attack.reason)} | | | |")
+            continue
+        best = max((s.margin for s in scored if s.margin is not None), default=None)
+        margin = MISSING if best is None else f"{signed(best, 1)} dB"
+        leaked = f"{sum(s.leaked for s in scored)} of {len(scored)}"
+        status = "run, upper bound only" if attack.upper_bound else "run"
+        lines.append(f"| {title} | {status} | {leaked} | {margin} | {seconds(attack.seconds)} |")
+    score = "" if report.rank.score is None else f", score {fixed(report.rank.score, 1)}"
+    return [*lines, "", f"Rank analysis of the architecture: risk {escape(report.rank.risk)}{score}.", ""]

@@ -1,0 +1,82 @@
+"""The PDF view: the HTML templates printed by WeasyPrint, tagged as PDF/UA-1, without any request to the outside.
+
+The bytes depend on the document alone when ``SOURCE_DATE_EPOCH`` is set: the identifier is a hash of the page, dates
+come from the document, and the font library takes its date from that variable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from leakaudit.document.schema import Report
+from leakaudit.report.formats.html import render_html, render_view
+
+PACKAGES = "libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0 fonts-dejavu-core"
+VARIANTS = ("pdf/ua-1", "pdf/a-3u")
+"""The first is the default; the second is for archives and has report.json attached."""
+
+
+class PdfUnavailable(Exception):
+    """WeasyPrint or a library it needs is missing; the message is the notice for the user."""
+
+
+def load_weasyprint() -> Any:
+    """Import WeasyPrint.
+
+    Raises:
+        PdfUnavailable: It cannot be imported; says how to install what is missing.
+    """
+    try:
+        import weasyprint
+    except (OSError, ImportError) as error:
+        reason = str(error).splitlines()[0][:160]
+        raise PdfUnavailable(
+            f"report.pdf not written: WeasyPrint does not load ({reason}). On Debian or Ubuntu: "
+            f"sudo apt-get install {PACKAGES}; then render again. HTML and JSON are complete."
+        ) from error
+    return weasyprint
+
+
+def make_fetcher(weasyprint: Any) -> Any:
+    """A URL fetcher that answers ``data:`` and refuses every other scheme, so no file or host is ever opened."""
+    from weasyprint.urls import URLFetcher
+
+    return URLFetcher(allowed_protocols=("data",), allow_redirects=False)
+
+
+def render_pdf(report: Report, template_dir: Path | None = None, view: Any = None, variant: str = VARIANTS[0]) -> bytes:
+    """Render a report as PDF.
+
+    Args:
+        report: The document.
+        template_dir: As for :func:`leakaudit.report.formats.html.render_html`.
+        view: The view of ``report``, when it is already built.
+        variant: One of :data:`VARIANTS`.
+
+    Raises:
+        PdfUnavailable: WeasyPrint or Pango is missing.
+        UsageError: A template in ``template_dir`` is wrong.
+    """
+    weasyprint = load_weasyprint()
+    page = render_html(report, template_dir, "pdf") if view is None else render_view(report, view, template_dir, "pdf")
+    document = weasyprint.HTML(string=page, url_fetcher=make_fetcher(weasyprint))
+    identifier = hashlib.sha256(page.encode()).digest()[:16]
+    attached = [_attachment(weasyprint, report)] if variant == "pdf/a-3u" else None
+    return bytes(document.write_pdf(pdf_variant=variant, pdf_identifier=identifier, attachments=attached))
+
+
+def _attachment(weasyprint: Any, report: Report) -> Any:
+    """The document itself, as the source of what the pages show."""
+    created = datetime.fromisoformat(report.created)
+    return weasyprint.Attachment(
+        string=report.to_json(),
+        name="report.json",
+        description="The report as data",
+        created=created,
+        modified=created,
+        relationship="Source",
+        url_fetcher=make_fetcher(weasyprint),
+    )

@@ -1,0 +1,147 @@
+"""SARIF 2.1.0, with every field that GitHub code scanning asks for.
+
+Each rule of the registry is listed with its page; each finding is a result at the model file. Nothing private is in
+it: no image, no label of a sample; findings say counts and distances.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from leakaudit.document.fingerprint import architecture_hash, fingerprints
+from leakaudit.document.schema import FindingEntry, Report, Severity
+from leakaudit.findings import RULES, Rule
+from leakaudit.safety.text import shown
+
+SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
+LEVELS: dict[Severity, str] = {"critical": "error", "high": "error", "medium": "warning", "low": "note", "none": "none"}
+SECURITY_SEVERITY: dict[Severity, str] = {"critical": "9.5", "high": "8.0", "medium": "5.5", "low": "3.0", "none": ""}
+PRECISION = {"certified": "very-high", "measured": "high", "estimated": "medium"}
+LONGEST = 900
+"""Characters of a description; GitHub shows 1024."""
+
+
+_LINK = re.compile(r"\[(?=[^\]]*\]\()")
+
+
+def _message(text: str) -> str:
+    """One line of plain text, in which no name is a link: SARIF reads ``[text](target)`` as one."""
+    return _LINK.sub(r"\\[", shown(text))
+
+
+def render_sarif(report: Report) -> str:
+    """The report as one SARIF log with one run."""
+    rules = sorted(RULES)
+    run: dict[str, Any] = {
+        "tool": {"driver": _driver(report, rules)},
+        "automationDetails": {"id": f"leakaudit/{quote(shown(report.target.name)[:200], safe='')}/"},
+        "invocations": [_invocation(report)],
+        "results": _results(report, rules),
+        "columnKind": "utf16CodeUnits",
+        "properties": {"verdict": shown(report.verdict.status), "architecture": architecture_hash(report.target)},
+    }
+    return json.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2, ensure_ascii=False) + "\n"
+
+
+def _driver(report: Report, rules: list[str]) -> dict[str, Any]:
+    return {
+        "name": shown(report.tool.name),
+        "version": shown(report.tool.version),
+        "semanticVersion": shown(report.tool.version),
+        "rules": [_rule(RULES[identifier]) for identifier in rules],
+    }
+
+
+def _rule(rule: Rule) -> dict[str, Any]:
+    properties: dict[str, Any] = {"tags": ["security", "privacy"], "precision": "high"}
+    if rule.worst != "none":
+        properties["security-severity"] = SECURITY_SEVERITY[rule.worst]
+    page = "\n\n".join(" ".join(paragraph.split()) for paragraph in rule.page.split("\n\n"))
+    return {
+        "id": rule.id,
+        "name": "".join(word.capitalize() for word in "".join(c if c.isalnum() else " " for c in rule.title).split()),
+        "shortDescription": {"text": rule.title},
+        "fullDescription": {"text": rule.summary[:LONGEST]},
+        "help": {
+            "text": f"{page}\n\nWhat to do: {rule.remedy}",
+            "markdown": f"{page}\n\n**What to do.** {rule.remedy}",
+        },
+        "defaultConfiguration": {"level": LEVELS[rule.worst] if rule.worst != "none" else "note"},
+        "properties": properties,
+    }
+
+
+def _results(report: Report, rules: list[str]) -> list[dict[str, Any]]:
+    marks = fingerprints(report.target, report.findings)
+    location = {
+        "physicalLocation": {
+            "artifactLocation": {"uri": model_uri(report), "uriBaseId": "%SRCROOT%"},
+            "region": {"startLine": 1},
+        }
+    }
+    results = []
+    for finding, mark in zip(report.findings, marks, strict=True):
+        result: dict[str, Any] = {
+            "ruleId": finding.id,
+            "level": LEVELS[finding.severity],
+            "kind": "fail" if finding.severity != "none" else "informational",
+            "message": {"text": _message(f"{finding.message} What to do: {finding.remedy}")},
+            "locations": [location],
+            "partialFingerprints": {"primaryLocationLineHash": mark, "ruleAndArchitecture/v1": mark},
+            "properties": _finding_properties(finding),
+        }
+        if finding.id in rules:
+            result["ruleIndex"] = rules.index(finding.id)
+        if finding.suppressed:
+            result["suppressions"] = [
+                {"kind": "external", "status": "accepted", "justification": shown(finding.gate)[:LONGEST]}
+            ]
+        if finding.change:
+            result["baselineState"] = {"new": "new", "worse": "updated", "same": "unchanged"}[finding.change]
+        results.append(result)
+    return results
+
+
+def _finding_properties(finding: FindingEntry) -> dict[str, Any]:
+    properties: dict[str, Any] = {
+        "severity": finding.severity,
+        "confidence": finding.confidence,
+        "precision": PRECISION[finding.confidence],
+        "failsPolicy": finding.fails,
+    }
+    if SECURITY_SEVERITY[finding.severity]:
+        properties["security-severity"] = SECURITY_SEVERITY[finding.severity]
+    return properties
+
+
+def _invocation(report: Report) -> dict[str, Any]:
+    """Whether the audit came to a result, and which attacks did not run and why."""
+    inconclusive = report.verdict.inconclusive
+    notes = [
+        _notification("note", f"{a.title} did not run: {a.reason}") for a in report.attacks if a.status != "run"
+    ]  # fmt: skip
+    if inconclusive or report.partial:
+        notes.insert(0, _notification("error", report.partial or report.verdict.headline))
+    return {
+        "executionSuccessful": not inconclusive and not report.partial,
+        "endTimeUtc": report.created.replace("+00:00", "Z"),
+        "toolExecutionNotifications": notes,
+    }
+
+
+def _notification(level: str, text: str) -> dict[str, Any]:
+    return {"level": level, "message": {"text": _message(text)[:LONGEST]}}
+
+
+def model_uri(report: Report) -> str:
+    """The model file relative to the working folder as a URI; its name alone where it lies elsewhere."""
+    path = Path(shown(report.target.path or report.target.name or "model"))
+    try:
+        path = path.resolve().relative_to(Path.cwd())
+    except (ValueError, OSError):
+        path = Path(path.name)
+    return quote(path.as_posix()[-LONGEST:])

@@ -1,0 +1,1 @@
+"""What the page shows, computed from the document."""

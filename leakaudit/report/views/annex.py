@@ -1,0 +1,163 @@
+"""The compliance annex as data: scope, configuration, residual risk, and what frameworks the evidence speaks to.
+
+It names what an audit contributes to each framework and claims no more: a mapping is no finding of conformity.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from leakaudit.document.schema import AttackEntry, Report
+from leakaudit.report.views.facts import Fact
+from leakaudit.report.views.residual import residual_risk
+from leakaudit.report.views.tables import Cell, Table
+from leakaudit.report.wording import MISSING, clip, plain, words
+
+SCOPE = {
+    "A": "Server that sees updates only",
+    "B": "and knows the model: architecture, weights, loss",
+    "C": "and knows training details: learning rate, local steps",
+    "D": "and has images of a similar distribution",
+    "E": "and has statistics of the client's data (BatchNorm)",
+    "F to H": "Server that manipulates the model or the protocol",
+}
+STATES = {"run": "executed", "not_applicable": "not run: not applicable", "not_run": "not run"}
+SIGN_OFF = ("Audited by", "Reviewed by (model owner)", "Reviewed by (data protection)")
+
+MAPPING = (
+    (
+        "NIST AI 100-2 (adversarial machine learning: a taxonomy)",
+        "Privacy attacks: data reconstruction",
+        "Reconstruction attacks on one shared update, with floors and controls",
+    ),
+    (
+        "MITRE ATLAS AML.TA0010 and AML.T0024.001 (closest, not exact)",
+        "Exfiltration; inverting a model through its inference interface",
+        "Inversion of a training update, where ATLAS describes inversion by queries; near it, not the same",
+    ),
+    (
+        "OWASP Machine Learning Security Top 10, ML03:2023",
+        "Model inversion attack",
+        "Which samples were recovered from the model's update, by which method, at what cost",
+    ),
+    (
+        "GDPR Art. 35",
+        "Data protection impact assessment: risks, and measures against them",
+        "Measured evidence on one risk, whether updates disclose personal data, and the remedies that were tried",
+    ),
+    (
+        "EU AI Act Art. 15(5)",
+        "Resilience against attacks on confidentiality, among others",
+        "A repeatable test of one class of such attacks, with seed, versions and hashes",
+    ),
+    (
+        "EDPS TechDispatch 1/2025 (federated learning)",
+        "Leakage from gradients and model updates",
+        "The leakage from one gradient of this model, measured",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Annex:
+    """What the annex shows."""
+
+    scope: Table
+    assumptions: list[str]
+    facts: list[Fact]
+    controls: str
+    mapping: Table
+    residual: list[str]
+    sign_off: tuple[str, ...]
+
+
+def build_annex(report: Report) -> Annex:
+    """The annex of a report."""
+    return Annex(
+        scope=_scope(report.attacks),
+        assumptions=[clip(item, 400) for item in report.verdict.assumed],
+        facts=_facts(report),
+        controls=_controls(report),
+        mapping=_mapping(),
+        residual=[clip(item, 600) for item in residual_risk(report)],
+        sign_off=SIGN_OFF,
+    )
+
+
+def _scope(attacks: Sequence[AttackEntry]) -> Table:
+    columns = (("Threat model", False), ("Attacker", False), ("Attack", False), ("Executed or not, and why", False))
+    table = Table("scope", "Scope by threat model", columns)
+    for letter, attacker in SCOPE.items():
+        here = [attack for attack in attacks if attack.threat_model == letter]
+        for attack in here:
+            state = STATES[attack.status] + (", as a declared upper bound" if attack.upper_bound else "")
+            table.add([letter, attacker, attack.title, f"{state}: {attack.reason}" if attack.reason else state])
+        if not here:
+            why = "out of scope of this tool" if "to" in letter else "no attack of this letter exists here"
+            table.add([letter, attacker, MISSING, f"not run: {why}"])
+    return table
+
+
+def _mapping() -> Table:
+    columns = (("Framework", False), ("What it names", False), ("What this report contributes", False))
+    table = Table("mapping", "Mapping to frameworks", columns)
+    for row in MAPPING:
+        table.add([Cell(text) for text in row])
+    return table
+
+
+def configuration_hash(report: Report) -> str:
+    """SHA-256 over what decides the numbers: seed, preset, protocol, defences and every attack's settings."""
+    parts = {
+        "seed": report.seed,
+        "preset": report.preset,
+        "device": report.device,
+        "protocol": report.protocol.model_dump(mode="json"),
+        "batch": [report.batch.batch_size, report.batch.victims, report.batch.mean, report.batch.std],
+        "defences": [defence.text for defence in report.defences],
+        "attacks": {attack.name: attack.hyperparameters for attack in report.attacks},
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _facts(report: Report) -> list[Fact]:
+    versions = ", ".join(f"{clip(n, 40)} {clip(v, 60)}" for n, v in report.versions.items())
+    return [
+        Fact("Model SHA-256", clip(report.target.sha256 or "none: not from a file"), code=True),
+        Fact("Batch SHA-256", clip(report.batch.sha256 or "none: not from a file"), code=True),
+        Fact("Configuration SHA-256", configuration_hash(report), code=True),
+        Fact("Tool", clip(f"{report.tool.name} {report.tool.version}"), clip(versions, 600)),
+        Fact("Leaked", *_share(report)),
+        Fact("Images in this report", report.evidence, "full, blurred or none"),
+    ]
+
+
+def leak_share(report: Report) -> tuple[int, int]:
+    """How many distinct samples leaked, of how many attacked, without declared upper bounds."""
+    scored = [s for a in report.attacks if not a.upper_bound for r in a.results for s in r.samples]
+    return len({s.index for s in scored if s.leaked}), len({s.index for s in scored})
+
+
+def _share(report: Report) -> tuple[str, str]:
+    leaked, attacked = leak_share(report)
+    if not attacked:
+        return MISSING, "no sample was attacked"
+    interval = report.verdict.interval
+    if interval is None:
+        return f"{leaked} of {attacked} samples", clip(report.verdict.interval_reason)
+    low, high = interval
+    return f"{leaked} of {attacked} samples", f"95 % interval of the share: {low:.0%} to {high:.0%} (Clopper-Pearson)"
+
+
+def _controls(report: Report) -> str:
+    if not report.controls:
+        return "No controls were run."
+    passed = sum(control.passed is True for control in report.controls)
+    failed = [f"{words(c.kind)} ({clip(c.attack, 60)})" for c in report.controls if c.passed is False]
+    open_ = len(report.controls) - passed - len(failed)
+    text = f"{passed} of {len(report.controls)} controls passed"
+    text += f"; failed: {', '.join(failed)}" if failed else ""
+    return text + (f"; {plain(open_)} could not be run." if open_ else ".")

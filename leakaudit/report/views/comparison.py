@@ -1,0 +1,56 @@
+"""An attack beside the one that it extends: median PSNR, over the victims on which both had all their steps.
+
+A gain over an attack that ran out of time says nothing, so such victims are left out, and named.
+"""
+
+from __future__ import annotations
+
+from statistics import median
+
+from leakaudit.document.schema import AttackEntry, Comparison, VictimResult
+from leakaudit.notes import PLANNED
+from leakaudit.report.wording import clip, count, fixed, signed
+
+
+def planned(result: VictimResult) -> str:
+    """The note of a run whose time budget did not allow for all of its settings, or ""."""
+    return next((note for note in result.notes if note.startswith(PLANNED)), "")
+
+
+def comparison_sentence(attack: AttackEntry) -> str:
+    """What an attack adds to the one that it extends, and for which victims that cannot be said; "" without one."""
+    rival = attack.beside
+    if rival is None:
+        return ""
+    left_out = _left_out(attack, rival)
+    whole = [r for r in attack.results if r.victim not in left_out]
+    ours = {(r.victim, s.index): s.psnr for r in whole for s in r.samples if s.psnr is not None}
+    theirs = {(r.victim, s.index): s.psnr for r in rival.results for s in r.samples if s.psnr is not None}
+    both = sorted(ours.keys() & theirs.keys())
+    named = "; ".join(f"victim {number}: {why}" for number, why in left_out.items())
+    begin = f"Beside it, {clip(rival.title, 80)} with the total variation that its own objective chose: "
+    if not both:
+        why = f"not both had all their steps ({clip(named)})" if named else "no sample has a PSNR in both"
+        return f"{begin}not compared, since {why}."
+    mine, other = median(ours[key] for key in both), median(theirs[key] for key in both)
+    gain = median(ours[key] - theirs[key] for key in both)
+    tail = f" Left out, since not both had all their steps: {clip(named)}." if named else ""
+    return (
+        f"{begin}median PSNR {fixed(other, 1)} dB against {fixed(mine, 1)} dB here, over the same "
+        f"{count(len(both), 'sample')}; what this attack adds is {signed(gain, 1)} dB in the median.{tail}"
+    )
+
+
+def _left_out(attack: AttackEntry, rival: Comparison) -> dict[int, str]:
+    """Why the victims that cannot be compared cannot, by number."""
+    beside = {result.victim: result for result in rival.results}
+    found: dict[int, str] = {}
+    for result in attack.results:
+        other = beside.get(result.victim)
+        if cut := result.stopped or planned(result):
+            found[result.victim] = f"{attack.name}, {cut}"
+        elif other is None:
+            found[result.victim] = f"{rival.name}, {rival.reason or 'not run'}"
+        elif cut := other.stopped or planned(other):
+            found[result.victim] = f"{rival.name}, {cut}"
+    return found

@@ -1,0 +1,134 @@
+"""Term-and-value lists of the report: the tiles beside the verdict, the model, the batch, what to reproduce it with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from leakaudit.document.schema import Report, VictimResult
+from leakaudit.report.wording import MISSING, clip, count, number, plain, seconds, shape, signed
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A term, its value, and a remark under it; ``code`` is for values to be read letter by letter."""
+
+    term: str
+    text: str
+    remark: str = ""
+    code: bool = False
+
+
+def _results(report: Report) -> Iterator[VictimResult]:
+    return (result for attack in report.attacks for result in attack.results)
+
+
+def tiles(report: Report) -> list[Fact]:
+    """The four numbers beside the verdict."""
+    scored = [sample for result in _results(report) for sample in result.samples]
+    leaked, attacked = {s.index for s in scored if s.leaked}, {s.index for s in scored}
+    best = max((s.margin for s in scored if s.margin is not None), default=None)
+    labels = {result.victim: result.labels for result in _results(report)}
+    right, total = sum(item.correct for item in labels.values()), sum(item.count for item in labels.values())
+    margin = Fact("Best margin", MISSING if best is None else f"{signed(best, 1)} dB", "PSNR above the best floor")
+    ran = sum(attack.status == "run" for attack in report.attacks)
+    return [
+        Fact("Samples leaked", f"{len(leaked)} of {len(attacked)}" if attacked else MISSING, "by any attack"),
+        best_tile(report) if report.target.vocabulary is not None else margin,
+        Fact("Labels inferred", f"{right} of {total}" if total else MISSING, "right, from the update"),
+        Fact("Attacks run", f"{ran} of {len(report.attacks)}", f"in {seconds(report.seconds)}"),
+    ]
+
+
+def best_tile(report: Report) -> Fact:
+    """The most that was read of one text."""
+    read = [s.tokens for result in _results(report) for s in result.samples if s.tokens is not None]
+    accuracies = [tokens.accuracy for tokens in read if tokens.accuracy is not None]
+    if accuracies:
+        return Fact("Places right", f"{max(accuracies):.0%}", "of the best text, in order")
+    named = max((tokens.recall for tokens in read), default=None)
+    return Fact("Tokens named", MISSING if named is None else f"{named:.0%}", "of the best text, in no order")
+
+
+def _facts(*rows: tuple[str, Any]) -> list[Fact]:
+    """Facts without the empty ones."""
+    return [Fact(term, clip(str(value)), code=term == "SHA-256") for term, value in rows if value not in ("", None)]
+
+
+def _names(layers: list[str]) -> str:
+    shown = ", ".join(clip(layer, 40) for layer in layers[:12])
+    return f"{count(len(layers), 'layer')}: {shown}{', …' if len(layers) > 12 else ''}" if layers else "none"
+
+
+def model_facts(report: Report) -> list[Fact]:
+    """The model under audit: where it came from and what matters for a leak."""
+    target = report.target
+    native = shape(target.native_shape) if target.native_shape and target.native_shape != target.input_shape else ""
+    taken = ("Input (C × H × W)", shape(target.input_shape))
+    if target.vocabulary is not None:
+        native, taken = "", ("Input", f"{number(target.input_shape[-1])} token ids of {number(target.vocabulary)}")
+    return _facts(
+        ("Model", target.name),
+        ("File", target.path or "in memory"),
+        ("SHA-256", target.sha256 or ""),
+        ("Format", f"{target.format}{', written by ' + clip(target.producer, 60) if target.producer else ''}"),
+        taken,
+        ("Shape in the file", f"{native} ({target.layout})" if native else ""),
+        ("Classes", number(target.classes)),
+        ("Loss", target.loss),
+        ("Parameters", f"{number(target.parameters)} in {count(target.trainable_tensors, 'trainable tensor')}"),
+        ("Layers", _names(target.layers) if target.layers else ""),
+        ("Dropout", _names(target.dropout_layers)),
+        ("BatchNorm", _names(target.batchnorm_layers)),
+    )
+
+
+def batch_facts(report: Report) -> list[Fact]:
+    """The private batch, in counts and hashes, and how the update was made."""
+    batch, protocol = report.batch, report.protocol
+    return _facts(
+        ("File", batch.path or ("in memory" if batch.sha256 is None else "left out")),
+        ("SHA-256", batch.sha256 or ""),
+        ("Samples in the file", number(batch.samples)),
+        ("Victims", f"{count(batch.victims, 'batch', 'batches')} of {count(batch.batch_size, 'sample')}"),
+        ("Update", f"{protocol.title} of {count(protocol.batch_size, 'sample')}, {protocol.mode} mode"),
+        ("Recorded in", protocol.update_path or ("left out" if protocol.update_sha256 else "")),
+        ("SHA-256 of the update", protocol.update_sha256 or ""),
+        (
+            "BatchNorm statistics",
+            {
+                "batch": "mean and variance over the batch, shared with the update",
+                "running": "running statistics after the step, shared with the update",
+            }.get(protocol.shared_statistics, ""),
+        ),
+        ("Normalisation", f"mean {plain(batch.mean)}; std {plain(batch.std)}" if batch.mean else ""),
+        ("Classes named", plain(batch.class_names[:20]) if batch.class_names else ""),
+    )
+
+
+def rank_facts(report: Report) -> list[Fact]:
+    """What rank analysis says of the whole network."""
+    rank = report.rank
+    deficient = [clip(layer.name, 40) for layer in rank.layers if layer.deficit]
+    return [
+        Fact("Score", number(rank.score), clip(rank.score_reason)),
+        Fact("Deficit at the input", number(rank.propagated_deficit), "values left open after all layers"),
+        Fact("Deficient layers", ", ".join(deficient[:12]) if deficient else "none"),
+    ]
+
+
+def reproduce_facts(report: Report) -> list[Fact]:
+    """What it takes to get the same numbers again."""
+    versions = ", ".join(f"{clip(name, 40)} {clip(version, 60)}" for name, version in report.versions.items())
+    return [
+        Fact("Created", clip(report.created)),
+        Fact("Tool", clip(f"{report.tool.name} {report.tool.version}, report schema {report.schema_version}")),
+        Fact("Seed", str(report.seed)),
+        Fact("Preset", clip(report.preset)),
+        Fact("Device", clip(report.device)),
+        Fact("Time", seconds(report.seconds)),
+        Fact("Versions", clip(versions, 600) or MISSING),
+        Fact("Model SHA-256", clip(report.target.sha256 or "none: not from a file"), code=True),
+        Fact("Batch SHA-256", clip(report.batch.sha256 or "none: not from a file"), code=True),
+    ]

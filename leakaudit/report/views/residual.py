@@ -1,0 +1,29 @@
+"""What remains open after an audit, in sentences that every view uses."""
+
+from __future__ import annotations
+
+from leakaudit.document.schema import Report
+from leakaudit.report.wording import count
+
+SENTENCE = "Evidence only for the attacks run; not a determination of anonymity or legal compliance."
+
+
+def residual_risk(report: Report) -> list[str]:
+    """What this audit does not rule out, from what was not run, not applicable, cut short or assumed."""
+    left = [a.title for a in report.attacks if a.status != "run"]
+    short = sorted({a.title for a in report.attacks for r in a.results if r.stopped})
+    modelled = ", ".join(sorted({a.threat_model for a in report.attacks if a.status == "run"})) or "none"
+    statements = [
+        SENTENCE,
+        report.verdict.at_most,
+        f"Attackers were modelled under threat model {modelled}; servers that manipulate the model (F to H) were not.",
+        f"Attacked: {count(report.batch.victims, 'batch', 'batches')} of {count(report.batch.batch_size, 'sample')}; "
+        f"the file holds {report.batch.samples}. Other samples, later weights and other settings may leak more.",
+    ]
+    if left:
+        statements.append(f"Not run or not applicable, so not ruled out: {', '.join(left)}.")
+    if short:
+        statements.append(f"Ended before they were done: {', '.join(short)}.")
+    if report.partial:
+        statements.append(f"The audit ended early: {report.partial}.")
+    return statements

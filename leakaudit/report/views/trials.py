@@ -1,0 +1,110 @@
+"""The defences that were measured, as a table and as a privacy–utility chart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from leakaudit.document.schema import DefenceTrial, Report
+from leakaudit.report.views.figures import ALERT, INK, MUTED, SERIES, Figure, axis_label, canvas_of, figure_of
+from leakaudit.report.views.tables import Cell, Table
+from leakaudit.report.wording import MISSING, fixed, number
+
+COLUMNS = (
+    ("Setting", False),
+    ("Best reconstruction, dB", True),
+    ("Leaked", True),
+    ("95 % interval", True),
+    ("Goal", False),
+    ("Held-out loss", True),
+    ("Accuracy", True),
+    ("At most", False),
+)
+WIDE = 10.0
+"""Ratio of the largest to the smallest loss from which the axis is logarithmic."""
+EXACT_DB = 100.0
+"""Where an exact reconstruction is drawn."""
+
+
+def trial_table(report: Report) -> Table:
+    """A row per setting, the undefended model first."""
+    table = Table("trials", f"Settings measured against {report.goal or 'no goal'}", COLUMNS)
+    for trial in report.trials:
+        name = trial.text or "undefended"
+        if trial.status == "not_run":
+            blank = [table.value(None, MISSING, f"{name} was not measured: {trial.reason}")] * (len(COLUMNS) - 1)
+            table.add([name, *blank])
+            continue
+        interval = MISSING
+        if trial.leaked_interval is not None:
+            low, high = trial.leaked_interval
+            interval = f"{low:.0%}–{high:.0%}"
+        why = "nothing was attacked"
+        psnr = "exact" if trial.psnr is None else fixed(trial.psnr, 1)
+        bound = f"γ ≤ {trial.accounting.reconstruction:.2g}" if trial.accounting else "no bound"
+        table.add(
+            [
+                Cell(name + (" (recommended)" if trial.recommended else "")),
+                Cell(psnr, repr(EXACT_DB if trial.psnr is None else trial.psnr)),
+                Cell(f"{trial.leaked} of {trial.attacked}", str(trial.leaked), mark="leak" if trial.leaked else "held"),
+                table.value(None, interval, why),
+                _judged(table, trial),
+                table.value(trial.loss, number(trial.loss), "not trained"),
+                table.value(
+                    trial.accuracy, MISSING if trial.accuracy is None else f"{trial.accuracy:.0%}", "not trained"
+                ),
+                bound,
+            ]
+        )
+    return table
+
+
+def _judged(table: Table, trial: DefenceTrial) -> Cell:
+    if not trial.evaluated:
+        return table.value(None, MISSING, f"{trial.text}: no attack knows of this defence, so it was not evaluated")
+    return Cell("met" if trial.meets else "missed", mark="held" if trial.meets else "leak")
+
+
+def trial_chart(trials: Sequence[DefenceTrial]) -> Figure | None:
+    """Best reconstruction against held-out loss, a point per setting; bottom left is where one wants to be."""
+    shown = [t for t in trials if t.status == "run" and t.loss is not None]
+    if len(shown) < 2:
+        return None
+    from adjustText import adjust_text
+    from matplotlib.ticker import LogLocator
+
+    losses = [t.loss for t in shown if t.loss]
+    with canvas_of(4.7, 3.8) as (drawing, axis):
+        if max(losses, default=1.0) > WIDE * min(losses, default=1.0):  # a setting that diverged
+            axis.set_xscale("log")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axis.xaxis.set_minor_formatter(lambda value, _: "")
+        names, places = [], []
+        for trial in shown:
+            psnr = EXACT_DB if trial.psnr is None else trial.psnr
+            colour = INK if not trial.text else (SERIES[0] if trial.meets else ALERT)
+            marker = "D" if not trial.text else ("o" if trial.meets else "X")
+            axis.scatter([trial.loss], [psnr], s=44, color=colour, marker=marker, zorder=3)
+            name = axis_label(trial.text or "undefended", 24)
+            names.append(axis.text(trial.loss, psnr, name, fontsize=7.5, color=MUTED, zorder=4))
+            places.append((trial.loss, psnr))
+        axis.set_xlabel("held-out loss after training (lower is better)")
+        axis.set_ylabel("best reconstruction, dB PSNR (lower is better)")
+        axis.margins(x=0.12, y=0.12)
+        axis.grid(True)
+        drawing.draw_without_rendering()
+        adjust_text(
+            names,
+            *zip(*places, strict=True),
+            ax=axis,
+            iter_lim=300,
+            arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.5},
+        )
+        text = "; ".join(
+            f"{t.text or 'undefended'}: {'exact' if t.psnr is None else fixed(t.psnr, 1)} dB, loss {number(t.loss)}"
+            for t in shown
+        )
+        caption = (
+            "Privacy against utility. Circles meet the goal, crosses miss it, the diamond is the undefended model."
+        )
+        return figure_of(drawing, "trials-chart", "Privacy against utility", text, caption)

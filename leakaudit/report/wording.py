@@ -1,0 +1,106 @@
+"""Text for people: numbers with sensible digits and units, and names that cannot break a page or a terminal.
+
+Names come from model files, folders and class lists, so they are untrusted. Escaping markup is Jinja2's work;
+:func:`leakaudit.safety.text.clean` shows as escapes what that leaves, and this module shortens what is too long.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from leakaudit.safety.text import clean
+
+MISSING = "–"
+LONGEST = 240
+"""Characters of a name shown in running text."""
+
+
+def clip(text: str, longest: int = LONGEST) -> str:
+    """Shorten from the middle, and say how long it was."""
+    text = clean(text)
+    if len(text) <= longest:
+        return text
+    head = longest * 2 // 3
+    return f"{text[:head]} … {text[-(longest - head) :]} ({len(text):,} characters)"
+
+
+def number(value: float | int | None, digits: int = 4) -> str:
+    """A number with ``digits`` significant digits; a dash when undefined."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return MISSING
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    text = f"{value:.{digits}g}"
+    return _scientific(text) if "e" in text else text
+
+
+def _scientific(text: str) -> str:
+    """``3.2e-04`` as ``3.2×10⁻⁴``."""
+    mantissa, exponent = text.split("e")
+    power = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{mantissa}×10{power}"
+
+
+def fixed(value: float | None, digits: int) -> str:
+    """A number with a fixed count of decimals."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def signed(value: float | None, digits: int) -> str:
+    """Like :func:`fixed`, with the sign always written."""
+    text = fixed(value, digits)
+    return text if text == MISSING or text.startswith("−") else f"+{text}"
+
+
+def seconds(value: float) -> str:
+    """A duration: ``0.42 s``, ``12.3 s``, ``3 min 05 s``."""
+    if not math.isfinite(value):
+        return MISSING
+    if value < 1:
+        return f"{value:.2f} s"
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def count(amount: int, singular: str, plural: str = "") -> str:
+    """``1 sample``, ``3 samples``."""
+    return f"{number(amount)} {singular if amount == 1 else plural or singular + 's'}"
+
+
+def words(key: str) -> str:
+    """A document key as words: ``batch_size`` becomes ``batch size``."""
+    return clip(key.replace("_", " "), 60)
+
+
+def plain(value: Any) -> str:
+    """Any value of the document's free-form mappings (settings, evidence) as one line of text."""
+    if value is None:
+        return MISSING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return number(value, 6)
+    if isinstance(value, Mapping):
+        return "; ".join(f"{words(str(key))}: {plain(item)}" for key, item in value.items()) or MISSING
+    if isinstance(value, list | tuple):
+        return ", ".join(plain(item) for item in value) or MISSING
+    return clip(str(value))
+
+
+def pairs(mapping: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A free-form mapping as (words, text) rows in its own order."""
+    return [(words(str(key)), plain(value)) for key, value in mapping.items()]
+
+
+def shape(sizes: list[int]) -> str:
+    """``3 × 32 × 32``."""
+    return " × ".join(str(size) for size in sizes)

@@ -1,0 +1,108 @@
+"""The Jacobian of the shared update by the inputs, as products: what a play's update says about its inputs locally.
+
+With Φ(x) what a client with inputs x shares, ``J = ∂Φ/∂x``. It is never formed. For a random ``z``, conjugate gradients
+on ``min ‖J v − J z‖`` from zero converge to the part of ``z`` in the row space, so ``n ‖z − v‖² / ‖z‖²`` estimates the
+dimension of the null space, n being the number of unknowns (the trace estimate of Hutchinson 1990 on the projector).
+
+Needs a model with second derivatives, as the attacks do.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+from leakaudit.observation import Observation
+from leakaudit.protocols.base import Play
+from leakaudit.target.target import Target
+
+CONVERGED = 1e-8
+"""Residual of the normal equations, over that at the start, at which conjugate gradients end;
+rounding of float64, squared."""
+
+
+class UpdateJacobian:
+    """``J = ∂Φ/∂x`` at a play as two products, by reverse mode alone.
+
+    ``Jᵀ w`` is one backward pass of ``⟨Φ, w⟩``; as it is linear in ``w``, ``J z`` is its derivative by ``w``.
+
+    Args:
+        target: The model.
+        observation: How clients make an update, which tensors they share, and through which channel.
+        play: At which the Jacobian is taken.
+    """
+
+    def __init__(self, target: Target, observation: Observation, play: Play) -> None:
+        self.inputs = play.inputs.detach().clone().requires_grad_(True)
+        at = Play(self.inputs, play.labels, play.order, play.masks)
+        shared = observation.regenerate(target, at, create_graph=True)
+        self.value = torch.cat([g.reshape(-1) for g in shared.values()])
+        self.dual = torch.zeros_like(self.value).requires_grad_(True)
+        (self.pullback,) = torch.autograd.grad(
+            self.value, [self.inputs], self.dual, create_graph=True, materialize_grads=True
+        )
+
+    def times(self, direction: Tensor) -> Tensor:
+        """J z of a direction shaped as the inputs; flat, one entry per entry of the update."""
+        if not self.pullback.requires_grad:
+            return torch.zeros_like(self.value)
+        (product,) = torch.autograd.grad(
+            self.pullback, [self.dual], direction, retain_graph=True, materialize_grads=True
+        )
+        return product
+
+    def transposed_times(self, dual: Tensor) -> Tensor:
+        """Jᵀ w of a flat vector, shaped as the inputs."""
+        (product,) = torch.autograd.grad(self.value, [self.inputs], dual, retain_graph=True, materialize_grads=True)
+        return product
+
+
+def least_squares(jacobian: UpdateJacobian, value: Tensor, products: int, tolerance: float) -> tuple[Tensor, bool]:
+    """Minimum-norm solution of ``min ‖J v − value‖`` by conjugate gradients (CGLS), and whether it converged.
+
+    Args:
+        jacobian: J.
+        value: Flat, one entry per entry of the update.
+        products: Iterations allowed, each one product with J and one with its transpose.
+        tolerance: Relative norm of the normal equations' residual at which it counts as converged.
+    """
+    solution = torch.zeros_like(jacobian.inputs)
+    rest = value.clone()
+    gradient = jacobian.transposed_times(rest)
+    direction = gradient.clone()
+    first = power = float(gradient.square().sum())
+    for _ in range(products):
+        if power <= tolerance**2 * first:
+            return solution, True
+        image = jacobian.times(direction)
+        step = power / float(image.square().sum())
+        solution += step * direction
+        rest -= step * image
+        gradient = jacobian.transposed_times(rest)
+        previous, power = power, float(gradient.square().sum())
+        direction = gradient + power / previous * direction
+    return solution, False
+
+
+def missing_directions(
+    jacobian: UpdateJacobian, products: int, generator: Generator, *, probes: int, tolerance: float
+) -> tuple[list[float], bool]:
+    """Estimates of the dimension of J's null space, one per probe, and whether all of them converged.
+
+    Args:
+        jacobian: J, in float64.
+        products: Iterations allowed per probe.
+        generator: CPU generator of the probes.
+        probes: How many; fewer where one leaves it undecided, whatever another would say.
+        tolerance: Estimate up to which an unconverged probe still says that nothing is missing.
+    """
+    inputs = jacobian.inputs
+    missing, converged = [], True
+    for _ in range(probes):
+        probe = torch.randn(inputs.shape, generator=generator, dtype=torch.float64).to(inputs.device)
+        found, done = least_squares(jacobian, jacobian.times(probe), products, CONVERGED)
+        missing.append(inputs.numel() * float((probe - found).square().sum() / probe.square().sum()))
+        converged &= done
+        if not done and missing[-1] > tolerance:
+            break
+    return missing, converged

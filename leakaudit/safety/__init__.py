@@ -1,0 +1,1 @@
+"""What keeps files, folders and names of others from doing harm."""

@@ -1,0 +1,1 @@
+"""Private: reconstructions against the samples they belong to."""

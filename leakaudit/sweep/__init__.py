@@ -1,0 +1,1 @@
+"""Several audits of one model: variants, and settings of a defence."""

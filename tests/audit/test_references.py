@@ -1,0 +1,77 @@
+"""The bundled networks leak: every attack that a scan runs recovers the generated sample of one of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from leakaudit.api import input_space
+from leakaudit.attacks.base import Attack
+from leakaudit.attacks.registry import available, create
+from leakaudit.audit.memory import Memory
+from leakaudit.audit.references import REFERENCES, TEXT_REFERENCES, synthetic_batch
+from leakaudit.audit.victim import Knowledge, Victim, attack_victim, observe_victim
+from leakaudit.observation import InputSpace
+from leakaudit.protocols.fedsgd import FedSGD
+from leakaudit.reconstruction import SilentMonitor
+from leakaudit.scoring.images import Scorer
+from leakaudit.scoring.tokens import TokenScorer
+from leakaudit.target.target import Target
+
+SEARCHES = {"ig", "dia", "wia"}
+WITHOUT = {"gradinversion"}
+"""Attacks with statistics of the client: no bundled network fits them."""
+
+
+def fitting(attack: Attack, space: InputSpace) -> tuple[Victim, Scorer | TokenScorer, Target] | None:
+    for reference in (*REFERENCES, *TEXT_REFERENCES):
+        target = reference.target(space.shape if reference in REFERENCES else (1, 1, 9), 5)
+        space = input_space(target, space.mean, space.std)
+        population = synthetic_batch(target, space, 120, 1)
+        protocol = FedSGD(1, target.mode)
+        auxiliary = synthetic_batch(target, space, 64, 7).images
+        victim = observe_victim(target, population.subset([0]), protocol, space, Knowledge(auxiliary=auxiliary), 0)
+        if attack.refusal(target, victim.seen_by(attack)) is None:
+            texts = None if target.tokens is None else TokenScorer(population, target.tokens.vocabulary)
+            return victim, texts or Scorer(population), target
+    return None
+
+
+@pytest.mark.parametrize("shape", [(3, 12, 12), (1, 8, 8)])
+@pytest.mark.parametrize("name", sorted(set(available()) - {"gi-pip"}))
+def test_every_attack_recovers_a_bundled_sample(name: str, shape: tuple[int, int, int]) -> None:
+    space = InputSpace(shape, (0.5,) * shape[0], (0.25,) * shape[0])
+    attack = create(name, "quick", {"iterations": "200"} if name in SEARCHES else None)
+    found = fitting(attack, space)
+    assert (found is None) == (name in WITHOUT)
+    if found is None:
+        return
+    victim, scorer, target = found
+    outcome = attack_victim(attack, target, victim, scorer, 0, SilentMonitor(), Memory())
+    assert outcome.leaked, outcome.scores[0].reason
+
+
+def test_a_reference_is_the_same_every_time() -> None:
+    for reference in REFERENCES:
+        one, two = (reference.target((3, 10, 14), 3) for _ in range(2))
+        for name, tensor in one.parameters.items():
+            assert torch.equal(tensor, two.parameters[name])
+
+
+def test_generated_images_are_images(space: InputSpace) -> None:
+    target = REFERENCES[0].target(space.shape, 5)
+    batch = synthetic_batch(target, space, 40, 3)
+    assert batch.images.shape == (40, 3, 12, 12)
+    assert 0 <= float(batch.images.min()) < float(batch.images.max()) <= 1
+    assert set(batch.labels.tolist()) == set(range(5))
+    assert not torch.equal(batch.images, synthetic_batch(target, space, 40, 4).images)
+
+
+def test_the_settings_decide(space: InputSpace) -> None:
+    """The same attack without effort recovers nothing, so the positive control can fail."""
+    attack = create("ig", "quick", {"learning_rate": "1e-12"})
+    found = fitting(attack, space)
+    assert found is not None
+    victim, scorer, target = found
+    outcome = attack_victim(attack, target, victim, scorer, 0, SilentMonitor(), Memory())
+    assert not outcome.leaked

@@ -1,0 +1,107 @@
+"""Ctrl-C, SIGTERM and failures: what was measured is written and says so, and an older report is never lost."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cli.test_scan import batch, leakaudit, model
+from tests.conftest import smooth_images
+from tests.report.builder import build
+
+__all__ = ["batch", "model"]
+
+SLOW = ("-f", "json", "-f", "html", "--preset", "quick", "--attack", "ig", "--set", "ig.iterations=1000000", "-v")
+FORMATS = ("json", "html", "sarif", "junit")
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """A folder with a complete report of an earlier audit."""
+    build(victims=1, runs=1).save(tmp_path / "out", FORMATS)
+    return tmp_path / "out"
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def stopped(command: str, files: tuple[Path, Path], out: Path, at: str, number: int, *more: str) -> tuple[int, str]:
+    """Run until a line of the progress, then send a signal; exit code and what was printed."""
+    words = [sys.executable, "-c", "from leakaudit.cli import main; main()", command, str(files[0])]
+    process = subprocess.Popen(
+        [*words, "--batch", str(files[1]), "--out", str(out), *SLOW, "--set", "ig.execution=eager", *more],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if at in line:
+            time.sleep(3 if at == "begins" else 0)  # so that the attack has taken steps
+            process.send_signal(number)
+            break
+    printed, err = process.communicate(timeout=120)
+    return process.returncode, printed + err
+
+
+@pytest.mark.parametrize(("command", "number"), [("scan", signal.SIGINT), ("defend", signal.SIGTERM)])
+def test_an_interrupt_before_anything_was_measured_writes_nothing(
+    model: Path, batch: Path, out: Path, command: str, number: int
+) -> None:
+    before = content(out)
+    code, text = stopped(command, (model, batch), out, "loading the model", number)
+    assert code == 130, text
+    assert "no report was written" in text
+    assert content(out) == before
+    assert sorted(path.name for path in out.iterdir()) == sorted(before)
+
+
+def test_so_it_does_where_several_variants_were_asked_for(model: Path, batch: Path, out: Path) -> None:
+    before = content(out)
+    code, text = stopped("scan", (model, batch), out, "variant 1", signal.SIGINT, "--mode", "both")
+    assert (code, "no report was written" in text) == (130, True), text
+    assert content(out) == before
+
+
+def test_what_was_measured_goes_beside_a_complete_report(model: Path, batch: Path, out: Path) -> None:
+    before = content(out)
+    code, text = stopped("scan", (model, batch), out, "begins", signal.SIGTERM)
+    assert code == 130, text
+    assert content(out) == before
+    partial = json.loads((out / "partial" / "report.json").read_text())
+    assert "interrupted" in partial["partial"]
+    assert partial["attacks"][0]["results"]
+    assert "Partial report" in (out / "partial" / "report.html").read_text()
+    assert f"Report: {out / 'partial' / 'report.json'}" in text
+
+
+def test_a_failed_audit_loses_nothing(model: Path, out: Path, tmp_path: Path) -> None:
+    before = content(out)
+    np.savez(tmp_path / "other.npz", x=smooth_images(3), y=np.array([0, 1, 99]))
+    formats = [word for name in FORMATS for word in ("-f", name)]
+    code, _, err = leakaudit("scan", model, "-b", tmp_path / "other.npz", "-o", out, *formats, "--evidence", "none")
+    assert code == 3
+    assert content(out) == before
+    assert {path.name for path in (out / "partial").iterdir()} == {"report.sarif", "report.junit.xml"}
+    assert f"{out / 'partial' / 'report.sarif'}" in err
+    assert "99" not in (out / "partial" / "report.junit.xml").read_text()
+
+
+def test_render_does_not_hide_beside_its_source(tmp_path: Path) -> None:
+    build(victims=1, runs=1).save(tmp_path, ("json",))
+    words = ("render", tmp_path / "report.json", "-o", tmp_path, "--fail-on", "never", "--evidence", "none")
+    code, _, err = leakaudit(*words, "-f", "html")
+    assert code == 2
+    assert "choose another folder" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+    code, _, err = leakaudit(*words, "-f", "html", "-f", "json")
+    assert code == 0, err
+    assert json.loads((tmp_path / "report.json").read_text())["evidence"] == "none"
