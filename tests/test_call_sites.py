@@ -16,7 +16,7 @@ WATCHED = frozenset({
     "eval", "exec", "compile", "__import__", "import_module", "GraphModule", "recompile", "symbolic_trace",
     "Interpreter", "make_fx", "script", "trace_module", "aot_compile", "run_path", "run_module",
     "system", "popen", "Popen", "execv", "spawnv", "from_string", "sympify", "parse_expr", "lambdify",
-    "literal_eval", "treespec_loads",
+    "literal_eval", "treespec_loads", "resolve_name",
 })  # fmt: skip
 """Names that are watched whoever they belong to."""
 LOADERS = frozenset({
@@ -47,6 +47,14 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("client/batch.py", "np.load allow_pickle=False"): "numbers",
     ("client/rounds/files.py", "np.load allow_pickle=False"): "numbers",
     ("attacks/registry.py", "point.load"): "attacks of installed packages, by their entry points",
+    ("domains/registry.py", "point.load"): "domains of installed packages, by their entry points",
+    ("tasks/base.py", "resolve_name"): "a constant of the task's class",
+    ("scoring/base.py", "resolve_name"): "a constant of the domain's class",
+    ("client/readers/base.py", "resolve_name"): "a constant of the domain's class",
+    (
+        "report/domains/__init__.py",
+        "resolve_name",
+    ): "a table in the source, or a constant of an installed domain's class",
     ("sweep/variants.py", "variant.load"): "a method of our own",
     ("matching/step.py", "make_fx"): "records tensor operators; names come from counters (tests/matching/test_step.py)",
     ("matching/step.py", "graph.recompile"): "the graph that make_fx has recorded",

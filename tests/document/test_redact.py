@@ -97,7 +97,7 @@ def test_texts_are_left_out_below_full() -> None:
     for view in (render_sarif(text), render_junit(text), render_markdown(text), render_csv(text)):
         assert not any(piece in view for piece in ("secretword", "7001", "7002", "7003"))
     (row,) = csv.DictReader(io.StringIO(render_csv(text)))
-    assert (row["token_recall"], row["token_skill"]) == ("1.0", "0.9")
+    assert (row["recall"], row["skill"]) == ("1.0", "0.9")
     for level in ("blurred", "none"):
         changed = redact(text, level)  # type: ignore[arg-type]
         for view in (render_html(changed), changed.to_json()):
