@@ -110,7 +110,7 @@ def parrot_run(scene: Scene, answer: int, victims: tuple[int, ...]) -> Run:
         observe_victim(scene.target, scene.samples.subset([i]), scene.protocol, scene.domain, Knowledge(), number)
         for number, i in enumerate(victims)
     ]
-    return Run(attack, [attack_victim(attack, scene.target, v, scene.scorer, 0, monitor, Memory()) for v in observed])
+    return Run(attack, [attack_victim(attack, scene.target, v, scene.measure, 0, monitor, Memory()) for v in observed])
 
 
 def test_what_the_prior_knows_is_no_leak(scene: Scene) -> None:
