@@ -30,7 +30,7 @@ from leakaudit.attacks.dlg import DLG
 from leakaudit.attacks.idlg import IDLG
 from leakaudit.attacks.ig import IG
 from leakaudit.attacks.wia import WIA
-from leakaudit.observation import InputSpace
+from leakaudit.domains.images import Images
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Case:
     bar: str
     changes: tuple[tuple[str, object], ...] = ()
     batch: int = 1
-    space: InputSpace = CIFAR
+    space: Images = CIFAR
     scan: bool = False
 
 

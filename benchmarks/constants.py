@@ -27,7 +27,7 @@ from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
 from leakaudit.defences.base import adapted
 from leakaudit.defences.quantisation import SignQuantisation
-from leakaudit.observation import Protocol
+from leakaudit.protocols.fedsgd import FedSGD
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def attack(case: str, preset: str, number: int, changes: dict[str, float]) -> tu
     kind = IDLG
     if case == "signs":
         defences = (SignQuantisation(),)
-        seen = observe(net, Batch(images, labels, (40 * number,)), Protocol(1), observation.space, number, defences)
+        seen = observe(net, Batch(images, labels, (40 * number,)), FedSGD(1), observation.domain, number, defences)
         net, observation = adapted(net, replace(seen, labels=labels, label_source="given"), defences)
         kind = IG
     settings = replace(kind.presets[preset], **changes)

@@ -28,14 +28,16 @@ from leakaudit.attacks.linear import LinearReader, LinearSettings
 from leakaudit.attacks.spear import Spear, SpearSettings
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
-from leakaudit.observation import InputSpace, Observation
+from leakaudit.domains.images import Images
+from leakaudit.observation import Observation
 from leakaudit.protocols.base import Mode
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import NotApplicable
 from leakaudit.target.dropout import Dropout
 from leakaudit.target.target import Target
+from leakaudit.tasks.single_label import SingleLabel
 
-SPACE = InputSpace((3, 32, 32), (0.49147, 0.48226, 0.44677), (0.24703, 0.24349, 0.26159))
+SPACE = Images((3, 32, 32), (0.49147, 0.48226, 0.44677), (0.24703, 0.24349, 0.26159))
 EXACT = 1e-3
 SHAPE = (3, 32, 32)
 
@@ -49,7 +51,7 @@ def load(name: str) -> tuple[Tensor, Tensor]:
 
 
 def wrap(module: nn.Module, classes: int = 10) -> Target:
-    return Target(module.eval(), "net", "module", SHAPE, "NCHW", SHAPE, classes)
+    return Target(module.eval(), "net", "module", SHAPE, "NCHW", Images.plain(SHAPE), SingleLabel(classes))
 
 
 def mlp(seed: int, hidden: int = 512, depth: int = 1, p: float = 0.0, classes: int = 10) -> nn.Module:
@@ -71,7 +73,7 @@ def train(module: nn.Module, steps: int, rate: float) -> float:
     for _ in range(steps):
         index = torch.randint(len(images), (64,), generator=generator)
         optimizer.zero_grad()
-        loss = F.cross_entropy(module(SPACE.normalize(images[index])), labels[index])
+        loss = F.cross_entropy(module(SPACE.encode(images[index])), labels[index])
         loss.backward()
         optimizer.step()
     module.eval()
@@ -103,7 +105,7 @@ def attempt(attack: Attack, target: Target, batch: Batch, mode: Mode, seed: int)
     claimed = int(result.notes[0].split(" of ")[0])
     if result.exact and claimed < len(batch.labels):
         raise AssertionError("exact, but not all samples are claimed")
-    rows = SPACE.denormalize(result.inputs[:claimed]).flatten(1)
+    rows = SPACE.decode(result.inputs[:claimed]).flatten(1)
     truth = batch.images.flatten(1)
     if claimed == 0:
         return 0, 0, seconds

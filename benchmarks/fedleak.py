@@ -22,9 +22,9 @@ from store import machine
 from torch import nn
 
 from leakaudit.attacks.base import cpu_generator
+from leakaudit.domains.images import total_variation
 from leakaudit.matching.descent import Progress
-from leakaudit.matching.engine import GradientMatching, MatchSettings, initial_guess, solve
-from leakaudit.matching.priors import total_variation
+from leakaudit.matching.engine import GradientMatching, MatchSettings, solve
 from leakaudit.matching.search import rank
 from leakaudit.reconstruction import SilentMonitor
 
@@ -50,7 +50,7 @@ def run(build: Callable[[], nn.Module], size: int, number: int, settings: MatchS
     net = target(build)
     observation = victim(net, images[chosen], labels[chosen])
     problem = GradientMatching(net, observation, labels[chosen], settings)
-    guess = {"inputs": initial_guess(observation.space, size, "normal", cpu_generator(number))}
+    guess = {"inputs": observation.domain.start("normal", size, cpu_generator(number))}
     (solution,), _ = solve(problem, [guess], cpu_generator(number), Progress(SilentMonitor()))
     found = solution.values["inputs"]
     return rank(problem.cosine(solution.values), float(total_variation(found))), psnr(found, images[chosen])

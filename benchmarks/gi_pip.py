@@ -28,10 +28,11 @@ from torch import Tensor
 from leakaudit.attacks.base import Attack, cpu_generator
 from leakaudit.attacks.gi_pip import GIPIP, GIPIPSettings
 from leakaudit.attacks.ig import IG
-from leakaudit.observation import InputSpace, Observation
+from leakaudit.domains.images import Images
+from leakaudit.observation import Observation
 from leakaudit.target.target import Target
 
-PIXELS = InputSpace(CIFAR.shape, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+PIXELS = Images(CIFAR.shape, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 GROUPS = {
     "gi-pip, normalised": (CIFAR, (1e-3, 1e-2, 3e-2)),
     "gi-pip, pixels": (PIXELS, (1e-3, 1e-2, 3e-2)),
@@ -61,7 +62,7 @@ CASES: dict[str, Attack] = {
 }
 
 
-def batch(seed: int, space: InputSpace = CIFAR) -> tuple[Target, Tensor, Observation]:
+def batch(seed: int, space: Images = CIFAR) -> tuple[Target, Tensor, Observation]:
     """A network, images in the order of their labels, and the observation with public images."""
     images, labels = cifar()
     chosen = distinct(labels, 4, seed)

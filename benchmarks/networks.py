@@ -15,14 +15,16 @@ from torch import Tensor, nn
 
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe_step
-from leakaudit.observation import InputSpace, Observation
+from leakaudit.domains.images import Images
+from leakaudit.observation import Observation
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.target.dropout import Dropout, dropout_layers
 from leakaudit.target.target import Target
+from leakaudit.tasks.single_label import SingleLabel
 
 DATA = Path(os.environ.get("LEAKAUDIT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
-CIFAR = InputSpace((3, 32, 32), (0.49147, 0.48226, 0.44677), (0.24703, 0.24349, 0.26159))
-MNIST = InputSpace((1, 28, 28), (0.13066,), (0.30811,))
+CIFAR = Images((3, 32, 32), (0.49147, 0.48226, 0.44677), (0.24703, 0.24349, 0.26159))
+MNIST = Images((1, 28, 28), (0.13066,), (0.30811,))
 
 
 def mlp(p: float = 0.0) -> nn.Module:
@@ -122,7 +124,7 @@ class ViT(nn.Module):
     """
 
     def __init__(
-        self, p: float = 0.0, width: int = 256, depth: int = 4, heads: int = 16, space: InputSpace = CIFAR
+        self, p: float = 0.0, width: int = 256, depth: int = 4, heads: int = 16, space: Images = CIFAR
     ) -> None:
         super().__init__()
         self.channels, self.side = space.shape[0], space.shape[1] // 4
@@ -140,13 +142,13 @@ class ViT(nn.Module):
         return self.head(self.blocks(self.drop(tokens))[:, 0])
 
 
-def target(build: Callable[[], nn.Module], seed: int = 0, space: InputSpace = CIFAR) -> Target:
+def target(build: Callable[[], nn.Module], seed: int = 0, space: Images = CIFAR) -> Target:
     """A network with seeded weights, in eval mode, as a Target of images of ten classes."""
     torch.manual_seed(seed)
-    return Target(build().eval(), build.__name__, "module", space.shape, "NCHW", space.shape, 10)
+    return Target(build().eval(), build.__name__, "module", space.shape, "NCHW", space, SingleLabel(10))
 
 
-def samples(space: InputSpace) -> tuple[Tensor, Tensor]:
+def samples(space: Images) -> tuple[Tensor, Tensor]:
     """Test images (N, C, H, W) of CIFAR or MNIST, in 0..1, and labels (N,)."""
     return cifar("mnist_test.npz" if space == MNIST else "cifar10_test.npz")
 
@@ -157,7 +159,7 @@ def cifar(name: str = "cifar10_test.npz") -> tuple[Tensor, Tensor]:
         return torch.from_numpy(file["x"]).float() / 255, torch.from_numpy(file["y"]).long()
 
 
-def victim(net: Target, images: Tensor, labels: Tensor, seed: int = 0, space: InputSpace = CIFAR) -> Observation:
+def victim(net: Target, images: Tensor, labels: Tensor, seed: int = 0, space: Images = CIFAR) -> Observation:
     """The observation of a batch: train mode where the network has dropout, with the masks recorded for WIA."""
     dropped = any(layer.p > 0 for layer in dropout_layers(net.module).values())
     protocol = FedSGD(len(images), mode="train" if dropped else "eval")
@@ -178,7 +180,7 @@ def distinct(labels: Tensor, size: int, seed: int) -> Tensor:
     return torch.tensor(chosen)
 
 
-def psnr(inputs: Tensor, images: Tensor, space: InputSpace = CIFAR) -> float:
+def psnr(inputs: Tensor, images: Tensor, space: Images = CIFAR) -> float:
     """Mean PSNR in 0..1 of reconstructions in normalised space, sample by sample in the given order."""
-    error = (space.denormalize(inputs.cpu()) - images).square().flatten(1).mean(1)
+    error = (space.decode(inputs.cpu()) - images).square().flatten(1).mean(1)
     return float((-10 * error.clamp_min(1e-12).log10()).mean())

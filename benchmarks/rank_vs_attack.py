@@ -51,15 +51,16 @@ from leakaudit.attacks.labels.infer import infer_labels
 from leakaudit.attacks.rgap import RGAP
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
-from leakaudit.observation import InputSpace
+from leakaudit.domains.images import Images
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.risk.rank import RankReport, rank_analysis
-from leakaudit.scoring.images import Scorer
+from leakaudit.scoring.images import ImageMeasure
 from leakaudit.target.target import Target
+from leakaudit.tasks.single_label import SingleLabel
 
 Family = Literal["chain", "mixed"]
 Vector = NDArray[np.float64]
-SPACE = InputSpace((3, 16, 16), CIFAR.mean, CIFAR.std)
+SPACE = Images((3, 16, 16), CIFAR.mean, CIFAR.std)
 LEAK = 1e-3
 """Pixel MSE, 30 dB, below which an image counts as leaked."""
 RESAMPLES = 2000
@@ -124,7 +125,9 @@ class Architecture:
                 layers += [nn.Linear(width, self.hidden), ACTIVATIONS[self.convolutions[-1].activation]()]
             layers.append(nn.Linear(self.hidden or width, 10, bias=self.head_bias))
         shape = SPACE.shape
-        return Target(nn.Sequential(*layers).eval(), str(self), "module", shape, "NCHW", shape, 10)
+        return Target(
+            nn.Sequential(*layers).eval(), str(self), "module", shape, "NCHW", Images.plain(shape), SingleLabel(10)
+        )
 
 
 def draw(family: Family, random: np.random.Generator) -> Architecture:
@@ -239,13 +242,13 @@ def attack(
     observation = observe(target, batch, FedSGD(1), SPACE, seed)
     labels = infer_labels(target, observation, cpu_generator(seed)).labels
     observation = replace(observation, labels=labels, label_source="inferred")
-    scorer = Scorer(population)
+    scorer = ImageMeasure(population)
     for name, make in ATTACKS.items():
         runner = make(steps)
         if runner.applies(target, observation) is not None:
             yield name, None
         else:
-            pixels = SPACE.denormalize(runner(target, observation, cpu_generator(seed)).inputs)
+            pixels = SPACE.decode(runner(target, observation, cpu_generator(seed)).inputs)
             mse = scorer.measure(pixels[0], batch.images[0]).mse
             assert mse is not None  # two images of one shape always have one
             yield name, max(mse, 1e-16)

@@ -35,7 +35,7 @@ def gradients(name: str, count: int) -> torch.Tensor:
     net, (images, labels) = target({"mlp": mlp, "lenet": lenet}[name]), cifar()
     rows = []
     for x, y in zip(images[:count], labels[:count], strict=True):
-        found = clipped(gradient_of(net, CIFAR.normalize(x[None]), y[None]), CLIP)
+        found = clipped(gradient_of(net, CIFAR.encode(x[None]), y[None]), CLIP)
         rows.append(torch.cat([g.detach().flatten() for g in found.values()]))
     known = torch.stack(rows).double()
     values, vectors = torch.linalg.eigh(known @ known.T)

@@ -18,18 +18,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from leakaudit import FedSGD, InputSpace
+from leakaudit import FedSGD, Images
 from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.registry import create
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
 from leakaudit.reconstruction import NotApplicable
 from leakaudit.target.target import Target
+from leakaudit.tasks.single_label import single_label
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("LEAKAUDIT_DATA", ROOT.parent / "shared" / "data"))
-CIFAR = InputSpace((3, 32, 32), (0.49147, 0.48226, 0.44677), (0.24703, 0.24349, 0.26159))
-MNIST = InputSpace((1, 28, 28), (0.1307,), (0.3081,))
+CIFAR = Images((3, 32, 32), (0.49147, 0.48226, 0.44677), (0.24703, 0.24349, 0.26159))
+MNIST = Images((1, 28, 28), (0.1307,), (0.3081,))
 
 
 def cnn6(second: int = 36, outputs: int = 1, bias: bool = False) -> nn.Module:
@@ -60,15 +61,13 @@ def lenet_tanh() -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(768, 10))
 
 
-def measure(name: str, module: nn.Module, space: InputSpace, file: str, count: int, double: bool = False) -> str:
+def measure(name: str, module: nn.Module, space: Images, file: str, count: int, double: bool = False) -> str:
     """One row: mean squared errors and seconds over `count` images."""
     with np.load(DATA / "images" / file) as archive:
         images, labels = archive["x"][:count].reshape(-1, *space.shape), archive["y"][:count].astype(np.int64)
     outputs = next(m for m in reversed(list(module.modules())) if isinstance(m, nn.Linear)).out_features
     module = module.double() if double else module
-    target = Target(
-        module.eval(), name, "module", space.shape, "NCHW", space.shape, max(2, outputs), binary=outputs == 1
-    )
+    target = Target(module.eval(), name, "module", space.shape, "NCHW", space, single_label(outputs))
     errors, seconds, exact, note = [], [], 0, ""
     for index in range(count):
         pixels = torch.from_numpy(images[[index]] / 255.0).to(torch.float64 if double else torch.float32)
@@ -81,7 +80,7 @@ def measure(name: str, module: nn.Module, space: InputSpace, file: str, count: i
         assert not isinstance(refusal, NotApplicable), refusal
         result = attack(target, observation, cpu_generator(0))
         seconds.append(time.perf_counter() - started)
-        truth = space.normalize(pixels.double())
+        truth = space.encode(pixels.double())
         scale = torch.tensor(space.std).double().view(-1, 1, 1)
         errors.append(float(((result.inputs.double() - truth) * scale).square().mean()))
         exact += result.exact

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from leakaudit.observation import InputSpace
+from leakaudit.domains.images import Images
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def export(module: nn.Module, shape: tuple[int, ...], path: Path) -> None:
 
 
 def scan(
-    module: nn.Module, x: Tensor, y: Tensor, space: InputSpace, attack: str, changes: Mapping[str, object], seed: int
+    module: nn.Module, x: Tensor, y: Tensor, space: Images, attack: str, changes: Mapping[str, object], seed: int
 ) -> Scanned:
     """One sample (1, C, H, W) in 0..1 with its label (1,), preset quick with `changes`, without controls."""
     mean, std = (",".join(map(str, numbers)) for numbers in (space.mean, space.std))

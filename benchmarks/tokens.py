@@ -24,11 +24,11 @@ from leakaudit.attacks.registry import create
 from leakaudit.audit.memory import Memory
 from leakaudit.audit.victim import Knowledge, attack_victim, observe_victim
 from leakaudit.client.batch import Batch
-from leakaudit.client.readers.tokens import token_samples
-from leakaudit.observation import TokenSpace
+from leakaudit.client.readers.base import reader_for
+from leakaudit.domains.tokens import Tokens, tokens_of
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import SilentMonitor
-from leakaudit.scoring.tokens import TokenScorer
+from leakaudit.scoring.tokens import TextScore, TokenMeasure
 from leakaudit.target import Target, load
 from leakaudit.target.tokens import with_length
 
@@ -57,21 +57,21 @@ class Classifier(nn.Module):
         return logits
 
 
-def texts(target: Target, count: int) -> tuple[TokenSpace, Batch]:
+def texts(target: Target, count: int) -> tuple[Tokens, Batch]:
     """Private texts for a model."""
-    assert target.tokens is not None
-    chances = 1 / np.arange(1, target.tokens.vocabulary + 1)
+    vocabulary = tokens_of(target.domain).vocabulary
+    chances = 1 / np.arange(1, vocabulary + 1)
     rng = np.random.default_rng(0)
-    order = rng.permutation(target.tokens.vocabulary)  # frequent tokens are not the small ids
-    ids = order[rng.choice(target.tokens.vocabulary, (count, LENGTH), p=chances / chances.sum())]
-    _, space, batch = token_samples(target, (ids, rng.integers(0, target.classes, count)))
-    return space, batch
+    order = rng.permutation(vocabulary)  # frequent tokens are not the small ids
+    ids = order[rng.choice(vocabulary, (count, LENGTH), p=chances / chances.sum())]
+    target, batch = reader_for(target).fitted((ids, rng.integers(0, target.classes, count)))
+    return tokens_of(target.domain), batch
 
 
 def row(name: str, target: Target, attack: Attack, size: int) -> str:
     """One line of the table: means over `BATCHES` batches."""
     space, population = texts(target, BATCHES * size)
-    scorer = TokenScorer(population, space.vocabulary)
+    scorer = TokenMeasure(population, space.vocabulary)
     started = time.perf_counter()
     scores, certified = [], 0
     for number, batch in enumerate(population.draw(BATCHES, size, 0)):
@@ -83,7 +83,7 @@ def row(name: str, target: Target, attack: Attack, size: int) -> str:
         certified += outcome.certified
         scores += outcome.scores
     seconds = (time.perf_counter() - started) / BATCHES
-    read = [score.tokens for score in scores if score.tokens is not None]
+    read = [score.tokens for score in scores if isinstance(score, TextScore)]
     accuracies = [t.match.accuracy for t in read if t.match.accuracy is not None]
     right = f"{100 * float(np.mean(accuracies)):.1f} %" if accuracies else "not read"
     floor = np.mean([max(f.accuracy or 0.0 for f in t.floors.values()) for t in read])

@@ -83,7 +83,7 @@ def timed(run: Callable[[], Tensor], images: Tensor) -> Found:
 
 def matching(inputs: Tensor, images: Tensor) -> Tensor:
     """Order of the reconstructions that is closest to the truth."""
-    pixels = CIFAR.denormalize(inputs).flatten(1)
+    pixels = CIFAR.decode(inputs).flatten(1)
     _, order = linear_sum_assignment(torch.cdist(images.flatten(1), pixels).square())
     return torch.from_numpy(order)
 

@@ -16,10 +16,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from leakaudit.api import scan
     from leakaudit.audit.request import AuditOptions
-    from leakaudit.client.batch import Batch, load_batch
+    from leakaudit.client.batch import Batch
+    from leakaudit.client.readers.images import load_batch
     from leakaudit.document.schema import Report
+    from leakaudit.domains.base import Domain
+    from leakaudit.domains.images import Images
+    from leakaudit.domains.tokens import Tokens
     from leakaudit.errors import AuditError, BatchError, LeakauditError, ModelError, UsageError
-    from leakaudit.observation import InputSpace, Observation
+    from leakaudit.observation import Observation
     from leakaudit.observer import Observer
     from leakaudit.protocols.base import Play, Protocol
     from leakaudit.protocols.fedsgd import FedSGD
@@ -33,8 +37,9 @@ _HOMES = {
     "AuditOptions": "audit.request",
     "Batch": "client.batch",
     "BatchError": "errors",
+    "Domain": "domains.base",
     "FedSGD": "protocols.fedsgd",
-    "InputSpace": "observation",
+    "Images": "domains.images",
     "LeakauditError": "errors",
     "ModelError": "errors",
     "Observation": "observation",
@@ -43,9 +48,10 @@ _HOMES = {
     "Protocol": "protocols.base",
     "Report": "document.schema",
     "Target": "target",
+    "Tokens": "domains.tokens",
     "UsageError": "errors",
     "load": "target",
-    "load_batch": "client.batch",
+    "load_batch": "client.readers.images",
     "scan": "api",
 }
 
@@ -54,8 +60,9 @@ __all__ = [
     "AuditOptions",
     "Batch",
     "BatchError",
+    "Domain",
     "FedSGD",
-    "InputSpace",
+    "Images",
     "LeakauditError",
     "ModelError",
     "Observation",
@@ -64,6 +71,7 @@ __all__ = [
     "Protocol",
     "Report",
     "Target",
+    "Tokens",
     "UsageError",
     "load",
     "load_batch",

@@ -16,18 +16,19 @@ from leakaudit.audit.controls import Level
 from leakaudit.audit.memory import Memory
 from leakaudit.audit.pipeline import audit
 from leakaudit.audit.request import AuditOptions
-from leakaudit.client.batch import Batch, DataLayout, ValueRange, from_arrays, load_batch, load_images
-from leakaudit.client.readers.tokens import refuse_image_options, token_samples
+from leakaudit.client.batch import Batch
+from leakaudit.client.readers.base import DataLayout, Reading, ValueRange, reader_for
 from leakaudit.client.rounds.files import load_update
 from leakaudit.defences.spec import parse_defences
 from leakaudit.document.schema import Report
+from leakaudit.domains.base import Domain
 from leakaudit.errors import UsageError
-from leakaudit.observation import InputSpace, ThreatModel, TokenSpace
+from leakaudit.observation import ThreatModel
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.policy.apply import apply_policy
 from leakaudit.policy.read import Policy
 from leakaudit.protocols.base import Mode
-from leakaudit.scoring.images import LeakCriterion
+from leakaudit.scoring.base import LeakCriterion, specs_of
 from leakaudit.sweep.goal import parse_goal
 from leakaudit.sweep.utility import TrainingPlan
 from leakaudit.sweep.variants import Variant, audit_variants, name_variants
@@ -148,7 +149,7 @@ def scan(
             cache=cache,
         )
         return audit(
-            *(prepared.target, prepared.samples, prepared.space, prepared.options),
+            *(prepared.target, prepared.samples, prepared.domain, prepared.options),
             observer=observer,
             memory=memory,
             command=command,
@@ -208,7 +209,8 @@ def defend(
     Args:
         model: As for :func:`scan`.
         batch: As for :func:`scan`.
-        goal: ``PSNR<15``, ``SSIM<0.5``, ``leaked=0`` or ``reidentified=0``.
+        goal: ``leaked=0``, ``reidentified=0``, or a limit on a metric of the model's domain: ``PSNR<15``, ``SSIM<0.5``
+            for images, ``accuracy<0.2`` for texts.
         grid: Settings as text; default one over all kinds of defence.
         utility_data: Samples to train and evaluate with; default those of `batch`.
         steps: Training steps.
@@ -229,13 +231,13 @@ def defend(
     wanted = parse_goal(goal)
     prepared = _prepare(model, batch, observer, **scanning)
     options = DefendOptions(
-        goal=wanted,
+        goal=wanted.among(specs_of(prepared.domain)),
         grid=tuple(grid),
         plan=TrainingPlan(steps=steps, learning_rate=learning_rate),
         utility=None if utility_data is None else prepared.read(utility_data),
     )
     report = run(
-        *(prepared.target, prepared.samples, prepared.space, prepared.options, options),
+        *(prepared.target, prepared.samples, prepared.domain, prepared.options, options),
         observer=observer,
         command=command,
     )
@@ -248,7 +250,7 @@ class _Prepared:
 
     target: Target
     samples: Batch
-    space: InputSpace
+    domain: Domain
     options: AuditOptions
     read: Callable[[str | Path | tuple[Any, Any] | Batch], Batch]
 
@@ -293,9 +295,10 @@ def _prepare(
         if isinstance(model, Target)
         else load(model, mode=mode, image_shape=input_shape, share_bn_statistics=share_bn_statistics)
     )
-    if target.tokens is not None:
-        refuse_image_options({"--mean": mean, "--std": std, "--auxiliary": auxiliary, "--resize": resize})
-    space = input_space(target, mean, std)
+    pixels = {"--mean": mean, "--std": std, "--auxiliary": auxiliary, "--resize": resize, "--distractors": distractors}
+    reader_for(target).refuse(pixels)
+    target = replace(target, domain=target.domain.normalised(mean, std))
+    reader = reader_for(target, Reading(layout=layout, values=values, resize=resize))
     options = AuditOptions(
         batch_size=batch_size,
         victims=victims,
@@ -306,30 +309,19 @@ def _prepare(
         time_budget=time_budget,
         controls=controls,
         criterion=criterion or LeakCriterion(),
-        distractors=load_images(distractors, space, resize=resize) if distractors else None,
+        distractors=reader.public(distractors) if distractors else None,
         threat_model=threat_model,
         seed=seed,
         device=device,
-        auxiliary=load_images(auxiliary, space, resize=resize) if auxiliary else None,
+        auxiliary=reader.public(auxiliary) if auxiliary else None,
         lpips_weights=Path(lpips_weights) if lpips_weights else None,
         defences=parse_defences(defences),
         claims=parse_defences(claims),
     )
     observer.stage("reading the batch")
-    if target.tokens is not None:
-        target, space, samples = token_samples(target, batch)
-        options = _with_update(options, target, samples, update)
-        return _Prepared(target, samples, space, options, lambda source: token_samples(target, source)[2])
-
-    def read(source: str | Path | tuple[Any, Any] | Batch) -> Batch:
-        if isinstance(source, Batch):
-            return source
-        if isinstance(source, tuple):
-            return from_arrays(source[0], source[1], space, target.classes, layout=layout, values=values)
-        return load_batch(source, space, target.classes, layout=layout, values=values, resize=resize)
-
-    samples = read(batch)
-    return _Prepared(target, samples, space, _with_update(options, target, samples, update), read)
+    target, samples = reader.fitted(batch)
+    options = _with_update(options, target, samples, update)
+    return _Prepared(target, samples, target.domain, options, replace(reader, target=target).read)
 
 
 def _with_update(options: AuditOptions, target: Target, samples: Batch, update: str | Path | None) -> AuditOptions:
@@ -343,24 +335,3 @@ def _with_update(options: AuditOptions, target: Target, samples: Batch, update: 
                 "the batch file must hold exactly the samples behind the update, and no others",
             )
     return replace(options, batch_size=len(samples), victims=1, recorded=load_update(update, target))
-
-
-def input_space(target: Target, mean: Sequence[float], std: Sequence[float]) -> InputSpace:
-    """The input space of a model with this normalisation; none means pixels in 0..1, or token ids, as they are.
-
-    Raises:
-        UsageError: A wrong number of values, or a standard deviation that is not positive.
-    """
-    if target.tokens is not None:
-        return TokenSpace.of(target.image_shape[2], target.tokens.vocabulary)
-    channels = target.image_shape[0]
-    columns = []
-    for name, values, default in (("--mean", mean, 0.0), ("--std", std, 1.0)):
-        column = tuple(float(v) for v in values) or (default,)
-        column = column * channels if len(column) == 1 else column
-        if len(column) != channels:
-            raise UsageError(f"{name} has {len(column)} values, the model takes {channels} channel(s)")
-        columns.append(column)
-    if any(value <= 0 for value in columns[1]):
-        raise UsageError(f"--std is {columns[1]}, expected positive values")
-    return InputSpace(target.image_shape, columns[0], columns[1])

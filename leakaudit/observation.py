@@ -11,76 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
 from torch import Tensor
 
+from leakaudit.domains.base import Domain
 from leakaudit.protocols.base import Play, Protocol
 from leakaudit.target.dropout import Steps
 from leakaudit.target.target import Target
 
 ThreatModel = Literal["A", "B", "C", "D", "E"]
-
-
-@dataclass(frozen=True, eq=False)
-class InputSpace:
-    """The space the model's inputs live in; public, since it belongs to the training recipe.
-
-    Args:
-        shape: ``(C, H, W)`` of one sample as an image.
-        mean: Per-channel mean in pixel units (pixels run from 0 to 1), length C.
-        std: Per-channel standard deviation in pixel units, length C.
-
-    A model input is ``x = (pixel - mean) / std``.
-    """
-
-    shape: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def _column(self, values: tuple[float, ...], like: Tensor) -> Tensor:
-        return torch.tensor(values, dtype=like.dtype, device=like.device).view(-1, 1, 1)
-
-    def normalize(self, pixels: Tensor) -> Tensor:
-        """Pixels in 0..1 (B, C, H, W) to model inputs of the same shape."""
-        return (pixels - self._column(self.mean, pixels)) / self._column(self.std, pixels)
-
-    def denormalize(self, inputs: Tensor) -> Tensor:
-        """Model inputs (B, C, H, W) to pixels, clamped to 0..1."""
-        return (inputs * self._column(self.std, inputs) + self._column(self.mean, inputs)).clamp(0.0, 1.0)
-
-    def box(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The smallest and largest model input per channel, each of shape (C, 1, 1)."""
-        zero = torch.zeros((len(self.mean), 1, 1), dtype=like.dtype, device=like.device)
-        return self.normalize(zero), self.normalize(zero + 1.0)
-
-
-@dataclass(frozen=True, eq=False)
-class TokenSpace(InputSpace):
-    """The space of sequences of L token ids, as ``(B, 1, 1, L)`` whole numbers; there is nothing to normalise.
-
-    Args:
-        vocabulary: Number of ids; they run from 0 to ``vocabulary - 1``.
-    """
-
-    vocabulary: int = 1
-
-    @classmethod
-    def of(cls, length: int, vocabulary: int) -> TokenSpace:
-        """The space of sequences of one length."""
-        return cls((1, 1, length), (0.0,), (1.0,), vocabulary)
-
-    def normalize(self, pixels: Tensor) -> Tensor:
-        """Token ids as they are."""
-        return pixels
-
-    def denormalize(self, inputs: Tensor) -> Tensor:
-        """Token ids as they are."""
-        return inputs
-
-    def box(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The smallest and largest id, each of shape (1, 1, 1)."""
-        zero = torch.zeros((1, 1, 1), dtype=like.dtype, device=like.device)
-        return zero, zero + (self.vocabulary - 1)
 
 
 class Channel(ABC):
@@ -118,7 +56,7 @@ class Observation:
     Args:
         update: In units of a gradient of the mean loss, per trainable tensor by name, each shaped as its tensor.
         protocol: How the update was made; an honest-but-curious server sets it itself.
-        space: Shape and normalisation of the model's inputs.
+        domain: What a sample is: shape and normalisation of the model's inputs.
         threat_model: Letter A to E, see ARCHITECTURE.
         labels: Class indices (B,), when given or already inferred; ``None`` otherwise.
         label_source: Where ``labels`` came from.
@@ -134,7 +72,7 @@ class Observation:
 
     update: Mapping[str, Tensor]
     protocol: Protocol
-    space: InputSpace
+    domain: Domain
     threat_model: ThreatModel = "B"
     labels: Tensor | None = None
     label_source: Literal["none", "given", "inferred"] = "none"

@@ -135,7 +135,7 @@ class Reconstruction:
     """What an attack recovered.
 
     Args:
-        inputs: (B, C, H, W) in normalised space, inside the valid range; token ids (B, 1, 1, L) for a text model.
+        inputs: Model inputs (B, *shape), inside the valid range: (B, C, H, W) of images, ids (B, 1, 1, L) of texts.
         labels: Class indices (B,) that the attack used or recovered.
         match: Final cosine distance to the update, whatever the attack's own objective is.
         residual: ‖g(x̂) − g*‖ / ‖g*‖ of the update regenerated from the reconstruction; filled in by the base class.
@@ -168,3 +168,9 @@ class Reconstruction:
     def play(self) -> Play:
         """The guess of what the client did."""
         return Play(self.inputs, self.labels, masks=self.masks or ())
+
+    @property
+    def incomplete(self) -> str:
+        """Why parts of the inputs are filler, so that no update follows from them; "" where none are."""
+        complete = self.tokens is None or bool(self.tokens.placed.all())
+        return "" if complete else "not every token's place was read"

@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from leakaudit.client.batch import Batch
-from leakaudit.observation import InputSpace
+from leakaudit.domains.images import Images
 from leakaudit.target.target import Target
+from leakaudit.tasks.single_label import SingleLabel
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("LEAKAUDIT_DATA", ROOT.parent / "shared" / "data"))
@@ -37,7 +38,7 @@ def data() -> Path:
 
 def make_target(module: nn.Module, shape: tuple[int, int, int], classes: int) -> Target:
     """A Target around a module that takes NCHW images."""
-    return Target(module.eval(), "net", "module", shape, "NCHW", shape, classes)
+    return Target(module.eval(), "net", "module", shape, "NCHW", Images.plain(shape), SingleLabel(classes))
 
 
 def small_mlp(classes: int = 5, bias: bool = True, seed: int = 0) -> nn.Module:
@@ -53,8 +54,8 @@ def small_cnn(classes: int = 5, seed: int = 0) -> nn.Module:
 
 
 @pytest.fixture
-def space() -> InputSpace:
-    return InputSpace((3, 12, 12), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+def space() -> Images:
+    return Images((3, 12, 12), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 @pytest.fixture

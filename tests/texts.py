@@ -11,8 +11,9 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
+from leakaudit.domains.tokens import Tokens
 from leakaudit.target.target import Target
-from leakaudit.target.tokens import TokenInput
+from leakaudit.tasks.single_label import SingleLabel
 from tests.target.build import tensor
 
 VOCABULARY, LENGTH, CLASSES = 60, 8, 4
@@ -38,9 +39,9 @@ class TextClassifier(nn.Module):
 
 def text_target(module: nn.Module | None = None) -> Target:
     """The classifier as a Target."""
-    tokens = TokenInput("table.weight", VOCABULARY)
+    domain = Tokens.of(LENGTH, VOCABULARY, "table.weight")
     net = (module or TextClassifier()).eval()
-    return Target(net, "text", "module", (LENGTH,), "tokens", (1, 1, LENGTH), CLASSES, tokens=tokens)
+    return Target(net, "text", "module", (LENGTH,), "tokens", domain, SingleLabel(CLASSES))
 
 
 def export_text(module: nn.Module, path: Path, *, open_length: bool = False) -> Path:

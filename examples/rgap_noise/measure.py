@@ -18,7 +18,7 @@ from PIL import Image
 from skimage import data
 from torch import nn
 
-from leakaudit import FedSGD, InputSpace, load
+from leakaudit import FedSGD, Images, load
 from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.registry import create
 from leakaudit.client.batch import Batch
@@ -56,7 +56,7 @@ def measure() -> list[tuple[float, float]]:
     """Root mean squared error of the pixels for each relative noise level."""
     module = cnn6()
     module(torch.zeros(1, 3, 32, 32))
-    space = InputSpace((3, 32, 32), (0.0,) * 3, (1.0,) * 3)
+    space = Images((3, 32, 32), (0.0,) * 3, (1.0,) * 3)
     target = load(module, image_shape=space.shape)
     target.module.double()  # so that rounding does not hide the noise
     sample = photograph()
@@ -69,7 +69,7 @@ def measure() -> list[tuple[float, float]]:
         noisy = {n: g + level * g.square().mean().sqrt() * noise[n] for n, g in observation.update.items()}
         attack = create("rgap", "standard")
         result = attack(target, replace(observation, update=noisy, labels=sample.labels), cpu_generator(0))
-        error = (space.denormalize(result.inputs).double() - sample.images).square().mean().sqrt()
+        error = (space.decode(result.inputs).double() - sample.images).square().mean().sqrt()
         rows.append((level, float(error)))
         click.echo(f"noise {level:.0e}  error {rows[-1][1]:.2e}")
     return rows

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, final
 import torch
 from torch import Generator
 
+from leakaudit.domains.registry import taken
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.protocols.base import Play
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, SilentMonitor
@@ -53,8 +54,8 @@ class Attack(ABC):
     """Whether it is given what no attacker has (the client's masks): a yardstick, never evidence of a leak."""
     one_gradient: ClassVar[bool] = False
     """Whether its algebra is that of one gradient; it is then not asked for an update of several local steps."""
-    reads_tokens: ClassVar[bool] = False
-    """Whether it reads token ids; all others recover real-valued inputs and are not asked for a text model."""
+    reads: ClassVar[tuple[str, ...]] = ("images",)
+    """The domains whose samples it recovers, by `leakaudit.domains.base.Domain.kind`; it is not asked for others."""
     presets: ClassVar[dict[str, Any]]
     """Settings by preset name: quick, standard, paper."""
 
@@ -73,8 +74,8 @@ class Attack(ABC):
     @final
     def refusal(self, target: Target, observation: Observation) -> NotApplicable | None:
         """Why this attack cannot run here, or ``None``: what its class facts rule out, then what `applies` says."""
-        if target.tokens is not None and not self.reads_tokens:
-            return NotApplicable("the model takes token ids; this attack recovers real-valued inputs such as pixels")
+        if target.domain.kind not in self.reads:
+            return NotApplicable(f"the model takes {target.domain.takes}; this attack recovers {taken(self.reads)}")
         if self.one_gradient and (steps := observation.protocol.steps) > 1:
             return NotApplicable(f"the update is of {steps} local steps; this attack reads a single gradient")
         return self.applies(target, observation)
@@ -132,13 +133,9 @@ class Attack(ABC):
 
 def _finished(result: Reconstruction, target: Target, observation: Observation) -> Reconstruction:
     """In the valid range, and with its residual."""
-    low, high = observation.space.box(result.inputs)
-    inputs = result.inputs.detach().clamp(low, high)
-    if target.tokens is not None:
-        inputs = inputs.round().long()
-    complete = result.tokens is None or bool(result.tokens.placed.all())
-    inside = replace(result, inputs=inputs)
-    return replace(inside, residual=relative_residual(target, observation, inside.play) if complete else float("nan"))
+    found = replace(result, inputs=observation.domain.finish(result.inputs))
+    residual = float("nan") if result.incomplete else relative_residual(target, observation, found.play)
+    return replace(found, residual=residual)
 
 
 def relative_residual(target: Target, observation: Observation, play: Play) -> float:

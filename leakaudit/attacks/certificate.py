@@ -24,13 +24,14 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
 
 from leakaudit.attacks.base import cpu_generator, relative_residual
+from leakaudit.domains.base import Domain
 from leakaudit.errors import AuditError
 from leakaudit.observation import Observation
 from leakaudit.protocols.base import Play
@@ -117,8 +118,8 @@ def certify(
     )
     if not uniqueness:
         return certificate
-    if target.tokens is not None:
-        return _against_neighbours(certificate, target, observation, play)
+    if (changes := _neighbours(target.domain, play.inputs)) is not None:
+        return _against_neighbours(certificate, target, observation, play, changes)
     return _with_rank(certificate, target, observation, play, products, generator or cpu_generator(0))
 
 
@@ -145,35 +146,33 @@ def _weakest_share(target: Target, observation: Observation, play: Play) -> floa
     return min(_norm({n: g.detach() for n, g in term.items()}) / size for term in terms)
 
 
-def _neighbours(tokens: Tensor) -> Iterator[Tensor]:
-    """Every sequence (L,) that exchanges two different tokens of this one, or repeats one in another's place."""
-    length, different = len(tokens), sorted(set(tokens.tolist()))
-    for i in range(length):
-        for j in range(i + 1, length):
-            if tokens[i] != tokens[j]:
-                changed = tokens.clone()
-                changed[[i, j]] = tokens[[j, i]]
-                yield changed
-        for token in different:
-            if token != int(tokens[i]):
-                changed = tokens.clone()
-                changed[i] = token
-                yield changed
+def _neighbours(domain: Domain, inputs: Tensor) -> list[tuple[int, Tensor]] | None:
+    """Every sample next to one of the inputs (B, *shape), with its row; ``None`` where the Jacobian decides."""
+    found: list[tuple[int, Tensor]] = []
+    for row, sample in enumerate(inputs):
+        neighbours = domain.neighbours(sample)
+        if neighbours is None:
+            return None
+        found += [(row, changed) for changed in neighbours]
+    return found
 
 
-def _against_neighbours(certificate: Certificate, target: Target, observation: Observation, play: Play) -> Certificate:
-    """Fill in uniqueness of token ids: does a sequence next to this one regenerate the update as well?"""
-    inputs = play.inputs
-    changes = [(row, changed) for row in range(len(inputs)) for changed in _neighbours(inputs[row].flatten())]
+def _against_neighbours(
+    certificate: Certificate,
+    target: Target,
+    observation: Observation,
+    play: Play,
+    changes: Sequence[tuple[int, Tensor]],
+) -> Certificate:
+    """Fill in uniqueness of discrete samples: does one next to these regenerate the update as well?"""
     if len(changes) > NEIGHBOURS:
         return replace(certificate, note=f"local uniqueness not computed: {len(changes)} sequences next to it")
     limit = max(SHARE_MARGIN * certificate.residual, ROUNDING)
     for row, changed in changes:
-        other = inputs.clone()
-        other[row] = changed.view_as(inputs[row])
+        other = play.inputs.clone()
+        other[row] = changed
         if relative_residual(target, observation, replace(play, inputs=other)) <= limit:
-            note = "another order of its tokens, or another count of one, regenerates the update as well"
-            return replace(certificate, unique=False, note=note)
+            return replace(certificate, unique=False, note=target.domain.not_unique)
     return replace(certificate, unique=True)
 
 

@@ -155,7 +155,7 @@ class Dager(Attack):
     reference: ClassVar[str] = "Petrov et al., DAGER: Exact Gradient Inversion for LLMs, NeurIPS 2024, arXiv 2405.15586"
     cost: ClassVar[int] = 13
     one_gradient: ClassVar[bool] = True
-    reads_tokens: ClassVar[bool] = True
+    reads: ClassVar[tuple[str, ...]] = ("images", "tokens")  # real-valued inputs may index a table too
     presets: ClassVar[dict[str, DagerSettings]] = {
         "quick": DagerSettings(),
         "standard": DagerSettings(),
@@ -179,14 +179,14 @@ class Dager(Attack):
         found = _Sequence(None, None, False, how)
         if observation.batch_size == 1 and len(tokens):
             found = _sequence(target, observation, table, tokens, self.settings)
-        if found.tokens is None or found.placed is None:
+        if found.sequence is None or found.placed is None:
             result = assemble(target, observation, _recovered(target, None), f"{counted(known)}: {found.how}")
             return replace(result, tokens=_reading(target, observation, known, None))
-        image = found.tokens.to(like(target)).view(1, *target.image_shape)
+        image = found.sequence.to(like(target)).view(1, *target.image_shape)
         label, residual = best_label(target, observation, image)
         certain = found.certain and (masks_unknown(target, observation) or residual <= 1e-4)
         result = assemble(target, observation, _recovered(target, image, label, certain), found.how)
-        known = torch.unique(found.tokens.cpu()[found.placed]) if everything else known
+        known = torch.unique(found.sequence.cpu()[found.placed]) if everything else known
         return replace(result, tokens=_reading(target, observation, known, found.placed))
 
 
@@ -194,7 +194,7 @@ class Dager(Attack):
 class _Sequence:
     """The tokens (T,) of one sample, the places where no other fits, whether that is all, and how they were read."""
 
-    tokens: Tensor | None
+    sequence: Tensor | None
     placed: Tensor | None
     certain: bool
     how: str

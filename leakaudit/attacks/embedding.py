@@ -52,7 +52,7 @@ class EmbeddingReader(Attack):
     needs: ClassVar[str] = "a model over token ids whose embedding table is trained and not tied to the output"
     reference: ClassVar[str] = "Melis et al., S&P 2019, arXiv 1805.04049"
     cost: ClassVar[int] = 4
-    reads_tokens: ClassVar[bool] = True
+    reads: ClassVar[tuple[str, ...]] = ("tokens",)
     presets: ClassVar[dict[str, EmbeddingSettings]] = {
         "quick": EmbeddingSettings(),
         "standard": EmbeddingSettings(),
@@ -61,29 +61,27 @@ class EmbeddingReader(Attack):
 
     def applies(self, target: Target, observation: Observation) -> NotApplicable | None:
         """Needs the gradient of the table, with some rows of zeros."""
-        if target.tokens is None:
-            return NotApplicable("the model takes real-valued inputs, no token ids")
-        gradient = observation.update.get(target.tokens.table)
+        table = str(target.domain.table)
+        gradient = observation.update.get(table)
         if gradient is None:
-            return NotApplicable(f"the embedding table {target.tokens.table} is not trained, so not in the update")
+            return NotApplicable(f"the embedding table {table} is not trained, so not in the update")
         if len(token_set(gradient)) == len(gradient):
             return NotApplicable(
-                f"every row of {target.tokens.table} moved: it is tied to the output, carries noise, or the batch uses "
-                "the whole vocabulary"
+                f"every row of {table} moved: it is tied to the output, carries noise, or the batch uses the whole "
+                "vocabulary"
             )
         return None
 
     def run(self, target: Target, observation: Observation, generator: Generator, monitor: Monitor) -> Reconstruction:
         """The rows that are not zero."""
-        if target.tokens is None:
-            raise ValueError("the embedding reader needs a model over token ids: ask `applies` first")
-        gradient = observation.update[target.tokens.table]
+        table = str(target.domain.table)
+        gradient = observation.update[table]
         found = token_set(gradient).cpu()
         none = torch.empty(0, dtype=torch.long)
         return Reconstruction(
             inputs=mid_grey(observation, gradient),
             labels=fill_labels(none, observation, gradient.device),
             match=float("nan"),
-            notes=(f"{counted(found)}: non-zero rows of {target.tokens.table}",),
-            tokens=TokenReading(found, torch.zeros((observation.batch_size, target.image_shape[2]), dtype=torch.bool)),
+            notes=(f"{counted(found)}: non-zero rows of {table}",),
+            tokens=TokenReading(found, torch.zeros((observation.batch_size, target.image_shape[-1]), dtype=torch.bool)),
         )

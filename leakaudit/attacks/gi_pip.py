@@ -95,8 +95,8 @@ class GIPIP(Attack):
             return NotApplicable("needs auxiliary images of a similar distribution: pass --auxiliary FOLDER")
         if len(images) < FEWEST:
             return NotApplicable(f"needs at least {FEWEST} auxiliary images, got {len(images)}")
-        if tuple(images.shape[1:]) != observation.space.shape:
-            shape, expected = tuple(images.shape[1:]), observation.space.shape
+        if tuple(images.shape[1:]) != observation.domain.shape:
+            shape, expected = tuple(images.shape[1:]), observation.domain.shape
             return NotApplicable(f"the auxiliary images have shape {shape}, the model takes {expected}: resize them")
         return refuse_batch_size(target, observation)
 
@@ -132,7 +132,7 @@ def _learn(
     autoencoder, facts = _train(images, settings, monitor)
     size = sum(p.numel() for p in autoencoder.network.parameters())
     quality = f"{size:,} parameters, mean squared error {autoencoder.residual:.4f}"
-    score = AnomalyScore(autoencoder, observation.space, settings.anomaly_weight, settings.one_sided)
+    score = AnomalyScore(autoencoder, observation.domain, settings.anomaly_weight, settings.one_sided)
     return score, (f"autoencoder of {len(images)} public images, {quality}", *facts)
 
 

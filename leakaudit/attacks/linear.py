@@ -183,7 +183,7 @@ def _fit_scale(
     target: Target, observation: Observation, entry: Entry, direction: Tensor, fill: Tensor
 ) -> tuple[Tensor, str]:
     """Scale and sign of an operand direction: bounded by the pixel range, fixed by the regenerated update."""
-    low, high = (bound.double().expand(observation.space.shape) for bound in observation.space.box(direction))
+    low, high = (bound.double().expand(observation.domain.shape) for bound in observation.domain.box(direction))
     used = direction.abs() > 1e-9 * direction.abs().max()
     bounds_of_operand = entry.map.operands(torch.stack([low, high]))[:, used]
     ends = bounds_of_operand / direction[used]  # t with t·direction at a pixel's bound
@@ -215,7 +215,7 @@ def _labels_by_sign(target: Target, observation: Observation) -> Tensor:
 def _nothing(target: Target, observation: Observation, entry: Entry, how: str) -> Reconstruction:
     reference = observation.update[entry.weight]
     empty = Recovered(
-        reference.new_empty((0, *observation.space.shape)),
+        reference.new_empty((0, *observation.domain.shape)),
         torch.empty(0, dtype=torch.long),
         torch.empty(0, dtype=torch.bool),
     )
@@ -270,7 +270,7 @@ def group_rows(update: Mapping[str, Tensor], entry: Entry, agreement: float) -> 
 
 def _plausible(groups: list[Group], entry: Entry, observation: Observation, minimum: int) -> list[Group]:
     """Groups of enough rows (a tenth of the largest group's), inside the valid pixel range."""
-    low, high = observation.space.box(next(iter(observation.update.values())))
+    low, high = observation.domain.box(next(iter(observation.update.values())))
     needed = max(minimum, len(groups[0].rows) // 10) if groups else minimum
     kept = []
     for group in groups:

@@ -26,7 +26,8 @@ from torch import Generator, Tensor
 
 from leakaudit.attacks.base import Attack, relative_residual
 from leakaudit.attacks.labels.infer import infer_labels
-from leakaudit.observation import InputSpace, Observation, ThreatModel
+from leakaudit.domains.base import Domain
+from leakaudit.observation import Observation, ThreatModel
 from leakaudit.protocols.base import Play
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, Snapshot
 from leakaudit.recursion.graph import GraphPlan, make_graph_plan, recover_graph
@@ -128,7 +129,7 @@ class RGAP(Attack):
             else:
                 found = [recover_graph(plan, self.settings, poll)]
         except _StoppedError:
-            empty = torch.zeros((1, *observation.space.shape)).to(reference)
+            empty = torch.zeros((1, *observation.domain.shape)).to(reference)
             return Reconstruction(empty, inferred, match=1.0, stopped="interrupted or out of time")
         return self._assess(target, observation, plan, found, inferred)
 
@@ -136,16 +137,15 @@ class RGAP(Attack):
         self, target: Target, observation: Observation, plan: Plan | GraphPlan, found: list[Recovery], inferred: Tensor
     ) -> Reconstruction:
         """Choose a candidate, regenerate the update from it, and say what is known about it."""
-        space = observation.space
-        chosen, others, reasons, unique = choose(found, space)
+        domain = observation.domain
+        chosen, others, reasons, unique = choose(found, domain)
         reference = next(iter(target.parameters.values()))
-        inputs = chosen.image.reshape(1, *space.shape).to(reference)
+        inputs = chosen.image.reshape(1, *domain.shape).to(reference)
         labels = inferred if chosen.label is None else torch.full_like(inferred, chosen.label)
-        low, high = space.box(inputs)
-        residual = relative_residual(target, observation, Play(inputs.clamp(low, high), labels))
+        residual = relative_residual(target, observation, Play(domain.project(inputs), labels))
         sound = not chosen.deficient and chosen.jump is None and unique
         snapshots = tuple(
-            Snapshot(1.0, o.image.reshape(1, *space.shape).to(reference).clamp(low, high)) for o in others
+            Snapshot(1.0, domain.project(o.image.reshape(1, *domain.shape).to(reference))) for o in others
         )
         return Reconstruction(
             inputs=inputs,
@@ -184,7 +184,7 @@ def _no_root(plan: Plan) -> str:
     )
 
 
-def choose(found: list[Recovery], space: InputSpace) -> tuple[Recovery, list[Recovery], tuple[str, ...], bool]:
+def choose(found: list[Recovery], domain: Domain) -> tuple[Recovery, list[Recovery], tuple[str, ...], bool]:
     """The most plausible of several images that regenerate the update, the others, why, and whether they are ruled out.
 
     An image inside the valid range beats one outside; on the 8-bit grid one off it; then the larger one, since every
@@ -192,10 +192,10 @@ def choose(found: list[Recovery], space: InputSpace) -> tuple[Recovery, list[Rec
     """
     if len(found) == 1:
         return found[0], [], (), True
-    ranked = sorted(found, key=lambda item: _implausibility(item, space))
+    ranked = sorted(found, key=lambda item: _implausibility(item, domain))
     best, others = ranked[0], ranked[1:]
-    rating = _implausibility(best, space)
-    unique = all(_implausibility(other, space)[:2] > rating[:2] for other in others)
+    rating = _implausibility(best, domain)
+    unique = all(_implausibility(other, domain)[:2] > rating[:2] for other in others)
     verdict = (
         "ruled out by the valid pixel range or the 8-bit grid" if unique else "not ruled out: the choice is a guess"
     )
@@ -208,10 +208,10 @@ def choose(found: list[Recovery], space: InputSpace) -> tuple[Recovery, list[Rec
     return best, others, (note,), unique
 
 
-def _implausibility(item: Recovery, space: InputSpace) -> tuple[float, bool, float]:
+def _implausibility(item: Recovery, domain: Domain) -> tuple[float, bool, float]:
     """How far pixels leave 0..1 (rounded to what matters), whether off the 8-bit grid, and the negative size."""
-    inputs = item.image.reshape(space.shape)
-    low, high = space.box(inputs)
+    inputs = item.image.reshape(domain.shape)
+    low, high = domain.box(inputs)
     pixels = (inputs - low) / (high - low)
     outside = float((pixels - pixels.clamp(0, 1)).abs().max())
     levels = pixels * 255

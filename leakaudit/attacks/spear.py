@@ -352,7 +352,7 @@ def _judge(
     hidden = masks_unknown(target, observation)
     fits = pattern_fits(_outputs(target, entry, images)[:, factors.rows], errors, factors.noise, hidden)
     images = images.to(dtype)
-    low, high = observation.space.box(images)
+    low, high = observation.domain.box(images)
     slack = 1e-2 * (high - low)
     inside = ((images >= low - slack) & (images <= high + slack)).flatten(1).all(1)
     if not bool((fits & inside).all()) or not bool(entry.map.known.all()):

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import io
-import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from torch import Tensor
 
 from leakaudit.attacks.base import Attack
@@ -24,55 +19,36 @@ from leakaudit.document.schema import (
     FirstLayer,
     HistoryPoint,
     LabelResult,
-    Metrics,
+    MetricEntry,
     ProtocolSection,
     SampleResult,
     SnapshotEntry,
     TargetSection,
-    TokenMetrics,
-    TokenResult,
     Tool,
     VictimResult,
 )
 from leakaudit.errors import ModelError
 from leakaudit.matching.candidates import SEARCHED
-from leakaudit.observation import InputSpace, Observation, TokenSpace
+from leakaudit.observation import Observation
 from leakaudit.protocols.base import Protocol
 from leakaudit.reconstruction import Reconstruction
+from leakaudit.scoring.base import finite
 from leakaudit.target.dropout import dropout_layers
 from leakaudit.target.inventory import Layer, inventory
 from leakaudit.target.target import Target
 
 if TYPE_CHECKING:
     from leakaudit.attacks.certificate import Certificate
-    from leakaudit.attacks.labels.infer import LabelGuess
     from leakaudit.audit.victim import Outcome, Victim
     from leakaudit.client.batch import Batch
-    from leakaudit.scoring.images import SampleScore, Scores
-    from leakaudit.scoring.reidentify import Identification
-    from leakaudit.scoring.tokens import TokenScore
+    from leakaudit.domains.base import Domain
+    from leakaudit.scoring.base import Measure, SampleScore
+    from leakaudit.tasks.base import LabelGuess, Task
 
 
 def tool(version: str) -> Tool:
     """The program and its version."""
     return Tool(version=version)
-
-
-def finite(value: float) -> float | None:
-    """The value, or ``None`` when it is not a finite number."""
-    return value if math.isfinite(value) else None
-
-
-def png(pixels: Tensor) -> str:
-    """A PNG data URI of pixels (C, H, W) in 0..1 with 1, 3 or 4 channels; of the channels' mean otherwise."""
-    from PIL import Image
-
-    image = pixels if pixels.shape[0] in (1, 3, 4) else pixels.mean(0, keepdim=True)
-    array = (image.detach().cpu().clamp(0, 1) * 255).round().numpy().astype(np.uint8)
-    array = array[0] if array.shape[0] == 1 else array.transpose(1, 2, 0)
-    stream = io.BytesIO()
-    Image.fromarray(array).save(stream, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
 def target_section(target: Target) -> TargetSection:
@@ -91,7 +67,8 @@ def target_section(target: Target) -> TargetSection:
         input_shape=list(target.image_shape),
         native_shape=list(target.native_shape),
         layout=target.layout,
-        vocabulary=target.tokens.vocabulary if target.tokens is not None else None,
+        domain=target.domain.kind,
+        **target.domain.facts(),
         parameters=sum(p.numel() for p in target.parameters.values()),
         trainable_tensors=len(target.parameters),
         layers=[f"{layer.name} ({layer.kind})" for layer in layers],
@@ -99,7 +76,7 @@ def target_section(target: Target) -> TargetSection:
         batchnorm_layers=[layer.name for layer in layers if layer.kind == "batchnorm"],
         first_layer=_first_layer(target, layers),
         fidelity=[FidelityEntry(id=n.id, message=n.message, hint=n.hint) for n in target.fidelity],
-        loss="logistic (one logit)" if target.binary else "cross-entropy",
+        loss=target.task.describe(),
     )
 
 
@@ -114,7 +91,7 @@ def _first_layer(target: Target, layers: Sequence[Layer]) -> FirstLayer | None:
     return None
 
 
-def batch_section(samples: Batch, space: InputSpace, batch_size: int, victims: int, silent: int = 0) -> BatchSection:
+def batch_section(samples: Batch, domain: Domain, batch_size: int, victims: int, silent: int = 0) -> BatchSection:
     """What may be said about the private samples; `silent` victims had an update of zero and were not attacked."""
     nothing = (
         [f"{silent} more victim(s) drawn whose update is zero in every tensor: nothing to attack"] if silent else []
@@ -125,8 +102,8 @@ def batch_section(samples: Batch, space: InputSpace, batch_size: int, victims: i
         samples=len(samples),
         batch_size=batch_size,
         victims=victims,
-        mean=[] if isinstance(space, TokenSpace) else list(space.mean),
-        std=[] if isinstance(space, TokenSpace) else list(space.std),
+        mean=list(domain.normalisation[0]),
+        std=list(domain.normalisation[1]),
         class_names=list(samples.class_names),
         notes=[*samples.notes, *nothing],
     )
@@ -205,7 +182,7 @@ def _given(victim: Victim, attack: Attack) -> dict[str, Any]:
         "batch_size": observation.batch_size,
         "mode": observation.protocol.mode,
         "labels": "none" if observation.labels is None else f"{observation.label_source}: {victim.guess.method}",
-        "normalisation": _normalisation(observation.space),
+        "normalisation": observation.domain.describe(),
         "dropout_masks": "true masks" if observation.masks is not None else "none",
         "batch_statistics": _given_statistics(observation),
         "start": "random" if observation.start is None else "an incomplete closed-form result",
@@ -227,12 +204,6 @@ def _defended(victim: Victim) -> str:
     return "after " + ", then ".join(map(str, victim.knowledge.defences)) if victim.knowledge.defences else "undefended"
 
 
-def _normalisation(space: InputSpace) -> str:
-    if isinstance(space, TokenSpace):
-        return "none: token ids"
-    return f"mean {list(space.mean)}, std {list(space.std)}"
-
-
 def victim_result(outcome: Outcome) -> VictimResult:
     """One attack on one victim."""
     victim, reconstruction, scores = outcome.victim, outcome.reconstruction, outcome.scores
@@ -251,25 +222,29 @@ def victim_result(outcome: Outcome) -> VictimResult:
         seconds=reconstruction.seconds,
         iterations=reconstruction.iterations,
         stopped=reconstruction.stopped,
-        labels=label_result(victim.batch.labels, reconstruction.labels, victim.guess),
+        labels=label_result(outcome.task, victim.batch.labels, reconstruction.labels, victim.guess),
         samples=[_sample(outcome, score) for score in scores],
         history=[
             HistoryPoint(iteration=p.iteration, objective=finite(p.objective), match=finite(p.match))
             for p in reconstruction.history
         ],
-        snapshots=[_snapshot(victim, s.fraction, s.inputs, order) for s in reconstruction.snapshots],
+        snapshots=[
+            shot
+            for s in reconstruction.snapshots
+            if (shot := _snapshot(outcome, s.fraction, s.inputs, order)) is not None
+        ],
         notes=list(reconstruction.notes),
     )
 
 
 def _no_residual(reconstruction: Reconstruction) -> str:
-    return "the update has norm 0" if reconstruction.tokens is None else "not every token's place was read"
+    return reconstruction.incomplete or "the update has norm 0"
 
 
 def _certified(certificate: Certificate | None, reconstruction: Reconstruction) -> tuple[bool | None, str]:
     """Whether the reconstruction proves itself: residual at float level and locally unique."""
-    if certificate is None and reconstruction.tokens is not None:
-        return None, "the update cannot be regenerated: not every token's place was read, or dropout was on"
+    if certificate is None and reconstruction.incomplete:
+        return None, f"the update cannot be regenerated: {reconstruction.incomplete}, or dropout was on"
     if certificate is None:
         return None, "the update cannot be regenerated: the client's dropout masks are unknown"
     if not certificate.exact:
@@ -283,106 +258,53 @@ def _certified(certificate: Certificate | None, reconstruction: Reconstruction) 
     return True, "residual at float level, and locally unique"
 
 
-def label_result(true: Tensor, inferred: Tensor, source: LabelGuess) -> LabelResult:
-    """Labels as multisets; `correct` is the size of their intersection; `source` says how they were read."""
+def label_result(task: Task, true: Tensor, inferred: Tensor, source: LabelGuess) -> LabelResult:
+    """Labels as multisets; `correct` is how many are right, as the task counts; `source` says how they were read."""
     truth, guess = sorted(true.tolist()), sorted(inferred.tolist())
-    correct = sum((Counter(truth) & Counter(guess)).values())
+    correct = task.score_labels(true, inferred)
     soft = None if source.soft is None else source.soft.flatten().tolist()
     return LabelResult(true=truth, inferred=guess, correct=correct, method=source.method, soft=soft)
 
 
-def _snapshot(victim: Victim, fraction: float, inputs: Tensor, order: Sequence[int]) -> SnapshotEntry:
-    pixels = victim.observation.space.denormalize(inputs.cpu())
-    return SnapshotEntry(fraction=fraction, images_png=[png(pixels[i]) for i in order])
+def _snapshot(outcome: Outcome, fraction: float, inputs: Tensor, order: Sequence[int]) -> SnapshotEntry | None:
+    """The samples part of the way; ``None`` where this domain has no pictures."""
+    values = outcome.victim.observation.domain.decode(inputs.cpu())
+    pictures = [outcome.measure.picture(values[i]) for i in order]
+    shown = [picture for picture in pictures if picture is not None]
+    return SnapshotEntry(fraction=fraction, images_png=shown) if len(shown) == len(order) else None
 
 
 def _sample(outcome: Outcome, score: SampleScore) -> SampleResult:
-    if score.tokens is not None:
-        return _text(outcome, score, score.tokens)
-    batch, found = outcome.victim.batch, score.identification
-    return SampleResult(
-        index=batch.indices[score.position],
-        label=int(batch.labels[score.position]),
-        inferred_label=int(outcome.reconstruction.labels[score.reconstruction]),
-        **_metrics(score.scores),
-        floors={name: Metrics(**_metrics(floor)) for name, floor in score.floors.items()},
-        margin=None if score.margin is None else finite(score.margin),
-        margin_reason=_margin_reason(score),
-        lpips_margin=score.lpips_margin,
-        reidentified=found.identified,
-        reidentified_reason=_identified_reason(found),
-        rank_among=found.distractors + 1,
-        augmented=found.augmented,
-        near_duplicates=found.near_duplicates,
-        leaked=score.leaked,
-        leaked_reason=score.reason,
-        original_png=png(batch.images[score.position]),
-        reconstruction_png=png(outcome.pixels[score.reconstruction]),
-    )
+    batch, found, measure = outcome.victim.batch, score.identification, outcome.measure
+    common = {
+        "index": batch.indices[score.position],
+        "label": int(batch.labels[score.position]),
+        "inferred_label": int(outcome.reconstruction.labels[score.reconstruction]),
+        "reidentified": found.identified,
+        "rank_among": found.distractors + 1,
+        "leaked": score.leaked,
+        "leaked_reason": score.reason,
+        "metrics": score.metrics,
+        "metric_reasons": score.reasons,
+        "metric_floors": score.floor_metrics,
+        "closeness": finite(score.closeness),
+        "recognisable": measure.recognisable(score),
+        "told": measure.told(score),
+        "claim": measure.claim(score),
+        "distractors_wanted": measure.wanted,
+    }
+    return SampleResult.model_validate({**common, **measure.entry(batch, score, outcome.recovered)})
 
 
-def _margin_reason(score: SampleScore) -> str:
-    if score.margin is None:
-        return "a floor reproduces the sample exactly"
-    return "" if math.isfinite(score.margin) else "exact reconstruction"
-
-
-def _identified_reason(found: Identification) -> str:
-    """What re-identification means for this sample."""
-    if found.identified is None:
-        return "there is no other image to confuse it with"
-    parts = [f"up to {found.near_duplicates} near-duplicate(s) in the batch file"] if found.near_duplicates else []
-    parts += [f"{found.augmented} of the others are augmentations of the images at hand"] if found.augmented else []
-    return "; ".join(parts)
-
-
-def _text(outcome: Outcome, score: SampleScore, tokens: TokenScore) -> SampleResult:
-    batch, found = outcome.victim.batch, score.identification
-    shown = {*tokens.original, *tokens.found, *(t for t in tokens.recovered if t is not None)}
-    return SampleResult(
-        index=batch.indices[score.position],
-        label=int(batch.labels[score.position]),
-        inferred_label=int(outcome.reconstruction.labels[score.reconstruction]),
-        **_metrics(score.scores),
-        margin_reason="token ids have no PSNR",
-        reidentified=found.identified,
-        reidentified_reason="" if found.identified is not None else "only the token set of several texts was read",
-        rank_among=found.distractors + 1,
-        leaked=score.leaked,
-        leaked_reason=score.reason,
-        tokens=TokenResult(
-            **dataclasses.asdict(tokens.match),
-            original=list(tokens.original),
-            recovered=list(tokens.recovered),
-            found=list(tokens.found),
-            words={token: batch.words[token] for token in sorted(shown)} if batch.words else {},
-            floors={name: TokenMetrics(**dataclasses.asdict(floor)) for name, floor in tokens.floors.items()},
-            skill=tokens.skill,
-        ),
-    )
-
-
-def _metrics(scores: Scores) -> dict[str, Any]:
-    values: Mapping[str, float | None] = {
-        "psnr": scores.psnr, "ssim": scores.ssim, "lpips": scores.lpips, "mse": scores.mse,
-    }  # fmt: skip
-    return {**values, **{f"{name}_reason": scores.reasons.get(name, "") for name in values}}
+def metric_entries(measure: Measure[Any]) -> list[MetricEntry]:
+    """What samples are measured by."""
+    known = MetricEntry.model_fields
+    return [MetricEntry(**{k: v for k, v in dataclasses.asdict(spec).items() if k in known}) for spec in measure.specs]
 
 
 def summarize(outcome: Outcome) -> str:
     """One line for the progress display."""
     leaked = sum(s.leaked for s in outcome.scores)
-    done = outcome.reconstruction
+    done, near = outcome.reconstruction, outcome.measure.summary(outcome.scores)
     tail = f"{done.seconds:.1f} s{', ' if done.stopped else ''}{done.stopped}"
-    return f"victim {outcome.victim.number}: {_best(outcome.scores)}, {leaked} of {len(outcome.scores)} leaked, {tail}"
-
-
-def _best(scores: Sequence[SampleScore]) -> str:
-    """The closest reconstruction in words."""
-    texts = [s.tokens.match for s in scores if s.tokens is not None]
-    if texts:
-        accuracies = [t.accuracy for t in texts if t.accuracy is not None]
-        order = f", {max(accuracies):.0%} of the places in the best text" if accuracies else ""
-        return f"{max(t.recall for t in texts):.0%} of the tokens{order}"
-    best = [s.scores.psnr for s in scores if s.scores.psnr is not None]
-    return f"best {max(best):.1f} dB" if best else "exact"
+    return f"victim {outcome.victim.number}: {near}, {leaked} of {len(outcome.scores)} leaked, {tail}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import OutOfMemoryError
@@ -26,8 +26,7 @@ from leakaudit.audit.victim import Outcome, Victim, attack_together, attack_vict
 from leakaudit.document.schema import AttackEntry, Comparison
 from leakaudit.notes import PLANNED
 from leakaudit.reconstruction import Monitor
-from leakaudit.scoring.images import Scorer
-from leakaudit.scoring.tokens import TokenScorer
+from leakaudit.scoring.base import Measure
 from leakaudit.target.target import Target
 
 
@@ -35,7 +34,7 @@ def run_attacks(
     attacks: Sequence[Attack],
     target: Target,
     victims: Sequence[Victim],
-    scorer: Scorer | TokenScorer,
+    measure: Measure[Any],
     options: AuditOptions,
     budget: Budget,
     memory: Memory,
@@ -56,7 +55,7 @@ def run_attacks(
         recovered = {o.victim.number for before in done for o in before.outcomes if o.certified}
         attacked = turn.victims if turn.beside is None else [o.victim for o in done[-1].outcomes]
         beside = f" beside {turn.beside.title}" if turn.beside else ""
-        queue = Queue(target, scorer, options, budget, memory, later, recovered, beside)
+        queue = Queue(target, measure, options, budget, memory, later, recovered, beside)
         outcomes, why = _run_on_victims(turn.attack, [now[victim.number] for victim in attacked], queue)
         now |= {o.victim.number: o.victim.after(turn.attack, o.reconstruction) for o in outcomes}
         done.append(replace(turn, outcomes=outcomes, why=why or _cut(outcomes)))
@@ -198,7 +197,7 @@ class Queue:
     """What a run needs but attack and victim: who else waits for time, who is recovered, and what it stands beside."""
 
     target: Target
-    scorer: Scorer | TokenScorer
+    measure: Measure[Any]
     options: AuditOptions
     budget: Budget
     memory: Memory
@@ -223,7 +222,7 @@ def _all_at_once(attack: Attack, victims: Sequence[Victim], queue: Queue) -> lis
     seeds = [seed_of(queue.options.seed, attack.name, victim.number) for victim in victims]
     monitor = queue.monitor(attack, victims)
     try:
-        found = attack_together(attack, queue.target, victims, queue.scorer, seeds, monitor, queue.memory)
+        found = attack_together(attack, queue.target, victims, queue.measure, seeds, monitor, queue.memory)
     except OutOfMemoryError:
         torch.cuda.empty_cache()
         return None
@@ -250,7 +249,7 @@ def _run_on_victims(attack: Attack, victims: Sequence[Victim], queue: Queue) -> 
         seed = seed_of(queue.options.seed, attack.name, victim.number)
         monitor = queue.monitor(attack, victims[position:])
         try:
-            outcome = attack_victim(attack, queue.target, victim, queue.scorer, seed, monitor, queue.memory)
+            outcome = attack_victim(attack, queue.target, victim, queue.measure, seed, monitor, queue.memory)
         except OutOfMemoryError:
             torch.cuda.empty_cache()
             return outcomes, f"out of memory on victim {victim.number}: use --device cpu, or a smaller --batch-size"

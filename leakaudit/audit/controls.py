@@ -17,35 +17,27 @@ positive control of the strongest of them; where nothing leaked, the positive co
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from leakaudit.attacks.base import Attack, cpu_generator
 from leakaudit.audit.budget import Budget
 from leakaudit.audit.environment import seed_of
 from leakaudit.audit.memory import Memory, attack_once
-from leakaudit.audit.references import REFERENCES, TEXT_REFERENCES, Reference, synthetic_batch
-from leakaudit.audit.victim import (
-    Knowledge,
-    Outcome,
-    Recovered,
-    Victim,
-    attack_victim,
-    judge,
-    observe_victim,
-    recovered,
-)
+from leakaudit.audit.references import reference_target, synthetic_batch
+from leakaudit.audit.victim import Knowledge, Outcome, Victim, attack_victim, observe_victim
 from leakaudit.client.batch import Batch
 from leakaudit.document.schema import ControlEntry
+from leakaudit.domains.base import Domain
+from leakaudit.domains.references import Reference
 from leakaudit.errors import LeakauditError
-from leakaudit.observation import InputSpace, Observation, TokenSpace
+from leakaudit.observation import Observation
 from leakaudit.protocols.base import Protocol
 from leakaudit.reconstruction import NotApplicable
-from leakaudit.scoring.images import SampleScore, Scorer
-from leakaudit.scoring.tokens import TokenScorer
+from leakaudit.scoring.base import Measure, SampleScore
 from leakaudit.target.target import Target
 
 Level = Literal["full", "quick", "none"]
@@ -80,8 +72,8 @@ class Scene:
     Args:
         target: The model under audit.
         samples: The batch file.
-        space: Normalisation of the inputs.
-        scorer: The audit's own.
+        domain: What a sample is.
+        measure: The audit's own.
         protocol: How updates are made.
         knowledge: Defences, public images, and the audit's seed.
         budget: Time, and Ctrl-C.
@@ -91,8 +83,8 @@ class Scene:
 
     target: Target
     samples: Batch
-    space: InputSpace
-    scorer: Scorer | TokenScorer
+    domain: Domain
+    measure: Measure[Any]
     protocol: Protocol
     knowledge: Knowledge
     budget: Budget
@@ -145,44 +137,34 @@ def _positive(run: Run, scene: Scene, runs_left: int) -> tuple[Run, ControlEntry
     if isinstance(found, str):
         return run, _entry("positive", run.attack, None, found)
     reference, target, victim, population = found
-    scorer = _scorer(target, population, scene.scorer)
+    measure = scene.measure.like(victim.observation.domain, population)
     seed = seed_of(scene.knowledge.seed, f"{run.attack.name} positive", 0)
     monitor = scene.budget.share(runs_left)
-    outcome = attack_victim(run.attack, target, victim, scorer, seed, monitor, scene.memory)
+    outcome = attack_victim(run.attack, target, victim, measure, seed, monitor, scene.memory)
     (score,) = outcome.scores
     did = "recovered" if score.leaked else f"did not recover ({score.reason})"
-    numbers = {"reference": reference.name, **_numbers(score), "seconds": outcome.reconstruction.seconds}
+    numbers = {"reference": reference.name, **scene.measure.numbers(score), "seconds": outcome.reconstruction.seconds}
     return run, _entry(
         "positive",
         run.attack,
         score.leaked,
-        f"{did} the sample of the bundled network {reference.name!r}, {_told(score)}",
+        f"{did} the sample of the bundled network {reference.name!r}, {scene.measure.told_control(score)}",
         numbers,
     )
 
 
-def _scorer(target: Target, population: Batch, like: Scorer | TokenScorer) -> Scorer | TokenScorer:
-    """A scorer of a reference's samples, as strict as another."""
-    if target.tokens is not None:
-        return TokenScorer(population, target.tokens.vocabulary)
-    return Scorer(population, criterion=like.criterion if isinstance(like, Scorer) else None)
-
-
 def _fitting_reference(attack: Attack, scene: Scene) -> tuple[Reference, Target, Victim, Batch] | str:
     """The first bundled network that the attack applies to, with one victim; or why there is none."""
-    shape, classes = scene.target.image_shape, scene.target.classes
     device = next(iter(scene.target.parameters.values())).device
     wanted = attack.positive_control
-    fitting = REFERENCES if scene.target.tokens is None else TEXT_REFERENCES
-    ordered = sorted(fitting, key=lambda r: wanted.index(r.name) if r.name in wanted else len(wanted))
+    ordered = sorted(scene.domain.references, key=lambda r: wanted.index(r.name) if r.name in wanted else len(wanted))
     why = "there is none"
     for reference in ordered:
-        target = reference.target(shape, max(2, classes)).to(device)
-        space = scene.space if target.tokens is None else TokenSpace.of(shape[2], target.tokens.vocabulary)
-        population = synthetic_batch(target, space, REFERENCE_SAMPLES, 1)
+        target = reference_target(reference, scene.domain, max(2, scene.target.classes)).to(device)
+        population = synthetic_batch(target, target.domain, REFERENCE_SAMPLES, 1)
         protocol = replace(scene.protocol, batch_size=1, mode=target.mode, shared_statistics="none")
         undefended = replace(scene.knowledge, seed=0, defences=())
-        victim = observe_victim(target, population.subset([0]), protocol, space, undefended, 0)
+        victim = observe_victim(target, population.subset([0]), protocol, target.domain, undefended, 0)
         refusal = attack.refusal(*victim.attacked_by(attack, target))
         if refusal is None:
             return reference, target, victim, population
@@ -196,7 +178,7 @@ def _negative(run: Run, scene: Scene, runs_left: int) -> tuple[Run, ControlEntry
         (o.victim, other.recovered)
         for o in outcomes
         for other in run.outcomes
-        if other is not o and not scene.scorer.alike(o.victim.batch, other.victim.batch)
+        if other is not o and not scene.measure.alike(o.victim.batch, other.victim.batch)
     ]
     source = "another victim's update"
     if not pairs:
@@ -205,11 +187,12 @@ def _negative(run: Run, scene: Scene, runs_left: int) -> tuple[Run, ControlEntry
         if isinstance(made, str):
             return run, _entry("negative", run.attack, True, f"the attack refuses {source}: {made}")
         pairs = [(outcomes[0].victim, made)]
-    scores = [score for victim, found in pairs for score in judge(scene.scorer, victim.batch, found)]
+    scores = [score for victim, found in pairs for score in scene.measure.score(victim.batch, found)]
     passing = sum(score.leaked for score in scores)
     best = max(scores, key=lambda s: s.strength)
-    numbers = {"cases": len(scores), "passing_as_leak": passing, **_numbers(best)}
-    detail = f"{passing} of {len(scores)} reconstructions from {source} pass as a leak; the closest {_told(best)}"
+    closest = scene.measure.told_control(best)
+    numbers = {"cases": len(scores), "passing_as_leak": passing, **scene.measure.numbers(best)}
+    detail = f"{passing} of {len(scores)} reconstructions from {source} pass as a leak; the closest {closest}"
     survivor = _take_back(run) if passing else run
     return survivor, _entry("negative", run.attack, not passing, detail, numbers)
 
@@ -221,12 +204,12 @@ def _other_victim(victim: Victim, scene: Scene) -> tuple[Victim, str]:
     free = [i for i, index in enumerate(scene.samples.indices) if index not in taken]
     order = torch.randperm(len(free), generator=cpu_generator(seed_of(scene.knowledge.seed, "negative", 0))).tolist()
     candidate = scene.samples.subset([free[i] for i in order[:size]]) if len(free) >= size else None
-    if candidate is None or scene.scorer.alike(victim.batch, candidate):
-        candidate = synthetic_batch(scene.target, scene.space, size, 2).subset(range(size))
+    if candidate is None or scene.measure.alike(victim.batch, candidate):
+        candidate = synthetic_batch(scene.target, scene.domain, size, 2).subset(range(size))
         source = "the update of generated images"
     else:
         source = "the update of other samples"
-    other = observe_victim(scene.target, candidate, scene.protocol, scene.space, scene.knowledge, victim.number)
+    other = observe_victim(scene.target, candidate, scene.protocol, scene.domain, scene.knowledge, victim.number)
     return other, source
 
 
@@ -245,7 +228,7 @@ def _unclaimed(score: SampleScore) -> SampleScore:
 
 def _prior_only(run: Run, scene: Scene, runs_left: int) -> tuple[Run, ControlEntry]:
     ranked = sorted(run.outcomes, key=lambda o: not o.leaked)
-    made: list[Recovered] = []
+    made: list[Any] = []
     refusal = ""
     for outcome in ranked if scene.level == "full" else ranked[:1]:
         generator = cpu_generator(seed_of(scene.knowledge.seed, "prior only", outcome.victim.number))
@@ -258,21 +241,18 @@ def _prior_only(run: Run, scene: Scene, runs_left: int) -> tuple[Run, ControlEnt
             made.append(found)
     if not made:
         return run, _entry("prior_only", run.attack, True, f"makes nothing without the update: {refusal}")
-    alone = [score for o in ranked for found in made for score in judge(scene.scorer, o.victim.batch, found)]
-    passing, best = sum(s.leaked for s in alone), max(alone, key=_closeness)
-    outcomes = [replace(o, scores=_with_floor(o, scene.scorer, made)) for o in run.outcomes]
-    detail = f"noise in place of the update gives {_told(best)}; {passing} of {len(alone)} pass as a leak"
-    numbers = {"cases": len(alone), "passing_as_leak": passing, **_numbers(best)}
+    alone = [score for o in ranked for found in made for score in scene.measure.score(o.victim.batch, found)]
+    passing, best = sum(s.leaked for s in alone), max(alone, key=lambda s: s.closeness)
+    outcomes = [replace(o, scores=_with_floor(o, made)) for o in run.outcomes]
+    told = scene.measure.told_control(best)
+    detail = f"noise in place of the update gives {told}; {passing} of {len(alone)} pass as a leak"
+    numbers = {"cases": len(alone), "passing_as_leak": passing, **scene.measure.numbers(best)}
     return replace(run, outcomes=outcomes), _entry("prior_only", run.attack, not passing, detail, numbers)
 
 
-def _closeness(score: SampleScore) -> float:
-    return score.strength if score.tokens is not None else score.scores.psnr or float("inf")
-
-
-def _with_floor(outcome: Outcome, scorer: Scorer | TokenScorer, made: Sequence[Recovered]) -> list[SampleScore]:
+def _with_floor(outcome: Outcome, made: Sequence[Any]) -> list[SampleScore]:
     """Scores with one more floor; what an earlier control took back stays so."""
-    again = judge(scorer, outcome.victim.batch, outcome.recovered, made)
+    again = outcome.measure.score(outcome.victim.batch, outcome.recovered, made)
     return [
         new if old.leaked else replace(new, leaked=False, reason=old.reason)
         for new, old in zip(again, outcome.scores, strict=True)
@@ -288,8 +268,8 @@ def without_information(observation: Observation, generator: Generator) -> Obser
     return replace(observation, update=update, start=None, batch_statistics=None)
 
 
-def _recover(attack: Attack, scene: Scene, victim: Victim, purpose: str, runs_left: int) -> Recovered | str:
-    """What the attack makes of a victim's observation, or why it makes nothing."""
+def _recover(attack: Attack, scene: Scene, victim: Victim, purpose: str, runs_left: int) -> Any:
+    """What the attack makes of a victim's observation as it is scored, or why it makes nothing, as text."""
     target, observation = victim.attacked_by(attack, scene.target)
     refusal = attack.refusal(target, observation)
     if isinstance(refusal, NotApplicable):
@@ -299,33 +279,8 @@ def _recover(attack: Attack, scene: Scene, victim: Victim, purpose: str, runs_le
         found = attack_once(attack, target, observation, seed, scene.budget.share(runs_left), scene.memory)
     except LeakauditError as error:
         return error.message
-    result = recovered(target, scene.space, found)
-    finite = not isinstance(result, Tensor) or bool(torch.isfinite(result).all())
-    return result if finite else "its result is not finite"
-
-
-def _numbers(score: SampleScore) -> dict[str, Any]:
-    if score.tokens is not None:
-        return {**asdict(score.tokens.match), "skill": score.tokens.skill}
-    margin = score.margin
-    return {
-        "psnr": score.scores.psnr,
-        "margin": margin if margin is not None and abs(margin) != float("inf") else None,
-    }
-
-
-def _told(score: SampleScore) -> str:
-    """The closest result in words."""
-    if score.tokens is not None:
-        match = score.tokens.match
-        order = "" if match.accuracy is None else f", {match.accuracy:.0%} of its places right"
-        return f"{match.recall:.0%} of the text's tokens named, {match.precision:.0%} of those named right{order}"
-    if score.scores.psnr is None:
-        return "exact to the last bit"
-    if score.margin is None:
-        return f"{score.scores.psnr:.1f} dB"
-    where = "above" if score.margin >= 0 else "below"
-    return f"{score.scores.psnr:.1f} dB, {abs(score.margin):.1f} dB {where} its best floor"
+    result = scene.measure.recovered(scene.domain, found)
+    return result if scene.measure.usable(result) else "its result is not finite"
 
 
 def _entry(

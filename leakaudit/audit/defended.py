@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from leakaudit.audit.assemble import finite
 from leakaudit.client.examine import DefenceEvidence
 from leakaudit.defences.accounting import guarantee
 from leakaudit.defences.base import Defence
 from leakaudit.defences.claims import Check
 from leakaudit.defences.gaussian import GaussianMechanism
 from leakaudit.document.schema import AccountingEntry, ClaimCheck, ClaimEntry, DefenceEntry
+from leakaudit.scoring.base import finite
 
 PRIOR = 0.01
 """κ: the attacker could guess the sample among a hundred before seeing any update; chosen, as in `benchmarks/rero.py`.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from leakaudit import __version__
 from leakaudit.attacks.base import Attack
@@ -31,18 +32,17 @@ from leakaudit.client.examine import examine, examine_claims, examine_recorded
 from leakaudit.client.observe import NoTraceError
 from leakaudit.defences.base import defended_model, defended_protocol
 from leakaudit.document.schema import ClaimEntry, DefenceEntry, RankSection, Report
+from leakaudit.domains.base import Domain
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.findings import Evidence, judge
 from leakaudit.findings.recommend import recommend
 from leakaudit.findings.verdict import conclude
-from leakaudit.observation import InputSpace
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.protocols.base import Protocol
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.risk.rank import rank_analysis
 from leakaudit.risk.what_if import smallest_changes
-from leakaudit.scoring.images import Scorer
-from leakaudit.scoring.tokens import TokenScorer
+from leakaudit.scoring.base import Judging, Measure, measure_for
 from leakaudit.target.target import Target
 
 DEFAULT_VICTIMS = 4
@@ -54,7 +54,7 @@ ATTACKS_SHARE = 0.75
 def audit(
     target: Target,
     samples: Batch,
-    space: InputSpace,
+    domain: Domain,
     options: AuditOptions,
     *,
     observer: Observer | None = None,
@@ -66,7 +66,7 @@ def audit(
     Args:
         target: The model, loaded in the mode of the client's training.
         samples: Private samples; only the client and the scorer see them.
-        space: Normalisation of the model's inputs.
+        domain: What a sample is, with the client's normalisation.
         options: What to run.
         observer: Told the progress.
         memory: Shared with other audits of the same caller; by default a new one on the cache of the options.
@@ -80,33 +80,34 @@ def audit(
     observer = observer or SilentObserver()
     memory = (memory or Memory(options.cache)).within(options.time_budget)
     device = choose_device(options.device)
-    scorer = make_scorer(target, samples, options)
+    measure = make_measure(domain, samples, options)
     chosen = options.attacks or tuple(name for name, attack in available().items() if attack.by_default)
     attacks = [_created(name, options) for name in chosen]
     attacks.sort(key=lambda attack: attack.cost)  # later ones build on what earlier ones found
     if options.auxiliary is not None:
         refuse_overlap(options.auxiliary, samples)
+    target = replace(target, domain=domain)
     target = defended_model(target, options.defences, seed_of(options.seed, "defence", 0))
     with reproducible(target, options.seed):
         observer.stage("rank analysis")
         rank_section = assess_architecture(target, options)
         target.to(device)
         observer.stage("computing the client's updates")
-        victims, silent = make_victims(target, samples, space, options)
+        victims, silent = make_victims(target, samples, domain, options)
         share = ATTACKS_SHARE if options.controls != "none" else 1.0
         budget = Budget.of(observer, options.time_budget, share)
-        runs, reasons, victims = run_attacks(attacks, target, victims, scorer, options, budget, memory)
+        runs, reasons, victims = run_attacks(attacks, target, victims, measure, options, budget, memory)
         if options.controls != "none":
             observer.stage("controls")
         protocol = victims[0].observation.protocol
         scene = Scene(
-            *(target, samples, space, scorer, protocol, _knowledge(options), budget.whole(), memory),
+            *(target, samples, domain, measure, protocol, _knowledge(options), budget.whole(), memory),
             level=options.controls,
         )
         runs, controls = control(runs, scene)
     entries = [entry_of(run, victims[0], reasons) for run in runs]
     entries += [left_out(name, victims[0], options) for name in available() if name not in chosen]
-    batch = assemble.batch_section(samples, space, options.batch_size, len(victims), silent)
+    batch = assemble.batch_section(samples, domain, options.batch_size, len(victims), silent)
     defences = _defences(target, victims[0], options)
     evidence = Evidence(
         assemble.target_section(target),
@@ -135,6 +136,7 @@ def audit(
         batch=batch,
         protocol=evidence.protocol,
         rank=rank_section,
+        metrics=assemble.metric_entries(measure),
         attacks=entries,
         controls=controls,
         defences=defences,
@@ -163,7 +165,7 @@ def assess_architecture(target: Target, options: AuditOptions) -> RankSection:
         return RankSection(risk="unknown", score=None, score_reason=error.message, layers=[], notes=[error.message])
 
 
-def make_victims(target: Target, samples: Batch, space: InputSpace, options: AuditOptions) -> tuple[list[Victim], int]:
+def make_victims(target: Target, samples: Batch, domain: Domain, options: AuditOptions) -> tuple[list[Victim], int]:
     """Draw the victims, compute the update of each, and infer its labels from the update.
 
     Returns:
@@ -180,7 +182,7 @@ def make_victims(target: Target, samples: Batch, space: InputSpace, options: Aud
     silent: list[NoTraceError] = []
     for number, batch in enumerate(samples.draw(count, protocol.batch_size, options.seed)):
         try:
-            victims.append(observe_victim(target, batch, protocol, space, knowledge, number, recorded))
+            victims.append(observe_victim(target, batch, protocol, domain, knowledge, number, recorded))
         except NoTraceError as nothing:
             silent.append(nothing)
     if not victims:
@@ -228,13 +230,7 @@ def _knowledge(options: AuditOptions) -> Knowledge:
     return Knowledge(options.seed, options.defences, options.auxiliary, shared)
 
 
-def make_scorer(target: Target, samples: Batch, options: AuditOptions) -> Scorer | TokenScorer:
-    """A scorer of texts or of images, these with LPIPS where its weights are."""
-    if target.tokens is not None:
-        return TokenScorer(samples, target.tokens.vocabulary)
-    from leakaudit.scoring.perceptual import HUB_FILE, PerceptualDistance, find_weights
-
-    path = options.lpips_weights or find_weights()
-    lpips = None if path is None else PerceptualDistance(path)
-    reason = "" if path is not None else f"no {HUB_FILE} in torch's hub cache, and no --lpips-weights"
-    return Scorer(samples, lpips, reason, options.criterion, options.distractors)
+def make_measure(domain: Domain, samples: Batch, options: AuditOptions) -> Measure[Any]:
+    """The measure of the samples, as strict as was asked for."""
+    judging = Judging(criterion=options.criterion, distractors=options.distractors, lpips_weights=options.lpips_weights)
+    return measure_for(domain, samples, judging)

@@ -1,142 +1,34 @@
-"""Bundled reference networks that are known to leak: what the positive control attacks. Made in code, nothing loaded.
+"""The bundled networks of the positive control as targets, and generated samples for them.
 
-Each takes the input shape and the classes of the model under audit, so that an attack that works at all works on one
-of them with a single sample:
-
-* ``mlp``: one hidden layer of sigmoid units with biases. Read by the first-layer reader, matched by every optimisation
-  attack.
-* ``relu-mlp``: the same with ReLU, whose sparse errors SPEAR needs.
-* ``dropout-mlp``: with dropout 0.5 in train mode, for attacks on unknown masks.
-* ``leaky-cnn``: an invertible convolution and a linear layer, which R-GAP solves.
-* ``patches``: a patch embedding, positions and one attention layer, as APRIL reads them.
-* ``text``: token embeddings with learned positions, for attacks on token ids.
-
-The private samples of a reference are images with the spectrum of photographs, or random texts
-(`leakaudit.attacks.labels.infer`).
+The networks are those of the domain (`leakaudit.domains.references`); the private samples of one are made by the domain
+too, so they are like the real ones and nobody's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
 
-from leakaudit.attacks.labels.infer import probe_images
+from leakaudit.attacks.labels.infer import probe_inputs
 from leakaudit.client.batch import Batch
-from leakaudit.observation import InputSpace
-from leakaudit.protocols.base import Mode
+from leakaudit.domains.base import Domain
+from leakaudit.domains.references import Reference
 from leakaudit.target.load import load
 from leakaudit.target.target import Target
 
-HIDDEN = 64
-"""Width of the hidden layers; chosen."""
-VOCABULARY = 500
-"""Tokens of the bundled text network; chosen."""
-TOKENS = 8
-"""Patches along one side of the image, at most; chosen."""
+
+def reference_target(reference: Reference, domain: Domain, classes: int) -> Target:
+    """A bundled network for samples of a domain and a number of classes, always with the same weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = reference.build(domain.shape, classes)
+    target = load(module, mode=reference.mode, image_shape=domain.shape)
+    return replace(target, domain=domain.on(target.domain))
 
 
-@dataclass(frozen=True)
-class Reference:
-    """A network that leaks.
-
-    Args:
-        name: For the report.
-        build: From ``(C, H, W)`` and classes to the module.
-        mode: Mode of its client.
-    """
-
-    name: str
-    build: Callable[[tuple[int, int, int], int], nn.Module]
-    mode: Mode = "eval"
-
-    def target(self, shape: tuple[int, int, int], classes: int) -> Target:
-        """The network for an input shape and number of classes, always with the same weights."""
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            module = self.build(shape, classes)
-        return load(module, mode=self.mode, image_shape=shape)
-
-
-class _Patches(nn.Module):
-    """A patch embedding with learned positions, single-head attention, and a linear head on the mean token."""
-
-    def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
-        super().__init__()
-        channels, height, width = shape
-        patch = (_divisor(height), _divisor(width))
-        tokens = (height // patch[0]) * (width // patch[1])
-        size = max(2 * tokens, HIDDEN)
-        self.embed = nn.Conv2d(channels, size, patch, patch)
-        self.position = nn.Parameter(0.02 * torch.randn(1, tokens, size))
-        self.query, self.key, self.value = (nn.Linear(size, size) for _ in range(3))
-        self.head = nn.Linear(size, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, K) of images (B, C, H, W)."""
-        tokens = self.embed(x).flatten(2).transpose(1, 2) + self.position
-        scores = self.query(tokens) @ self.key(tokens).transpose(1, 2) / tokens.shape[-1] ** 0.5
-        logits: Tensor = self.head((tokens + scores.softmax(-1) @ self.value(tokens)).mean(1))
-        return logits
-
-
-def _divisor(side: int) -> int:
-    """The smallest patch side that divides an image side into at most `TOKENS` patches."""
-    return next(size for size in range(1, side + 1) if side % size == 0 and side // size <= TOKENS)
-
-
-class _Text(nn.Module):
-    """Token embeddings with learned positions, a unit layer per token, and a linear head on their mean."""
-
-    def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
-        super().__init__()
-        self.table = nn.Embedding(VOCABULARY, HIDDEN)
-        self.position = nn.Parameter(torch.randn(shape[2], HIDDEN))
-        self.units, self.head = nn.Linear(HIDDEN, HIDDEN), nn.Linear(HIDDEN, classes)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Logits (B, K) of token ids (B, L)."""
-        logits: Tensor = self.head(torch.tanh(self.units(self.table(ids) + self.position)).mean(1))
-        return logits
-
-
-def _mlp(activation: Callable[[], nn.Module], *extra: nn.Module) -> Callable[[tuple[int, int, int], int], nn.Module]:
-    def build(shape: tuple[int, int, int], classes: int) -> nn.Module:
-        channels, height, width = shape
-        layers = [nn.Flatten(), nn.Linear(channels * height * width, HIDDEN), activation(), *extra]
-        return nn.Sequential(*layers, nn.Linear(HIDDEN, classes))
-
-    return build
-
-
-def _leaky_cnn(shape: tuple[int, int, int], classes: int) -> nn.Module:
-    channels, height, width = shape
-    convolution = nn.Conv2d(channels, 2 * channels, 3, padding=1)
-    return nn.Sequential(
-        convolution, nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(2 * channels * height * width, classes)
-    )
-
-
-REFERENCES = (
-    Reference("mlp", _mlp(nn.Sigmoid)),
-    Reference("relu-mlp", _mlp(nn.ReLU)),
-    Reference("dropout-mlp", _mlp(nn.GELU, nn.Dropout(0.5)), "train"),
-    Reference("leaky-cnn", _leaky_cnn),
-    Reference("patches", _Patches),
-)
-"""The networks for images; their dropout rate and slope are chosen, the rates of `benchmarks/anchors.py` and the slope
-of R-GAP's own networks (arXiv 2010.07733)."""
-
-
-TEXT_REFERENCES = (Reference("text", _Text),)
-
-
-def synthetic_batch(target: Target, space: InputSpace, count: int, seed: int) -> Batch:
-    """`count` images with the spectrum of photographs, or random texts, and random labels, for a target."""
+def synthetic_batch(target: Target, domain: Domain, count: int, seed: int) -> Batch:
+    """At least `count` generated samples of the domain with random labels, for a target."""
     generator = torch.Generator().manual_seed(seed)
-    pixels = space.denormalize(probe_images(target, space, count, generator).cpu())
-    pixels = pixels if target.tokens is None else pixels.long()
-    labels = torch.randint(target.classes, (len(pixels),), generator=generator)
-    return Batch(pixels, labels, tuple(range(len(pixels))))
+    values = domain.decode(probe_inputs(target, domain, count, generator).cpu())
+    return Batch(values, target.task.draw(len(values), generator), tuple(range(len(values))))

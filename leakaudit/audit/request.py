@@ -15,7 +15,7 @@ from leakaudit.client.rounds.files import RecordedUpdate
 from leakaudit.defences.base import Defence
 from leakaudit.errors import UsageError
 from leakaudit.observation import ThreatModel
-from leakaudit.scoring.images import LeakCriterion
+from leakaudit.scoring.base import LeakCriterion
 
 
 @dataclass(frozen=True, kw_only=True)

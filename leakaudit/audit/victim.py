@@ -7,28 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from leakaudit.attacks.base import Attack, cpu_generator
 from leakaudit.attacks.certificate import Certificate, certify
-from leakaudit.attacks.labels.infer import LabelGuess, infer_labels
 from leakaudit.audit.environment import seed_of
 from leakaudit.audit.memory import Memory, attack_once, attack_together_once
 from leakaudit.client import observe as client
 from leakaudit.client.batch import Batch
 from leakaudit.defences.base import Defence, adapted
-from leakaudit.observation import InputSpace, Observation
+from leakaudit.domains.base import Domain
+from leakaudit.observation import Observation
 from leakaudit.protocols.base import Protocol
 from leakaudit.reconstruction import Monitor, Reconstruction
-from leakaudit.scoring.images import SampleScore, Scorer
-from leakaudit.scoring.tokens import ReadTexts, TokenScorer
+from leakaudit.scoring.base import Measure, SampleScore
 from leakaudit.target.dropout import Steps
 from leakaudit.target.target import Target
+from leakaudit.tasks.base import LabelGuess, Task
 
-Recovered = Tensor | ReadTexts
-"""What is scored: pixels in 0..1 (B, C, H, W), or what was read of texts."""
 WARM_START_RESIDUAL = 0.5
 """A closed-form result that explains less of the update than this is no better a start than noise; chosen, not
 measured."""
@@ -121,28 +119,21 @@ class Outcome:
         victim: The batch.
         reconstruction: What the attack returned.
         certificate: Evidence without ground truth, or ``None`` where it could not be computed.
-        recovered: The reconstruction as it is scored: pixels in 0..1 (B, C, H, W) on the CPU, or texts.
+        recovered: The reconstruction as the measure scores it, on the CPU: pixels in 0..1 (B, C, H, W), or texts.
         scores: Per sample.
         seed: Of the attack.
+        measure: What scored it.
+        task: What the labels are.
     """
 
     victim: Victim
     reconstruction: Reconstruction
     certificate: Certificate | None
-    recovered: Recovered
+    recovered: Any
     scores: list[SampleScore]
     seed: int
-
-    @property
-    def pixels(self) -> Tensor:
-        """The reconstruction of images.
-
-        Raises:
-            ValueError: It is of texts.
-        """
-        if isinstance(self.recovered, ReadTexts):
-            raise ValueError("texts have no pixels")
-        return self.recovered
+    measure: Measure[Any]
+    task: Task
 
     @property
     def leaked(self) -> bool:
@@ -159,7 +150,7 @@ def observe_victim(
     target: Target,
     batch: Batch,
     protocol: Protocol,
-    space: InputSpace,
+    domain: Domain,
     knowledge: Knowledge,
     number: int,
     recorded: Mapping[str, Tensor] | None = None,
@@ -171,9 +162,9 @@ def observe_victim(
     """
     seed = knowledge.seed
     observation, masks = client.observe_step(
-        target, batch, protocol, space, seed_of(seed, "client", number), knowledge.defences, recorded
+        target, batch, protocol, domain, seed_of(seed, "client", number), knowledge.defences, recorded
     )
-    guess = infer_labels(target, observation, cpu_generator(seed_of(seed, "labels", number)))
+    guess = target.task.infer(target, observation, cpu_generator(seed_of(seed, "labels", number)))
     labels = guess.labels.to(next(iter(observation.update.values())).device)
     seen = replace(observation, labels=labels, label_source="inferred")
     return Victim(number, batch, seen, guess, masks, knowledge)
@@ -183,21 +174,21 @@ def attack_victim(
     attack: Attack,
     target: Target,
     victim: Victim,
-    scorer: Scorer | TokenScorer,
+    measure: Measure[Any],
     seed: int,
     monitor: Monitor,
     memory: Memory,
 ) -> Outcome:
     """Run an attack on a victim, certify and score what it made."""
     reconstruction = attack_once(attack, *victim.attacked_by(attack, target), seed, monitor, memory)
-    return outcome_of(attack, target, victim, scorer, seed, reconstruction)
+    return outcome_of(attack, target, victim, measure, seed, reconstruction)
 
 
 def attack_together(
     attack: Attack,
     target: Target,
     victims: Sequence[Victim],
-    scorer: Scorer | TokenScorer,
+    measure: Measure[Any],
     seeds: Sequence[int],
     monitor: Monitor,
     memory: Memory,
@@ -213,51 +204,29 @@ def attack_together(
     if found is None:
         return None
     together = zip(victims, seeds, found, strict=False)
-    return [outcome_of(attack, target, victim, scorer, seed, result) for victim, seed, result in together]
+    return [outcome_of(attack, target, victim, measure, seed, result) for victim, seed, result in together]
 
 
 def outcome_of(
     attack: Attack,
     target: Target,
     victim: Victim,
-    scorer: Scorer | TokenScorer,
+    measure: Measure[Any],
     seed: int,
     reconstruction: Reconstruction,
 ) -> Outcome:
     """Certify and score what an attack made of a victim."""
-    found = recovered(target, victim.observation.space, reconstruction)
-    scores = judge(scorer, victim.batch, found)
-    return Outcome(victim, reconstruction, _certificate(attack, target, victim, reconstruction), found, scores, seed)
-
-
-def recovered(target: Target, space: InputSpace, reconstruction: Reconstruction) -> Recovered:
-    """A reconstruction as it is scored."""
-    if target.tokens is not None:
-        return ReadTexts.of(reconstruction)
-    return space.denormalize(reconstruction.inputs.cpu())
-
-
-def judge(
-    scorer: Scorer | TokenScorer, batch: Batch, found: Recovered, prior_only: Sequence[Recovered] = ()
-) -> list[SampleScore]:
-    """Score what was recovered, pixels or texts, against a batch and what the attack made without the update.
-
-    Raises:
-        TypeError: The scorer is for the other kind.
-    """
-    if isinstance(scorer, TokenScorer) and isinstance(found, ReadTexts):
-        return scorer.score(batch, found, [made for made in prior_only if isinstance(made, ReadTexts)])
-    if isinstance(scorer, Scorer) and isinstance(found, Tensor):
-        alone = [made for made in prior_only if isinstance(made, Tensor)]
-        return scorer.score(batch, found, torch.cat(alone) if alone else None)
-    raise TypeError(f"{type(scorer).__name__} does not score {type(found).__name__}")
+    found = measure.recovered(victim.observation.domain, reconstruction)
+    scores = measure.score(victim.batch, found)
+    certificate = _certificate(attack, target, victim, reconstruction)
+    return Outcome(victim, reconstruction, certificate, found, scores, seed, measure, target.task)
 
 
 def _certificate(attack: Attack, target: Target, victim: Victim, reconstruction: Reconstruction) -> Certificate | None:
     """Evidence that needs no ground truth; uniqueness, the dear half, only for residuals at float level."""
     if victim.masks and reconstruction.masks is None:
         return None
-    if reconstruction.tokens is not None and not bool(reconstruction.tokens.placed.all()):
+    if reconstruction.incomplete:
         return None
     target, observation = victim.attacked_by(attack, target)
     quick = certify(target, observation, reconstruction.play, uniqueness=False)

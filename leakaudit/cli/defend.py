@@ -25,7 +25,7 @@ from leakaudit.errors import UsageError
     default="leaked=0",
     show_default=True,
     metavar="GOAL",
-    help="What a setting must reach: PSNR<15, SSIM<0.5, leaked=0 or reidentified=0.",
+    help="What a setting must reach: leaked=0, reidentified=0, or a limit on a metric, as PSNR<15 or accuracy<0.2.",
 )
 @click.option(
     "--defence",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +41,14 @@ def describe(target: Target) -> dict[str, Any]:
         "sha256": target.sha256,
         "format": target.format,
         "producer": target.producer,
-        "input": {"native": list(target.native_shape), "layout": target.layout, "image": list(target.image_shape)},
-        "tokens": None if target.tokens is None else asdict(target.tokens),
+        "input": {
+            "native": list(target.native_shape),
+            "layout": target.layout,
+            "image": list(target.image_shape),
+            "sample": target.domain.told(target.layout, target.native_shape),
+        },
+        "domain": target.domain.kind,
+        "tokens": target.domain.lookups(),
         "classes": target.classes,
         "binary": target.binary,
         "batch_sizes": None if target.batch_sizes is None else list(target.batch_sizes),
@@ -81,22 +86,17 @@ def _attacks(target: Target) -> list[dict[str, Any]]:
     """Which attacks apply to the update of random inputs, and why others do not."""
     import torch
 
-    from leakaudit.api import input_space
     from leakaudit.attacks.registry import available
     from leakaudit.observation import Observation
     from leakaudit.protocols.base import Play
     from leakaudit.protocols.fedsgd import FedSGD
 
     batch = 1 if target.batch_sizes is None else target.batch_sizes[0]
-    space = input_space(target, (), ())
-    generator = torch.Generator().manual_seed(0)
-    if target.tokens is None:
-        inputs = torch.rand(batch, *target.image_shape, generator=generator)
-    else:
-        inputs = target.random_inputs(batch, generator)
+    domain = target.domain.normalised((), ())
+    inputs = domain.finish(domain.look_alikes(batch, torch.Generator().manual_seed(0)))
     protocol = FedSGD(batch, target.mode)
     update = protocol.update(target, Play(inputs, torch.arange(batch) % target.classes))
-    observation = Observation(update, protocol, space)
+    observation = Observation(update, protocol, domain)
     result = []
     for name, attack in available().items():
         refusal = attack(attack.presets["quick"]).refusal(target, observation)
@@ -106,11 +106,7 @@ def _attacks(target: Target) -> list[dict[str, Any]]:
 
 def as_lines(summary: dict[str, Any]) -> list[str]:
     """The description for people, line by line."""
-    shape = summary["input"]["image"]
-    taken = f"{'×'.join(map(str, shape))} images, {summary['input']['layout']} {summary['input']['native']}"
-    if summary["tokens"]:
-        some = "any number of" if summary["tokens"]["any_length"] else str(shape[2])
-        taken = f"{some} token ids of {summary['tokens']['vocabulary']}, rows of {summary['tokens']['table']}"
+    taken = summary["input"]["sample"]
     sizes = summary["batch_sizes"]
     kind = "2 classes (one logit)" if summary["binary"] else f"{summary['classes']} classes"
     lines = [

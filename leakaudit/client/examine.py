@@ -50,7 +50,7 @@ def examine(
         defences: As there. With several, what each did to the update is not told apart, so none is checked.
     """
     acting = [d for d in defences if type(d).protect is not Defence.protect]
-    raw = observe(target, batch, observation.protocol, observation.space, seed)
+    raw = observe(target, batch, observation.protocol, observation.domain, seed)
     found = []
     for defence in defences:
         checks = check_claim(defence, raw.update, observation.update) if acting == [defence] else []
@@ -65,25 +65,28 @@ def examine_claims(
     target: Target, batch: Batch, observation: Observation, seed: int, claims: Sequence[Defence]
 ) -> list[tuple[Check, ...]]:
     """Whether an observed update looks as if each claim had been done to it, whatever was; see :func:`examine`."""
-    raw = observe(target, batch, observation.protocol, observation.space, seed)
+    raw = observe(target, batch, observation.protocol, observation.domain, seed)
     return [tuple(check_claim(claim, raw.update, observation.update)) for claim in claims]
 
 
 def examine_recorded(target: Target, batch: Batch, observation: Observation, seed: int) -> tuple[Check, ...]:
     """Whether a recorded update is what an honest client without a defence would have shared; see :func:`examine`."""
-    raw = observe(target, batch, observation.protocol, observation.space, seed)
+    raw = observe(target, batch, observation.protocol, observation.domain, seed)
     return tuple(check_undefended(raw.update, observation.update))
 
 
 def _least_error(
     target: Target, batch: Batch, raw: Observation, mechanism: GaussianMechanism, seed: int
 ) -> tuple[float | None, str]:
-    """The Fisher bound in pixel units; for one sample, whose clipping is a smooth function of it."""
+    """The Fisher bound in units of the values; for one sample, whose clipping is a smooth function of it."""
     if len(batch) > 1:
         return None, "computed for one sample per update only"
+    unit = raw.domain.squared_unit()
+    if unit is None:
+        return None, f"a squared error means nothing for {raw.domain.takes}"
     _, seen = mechanism.adapt(target, raw)
-    inputs = raw.space.normalize(batch.images).to(next(iter(raw.update.values())))
+    inputs = raw.domain.encode(batch.images).to(next(iter(raw.update.values())))
     labels = batch.labels.to(inputs.device)
     generator = torch.Generator("cpu").manual_seed(seed)
     bound = fisher_bound(target, seen, Play(inputs, labels), mechanism.noise, generator)
-    return bound.mse * sum(s * s for s in raw.space.std) / len(raw.space.std), ""
+    return bound.mse * unit, ""

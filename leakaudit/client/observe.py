@@ -16,8 +16,9 @@ from torch import Tensor
 
 from leakaudit.client.batch import Batch
 from leakaudit.defences.base import ClientStep, Defence, protected
+from leakaudit.domains.base import Domain
 from leakaudit.errors import AuditError
-from leakaudit.observation import InputSpace, Observation
+from leakaudit.observation import Observation
 from leakaudit.protocols.base import Play, Protocol, Update
 from leakaudit.target.batchnorm import revealed, watched
 from leakaudit.target.dropout import Masks, Steps, dropout_layers, record
@@ -32,7 +33,7 @@ def observe(
     target: Target,
     batch: Batch,
     protocol: Protocol,
-    space: InputSpace,
+    domain: Domain,
     seed: int = 0,
     defences: Sequence[Defence] = (),
 ) -> Observation:
@@ -42,7 +43,7 @@ def observe(
         target: The model. In train mode its dropout is on for the client alone, and off afterwards.
         batch: Private samples; ``len(batch)`` equals ``protocol.batch_size``.
         protocol: How the update is made.
-        space: Normalisation of the inputs.
+        domain: What a sample is; its normalisation is the client's.
         seed: Of whatever the client draws: dropout masks, the noise of a defence.
         defences: What the client does to its update before it shares it, in this order. Those that change the model or
             the protocol have already done so to `target` and `protocol`.
@@ -54,14 +55,14 @@ def observe(
         AuditError: The gradient is not finite.
         NoTraceError: It is zero everywhere.
     """
-    return observe_step(target, batch, protocol, space, seed, defences)[0]
+    return observe_step(target, batch, protocol, domain, seed, defences)[0]
 
 
 def observe_step(
     target: Target,
     batch: Batch,
     protocol: Protocol,
-    space: InputSpace,
+    domain: Domain,
     seed: int = 0,
     defences: Sequence[Defence] = (),
     recorded: Mapping[str, Tensor] | None = None,
@@ -71,10 +72,10 @@ def observe_step(
     A `recorded` update of a real client is taken as it was sent; of its masks and statistics nothing is known.
     """
     if recorded is not None:
-        return Observation(protocol.from_shared(recorded, target.parameters), protocol, space), ()
+        return Observation(protocol.from_shared(recorded, target.parameters), protocol, domain), ()
     device = next(iter(target.parameters.values())).device
     order = protocol.order(torch.Generator().manual_seed(seed), len(batch))
-    play = Play(space.normalize(batch.images.to(device)), batch.labels.to(device), order)
+    play = Play(domain.encode(batch.images.to(device)), batch.labels.to(device), order)
     with ExitStack() as stack:
         for number, defence in enumerate(defences):
             stack.enter_context(defence.drawing(target, torch.Generator().manual_seed(seed + number)))
@@ -87,7 +88,7 @@ def observe_step(
         update = protected(update, _step(target, protocol, replace(play, masks=masks)), defences, seed)
     _refuse_broken(update)
     statistics = revealed(target, layers, protocol.shared_statistics) or None
-    return Observation(update=update, protocol=protocol, space=space, batch_statistics=statistics), masks
+    return Observation(update=update, protocol=protocol, domain=domain, batch_statistics=statistics), masks
 
 
 def _refuse_broken(update: Mapping[str, Tensor]) -> None:

@@ -77,6 +77,7 @@ class TargetSection(_Model):
     input_shape: Public[list[int]]
     native_shape: Public[list[int]] = Field(default_factory=list)
     layout: Public[str] = "NCHW"
+    domain: Public[str] = Field(default="", description="what a sample is: images, tokens, or that of a plug-in")
     vocabulary: Public[int | None] = Field(default=None, description="number of token ids, where the layout is tokens")
     parameters: Public[int]
     trainable_tensors: Public[int]
@@ -161,6 +162,26 @@ class RankSection(_Model):
     )
 
 
+class MetricEntry(_Model):
+    """One metric of the audited domain: how its numbers are to be read."""
+
+    name: Public[str]
+    title: Public[str]
+    unit: Public[str] = ""
+    digits: Public[int] = 3
+    higher_is_better: Public[bool] = True
+    style: Public[Literal["fixed", "signed", "significant", "percent"]] = "fixed"
+    remark: Public[str] = ""
+    floored: Public[bool] = Field(default=True, description="whether floors have it too")
+    beside: Public[bool] = Field(default=False, description="whether its best floor stands beside it in tables")
+    lead: Public[bool] = Field(default=False, description="whether short tables show it")
+
+    @property
+    def heading(self) -> str:
+        """Title and unit."""
+        return f"{self.title} {self.unit}".strip()
+
+
 class Metrics(_Model):
     """Image metrics against the true sample; ``None`` with a reason when undefined."""
 
@@ -226,6 +247,22 @@ class SampleResult(Metrics):
     )
     original_png: Picture[str | None] = None
     reconstruction_png: Picture[str | None] = None
+    metrics: Public[dict[str, float | None]] = Field(
+        default_factory=dict, description="of this domain, by the names in the report's list of metrics"
+    )
+    metric_reasons: Public[dict[str, str]] = Field(default_factory=dict, description="why a metric is null")
+    metric_floors: Public[dict[str, dict[str, float | None]]] = Field(
+        default_factory=dict, description="what guesses that know nothing of the sample score, by the floor's name"
+    )
+    closeness: Public[float | None] = Field(
+        default=None, description="how near, by the domain's measure; null where exact"
+    )
+    recognisable: Public[bool] = Field(default=False, description="shows the sample itself, not only its outline")
+    told: Public[str] = Field(default="", description="how near, in words")
+    claim: Public[str] = Field(default="", description="what was done to it, where that is no reconstruction")
+    distractors_wanted: Public[int] = Field(
+        default=0, description="real others that would make identification a hard test"
+    )
 
 
 class HistoryPoint(_Model):
@@ -409,6 +446,10 @@ class DefenceTrial(_Model):
         default=None, description="Clopper-Pearson, 95 %; needs 5 samples"
     )
     psnr: Public[float | None] = Field(default=None, description="best sample of all attacks, dB")
+    metrics: Public[dict[str, float | None]] = Field(default_factory=dict, description="of that sample, by name")
+    told: Public[str] = Field(
+        default="", description="how near that sample is, in words; empty where nothing was attacked"
+    )
     attack: Public[str] = Field(default="", description="the attack that it came from")
     value: Public[float | None] = Field(default=None, description="what the goal compares")
     meets: Public[bool] = False
@@ -541,6 +582,9 @@ class Report(_Model):
     rank: Public[RankSection]
     variants: Public[list[VariantEntry]] = Field(
         default_factory=list, description="checkpoints and modes that were compared; the rest is about the worst"
+    )
+    metrics: Public[list[MetricEntry]] = Field(
+        default_factory=list, description="what samples of this domain are measured by"
     )
     attacks: Public[list[AttackEntry]]
     controls: Public[list[ControlEntry]] = Field(default_factory=list)

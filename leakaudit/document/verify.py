@@ -32,7 +32,7 @@ def check_model(report: Path, model: Path) -> Check:
 
 def check_batch(report: Path, batch: Path) -> Check:
     """The hash of the batch file or folder."""
-    from leakaudit.client.batch import hash_batch
+    from leakaudit.client.readers.images import hash_batch
 
     return _compare("batch", _section(report, "batch"), hash_batch(batch))
 

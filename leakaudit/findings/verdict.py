@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from leakaudit.document.schema import AttackEntry, DefenceEntry, FindingEntry, Verdict
 from leakaudit.findings import SEVERITIES, Evidence, samples_of
 from leakaudit.report.views.defence_facts import VACUOUS, at_most
-from leakaudit.scoring.images import FEWEST_FOR_INTERVAL, leak_interval
+from leakaudit.scoring.base import FEWEST_FOR_INTERVAL, leak_interval
 
 NO_UPPER_BOUND = "No upper bound. Failure of these attacks is not evidence of safety."
 

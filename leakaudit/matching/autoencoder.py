@@ -30,8 +30,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from leakaudit.domains.base import Domain
 from leakaudit.matching.priors import Variables
-from leakaudit.observation import InputSpace
 from leakaudit.reconstruction import Forgetting, Memory
 
 Architecture = Literal["auto", "strided", "vgg"]
@@ -129,19 +129,19 @@ class AnomalyScore:
 
     Args:
         autoencoder: Trained on public images.
-        space: Of the model's inputs.
+        domain: Of the model's inputs.
         weight: β.
         one_sided: Leave guesses alone that are reproduced better than the public images.
     """
 
     autoencoder: Autoencoder
-    space: InputSpace
+    domain: Domain
     weight: float
     one_sided: bool = False
 
     def __call__(self, variables: Variables) -> Tensor:
         """The weighted score, a scalar."""
-        pixels = self.space.denormalize(variables["inputs"])
+        pixels = self.domain.decode(variables["inputs"])
         excess: Tensor = (pixels - self.autoencoder.network(pixels)).square().mean() - self.autoencoder.residual
         return self.weight * (excess.clamp_min(0) if self.one_sided else excess.abs())
 

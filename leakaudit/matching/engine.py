@@ -20,10 +20,10 @@ from leakaudit.matching.descent import SNAPSHOT_FRACTIONS, Progress, Solution, a
 from leakaudit.matching.memory import restarts_that_fit
 from leakaudit.matching.priors import Prior
 from leakaudit.matching.problem import MASK, Case, GradientMatching
-from leakaudit.matching.settings import Initialization, MatchSettings
+from leakaudit.matching.settings import MatchSettings
 from leakaudit.matching.step import COMPILE_AFTER, COMPILE_LARGE_AFTER, Mode, Step, choose_mode
 from leakaudit.notes import PLANNED
-from leakaudit.observation import InputSpace, Observation
+from leakaudit.observation import Observation
 from leakaudit.reconstruction import Monitor, Reconstruction, Snapshot
 from leakaudit.target.dropout import by_step
 from leakaudit.target.size import is_small
@@ -33,7 +33,6 @@ __all__ = [
     "GradientMatching",
     "MatchSettings",
     "goes_together",
-    "initial_guess",
     "measure_step",
     "minimize",
     "minimize_together",
@@ -51,29 +50,12 @@ PLANNING_STEPS = 3
 ONE_BIT_TV = 3e-2
 """Least weight of the total variation where only signs are known; chosen on the demo's network (24 dB, 11 with 1e-4);
 on a LeNet it gives 21.5 dB, 1e-2 gives 23.9 and 1e-4 gives 14.7 (`benchmarks/results/constants.md`, 4 images)."""
-TILE = 4
-"""Side of the image over side of the patch in the tiled start (Wei et al. 2020, arXiv 2004.10397); chosen."""
-
-
-def initial_guess(space: InputSpace, batch: int, kind: Initialization, generator: Generator) -> Tensor:
-    """A start (batch, C, H, W) in normalised space, drawn on the CPU so that it is the same on every device."""
-    shape = (batch, *space.shape)
-    if kind == "zeros":
-        return torch.zeros(shape)
-    if kind == "uniform":
-        return torch.rand(shape, generator=generator) * 2 - 1
-    if kind == "tiled":
-        channels, height, width = space.shape
-        rows, columns = -(-height // TILE), -(-width // TILE)
-        patch = torch.randn((batch, channels, rows, columns), generator=generator)
-        return patch.repeat(1, 1, TILE, TILE)[..., :height, :width].contiguous()
-    return torch.randn(shape, generator=generator)
 
 
 def starts(observation: Observation, settings: MatchSettings, generator: Generator, like: Tensor) -> list[Tensor]:
     """One start per restart; the first is what an earlier attack found, where there is something."""
     drawn = [
-        initial_guess(observation.space, observation.batch_size, settings.initialization, generator)
+        observation.domain.start(settings.initialization, observation.batch_size, generator)
         for _ in range(settings.restarts)
     ]
     if observation.start is not None:

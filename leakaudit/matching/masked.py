@@ -25,7 +25,6 @@ from torch import Generator, Tensor, nn
 
 from leakaudit.matching.descent import Progress, Solution, best_of
 from leakaudit.matching.engine import solve
-from leakaudit.matching.priors import total_variation
 from leakaudit.matching.problem import MASK, GradientMatching
 from leakaudit.matching.search import chain
 from leakaudit.target.dropout import by_step, dropout_layers, injected_masks
@@ -52,10 +51,10 @@ FEW = 100_000
 
 
 def cost(problem: GradientMatching, values: Mapping[str, Tensor]) -> float:
-    """Cosine distance plus total variation of inputs that are moved into their range first."""
+    """Cosine distance plus roughness of inputs that are moved into their range first."""
     inside = values["inputs"].clone()
     problem.project(["inputs"], [inside])
-    return problem.cosine({**values, "inputs": inside}) + SMOOTH * float(total_variation(inside))
+    return problem.cosine({**values, "inputs": inside}) + SMOOTH * float(problem.domain.roughness(inside))
 
 
 def masked_activations(problem: GradientMatching, values: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:

@@ -1,4 +1,4 @@
-"""What an attacker believes about images before seeing the update: differentiable scalars of the guess."""
+"""What an attacker believes about samples before seeing the update: differentiable scalars of the guess."""
 
 from __future__ import annotations
 
@@ -15,19 +15,6 @@ Variables = Mapping[str, Tensor]
 """What is optimised: ``inputs`` (B, C, H, W), and where wanted ``labels`` (B, K) logits, ``mask:step/layer`` (B, …)."""
 Prior = Callable[[Variables], Tensor]
 """A weighted term of the objective, a scalar."""
-
-
-def total_variation(images: Tensor) -> Tensor:
-    """Anisotropic total variation of (B, C, H, W): mean |horizontal| + mean |vertical| difference.
-
-    The two means are taken separately, in the normalised space of the model (Geiping et al. 2020). A direction with
-    a single pixel contributes 0.
-    """
-    total = images.new_zeros(())
-    for axis in (-1, -2):
-        if images.shape[axis] > 1:
-            total = total + images.diff(dim=axis).abs().mean()
-    return total
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """The objective of one observation as a function of whatever is unknown.
 
-.. math:: J(v) = D(\\nabla_\\theta \\ell(f_\\theta(x; m), y),\\, g^*) + \\alpha\\,TV(x) + \\text{priors}(v)
+.. math:: J(v) = D(\\nabla_\\theta \\ell(f_\\theta(x; m), y),\\, g^*) + \\alpha\\,R(x) + \\text{priors}(v)
 
-The unknowns v are the inputs, and where wanted the labels (as softmax logits) and the dropout masks.
+R is the roughness of the domain, of images their total variation. The unknowns v are the inputs, and where wanted the
+labels (as softmax logits) and the dropout masks.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from leakaudit.matching.objective import CosineDistance, GradientDistance, make_distance
-from leakaudit.matching.priors import Prior, Variables, total_variation
+from leakaudit.matching.priors import Prior, Variables
 from leakaudit.matching.settings import MatchSettings
 from leakaudit.observation import Observation
 from leakaudit.protocols.base import Play
@@ -57,7 +58,7 @@ class GradientMatching:
         target: The model as the attacker evaluates it.
         observation: The update and the declared knowledge.
         labels: Class indices (B,); the start where the labels are optimised too.
-        settings: Distance, layer weights and the weights of total variation and L2.
+        settings: Distance, layer weights and the weights of roughness and L2.
         priors: Further terms, already weighted.
         masks: Dropout masks that are known, by ``step/layer``; the ones to be found are variables.
         possible: For masks to be found, of the same shape, by ``step/layer``: 0 where it is known to be 0, else 1.
@@ -75,13 +76,13 @@ class GradientMatching:
         possible: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.target, self.observation, self.labels, self.settings = target, observation, labels, settings
-        self.space = observation.space
+        self.domain = observation.domain
         self.parameters = {n: p for n, p in target.parameters.items() if n in observation.update}
         self.priors, self.masks, self.possible = tuple(priors), dict(masks or {}), dict(possible or {})
         self.case = Case(tuple(observation.update[name] for name in self.parameters), labels, self.masks)
         self.distance = self._distance(self.case)
         self.yardstick = CosineDistance(self.case.observed)
-        self.box = self.space.box(next(iter(self.parameters.values())))
+        self.into_range = self.domain.projection(next(iter(self.parameters.values())))
 
     def under(
         self,
@@ -105,7 +106,7 @@ class GradientMatching:
         return make_distance(case.observed, s.distance, s.layer_weights, s.strongest_layers, s.matched_share)
 
     def evaluate(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Objective and match at a guess (B, C, H, W), both differentiable scalars."""
+        """Objective and match at a guess (B, *shape), both differentiable scalars."""
         return self.objective({"inputs": inputs})
 
     def objective(
@@ -123,7 +124,7 @@ class GradientMatching:
         match = distance(self.gradients(variables, functional=functional, case=case))
         total = match
         if settings.tv_weight:
-            total = total + settings.tv_weight * total_variation(inputs)
+            total = total + settings.tv_weight * self.domain.roughness(inputs)
         if settings.l2_weight:
             total = total + settings.l2_weight * inputs.square().mean()
         for prior in self.priors:
@@ -161,9 +162,9 @@ class GradientMatching:
 
     @torch.no_grad()
     def project(self, names: Sequence[str], values: Sequence[Tensor]) -> None:
-        """Move the unknowns into their valid range, in place: inputs into the box, masks into 0..1."""
+        """Move the unknowns into their valid range, in place: inputs into the domain, masks into 0..1."""
         for name, value in zip(names, values, strict=True):
             if name == "inputs":
-                value.clamp_(*self.box)
+                self.into_range(value)
             elif name.startswith(MASK):
                 value.clamp_(0.0, 1.0)

@@ -29,8 +29,7 @@ from torch import Generator, Tensor
 
 from leakaudit.matching.candidates import CANDIDATES, FEW, ONE_BIT_CANDIDATES, ONE_BIT_FEW, Candidate
 from leakaudit.matching.descent import Progress, Solution
-from leakaudit.matching.engine import initial_guess, solve
-from leakaudit.matching.priors import total_variation
+from leakaudit.matching.engine import solve
 from leakaudit.matching.problem import GradientMatching
 
 USUAL = 0.5
@@ -61,7 +60,7 @@ POLISH: dict[str, Any] = {"optimizer": "lbfgs", "distance": "euclidean", "tv_wei
 
 
 def rank(match: float, variation: float) -> float:
-    """s(x) from the cosine distance over the whole update and the total variation; the lower, the better."""
+    """s(x) from the cosine distance over the whole update and the roughness; the lower, the better."""
     return math.log(match + 1e-30) + math.log(max(variation, USUAL))
 
 
@@ -102,7 +101,7 @@ class _Runner:
         self.facts += facts
         inside = self.problem.projected(found.values)
         found.match = self.problem.cosine(inside)
-        score = rank(found.match, float(total_variation(inside["inputs"])))
+        score = rank(found.match, float(self.problem.domain.roughness(inside["inputs"])))
         if self.solution is not None:
             found = chain(self.solution, found, better=score < self.score)
         self.solution, self.score, self.guess = found, min(score, self.score), found.values
@@ -270,7 +269,7 @@ def _at_the_start(
 
 def _another_start(problem: GradientMatching, guess: Mapping[str, Tensor], generator: Generator) -> dict[str, Tensor]:
     """As the guess, with other inputs."""
-    fresh = initial_guess(problem.space, len(guess["inputs"]), problem.settings.initialization, generator)
+    fresh = problem.domain.start(problem.settings.initialization, len(guess["inputs"]), generator)
     return {**guess, "inputs": fresh.to(guess["inputs"])}
 
 

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
-Initialization = Literal["normal", "uniform", "zeros", "tiled"]
+from leakaudit.domains.base import Start
+
+Initialization = Start
 Distance = Literal["cosine", "layerwise", "euclidean"]
 LayerWeights = Literal["equal", "linear", "exponential"]
 Optimizer = Literal["adam", "adamw", "lbfgs"]

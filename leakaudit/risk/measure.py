@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx
 
 from leakaudit.risk.chain import Segment
@@ -110,13 +109,10 @@ class Measuring:
         """RA_J with a random label per sample."""
         function = Subgraph(self.trace, self.trace.input, self.trace.output, self.trainable)
         batch = self.trace.batch_size
-        labels = torch.randint(target.classes, (batch,), generator=self.generator)
+        labels = target.task.draw(batch, self.generator)
 
         def loss(logits: Tensor) -> Tensor:
-            logits = logits.reshape(batch, -1)
-            if target.binary:
-                return F.binary_cross_entropy_with_logits(logits[:, 0], labels.to(logits))
-            return F.cross_entropy(logits, labels)
+            return target.task.loss(logits.reshape(batch, -1), labels)
 
         left = max(2.0, self.budget - time.perf_counter())
         return gradient_spectrum(function, loss, self.generator, seconds=left, largest=THOROUGH_UNKNOWNS)

@@ -153,8 +153,8 @@ def rank_analysis(
     Raises:
         TraceError: The model's operators cannot be recorded.
     """
-    if target.tokens is not None:
-        return _of_tokens(target)
+    if target.domain.uncounted:
+        return _uncounted(target)
     started = time.perf_counter()
     budget = started + (seconds if seconds is not None else 60.0 if jacobian else 3.0)
     accepted = target.batch_sizes is None or batch_size in target.batch_sizes
@@ -171,22 +171,17 @@ def rank_analysis(
     return replace(report, seconds=time.perf_counter() - started)
 
 
-def _of_tokens(target: Target) -> RankReport:
-    """Why there are no counts for token ids, and what the architecture gives away regardless."""
-    assert target.tokens is not None
-    table = target.tokens.table
-    notes: tuple[str, ...] = ()
-    if table in target.parameters:
-        notes = (f"the rows of {table} whose gradient is not zero are the tokens of the batch, in no order",)
+def _uncounted(target: Target) -> RankReport:
+    """Why there are no counts for such samples, and what the architecture gives away regardless."""
     return RankReport(
         risk="unknown",
         score=None,
-        score_reason="the model takes token ids: whole numbers have no directions to count, so ranks say nothing",
+        score_reason=target.domain.uncounted,
         level="counts unavailable",
         unknowns=0,
         propagated_deficit=None,
         layers=(),
-        notes=notes,
+        notes=target.domain.exposed(target.parameters),
     )
 
 

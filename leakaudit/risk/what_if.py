@@ -83,11 +83,12 @@ def what_if(target: Target, changes: tuple[Change, ...], *, batch_size: int = 1)
     """Rank analysis of a changed model, from shapes.
 
     Raises:
-        UsageError: The model takes token ids, there is no such layer, or the change does not fit.
+        UsageError: Ranks do not apply to its inputs, there is no such layer, or the change does not fit.
         TraceError: The model cannot be recorded.
     """
-    if target.tokens is not None:
-        raise UsageError("rank analysis does not apply to token ids, nor does --what-if", "leave out --what-if")
+    if target.domain.uncounted:
+        taken = target.domain.takes
+        raise UsageError(f"rank analysis does not apply to {taken}, nor does --what-if", "leave out --what-if")
     layers = annotate(inventory(target), target)
     base = judge(segments(layers, batch_size), batch_size)
     variant = _judged(_prepared(layers, changes), batch_size)
@@ -105,7 +106,7 @@ def smallest_changes(target: Target, *, batch_size: int = 1, limit: int = 5) -> 
     Raises:
         TraceError: The model cannot be recorded.
     """
-    if target.tokens is not None:
+    if target.domain.uncounted:
         return ()
     layers = annotate(inventory(target), target)
     base = judge(segments(layers, batch_size), batch_size)

@@ -1,7 +1,6 @@
 """Scoring: reconstructions against the private samples they belong to, and the floors beside them.
 
-Reconstructions come in any order, so they are matched one-to-one to the samples by mean squared error (Hungarian
-method) once, and every metric uses that assignment. All metrics are computed on pixels in 0..1, per image:
+Reconstructions are matched to the samples by mean squared error. All metrics are computed on pixels in 0..1, per image:
 
 * PSNR, peak 1, in dB; undefined at MSE 0.
 * SSIM, Gaussian window 11×11 with σ 1.5, valid positions only (Wang et al. 2004); undefined below 11 pixels.
@@ -18,53 +17,31 @@ A sample that a floor reproduces exactly (a constant image) never counts.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
-from scipy.stats import binomtest
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from leakaudit.client.batch import Batch
-from leakaudit.errors import UsageError
+from leakaudit.domains.base import Domain
+from leakaudit.domains.specs import IMAGES, Spec
+from leakaudit.reconstruction import Reconstruction
+from leakaudit.scoring.base import Judging, LeakCriterion, Measure, SampleScore, finite, squared_distances
+from leakaudit.scoring.perceptual import HUB_FILE, PerceptualDistance, find_weights
+from leakaudit.scoring.pictures import png
 from leakaudit.scoring.reidentify import HALF_LEVEL, Gallery, Identification
-
-if TYPE_CHECKING:
-    from leakaudit.scoring.tokens import TokenScore
 
 SSIM_WINDOW = 11
 """Side of the Gaussian window, in pixels (Wang et al. 2004, doi 10.1109/TIP.2003.819861)."""
-CONFIDENCE_LEVEL = 0.95
-"""Of the interval of the share of samples that leak, by convention."""
-FEWEST_FOR_INTERVAL = 5
-"""Samples below which no interval is given; chosen: five of five still leave 48 to 100 %."""
+RECOGNISABLE_SSIM = 0.8
+"""SSIM from which a reconstruction counts as recognisable; chosen, not measured."""
+RECOGNISABLE_PSNR = 25.0
+"""PSNR in dB from which a reconstruction counts as recognisable; chosen, not measured."""
 Lpips = Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LeakCriterion:
-    """When a sample counts as leaked.
-
-    Args:
-        psnr_margin: dB above the best floor that are enough; chosen, half the squared error: none of 40 scans of
-            mismatched updates passed (`benchmarks/results/false_alarms.md`).
-        lpips_margin: LPIPS below the best floor that is enough instead; chosen, not measured.
-        distractors: Images that the sample must be told from, at least; chosen: a guess succeeds once in a hundred.
-    """
-
-    psnr_margin: float = 3.0
-    lpips_margin: float = 0.1
-    distractors: int = 100
-
-    def __post_init__(self) -> None:
-        for name in ("psnr_margin", "lpips_margin"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"{name} is {getattr(self, name)}, expected more than 0")
-        if self.distractors < 1:
-            raise UsageError(f"distractors is {self.distractors}, expected at least 1")
 
 
 @dataclass(frozen=True)
@@ -77,45 +54,67 @@ class Scores:
     mse: float | None
     reasons: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def values(self) -> dict[str, float | None]:
+        """By name."""
+        return {"psnr": self.psnr, "ssim": self.ssim, "lpips": self.lpips, "mse": self.mse}
 
-@dataclass(frozen=True, eq=False)
-class SampleScore:
-    """One private sample: its reconstruction's metrics, the floors, and whether it leaked.
+    def entry(self) -> dict[str, Any]:
+        """Values and reasons, as the document names them."""
+        return {**self.values, **{f"{name}_reason": self.reasons.get(name, "") for name in self.values}}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ImageScore(SampleScore):
+    """One private image: its reconstruction's metrics and the floors.
 
     Args:
-        position: Position in the victim batch.
-        reconstruction: Position of the matched reconstruction.
-        scores: Metrics of that reconstruction.
-        floors: Metrics of the guesses ``grey``, ``mean`` and ``other``, as far as the batch file allows.
+        scores: Metrics of the reconstruction.
+        floors: Metrics of the guesses ``grey``, ``flat``, ``mean``, ``other`` and ``prior_only``, as far as there are.
         margin: PSNR above the best floor in dB; infinite for an exact reconstruction, ``None`` where undefined.
         lpips_margin: LPIPS below the best floor, ``None`` where undefined.
-        identification: Whether the sample is the nearest, and among how many.
-        leaked: Beats every floor by a margin, and is identified among enough others.
-        reason: Why it does not count, or "".
-        tokens: Of a text, what was read beside the original; image metrics are undefined then.
     """
 
-    position: int
-    reconstruction: int
     scores: Scores
-    floors: dict[str, Scores]
+    floors: Mapping[str, Scores]
     margin: float | None
     lpips_margin: float | None
-    identification: Identification
-    leaked: bool
-    reason: str = ""
-    tokens: TokenScore | None = None
+
+    @property
+    def metrics(self) -> Mapping[str, float | None]:
+        """PSNR, SSIM, LPIPS, MSE, and the margin."""
+        return {**self.scores.values, "margin": finite(self.margin)}
+
+    @property
+    def floor_metrics(self) -> Mapping[str, Mapping[str, float | None]]:
+        """The same without a margin."""
+        return {name: floor.values for name, floor in self.floors.items()}
+
+    @property
+    def reasons(self) -> Mapping[str, str]:
+        """Why a metric is undefined."""
+        return {**self.scores.reasons, **({"margin": self.margin_reason} if self.margin_reason else {})}
+
+    @property
+    def margin_reason(self) -> str:
+        """Why there is no finite margin, or ""."""
+        if self.margin is None:
+            return "a floor reproduces the sample exactly"
+        return "" if math.isfinite(self.margin) else "exact reconstruction"
 
     @property
     def strength(self) -> float:
-        """How far above its floors: the margin in dB, of a text the skill; minus infinity where undefined."""
-        if self.tokens is not None:
-            return self.tokens.skill
+        """The margin in dB."""
         return -math.inf if self.margin is None else self.margin
 
+    @property
+    def closeness(self) -> float:
+        """PSNR in dB."""
+        return math.inf if self.scores.psnr is None else self.scores.psnr
 
-class Scorer:
-    """Scores reconstructions of batches drawn from one file.
+
+class ImageMeasure(Measure[Tensor]):
+    """Scores pixels (B, C, H, W) in 0..1.
 
     Args:
         population: The whole batch file, for floors and re-identification.
@@ -125,6 +124,9 @@ class Scorer:
         distractors: Further images (M, C, H, W) in 0..1 to tell samples from.
     """
 
+    specs: ClassVar[tuple[Spec, ...]] = IMAGES
+    wanted: ClassVar[int] = 100
+
     def __init__(
         self,
         population: Batch,
@@ -133,24 +135,40 @@ class Scorer:
         criterion: LeakCriterion | None = None,
         distractors: Tensor | None = None,
     ) -> None:
-        self.population, self.lpips, self.lpips_reason = population, lpips, lpips_reason
+        super().__init__(population)
+        self.lpips, self.lpips_reason = lpips, lpips_reason
         self.criterion = criterion or LeakCriterion()
         self.gallery = Gallery(population.images, distractors, self.criterion.distractors)
         self._floors: dict[tuple[int, ...], dict[str, Scores]] = {}
 
-    def score(self, batch: Batch, pixels: Tensor, prior_only: Tensor | None = None) -> list[SampleScore]:
-        """Score reconstructions against a drawn batch of B samples.
+    @classmethod
+    def of(cls, domain: Domain, population: Batch, judging: Judging) -> ImageMeasure:
+        """With LPIPS where its weights are."""
+        path = judging.lpips_weights or find_weights()
+        lpips = None if path is None else PerceptualDistance(path)
+        reason = "" if path is not None else f"no {HUB_FILE} in torch's hub cache, and no --lpips-weights"
+        return cls(population, lpips, reason, judging.criterion, judging.distractors)
 
-        Args:
-            batch: The victim.
-            pixels: (B, C, H, W) in 0..1, on the CPU, in any order.
-            prior_only: What the attack made without the update (K, C, H, W): one more floor, the best of the K.
-        """
-        distance = torch.cdist(batch.images.flatten(1).double(), pixels.flatten(1).double())
-        rows, columns = linear_sum_assignment(distance.square().numpy())
-        return [
-            self._sample(batch, int(i), int(j), pixels[int(j)], prior_only) for i, j in zip(rows, columns, strict=True)
-        ]
+    def like(self, domain: Domain, population: Batch) -> ImageMeasure:
+        """With the same criterion, without LPIPS and further distractors."""
+        return type(self)(population, criterion=self.criterion)
+
+    def recovered(self, domain: Domain, reconstruction: Reconstruction) -> Tensor:
+        """Pixels (B, C, H, W)."""
+        return domain.decode(reconstruction.inputs.cpu())
+
+    def usable(self, found: Tensor) -> bool:
+        """Whether all pixels are finite."""
+        return bool(torch.isfinite(found).all())
+
+    def distance(self, batch: Batch, found: Tensor) -> np.ndarray[Any, Any]:
+        """Squared distances, in proportion to the mean squared error."""
+        return squared_distances(batch, found)
+
+    @property
+    def decoys(self) -> int:
+        """Augmentations of the images at hand."""
+        return len(self.gallery.augmented)
 
     def alike(self, one: Batch, other: Batch) -> bool:
         """Whether a sample of one batch is a near-duplicate of one of the other."""
@@ -175,21 +193,33 @@ class Scorer:
             lpips = float(self.lpips(guess[None], truth[None]))
         return Scores(psnr, ssim, lpips, mse, reasons)
 
-    def _sample(
-        self, batch: Batch, position: int, reconstruction: int, guess: Tensor, prior_only: Tensor | None
-    ) -> SampleScore:
-        truth = batch.images[position]
+    def judge(self, batch: Batch, position: int, found: Tensor, row: int, prior_only: Sequence[Tensor]) -> ImageScore:
+        """Margins over the floors, and re-identification."""
+        truth, guess = batch.images[position], found[row]
         scores = self.measure(guess, truth)
         floors = dict(self.floors(batch, position))
-        if prior_only is not None:
-            errors = (prior_only - truth).flatten(1).square().mean(1)
-            floors["prior_only"] = self.measure(prior_only[int(errors.argmin())], truth)
+        if prior_only:
+            alone = torch.cat(list(prior_only))
+            errors = (alone - truth).flatten(1).square().mean(1)
+            floors["prior_only"] = self.measure(alone[int(errors.argmin())], truth)
         margin, lpips_margin = _margin(scores, floors), _lpips_margin(scores, floors)
-        identification = self.gallery.identify(guess, truth)
+        identification = self.identify(batch, position, found, row)
         reason = self._why_not(margin, lpips_margin, identification)
-        return SampleScore(
-            position, reconstruction, scores, floors, margin, lpips_margin, identification, not reason, reason
+        return ImageScore(
+            position=position,
+            reconstruction=row,
+            scores=scores,
+            floors=floors,
+            margin=margin,
+            lpips_margin=lpips_margin,
+            identification=identification,
+            leaked=not reason,
+            reason=reason,
         )
+
+    def identify(self, batch: Batch, position: int, found: Tensor, row: int) -> Identification:
+        """By mean squared error, among the gallery."""
+        return self.gallery.identify(found[row], batch.images[position])
 
     def _why_not(self, margin: float | None, lpips_margin: float | None, found: Identification) -> str:
         """Why a sample does not count as leaked, or ""."""
@@ -201,6 +231,52 @@ class Scorer:
         if found.distractors < limits.distractors:
             return f"only {found.distractors} other images to tell it from, {limits.distractors} are needed"
         return "" if found.identified else "another image is nearer to the reconstruction"
+
+    def recognisable(self, score: SampleScore) -> bool:
+        """SSIM or PSNR above what people recognise."""
+        return (score.metrics["ssim"] or 0.0) >= RECOGNISABLE_SSIM or score.closeness >= RECOGNISABLE_PSNR
+
+    def told(self, score: SampleScore) -> str:
+        """PSNR and margin."""
+        psnr, margin = score.metrics["psnr"], score.metrics["margin"]
+        if psnr is None:
+            return "exact"
+        return f"{psnr:.1f} dB PSNR" + ("" if margin is None else f", {margin:.1f} dB above its best floor")
+
+    def told_control(self, score: SampleScore) -> str:
+        """PSNR, above or below the floors."""
+        psnr, margin = score.metrics["psnr"], score.metrics["margin"]
+        if psnr is None:
+            return "exact to the last bit"
+        if margin is None:
+            return f"{psnr:.1f} dB"
+        return f"{psnr:.1f} dB, {abs(margin):.1f} dB {'above' if margin >= 0 else 'below'} its best floor"
+
+    def summary(self, scores: Sequence[SampleScore]) -> str:
+        """The best PSNR."""
+        best = [psnr for score in scores if (psnr := score.metrics["psnr"]) is not None]
+        return f"best {max(best):.1f} dB" if best else "exact"
+
+    def entry(self, batch: Batch, score: SampleScore, found: Tensor) -> dict[str, Any]:
+        """Metrics and floors under their names of schema version 1, and the pictures."""
+        assert isinstance(score, ImageScore)
+        seen = score.identification
+        return {
+            **score.scores.entry(),
+            "floors": {name: floor.entry() for name, floor in score.floors.items()},
+            "margin": finite(score.margin),
+            "margin_reason": score.margin_reason,
+            "lpips_margin": score.lpips_margin,
+            "reidentified_reason": _identified_reason(seen),
+            "augmented": seen.augmented,
+            "near_duplicates": seen.near_duplicates,
+            "original_png": png(batch.images[score.position]),
+            "reconstruction_png": png(found[score.reconstruction]),
+        }
+
+    def picture(self, values: Tensor) -> str:
+        """The image."""
+        return png(values)
 
     def floors(self, batch: Batch, position: int) -> dict[str, Scores]:
         """Metrics of the guesses that know nothing of this sample; those outside the batch only."""
@@ -249,13 +325,10 @@ def _lpips_margin(scores: Scores, floors: dict[str, Scores]) -> float | None:
     return None if scores.lpips is None or not known else min(known) - scores.lpips
 
 
-def leak_interval(leaked: int, attacked: int, fewest: int = FEWEST_FOR_INTERVAL) -> tuple[float, float] | None:
-    """The Clopper–Pearson interval of the share of samples that leak; ``None`` below `fewest` samples.
-
-    Exact and two-sided at 95 per cent: the shares p under which k or more, and k or fewer, of n samples leak with a
-    probability of at least 2.5 per cent each.
-    """
-    if attacked < fewest:
-        return None
-    found = binomtest(leaked, attacked).proportion_ci(CONFIDENCE_LEVEL, method="exact")
-    return float(found.low), float(found.high)
+def _identified_reason(found: Identification) -> str:
+    """What re-identification means for this sample."""
+    if found.identified is None:
+        return "there is no other image to confuse it with"
+    parts = [f"up to {found.near_duplicates} near-duplicate(s) in the batch file"] if found.near_duplicates else []
+    parts += [f"{found.augmented} of the others are augmentations of the images at hand"] if found.augmented else []
+    return "; ".join(parts)

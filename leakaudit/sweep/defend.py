@@ -22,13 +22,13 @@ from leakaudit.audit.pipeline import audit
 from leakaudit.audit.request import AuditOptions
 from leakaudit.client.batch import Batch
 from leakaudit.defences.spec import parse_defence
-from leakaudit.document.schema import DefenceTrial, Report
+from leakaudit.document.schema import DefenceTrial, Report, SampleResult
+from leakaudit.domains.base import Domain
 from leakaudit.errors import LeakauditError, UsageError
 from leakaudit.findings import samples_of
 from leakaudit.matching.settings import MatchSettings
-from leakaudit.observation import InputSpace
 from leakaudit.observer import Observer, SilentObserver
-from leakaudit.scoring.images import leak_interval
+from leakaudit.scoring.base import leak_interval
 from leakaudit.sweep.goal import Goal
 from leakaudit.sweep.utility import TrainingPlan, Utility, train
 from leakaudit.target.target import Target
@@ -79,7 +79,7 @@ class DefendOptions:
 def defend(
     target: Target,
     samples: Batch,
-    space: InputSpace,
+    domain: Domain,
     options: AuditOptions,
     defend_options: DefendOptions,
     *,
@@ -91,7 +91,7 @@ def defend(
     Args:
         target: The model.
         samples: Private samples.
-        space: Normalisation of the inputs.
+        domain: Normalisation of the inputs.
         options: Of every audit; its defences must be empty.
         defend_options: Grid and goal.
         observer: Told the progress.
@@ -115,8 +115,8 @@ def defend(
     for text in grid:
         parse_defence(text)
     memory = Memory(options.cache)
-    sweep = _Sweep(target, samples, space, options, defend_options, observer, memory)
-    report = audit(target, samples, space, options, observer=observer, memory=memory, command=command)
+    sweep = _Sweep(target, samples, domain, options, defend_options, observer, memory)
+    report = audit(target, samples, domain, options, observer=observer, memory=memory, command=command)
     base = sweep.utility("")
     trials = [sweep.trial("", report, base)]
     unfinished = observer.interrupted()
@@ -152,7 +152,7 @@ class _Sweep:
 
     target: Target
     samples: Batch
-    space: InputSpace
+    domain: Domain
     options: AuditOptions
     defending: DefendOptions
     observer: Observer
@@ -174,14 +174,14 @@ class _Sweep:
         threats = tuple(name for name, kind in available().items() if kind.by_default and not kind.upper_bound)
         options = replace(options, defences=(parse_defence(text),), seed=seed, controls="none")
         options = replace(options, attacks=options.attacks or threats)  # no yardsticks: they decide nothing here
-        return audit(self.target, self.samples, self.space, options, observer=self.observer, memory=self.memory)
+        return audit(self.target, self.samples, self.domain, options, observer=self.observer, memory=self.memory)
 
     def utility(self, text: str) -> Utility:
         """Training with this setting, or undefended for an empty text."""
         defences = (parse_defence(text),) if text else ()
         data = self.defending.utility or self.samples
         size, seed = self.options.batch_size, self.options.seed
-        return train(self.target, data, self.space, size, defences, self.defending.plan, seed)
+        return train(self.target, data, self.domain, size, defences, self.defending.plan, seed)
 
     def trial(self, text: str, report: Report, utility: Utility) -> DefenceTrial:
         """The row of one setting."""
@@ -189,7 +189,7 @@ class _Sweep:
         attacked = {s.index for _, _, s in scored}
         leaked = {s.index for _, _, s in scored if s.leaked}
         interval = leak_interval(len(leaked), len(attacked), fewest=1)  # wide, and said so
-        best = max(scored, key=lambda item: float("inf") if item[2].psnr is None else item[2].psnr, default=None)
+        best = max(scored, key=lambda item: _closeness(item[2]), default=None)
         entry = report.defences[0] if report.defences else None
         return DefenceTrial(
             text=text,
@@ -201,6 +201,8 @@ class _Sweep:
             leaked=len(leaked),
             leaked_interval=None if interval is None else list(interval),
             psnr=None if best is None else best[2].psnr,
+            metrics={} if best is None else best[2].metrics,
+            told="" if best is None else best[2].told,
             attack="" if best is None else best[0].title,
             value=self.defending.goal.value(report),
             meets=bool(scored) and self.defending.goal.met(report),
@@ -238,6 +240,11 @@ class _Sweep:
             return None, f"Interrupted before a setting was confirmed; {once} met {goal} once. {GOES_ON}"
         missed = f" ({', '.join(failed)} only once)" if failed else ""
         return None, f"No setting tried meets {goal}{missed}: combine defences, or do not share such updates."
+
+
+def _closeness(sample: SampleResult) -> float:
+    """How near a reconstruction is; an exact one has no number."""
+    return float("inf") if sample.closeness is None else sample.closeness
 
 
 def cheapest(trials: Sequence[DefenceTrial]) -> list[DefenceTrial]:

@@ -18,7 +18,7 @@ from leakaudit.audit.environment import seed_of
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import NoTraceError, observe
 from leakaudit.defences.base import Defence, defended_model, defended_protocol
-from leakaudit.observation import InputSpace
+from leakaudit.domains.base import Domain
 from leakaudit.protocols.base import Protocol
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.target.target import Target
@@ -60,7 +60,7 @@ class Utility:
 def train(
     target: Target,
     samples: Batch,
-    space: InputSpace,
+    domain: Domain,
     batch_size: int,
     defences: Sequence[Defence],
     plan: TrainingPlan,
@@ -71,7 +71,7 @@ def train(
     Args:
         target: The undefended model.
         samples: Split into training and held-out samples by `seed`.
-        space: Normalisation of the inputs.
+        domain: Normalisation of the inputs.
         batch_size: Samples per update, without the defence.
         defences: What clients do.
         plan: Steps, learning rate, split.
@@ -84,8 +84,8 @@ def train(
     generator = torch.Generator().manual_seed(seed_of(seed, "order", 0))
     for step in range(plan.steps):
         chosen = torch.randint(len(kept), (protocol.batch_size,), generator=generator).tolist()
-        _step(own, kept.subset(chosen), protocol, space, defences, plan.learning_rate, seed_of(seed, "train", step))
-    return evaluate(own, held_out, space)
+        _step(own, kept.subset(chosen), protocol, domain, defences, plan.learning_rate, seed_of(seed, "train", step))
+    return evaluate(own, held_out, domain)
 
 
 def split(samples: Batch, held_out: float, seed: int) -> tuple[Batch, Batch]:
@@ -99,7 +99,7 @@ def _step(
     target: Target,
     batch: Batch,
     protocol: Protocol,
-    space: InputSpace,
+    domain: Domain,
     defences: Sequence[Defence],
     learning_rate: float,
     seed: int,
@@ -109,11 +109,11 @@ def _step(
     A batch that leaves no trace changes nothing.
     """
     try:
-        shared = dict(observe(target, batch, protocol, space, seed, defences).update)
+        shared = dict(observe(target, batch, protocol, domain, seed, defences).update)
     except NoTraceError:
         return
     if missing := set(target.parameters) - set(shared):
-        own = observe(target, batch, protocol, space, seed).update
+        own = observe(target, batch, protocol, domain, seed).update
         shared |= {name: own[name] for name in missing}
     with torch.no_grad():
         for name, parameter in target.parameters.items():
@@ -121,7 +121,7 @@ def _step(
 
 
 @torch.no_grad()
-def evaluate(target: Target, samples: Batch, space: InputSpace) -> Utility:
+def evaluate(target: Target, samples: Batch, domain: Domain) -> Utility:
     """Loss and accuracy on all samples, in the mode that the model is in."""
     like = next(iter(target.parameters.values()))
     size = max(target.batch_sizes) if target.batch_sizes else EVALUATED_AT_ONCE
@@ -131,12 +131,11 @@ def evaluate(target: Target, samples: Batch, space: InputSpace) -> Utility:
         part = samples.subset(list(range(begin, min(begin + size, len(samples)))))
         if target.batch_sizes and len(part) not in target.batch_sizes:
             continue
-        inputs, labels = space.normalize(part.images.to(like)), part.labels.to(like.device)
+        inputs, labels = domain.encode(part.images.to(like)), part.labels.to(like.device)
         losses += [float(target.loss(inputs, labels))] * len(part)
         right += int((_predicted(target, inputs) == labels).sum())
     return Utility(sum(losses) / len(losses), right / len(losses), len(losses))
 
 
 def _predicted(target: Target, inputs: Tensor) -> Tensor:
-    logits = target.logits(inputs)
-    return (logits[:, 0] > 0).long() if target.binary else logits.argmax(1)
+    return target.task.predicted(target.logits(inputs))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from math import isqrt, prod
 
+from leakaudit.domains.base import Domain
+from leakaudit.domains.images import Images
+from leakaudit.domains.tokens import Tokens
 from leakaudit.errors import ModelError
 from leakaudit.target.target import Layout
 from leakaudit.target.tokens import LENGTHS
@@ -14,7 +17,7 @@ DEFAULT_SIDES = (32, 64, 224)
 
 
 def infer(
-    shape: tuple[int | None, ...], image_shape: tuple[int, int, int] | None, path: str, *, tokens: bool = False
+    shape: tuple[int | None, ...], image_shape: tuple[int, ...] | None, path: str, *, tokens: bool = False
 ) -> tuple[Layout, list[tuple[int, ...]]]:
     """Layout and candidate native shapes of one sample.
 
@@ -53,9 +56,7 @@ def infer(
     return layout, [_filled(shape, layout, side) for side in DEFAULT_SIDES]
 
 
-def _lengths(
-    shape: tuple[int | None, ...], image_shape: tuple[int, int, int] | None, path: str
-) -> list[tuple[int, ...]]:
+def _lengths(shape: tuple[int | None, ...], image_shape: tuple[int, ...] | None, path: str) -> list[tuple[int, ...]]:
     """Candidate native shapes ``(L,)`` of one sequence of token ids."""
     if len(shape) != 1:
         raise ModelError(
@@ -91,16 +92,35 @@ def _filled(shape: tuple[int | None, ...], layout: Layout, side: int) -> tuple[i
     return tuple((3 if axis == channel else side) if size is None else size for axis, size in enumerate(shape))
 
 
-def from_image(layout: Layout, image: tuple[int, int, int]) -> tuple[int, ...]:
+def from_image(layout: Layout, image: tuple[int, ...]) -> tuple[int, ...]:
     """The native shape of an image shape ``(C, H, W)``."""
     channels, height, width = image
     if layout == "NCHW":
-        return image
+        return channels, height, width
     if layout == "NHWC":
         return height, width, channels
     if layout == "HW":
         return height * channels, width
     return (channels * height * width,)
+
+
+def domain_of(
+    layout: Layout, native: tuple[int, ...], given: tuple[int, ...] | None, tokens: Tokens | None
+) -> tuple[Domain, int | None]:
+    """What a sample is, told from the model's input alone: the one place where a file decides between domains.
+
+    Args:
+        layout: How `native` is to be read.
+        native: Shape of one sample as the model takes it.
+        given: ``(C, H, W)`` from the user.
+        tokens: What integer inputs index; ``None`` for real-valued ones.
+
+    Returns:
+        The domain without a normalisation, and the number of ids of a model over token ids.
+    """
+    if tokens is not None:
+        return tokens, tokens.vocabulary
+    return Images.plain(given or to_image(layout, native), guessed=layout == "flat" and given is None), None
 
 
 def to_image(layout: Layout, native: tuple[int, ...]) -> tuple[int, int, int]:

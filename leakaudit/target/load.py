@@ -17,7 +17,7 @@ from torch import nn
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.target.target import SharedStatistics, Target
 
-ImageShape = tuple[int, int, int]
+ImageShape = tuple[int, ...]
 
 
 def load(

@@ -10,15 +10,17 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from leakaudit.domains.tokens import Tokens
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.target import layout as layouts
 from leakaudit.target.dropout import Dropout, dropout_layers, replace_dropout
 from leakaudit.target.functional import capture_functional
 from leakaudit.target.probe import batch_sizes, double_backward_note, run
 from leakaudit.target.target import FidelityNote, Layout, Target
-from leakaudit.target.tokens import LENGTHS, TokenInput, find_table
+from leakaudit.target.tokens import LENGTHS, find_table
+from leakaudit.tasks.single_label import single_label
 
-ImageShape = tuple[int, int, int]
+ImageShape = tuple[int, ...]
 DEFAULT_SHAPES: tuple[ImageShape, ...] = ((3, 32, 32), (1, 28, 28), (3, 64, 64), (3, 224, 224), (1, 32, 32), (1, 8, 8))
 """Image shapes tried where nobody says what a module takes."""
 
@@ -48,7 +50,7 @@ def from_module(
     module.eval()
     exported, dropout = origin.pop("exported_batch", None), origin.pop("dropout", None)
     native, layout, notes, tokens = _native(module, image_shape, exported or 1, label)
-    vocabulary = tokens.vocabulary if tokens is not None else None
+    domain, vocabulary = layouts.domain_of(layout, native, image_shape, tokens)
     if not isinstance(module, torch.jit.ScriptModule):
         replace_dropout(module)
     _keep_statistics(module)
@@ -63,7 +65,7 @@ def from_module(
         text = f"the model accepts batches of {', '.join(map(str, sizes))} only"
         notes.append(FidelityNote("LA920", text, "export with a dynamic batch axis"))
     notes += origin.pop("notes", [])
-    notes += double_backward_note(module, sizes, native) if tokens is None else []
+    notes += double_backward_note(module, sizes, native, vocabulary)
     if outputs == 1:
         text = "the model has one output; it is audited as a binary classifier's logit"
         notes.append(FidelityNote("LA922", text, "regression is not supported yet"))
@@ -77,13 +79,11 @@ def from_module(
         module=module,
         native_shape=native,
         layout=layout,
-        image_shape=layouts.to_image(layout, native) if image_shape is None or tokens else image_shape,
-        tokens=tokens,
-        classes=max(outputs, 2),
+        domain=domain,
+        task=single_label(outputs),
         fidelity=tuple(sorted(notes, key=lambda note: note.id)),
         batch_sizes=sizes,
         frozen=excluded,
-        binary=outputs == 1,
         **origin,
     )
 
@@ -108,7 +108,7 @@ def _keep_statistics(module: nn.Module) -> None:
 
 def _native(
     module: nn.Module, image_shape: ImageShape | None, batch: int, label: str
-) -> tuple[tuple[int, ...], Layout, list[FidelityNote], TokenInput | None]:
+) -> tuple[tuple[int, ...], Layout, list[FidelityNote], Tokens | None]:
     """The native input shape: the given image shape, or the first common one that works; image, vector or token ids."""
     errors: list[str] = []
     flat = _first_features(module)
@@ -116,7 +116,7 @@ def _native(
     for shape in (image_shape,) if image_shape else DEFAULT_SHAPES:
         tries.append((shape, "NCHW"))
         if image_shape:
-            tries.append(((shape[0] * shape[1] * shape[2],), "flat"))
+            tries.append(((prod(shape),), "flat"))
             if shape[0] == 1:
                 tries.append((shape[1:], "HW"))
     if flat and not image_shape:
@@ -146,7 +146,7 @@ def _assumed(native: tuple[int, ...]) -> FidelityNote:
 
 def _token_input(
     module: nn.Module, image_shape: ImageShape | None, batch: int, label: str
-) -> tuple[int, TokenInput] | None:
+) -> tuple[int, Tokens] | None:
     """Length and meaning of the input of a module that takes token ids, or ``None`` if it takes none of any length."""
     working = []
     for length in (prod(image_shape),) if image_shape else LENGTHS:
@@ -160,7 +160,7 @@ def _token_input(
     if not working:
         return None
     table, vocabulary = find_table(module, working[0], batch, label)
-    return working[0], TokenInput(table, vocabulary, any_length=len(working) == 2)
+    return working[0], Tokens.of(working[0], vocabulary, table, any_length=len(working) == 2)
 
 
 def _first_features(module: nn.Module) -> int:

@@ -69,9 +69,11 @@ def silent_tensors(
 
 
 def double_backward_note(
-    module: nn.Module, sizes: tuple[int, ...] | None, native: tuple[int, ...]
+    module: nn.Module, sizes: tuple[int, ...] | None, native: tuple[int, ...], vocabulary: int | None = None
 ) -> list[FidelityNote]:
-    """A note if ``d/dx ‖dLoss/dW‖²`` cannot be computed, with the operator that lacks it."""
+    """A note if ``d/dx ‖dLoss/dW‖²`` cannot be computed, with the operator that lacks it; none for token ids."""
+    if vocabulary is not None:
+        return []
     x = sample(sizes[0] if sizes else 1, native).requires_grad_()
     parameters = [p for p in module.parameters() if p.requires_grad]
     if not parameters:

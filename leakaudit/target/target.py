@@ -1,8 +1,7 @@
 """The Target: a user's model as a differentiable function with named trainable tensors.
 
-Whatever the file's own input layout (NCHW, NHWC, H×W without channels, a flat vector), a Target takes images
-``(B, C, H, W)`` in the model's normalised space and returns logits ``(B, K)``. A model over token ids takes sequences
-of L tokens as ``(B, 1, 1, L)``, whole numbers of any type.
+Whatever the file's own input layout (NCHW, NHWC, H×W without channels, a flat vector), a Target takes the model inputs
+``(B, *shape)`` of its domain, and returns the outputs of its task: of images, ``(B, C, H, W)`` to logits ``(B, K)``.
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from leakaudit.domains.base import Domain
 from leakaudit.errors import ModelError
-from leakaudit.target.tokens import TokenInput
+from leakaudit.tasks.base import Task
 
 Layout = Literal["NCHW", "NHWC", "HW", "flat", "tokens"]
 SharedStatistics = Literal["none", "batch", "running"]
@@ -48,18 +47,16 @@ class Target:
         format: ``onnx``, ``exported``, ``torchscript``, ``factory`` or ``module``.
         native_shape: Shape of one sample as the module takes it, without the batch axis.
         layout: How ``native_shape`` is to be read.
-        image_shape: ``(C, H, W)`` view of one sample.
-        classes: Number of classes K (2 for a binary model with one logit).
+        domain: What a sample is; its shape is how one is passed to the methods here.
+        task: What a label is, and the loss.
         path: File that it came from, or ``None``.
         sha256: Hash of that file, or ``None``.
         fidelity: What the file format hid, most important first.
         batch_sizes: Batch sizes that the file accepts, or ``None`` for any.
         frozen: Names of tensors that are not trained, so never part of an update.
         producer: What wrote the file, for the report.
-        binary: Whether there is a single logit, for class 1.
         shared_statistics: Statistics of BatchNorm that the client shares with an update: those of its batch, or the
             running ones after the step.
-        tokens: What the input indexes, for a model over token ids; ``None`` for real-valued inputs.
     """
 
     module: nn.Module
@@ -67,17 +64,30 @@ class Target:
     format: str
     native_shape: tuple[int, ...]
     layout: Layout
-    image_shape: tuple[int, int, int]
-    classes: int
+    domain: Domain
+    task: Task
     path: str | None = None
     sha256: str | None = None
     fidelity: tuple[FidelityNote, ...] = ()
     batch_sizes: tuple[int, ...] | None = None
     frozen: tuple[str, ...] = ()
     producer: str = ""
-    binary: bool = False
     shared_statistics: SharedStatistics = "none"
-    tokens: TokenInput | None = None
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape of one sample: ``(C, H, W)`` of images, ``(1, 1, L)`` of token ids."""
+        return self.domain.shape
+
+    @property
+    def classes(self) -> int:
+        """Number of classes K."""
+        return self.task.classes
+
+    @property
+    def binary(self) -> bool:
+        """Whether there is a single logit, for class 1."""
+        return self.task.outputs == 1
 
     @property
     def mode(self) -> Literal["eval", "train"]:
@@ -94,29 +104,24 @@ class Target:
         }
 
     def to_native(self, inputs: Tensor) -> Tensor:
-        """Images (B, C, H, W) to the module's own layout (B, *native_shape)."""
+        """Inputs (B, *shape) to the module's own layout (B, *native_shape)."""
         if self.layout == "NHWC":
             inputs = inputs.permute(0, 2, 3, 1)
-        if self.tokens is not None and inputs.is_floating_point():
-            inputs = inputs.round().long()
-        return inputs.reshape(inputs.shape[0], *self.native_shape)
+        return self.domain.cast(inputs).reshape(inputs.shape[0], *self.native_shape)
 
     def random_inputs(self, batch: int, generator: Generator) -> Tensor:
-        """Inputs (B, C, H, W) that the model accepts: standard normal numbers, or ids drawn from its vocabulary."""
-        shape = (batch, *self.image_shape)
-        if self.tokens is not None:
-            return torch.randint(self.tokens.vocabulary, shape, generator=generator)
-        return torch.randn(shape, generator=generator)
+        """Inputs (B, *shape) that the model accepts, see :meth:`leakaudit.domains.base.Domain.random_inputs`."""
+        return self.domain.random_inputs(batch, generator)
 
     def to_images(self, native: Tensor) -> Tensor:
         """The inverse of :meth:`to_native`."""
-        channels, height, width = self.image_shape
         if self.layout == "NHWC":
+            channels, height, width = self.image_shape
             return native.reshape(-1, height, width, channels).permute(0, 3, 1, 2)
-        return native.reshape(-1, channels, height, width)
+        return native.reshape(-1, *self.image_shape)
 
     def logits(self, inputs: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Logits (B, K) of normalised images (B, C, H, W), with other parameter values if given.
+        """Logits (B, K) of model inputs (B, *shape), with other parameter values if given.
 
         Attention runs through the math path, the only one that has a second derivative.
 
@@ -139,15 +144,8 @@ class Target:
         return logits
 
     def loss(self, inputs: Tensor, labels: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Mean cross-entropy of normalised images against class indices (B,) or class probabilities (B, K).
-
-        A binary model with one logit uses the logistic loss; class 1 is the positive one.
-        """
-        logits = self.logits(inputs, parameters)
-        if not self.binary:
-            return F.cross_entropy(logits, labels)
-        positive = labels[:, 1] if labels.dim() == 2 else labels
-        return F.binary_cross_entropy_with_logits(logits[:, 0], positive.to(logits.dtype))
+        """The task's mean loss of inputs (B, *shape) against labels, see `leakaudit.tasks.base.Task.loss`."""
+        return self.task.loss(self.logits(inputs, parameters), labels)
 
     def gradient(
         self,

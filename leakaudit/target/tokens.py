@@ -7,13 +7,14 @@ segments are looked up with other numbers. Fails, by saying so, where ids are tu
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from leakaudit.domains.tokens import Tokens
 from leakaudit.errors import ModelError
 
 if TYPE_CHECKING:
@@ -24,21 +25,6 @@ LENGTHS = (16, 32, 8, 64, 128, 256, 512)
 _LOOKUPS = {"embedding": (0, 1), "index_select": (0, 2), "index": (0, 1), "gather": (0, 2)}
 """Operators that look rows up, and the positions of table and indices among their arguments."""
 _PROBE = 1
-
-
-@dataclass(frozen=True)
-class TokenInput:
-    """What a model's integer input means.
-
-    Args:
-        table: Name of the embedding table that it indexes.
-        vocabulary: Rows of that table: ids run from 0 to ``vocabulary - 1``.
-        any_length: Whether the file leaves the length of the sequence open.
-    """
-
-    table: str
-    vocabulary: int
-    any_length: bool = False
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -87,13 +73,13 @@ def with_length(target: Target, length: int) -> Target:
     Raises:
         ModelError: The model does not run at that length.
     """
-    tokens = target.tokens
-    if tokens is None or not tokens.any_length or target.native_shape == (length,):
+    domain = target.domain
+    if not isinstance(domain, Tokens) or not domain.any_length or target.native_shape == (length,):
         return target
     changed = replace(
         target,
         native_shape=(length,),
-        image_shape=(1, 1, length),
+        domain=domain.of_length(length),
         fidelity=tuple(note for note in target.fidelity if note.id != "LA921"),
     )
     try:

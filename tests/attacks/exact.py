@@ -11,7 +11,8 @@ from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.labels.infer import infer_labels
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
-from leakaudit.observation import InputSpace, Observation
+from leakaudit.domains.images import Images
+from leakaudit.observation import Observation
 from leakaudit.protocols.base import Mode
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import Reconstruction
@@ -21,16 +22,16 @@ from leakaudit.target.target import Target
 EXACT = 1e-3
 
 
-def seen(target: Target, batch: Batch, space: InputSpace, mode: Mode = "eval", seed: int = 0) -> Observation:
+def seen(target: Target, batch: Batch, space: Images, mode: Mode = "eval", seed: int = 0) -> Observation:
     """What an attacker sees of a batch, with labels inferred from it."""
     observation = observe(target, batch, FedSGD(len(batch.labels), mode), space, seed)
     labels = infer_labels(target, observation, cpu_generator(0)).labels
     return replace(observation, labels=labels, label_source="inferred")
 
 
-def errors(result: Reconstruction, batch: Batch, space: InputSpace) -> Tensor:
+def errors(result: Reconstruction, batch: Batch, space: Images) -> Tensor:
     """RMSE in pixels between each row of a reconstruction and each sample (rows, samples)."""
-    rows = space.denormalize(result.inputs).flatten(1)
+    rows = space.decode(result.inputs).flatten(1)
     truth = batch.images.flatten(1)
     return torch.cdist(rows, truth) / truth.shape[1] ** 0.5
 
@@ -40,7 +41,7 @@ def confirmed_count(result: Reconstruction) -> int:
     return int(result.notes[0].split(" of ")[0])
 
 
-def judge(result: Reconstruction, batch: Batch, space: InputSpace) -> tuple[int, int]:
+def judge(result: Reconstruction, batch: Batch, space: Images) -> tuple[int, int]:
     """Claims that are in the batch, and claims that are not."""
     claims = errors(result, batch, space)[: confirmed_count(result)]
     right = int((claims.min(1).values < EXACT).sum()) if len(claims) else 0

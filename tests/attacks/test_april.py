@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from leakaudit.attacks.april import April, AprilSettings, find_patches, solve_patches
 from leakaudit.attacks.base import cpu_generator
-from leakaudit.observation import InputSpace
+from leakaudit.domains.images import Images
 from leakaudit.reconstruction import NotApplicable
 from leakaudit.target.dropout import Dropout
 from tests.attacks.exact import noise_batch, seen
@@ -88,17 +88,17 @@ class TinyViT(nn.Module):
     ],
     ids=["no norm", "layer norm", "linear patches", "no skip", "dropout"],
 )
-def test_the_image_is_exact(settings: dict[str, bool], mode: str, space: InputSpace) -> None:
+def test_the_image_is_exact(settings: dict[str, bool], mode: str, space: Images) -> None:
     target = make_target(TinyViT(**settings), SHAPE, 5)  # type: ignore[arg-type]
     victim = noise_batch(1)
     observation = seen(target, victim, space, mode)  # type: ignore[arg-type]
     assert ATTACK.applies(target, observation) is None
     result = ATTACK(target, observation, cpu_generator(0))
-    assert float((result.inputs - space.normalize(victim.images)).square().mean()) < 1e-6
+    assert float((result.inputs - space.encode(victim.images)).square().mean()) < 1e-6
     assert result.exact
 
 
-def test_more_patches_than_dimensions_are_not_called_exact(space: InputSpace) -> None:
+def test_more_patches_than_dimensions_are_not_called_exact(space: Images) -> None:
     target = make_target(TinyViT(width=12), SHAPE, 5)
     result = ATTACK(target, seen(target, noise_batch(1), space), cpu_generator(0))
     assert not result.exact
@@ -111,7 +111,7 @@ def test_embedding_and_positions_are_found_by_what_they_do() -> None:
     assert (found.entry.weight, found.position, found.offset, found.count) == ("embed.weight", "position", 1, 16)
 
 
-def test_refusals_name_the_reason(space: InputSpace) -> None:
+def test_refusals_name_the_reason(space: Images) -> None:
     cases = [
         (make_target(small_cnn(), SHAPE, 5), 1, "no learned position embedding"),
         (make_target(TinyViT(learned=False), SHAPE, 5), 1, "no learned position embedding"),

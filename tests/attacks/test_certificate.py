@@ -9,16 +9,19 @@ from torch import nn
 from leakaudit.attacks.certificate import certify
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
-from leakaudit.observation import InputSpace, Observation, TokenSpace
+from leakaudit.domains.images import Images
+from leakaudit.domains.tokens import Tokens
+from leakaudit.observation import Observation
 from leakaudit.protocols.base import Play
 from leakaudit.protocols.fedsgd import FedSGD, gradient_of
 from leakaudit.risk.update_jacobian import UpdateJacobian
 from leakaudit.target.target import Target
+from leakaudit.tasks.single_label import SingleLabel
 from tests.attacks.exact import noise_batch, relu_mlp
 from tests.conftest import make_target
 from tests.texts import VOCABULARY, TextClassifier, text_target
 
-SPACE = InputSpace((1, 6, 6), (0.5,), (0.25,))
+SPACE = Images((1, 6, 6), (0.5,), (0.25,))
 
 
 def small(module: nn.Module) -> Target:
@@ -33,7 +36,7 @@ def conv_net(channels: int, stride: int, bias: bool = True) -> nn.Module:
 
 
 def dense_rank(target: Target, inputs: torch.Tensor, labels: torch.Tensor) -> int:
-    double = Target(target.module.double(), "net", "module", (1, 6, 6), "NCHW", (1, 6, 6), 3)
+    double = Target(target.module.double(), "net", "module", (1, 6, 6), "NCHW", Images.plain((1, 6, 6)), SingleLabel(3))
 
     def update(flat: torch.Tensor) -> torch.Tensor:
         gradients = double.gradient(flat.view_as(inputs), labels, create_graph=True)
@@ -43,21 +46,21 @@ def dense_rank(target: Target, inputs: torch.Tensor, labels: torch.Tensor) -> in
     return int(torch.linalg.matrix_rank(jacobian, rtol=1e-9))
 
 
-def test_the_truth_is_certified_and_unique(samples: Batch, space: InputSpace) -> None:
+def test_the_truth_is_certified_and_unique(samples: Batch, space: Images) -> None:
     target = make_target(relu_mlp(32), (3, 12, 12), 5)
     victim = samples.subset([1, 7])
     observation = observe(target, victim, FedSGD(2), space)
-    certificate = certify(target, observation, Play(space.normalize(victim.images), victim.labels))
+    certificate = certify(target, observation, Play(space.encode(victim.images), victim.labels))
     assert certificate.exact
     assert certificate.unique is True
     assert certificate.rank == certificate.unknowns == 2 * 432
 
 
-def test_residuals_are_those_of_the_definition(samples: Batch, space: InputSpace) -> None:
+def test_residuals_are_those_of_the_definition(samples: Batch, space: Images) -> None:
     target = make_target(relu_mlp(), (3, 12, 12), 5)
     victim = samples.subset([1])
     observation = observe(target, victim, FedSGD(1), space)
-    guess = space.normalize(victim.images) * 0.9
+    guess = space.encode(victim.images) * 0.9
     certificate = certify(target, observation, Play(guess, victim.labels), uniqueness=False)
     gradients = target.gradient(guess, victim.labels)
     whole = torch.cat([g.flatten() for g in observation.update.values()])
@@ -74,7 +77,7 @@ def test_residuals_are_those_of_the_definition(samples: Batch, space: InputSpace
 def test_rank_agrees_with_a_dense_decomposition(channels: int, stride: int) -> None:
     target = small(conv_net(channels, stride))
     victim = noise_batch(1, classes=3, shape=(1, 6, 6))
-    inputs = SPACE.normalize(victim.images)
+    inputs = SPACE.encode(victim.images)
     observation = observe(target, victim, FedSGD(1), SPACE)
     certificate = certify(target, observation, Play(inputs, victim.labels), products=2000)
     rank = dense_rank(target, inputs, victim.labels)
@@ -101,7 +104,7 @@ def test_products_with_the_jacobian_are_adjoint_and_linearise_the_gradient() -> 
     assert torch.allclose((ahead - behind).detach() / (2 * step), image, atol=1e-8)
 
 
-def test_a_sample_without_influence_is_not_certified(space: InputSpace) -> None:
+def test_a_sample_without_influence_is_not_certified(space: Images) -> None:
     """A confidently right sample hardly changes the update: a small residual says nothing about it."""
     module = nn.Sequential(nn.Flatten(), nn.Linear(432, 2))
     with torch.no_grad():
@@ -111,18 +114,18 @@ def test_a_sample_without_influence_is_not_certified(space: InputSpace) -> None:
     images = torch.stack([torch.full((3, 12, 12), 0.9), torch.full((3, 12, 12), 0.5)])
     victim = Batch(images, torch.tensor([0, 1]), (0, 1))
     observation = observe(target, victim, FedSGD(2), space)
-    guess = space.normalize(images)
+    guess = space.encode(images)
     guess[0] = -guess[0].flip(0) * 0.5 + 1.0  # another bright image, so as confident
     certificate = certify(target, observation, Play(guess, victim.labels), uniqueness=False)
     assert certificate.residual < certificate.tolerance
     assert not certificate.exact
 
 
-def test_too_few_products_leave_it_undecided(samples: Batch, space: InputSpace) -> None:
+def test_too_few_products_leave_it_undecided(samples: Batch, space: Images) -> None:
     target = make_target(relu_mlp(), (3, 12, 12), 5)
     victim = samples.subset([1, 7])
     observation = observe(target, victim, FedSGD(2), space)
-    certificate = certify(target, observation, Play(space.normalize(victim.images), victim.labels), products=1)
+    certificate = certify(target, observation, Play(space.encode(victim.images), victim.labels), products=1)
     assert certificate.unique is None
     assert "undecided" in certificate.note
 
@@ -138,7 +141,7 @@ def test_token_ids_are_unique_only_where_their_order_matters() -> None:
             module.positions.requires_grad_(False)
         target = text_target(module)
         batch = Batch(ids, labels, (0,))
-        observation = observe(target, batch, FedSGD(1, "eval"), TokenSpace.of(8, VOCABULARY))
+        observation = observe(target, batch, FedSGD(1, "eval"), Tokens.of(8, VOCABULARY))
         found = certify(target, observation, Play(ids, labels))
         assert found.exact
         assert found.unique is expected

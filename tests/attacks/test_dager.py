@@ -12,16 +12,18 @@ from leakaudit.attacks.embedding import token_set
 from leakaudit.attacks.linear import LinearReader, LinearSettings
 from leakaudit.attacks.reading.token_places import sequence_by_positions
 from leakaudit.client.batch import Batch
-from leakaudit.observation import InputSpace, Observation
+from leakaudit.domains.images import Images
+from leakaudit.observation import Observation
 from leakaudit.reconstruction import NotApplicable, Reconstruction
 from leakaudit.target.target import Target
+from leakaudit.tasks.single_label import SingleLabel
 from tests.attacks.exact import noise_batch, seen
 from tests.attacks.test_april import Block
 from tests.conftest import make_target, small_mlp
 
 VOCABULARY, PLACES = 50, 8
 SHAPE = (1, 1, PLACES)
-SPACE = InputSpace(SHAPE, (0.0,), (1 / (VOCABULARY - 1),))
+SPACE = Images(SHAPE, (0.0,), (1 / (VOCABULARY - 1),))
 ATTACK = Dager(DagerSettings())
 
 
@@ -42,7 +44,7 @@ class Text(nn.Module):
 
 
 def case(positions: bool, table: bool, size: int) -> tuple[Target, Batch, Tensor, Observation]:
-    target = Target(Text(positions, table).eval(), "text", "module", SHAPE, "NCHW", SHAPE, 3)
+    target = Target(Text(positions, table).eval(), "text", "module", SHAPE, "NCHW", Images.plain(SHAPE), SingleLabel(3))
     generator = torch.Generator().manual_seed(size)
     tokens = torch.randint(VOCABULARY, (size, *SHAPE), generator=generator)
     tokens[0, 0, 0, 5] = tokens[0, 0, 0, 1]
@@ -106,7 +108,7 @@ def test_span_distance_is_zero_inside_and_one_across() -> None:
     assert span_distance(gradient, candidates).tolist() == pytest.approx([0.0, 1.0, 0.8], abs=1e-12)
 
 
-def test_image_models_are_refused_and_text_is_refused_elsewhere(space: InputSpace) -> None:
+def test_image_models_are_refused_and_text_is_refused_elsewhere(space: Images) -> None:
     target = make_target(small_mlp(), (3, 12, 12), 5)
     refusal = ATTACK.applies(target, seen(target, noise_batch(1), space))
     assert isinstance(refusal, NotApplicable)

@@ -14,7 +14,7 @@ from leakaudit.attacks.ig import IG, IGSettings
 from leakaudit.client.batch import Batch
 from leakaudit.defences.base import adapted
 from leakaudit.defences.spec import parse_defence
-from leakaudit.observation import InputSpace
+from leakaudit.domains.images import Images
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import NotApplicable
 from leakaudit.target.dropout import Dropout
@@ -35,7 +35,7 @@ def linear_net() -> Target:
     return make_target(nn.Sequential(*layers), (3, 12, 12), 5)
 
 
-def test_with_all_masks_read_it_recovers_what_ig_does_not(samples: Batch, space: InputSpace) -> None:
+def test_with_all_masks_read_it_recovers_what_ig_does_not(samples: Batch, space: Images) -> None:
     target, victim = dropout_net(), samples.subset([3])
     observation = replace(dropped(target, victim, space), masks=None)
     settings = DIASettings(iterations=600, tolerance=1e-9, search=True)
@@ -46,7 +46,7 @@ def test_with_all_masks_read_it_recovers_what_ig_does_not(samples: Batch, space:
     assert result.notes[0] == "3 of 3 dropout masks read off the update, 0 optimised"
 
 
-def test_without_reading_it_finds_masks_and_inputs_together(samples: Batch, space: InputSpace) -> None:
+def test_without_reading_it_finds_masks_and_inputs_together(samples: Batch, space: Images) -> None:
     target, victim = linear_net(), samples.subset([3])
     observation = replace(dropped(target, victim, space), masks=None)
     settings = DIASettings(iterations=400, tv_weight=1e-5, read=False)
@@ -58,7 +58,7 @@ def test_without_reading_it_finds_masks_and_inputs_together(samples: Batch, spac
     assert result.notes[0].startswith("0 of 1 dropout masks read off the update, 1 optimised")
 
 
-def test_noise_that_hides_a_small_mask_does_not_make_it_known(samples: Batch, space: InputSpace) -> None:
+def test_noise_that_hides_a_small_mask_does_not_make_it_known(samples: Batch, space: Images) -> None:
     target, victim = small_net(), samples.subset([3])
     given = dropped(target, victim, space)
     noise = {n: 1e-6 * torch.randn(g.shape, generator=cpu_generator(1)) for n, g in given.update.items()}
@@ -68,7 +68,7 @@ def test_noise_that_hides_a_small_mask_does_not_make_it_known(samples: Batch, sp
     assert psnr(space, result.inputs, victim) > 60
 
 
-def test_units_that_no_sample_keeps_are_left_out_of_the_search(samples: Batch, space: InputSpace) -> None:
+def test_units_that_no_sample_keeps_are_left_out_of_the_search(samples: Batch, space: Images) -> None:
     target, victim = linear_net(), samples.subset([1, 3])
     given = dropped(target, victim, space)
     observation = replace(given, masks=None)
@@ -85,7 +85,7 @@ def test_units_that_no_sample_keeps_are_left_out_of_the_search(samples: Batch, s
     assert bool(plain.masks[0]["drop"][:, nowhere].any())
 
 
-def test_all_iterations_are_counted(samples: Batch, space: InputSpace) -> None:
+def test_all_iterations_are_counted(samples: Batch, space: Images) -> None:
     target = dropout_net()
     observation = replace(dropped(target, samples.subset([3, 4]), space), masks=None)
     settings = DIASettings(iterations=60, execution="eager", tolerance=0)
@@ -106,7 +106,7 @@ def map_net() -> Target:
 
 
 @pytest.mark.parametrize("steps", [1, 5, 6, 12, 30, 70, 85, 110])
-def test_stopped_anywhere_it_returns_what_it_has_and_says_so(samples: Batch, space: InputSpace, steps: int) -> None:
+def test_stopped_anywhere_it_returns_what_it_has_and_says_so(samples: Batch, space: Images, steps: int) -> None:
     target = map_net()
     observation = replace(dropped(target, samples.subset([3]), space), masks=None)
     settings = DIASettings(iterations=120, tv_weight=1e-5, execution="eager")
@@ -118,7 +118,7 @@ def test_stopped_anywhere_it_returns_what_it_has_and_says_so(samples: Batch, spa
     assert float(result.masks[0]["map"].max()) <= 1
 
 
-def test_stopped_in_the_second_trial_the_first_is_not_forgotten(samples: Batch, space: InputSpace) -> None:
+def test_stopped_in_the_second_trial_the_first_is_not_forgotten(samples: Batch, space: Images) -> None:
     target = map_net()
     observation = replace(dropped(target, samples.subset([3]), space), masks=None)
     settings = DIASettings(iterations=1000, tv_weight=1e-5, execution="eager")
@@ -128,7 +128,7 @@ def test_stopped_in_the_second_trial_the_first_is_not_forgotten(samples: Batch, 
 
 
 @pytest.mark.parametrize("iterations", [1, 2, 3, 9, 10, 25])
-def test_does_no_more_than_asked(samples: Batch, space: InputSpace, iterations: int) -> None:
+def test_does_no_more_than_asked(samples: Batch, space: Images, iterations: int) -> None:
     target = map_net()
     observation = replace(dropped(target, samples.subset([3]), space), masks=None)
     settings = DIASettings(iterations=iterations, execution="eager")
@@ -136,7 +136,7 @@ def test_does_no_more_than_asked(samples: Batch, space: InputSpace, iterations: 
     assert 0.8 * iterations <= result.iterations <= iterations
 
 
-def test_every_restart_is_used_by_l_bfgs_too(samples: Batch, space: InputSpace) -> None:
+def test_every_restart_is_used_by_l_bfgs_too(samples: Batch, space: Images) -> None:
     target = map_net()
     observation = replace(dropped(target, samples.subset([3]), space), masks=None)
     settings = DIASettings(iterations=400, tv_weight=1e-5, execution="eager", restarts=2)
@@ -145,7 +145,7 @@ def test_every_restart_is_used_by_l_bfgs_too(samples: Batch, space: InputSpace) 
     assert 650 < result.iterations <= 800
 
 
-def test_of_signs_the_total_variation_holds_the_image_and_nothing_is_refined(samples: Batch, space: InputSpace) -> None:
+def test_of_signs_the_total_variation_holds_the_image_and_nothing_is_refined(samples: Batch, space: Images) -> None:
     target, sign = map_net(), parse_defence("sign")
     given = replace(dropped(target, samples.subset([3]), space), masks=None)
     observed = replace(given, update=sign.protect(given.update, None, None))
@@ -155,7 +155,7 @@ def test_of_signs_the_total_variation_holds_the_image_and_nothing_is_refined(sam
     assert not any("L-BFGS" in note or "refined" in note for note in result.notes)
 
 
-def test_says_why_not(samples: Batch, space: InputSpace, target: Target) -> None:
+def test_says_why_not(samples: Batch, space: Images, target: Target) -> None:
     with_dropout = dropout_net()
     observation = dropped(with_dropout, samples.subset([0]), space)
     attack = DIA(DIA.presets["quick"])
@@ -167,7 +167,7 @@ def test_says_why_not(samples: Batch, space: InputSpace, target: Target) -> None
     assert isinstance(attack.applies(replace(with_dropout, batch_sizes=(4,)), observation), NotApplicable)
 
 
-def test_masks_of_a_map_follow_from_the_masked_activations(samples: Batch, space: InputSpace) -> None:
+def test_masks_of_a_map_follow_from_the_masked_activations(samples: Batch, space: Images) -> None:
     target, victim = map_net(), samples.subset([3])
     given = dropped(target, victim, space)
     observation = replace(given, masks=None)

@@ -11,7 +11,7 @@ from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.dlg import DESCENT, DLG
 from leakaudit.attacks.idlg import IDLG
 from leakaudit.client.batch import Batch
-from leakaudit.observation import InputSpace
+from leakaudit.domains.images import Images
 from leakaudit.reconstruction import NotApplicable
 from tests.matching.test_descent import cnn
 from tests.matching.test_engine import observation_of, psnr
@@ -22,7 +22,7 @@ def single_thread() -> None:
     torch.set_num_threads(1)
 
 
-def test_finds_label_and_sample_without_being_told(samples: Batch, space: InputSpace) -> None:
+def test_finds_label_and_sample_without_being_told(samples: Batch, space: Images) -> None:
     net, victim = cnn(), samples.subset([3])
     observation = replace(observation_of(net, victim, space), labels=torch.tensor([0]), label_source="inferred")
     result = DLG(replace(DESCENT, iterations=400))(net, observation, cpu_generator(0))
@@ -30,13 +30,13 @@ def test_finds_label_and_sample_without_being_told(samples: Batch, space: InputS
     assert psnr(space, result.inputs, victim) > 35
 
 
-def test_idlg_recovers_with_the_label(samples: Batch, space: InputSpace) -> None:
+def test_idlg_recovers_with_the_label(samples: Batch, space: Images) -> None:
     net, victim = cnn(), samples.subset([2])
     result = IDLG(replace(DESCENT, iterations=400))(net, observation_of(net, victim, space), cpu_generator(0))
     assert psnr(space, result.inputs, victim) > 35
 
 
-def test_idlg_is_for_one_sample(samples: Batch, space: InputSpace) -> None:
+def test_idlg_is_for_one_sample(samples: Batch, space: Images) -> None:
     net = cnn()
     observation = observation_of(net, samples.subset([0, 1]), space)
     refusal = IDLG(IDLG.presets["quick"]).applies(net, observation)

@@ -13,7 +13,9 @@ from leakaudit.attacks.dager import Dager, DagerSettings
 from leakaudit.attacks.embedding import EmbeddingReader, EmbeddingSettings
 from leakaudit.attacks.registry import available
 from leakaudit.client.batch import Batch
-from leakaudit.observation import InputSpace, Observation, TokenSpace
+from leakaudit.domains.images import Images
+from leakaudit.domains.tokens import Tokens
+from leakaudit.observation import Observation
 from leakaudit.reconstruction import NotApplicable
 from leakaudit.target.target import Target
 from tests.attacks.exact import noise_batch, seen
@@ -21,7 +23,7 @@ from tests.conftest import make_target, small_mlp
 from tests.texts import LENGTH, VOCABULARY, TextClassifier, random_ids, text_target
 
 ATTACK = EmbeddingReader(EmbeddingSettings())
-SPACE = TokenSpace.of(LENGTH, VOCABULARY)
+SPACE = Tokens.of(LENGTH, VOCABULARY)
 
 
 def case(size: int, module: nn.Module | None = None) -> tuple[Target, Batch, Observation]:
@@ -58,10 +60,10 @@ def test_refusals() -> None:
     assert "not trained" in refusal.reason
 
 
-def test_images_are_refused(space: InputSpace) -> None:
+def test_images_are_refused(space: Images) -> None:
     target = make_target(small_mlp(), (3, 12, 12), 5)
     refusal = ATTACK.refusal(target, seen(target, noise_batch(1), space))
-    assert refusal == NotApplicable("the model takes real-valued inputs, no token ids")
+    assert refusal == NotApplicable("the model takes real-valued inputs such as pixels; this attack recovers token ids")
 
 
 def test_attacks_on_pixels_are_refused_for_token_ids() -> None:

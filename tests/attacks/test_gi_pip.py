@@ -17,7 +17,8 @@ from leakaudit.attacks.gi_pip import GIPIP, GIPIPSettings
 from leakaudit.attacks.ig import IG
 from leakaudit.client.batch import Batch
 from leakaudit.document.schema import AttackEntry
-from leakaudit.observation import InputSpace, Observation
+from leakaudit.domains.images import Images
+from leakaudit.observation import Observation
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, SilentMonitor
 from leakaudit.report.views.view import build_view
 from leakaudit.target.target import Target
@@ -40,7 +41,7 @@ def pooled() -> Target:
     return make_target(nn.Sequential(*layers), (3, 12, 12), 5)
 
 
-def test_the_prior_brings_the_guess_nearer(samples: Batch, space: InputSpace) -> None:
+def test_the_prior_brings_the_guess_nearer(samples: Batch, space: Images) -> None:
     target, victim = pooled(), samples.subset([0, 3])
     observation = replace(observation_of(target, victim, space), auxiliary=AUXILIARY)
     quality = {
@@ -54,7 +55,7 @@ def test_the_prior_brings_the_guess_nearer(samples: Batch, space: InputSpace) ->
     assert quality[1.0] > quality[0.0] + 0.5
 
 
-def test_an_interrupted_training_still_gives_a_reconstruction(samples: Batch, space: InputSpace) -> None:
+def test_an_interrupted_training_still_gives_a_reconstruction(samples: Batch, space: Images) -> None:
     target = pooled()
     images = torch.from_numpy(smooth_images(16, seed=11))
     observation = replace(observation_of(target, samples.subset([0]), space), auxiliary=images)
@@ -63,7 +64,7 @@ def test_an_interrupted_training_still_gives_a_reconstruction(samples: Batch, sp
     assert result.notes[0].startswith("autoencoder of 16 public images")
 
 
-def test_says_what_it_needs(samples: Batch, space: InputSpace) -> None:
+def test_says_what_it_needs(samples: Batch, space: Images) -> None:
     target = pooled()
     observation = observation_of(target, samples.subset([0]), space)
     attack = GIPIP(GIPIP.presets["quick"])
@@ -117,7 +118,7 @@ def test_ig_with_its_own_total_variation_stands_beside_it(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("preset", ["quick", "standard", "paper"])
-def test_what_its_rival_needs_to_choose_comes_on_top(preset: str, samples: Batch, space: InputSpace) -> None:
+def test_what_its_rival_needs_to_choose_comes_on_top(preset: str, samples: Batch, space: Images) -> None:
     attack = GIPIP(replace(GIPIP.presets[preset], iterations=30))
     own, rival = attack.settings, attack.rival()
     observation = observation_of(pooled(), samples.subset([0]), space)
@@ -127,7 +128,7 @@ def test_what_its_rival_needs_to_choose_comes_on_top(preset: str, samples: Batch
     assert left >= own.iterations if not own.search else rival.settings.iterations == own.iterations
 
 
-def test_victims_together_are_as_in_turn(samples: Batch, space: InputSpace) -> None:
+def test_victims_together_are_as_in_turn(samples: Batch, space: Images) -> None:
     target = pooled()
     victims = [
         replace(observation_of(target, samples.subset(positions), space), auxiliary=AUXILIARY)
@@ -147,7 +148,7 @@ def test_victims_together_are_as_in_turn(samples: Batch, space: InputSpace) -> N
         assert (alone.inputs - without.inputs).abs().max() > 0.1, "the prior is not part of it"
 
 
-def test_is_not_asked_to_learn_where_victims_go_in_turn(samples: Batch, space: InputSpace) -> None:
+def test_is_not_asked_to_learn_where_victims_go_in_turn(samples: Batch, space: Images) -> None:
     target = pooled()
     victims = [observation_of(target, samples.subset([i]), space) for i in range(2)]  # without public images
     for settings in (GIPIP.presets["standard"], replace(WEAK, execution="eager"), replace(WEAK, optimizer="lbfgs")):

@@ -16,10 +16,11 @@ from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.gradinversion import BASE, GradInversion
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
+from leakaudit.domains.images import Images
 from leakaudit.matching.descent import Progress
 from leakaudit.matching.engine import GradientMatching, solve
 from leakaudit.matching.priors import BatchStatistics
-from leakaudit.observation import InputSpace, Observation
+from leakaudit.observation import Observation
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import NotApplicable, SilentMonitor
 from leakaudit.target.target import Target
@@ -42,13 +43,13 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 5))
 
 
-def sharing(samples: Batch, space: InputSpace) -> tuple[Target, Observation]:
+def sharing(samples: Batch, space: Images) -> tuple[Target, Observation]:
     target = leakaudit.load(network(), mode="train", image_shape=SHAPE, share_bn_statistics="batch")
     seen = observe(target, samples, FedSGD(len(samples), "train", shared_statistics="batch"), space)
     return target, replace(seen, labels=samples.labels, label_source="given", threat_model="E")
 
 
-def test_statistics_bring_the_guess_nearer(samples: Batch, space: InputSpace) -> None:
+def test_statistics_bring_the_guess_nearer(samples: Batch, space: Images) -> None:
     victim = samples.subset([0, 3])
     target, observation = sharing(victim, space)
 
@@ -59,7 +60,7 @@ def test_statistics_bring_the_guess_nearer(samples: Batch, space: InputSpace) ->
     assert quality(1e-2) > quality(0.0) + 1
 
 
-def test_the_step_with_the_prior_is_the_same_in_all_modes(samples: Batch, space: InputSpace) -> None:
+def test_the_step_with_the_prior_is_the_same_in_all_modes(samples: Batch, space: Images) -> None:
     victim = samples.subset([0, 3])
     target, observation = sharing(victim, space)
     prior = BatchStatistics(target, observation.batch_statistics or {}, 1e-2)
@@ -75,7 +76,7 @@ def test_the_step_with_the_prior_is_the_same_in_all_modes(samples: Batch, space:
     torch.testing.assert_close(end("traced"), end("eager"), rtol=1e-3, atol=1e-4)
 
 
-def test_says_what_it_needs(samples: Batch, space: InputSpace, target: Target) -> None:
+def test_says_what_it_needs(samples: Batch, space: Images, target: Target) -> None:
     attack, victim = GradInversion(GradInversion.presets["quick"]), samples.subset([0])
 
     def reason(target: Target) -> str:

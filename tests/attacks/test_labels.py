@@ -11,17 +11,20 @@ from torch import nn
 from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.labels.counts import ilrg_shares, round_counts
 from leakaudit.attacks.labels.features import feature_fit
-from leakaudit.attacks.labels.infer import LabelGuess, find_head, infer_labels
+from leakaudit.attacks.labels.infer import find_head, infer_labels
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
-from leakaudit.observation import InputSpace, Observation
+from leakaudit.domains.images import Images
+from leakaudit.observation import Observation
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.target.target import Target
+from leakaudit.tasks.base import LabelGuess
+from leakaudit.tasks.single_label import OneLogit
 from tests.conftest import make_target, small_cnn, small_mlp
 
 
 @pytest.mark.parametrize("module", [small_mlp(), small_mlp(bias=False), small_cnn()], ids=["mlp", "no bias", "cnn"])
-def test_one_sample_is_exact(module: nn.Module, samples: Batch, space: InputSpace) -> None:
+def test_one_sample_is_exact(module: nn.Module, samples: Batch, space: Images) -> None:
     target = make_target(module, (3, 12, 12), 5)
     for index in range(20):
         victim = samples.subset([index])
@@ -31,7 +34,7 @@ def test_one_sample_is_exact(module: nn.Module, samples: Batch, space: InputSpac
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_counts_of_a_batch(bias: bool, samples: Batch, space: InputSpace) -> None:
+def test_counts_of_a_batch(bias: bool, samples: Batch, space: Images) -> None:
     target = make_target(small_mlp(bias=bias), (3, 12, 12), 5)
     right = total = 0
     for seed in range(10):
@@ -43,10 +46,10 @@ def test_counts_of_a_batch(bias: bool, samples: Batch, space: InputSpace) -> Non
     assert right / total >= (0.9 if bias else 0.7)
 
 
-def test_binary_model_with_one_logit(samples: Batch, space: InputSpace) -> None:
+def test_binary_model_with_one_logit(samples: Batch, space: Images) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Flatten(), nn.Linear(432, 16), nn.Tanh(), nn.Linear(16, 1)).eval()
-    target = Target(module, "net", "module", (3, 12, 12), "NCHW", (3, 12, 12), 2, binary=True)
+    target = Target(module, "net", "module", (3, 12, 12), "NCHW", Images.plain((3, 12, 12)), OneLogit())
     labels = torch.arange(20) % 2
     for index in range(20):
         victim = Batch(samples.images[[index]], labels[[index]], (index,))
@@ -54,24 +57,24 @@ def test_binary_model_with_one_logit(samples: Batch, space: InputSpace) -> None:
         assert guess.labels.tolist() == [int(labels[index])]
 
 
-def test_the_head_is_found_by_what_it_does(samples: Batch, space: InputSpace) -> None:
+def test_the_head_is_found_by_what_it_does(samples: Batch, space: Images) -> None:
     target = make_target(small_mlp(), (3, 12, 12), 5)
     head = find_head(target, observe(target, samples.subset([0]), FedSGD(1), space), cpu_generator(0))
     assert (head.weight, head.bias, head.transposed) == ("3.weight", "3.bias", False)
 
 
-def observe_soft(target: Target, images: torch.Tensor, soft: torch.Tensor, space: InputSpace) -> Observation:
+def observe_soft(target: Target, images: torch.Tensor, soft: torch.Tensor, space: Images) -> Observation:
     """The update of one sample whose label is a distribution over classes."""
-    gradients = target.gradient(space.normalize(images), soft)
+    gradients = target.gradient(space.encode(images), soft)
     return Observation({n: g.detach() for n, g in gradients.items()}, FedSGD(1), space)
 
 
-def guess_of(target: Target, images: torch.Tensor, soft: list[float], space: InputSpace) -> LabelGuess:
+def guess_of(target: Target, images: torch.Tensor, soft: list[float], space: Images) -> LabelGuess:
     observation = observe_soft(target, images, torch.tensor([soft]), space)
     return infer_labels(target, observation, cpu_generator(0))
 
 
-def test_a_soft_label_of_one_sample_is_read_exactly(samples: Batch, space: InputSpace) -> None:
+def test_a_soft_label_of_one_sample_is_read_exactly(samples: Batch, space: Images) -> None:
     target = make_target(small_mlp(), (3, 12, 12), 5)
     soft = [0.1, 0.45, 0.05, 0.3, 0.1]
     guess = guess_of(target, samples.images[:1], soft, space)
@@ -81,7 +84,7 @@ def test_a_soft_label_of_one_sample_is_read_exactly(samples: Batch, space: Input
     assert guess.exact
 
 
-def test_a_hard_label_has_no_soft_one(samples: Batch, space: InputSpace) -> None:
+def test_a_hard_label_has_no_soft_one(samples: Batch, space: Images) -> None:
     target = make_target(small_mlp(), (3, 12, 12), 5)
     guess = guess_of(target, samples.images[:1], [0.0, 0.0, 0.0, 1.0, 0.0], space)
     assert guess.soft is None
@@ -89,7 +92,7 @@ def test_a_hard_label_has_no_soft_one(samples: Batch, space: InputSpace) -> None
 
 
 @pytest.mark.parametrize("size", [8, 20, 64])
-def test_more_samples_than_classes_with_repeated_labels(size: int, samples: Batch, space: InputSpace) -> None:
+def test_more_samples_than_classes_with_repeated_labels(size: int, samples: Batch, space: Images) -> None:
     target = make_target(small_cnn(), (3, 12, 12), 5)
     right = 0
     for seed in range(4):
@@ -103,17 +106,17 @@ def test_more_samples_than_classes_with_repeated_labels(size: int, samples: Batc
     assert right / (4 * size) >= 0.95
 
 
-def trained_on(samples: Batch, space: InputSpace, steps: int) -> Target:
+def trained_on(samples: Batch, space: Images, steps: int) -> Target:
     target = make_target(small_cnn(), (3, 12, 12), 5)
     optimizer = torch.optim.SGD(target.module.parameters(), lr=0.05)
     for _ in range(steps):
         optimizer.zero_grad()
-        target.loss(space.normalize(samples.images), samples.labels).backward()
+        target.loss(space.encode(samples.images), samples.labels).backward()
         optimizer.step()
     return target
 
 
-def test_counts_survive_brief_training(samples: Batch, space: InputSpace) -> None:
+def test_counts_survive_brief_training(samples: Batch, space: Images) -> None:
     target = trained_on(samples, space, 4)
     right = 0
     for seed in range(6):
@@ -123,10 +126,10 @@ def test_counts_survive_brief_training(samples: Batch, space: InputSpace) -> Non
     assert right / 48 >= 0.9
 
 
-def test_binary_counts(samples: Batch, space: InputSpace) -> None:
+def test_binary_counts(samples: Batch, space: Images) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Flatten(), nn.Linear(432, 16), nn.Tanh(), nn.Linear(16, 1)).eval()
-    target = Target(module, "net", "module", (3, 12, 12), "NCHW", (3, 12, 12), 2, binary=True)
+    target = Target(module, "net", "module", (3, 12, 12), "NCHW", Images.plain((3, 12, 12)), OneLogit())
     for positive in range(5):
         labels = torch.tensor([1] * positive + [0] * (8 - positive))
         victim = Batch(samples.images[:8], labels, tuple(range(8)))

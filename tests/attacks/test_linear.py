@@ -10,17 +10,18 @@ from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.linear import LinearReader, LinearSettings
 from leakaudit.attacks.reading.first_layer import find_linear
 from leakaudit.client.batch import Batch
-from leakaudit.observation import InputSpace
+from leakaudit.domains.images import Images
 from leakaudit.reconstruction import NotApplicable, Reconstruction
 from leakaudit.target.dropout import Dropout
 from leakaudit.target.target import Target
+from leakaudit.tasks.single_label import SingleLabel
 from tests.attacks.exact import confirmed_count, dropout_mlp, errors, judge, noise_batch, relu_mlp, seen
 from tests.conftest import make_target, small_cnn, small_mlp
 
 ATTACK = LinearReader(LinearSettings())
 
 
-def read(target: Target, batch: Batch, space: InputSpace, mode: str = "eval", seed: int = 0) -> Reconstruction:
+def read(target: Target, batch: Batch, space: Images, mode: str = "eval", seed: int = 0) -> Reconstruction:
     observation = seen(target, batch, space, mode, seed)  # type: ignore[arg-type]
     assert ATTACK.applies(target, observation) is None
     return ATTACK(target, observation, cpu_generator(0))
@@ -28,7 +29,7 @@ def read(target: Target, batch: Batch, space: InputSpace, mode: str = "eval", se
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 @pytest.mark.parametrize("index", [0, 13])
-def test_one_sample_is_exact(bias: bool, index: int, samples: Batch, space: InputSpace) -> None:
+def test_one_sample_is_exact(bias: bool, index: int, samples: Batch, space: Images) -> None:
     target = make_target(small_mlp(bias=bias), (3, 12, 12), 5)
     victim = samples.subset([index])
     result = read(target, victim, space)
@@ -52,7 +53,7 @@ class Rearranged(nn.Module):
         return self.last(torch.relu(self.first(flat)))
 
 
-def test_affine_changes_and_pixel_order_are_undone(samples: Batch, space: InputSpace) -> None:
+def test_affine_changes_and_pixel_order_are_undone(samples: Batch, space: Images) -> None:
     target = make_target(Rearranged(), (3, 12, 12), 5)
     victim = samples.subset([3])
     result = read(target, victim, space)
@@ -60,14 +61,14 @@ def test_affine_changes_and_pixel_order_are_undone(samples: Batch, space: InputS
     assert float(errors(result, victim, space)) < 1e-5
 
 
-def test_other_layouts(samples: Batch, space: InputSpace) -> None:
-    target = Target(relu_mlp().eval(), "net", "module", (12, 12, 3), "NHWC", (3, 12, 12), 5)
+def test_other_layouts(samples: Batch, space: Images) -> None:
+    target = Target(relu_mlp().eval(), "net", "module", (12, 12, 3), "NHWC", Images.plain((3, 12, 12)), SingleLabel(5))
     victim = samples.subset([3])
     result = read(target, victim, space)
     assert float(errors(result, victim, space)) < 1e-5
 
 
-def test_a_batch_that_has_units_of_its_own(samples: Batch, space: InputSpace) -> None:
+def test_a_batch_that_has_units_of_its_own(samples: Batch, space: Images) -> None:
     target = make_target(relu_mlp(512), (3, 12, 12), 5)
     victim = noise_batch(3)
     result = read(target, victim, space)
@@ -77,7 +78,7 @@ def test_a_batch_that_has_units_of_its_own(samples: Batch, space: InputSpace) ->
     assert result.labels.tolist() == victim.labels[order].tolist()
 
 
-def test_repeated_samples_are_one_group(samples: Batch, space: InputSpace) -> None:
+def test_repeated_samples_are_one_group(samples: Batch, space: Images) -> None:
     target = make_target(relu_mlp(512), (3, 12, 12), 5)
     victim = noise_batch(3).subset([0, 0, 1])
     result = read(target, victim, space)
@@ -85,7 +86,7 @@ def test_repeated_samples_are_one_group(samples: Batch, space: InputSpace) -> No
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_dropout_makes_units_of_its_own(seed: int, space: InputSpace) -> None:
+def test_dropout_makes_units_of_its_own(seed: int, space: Images) -> None:
     target = make_target(dropout_mlp(0.75, 256, seed), (3, 12, 12), 5)
     victim = noise_batch(8, seed)
     plain = judge(read(target, victim, space), victim, space)
@@ -98,7 +99,7 @@ def test_dropout_makes_units_of_its_own(seed: int, space: InputSpace) -> None:
     assert f"rows 1 to {right}" in result.notes[0] or right == 8
 
 
-def test_a_shared_batch_gives_nothing_and_says_so(space: InputSpace) -> None:
+def test_a_shared_batch_gives_nothing_and_says_so(space: Images) -> None:
     target = make_target(small_mlp(), (3, 12, 12), 5)
     victim = noise_batch(8)
     result = read(target, victim, space)
@@ -108,7 +109,7 @@ def test_a_shared_batch_gives_nothing_and_says_so(space: InputSpace) -> None:
     assert "not a result" in result.notes[0]
 
 
-def test_mixtures_that_agree_are_refused(space: InputSpace) -> None:
+def test_mixtures_that_agree_are_refused(space: Images) -> None:
     """One hidden layer and two classes: errors of all samples are proportional, so rows of mixtures agree."""
     torch.manual_seed(0)
     module = nn.Sequential(nn.Flatten(), nn.Linear(432, 128), nn.ReLU(), Dropout(0.5), nn.Linear(128, 2))
@@ -119,7 +120,7 @@ def test_mixtures_that_agree_are_refused(space: InputSpace) -> None:
         assert judge(result, victim, space)[1] == 0
 
 
-def test_refusals_name_the_reason(samples: Batch, space: InputSpace) -> None:
+def test_refusals_name_the_reason(samples: Batch, space: Images) -> None:
     target = make_target(small_cnn(), (3, 12, 12), 5)
     refusal = ATTACK.applies(target, seen(target, samples.subset([0]), space))
     assert isinstance(refusal, NotApplicable)

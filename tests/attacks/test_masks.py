@@ -17,7 +17,8 @@ from leakaudit.defences.base import ClientStep, Defence, through
 from leakaudit.defences.gaussian import GaussianMechanism
 from leakaudit.defences.pruning import Pruning, Support
 from leakaudit.defences.quantisation import IntegerQuantisation, SignQuantisation
-from leakaudit.observation import InputSpace, Observation
+from leakaudit.domains.images import Images
+from leakaudit.observation import Observation
 from leakaudit.protocols.base import Play
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.target.dropout import Dropout, dropout_layers, keyed
@@ -36,13 +37,13 @@ def dropout_net(activation: type[nn.Module] = nn.GELU, p: float = 0.5) -> Target
     return make_target(net, (3, 12, 12), 5)
 
 
-def dropped(target: Target, batch: Batch, space: InputSpace, seed: int = 0) -> Observation:
+def dropped(target: Target, batch: Batch, space: Images, seed: int = 0) -> Observation:
     """The observation of a client with dropout on, with its masks."""
     observation, masks = observe_step(target, batch, FedSGD(len(batch), "train"), space, seed)
     return replace(observation, labels=batch.labels, masks=masks)
 
 
-def test_finds_the_layers_that_are_on(samples: Batch, space: InputSpace) -> None:
+def test_finds_the_layers_that_are_on(samples: Batch, space: Images) -> None:
     target = dropout_net()
     observation = dropped(target, samples.subset([0, 1]), space)
     layers = masked_layers(target, observation)
@@ -58,9 +59,7 @@ def test_finds_the_layers_that_are_on(samples: Batch, space: InputSpace) -> None
 
 @pytest.mark.parametrize("activation", [nn.GELU, nn.SiLU, nn.Tanh])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_reads_every_mask_of_one_sample(
-    samples: Batch, space: InputSpace, activation: type[nn.Module], seed: int
-) -> None:
+def test_reads_every_mask_of_one_sample(samples: Batch, space: Images, activation: type[nn.Module], seed: int) -> None:
     target = dropout_net(activation)
     observation = dropped(target, samples.subset([seed]), space, seed)
     layers = masked_layers(target, observation)
@@ -71,7 +70,7 @@ def test_reads_every_mask_of_one_sample(
         assert torch.equal(mask, keyed(observation.masks)[name]), name
 
 
-def test_behind_relu_only_units_that_are_zero_anyway_are_taken_for_dropped(samples: Batch, space: InputSpace) -> None:
+def test_behind_relu_only_units_that_are_zero_anyway_are_taken_for_dropped(samples: Batch, space: Images) -> None:
     target = dropout_net(nn.ReLU)
     observation = dropped(target, samples.subset([2]), space)
     read = read_masks(target, observation, masked_layers(target, observation), cpu_generator(9))
@@ -81,7 +80,7 @@ def test_behind_relu_only_units_that_are_zero_anyway_are_taken_for_dropped(sampl
         assert float(read[f"0/{name}"].sum()) > 0
 
 
-def test_several_samples_show_what_none_of_them_keeps(samples: Batch, space: InputSpace) -> None:
+def test_several_samples_show_what_none_of_them_keeps(samples: Batch, space: Images) -> None:
     target = dropout_net()
     observation = dropped(target, samples.subset([0, 1]), space)
     layers = masked_layers(target, observation)
@@ -116,16 +115,14 @@ def read(target: Target, observation: Observation) -> dict[str, Tensor]:
 
 def defended(target: Target, observation: Observation, batch: Batch, defence: Defence, adapt: bool) -> Observation:
     """The observation of a client with a defence, by an attacker who knows of it or does not."""
-    step = ClientStep(target, observation.space.normalize(batch.images), batch.labels, lambda *_: observation.update)
+    step = ClientStep(target, observation.domain.encode(batch.images), batch.labels, lambda *_: observation.update)
     shared = replace(observation, update=defence.protect(dict(observation.update), step, cpu_generator(1)))
     return defence.adapt(target, shared)[1] if adapt else shared
 
 
 @pytest.mark.parametrize("build", [small_net, dropout_net])
 @pytest.mark.parametrize("sigma", [1e-8, 1e-6, 1e-2])
-def test_a_noisy_update_shows_no_mask(
-    samples: Batch, space: InputSpace, build: Callable[[], Target], sigma: float
-) -> None:
+def test_a_noisy_update_shows_no_mask(samples: Batch, space: Images, build: Callable[[], Target], sigma: float) -> None:
     target, batch = build(), samples.subset([0])
     observation = dropped(target, batch, space)
     assert set(read(target, observation)) == set(keyed(observation.masks or ()))
@@ -139,7 +136,7 @@ def test_a_noisy_update_shows_no_mask(
 )
 @pytest.mark.parametrize("build", [small_net, features_net, dropout_net])
 def test_zeros_of_another_origin_are_not_taken_for_masks(
-    samples: Batch, space: InputSpace, build: Callable[[], Target], defence: Defence, adapt: bool
+    samples: Batch, space: Images, build: Callable[[], Target], defence: Defence, adapt: bool
 ) -> None:
     target, batch = build(), samples.subset([3])
     assert read(target, defended(target, dropped(target, batch, space), batch, defence, adapt)) == {}
@@ -148,7 +145,7 @@ def test_zeros_of_another_origin_are_not_taken_for_masks(
 @pytest.mark.parametrize("defence", [SignQuantisation(), GaussianMechanism(clip=0.1, per="update")])
 @pytest.mark.parametrize("p", [0.1, 0.5])
 def test_defences_that_keep_zeros_keep_the_masks_readable(
-    samples: Batch, space: InputSpace, defence: Defence, p: float
+    samples: Batch, space: Images, defence: Defence, p: float
 ) -> None:
     target, batch = small_net(p), samples.subset([3])
     observation = dropped(target, batch, space)
@@ -157,7 +154,7 @@ def test_defences_that_keep_zeros_keep_the_masks_readable(
     assert torch.equal(found["0/drop"], observation.masks[0]["drop"])
 
 
-def test_features_hidden_by_soteria_are_not_taken_for_dropped(samples: Batch, space: InputSpace) -> None:
+def test_features_hidden_by_soteria_are_not_taken_for_dropped(samples: Batch, space: Images) -> None:
     target, batch = features_net(), samples.subset([3])
     observation = dropped(target, batch, space)
     weight = "model.4.weight" if "model.4.weight" in observation.update else "4.weight"
@@ -168,7 +165,7 @@ def test_features_hidden_by_soteria_are_not_taken_for_dropped(samples: Batch, sp
     assert read(target, through(hidden, support)) == {}
 
 
-def test_more_units_without_a_trace_than_the_rate_allows_are_no_mask(samples: Batch, space: InputSpace) -> None:
+def test_more_units_without_a_trace_than_the_rate_allows_are_no_mask(samples: Batch, space: Images) -> None:
     target = small_net(0.25)
     observation = dropped(target, samples.subset([3]), space)
     shown = torch.ones(64)
@@ -178,8 +175,8 @@ def test_more_units_without_a_trace_than_the_rate_allows_are_no_mask(samples: Ba
     assert read(target, replace(observation, update=emptied)) == {}
 
 
-def test_nothing_dropped_is_believed_only_beside_true_zeros(samples: Batch, space: InputSpace) -> None:
-    alone, inputs = small_net(), space.normalize(samples.subset([3]).images)
+def test_nothing_dropped_is_believed_only_beside_true_zeros(samples: Batch, space: Images) -> None:
+    alone, inputs = small_net(), space.encode(samples.subset([3]).images)
     protocol = FedSGD(1, "train")
     ones = {"drop": torch.ones(1, 64)}
     update = protocol.update(alone, Play(inputs, torch.tensor([3]), masks=(ones,)))
@@ -193,7 +190,7 @@ def test_nothing_dropped_is_believed_only_beside_true_zeros(samples: Batch, spac
     assert all(torch.equal(found[f"0/{name}"], mask) for name, mask in masks.items())
 
 
-def test_masks_of_a_convolutions_map_cannot_be_read(samples: Batch, space: InputSpace) -> None:
+def test_masks_of_a_convolutions_map_cannot_be_read(samples: Batch, space: Images) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(
         *(nn.Conv2d(3, 6, 3, 1, 1), nn.GELU(), Dropout(0.25, label="map"), nn.Conv2d(6, 6, 3, 2, 1)),

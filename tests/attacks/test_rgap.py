@@ -17,16 +17,18 @@ from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.rgap import RGAP
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
-from leakaudit.observation import InputSpace, Observation
+from leakaudit.domains.images import Images
+from leakaudit.observation import Observation
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import Reconstruction
 from leakaudit.recursion.obstacles import Obstacle
 from leakaudit.target.target import Target
+from leakaudit.tasks.single_label import OneLogit, SingleLabel
 from tests.conftest import smooth_images
 
-CIFAR = InputSpace((3, 32, 32), (0.49147, 0.48226, 0.44677), (0.24703, 0.24349, 0.26159))
-MNIST = InputSpace((1, 28, 28), (0.1307,), (0.3081,))
-SMALL = InputSpace((3, 12, 12), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+CIFAR = Images((3, 32, 32), (0.49147, 0.48226, 0.44677), (0.24703, 0.24349, 0.26159))
+MNIST = Images((1, 28, 28), (0.1307,), (0.3081,))
+SMALL = Images((3, 12, 12), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +79,7 @@ def small(*layers: nn.Module, classes: int = 5, seed: int = 0, bias: bool = True
 
 def make(
     module: nn.Module,
-    space: InputSpace,
+    space: Images,
     pixels: np.ndarray[Any, Any] | Tensor,
     label: int,
     classes: int,
@@ -86,12 +88,11 @@ def make(
     """Target, observation and the true model input, in float64 if ``dtype`` says so."""
     dtype = options.pop("dtype", torch.float32)
     mode = options.pop("mode", "eval")
-    target = Target(
-        module.to(dtype).eval(), "net", "module", space.shape, "NCHW", space.shape, classes, **options,
-    )  # fmt: skip
+    task = OneLogit() if options.pop("binary", False) else SingleLabel(classes)
+    target = Target(module.to(dtype).eval(), "net", "module", space.shape, "NCHW", space, task, **options)
     images = torch.as_tensor(pixels).to(dtype).reshape(1, *space.shape)
     observation = observe(target, Batch(images, torch.tensor([label]), (0,)), FedSGD(1, mode), space)
-    return target, observation, space.normalize(images)
+    return target, observation, space.encode(images)
 
 
 def attack(target: Target, observation: Observation) -> Reconstruction:
@@ -396,7 +397,7 @@ def twin_case() -> tuple[Target, Observation, Tensor]:
     """A network whose logit on the image is large enough for its twin to be a valid image as well."""
     net = small(nn.Conv2d(3, 8, 3, padding=1, bias=False), leaky(), classes=1, bias=False)
     with torch.no_grad():
-        logit = net(SMALL.normalize(image()))
+        logit = net(SMALL.encode(image()))
         net[-1].weight.mul_(2.0 / logit.item())
     return make(net, SMALL, image(), 1, 2, binary=True, dtype=torch.float64)
 
@@ -418,7 +419,7 @@ def test_twins_regenerate_the_same_update() -> None:
 
 def test_a_twin_that_nothing_rules_out_is_not_called_exact() -> None:
     target, _, truth = twin_case()
-    pixels = SMALL.denormalize(truth + 1e-2 * torch.rand_like(truth))  # off the 8-bit grid
+    pixels = SMALL.decode(truth + 1e-2 * torch.rand_like(truth))  # off the 8-bit grid
     target, observation, _ = make(target.module, SMALL, pixels, 1, 2, binary=True, dtype=torch.float64)
     result = attack(target, observation)
     assert result.residual < 1e-6
@@ -458,7 +459,7 @@ def test_error_grows_in_proportion_to_noise_until_signs_flip() -> None:
 
 
 def test_exact_zeros_of_a_black_background_keep_their_slope() -> None:
-    space = InputSpace((3, 12, 12), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    space = Images((3, 12, 12), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     pixels = image()
     pixels[:, :, :, 5:] = 0.0
     target, observation, truth = make(random_chain(3), space, pixels, 1, 5)

@@ -13,7 +13,7 @@ from leakaudit.attacks.reading.first_layer import find_linear
 from leakaudit.attacks.spear import Spear, SpearSettings, factorize, numerical_rank, select, sparsify
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
-from leakaudit.observation import InputSpace
+from leakaudit.domains.images import Images
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import NotApplicable, SilentMonitor
 from tests.attacks.exact import confirmed_count, dropout_mlp, errors, judge, noise_batch, relu_mlp, seen
@@ -23,7 +23,7 @@ ATTACK = Spear(SpearSettings(starts=128, rounds=6))
 
 
 @pytest.mark.parametrize("size", [1, 3, 8])
-def test_batches_are_exact(size: int, space: InputSpace) -> None:
+def test_batches_are_exact(size: int, space: Images) -> None:
     target = make_target(relu_mlp(192), (3, 12, 12), 5)
     victim = noise_batch(size, seed=size)
     observation = seen(target, victim, space)
@@ -38,14 +38,14 @@ def test_batches_are_exact(size: int, space: InputSpace) -> None:
 
 
 @pytest.mark.parametrize("p", [0.25, 0.5])
-def test_dropout_does_not_hinder(p: float, space: InputSpace) -> None:
+def test_dropout_does_not_hinder(p: float, space: Images) -> None:
     target = make_target(dropout_mlp(p, 192), (3, 12, 12), 5)
     victim = noise_batch(6)
     result = ATTACK(target, seen(target, victim, space, "train"), cpu_generator(0))
     assert judge(result, victim, space) == (6, 0)
 
 
-def test_more_samples_than_independent_errors_are_not_claimed(space: InputSpace) -> None:
+def test_more_samples_than_independent_errors_are_not_claimed(space: Images) -> None:
     """With one hidden layer and two classes all errors are multiples of one vector where both samples are active."""
     target = make_target(relu_mlp(128, classes=2), (3, 12, 12), 2)
     victim = noise_batch(4, classes=2)
@@ -53,7 +53,7 @@ def test_more_samples_than_independent_errors_are_not_claimed(space: InputSpace)
     assert judge(result, victim, space)[1] == 0
 
 
-def test_a_repeated_sample_lowers_the_rank_and_is_not_claimed(space: InputSpace) -> None:
+def test_a_repeated_sample_lowers_the_rank_and_is_not_claimed(space: Images) -> None:
     target = make_target(relu_mlp(), (3, 12, 12), 5)
     victim = noise_batch(3).subset([0, 0, 1])
     result = ATTACK(target, seen(target, victim, space), cpu_generator(0))
@@ -61,7 +61,7 @@ def test_a_repeated_sample_lowers_the_rank_and_is_not_claimed(space: InputSpace)
     assert "rank 2 for 3 samples" in result.notes[0]
 
 
-def test_the_rank_is_the_batch_size(space: InputSpace) -> None:
+def test_the_rank_is_the_batch_size(space: Images) -> None:
     target = make_target(relu_mlp(), (3, 12, 12), 5)
     entry = find_linear(target)
     assert entry is not None
@@ -70,7 +70,7 @@ def test_the_rank_is_the_batch_size(space: InputSpace) -> None:
         assert factorize(observation, entry)[1] == size
 
 
-def test_an_update_of_another_batch_is_not_claimed(space: InputSpace) -> None:
+def test_an_update_of_another_batch_is_not_claimed(space: Images) -> None:
     """A noisy update has full rank; a mixed-up bias gradient breaks the scale. Neither may be called exact."""
     target = make_target(relu_mlp(192), (3, 12, 12), 5)
     observation = seen(target, noise_batch(4), space)
@@ -107,7 +107,7 @@ def test_numerical_rank_is_the_widest_gap() -> None:
     assert numerical_rank(torch.zeros(4)) == 0
 
 
-def test_refusals_name_the_reason(samples: Batch, space: InputSpace) -> None:
+def test_refusals_name_the_reason(samples: Batch, space: Images) -> None:
     target = make_target(small_mlp(), (3, 12, 12), 5)
     refusal = ATTACK.applies(target, seen(target, samples.subset([0, 1]), space))
     assert isinstance(refusal, NotApplicable)
@@ -124,7 +124,7 @@ class Impatient(SilentMonitor):
         return True
 
 
-def test_it_stops_when_told(space: InputSpace) -> None:
+def test_it_stops_when_told(space: Images) -> None:
     target = make_target(relu_mlp(64), (3, 12, 12), 5)
     observation = seen(target, noise_batch(24), space)
     result = Spear(SpearSettings(starts=4, rounds=50))(target, observation, cpu_generator(0), Impatient())

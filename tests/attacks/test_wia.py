@@ -11,8 +11,8 @@ from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.ig import IGSettings
 from leakaudit.attacks.wia import WIA
 from leakaudit.client.batch import Batch
+from leakaudit.domains.images import Images
 from leakaudit.matching.engine import GradientMatching, MatchSettings
-from leakaudit.observation import InputSpace
 from leakaudit.reconstruction import NotApplicable, SilentMonitor
 from leakaudit.target.dropout import keyed
 from tests.attacks.test_dia import linear_net
@@ -20,10 +20,10 @@ from tests.attacks.test_masks import dropout_net, dropped
 from tests.matching.test_engine import psnr
 
 
-def test_the_objective_vanishes_at_the_true_input(samples: Batch, space: InputSpace) -> None:
+def test_the_objective_vanishes_at_the_true_input(samples: Batch, space: Images) -> None:
     target, victim = dropout_net(), samples.subset([0, 1])
     observation = dropped(target, victim, space)
-    truth = space.normalize(victim.images)
+    truth = space.encode(victim.images)
     settings = MatchSettings(tv_weight=0)
     informed = GradientMatching(target, observation, victim.labels, settings, masks=keyed(observation.masks or ()))
     assert float(informed.evaluate(truth)[1].detach()) < 1e-10
@@ -31,18 +31,18 @@ def test_the_objective_vanishes_at_the_true_input(samples: Batch, space: InputSp
     assert float(ignorant.evaluate(truth)[1].detach()) > 0.01
 
 
-def test_recovers_the_sample_of_the_update_and_nothing_of_another(samples: Batch, space: InputSpace) -> None:
+def test_recovers_the_sample_of_the_update_and_nothing_of_another(samples: Batch, space: Images) -> None:
     torch.set_num_threads(1)
     target, victim = linear_net(), samples.subset([3])
     settings = IGSettings(iterations=600, tolerance=1e-9, search=True)
     result = WIA(settings)(target, dropped(target, victim, space), cpu_generator(0))
     assert psnr(space, result.inputs, victim) > 30
     other = samples.subset([7])
-    floor = psnr(space, space.normalize(victim.images), other)
+    floor = psnr(space, space.encode(victim.images), other)
     assert abs(psnr(space, result.inputs, other) - floor) < 0.5
 
 
-def test_needs_the_masks(samples: Batch, space: InputSpace) -> None:
+def test_needs_the_masks(samples: Batch, space: Images) -> None:
     target = dropout_net()
     observation = dropped(target, samples.subset([0]), space)
     attack = WIA(WIA.presets["quick"])
@@ -51,7 +51,7 @@ def test_needs_the_masks(samples: Batch, space: InputSpace) -> None:
     assert refusal == NotApplicable("the client's dropout masks are not given: channels")
 
 
-def test_victims_together_keep_their_own_masks(samples: Batch, space: InputSpace) -> None:
+def test_victims_together_keep_their_own_masks(samples: Batch, space: Images) -> None:
     target = dropout_net()
     victims = [dropped(target, samples.subset([i, i + 1]), space, seed=i) for i in range(3)]
     settings = IGSettings(iterations=30, signed=False, tv_weight=0.01, execution="traced")

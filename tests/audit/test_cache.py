@@ -28,8 +28,9 @@ from leakaudit.defences.custom import UserChannel
 from leakaudit.defences.gaussian import Clipping
 from leakaudit.defences.pruning import DeadZone, Support
 from leakaudit.defences.quantisation import SignMargin
+from leakaudit.domains.images import Images
 from leakaudit.errors import UsageError
-from leakaudit.observation import Chained, Channel, InputSpace, Observation
+from leakaudit.observation import Chained, Channel, Observation
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import Reconstruction, SilentMonitor
 from leakaudit.target.target import Target
@@ -216,7 +217,7 @@ def test_a_key_is_a_hash(key: str, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def observation(target: Target, samples: Batch, space: InputSpace) -> Observation:
+def observation(target: Target, samples: Batch, space: Images) -> Observation:
     (batch,) = samples.draw(1, 1, 0)
     seen, _ = observe_step(target, batch, FedSGD(batch_size=1), space, 0)
     return replace(seen, labels=batch.labels, label_source="given")

@@ -18,11 +18,12 @@ from leakaudit.audit.memory import Memory
 from leakaudit.audit.victim import Knowledge, attack_victim, observe_victim
 from leakaudit.client.batch import Batch
 from leakaudit.document.schema import ControlEntry, Report
-from leakaudit.observation import InputSpace, Observation
+from leakaudit.domains.images import Images
+from leakaudit.observation import Observation
 from leakaudit.observer import SilentObserver
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import Monitor, Reconstruction
-from leakaudit.scoring.images import Scorer
+from leakaudit.scoring.images import ImageMeasure
 from leakaudit.target.target import Target
 from tests.conftest import make_target, small_mlp, smooth_images
 
@@ -95,21 +96,21 @@ class Parrot(IG):
 
 
 @pytest.fixture
-def scene(space: InputSpace, samples: Batch) -> Scene:
+def scene(space: Images, samples: Batch) -> Scene:
     target = make_target(small_mlp(), SHAPE, 5)
     budget = Budget.of(SilentObserver(), None)
-    return Scene(target, samples, space, Scorer(samples), FedSGD(1), Knowledge(), budget, Memory(), "quick")
+    return Scene(target, samples, space, ImageMeasure(samples), FedSGD(1), Knowledge(), budget, Memory(), "quick")
 
 
 def parrot_run(scene: Scene, answer: int, victims: tuple[int, ...]) -> Run:
     attack = Parrot(create("ig", "quick").settings)
-    attack.answer = scene.space.normalize(scene.samples.images[[answer]]) + 0.01
+    attack.answer = scene.domain.encode(scene.samples.images[[answer]]) + 0.01
     monitor = scene.budget.share(1)
     observed = [
-        observe_victim(scene.target, scene.samples.subset([i]), scene.protocol, scene.space, Knowledge(), number)
+        observe_victim(scene.target, scene.samples.subset([i]), scene.protocol, scene.domain, Knowledge(), number)
         for number, i in enumerate(victims)
     ]
-    return Run(attack, [attack_victim(attack, scene.target, v, scene.scorer, 0, monitor, Memory()) for v in observed])
+    return Run(attack, [attack_victim(attack, scene.target, v, scene.measure, 0, monitor, Memory()) for v in observed])
 
 
 def test_what_the_prior_knows_is_no_leak(scene: Scene) -> None:
@@ -135,14 +136,14 @@ def test_near_duplicates_are_no_wrong_batch(scene: Scene) -> None:
     """Two frames of one scene: what is made of one passes for the other, and that says nothing against the attack."""
     frames = scene.samples.images[[3]].repeat(6, 1, 1, 1)
     twins = Batch(torch.cat([scene.samples.images, frames]), torch.zeros(26, dtype=torch.long), tuple(range(26)))
-    alike = replace(scene, samples=twins, scorer=Scorer(twins))
+    alike = replace(scene, samples=twins, measure=ImageMeasure(twins))
     run = parrot_run(alike, 3, (20, 21))
     _, entries = control([run], alike)
     assert "another victim's update" not in next(e.detail for e in entries if e.kind == "negative")
 
 
 def test_noise_in_place_of_the_update_keeps_its_size_alone(scene: Scene) -> None:
-    victim = observe_victim(scene.target, scene.samples.subset([0]), scene.protocol, scene.space, Knowledge(), 0)
+    victim = observe_victim(scene.target, scene.samples.subset([0]), scene.protocol, scene.domain, Knowledge(), 0)
     seen = replace(victim.observation, start=torch.ones(1, *SHAPE))
     blind = without_information(seen, torch.Generator().manual_seed(0))
     assert blind.start is None

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 import leakaudit
-from leakaudit.attacks.labels.infer import LabelGuess
 from leakaudit.attacks.registry import available, create
 from leakaudit.audit.environment import seed_of
 from leakaudit.audit.pipeline import audit
@@ -19,11 +18,12 @@ from leakaudit.audit.request import AuditOptions
 from leakaudit.audit.victim import Victim
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import NoTraceError, observe, observe_step
+from leakaudit.domains.images import Images
 from leakaudit.errors import AuditError, BatchError, UsageError
-from leakaudit.observation import InputSpace
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import Reconstruction
 from leakaudit.target.target import Target
+from leakaudit.tasks.base import LabelGuess
 from tests.conftest import make_target, small_mlp, smooth_images
 
 SHAPE = (3, 12, 12)
@@ -42,7 +42,7 @@ def with_dropout() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(432, 64), nn.GELU(), nn.Dropout(0.5), nn.Linear(64, 5))
 
 
-def test_dropout_is_on_for_the_client_alone(space: InputSpace, samples: Batch) -> None:
+def test_dropout_is_on_for_the_client_alone(space: Images, samples: Batch) -> None:
     target = leakaudit.load(with_dropout(), mode="train", image_shape=SHAPE)
     victim, protocol = samples.subset([0]), FedSGD(1, "train")
     first, masks = observe_step(target, victim, protocol, space, seed=1)
@@ -54,7 +54,7 @@ def test_dropout_is_on_for_the_client_alone(space: InputSpace, samples: Batch) -
     for name, gradient in first.update.items():
         assert torch.equal(gradient, again.update[name])
     assert any(not torch.equal(g, other.update[n]) for n, g in first.update.items())
-    inputs = space.normalize(victim.images)
+    inputs = space.encode(victim.images)
     assert torch.equal(target.logits(inputs), target.logits(inputs))  # no dropout on the attacker's side
 
 
@@ -74,7 +74,7 @@ def test_attacks_that_do_not_apply_say_why() -> None:
     assert "eval mode" in wia.reason
 
 
-def test_an_update_without_a_trace_is_refused(space: InputSpace, samples: Batch) -> None:
+def test_an_update_without_a_trace_is_refused(space: Images, samples: Batch) -> None:
     module = small_mlp()
     with torch.no_grad():
         for parameter in module.parameters():
@@ -131,7 +131,7 @@ def test_attacks_that_were_not_asked_for_stay_in_the_ledger() -> None:
     assert "--attack dlg" in dlg.reason
 
 
-def test_victims_without_a_trace_are_counted_not_attacked(samples: Batch, space: InputSpace) -> None:
+def test_victims_without_a_trace_are_counted_not_attacked(samples: Batch, space: Images) -> None:
     module = small_mlp()
     with torch.no_grad():
         module[3].bias.copy_(torch.tensor([1e4, 0, 0, 0, 0]))  # type: ignore[index]
@@ -143,7 +143,7 @@ def test_victims_without_a_trace_are_counted_not_attacked(samples: Batch, space:
     assert any("3 more victim(s)" in note for note in report.batch.notes)
 
 
-def test_an_incomplete_closed_form_result_is_where_optimisation_starts(space: InputSpace, samples: Batch) -> None:
+def test_an_incomplete_closed_form_result_is_where_optimisation_starts(space: Images, samples: Batch) -> None:
     target = make_target(small_mlp(), SHAPE, 5)
     observation = observe(target, samples.subset([0]), FedSGD(1), space)
     guess = LabelGuess(torch.tensor([0]), "test", True)
@@ -182,7 +182,7 @@ def test_the_report_names_batchnorm_and_dropout_layers() -> None:
     assert any("convolution" in layer for layer in target.layers)
 
 
-def test_the_report_has_a_residual_for_every_tensor(target: Target, samples: Batch, space: InputSpace) -> None:
+def test_the_report_has_a_residual_for_every_tensor(target: Target, samples: Batch, space: Images) -> None:
     options = AuditOptions(victims=1, attacks=("linear",), controls="none")
     (entry,) = [a for a in audit(target, samples, space, options).attacks if a.results]
     residuals = entry.results[0].residuals

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
-from leakaudit.api import input_space
 from leakaudit.attacks.base import Attack
 from leakaudit.attacks.registry import available, create
 from leakaudit.audit.memory import Memory
-from leakaudit.audit.references import REFERENCES, TEXT_REFERENCES, synthetic_batch
+from leakaudit.audit.references import reference_target, synthetic_batch
 from leakaudit.audit.victim import Knowledge, Victim, attack_victim, observe_victim
-from leakaudit.observation import InputSpace
+from leakaudit.domains.images import Images
+from leakaudit.domains.references import REFERENCES, TEXT_REFERENCES, VOCABULARY
+from leakaudit.domains.tokens import Tokens
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import SilentMonitor
-from leakaudit.scoring.images import Scorer
-from leakaudit.scoring.tokens import TokenScorer
+from leakaudit.scoring.base import Measure, measure_for
 from leakaudit.target.target import Target
 
 SEARCHES = {"ig", "dia", "wia"}
@@ -23,24 +25,24 @@ WITHOUT = {"gradinversion"}
 """Attacks with statistics of the client: no bundled network fits them."""
 
 
-def fitting(attack: Attack, space: InputSpace) -> tuple[Victim, Scorer | TokenScorer, Target] | None:
+def fitting(attack: Attack, space: Images) -> tuple[Victim, Measure[Any], Target] | None:
     for reference in (*REFERENCES, *TEXT_REFERENCES):
-        target = reference.target(space.shape if reference in REFERENCES else (1, 1, 9), 5)
-        space = input_space(target, space.mean, space.std)
-        population = synthetic_batch(target, space, 120, 1)
+        target = reference_target(reference, space if reference in REFERENCES else Tokens.of(9, VOCABULARY), 5)
+        population = synthetic_batch(target, target.domain, 120, 1)
         protocol = FedSGD(1, target.mode)
-        auxiliary = synthetic_batch(target, space, 64, 7).images
-        victim = observe_victim(target, population.subset([0]), protocol, space, Knowledge(auxiliary=auxiliary), 0)
+        auxiliary = synthetic_batch(target, target.domain, 64, 7).images
+        victim = observe_victim(
+            target, population.subset([0]), protocol, target.domain, Knowledge(auxiliary=auxiliary), 0
+        )
         if attack.refusal(target, victim.seen_by(attack)) is None:
-            texts = None if target.tokens is None else TokenScorer(population, target.tokens.vocabulary)
-            return victim, texts or Scorer(population), target
+            return victim, measure_for(target.domain, population), target
     return None
 
 
 @pytest.mark.parametrize("shape", [(3, 12, 12), (1, 8, 8)])
 @pytest.mark.parametrize("name", sorted(set(available()) - {"gi-pip"}))
 def test_every_attack_recovers_a_bundled_sample(name: str, shape: tuple[int, int, int]) -> None:
-    space = InputSpace(shape, (0.5,) * shape[0], (0.25,) * shape[0])
+    space = Images(shape, (0.5,) * shape[0], (0.25,) * shape[0])
     attack = create(name, "quick", {"iterations": "200"} if name in SEARCHES else None)
     found = fitting(attack, space)
     assert (found is None) == (name in WITHOUT)
@@ -53,13 +55,13 @@ def test_every_attack_recovers_a_bundled_sample(name: str, shape: tuple[int, int
 
 def test_a_reference_is_the_same_every_time() -> None:
     for reference in REFERENCES:
-        one, two = (reference.target((3, 10, 14), 3) for _ in range(2))
+        one, two = (reference_target(reference, Images.plain((3, 10, 14)), 3) for _ in range(2))
         for name, tensor in one.parameters.items():
             assert torch.equal(tensor, two.parameters[name])
 
 
-def test_generated_images_are_images(space: InputSpace) -> None:
-    target = REFERENCES[0].target(space.shape, 5)
+def test_generated_images_are_images(space: Images) -> None:
+    target = reference_target(REFERENCES[0], space, 5)
     batch = synthetic_batch(target, space, 40, 3)
     assert batch.images.shape == (40, 3, 12, 12)
     assert 0 <= float(batch.images.min()) < float(batch.images.max()) <= 1
@@ -67,7 +69,7 @@ def test_generated_images_are_images(space: InputSpace) -> None:
     assert not torch.equal(batch.images, synthetic_batch(target, space, 40, 4).images)
 
 
-def test_the_settings_decide(space: InputSpace) -> None:
+def test_the_settings_decide(space: Images) -> None:
     """The same attack without effort recovers nothing, so the positive control can fail."""
     attack = create("ig", "quick", {"learning_rate": "1e-12"})
     found = fitting(attack, space)

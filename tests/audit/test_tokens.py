@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 import leakaudit
+from leakaudit.api import defend
 from leakaudit.attacks.registry import available
 from leakaudit.document.redact import redact
-from leakaudit.document.schema import Report, VictimResult
+from leakaudit.document.schema import DefenceTrial, Report, VictimResult
 from leakaudit.report.formats.csv import render_csv
 from leakaudit.report.formats.html import render_html
+from leakaudit.report.formats.junit import render_junit
+from leakaudit.report.views.trials import trial_table
 from tests.cli.test_scan import leakaudit as command
 from tests.texts import LENGTH, VOCABULARY, TextClassifier, export_text, random_ids, write_texts
 
@@ -78,7 +81,7 @@ def test_the_token_set_is_read_without_an_order(report: Report) -> None:
 
 def test_attacks_on_pixels_do_not_apply(report: Report) -> None:
     reasons = {a.name: a.reason for a in report.attacks if a.status == "not_applicable"}
-    images = {name for name, attack in available().items() if not attack.reads_tokens and attack.by_default}
+    images = {name for name, attack in available().items() if "tokens" not in attack.reads and attack.by_default}
     assert set(reasons) == images
     assert all("takes token ids" in reason for reason in reasons.values())
 
@@ -126,6 +129,8 @@ def test_scores_as_csv(report: Report) -> None:
     rows = list(csv.DictReader(render_csv(report).splitlines()))
     assert {row["accuracy"] for row in rows if row["attack"] == "dager"} == {"1.0"}
     assert {row["recall"] for row in rows} == {"1.0"}
+    assert not {name for name in rows[0] if name.startswith("token_") or "psnr" in name}
+    assert {"chance_recall", "frequent_accuracy", "other_precision"} <= set(rows[0])
 
 
 def test_batches_give_their_token_set(model: Path) -> None:
@@ -170,3 +175,43 @@ def test_input_shape_may_be_a_number_of_tokens(model: Path, shape: str) -> None:
     code, out, _ = command("inspect", model, "--input-shape", shape)
     assert code == 0
     assert "8 token ids" in out
+
+
+def test_defend_says_what_was_read_under_each_setting(tmp_path: Path) -> None:
+    report = defend(
+        TextClassifier(), (random_ids(12), np.arange(12) % 4), goal="accuracy<0.5", grid=["clip=1,noise=3"],
+        victims=1, attacks=["dager"], steps=2, input_shape=(1, 1, LENGTH),
+    )  # fmt: skip
+    bare, noisy = report.trials
+    assert (bare.told, bare.psnr) == ("100% of its places right", None)
+    assert bare.metrics["accuracy"] == 1.0
+    assert not bare.meets
+    assert noisy.told != bare.told
+    cells = [row.cells[1].text for row in trial_table(report).rows]
+    assert cells == [bare.told, noisy.told]
+    assert "Best reading" in render_html(report)
+
+
+def test_a_setting_under_which_nothing_was_attacked_is_not_called_exact(report: Report) -> None:
+    trial = DefenceTrial(text="prune=0.9", title="Pruning", status="run", attacked=0)
+    for kind in ("tokens", "images", "signals"):
+        target = report.target.model_copy(update={"domain": kind})
+        shown = report.model_copy(update={"trials": [trial], "target": target})
+        assert trial_table(shown).rows[0].cells[1].text == "–"
+
+
+def test_a_goal_on_pixels_is_refused_for_texts(model: Path, tmp_path: Path) -> None:
+    batch = write_texts(tmp_path / "b.npz")
+    code, _, err = command("defend", model, "--batch", batch, "--target", "PSNR<15", "--out", tmp_path / "o")
+    assert code == 2
+    assert "measured by accuracy, recall, precision, skill" in err
+    assert not (tmp_path / "o").exists()
+
+
+def test_progress_lines_and_tables_are_of_texts(report: Report) -> None:
+    page = render_html(report)
+    assert "PSNR dB" not in page
+    assert [spec.name for spec in report.metrics] == ["accuracy", "recall", "precision", "skill"]
+    control = next(c for c in report.controls if c.attack == "dager")
+    assert set(control.numbers) >= {"accuracy", "recall", "precision", "skill"}
+    assert "best places right 100%" in render_junit(report)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leakaudit.client.batch import hash_batch, load_batch
-from leakaudit.observation import InputSpace
+from leakaudit.client.readers.images import hash_batch, load_batch
+from leakaudit.domains.images import Images
 from leakaudit.policy.read import read_policy
 from tests.cli.test_scan import leakaudit
 from tests.conftest import smooth_images
@@ -59,7 +59,7 @@ def test_verify_compares_model_and_batch(tmp_path: Path) -> None:
     model.write_bytes(b"weights")
     np.savez(batch, x=smooth_images(5), y=np.arange(5))
     document = build(victims=1, runs=1)
-    loaded = load_batch(batch, InputSpace((3, 12, 12), (0.5,) * 3, (0.25,) * 3), 5)
+    loaded = load_batch(batch, Images((3, 12, 12), (0.5,) * 3, (0.25,) * 3), 5)
     target = document.target.model_copy(update={"sha256": hash_batch(model)})
     samples = document.batch.model_copy(update={"sha256": loaded.sha256})
     path = tmp_path / "report.json"

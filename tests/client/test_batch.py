@@ -8,12 +8,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
-from leakaudit.client.batch import load_batch
+import leakaudit
+from leakaudit.client.readers.base import reader_for
+from leakaudit.client.readers.images import load_batch
+from leakaudit.domains.images import Images
 from leakaudit.errors import BatchError, UsageError
-from leakaudit.observation import InputSpace
+from leakaudit.target.load import load
+from leakaudit.target.target import Target
+from tests.cli.test_scan import leakaudit as command
 
-SPACE = InputSpace((3, 8, 10), (0.5,) * 3, (0.25,) * 3)
+SPACE = Images((3, 8, 10), (0.5,) * 3, (0.25,) * 3)
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (6, 3, 8, 10), dtype=np.uint8)
 LABELS = np.arange(6) % 4
@@ -51,7 +57,7 @@ def test_labels_in_other_forms(tmp_path: Path, labels: np.ndarray) -> None:
 
 
 def test_greyscale_without_a_channel_axis(tmp_path: Path) -> None:
-    space = InputSpace((1, 8, 10), (0.0,), (1.0,))
+    space = Images((1, 8, 10), (0.0,), (1.0,))
     assert load_batch(save(tmp_path, x=PIXELS[:, 0], y=LABELS), space, 4).images.shape == (6, 1, 8, 10)
 
 
@@ -133,3 +139,41 @@ def test_victims_are_disjoint_and_decided_by_the_seed(tmp_path: Path) -> None:
     assert [v.indices for v in batch.draw(3, 2, seed=2)] != [v.indices for v in drawn]
     with pytest.raises(UsageError, match="need 8 samples, the batch file has 6"):
         batch.draw(4, 2, seed=0)
+
+
+def vector_model(width: int) -> Target:
+    return load(nn.Sequential(nn.Linear(width, 8), nn.Sigmoid(), nn.Linear(8, 3)))
+
+
+def rows(width: int) -> tuple[np.ndarray, np.ndarray]:
+    return RNG.random((9, width)).astype(np.float32), np.arange(9) % 3
+
+
+@pytest.mark.parametrize("width", [14, 16, 27, 48])
+def test_rows_of_a_table_are_no_pictures(width: int) -> None:
+    """14 columns are no picture of one row, nor are 16 one of 4 by 4: nothing says that they are pictures at all."""
+    with pytest.raises(BatchError, match=rf"rows of {width} numbers: that is a table") as error:
+        leakaudit.scan(vector_model(width), rows(width), attacks=["linear"])
+    assert error.value.exit_code == 3
+    assert "--input-shape" in error.value.hint
+    assert "\n" not in error.value.message
+
+
+def test_a_table_in_a_file_ends_with_one_line(tmp_path: Path) -> None:
+    torch.save(vector_model(14).module, tmp_path / "m.pt")
+    inputs, labels = rows(14)
+    np.savez(tmp_path / "b.npz", x=inputs, y=labels)
+    words = ("scan", tmp_path / "m.pt", "--unsafe-pickle", "--batch", tmp_path / "b.npz", "--out", tmp_path / "out")
+    code, _, err = command(*words)
+    assert code == 3
+    assert sum(line.startswith("Error:") for line in err.splitlines()) == 1
+    assert "tables cannot be audited yet" in err
+
+
+def test_rows_are_pictures_where_something_says_so() -> None:
+    square = reader_for(vector_model(81)).read(rows(81))
+    assert square.images.shape == (9, 1, 9, 9)
+    stated = load(nn.Sequential(nn.Linear(14, 8), nn.Sigmoid(), nn.Linear(8, 3)), image_shape=(1, 2, 7))
+    assert reader_for(stated).read(rows(14)).images.shape == (9, 1, 2, 7)
+    inputs, labels = rows(16)
+    assert len(reader_for(vector_model(16)).read((inputs.reshape(9, 1, 4, 4), labels))) == 9

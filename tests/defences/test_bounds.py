@@ -16,7 +16,7 @@ from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
 from leakaudit.defences.accounting import epsilon, guarantee, reconstruction_bound
 from leakaudit.defences.gaussian import GaussianMechanism
-from leakaudit.observation import InputSpace
+from leakaudit.domains.images import Images
 from leakaudit.protocols.base import Play
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.risk.fisher import fisher_bound, trace_bound
@@ -75,7 +75,7 @@ def test_fisher_bound_of_a_linear_model_is_its_closed_form() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(48, 4, bias=False)).double()
     target = make_target(net, (3, 4, 4), 4)
-    space = InputSpace((3, 4, 4), (0.0,) * 3, (1.0,) * 3)
+    space = Images((3, 4, 4), (0.0,) * 3, (1.0,) * 3)
     batch = Batch(torch.rand(1, 3, 4, 4, dtype=torch.float64), torch.tensor([2]), (0,))
     observation = observe(target, batch, FedSGD(1), space)
     weight, x = net[1].weight.detach(), batch.images.flatten()  # type: ignore[index]

@@ -19,8 +19,9 @@ from leakaudit.defences.base import Defence, adapted, defended_model, defended_p
 from leakaudit.defences.gaussian import clipped
 from leakaudit.defences.quantisation import SignQuantisation
 from leakaudit.defences.spec import parse_defence
+from leakaudit.domains.images import Images
 from leakaudit.errors import ModelError, UsageError
-from leakaudit.observation import InputSpace, Observation
+from leakaudit.observation import Observation
 from leakaudit.protocols.base import Play
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.target import load
@@ -30,7 +31,7 @@ from tests.cli.test_scan import export
 from tests.conftest import make_target, small_cnn, small_mlp
 
 
-def observed(target: Target, batch: Batch, space: InputSpace, *texts: str) -> tuple[Target, Observation]:
+def observed(target: Target, batch: Batch, space: Images, *texts: str) -> tuple[Target, Observation]:
     """The defended model and what it shares for a batch."""
     defences = tuple(parse_defence(text) for text in texts)
     model = defended_model(target, defences, seed=3)
@@ -69,7 +70,7 @@ def test_a_defence_prints_as_it_was_written(text: str) -> None:
     assert str(parse_defence(str(parse_defence(text)))) == str(parse_defence(text))
 
 
-def test_clipping_and_noise(target: Target, samples: Batch, space: InputSpace) -> None:
+def test_clipping_and_noise(target: Target, samples: Batch, space: Images) -> None:
     batch = samples.subset([0, 1, 2])
     raw = dict(observe(target, batch, FedSGD(3), space).update)
     _, by_update = observed(target, batch, space, "clip=0.01,per=update")
@@ -85,7 +86,7 @@ def test_clipping_and_noise(target: Target, samples: Batch, space: InputSpace) -
     assert all(torch.equal(noisy.update[n], again.update[n]) for n in raw)
 
 
-def test_pruning_signs_and_integers(target: Target, samples: Batch, space: InputSpace) -> None:
+def test_pruning_signs_and_integers(target: Target, samples: Batch, space: Images) -> None:
     batch = samples.subset([0])
     raw = observe(target, batch, FedSGD(1), space).update
     for text in ("prune=0.9", "prune=0.9,scope=update"):
@@ -105,28 +106,28 @@ def test_pruning_signs_and_integers(target: Target, samples: Batch, space: Input
     [("prune=0.9", 1e-6), ("clip=0.01", 1e-5), ("share=1.*", 1e-6), ("soteria=0.3", 1e-6), ("bits=16", 1e-3)],
 )
 def test_the_attacker_who_knows_sees_the_truth_fit(
-    target: Target, samples: Batch, space: InputSpace, text: str, residual: float
+    target: Target, samples: Batch, space: Images, text: str, residual: float
 ) -> None:
     batch = samples.subset([0])
     model, seen = observed(target, batch, space, text)
     knowing = adapted(model, seen, [parse_defence(text)])
-    inputs = space.normalize(batch.images)
+    inputs = space.encode(batch.images)
     assert relative_residual(*knowing, Play(inputs, batch.labels)) < residual
-    wrong = space.normalize(samples.subset([5]).images)
+    wrong = space.encode(samples.subset([5]).images)
     assert relative_residual(*knowing, Play(wrong, batch.labels)) > 0.1
     if text not in ("share=1.*", "bits=16"):
         assert relative_residual(model, seen, Play(inputs, batch.labels)) > 10 * residual
 
 
-def test_channels_compose_last_defence_first(target: Target, samples: Batch, space: InputSpace) -> None:
+def test_channels_compose_last_defence_first(target: Target, samples: Batch, space: Images) -> None:
     texts = ("clip=0.01", "prune=0.5")
     batch = samples.subset([0])
     model, seen = observed(target, batch, space, *texts)
     knowing = adapted(model, seen, [parse_defence(t) for t in texts])
-    assert relative_residual(*knowing, Play(space.normalize(batch.images), batch.labels)) < 1e-5
+    assert relative_residual(*knowing, Play(space.encode(batch.images), batch.labels)) < 1e-5
 
 
-def test_soteria_touches_columns_of_the_last_layer_only(target: Target, samples: Batch, space: InputSpace) -> None:
+def test_soteria_touches_columns_of_the_last_layer_only(target: Target, samples: Batch, space: Images) -> None:
     batch = samples.subset([0])
     raw = observe(target, batch, FedSGD(1), space).update
     _, seen = observed(target, batch, space, "soteria=0.5")
@@ -138,17 +139,17 @@ def test_soteria_touches_columns_of_the_last_layer_only(target: Target, samples:
 
 @pytest.mark.parametrize("build", [small_mlp, small_cnn])
 def test_precode_is_random_for_the_ignorant_and_exact_for_the_knowing(
-    samples: Batch, space: InputSpace, build: type[nn.Module]
+    samples: Batch, space: Images, build: type[nn.Module]
 ) -> None:
     target, batch = make_target(build(), (3, 12, 12), 5), samples.subset([0])
     model, seen = observed(target, batch, space, "precode=8")
-    inputs = space.normalize(batch.images)
+    inputs = space.encode(batch.images)
     assert relative_residual(model, seen, Play(inputs, batch.labels)) > 0.05
     knowing = adapted(model, seen, [parse_defence("precode=8")])
     assert relative_residual(*knowing, Play(inputs, batch.labels)) < 1e-5
 
 
-def test_precode_leaves_dlg_no_label_to_find_and_no_error(samples: Batch, space: InputSpace) -> None:
+def test_precode_leaves_dlg_no_label_to_find_and_no_error(samples: Batch, space: Images) -> None:
     target = make_target(small_cnn(), (3, 12, 12), 5)
     model, seen = observed(target, samples.subset([0]), space, "precode=8")
     knowing = adapted(model, seen, [parse_defence("precode=8")])
@@ -156,31 +157,31 @@ def test_precode_leaves_dlg_no_label_to_find_and_no_error(samples: Batch, space:
     assert result.match < 0.9
 
 
-def test_precode_falls_to_the_attacker_who_knows_it(samples: Batch, space: InputSpace) -> None:
+def test_precode_falls_to_the_attacker_who_knows_it(samples: Batch, space: Images) -> None:
     target, batch = make_target(small_cnn(), (3, 12, 12), 5), samples.subset([0])
     model, seen = observed(target, batch, space, "precode=8")
     attack = IG(replace(IG.presets["standard"], iterations=600))
     errors = []
     for model_, seen_ in ((model, seen), adapted(model, seen, [parse_defence("precode=8")])):
         found = attack(model_, seen_, cpu_generator(0))
-        errors.append(float((space.denormalize(found.inputs) - batch.images).square().mean()))
+        errors.append(float((space.decode(found.inputs) - batch.images).square().mean()))
     assert errors[1] < 1e-4 < errors[0]
 
 
-def test_dropout_before_the_last_layer_of_an_onnx_file(tmp_path: Path, samples: Batch, space: InputSpace) -> None:
+def test_dropout_before_the_last_layer_of_an_onnx_file(tmp_path: Path, samples: Batch, space: Images) -> None:
     target = load(export(small_cnn(), tmp_path / "net.onnx"))
     model, seen = observed(target, samples.subset([0]), space, "dropout=0.5")
     assert seen.protocol.mode == "train"
     weight = str(last_linear(model).weight)
     dropped = (seen.update[weight] == 0).all(0)
     assert 0.4 < float(dropped.float().mean()) < 0.6
-    plain = target.logits(space.normalize(samples.images))
-    assert torch.allclose(model.logits(space.normalize(samples.images)), plain, atol=1e-6)
+    plain = target.logits(space.encode(samples.images))
+    assert torch.allclose(model.logits(space.encode(samples.images)), plain, atol=1e-6)
 
 
-def test_a_module_spliced_in_front_of_a_layer(tmp_path: Path, samples: Batch, space: InputSpace) -> None:
+def test_a_module_spliced_in_front_of_a_layer(tmp_path: Path, samples: Batch, space: Images) -> None:
     target = load(export(small_cnn(), tmp_path / "net.onnx"))
-    inputs, layer = space.normalize(samples.images), last_linear(target)
+    inputs, layer = space.encode(samples.images), last_linear(target)
     features = layer_input(target, layer, inputs)
     assert features.shape == (20, 1152)
     halved = spliced(target, layer, nn.Hardtanh(-0.01, 0.01))
@@ -197,7 +198,7 @@ def test_aggregation_multiplies_the_batch() -> None:
     assert defended_protocol(FedSGD(4), defences).batch_size == 24
 
 
-def test_partial_sharing_of_nothing_is_refused(target: Target, samples: Batch, space: InputSpace) -> None:
+def test_partial_sharing_of_nothing_is_refused(target: Target, samples: Batch, space: Images) -> None:
     with pytest.raises(UsageError, match="matches no shared tensor"):
         observed(target, samples.subset([0]), space, "share=conv*")
 
@@ -210,7 +211,7 @@ def broken(update: dict[str, Tensor], generator: torch.Generator) -> list[Tensor
     return list(update.values())
 
 
-def test_a_users_own_defence(target: Target, samples: Batch, space: InputSpace) -> None:
+def test_a_users_own_defence(target: Target, samples: Batch, space: Images) -> None:
     batch, here = samples.subset([0]), "tests.defences.test_defences"
     raw = observe(target, batch, FedSGD(1), space).update
     _, seen = observed(target, batch, space, f"{here}:halve")
@@ -222,7 +223,7 @@ def test_a_users_own_defence(target: Target, samples: Batch, space: InputSpace) 
 
 @pytest.mark.parametrize("text", ["clip=0.01,noise=0.001", "noise=0.01", "clip=0.01", "prune=0.9", "sign", "bits=8"])
 def test_claims_hold_for_what_was_applied_and_fail_for_what_was_not(
-    target: Target, samples: Batch, space: InputSpace, text: str
+    target: Target, samples: Batch, space: Images, text: str
 ) -> None:
     batch, defence = samples.subset([0]), parse_defence(text)
     _, seen = observed(target, batch, space, text)
@@ -242,7 +243,7 @@ def test_every_defence_of_the_command_line_has_a_title_a_reference_and_a_counter
         assert all((kind.title, kind.reference, kind.adaptive))
 
 
-def test_what_signs_ask_for(target: Target, samples: Batch, space: InputSpace) -> None:
+def test_what_signs_ask_for(target: Target, samples: Batch, space: Images) -> None:
     batch = samples.subset([0])
     raw = observe(target, batch, FedSGD(1), space)
     _, seen = observed(target, batch, space, "sign")
@@ -259,7 +260,7 @@ def test_what_signs_ask_for(target: Target, samples: Batch, space: InputSpace) -
         assert bool((push[entries] * value.detach()[entries] > 0).all()), f"{name}: a wrong sign is not pushed back"
 
 
-def test_signs_are_met_with_a_heavier_prior_by_every_preset(target: Target, samples: Batch, space: InputSpace) -> None:
+def test_signs_are_met_with_a_heavier_prior_by_every_preset(target: Target, samples: Batch, space: Images) -> None:
     _, seen = observed(target, samples.subset([0]), space, "sign")
     settings = replace(IG.presets["quick"], iterations=3, tv_weight=1e-4)
     signs = replace(SignQuantisation().adapt(target, seen)[1], labels=samples.labels[:1])

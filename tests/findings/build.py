@@ -20,7 +20,16 @@ from leakaudit.findings import Evidence
 
 
 def sample(leaked: bool, psnr: float | None = 30.0, ssim: float = 0.9, **more: Any) -> SampleResult:
-    return SampleResult(index=0, label=1, inferred_label=1, psnr=psnr, ssim=ssim, margin=15.0, leaked=leaked, **more)
+    """An image as the measure of images describes it."""
+    described: dict[str, Any] = {
+        "metrics": {"psnr": psnr, "ssim": ssim, "margin": 15.0},
+        "closeness": psnr,
+        "recognisable": psnr is None or psnr >= 25 or ssim >= 0.8,
+        "told": "exact" if psnr is None else f"{psnr:.1f} dB PSNR, 15.0 dB above its best floor",
+        "distractors_wanted": 100,
+    }
+    fields = {**described, **more}
+    return SampleResult(index=0, label=1, inferred_label=1, psnr=psnr, ssim=ssim, margin=15.0, leaked=leaked, **fields)
 
 
 def victim(*samples: SampleResult, correct: int = 1, **more: Any) -> VictimResult:

@@ -11,12 +11,12 @@ from torch import nn
 from leakaudit.attacks.base import cpu_generator
 from leakaudit.audit.cache import Cache
 from leakaudit.audit.memory import Memory
+from leakaudit.domains.images import Images
 from leakaudit.matching import autoencoder
 from leakaudit.matching.autoencoder import AnomalyScore, Autoencoder, Network, build, strided, train_autoencoder, vgg
-from leakaudit.observation import InputSpace
 from tests.conftest import smooth_images
 
-SPACE = InputSpace((3, 12, 12), (0.5,) * 3, (0.25,) * 3)
+SPACE = Images((3, 12, 12), (0.5,) * 3, (0.25,) * 3)
 IMAGES = torch.from_numpy(smooth_images(40))
 
 

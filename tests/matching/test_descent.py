@@ -12,10 +12,10 @@ from torch import nn
 
 from leakaudit.attacks.base import cpu_generator
 from leakaudit.client.batch import Batch
+from leakaudit.domains.images import Images
 from leakaudit.matching import descent, engine, memory
 from leakaudit.matching.engine import MatchSettings, minimize
 from leakaudit.matching.schedule import LearningRate, cosine_decay
-from leakaudit.observation import InputSpace
 from leakaudit.reconstruction import SilentMonitor
 from leakaudit.target.target import Target
 from tests.conftest import make_target
@@ -30,7 +30,7 @@ def cnn() -> Target:
     return make_target(nn.Sequential(*layers), (3, 12, 12), 5)
 
 
-def test_lbfgs_goes_far_below_the_precision_of_plain_cosine(samples: Batch, space: InputSpace) -> None:
+def test_lbfgs_goes_far_below_the_precision_of_plain_cosine(samples: Batch, space: Images) -> None:
     victim = samples.subset([3])
     net = cnn()
     result = minimize(net, observation_of(net, victim, space), LBFGS, cpu_generator(0), SilentMonitor())
@@ -39,7 +39,7 @@ def test_lbfgs_goes_far_below_the_precision_of_plain_cosine(samples: Batch, spac
     assert result.iterations <= 300
 
 
-def test_lbfgs_stops_at_its_tolerance_and_when_told(samples: Batch, space: InputSpace) -> None:
+def test_lbfgs_stops_at_its_tolerance_and_when_told(samples: Batch, space: Images) -> None:
     net = cnn()
     observation = observation_of(net, samples.subset([3]), space)
     loose = MatchSettings(iterations=300, optimizer="lbfgs", distance="euclidean", tv_weight=0, tolerance=1e-2)
@@ -52,14 +52,14 @@ def test_lbfgs_stops_at_its_tolerance_and_when_told(samples: Batch, space: Input
     assert told.stopped == "stopped after 7 of 300 iterations"
 
 
-def test_adamw_recovers(target: Target, samples: Batch, space: InputSpace) -> None:
+def test_adamw_recovers(target: Target, samples: Batch, space: Images) -> None:
     victim = samples.subset([3])
     settings = MatchSettings(iterations=300, tv_weight=1e-5, optimizer="adamw")
     result = minimize(target, observation_of(target, victim, space), settings, cpu_generator(0), SilentMonitor())
     assert psnr(space, result.inputs, victim) > 35
 
 
-def test_adamw_is_adam_after_a_shrinking_of_the_inputs(target: Target, samples: Batch, space: InputSpace) -> None:
+def test_adamw_is_adam_after_a_shrinking_of_the_inputs(target: Target, samples: Batch, space: Images) -> None:
     observation = observation_of(target, samples.subset([3]), space)
     decay = inspect.signature(torch.optim.AdamW).parameters["weight_decay"].default
     start = torch.full((1, *space.shape), 0.5)  # not near the edges of the range
@@ -77,7 +77,7 @@ def test_adamw_is_adam_after_a_shrinking_of_the_inputs(target: Target, samples: 
     torch.testing.assert_close(difference, rate * decay * start, rtol=1e-3, atol=0)
 
 
-def test_patience_ends_a_run_that_gains_nothing(target: Target, samples: Batch, space: InputSpace) -> None:
+def test_patience_ends_a_run_that_gains_nothing(target: Target, samples: Batch, space: Images) -> None:
     settings = MatchSettings(iterations=200, learning_rate=1e-30, patience=5, initialization="zeros")
     result = minimize(
         target, observation_of(target, samples.subset([1]), space), settings, cpu_generator(0), SilentMonitor()
@@ -85,7 +85,7 @@ def test_patience_ends_a_run_that_gains_nothing(target: Target, samples: Batch, 
     assert result.iterations == 6
 
 
-def test_group_consistency_pulls_restarts_together(target: Target, samples: Batch, space: InputSpace) -> None:
+def test_group_consistency_pulls_restarts_together(target: Target, samples: Batch, space: Images) -> None:
     observation = observation_of(target, samples.subset([1]), space)
 
     def spread(weight: float) -> float:
@@ -99,7 +99,7 @@ def test_group_consistency_pulls_restarts_together(target: Target, samples: Batc
 
 
 def test_out_of_memory_halves_the_group(
-    target: Target, samples: Batch, space: InputSpace, monkeypatch: pytest.MonkeyPatch
+    target: Target, samples: Batch, space: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = []
     original = engine._descend
@@ -121,7 +121,7 @@ def test_out_of_memory_halves_the_group(
 
 
 def test_a_group_is_planned_for_the_free_memory(
-    target: Target, samples: Batch, space: InputSpace, monkeypatch: pytest.MonkeyPatch
+    target: Target, samples: Batch, space: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = MatchSettings(iterations=5, restarts=5, execution="traced")
     observation = observation_of(target, samples.subset([1]), space)
@@ -145,7 +145,7 @@ def test_a_group_is_planned_for_the_free_memory(
 
 
 def test_kept_bytes_grow_with_the_batch_and_leave_the_weights_out(
-    target: Target, samples: Batch, space: InputSpace
+    target: Target, samples: Batch, space: Images
 ) -> None:
     def kept(size: int) -> int:
         batch = samples.subset(range(size))
@@ -166,9 +166,9 @@ def test_free_memory_respects_the_control_group(tmp_path: Path, monkeypatch: pyt
     assert memory.free_bytes(torch.device("cpu")) == 0
 
 
-def test_an_earlier_reconstruction_is_the_first_start(target: Target, samples: Batch, space: InputSpace) -> None:
+def test_an_earlier_reconstruction_is_the_first_start(target: Target, samples: Batch, space: Images) -> None:
     victim = samples.subset([4])
-    observation = replace(observation_of(target, victim, space), start=space.normalize(victim.images))
+    observation = replace(observation_of(target, victim, space), start=space.encode(victim.images))
     result = minimize(target, observation, MatchSettings(iterations=1), cpu_generator(0), SilentMonitor())
     assert result.match < 1e-10
 
@@ -184,8 +184,8 @@ def test_schedules() -> None:
     assert plateau.at(6) == pytest.approx(0.1)
 
 
-def test_tiled_start_repeats_a_patch(space: InputSpace) -> None:
-    start = engine.initial_guess(space, 2, "tiled", cpu_generator(0))
+def test_tiled_start_repeats_a_patch(space: Images) -> None:
+    start = space.start("tiled", 2, cpu_generator(0))
     assert start.shape == (2, 3, 12, 12)
     assert torch.equal(start[..., :3], start[..., 3:6])
     assert torch.equal(start[:, :, :3], start[:, :, 9:])
@@ -215,7 +215,7 @@ def test_gradient_regularisation_is_the_gradient_of_the_penalised_objective() ->
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_both_options_still_recover(samples: Batch, space: InputSpace) -> None:
+def test_both_options_still_recover(samples: Batch, space: Images) -> None:
     net, victim = cnn(), samples.subset([3])
     for changes in ({"matched_share": 0.5}, {"flatness": 0.3}):
         settings = MatchSettings(iterations=150, tv_weight=1e-5, **changes)

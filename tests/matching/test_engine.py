@@ -14,8 +14,9 @@ from leakaudit.attacks.gradinversion import GradInversionSettings
 from leakaudit.attacks.ig import IG, IGSettings
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
-from leakaudit.matching.engine import MatchSettings, initial_guess, minimize
-from leakaudit.observation import InputSpace, Observation
+from leakaudit.domains.images import Images
+from leakaudit.matching.engine import MatchSettings, minimize
+from leakaudit.observation import Observation
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import SilentMonitor
 from leakaudit.target.target import Target
@@ -23,17 +24,17 @@ from leakaudit.target.target import Target
 SETTINGS = MatchSettings(iterations=300, tv_weight=1e-5)
 
 
-def observation_of(target: Target, batch: Batch, space: InputSpace) -> Observation:
+def observation_of(target: Target, batch: Batch, space: Images) -> Observation:
     from dataclasses import replace
 
     return replace(observe(target, batch, FedSGD(len(batch)), space), labels=batch.labels, label_source="given")
 
 
-def psnr(space: InputSpace, inputs: torch.Tensor, batch: Batch) -> float:
-    return float(-10 * torch.log10((space.denormalize(inputs) - batch.images).square().mean()))
+def psnr(space: Images, inputs: torch.Tensor, batch: Batch) -> float:
+    return float(-10 * torch.log10((space.decode(inputs) - batch.images).square().mean()))
 
 
-def test_recovers_a_sample_from_an_mlp(target: Target, samples: Batch, space: InputSpace) -> None:
+def test_recovers_a_sample_from_an_mlp(target: Target, samples: Batch, space: Images) -> None:
     victim = samples.subset([3])
     result = minimize(target, observation_of(target, victim, space), SETTINGS, cpu_generator(0), SilentMonitor())
     assert psnr(space, result.inputs, victim) > 40
@@ -42,7 +43,7 @@ def test_recovers_a_sample_from_an_mlp(target: Target, samples: Batch, space: In
     assert [s.fraction for s in result.snapshots] == [0.0, 0.05, 0.1, 0.25, 0.5]
 
 
-def test_a_descent_that_ends_early_has_a_timeline(target: Target, samples: Batch, space: InputSpace) -> None:
+def test_a_descent_that_ends_early_has_a_timeline(target: Target, samples: Batch, space: Images) -> None:
     observation = observation_of(target, samples.subset([3]), space)
     result = minimize(target, observation, SETTINGS, cpu_generator(0), _StopAfter(40))
     fractions = [s.fraction for s in result.snapshots]
@@ -51,14 +52,14 @@ def test_a_descent_that_ends_early_has_a_timeline(target: Target, samples: Batch
         assert 2 * wanted / 3 <= found <= wanted
 
 
-def test_the_update_of_another_sample_gives_that_sample(target: Target, samples: Batch, space: InputSpace) -> None:
+def test_the_update_of_another_sample_gives_that_sample(target: Target, samples: Batch, space: Images) -> None:
     result = minimize(
         target, observation_of(target, samples.subset([7]), space), SETTINGS, cpu_generator(0), SilentMonitor()
     )
     assert psnr(space, result.inputs, samples.subset([3])) < 15
 
 
-def test_same_seed_same_numbers(target: Target, samples: Batch, space: InputSpace) -> None:
+def test_same_seed_same_numbers(target: Target, samples: Batch, space: Images) -> None:
     observation = observation_of(target, samples.subset([1, 2]), space)
     runs = [IG(MatchSettings(iterations=20))(target, observation, cpu_generator(5)) for _ in range(2)]
     assert torch.equal(runs[0].inputs, runs[1].inputs)
@@ -67,7 +68,7 @@ def test_same_seed_same_numbers(target: Target, samples: Batch, space: InputSpac
     assert not torch.equal(runs[0].inputs, other.inputs)
 
 
-def test_restarts_keep_the_smallest_match(target: Target, samples: Batch, space: InputSpace) -> None:
+def test_restarts_keep_the_smallest_match(target: Target, samples: Batch, space: Images) -> None:
     observation = observation_of(target, samples.subset([1]), space)
     generator = cpu_generator(0)
     single = [minimize(target, observation, MatchSettings(iterations=30), generator, SilentMonitor()) for _ in range(3)]
@@ -76,7 +77,7 @@ def test_restarts_keep_the_smallest_match(target: Target, samples: Batch, space:
     assert several.iterations == 90
 
 
-def test_the_private_batch_cannot_change_a_result(target: Target, samples: Batch, space: InputSpace) -> None:
+def test_the_private_batch_cannot_change_a_result(target: Target, samples: Batch, space: Images) -> None:
     victim = samples.subset([1])
     observation = observation_of(target, victim, space)
     first = IG(MatchSettings(iterations=20))(target, observation, cpu_generator(5))
@@ -100,7 +101,7 @@ class _StopAfter(SilentMonitor):
         return None
 
 
-def test_stops_when_told_with_the_best_so_far(target: Target, samples: Batch, space: InputSpace) -> None:
+def test_stops_when_told_with_the_best_so_far(target: Target, samples: Batch, space: Images) -> None:
     result = minimize(
         target, observation_of(target, samples.subset([1]), space), SETTINGS, cpu_generator(0), _StopAfter(12)
     )
@@ -109,7 +110,7 @@ def test_stops_when_told_with_the_best_so_far(target: Target, samples: Batch, sp
     assert result.match < 1
 
 
-def test_stays_inside_the_valid_range(target: Target, samples: Batch, space: InputSpace) -> None:
+def test_stays_inside_the_valid_range(target: Target, samples: Batch, space: Images) -> None:
     result = minimize(
         target, observation_of(target, samples.subset([1]), space), SETTINGS, cpu_generator(0), SilentMonitor()
     )
@@ -117,10 +118,10 @@ def test_stays_inside_the_valid_range(target: Target, samples: Batch, space: Inp
     assert bool(((result.inputs >= low) & (result.inputs <= high)).all())
 
 
-def test_starts_and_settings(space: InputSpace) -> None:
-    assert not initial_guess(space, 2, "zeros", cpu_generator(0)).any()
-    assert initial_guess(space, 2, "uniform", cpu_generator(0)).abs().max() <= 1
-    assert initial_guess(space, 2, "normal", cpu_generator(0)).shape == (2, 3, 12, 12)
+def test_starts_and_settings(space: Images) -> None:
+    assert not space.start("zeros", 2, cpu_generator(0)).any()
+    assert space.start("uniform", 2, cpu_generator(0)).abs().max() <= 1
+    assert space.start("normal", 2, cpu_generator(0)).shape == (2, 3, 12, 12)
     nan, infinite = float("nan"), float("inf")
     for kind, bad in (
         (MatchSettings, {"iterations": 0}),
@@ -138,7 +139,7 @@ def test_starts_and_settings(space: InputSpace) -> None:
             kind(**bad)
 
 
-def test_says_when_there_was_nothing_to_descend(target: Target, samples: Batch, space: InputSpace) -> None:
+def test_says_when_there_was_nothing_to_descend(target: Target, samples: Batch, space: Images) -> None:
     observation = observation_of(target, samples.subset([1]), space)
     broken = replace(observation, update={n: g * float("nan") for n, g in observation.update.items()})
     result = minimize(target, broken, replace(SETTINGS, iterations=3), cpu_generator(0), SilentMonitor())

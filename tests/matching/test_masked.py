@@ -5,16 +5,17 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from leakaudit.domains.images import Images
 from leakaudit.matching.masked import drop_smallest, keep_what_passed, masked_activations
 from leakaudit.matching.priors import KeepRate
 from leakaudit.matching.problem import MASK, GradientMatching
 from leakaudit.matching.settings import MatchSettings
-from leakaudit.observation import InputSpace, Observation
+from leakaudit.observation import Observation
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.target.dropout import Dropout
 from tests.conftest import make_target
 
-SPACE = InputSpace((3, 12, 12), (0.5,) * 3, (0.25,) * 3)
+SPACE = Images((3, 12, 12), (0.5,) * 3, (0.25,) * 3)
 
 
 def test_drops_the_given_share_of_each_sample() -> None:

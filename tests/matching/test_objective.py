@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from leakaudit.domains.images import Images, total_variation
 from leakaudit.matching.engine import GradientMatching, MatchSettings
 from leakaudit.matching.objective import CosineDistance, layer_weights, make_distance, strongest_entries
-from leakaudit.matching.priors import total_variation
 from leakaudit.matching.schedule import step_decay
-from leakaudit.observation import InputSpace, Observation
+from leakaudit.observation import Observation
 from leakaudit.protocols.fedsgd import FedSGD
 from tests.conftest import make_target, small_cnn
 
-SPACE = InputSpace((3, 12, 12), (0.5,) * 3, (0.25,) * 3)
+SPACE = Images((3, 12, 12), (0.5,) * 3, (0.25,) * 3)
 
 
 def problem(tv_weight: float) -> tuple[GradientMatching, torch.Tensor]:

@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from leakaudit.attacks.base import cpu_generator
+from leakaudit.domains.images import Images
 from leakaudit.matching.priors import BatchStatistics, KeepRate
-from leakaudit.observation import InputSpace
 from tests.conftest import make_target
 
-SPACE = InputSpace((3, 12, 12), (0.5,) * 3, (0.25,) * 3)
+SPACE = Images((3, 12, 12), (0.5,) * 3, (0.25,) * 3)
 
 
 def test_keep_rate_is_one_number_per_layer() -> None:

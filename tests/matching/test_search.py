@@ -14,12 +14,12 @@ from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.ig import IG, IGSettings
 from leakaudit.attacks.registry import create
 from leakaudit.client.batch import Batch
+from leakaudit.domains.images import Images
 from leakaudit.matching import search as search_module
 from leakaudit.matching.candidates import CANDIDATES, FEW, Candidate
 from leakaudit.matching.descent import Progress
 from leakaudit.matching.engine import GradientMatching, MatchSettings
 from leakaudit.matching.search import rank, search
-from leakaudit.observation import InputSpace
 from leakaudit.reconstruction import Reconstruction, SilentMonitor
 from tests.conftest import make_target
 from tests.matching.test_descent import cnn
@@ -34,7 +34,7 @@ def relu() -> nn.Module:
 SETTINGS = IGSettings(iterations=500, tolerance=1e-9, search=True)
 
 
-def test_recovers_and_reports_the_choice(samples: Batch, space: InputSpace) -> None:
+def test_recovers_and_reports_the_choice(samples: Batch, space: Images) -> None:
     net, victim = cnn(), samples.subset([3])
     result = IG(SETTINGS)(net, observation_of(net, victim, space), cpu_generator(0))
     assert psnr(space, result.inputs, victim) > 45
@@ -46,7 +46,7 @@ def test_recovers_and_reports_the_choice(samples: Batch, space: InputSpace) -> N
     assert iterations == sorted(set(iterations))
 
 
-def test_the_better_candidate_wins_whatever_the_order(samples: Batch, space: InputSpace) -> None:
+def test_the_better_candidate_wins_whatever_the_order(samples: Batch, space: Images) -> None:
     net = cnn()
     observation = observation_of(net, samples.subset([3]), space)
     good = Candidate("good", {"optimizer": "lbfgs", "distance": "euclidean", "tv_weight": 0.0})
@@ -58,7 +58,7 @@ def test_the_better_candidate_wins_whatever_the_order(samples: Batch, space: Inp
         assert facts[0].endswith(": good")
 
 
-def test_stops_when_told_and_with_hardly_any_steps(samples: Batch, space: InputSpace) -> None:
+def test_stops_when_told_and_with_hardly_any_steps(samples: Batch, space: Images) -> None:
     net = cnn()
     observation = observation_of(net, samples.subset([3]), space)
     told = IG(SETTINGS)(net, observation, cpu_generator(0), _StopAfter(5))
@@ -67,7 +67,7 @@ def test_stops_when_told_and_with_hardly_any_steps(samples: Batch, space: InputS
     assert IG(IGSettings(iterations=1, search=True))(net, observation, cpu_generator(0)).match <= 1
 
 
-def test_the_private_batch_cannot_change_the_choice(samples: Batch, space: InputSpace) -> None:
+def test_the_private_batch_cannot_change_the_choice(samples: Batch, space: Images) -> None:
     net, victim = cnn(), samples.subset([1])
     observation = observation_of(net, victim, space)
     short = IGSettings(iterations=60, search=True)
@@ -84,7 +84,7 @@ def test_smoother_than_a_photograph_is_no_merit() -> None:
 
 
 def short_search(
-    samples: Batch, space: InputSpace, monkeypatch: pytest.MonkeyPatch, scores: Mapping[str, Sequence[float]]
+    samples: Batch, space: Images, monkeypatch: pytest.MonkeyPatch, scores: Mapping[str, Sequence[float]]
 ) -> tuple[Reconstruction, list[tuple[str, int, torch.Tensor]]]:
     """A search of 100 steps in which candidates rank as told, turn by turn; with who did how many steps from where."""
     ran: list[tuple[str, int, torch.Tensor]] = []
@@ -108,7 +108,7 @@ SMOOTH, HEAVY, LIGHT = (candidate.label for candidate in FEW)
 
 
 def test_few_steps_are_tried_in_turn_and_the_light_one_follows_the_heavy(
-    samples: Batch, space: InputSpace, monkeypatch: pytest.MonkeyPatch
+    samples: Batch, space: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ranks = {SMOOTH: [0.0], HEAVY: [-1.0, -2.0], LIGHT: [-2.1, -3.0]}
     result, ran = short_search(samples, space, monkeypatch, ranks)
@@ -127,7 +127,7 @@ def test_few_steps_are_tried_in_turn_and_the_light_one_follows_the_heavy(
 
 
 def test_the_heavy_one_goes_on_where_the_light_one_gains_nothing(
-    samples: Batch, space: InputSpace, monkeypatch: pytest.MonkeyPatch
+    samples: Batch, space: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result, ran = short_search(samples, space, monkeypatch, {SMOOTH: [0.0], HEAVY: [-1.0, -2.0, -3.0], LIGHT: [-1.9]})
     assert [(label, steps) for label, steps, _ in ran][-2:] == [(HEAVY, 20), (HEAVY, 20)]
@@ -136,7 +136,7 @@ def test_the_heavy_one_goes_on_where_the_light_one_gains_nothing(
 
 @pytest.mark.parametrize("restarts", [1, 2, 3])
 @pytest.mark.parametrize("iterations", [1, 2, 5])
-def test_hardly_any_steps_and_restarts_end(samples: Batch, space: InputSpace, iterations: int, restarts: int) -> None:
+def test_hardly_any_steps_and_restarts_end(samples: Batch, space: Images, iterations: int, restarts: int) -> None:
     net = cnn()
     settings = IGSettings(iterations=iterations, restarts=restarts, search=True)
     result = IG(settings)(net, observation_of(net, samples.subset([3]), space), cpu_generator(0))
@@ -145,7 +145,7 @@ def test_hardly_any_steps_and_restarts_end(samples: Batch, space: InputSpace, it
 
 
 def test_a_search_that_is_stopped_anywhere_says_so(
-    samples: Batch, space: InputSpace, monkeypatch: pytest.MonkeyPatch
+    samples: Batch, space: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(search_module, "CLEAR_LEAD", float("inf"))
     net = cnn()
@@ -157,7 +157,7 @@ def test_a_search_that_is_stopped_anywhere_says_so(
 
 
 def test_a_restart_of_the_light_one_begins_with_the_heavy(
-    samples: Batch, space: InputSpace, monkeypatch: pytest.MonkeyPatch
+    samples: Batch, space: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[tuple[str, int]] = []
     advance = search_module._Runner.advance
@@ -194,7 +194,7 @@ def test_what_a_user_sets_is_not_searched() -> None:
     assert create("gi-pip", "standard", {"tv_weight": "0.5", "anomaly_weight": "1"}).settings.anomaly_weight == 1
 
 
-def test_every_restart_has_as_many_steps_and_all_are_counted(samples: Batch, space: InputSpace) -> None:
+def test_every_restart_has_as_many_steps_and_all_are_counted(samples: Batch, space: Images) -> None:
     net = make_target(relu(), (3, 12, 12), 5)
     observation = observation_of(net, samples.subset([3]), space)
     one, three = (
@@ -213,7 +213,7 @@ def test_another_start_is_for_local_minima_and_not_for_what_noise_leaves() -> No
     assert not search_module._stuck([3e-5, 5e-8])
 
 
-def test_of_a_rounded_update_lbfgs_ends_twice_alike_and_stops(samples: Batch, space: InputSpace) -> None:
+def test_of_a_rounded_update_lbfgs_ends_twice_alike_and_stops(samples: Batch, space: Images) -> None:
     net, victim = cnn(), samples.subset([3])
     clean = observation_of(net, victim, space)
     rounded = {name: (g * 200 / g.abs().max()).round() * g.abs().max() / 200 for name, g in clean.update.items()}
@@ -227,7 +227,7 @@ def test_of_a_rounded_update_lbfgs_ends_twice_alike_and_stops(samples: Batch, sp
 
 
 def test_only_further_lbfgs_candidates_draw_a_start(
-    samples: Batch, space: InputSpace, monkeypatch: pytest.MonkeyPatch
+    samples: Batch, space: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: dict[tuple[str, float], torch.Tensor] = {}
     original = search_module.solve
@@ -248,7 +248,7 @@ def test_only_further_lbfgs_candidates_draw_a_start(
     assert torch.equal(begun["adam", 1e-4], start)
 
 
-def test_the_timeline_is_of_the_whole_way(samples: Batch, space: InputSpace) -> None:
+def test_the_timeline_is_of_the_whole_way(samples: Batch, space: Images) -> None:
     net = make_target(relu(), (3, 12, 12), 5)
     victim = samples.subset([3])
     result = IG(replace(SETTINGS, iterations=600))(net, observation_of(net, victim, space), cpu_generator(0))

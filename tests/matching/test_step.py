@@ -11,11 +11,11 @@ from torch import nn
 
 from leakaudit.attacks.base import cpu_generator
 from leakaudit.client.batch import Batch
+from leakaudit.domains.images import Images
 from leakaudit.matching import step
 from leakaudit.matching.engine import GradientMatching, MatchSettings, minimize
 from leakaudit.matching.priors import KeepRate
 from leakaudit.matching.step import Mode, Step, choose_mode
-from leakaudit.observation import InputSpace
 from leakaudit.reconstruction import SilentMonitor
 from leakaudit.target.dropout import Dropout
 from leakaudit.target.target import Target
@@ -23,7 +23,7 @@ from tests.conftest import make_target, small_cnn
 from tests.matching.test_engine import _StopAfter, observation_of
 
 
-def problem_of(target: Target, samples: Batch, space: InputSpace, settings: MatchSettings) -> GradientMatching:
+def problem_of(target: Target, samples: Batch, space: Images, settings: MatchSettings) -> GradientMatching:
     observation = observation_of(target, samples.subset([1, 2]), space)
     assert observation.labels is not None
     return GradientMatching(target, observation, observation.labels, settings)
@@ -39,7 +39,7 @@ def assert_same(a: Step, b: Step, values: list[torch.Tensor]) -> None:
 
 @pytest.mark.parametrize("restarts", [1, 3])
 @pytest.mark.parametrize("distance", ["cosine", "layerwise", "euclidean"])
-def test_traced_equals_eager(samples: Batch, space: InputSpace, restarts: int, distance: str) -> None:
+def test_traced_equals_eager(samples: Batch, space: Images, restarts: int, distance: str) -> None:
     settings = MatchSettings(tv_weight=0.01, l2_weight=0.1, distance=distance)  # type: ignore[arg-type]
     problem = problem_of(make_target(small_cnn(), (3, 12, 12), 5), samples, space, settings)
     values = [torch.randn(restarts, 2, 3, 12, 12, generator=cpu_generator(0))]
@@ -49,7 +49,7 @@ def test_traced_equals_eager(samples: Batch, space: InputSpace, restarts: int, d
     assert_same(Step(problem, ["inputs"], values), traced, other)
 
 
-def test_labels_and_masks_are_traced_too(samples: Batch, space: InputSpace) -> None:
+def test_labels_and_masks_are_traced_too(samples: Batch, space: Images) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(432, 16), nn.GELU(), Dropout(0.5, label="drop"), nn.Linear(16, 5))
     problem = problem_of(make_target(net, (3, 12, 12), 5), samples, space, MatchSettings())
@@ -82,7 +82,7 @@ def scalar_code(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     cpu_vec_isa.valid_vec_isa_list.cache_clear()
 
 
-def assert_compiled_equals_eager(samples: Batch, space: InputSpace, restarts: int) -> None:
+def assert_compiled_equals_eager(samples: Batch, space: Images, restarts: int) -> None:
     settings = MatchSettings(tv_weight=0.01)
     problem = problem_of(make_target(small_cnn(), (3, 12, 12), 5), samples, space, settings)
     values = [torch.randn(restarts, 2, 3, 12, 12, generator=cpu_generator(0))]
@@ -95,7 +95,7 @@ def assert_compiled_equals_eager(samples: Batch, space: InputSpace, restarts: in
 @needs_compiler
 @pytest.mark.filterwarnings("default")
 @pytest.mark.usefixtures("scalar_code")
-def test_compiled_equals_eager(samples: Batch, space: InputSpace) -> None:
+def test_compiled_equals_eager(samples: Batch, space: Images) -> None:
     assert_compiled_equals_eager(samples, space, 1)
 
 
@@ -103,14 +103,14 @@ def test_compiled_equals_eager(samples: Batch, space: InputSpace) -> None:
 @needs_compiler
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("restarts", [1, 3])
-def test_compiled_to_vector_code_equals_eager(samples: Batch, space: InputSpace, restarts: int) -> None:
+def test_compiled_to_vector_code_equals_eager(samples: Batch, space: Images, restarts: int) -> None:
     assert_compiled_equals_eager(samples, space, restarts)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_without_a_compiler_a_run_is_traced_and_says_so(
-    target: Target, samples: Batch, space: InputSpace, monkeypatch: pytest.MonkeyPatch
+    target: Target, samples: Batch, space: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from torch._inductor import config
 
@@ -124,7 +124,7 @@ def test_without_a_compiler_a_run_is_traced_and_says_so(
 
 
 def test_a_failed_compilation_never_ends_a_run(
-    target: Target, samples: Batch, space: InputSpace, monkeypatch: pytest.MonkeyPatch
+    target: Target, samples: Batch, space: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("internal compiler error\nand much more")
@@ -145,9 +145,7 @@ def test_a_failed_compilation_never_ends_a_run(
     assert runs[0].notes == ("step not compiled: RuntimeError: internal compiler error",)
 
 
-def test_a_compiled_run_says_so(
-    target: Target, samples: Batch, space: InputSpace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_compiled_run_says_so(target: Target, samples: Batch, space: Images, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step, "_compiled", lambda graph, example: graph)
     settings = MatchSettings(iterations=step.COMPILE_AFTER // 2, restarts=2)
     observation = observation_of(target, samples.subset([1]), space)
@@ -160,7 +158,7 @@ def test_a_compiled_run_says_so(
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("mode", ["traced", "compiled"])
 @pytest.mark.parametrize("restarts", [1, 3])
-def test_cuda_graphs_equal_eager(samples: Batch, space: InputSpace, restarts: int, mode: Mode) -> None:
+def test_cuda_graphs_equal_eager(samples: Batch, space: Images, restarts: int, mode: Mode) -> None:
     target = make_target(small_cnn().cuda(), (3, 12, 12), 5)
     on_device = Batch(samples.images.cuda(), samples.labels.cuda(), samples.indices)
     problem = problem_of(target, on_device, space, MatchSettings(tv_weight=0.01))
@@ -187,7 +185,7 @@ class _Branching(nn.Module):
         return z if float(x.detach().sum()) > 1e9 else z.tanh()
 
 
-def test_what_cannot_be_recorded_stays_eager(samples: Batch, space: InputSpace) -> None:
+def test_what_cannot_be_recorded_stays_eager(samples: Batch, space: Images) -> None:
     problem = problem_of(make_target(_Branching(), (3, 12, 12), 5), samples, space, MatchSettings())
     values = [torch.randn(2, 2, 3, 12, 12, generator=cpu_generator(0))]
     stays = Step(problem, ["inputs"], values, "traced")
@@ -196,7 +194,7 @@ def test_what_cannot_be_recorded_stays_eager(samples: Batch, space: InputSpace) 
     assert_same(Step(problem, ["inputs"], values), stays, values)
 
 
-def test_a_whole_run_is_the_same_in_both_modes(target: Target, samples: Batch, space: InputSpace) -> None:
+def test_a_whole_run_is_the_same_in_both_modes(target: Target, samples: Batch, space: Images) -> None:
     observation = observation_of(target, samples.subset([1]), space)
     results = [
         minimize(

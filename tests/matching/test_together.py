@@ -13,10 +13,11 @@ import torch
 from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.ig import IG, IGSettings
 from leakaudit.client.batch import Batch
+from leakaudit.domains.images import Images
 from leakaudit.matching.engine import MatchSettings, minimize, minimize_together
 from leakaudit.matching.problem import GradientMatching
 from leakaudit.matching.step import Step
-from leakaudit.observation import InputSpace, Observation
+from leakaudit.observation import Observation
 from leakaudit.reconstruction import SilentMonitor
 from leakaudit.target.target import Target
 from tests.cli.test_scan import batch, leakaudit, model
@@ -33,7 +34,7 @@ def net() -> Target:
 
 
 @pytest.fixture
-def victims(net: Target, samples: Batch, space: InputSpace) -> list[Observation]:
+def victims(net: Target, samples: Batch, space: Images) -> list[Observation]:
     return [observation_of(net, samples.subset(positions), space) for positions in ([0, 1], [2, 3], [4, 4])]
 
 

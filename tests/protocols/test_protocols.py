@@ -21,10 +21,11 @@ from leakaudit.audit.assemble import protocol_section
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe, observe_step
 from leakaudit.defences.gaussian import GaussianMechanism
+from leakaudit.domains.images import Images
 from leakaudit.errors import AuditError, UpdateError
 from leakaudit.matching.engine import GradientMatching, MatchSettings
 from leakaudit.matching.step import Step
-from leakaudit.observation import InputSpace, Observation
+from leakaudit.observation import Observation
 from leakaudit.protocols.base import Play, Protocol
 from leakaudit.protocols.fedsgd import FedSGD, gradient_of
 from leakaudit.reconstruction import NotApplicable
@@ -66,8 +67,8 @@ def by_hand(target: Target, inputs: Tensor, labels: Tensor, protocol: TwoSteps, 
     }
 
 
-def test_fedsgd_shares_the_gradient_of_the_mean_loss(target: Target, samples: Batch, space: InputSpace) -> None:
-    play = Play(space.normalize(samples.images[:3]), samples.labels[:3])
+def test_fedsgd_shares_the_gradient_of_the_mean_loss(target: Target, samples: Batch, space: Images) -> None:
+    play = Play(space.encode(samples.images[:3]), samples.labels[:3])
     update = FedSGD(3).update(target, play)
     losses = [target.loss(play.inputs[i : i + 1], play.labels[i : i + 1]) for i in range(3)]
     expected = torch.autograd.grad(torch.stack(losses).mean(), list(target.parameters.values()))
@@ -81,21 +82,21 @@ def test_fedsgd_shares_the_gradient_of_the_mean_loss(target: Target, samples: Ba
     assert not torch.allclose(moved["1.weight"], update["1.weight"])
 
 
-def test_the_client_of_several_steps_shares_what_training_makes(samples: Batch, space: InputSpace) -> None:
+def test_the_client_of_several_steps_shares_what_training_makes(samples: Batch, space: Images) -> None:
     target, protocol = smooth_net(), TwoSteps(4, rate=0.5)
     batch = with_labels(samples, 0, 1, 2, 3)
     observation = observe(target, batch, protocol, space, seed=3)
     order = protocol.order(torch.Generator().manual_seed(3), 4)[0]
     assert order.tolist() != [0, 1, 2, 3]
-    expected = by_hand(target, space.normalize(batch.images), batch.labels, protocol, order)
+    expected = by_hand(target, space.encode(batch.images), batch.labels, protocol, order)
     for name, tensor in observation.update.items():
         torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-6)
-    play = Play(space.normalize(batch.images), batch.labels, order[None])
+    play = Play(space.encode(batch.images), batch.labels, order[None])
     assert relative_residual(target, observation, play) < 1e-6
     assert relative_residual(target, observation, replace(play, order=None)) > 1e-3
 
 
-def test_several_steps_can_be_differentiated_and_recorded(samples: Batch, space: InputSpace) -> None:
+def test_several_steps_can_be_differentiated_and_recorded(samples: Batch, space: Images) -> None:
     target, protocol = smooth_net(), TwoSteps(2, rate=0.5)
     observation = observe(target, with_labels(samples, 0, 1), protocol, space)
     labels = torch.tensor([0, 1])
@@ -115,7 +116,7 @@ def test_several_steps_can_be_differentiated_and_recorded(samples: Batch, space:
     torch.testing.assert_close(traced[2][0], eager[2][0])
 
 
-def test_two_steps_are_attacked_and_certified(samples: Batch, space: InputSpace) -> None:
+def test_two_steps_are_attacked_and_certified(samples: Batch, space: Images) -> None:
     """The whole way: client, IG, certificate; an attacker who takes it for one gradient does not get there."""
     target, protocol = smooth_net(), TwoSteps(1, rate=1.0)
     batch = with_labels(samples, 2)
@@ -123,11 +124,11 @@ def test_two_steps_are_attacked_and_certified(samples: Batch, space: InputSpace)
     attack = IG(IGSettings(iterations=400, optimizer="lbfgs", distance="euclidean", tv_weight=0.0))
     found = attack(target, observation, cpu_generator(0))
     naive = attack(target, replace(observation, protocol=FedSGD(1)), cpu_generator(0))
-    error = (space.denormalize(found.inputs) - batch.images).square().mean()
+    error = (space.decode(found.inputs) - batch.images).square().mean()
     assert float(error) < 1e-5
     assert found.residual < 1e-4
     assert naive.residual > 100 * found.residual
-    truth = Play(space.normalize(batch.images), LABEL)
+    truth = Play(space.encode(batch.images), LABEL)
     certificate = certify(target, observation, truth)
     assert certificate.exact
     assert certificate.unique
@@ -135,7 +136,7 @@ def test_two_steps_are_attacked_and_certified(samples: Batch, space: InputSpace)
 
 
 @pytest.mark.parametrize("protocol", [FedSGD(2, "train"), TwoSteps(2, "train")])
-def test_masks_go_by_step_and_layer(samples: Batch, space: InputSpace, protocol: Protocol) -> None:
+def test_masks_go_by_step_and_layer(samples: Batch, space: Images, protocol: Protocol) -> None:
     target, batch = smooth_net(0.5), with_labels(samples, 0, 1)
     observation, masks = observe_step(target, batch, protocol, space, seed=4)
     shapes = protocol.mask_shapes(target)
@@ -143,7 +144,7 @@ def test_masks_go_by_step_and_layer(samples: Batch, space: InputSpace, protocol:
     assert [{n: tuple(m.shape) for n, m in step.items()} for step in masks] == list(shapes)
     assert not any(layer.training for layer in target.module.modules() if isinstance(layer, Dropout))
     order = protocol.order(torch.Generator().manual_seed(4), 2)
-    play = Play(space.normalize(batch.images), batch.labels, order, masks)
+    play = Play(space.encode(batch.images), batch.labels, order, masks)
     shared = observation.regenerate(target, play)
     assert all(torch.equal(shared[name], tensor) for name, tensor in observation.update.items())
     assert relative_residual(target, observation, replace(play, masks=())) > 0.05
@@ -153,7 +154,7 @@ def test_masks_go_by_step_and_layer(samples: Batch, space: InputSpace, protocol:
     assert protocol.mask_shapes(smooth_net()) == tuple({} for _ in range(protocol.steps))
 
 
-def test_attacks_on_masks_know_the_step(samples: Batch, space: InputSpace) -> None:
+def test_attacks_on_masks_know_the_step(samples: Batch, space: Images) -> None:
     target, protocol = smooth_net(0.5), TwoSteps(1, "train", rate=1.0)
     seen, masks = observe_step(target, with_labels(samples, 2), protocol, space, seed=1)
     observation = replace(seen, labels=LABEL, label_source="given")
@@ -170,7 +171,7 @@ def test_attacks_on_masks_know_the_step(samples: Batch, space: InputSpace) -> No
     assert informed(target, given, cpu_generator(0)).residual < 1e-2 < blind.residual
 
 
-def test_what_was_sent_is_read_by_the_protocol(samples: Batch, space: InputSpace) -> None:
+def test_what_was_sent_is_read_by_the_protocol(samples: Batch, space: Images) -> None:
     target, protocol = smooth_net(), TwoSteps(2, rate=0.5)
     batch = with_labels(samples, 0, 1)
     made = observe(target, batch, protocol, space).update
@@ -185,7 +186,7 @@ def test_what_was_sent_is_read_by_the_protocol(samples: Batch, space: InputSpace
             protocol.from_shared(wrong, target.parameters)
 
 
-def test_attacks_whose_algebra_is_of_one_gradient_say_so(samples: Batch, space: InputSpace) -> None:
+def test_attacks_whose_algebra_is_of_one_gradient_say_so(samples: Batch, space: Images) -> None:
     target = smooth_net()
     observation = observe(target, with_labels(samples, 0), TwoSteps(1), space)
     refused = {
@@ -196,17 +197,17 @@ def test_attacks_whose_algebra_is_of_one_gradient_say_so(samples: Batch, space: 
     assert refused == {"april", "dager", "linear", "rgap", "spear"}
 
 
-def test_per_sample_clipping_of_several_steps_is_refused(samples: Batch, space: InputSpace) -> None:
+def test_per_sample_clipping_of_several_steps_is_refused(samples: Batch, space: Images) -> None:
     defence = GaussianMechanism(clip=1.0)
     with pytest.raises(AuditError, match="2 local steps"):
         observe(smooth_net(), with_labels(samples, 0, 1), TwoSteps(2), space, 0, [defence])
 
 
-def test_the_share_of_a_sample_is_taken_under_its_own_masks(samples: Batch, space: InputSpace) -> None:
+def test_the_share_of_a_sample_is_taken_under_its_own_masks(samples: Batch, space: Images) -> None:
     """A mask has a row per sample; one sample's logits under all rows would be a batch folded into the classes."""
     target, batch = smooth_net(0.5), with_labels(samples, 0, 1)
     observation, masks = observe_step(target, batch, FedSGD(2, "train"), space)
-    play = Play(space.normalize(batch.images), batch.labels, masks=masks)
+    play = Play(space.encode(batch.images), batch.labels, masks=masks)
     found = certify(target, observation, play, uniqueness=False)
     norms = []
     for i in range(2):
@@ -251,8 +252,8 @@ def test_a_protocol_is_a_value_with_facts() -> None:
         Protocol(2)  # type: ignore[abstract]
 
 
-def test_experiments_of_readers_are_of_one_gradient(target: Target, samples: Batch, space: InputSpace) -> None:
-    inputs = space.normalize(samples.images[:2])
+def test_experiments_of_readers_are_of_one_gradient(target: Target, samples: Batch, space: Images) -> None:
+    inputs = space.encode(samples.images[:2])
     found = gradient_of(target, inputs, samples.labels[:2])
     seen = Observation(found, FedSGD(2), space)
     assert relative_residual(target, seen, Play(inputs, samples.labels[:2])) == 0

@@ -14,6 +14,7 @@ OWN = {
     "loss": {
         "protocols": "makes updates",
         "target": "defines it",
+        "risk/measure.py": "differentiates a recorded graph for its ranks; makes no update",
         "sweep/utility.py": "evaluates a trained model on held-out samples; makes no update",
     },
     "injected_masks": {

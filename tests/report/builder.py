@@ -107,6 +107,16 @@ def _sample(index: int, image: np.ndarray, rebuilt: np.ndarray, others: list[np.
         reidentified=leaked,
         rank_among=48,
         leaked=leaked,
+        metrics={name: scores.get(name) for name in ("psnr", "ssim", "lpips", "mse")}
+        | {"margin": scores["psnr"] - best},
+        metric_reasons={"lpips": scores["lpips_reason"]},
+        metric_floors={
+            name: floor.model_dump(include={"psnr", "ssim", "lpips", "mse"}) for name, floor in floors.items()
+        },
+        closeness=scores["psnr"],
+        recognisable=scores["psnr"] >= 25,
+        told=f"{scores['psnr']:.1f} dB PSNR",
+        distractors_wanted=100,
         original_png=png(image),
         reconstruction_png=png(rebuilt),
         **scores,

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from leakaudit.attacks.labels.infer import LabelGuess
 from leakaudit.audit.assemble import label_result
 from leakaudit.document.schema import Report, Verdict
 from leakaudit.errors import UsageError
 from leakaudit.report.formats.html import render_html
 from leakaudit.report.views.figures import loss_curves, psnr_chart, rank_profiles
 from leakaudit.report.wording import MISSING, clip, fixed, number, seconds
+from leakaudit.tasks.base import LabelGuess
+from leakaudit.tasks.single_label import SingleLabel
 from tests.report.builder import build
 
 EVIL = "<script>alert(1)</script>{{7*7}}{% raw %}</style>$\\frac{"
@@ -268,7 +269,7 @@ def test_a_soft_label_is_shown_with_how_it_was_read() -> None:
     shown = build(victims=1, runs=1)
     soft = torch.tensor([[0.7, 0.296, 0.004]])
     guess = LabelGuess(torch.tensor([0]), "prediction minus gradient: a soft label", exact=True, soft=soft)
-    shown.attacks[0].results[0].labels = label_result(torch.tensor([0]), guess.labels, guess)
+    shown.attacks[0].results[0].labels = label_result(SingleLabel(2), torch.tensor([0]), guess.labels, guess)
     shown.batch.class_names = ["cat", "dog", "owl"]
     text = Page(render_html(shown)).text
     assert "prediction minus gradient: a soft label: 0 (cat) 70 %, 1 (dog) 30 %" in text

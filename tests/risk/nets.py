@@ -7,7 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from leakaudit.domains.images import Images
 from leakaudit.target.target import Target
+from leakaudit.tasks.single_label import OneLogit, SingleLabel
 
 Act = Callable[[], nn.Module]
 
@@ -21,7 +23,8 @@ def conv(i: int, o: int, k: int, s: int = 1, p: int = 0, *, groups: int = 1, bia
 
 
 def target(module: nn.Module, shape: tuple[int, int, int], classes: int = 10, *, train: bool = False) -> Target:
-    return Target(module.train(train), "net", "module", shape, "NCHW", shape, classes, binary=classes == 2)
+    task = OneLogit() if classes == 2 else SingleLabel(classes)
+    return Target(module.train(train), "net", "module", shape, "NCHW", Images.plain(shape), task)
 
 
 def cnn6(middle: int = 36) -> Target:

@@ -30,8 +30,9 @@ from leakaudit.cli.inspect import inspect
 from leakaudit.cli.rank import rank
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import NoTraceError, observe
+from leakaudit.domains.images import Images
 from leakaudit.errors import LeakauditError, ModelError, UsageError
-from leakaudit.observation import InputSpace, Observation
+from leakaudit.observation import Observation
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import NotApplicable
 from leakaudit.recursion.activations import preimage
@@ -164,7 +165,7 @@ def altered(model: Target, observation: Observation, how: str) -> dict[str, Tens
         return {name: g + 0.9 * earlier[name].detach() for name, g in plain.items()}
     if how == "fedavg":  # two local steps: minus the rate times gradients at two points
         after = {name: (p - 0.5 * plain[name]).detach().requires_grad_() for name, p in model.parameters.items()}
-        second = model.gradient(SMALL.normalize(image()), torch.tensor([1]), parameters=after)
+        second = model.gradient(SMALL.encode(image()), torch.tensor([1]), parameters=after)
         return {name: -0.5 * (g + second[name].detach()) for name, g in plain.items()}
     factor = {"clipping": 0.01, "sum": 8.0}[how]
     return {name: factor * g for name, g in plain.items()}
@@ -309,7 +310,7 @@ def test_files_that_are_analysed(file: Callable[[Path], Path], word: str, tmp_pa
 def test_gemm_factors_do_not_break_the_reading(factors: dict[str, float], tmp_path: Path) -> None:
     model = load(gemm(tmp_path / "m.onnx", transB=1, **factors))
     channels = model.image_shape[0]
-    space = InputSpace(model.image_shape, (0.5,) * channels, (0.25,) * channels)
+    space = Images(model.image_shape, (0.5,) * channels, (0.25,) * channels)
     pixels = torch.rand((1, *model.image_shape), generator=cpu_generator(0))
     observation = observe(model, Batch(pixels, torch.tensor([1]), (0,)), FedSGD(1), space)
     results = [
@@ -319,7 +320,7 @@ def test_gemm_factors_do_not_break_the_reading(factors: dict[str, float], tmp_pa
     ]
     assert results
     for result in results:
-        assert not result.exact or error(result, space.normalize(pixels)) < 1e-9
+        assert not result.exact or error(result, space.encode(pixels)) < 1e-9
     assert any(result.exact for result in results)
 
 

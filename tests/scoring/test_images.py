@@ -12,7 +12,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from leakaudit.client.batch import Batch
 from leakaudit.errors import UsageError
-from leakaudit.scoring.images import LeakCriterion, Scorer, leak_interval
+from leakaudit.scoring.base import LeakCriterion, leak_interval
+from leakaudit.scoring.images import ImageMeasure
 from tests.conftest import smooth_images
 
 
@@ -23,7 +24,7 @@ def population(count: int = 12, side: int = 16) -> Batch:
 def test_metrics_equal_scikit_image() -> None:
     batch = population()
     guess = (batch.images[0] + 0.1 * torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
-    scores = Scorer(batch).measure(guess, batch.images[0])
+    scores = ImageMeasure(batch).measure(guess, batch.images[0])
     truth, other = (t.numpy().astype(np.float64) for t in (batch.images[0], guess))
     assert scores.psnr == pytest.approx(peak_signal_noise_ratio(truth, other, data_range=1.0), abs=1e-9)
     _, full = structural_similarity(
@@ -36,13 +37,13 @@ def test_metrics_equal_scikit_image() -> None:
 def test_matching_is_one_to_one_and_undoes_any_order() -> None:
     batch = population().subset([2, 5, 7, 9])
     order = [3, 0, 2, 1]
-    scores = Scorer(population()).score(batch, batch.images[order] * 0.9)
+    scores = ImageMeasure(population()).score(batch, batch.images[order] * 0.9)
     assert [s.reconstruction for s in scores] == [order.index(i) for i in range(4)]
 
 
 def test_an_exact_reconstruction_leaks_and_its_psnr_is_undefined() -> None:
     batch = population().subset([4])
-    (score,) = Scorer(population()).score(batch, batch.images.clone())
+    (score,) = ImageMeasure(population()).score(batch, batch.images.clone())
     assert score.scores.psnr is None
     assert "identical" in score.scores.reasons["psnr"]
     assert score.margin == math.inf
@@ -53,7 +54,7 @@ def test_an_exact_reconstruction_leaks_and_its_psnr_is_undefined() -> None:
 def test_the_floors_themselves_are_no_leak() -> None:
     whole = population()
     batch = whole.subset([4])
-    scorer = Scorer(whole)
+    scorer = ImageMeasure(whole)
     for guess in (torch.full_like(batch.images, 0.5), whole.images[[7]], whole.images.mean(0, keepdim=True)):
         (score,) = scorer.score(batch, guess)
         assert not score.leaked
@@ -63,7 +64,7 @@ def test_the_floors_themselves_are_no_leak() -> None:
 
 def test_floors_use_samples_outside_the_victim_batch() -> None:
     whole = population()
-    floors = Scorer(whole).floors(whole.subset([0, 1]), 0)
+    floors = ImageMeasure(whole).floors(whole.subset([0, 1]), 0)
     assert set(floors) == {"grey", "flat", "mean", "other"}
     expected = float((whole.images[2:].mean(0) - whole.images[0]).double().square().mean())
     assert floors["mean"].mse == pytest.approx(expected)
@@ -72,7 +73,7 @@ def test_floors_use_samples_outside_the_victim_batch() -> None:
 
 def test_small_images_and_missing_lpips_have_reasons() -> None:
     batch = population(4, 8)
-    scores = Scorer(batch, None, "no weights").measure(batch.images[0], batch.images[1])
+    scores = ImageMeasure(batch, None, "no weights").measure(batch.images[0], batch.images[1])
     assert scores.ssim is None
     assert "11×11" in scores.reasons["ssim"]
     assert scores.lpips is None
@@ -81,7 +82,7 @@ def test_small_images_and_missing_lpips_have_reasons() -> None:
 
 def test_a_single_sample_is_told_from_its_own_augmentations() -> None:
     batch = population(1)
-    (score,) = Scorer(batch).score(batch, batch.images * 0.99)
+    (score,) = ImageMeasure(batch).score(batch, batch.images * 0.99)
     assert set(score.floors) == {"grey", "flat"}
     assert score.identification.identified
     assert score.identification.augmented == score.identification.distractors == 100
@@ -97,19 +98,19 @@ def test_a_constant_reconstruction_is_no_leak_however_high_its_psnr() -> None:
     whole = smooth()
     batch = whole.subset([5])
     best_constant = batch.images.mean((-2, -1), keepdim=True).expand_as(batch.images)
-    (score,) = Scorer(whole).score(batch, best_constant)
+    (score,) = ImageMeasure(whole).score(batch, best_constant)
     assert score.scores.psnr is not None
     assert score.scores.psnr > 40
     assert not score.leaked
     assert score.margin == pytest.approx(0, abs=1e-6)
-    (near,) = Scorer(whole).score(batch, batch.images + 1e-3)
+    (near,) = ImageMeasure(whole).score(batch, batch.images + 1e-3)
     assert near.leaked  # a smooth image can leak, by its structure
 
 
 def test_a_constant_sample_never_counts() -> None:
     images = torch.full((12, 3, 16, 16), 0.2) + torch.linspace(0, 0.5, 12).view(-1, 1, 1, 1)
     whole = Batch(images, torch.zeros(12, dtype=torch.long), tuple(range(12)))
-    (score,) = Scorer(whole).score(whole.subset([3]), images[[3]])
+    (score,) = ImageMeasure(whole).score(whole.subset([3]), images[[3]])
     assert not score.leaked
     assert score.margin is None
     assert "a floor reproduces" in score.reason
@@ -119,9 +120,9 @@ def test_the_prior_alone_is_one_more_floor() -> None:
     whole = population()
     batch = whole.subset([4])
     guess = batch.images + 0.02
-    scorer = Scorer(whole)
+    scorer = ImageMeasure(whole)
     (without,) = scorer.score(batch, guess)
-    (beaten,) = scorer.score(batch, guess, prior_only=torch.cat([whole.images[[2]], batch.images + 0.022]))
+    (beaten,) = scorer.score(batch, guess, prior_only=[whole.images[[2]], batch.images + 0.022])
     assert without.leaked
     assert not beaten.leaked
     assert beaten.margin == pytest.approx(20 * math.log10(0.022 / 0.02), abs=1e-3)
@@ -132,13 +133,13 @@ def test_the_criterion_is_an_option() -> None:
     whole = population()
     batch = whole.subset([4])
     guess = batch.images + 0.02
-    margin = Scorer(whole).score(batch, guess)[0].margin
+    margin = ImageMeasure(whole).score(batch, guess)[0].margin
     assert margin is not None
-    strict = Scorer(whole, criterion=LeakCriterion(psnr_margin=margin + 0.1)).score(batch, guess)[0]
+    strict = ImageMeasure(whole, criterion=LeakCriterion(psnr_margin=margin + 0.1)).score(batch, guess)[0]
     assert not strict.leaked
     assert "by the margin" in strict.reason
     by_lpips = LeakCriterion(psnr_margin=margin + 0.1, lpips_margin=0.2)
-    distance = Scorer(whole, lambda a, b: (a - b).abs().mean() * 3, criterion=by_lpips).score(batch, guess)[0]
+    distance = ImageMeasure(whole, lambda a, b: (a - b).abs().mean() * 3, criterion=by_lpips).score(batch, guess)[0]
     assert distance.leaked
     assert distance.lpips_margin is not None
     assert distance.lpips_margin > 0.2

@@ -8,7 +8,7 @@ from torch import nn
 
 from leakaudit.client.batch import Batch
 from leakaudit.defences.spec import parse_defence
-from leakaudit.observation import InputSpace
+from leakaudit.domains.images import Images
 from leakaudit.sweep.utility import TrainingPlan, evaluate, split, train
 from leakaudit.target.target import Target
 from tests.conftest import make_target
@@ -16,7 +16,7 @@ from tests.conftest import make_target
 PLAN = TrainingPlan(steps=40, learning_rate=0.1)
 
 
-def test_training_lowers_the_loss_and_leaves_the_model_alone(target: Target, samples: Batch, space: InputSpace) -> None:
+def test_training_lowers_the_loss_and_leaves_the_model_alone(target: Target, samples: Batch, space: Images) -> None:
     before = {name: value.detach().clone() for name, value in target.parameters.items()}
     _, held_out = split(samples, PLAN.held_out, 0)
     untrained = evaluate(target, held_out, space)
@@ -29,24 +29,22 @@ def test_training_lowers_the_loss_and_leaves_the_model_alone(target: Target, sam
 
 
 @pytest.mark.parametrize("text", ["clip=1,noise=0.001", "prune=0.9", "sign", "precode=8", "dropout=0.5", "clients=2"])
-def test_every_kind_of_defence_can_be_trained_with(
-    target: Target, samples: Batch, space: InputSpace, text: str
-) -> None:
+def test_every_kind_of_defence_can_be_trained_with(target: Target, samples: Batch, space: Images, text: str) -> None:
     found = train(target, samples, space, 2, (parse_defence(text),), TrainingPlan(steps=3), 0)
     assert 0 < found.loss < 10
 
 
-def test_what_is_not_shared_is_trained_by_the_client(target: Target, samples: Batch, space: InputSpace) -> None:
+def test_what_is_not_shared_is_trained_by_the_client(target: Target, samples: Batch, space: Images) -> None:
     alone = train(target, samples, space, 2, (parse_defence("share=1.weight"),), PLAN, 0)
     assert alone == train(target, samples, space, 2, (), PLAN, 0)
 
 
-def test_heavy_noise_costs_utility(target: Target, samples: Batch, space: InputSpace) -> None:
+def test_heavy_noise_costs_utility(target: Target, samples: Batch, space: Images) -> None:
     noisy = train(target, samples, space, 2, (parse_defence("clip=1,noise=1"),), PLAN, 0)
     assert noisy.loss > train(target, samples, space, 2, (), PLAN, 0).loss + 0.5
 
 
-def test_a_batch_without_a_trace_changes_nothing(samples: Batch, space: InputSpace) -> None:
+def test_a_batch_without_a_trace_changes_nothing(samples: Batch, space: Images) -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(432, 5))
     with torch.no_grad():
         net[1].weight.zero_()

@@ -11,8 +11,8 @@ from torch import nn
 import leakaudit
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
+from leakaudit.domains.images import Images
 from leakaudit.errors import UsageError
-from leakaudit.observation import InputSpace
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.target.batchnorm import is_trained, normalised, running_statistics
 from tests.cli.test_scan import export
@@ -53,9 +53,7 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path | nn.Module:
     return tmp_path / "net.pt2"
 
 
-def test_every_format_shares_the_statistics_of_the_batch(
-    path: Path | nn.Module, samples: Batch, space: InputSpace
-) -> None:
+def test_every_format_shares_the_statistics_of_the_batch(path: Path | nn.Module, samples: Batch, space: Images) -> None:
     victim, expected = samples.subset([0, 3, 7, 9]), network()
     for kind in ("batch", "running"):
         target = leakaudit.load(path, mode="train", image_shape=SHAPE, trust=True, share_bn_statistics=kind)
@@ -64,7 +62,7 @@ def test_every_format_shares_the_statistics_of_the_batch(
         assert found is not None
         assert len(found) == 2
         for (mean, variance), upto in zip(found.values(), (1, 5), strict=True):
-            wanted_mean, wanted_variance = by_hand(expected, space.normalize(victim.images), upto)
+            wanted_mean, wanted_variance = by_hand(expected, space.encode(victim.images), upto)
             torch.testing.assert_close(mean, wanted_mean, rtol=1e-4, atol=2e-5)
             torch.testing.assert_close(variance, wanted_variance, rtol=1e-4, atol=2e-5)
         assert observe(target, victim, FedSGD(4, "train"), space).batch_statistics is None

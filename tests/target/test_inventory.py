@@ -10,15 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from leakaudit.domains.images import Images
 from leakaudit.target.inventory import Layer, inventory, is_sequential, parameter_users
 from leakaudit.target.target import Target
 from leakaudit.target.trace import TraceError, trace
+from leakaudit.tasks.single_label import SingleLabel
 
 SHAPE = (3, 8, 8)
 
 
 def layers(module: nn.Module, shape: tuple[int, int, int] = SHAPE, *, train: bool = False) -> tuple[Layer, ...]:
-    return inventory(Target(module.train(train), "net", "module", shape, "NCHW", shape, 5))
+    return inventory(Target(module.train(train), "net", "module", shape, "NCHW", Images.plain(shape), SingleLabel(5)))
 
 
 def kinds(found: tuple[Layer, ...]) -> list[str]:
@@ -279,7 +281,7 @@ def test_output_that_ignores_the_input() -> None:
 
 def test_batch_size_of_the_file() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(192, 5))
-    fixed = Target(net.eval(), "net", "module", SHAPE, "NCHW", SHAPE, 5, batch_sizes=(4,))
+    fixed = Target(net.eval(), "net", "module", SHAPE, "NCHW", Images.plain(SHAPE), SingleLabel(5), batch_sizes=(4,))
     assert trace(fixed).batch_size == 4
     found = inventory(fixed)
     assert found[1].input_shape == (192,)

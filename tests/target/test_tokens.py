@@ -11,6 +11,7 @@ from onnx import TensorProto
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from leakaudit.domains.tokens import Tokens
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.risk.rank import rank_analysis
 from leakaudit.risk.what_if import parse, smallest_changes, what_if
@@ -34,8 +35,8 @@ def agree(target: Target, module: nn.Module) -> bool:
 
 def test_onnx_file(file: Path) -> None:
     target = load(file)
-    assert target.tokens is not None
-    assert (target.tokens.table, target.tokens.vocabulary, target.tokens.any_length) == (
+    assert isinstance(target.domain, Tokens)
+    assert (target.domain.table, target.domain.vocabulary, target.domain.any_length) == (
         "table.weight",
         VOCABULARY,
         False,
@@ -55,8 +56,8 @@ def test_inventory_names_the_table(file: Path) -> None:
 
 def test_open_length_is_taken_from_the_batch(tmp_path: Path) -> None:
     target = load(masked_graph(tmp_path / "m.onnx"))
-    assert target.tokens is not None
-    assert target.tokens.any_length
+    assert isinstance(target.domain, Tokens)
+    assert target.domain.any_length
     assert "LA921" in {note.id for note in target.fidelity}
     shorter = with_length(target, 5)
     assert shorter.image_shape == (1, 1, 5)
@@ -114,8 +115,8 @@ def test_integers_without_a_table_are_refused(tmp_path: Path) -> None:
 
 def test_module() -> None:
     target = load(TextClassifier(), image_shape=(1, 1, LENGTH))
-    assert target.tokens is not None
-    assert (target.tokens.table, target.tokens.vocabulary) == ("table.weight", VOCABULARY)
+    assert isinstance(target.domain, Tokens)
+    assert (target.domain.table, target.domain.vocabulary) == ("table.weight", VOCABULARY)
     assert (target.layout, target.native_shape) == ("tokens", (LENGTH,))
     assert agree(target, TextClassifier())
 
@@ -125,8 +126,8 @@ def test_module_of_any_length() -> None:
     with pytest.raises(ModelError):  # no lookup to be seen: a bag is one fused operator
         load(module)
     target = load(Bag())
-    assert target.tokens is not None
-    assert target.tokens.any_length
+    assert isinstance(target.domain, Tokens)
+    assert target.domain.any_length
     assert with_length(target, 5).native_shape == (5,)
 
 
@@ -146,7 +147,7 @@ class Bag(nn.Module):
 def test_factory(tmp_path: Path) -> None:
     save_file(TextClassifier().state_dict(), tmp_path / "w.safetensors")
     target = load(tmp_path / "w.safetensors", factory="tests.texts:TextClassifier", image_shape=(1, 1, LENGTH))
-    assert target.tokens is not None
+    assert isinstance(target.domain, Tokens)
     assert agree(target, TextClassifier())
 
 
@@ -155,8 +156,8 @@ def test_exported_program(tmp_path: Path) -> None:
     program = torch.export.export(TextClassifier().eval(), (ids,), dynamic_shapes=({0: torch.export.Dim("N")},))
     torch.export.save(program, tmp_path / "m.pt2")
     target = load(tmp_path / "m.pt2", trust=True)
-    assert target.tokens is not None
-    assert (target.tokens.vocabulary, target.native_shape) == (VOCABULARY, (LENGTH,))
+    assert isinstance(target.domain, Tokens)
+    assert (target.domain.vocabulary, target.native_shape) == (VOCABULARY, (LENGTH,))
     assert agree(target, TextClassifier())
 
 
@@ -184,8 +185,8 @@ def test_tinybert() -> None:
         load(path)
     assert "output_0, output_1" in refused.value.hint
     target = load(path, output="output_1")
-    assert target.tokens is not None
-    assert (target.tokens.table, target.tokens.vocabulary) == ("embeddings.word_embeddings.weight", 1656)
-    assert target.tokens.any_length
+    assert isinstance(target.domain, Tokens)
+    assert (target.domain.table, target.domain.vocabulary) == ("embeddings.word_embeddings.weight", 1656)
+    assert target.domain.any_length
     assert sum(note.id == "LA923" for note in target.fidelity) == 2
     assert with_length(target, 33).native_shape == (33,)

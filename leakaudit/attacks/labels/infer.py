@@ -31,35 +31,15 @@ from torch import Generator, Tensor
 from leakaudit.attacks.labels.counts import fit_prediction, ilrg_shares, round_counts
 from leakaudit.attacks.labels.features import feature_fit
 from leakaudit.attacks.reading.first_layer import token_table, watch
-from leakaudit.observation import InputSpace, Observation
+from leakaudit.domains.base import Domain
+from leakaudit.observation import Observation
 from leakaudit.target.target import Target
+from leakaudit.tasks.base import LabelGuess
 
 PROBE_PIXELS = 400_000
 """Values of all probe images together, between 32 and 192 images; chosen: 130 images of CIFAR-10's size."""
-PIXEL_MEAN, PIXEL_STD = 0.47, 0.24
-"""Of the probe images, in 0..1; chosen as of ordinary photographs: 400 CIFAR-10 test images have 0.47 and 0.25."""
-SPECTRUM = 1.2
-"""Amplitude of the probe images falls as frequency to this power, the mean of 135 photographs in Tolhurst, Tadmor and
-Chao 1992."""
 CERTAIN = 0.95
 """A recovered label with at least this share on one class is reported as that class; chosen, not measured."""
-
-
-@dataclass(frozen=True, eq=False)
-class LabelGuess:
-    """Labels inferred from an update.
-
-    Args:
-        labels: Class indices (B,), in ascending order; the update does not tell which sample has which.
-        method: The rule that gave them.
-        exact: Whether the rule is exact for an undefended update.
-        soft: Class probabilities (1, K) where the label of a single sample is not one class, else ``None``.
-    """
-
-    labels: Tensor
-    method: str
-    exact: bool
-    soft: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,36 +71,25 @@ class Head:
         return tensor.T if self.transposed else tensor.reshape(self.logits.shape[1], -1)
 
 
-def probe_images(target: Target, space: InputSpace, count: int, generator: Generator) -> Tensor:
-    """At least `count` images in normalised space with the spectrum of photographs; random tokens for a text model."""
-    channels, height, width = space.shape
+def probe_inputs(target: Target, domain: Domain, count: int, generator: Generator) -> Tensor:
+    """At least `count` inputs (B, *shape) like real ones; row numbers where the model looks them up in a table."""
     if target.batch_sizes is not None:
         size = max(target.batch_sizes)
         count = math.ceil(count / size) * size
     table = token_table(target)
-    if table is not None:
-        tensors = {**dict(target.module.named_buffers()), **dict(target.module.named_parameters())}
-        return torch.randint(len(tensors[table]), (count, *space.shape), generator=generator).float()
-    frequency = (torch.fft.fftfreq(height)[:, None].square() + torch.fft.fftfreq(width).square()).sqrt()
-    amplitude = frequency.clamp_min(1 / max(height, width)) ** -SPECTRUM
-    layers = []
-    for planes in (channels, 1):  # colour detail, and what the channels share
-        noise = torch.fft.fft2(torch.randn((count, planes, height, width), generator=generator))
-        layer = torch.fft.ifft2(noise * amplitude).real
-        layers.append(layer / layer.square().mean().sqrt().clamp_min(1e-12))
-    contrast = torch.exp(0.3 * torch.randn((count, 1, 1, 1), generator=generator))
-    tint = 0.1 * torch.randn((count, channels, 1, 1), generator=generator)
-    pixels = PIXEL_MEAN + PIXEL_STD * contrast * (0.35 * layers[0] + layers[1]) + tint
-    return space.normalize(pixels.clamp(0, 1))
+    if table is None or table == domain.table:
+        return domain.look_alikes(count, generator)
+    tensors = {**dict(target.module.named_buffers()), **dict(target.module.named_parameters())}
+    return torch.randint(len(tensors[table]), (count, *domain.shape), generator=generator).float()
 
 
 def find_head(target: Target, observation: Observation, generator: Generator) -> Head:
     """Find the last linear layer by what it does: row k of its weight and entry k of its bias act on logit k alone."""
     parameters = target.parameters
     reference = next(iter(parameters.values()))
-    pixels = observation.space.shape[0] * observation.space.shape[1] * observation.space.shape[2]
-    count = 8 if observation.batch_size == 1 else max(32, min(192, PROBE_PIXELS // pixels))
-    images = probe_images(target, observation.space, count, generator).to(reference.device, reference.dtype)
+    size = math.prod(observation.domain.shape)
+    count = 8 if observation.batch_size == 1 else max(32, min(192, PROBE_PIXELS // size))
+    images = probe_inputs(target, observation.domain, count, generator).to(reference.device, reference.dtype)
     chunk = max(target.batch_sizes) if target.batch_sizes is not None else 32
     with torch.no_grad():
         all_logits = torch.cat([target.logits(part) for part in torch.split(images, chunk)])

@@ -123,8 +123,7 @@ def assemble(target: Target, observation: Observation, found: Recovered, how: st
     count = int(found.confirmed[order].sum())
     exact = count == observation.batch_size
     if not masks_unknown(target, observation):
-        low, high = observation.space.box(inputs)
-        inside = Play(inputs.clamp(low, high), labels)
+        inside = Play(observation.domain.project(inputs), labels)
         exact = exact and certify(target, observation, inside, uniqueness=False).exact
     gradients = observation.regenerate(target, Play(inputs, labels))
     distance = CosineDistance(tuple(observation.update.values()))

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Literal
 
 import torch
@@ -96,20 +97,19 @@ class InputMap:
         scale: (n,), not zero.
         shift: (n,).
         shape: Shape of one sample's operand.
-        image_shape: ``(C, H, W)``.
+        image_shape: Of one sample, ``(C, H, W)`` of images.
     """
 
     index: Tensor
     scale: Tensor
     shift: Tensor
     shape: tuple[int, ...]
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
 
     @property
     def known(self) -> Tensor:
         """Pixels (C, H, W) that reach the layer, as booleans."""
-        channels, height, width = self.image_shape
-        mask = torch.zeros(channels * height * width, dtype=torch.bool, device=self.index.device)
+        mask = torch.zeros(prod(self.image_shape), dtype=torch.bool, device=self.index.device)
         mask[self.index] = True
         return mask.view(self.image_shape)
 
@@ -154,7 +154,7 @@ class Entry:
 def probe_batch(target: Target, image: Tensor) -> Tensor:
     """One image (C, H, W) repeated to the smallest batch that the model takes."""
     size = min(target.batch_sizes) if target.batch_sizes else 1
-    return image.unsqueeze(0).repeat(size, 1, 1, 1)
+    return image.unsqueeze(0).repeat(size, *(1,) * image.dim())
 
 
 def like(target: Target) -> Tensor:
@@ -164,12 +164,11 @@ def like(target: Target) -> Tensor:
 
 def token_table(target: Target) -> str | None:
     """Name of the embedding table that the input indexes, or ``None`` for a model of real-valued inputs."""
-    if target.tokens is not None:
-        return target.tokens.table
-    channels, height, width = target.image_shape
+    if target.domain.table is not None:
+        return target.domain.table
     probe = probe_batch(target, like(target).new_zeros(target.image_shape))
     for name, uses in watch(target, probe).items():
-        if any(u.operator in LOOKUPS and u.operand.numel() == len(probe) * channels * height * width for u in uses):
+        if any(u.operator in LOOKUPS and u.operand.numel() == probe.numel() for u in uses):
             return name
     return None
 
@@ -178,8 +177,7 @@ def find_entries(target: Target, generator: Generator) -> tuple[Entry, ...]:
     """The linear and convolution layers that read the input itself, in the order of the parameters; none for tokens."""
     if token_table(target) is not None:
         return ()
-    channels, height, width = target.image_shape
-    reference, pixels = like(target), channels * height * width
+    reference, pixels = like(target), prod(target.image_shape)
     noise = torch.randn(target.image_shape, generator=generator).to(reference)
     probes = [torch.zeros_like(noise), torch.ones_like(noise), torch.arange(pixels).to(noise).view_as(noise), noise]
     uses = [watch(target, probe_batch(target, probe)) for probe in probes]
@@ -250,5 +248,6 @@ def mid_grey(observation: Observation, reference: Tensor) -> Tensor:
     size = observation.batch_size
     if observation.start is not None and len(observation.start) == size:
         return observation.start.to(reference)
-    low, high = observation.space.box(reference)
-    return ((low + high) / 2).expand(observation.space.shape).repeat(size, 1, 1, 1).contiguous()
+    low, high = observation.domain.box(reference)
+    shape = observation.domain.shape
+    return ((low + high) / 2).expand(shape).repeat(size, *(1,) * len(shape)).contiguous()

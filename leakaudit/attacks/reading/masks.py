@@ -160,7 +160,7 @@ class _Experiment:
         return self.observation.protocol.update(self.target, play)
 
     def _inputs(self) -> Tensor:
-        shape = (self.observation.batch_size, *self.observation.space.shape)
+        shape = (self.observation.batch_size, *self.observation.domain.shape)
         return torch.randn(shape, generator=self.generator).to(self.like)
 
     def shows_other_zeros(self) -> bool:

@@ -160,7 +160,7 @@ def audit_keywords(options: dict[str, Any], evidence: str) -> dict[str, Any]:
 
     Cached results are reconstructions, so where the report does not show them none are kept unless asked for.
     """
-    from leakaudit.scoring.images import LeakCriterion
+    from leakaudit.scoring.base import LeakCriterion
 
     margins = ("psnr_margin", "lpips_margin")
     keywords = {name: value for name, value in options.items() if name not in (*margins, "cache")}

@@ -7,21 +7,47 @@ Only `leakaudit.client.observe` and `leakaudit.scoring.tokens` may hold what it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from leakaudit.client.batch import INPUT_KEYS, Arrays, Batch, check_labels, hash_files, read_npz
+from leakaudit.client.batch import Batch
+from leakaudit.client.readers.base import Reader, Source
+from leakaudit.client.readers.npz import INPUT_KEYS, Arrays, check_labels, hash_files, read_npz
+from leakaudit.domains.tokens import Tokens, tokens_of
 from leakaudit.errors import BatchError, UsageError
-from leakaudit.observation import TokenSpace
 from leakaudit.target.target import Target
 from leakaudit.target.tokens import with_length
 
 TOKEN_KEYS = ("inputs", "input_ids", "tokens", *INPUT_KEYS)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenReader(Reader):
+    """Reads texts for a model over token ids."""
+
+    def read(self, source: Source) -> Batch:
+        """Texts of the model's length, or of one length where it leaves that open."""
+        return self.fitted(source)[1]
+
+    def fitted(self, source: Source) -> tuple[Target, Batch]:
+        """Texts, and the model for their length."""
+        target = self.target
+        if isinstance(source, Batch):
+            return with_length(target, source.images.shape[-1]), source
+        if isinstance(source, tuple):
+            path, arrays = None, Arrays(np.asarray(source[0]), np.asarray(source[1]), (), ())
+        else:
+            path = Path(source)
+            arrays = read_tokens(path)
+        domain = tokens_of(target.domain)
+        if domain.any_length:
+            ids = check_ids(arrays.inputs, None, domain.vocabulary, str(path or "batch"))
+            target = with_length(target, ids.shape[1])
+        return target, from_tokens(arrays, tokens_of(target.domain), target.classes, path)
 
 
 def read_tokens(path: Path) -> Arrays:
@@ -39,12 +65,12 @@ def read_tokens(path: Path) -> Arrays:
     return read_npz(path, keys=TOKEN_KEYS)
 
 
-def from_tokens(arrays: Arrays, space: TokenSpace, classes: int, path: Path | None = None) -> Batch:
+def from_tokens(arrays: Arrays, domain: Tokens, classes: int, path: Path | None = None) -> Batch:
     """Check token ids against a model.
 
     Args:
         arrays: From :func:`read_tokens`, or made in memory.
-        space: Length and vocabulary of the model.
+        domain: Length and vocabulary of the model.
         classes: Number of classes of the model.
         path: File that they came from.
 
@@ -52,10 +78,10 @@ def from_tokens(arrays: Arrays, space: TokenSpace, classes: int, path: Path | No
         BatchError: They do not fit the model; says where and what was expected.
     """
     where = str(path) if path else "batch"
-    ids = check_ids(arrays.inputs, space.shape[2], space.vocabulary, where)
-    if arrays.words and len(arrays.words) != space.vocabulary:
+    ids = check_ids(arrays.inputs, domain.shape[2], domain.vocabulary, where)
+    if arrays.words and len(arrays.words) != domain.vocabulary:
         raise BatchError(
-            f"{where}: array 'vocabulary' names {len(arrays.words)} tokens, the model has {space.vocabulary}",
+            f"{where}: array 'vocabulary' names {len(arrays.words)} tokens, the model has {domain.vocabulary}",
             "give one word per id, in the order of the ids, or leave the array out",
         )
     batch = Batch(
@@ -68,46 +94,6 @@ def from_tokens(arrays: Arrays, space: TokenSpace, classes: int, path: Path | No
         words=arrays.words,
     )
     return batch if path is None else replace(batch, sha256=hash_files([path]))
-
-
-def token_samples(target: Target, batch: str | Path | tuple[Any, Any] | Batch) -> tuple[Target, TokenSpace, Batch]:
-    """Texts for a model over token ids; the model and its space for their length, where it leaves the length open.
-
-    Args:
-        target: Has ``tokens``.
-        batch: ``.npz`` file, ``(ids, labels)`` arrays, or Batch.
-
-    Raises:
-        ModelError: The model does not run at their length.
-        BatchError: They do not fit the model.
-    """
-    if target.tokens is None:
-        raise UsageError(f"{target.name} takes real-valued inputs, no token ids")
-    vocabulary, any_length = target.tokens.vocabulary, target.tokens.any_length
-    if isinstance(batch, Batch):
-        target = with_length(target, batch.images.shape[-1])
-        return target, TokenSpace.of(target.image_shape[2], vocabulary), batch
-    if isinstance(batch, tuple):
-        path, arrays = None, Arrays(np.asarray(batch[0]), np.asarray(batch[1]), (), ())
-    else:
-        path = Path(batch)
-        arrays = read_tokens(path)
-    if any_length:
-        ids = check_ids(arrays.inputs, None, vocabulary, str(path or "batch"))
-        target = with_length(target, ids.shape[1])
-    space = TokenSpace.of(target.image_shape[2], vocabulary)
-    return target, space, from_tokens(arrays, space, target.classes, path)
-
-
-def refuse_image_options(given: Mapping[str, object]) -> None:
-    """Refuse options that mean nothing for token ids, rather than ignore them.
-
-    Args:
-        given: Values by option.
-    """
-    for name, value in given.items():
-        if value:
-            raise UsageError(f"{name} is for images, the model takes token ids", f"leave out {name}")
 
 
 def check_ids(ids: np.ndarray[Any, Any], length: int | None, vocabulary: int, where: str) -> np.ndarray[Any, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from leakaudit.client.batch import hash_files
+from leakaudit.client.readers.npz import hash_files
 from leakaudit.errors import UpdateError, UsageError
 from leakaudit.target.target import Target
 

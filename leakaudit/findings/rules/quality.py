@@ -8,9 +8,6 @@ from leakaudit.document.schema import ControlEntry
 from leakaudit.findings.registry import Evidence, Found, rule, samples_of
 from leakaudit.report.views.comparison import planned
 
-MIN_DISTRACTORS = 100
-"""Distractors below which re-identification says little; chosen, the default of `LeakCriterion`."""
-
 
 @rule(
     "LA950",
@@ -109,13 +106,14 @@ def few_distractors(evidence: Evidence) -> Iterator[Found]:
     enough to be nearest; among a hundred images of the same kind it is not. Missing ones are replaced by augmentations
     (flips, turns, shifts, enlarged details) of the images at hand, which are not quite the same test.
     """
-    images = [s for _, _, s in samples_of(evidence.attacks) if s.tokens is None]
-    real = [s.rank_among - s.augmented for s in images if s.rank_among is not None]
-    if real and min(real) <= MIN_DISTRACTORS:
+    samples = [s for _, _, s in samples_of(evidence.attacks) if s.rank_among is not None and s.distractors_wanted]
+    real = [(s.rank_among or 0) - s.augmented for s in samples]
+    wanted = max((s.distractors_wanted for s in samples), default=0)
+    if real and min(real) <= wanted:
         yield Found(
             "low",
             "certified",
-            f"{min(real) - 1} other images of the same kind were at hand, fewer than {MIN_DISTRACTORS}; augmentations "
+            f"{min(real) - 1} other images of the same kind were at hand, fewer than {wanted}; augmentations "
             "of them made up the number.",
             {"others": min(real) - 1},
         )

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from leakaudit.document.schema import AttackEntry, Confidence, SampleResult, TokenResult, VictimResult
+from leakaudit.document.schema import AttackEntry, Confidence, SampleResult, VictimResult
 from leakaudit.findings.registry import Evidence, Found, rule, samples_of
 
-RECOGNISABLE_SSIM = 0.8
-"""SSIM from which a reconstruction counts as recognisable; chosen, not measured."""
-RECOGNISABLE_PSNR = 25.0
-"""PSNR in dB from which a reconstruction counts as recognisable; chosen, not measured."""
-READABLE = 0.8
-"""Fraction of a text's places that are right from which it counts as readable; chosen, not measured."""
 AGGREGATE = (
     "Aggregate updates securely over many clients, or clip and add accounted noise (DP-SGD), and audit again with the "
     "defence in place"
@@ -161,9 +155,9 @@ def _reconstructed(identifier: str, evidence: Evidence) -> Iterator[Found]:
     attack, victim, best = max(leaked, key=lambda item: _closeness(item[2]))
     distinct, total = len({s.index for _, _, s in leaked}), len({s.index for _, _, s in scored})
     yield Found(
-        "critical" if is_close(best) else "high",
+        "critical" if best.recognisable else "high",
         _confidence(leaked, evidence),
-        f"{_claim(leaked, distinct, total)} from the update alone; the closest by {attack.title}: {_describe(best)}.",
+        f"{_claim(leaked, distinct, total)} from the update alone; the closest by {attack.title}: {best.told}.",
         {
             "samples_leaked": distinct,
             "samples_attacked": total,
@@ -172,7 +166,7 @@ def _reconstructed(identifier: str, evidence: Evidence) -> Iterator[Found]:
             "psnr": best.psnr,
             "ssim": best.ssim,
             "margin": best.margin,
-            **({} if best.tokens is None else best.tokens.model_dump(include={"accuracy", "precision", "recall"})),
+            **best.metrics,
         },
     )
 
@@ -185,41 +179,12 @@ def _confidence(leaked: list[tuple[AttackEntry, VictimResult, SampleResult]], ev
 
 
 def _claim(leaked: list[tuple[AttackEntry, VictimResult, SampleResult]], distinct: int, total: int) -> str:
-    """What was done to how many samples; a token set is not a reconstruction."""
-    if any(s.tokens is None or s.tokens.accuracy is not None for _, _, s in leaked):
-        return f"{distinct} of {total} samples were reconstructed"
-    return f"The words of {distinct} of {total} texts were read, without their order,"
-
-
-def is_close(sample: SampleResult) -> bool:
-    """Whether a reconstruction shows the sample itself, not only its outline; of a text, its tokens in order."""
-    if sample.tokens is not None:
-        return (sample.tokens.accuracy or 0.0) >= READABLE
-    return (best_ssim(sample) >= RECOGNISABLE_SSIM) or _closeness(sample) >= RECOGNISABLE_PSNR
-
-
-def best_ssim(sample: SampleResult) -> float:
-    """SSIM, 0 where it is undefined."""
-    return 0.0 if sample.ssim is None else sample.ssim
-
-
-def _describe(sample: SampleResult) -> str:
-    if sample.tokens is not None:
-        return _describe_text(sample.tokens)
-    if sample.psnr is None:
-        return "exact"
-    above = "" if sample.margin is None else f", {sample.margin:.1f} dB above its best floor"
-    return f"{sample.psnr:.1f} dB PSNR{above}"
-
-
-def _describe_text(tokens: TokenResult) -> str:
-    read = f"{tokens.recall:.0%} of its tokens, and {tokens.precision:.0%} of those named are right"
-    if tokens.accuracy is None:
-        return read
-    return f"{tokens.accuracy:.0%} of its places right"
+    """What was done to how many samples; a set of tokens is not a reconstruction."""
+    lesser = [s.claim for _, _, s in leaked if s.claim]
+    claim = lesser[0] if len(lesser) == len(leaked) else "{hit} of {total} samples were reconstructed"
+    return claim.replace("{hit}", str(distinct)).replace("{total}", str(total))
 
 
 def _closeness(sample: SampleResult) -> float:
-    if sample.tokens is not None:
-        return sample.tokens.skill + (sample.tokens.accuracy or 0.0)
-    return float("inf") if sample.psnr is None else sample.psnr
+    """How near, as the domain's measure has it; an exact reconstruction has no number."""
+    return float("inf") if sample.closeness is None else sample.closeness

@@ -5,14 +5,15 @@ Words, where the batch file names them, and ids otherwise. Marks are words too, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
-from leakaudit.document.schema import AttackEntry, Report, SampleResult, TokenMetrics, TokenResult, VictimResult
-from leakaudit.report.views.facts import Fact
-from leakaudit.report.views.tables import Cell, Table, leak_cell, reidentified
-from leakaudit.report.wording import MISSING, clip, count, fixed
+from leakaudit.document.schema import SampleResult, TokenResult
+from leakaudit.domains.specs import TOKENS, Spec
+from leakaudit.report.domains.base import Card
+from leakaudit.report.views.cells import Fact
+from leakaudit.report.wording import MISSING, clip, count, number
 
 Mark = Literal["right", "wrong", "unread"]
 FLOORS = {
@@ -20,7 +21,6 @@ FLOORS = {
     "frequent": "most frequent tokens of the other texts",
     "other": "other texts of the file",
 }
-TITLES = {"accuracy": "Places right", "recall": "Tokens named", "precision": "Named and right"}
 INTRO = (
     "Above the private text, below what the attack read at each place. Where only the set of tokens was read, the "
     "tokens of the text that the attack named are marked. The numbers compare the two; a “best floor” is what a guess "
@@ -50,11 +50,6 @@ class TextView:
     places: list[Place]
     ordered: bool
     note: str
-
-
-def is_text(report: Report) -> bool:
-    """Whether the audited model takes token ids."""
-    return report.target.vocabulary is not None
 
 
 def text_view(tokens: TokenResult) -> TextView:
@@ -87,81 +82,56 @@ def _word(tokens: TokenResult, token: int) -> str:
     return clip(tokens.words.get(token, str(token)), 30) or f"({token})"
 
 
-def text_facts(sample: SampleResult, tokens: TokenResult) -> list[Fact]:
-    """The scores on a text's card."""
-    facts = []
-    for key, title in TITLES.items():
-        value, floor = getattr(tokens, key), best_floor(tokens, key)
-        if value is not None:
-            facts.append(Fact(title, f"{value:.0%}", f"best floor {floor:.0%}" if floor is not None else ""))
-    facts.append(Fact("Skill", fixed(tokens.skill, 2), "of the way from the best floor"))
-    facts.append(Fact("Re-identified", reidentified(sample), clip(sample.reidentified_reason)))
-    return facts
+class TokenCard(Card):
+    """Texts: tokens beside tokens."""
 
+    own: ClassVar[Sequence[Spec]] = TOKENS
+    floor_titles: ClassVar[Mapping[str, str]] = {**Card.floor_titles, **FLOORS}
+    intro: ClassVar[str] = INTRO
+    scores_intro: ClassVar[str] = SCORES_INTRO
+    thing: ClassVar[str] = "text"
+    trial_heading: ClassVar[str] = "Best reading"
+    trial_axis: ClassVar[str] = "skill of the best reading (lower is better)"
 
-def best_floor(tokens: TokenResult, key: str) -> float | None:
-    """The floor that is hardest to beat."""
-    values = [v for floor in tokens.floors.values() if (v := getattr(floor, key)) is not None]
-    return max(values, default=None)
+    def metrics(self, sample: SampleResult) -> Mapping[str, float | None]:
+        """Those of the reading, as version 1 of the schema has them."""
+        names = [spec.name for spec in TOKENS]
+        return {} if sample.tokens is None else {name: getattr(sample.tokens, name) for name in names}
 
+    def floors(self, sample: SampleResult) -> Mapping[str, Mapping[str, float | None]]:
+        """The same."""
+        return {} if sample.tokens is None else {n: floor.model_dump() for n, floor in sample.tokens.floors.items()}
 
-def texts(report: Report) -> Iterator[tuple[AttackEntry, VictimResult, SampleResult, TokenResult]]:
-    """Every text that was read."""
-    for attack in report.attacks:
-        for result in attack.results:
-            for sample in result.samples:
-                if sample.tokens is not None:
-                    yield attack, result, sample, sample.tokens
+    def reason(self, sample: SampleResult, name: str) -> str:
+        """Only the order may be missing."""
+        return super().reason(sample, name) or "the set of tokens was read, not their order"
 
+    def closeness(self, sample: SampleResult) -> float:
+        """Skill, and how much of it is in order."""
+        return 0.0 if sample.tokens is None else sample.tokens.skill + (sample.tokens.accuracy or 0.0)
 
-def score_table(report: Report) -> Table:
-    """Every text's scores beside the best floor."""
-    columns = (
-        ("Sample", True), ("Attack", False), ("Victim", True), ("Result", False), ("Places right", True),
-        ("Best floor", True), ("Tokens named", True), ("Best floor", True), ("Named and right", True), ("Skill", True),
-        ("Re-identified", False),
-    )  # fmt: skip
-    table = Table("scores", "Scores of every text beside its best floor", columns)
-    for attack, result, sample, tokens in texts(report):
-        unordered = "" if tokens.accuracy is not None else "the set of tokens was read, not their order"
-        cells: list[Cell | str] = [
-            Cell(str(sample.index), str(sample.index)),
-            clip(attack.title, 60),
-            Cell(str(result.victim), str(result.victim)),
-            leak_cell(sample),
-            table.value(tokens.accuracy, _share(tokens.accuracy), unordered),
-            _cell(table, best_floor(tokens, "accuracy")),
-            _cell(table, tokens.recall),
-            _cell(table, best_floor(tokens, "recall")),
-            _cell(table, tokens.precision),
-            table.value(tokens.skill, fixed(tokens.skill, 2)),
-            table.value(None, reidentified(sample), sample.reidentified_reason),
-        ]
-        table.add(cells, attack.name, str(result.victim))
-    return table
+    def showable(self, sample: SampleResult) -> bool:
+        """Whether there is a reading, if only that it was left out."""
+        return sample.tokens is not None
 
+    def text(self, sample: SampleResult) -> TextView | None:
+        """The text and what was read of it."""
+        return None if sample.tokens is None else text_view(sample.tokens)
 
-def floor_table(report: Report) -> Table:
-    """What guesses without the update score; a text that several attacks read appears once."""
-    columns = (("Sample", True), ("Floor", False), *((title, True) for title in TITLES.values()))
-    table = Table("floors", "Floors: what scores without knowing the text", columns)
-    seen: set[tuple[int, str]] = set()
-    for _, _, sample, tokens in texts(report):
-        for name, floor in tokens.floors.items():
-            if (sample.index, name) not in seen:
-                seen.add((sample.index, name))
-                table.add(_floor_cells(table, sample.index, name, floor))
-    return table
+    def told_once(self) -> list[str]:
+        """Nothing: a text without an order has no places, and says so itself."""
+        return []
 
+    def tile(self) -> Fact:
+        """The most that was read of one text."""
+        read = [s.tokens for s in self.samples() if s.tokens is not None]
+        accuracies = [tokens.accuracy for tokens in read if tokens.accuracy is not None]
+        if accuracies:
+            return Fact("Places right", f"{max(accuracies):.0%}", "of the best text, in order")
+        named = max((tokens.recall for tokens in read), default=None)
+        return Fact("Tokens named", MISSING if named is None else f"{named:.0%}", "of the best text, in no order")
 
-def _floor_cells(table: Table, index: int, name: str, floor: TokenMetrics) -> list[Cell | str]:
-    numbers = [_cell(table, getattr(floor, key)) for key in TITLES]
-    return [Cell(str(index), str(index)), FLOORS.get(name, clip(name, 40)), *numbers]
-
-
-def _cell(table: Table, value: float | None) -> Cell:
-    return table.value(value, _share(value))
-
-
-def _share(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.1%}"
+    def input_facts(self) -> list[tuple[str, str]]:
+        """Length and vocabulary."""
+        target = self.report.target
+        return [("Input", f"{number(target.input_shape[-1])} token ids of {number(target.vocabulary)}")]

@@ -10,45 +10,50 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
-from leakaudit.document.schema import AttackEntry, Metrics, Report, SampleResult, VictimResult
-from leakaudit.report.views.tables import FLOORS
+from leakaudit.document.schema import AttackEntry, Report, SampleResult, VictimResult
+from leakaudit.report.domains import card_for
+from leakaudit.report.domains.base import Card
 from leakaudit.safety.text import shown
 
-METRICS = ("psnr", "ssim", "lpips", "mse")
-TOKENS = ("accuracy", "precision", "recall", "skill")
-TEXT_METRICS = ("accuracy", "precision", "recall", "skill")
-"""Of models over token ids; empty for images."""
-COLUMNS = (
-    "attack", "threat_model", "upper_bound", "victim", "sample", "leaked", "certified", "residual", *METRICS, "margin",
-    "reidentified", "rank_among", "seconds", *(f"token_{name}" for name in TOKENS), *TEXT_METRICS,
-    *(f"{floor}_{metric}" for floor in FLOORS for metric in METRICS),
-)  # fmt: skip
+COLUMNS = ("attack", "threat_model", "upper_bound", "victim", "sample", "leaked", "certified", "residual")
+"""Before the metrics."""
+REST = ("reidentified", "rank_among", "seconds")
+"""Between the metrics and their floors."""
+
+
+def columns(card: Card) -> list[str]:
+    """The header: what was attacked, the metrics that the document lists, and the same of every floor."""
+    floored = [spec.name for spec in card.specs if spec.floored]
+    floors = [f"{floor}_{name}" for floor in _floors(card) for name in floored]
+    return [*COLUMNS, *(spec.name for spec in card.specs), *REST, *floors]
+
+
+def _floors(card: Card) -> list[str]:
+    """The floors that this domain has, whether or not a sample has them."""
+    return list(dict.fromkeys([*card.floor_titles, *(name for s in card.samples() for name in card.floors(s))]))
 
 
 def render_csv(report: Report) -> str:
     """The table with a header row."""
+    card = card_for(report)
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(stream, columns(card), lineterminator="\n")
     writer.writeheader()
-    for attack in report.attacks:
-        for result in attack.results:
-            for sample in result.samples:
-                writer.writerow(dict(_row(attack, result, sample)))
+    for attack, result in card.results():
+        for sample in result.samples:
+            writer.writerow(dict(_row(card, attack, result, sample)))
     return stream.getvalue()
 
 
-def _row(attack: AttackEntry, result: VictimResult, sample: SampleResult) -> Iterator[tuple[str, Any]]:
+def _row(card: Card, attack: AttackEntry, result: VictimResult, sample: SampleResult) -> Iterator[tuple[str, Any]]:
     yield from (("attack", _text(attack.name)), ("threat_model", _text(attack.threat_model)))
     yield from (("upper_bound", attack.upper_bound), ("victim", result.victim), ("sample", sample.index))
     yield from (("leaked", sample.leaked), ("certified", result.certified), ("residual", result.residual))
-    yield from ((metric, getattr(sample, metric)) for metric in METRICS)
-    yield from (("margin", sample.margin), ("reidentified", sample.reidentified), ("rank_among", sample.rank_among))
+    yield from ((spec.name, card.value(sample, spec)) for spec in card.specs)
+    yield from (("reidentified", sample.reidentified), ("rank_among", sample.rank_among))
     yield "seconds", result.seconds
-    yield from ((f"token_{name}", getattr(sample.tokens, name, None)) for name in TOKENS)
-    yield from ((metric, getattr(sample.tokens, metric, None)) for metric in TEXT_METRICS)
-    for floor in FLOORS:
-        values = sample.floors.get(floor, Metrics())
-        yield from ((f"{floor}_{metric}", getattr(values, metric)) for metric in METRICS)
+    for name, floor in card.floors(sample).items():
+        yield from ((f"{name}_{spec.name}", floor.get(spec.name)) for spec in card.specs if spec.floored)
 
 
 def _text(value: str) -> str:

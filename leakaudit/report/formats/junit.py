@@ -9,6 +9,9 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 from leakaudit.document.schema import AttackEntry, FindingEntry, Report
+from leakaudit.report.domains import card_for
+from leakaudit.report.domains.base import Card
+from leakaudit.report.views.cells import lowered, with_unit
 from leakaudit.report.wording import clip
 from leakaudit.safety.text import shown
 
@@ -22,10 +25,11 @@ def _line(text: str, longest: int = TEXT) -> str:
 
 def render_junit(report: Report) -> str:
     """The report as three suites: the verdict, the findings, the attacks."""
+    card = card_for(report)
     root = Element("testsuites", {"name": "leakaudit", "time": f"{report.seconds:.3f}"})
     _suite(root, "leakaudit.verdict", [_verdict(report)], report)
     _suite(root, "leakaudit.findings", [_finding(finding) for finding in report.findings], report)
-    _suite(root, "leakaudit.attacks", [_attack(attack) for attack in report.attacks], report)
+    _suite(root, "leakaudit.attacks", [_attack(attack, card) for attack in report.attacks], report)
     for kind in ("tests", "failures", "errors", "skipped"):
         root.set(kind, str(sum(int(suite.get(kind, "0")) for suite in root)))
     ElementTree.indent(root)
@@ -76,13 +80,17 @@ def _finding(finding: FindingEntry) -> Element:
     return case
 
 
-def _attack(attack: AttackEntry) -> Element:
+def _attack(attack: AttackEntry, card: Card) -> Element:
     case = _case(f"{attack.title} ({attack.name})", attack.seconds)
     if attack.status != "run":
         message = f"{attack.status.replace('_', ' ')}: {attack.reason}"
         SubElement(case, "skipped", {"message": _line(message)})
     else:
         scored = [sample for result in attack.results for sample in result.samples]
-        text = f"{sum(s.leaked for s in scored)} of {len(scored)} samples leaked. {attack.reason}".strip()
-        SubElement(case, "system-out").text = _line(text)
+        best = [(spec, card.best_of(scored, spec)) for spec in card.leading]
+        numbers = "".join(
+            f", best {lowered(spec)} {with_unit(spec, value)}" for spec, value in best if value is not None
+        )
+        leaked = f"{sum(s.leaked for s in scored)} of {len(scored)} samples leaked"
+        SubElement(case, "system-out").text = _line(f"{leaked}{numbers}. {attack.reason}".strip())
     return case

@@ -8,8 +8,10 @@ from __future__ import annotations
 import re
 
 from leakaudit.document.schema import FindingEntry, Report
+from leakaudit.report.domains import card_for
+from leakaudit.report.views.cells import lowered, with_unit
 from leakaudit.report.views.residual import SENTENCE
-from leakaudit.report.wording import MISSING, clip, fixed, seconds, signed
+from leakaudit.report.wording import MISSING, clip, fixed, seconds
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|!~$&@])")
 CELL = 400
@@ -61,17 +63,19 @@ def _finding(finding: FindingEntry) -> str:
 
 
 def _attacks(report: Report) -> list[str]:
-    lines = ["### Attacks", "", "| attack | status | leaked | best margin | time |", "|---|---|---|---|---|"]
+    card = card_for(report)
+    spec = card.strength
+    title = "result" if spec is None else lowered(spec)
+    lines = ["### Attacks", "", f"| attack | status | leaked | best {escape(title)} | time |", "|---|---|---|---|---|"]
     for attack in report.attacks:
         scored = [sample for result in attack.results for sample in result.samples]
-        title = escape(attack.title, 80)
+        name = escape(attack.title, 80)
         if attack.status != "run":
-            lines.append(f"| {title} | {attack.status.replace('_', ' ')}: {escape(attack.reason)} | | | |")
+            lines.append(f"| {name} | {attack.status.replace('_', ' ')}: {escape(attack.reason)} | | | |")
             continue
-        best = max((s.margin for s in scored if s.margin is not None), default=None)
-        margin = MISSING if best is None else f"{signed(best, 1)} dB"
+        margin = MISSING if spec is None else with_unit(spec, card.best_of(scored, spec))
         leaked = f"{sum(s.leaked for s in scored)} of {len(scored)}"
         status = "run, upper bound only" if attack.upper_bound else "run"
-        lines.append(f"| {title} | {status} | {leaked} | {margin} | {seconds(attack.seconds)} |")
+        lines.append(f"| {name} | {status} | {leaked} | {margin} | {seconds(attack.seconds)} |")
     score = "" if report.rank.score is None else f", score {fixed(report.rank.score, 1)}"
     return [*lines, "", f"Rank analysis of the architecture: risk {escape(report.rank.risk)}{score}.", ""]

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from leakaudit.document.schema import AttackEntry, Report
-from leakaudit.report.views.facts import Fact
+from leakaudit.report.views.cells import Cell, Fact, Table
 from leakaudit.report.views.residual import residual_risk
-from leakaudit.report.views.tables import Cell, Table
 from leakaudit.report.wording import MISSING, clip, plain, words
 
 SCOPE = {

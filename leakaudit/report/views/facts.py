@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from leakaudit.document.schema import Report, VictimResult
-from leakaudit.report.wording import MISSING, clip, count, number, plain, seconds, shape, signed
-
-
-@dataclass(frozen=True)
-class Fact:
-    """A term, its value, and a remark under it; ``code`` is for values to be read letter by letter."""
-
-    term: str
-    text: str
-    remark: str = ""
-    code: bool = False
+from leakaudit.report.domains import card_for
+from leakaudit.report.views.cells import Fact
+from leakaudit.report.wording import MISSING, clip, count, number, plain, seconds
 
 
 def _results(report: Report) -> Iterator[VictimResult]:
@@ -28,27 +19,15 @@ def tiles(report: Report) -> list[Fact]:
     """The four numbers beside the verdict."""
     scored = [sample for result in _results(report) for sample in result.samples]
     leaked, attacked = {s.index for s in scored if s.leaked}, {s.index for s in scored}
-    best = max((s.margin for s in scored if s.margin is not None), default=None)
     labels = {result.victim: result.labels for result in _results(report)}
     right, total = sum(item.correct for item in labels.values()), sum(item.count for item in labels.values())
-    margin = Fact("Best margin", MISSING if best is None else f"{signed(best, 1)} dB", "PSNR above the best floor")
     ran = sum(attack.status == "run" for attack in report.attacks)
     return [
         Fact("Samples leaked", f"{len(leaked)} of {len(attacked)}" if attacked else MISSING, "by any attack"),
-        best_tile(report) if report.target.vocabulary is not None else margin,
+        card_for(report).tile(),
         Fact("Labels inferred", f"{right} of {total}" if total else MISSING, "right, from the update"),
         Fact("Attacks run", f"{ran} of {len(report.attacks)}", f"in {seconds(report.seconds)}"),
     ]
-
-
-def best_tile(report: Report) -> Fact:
-    """The most that was read of one text."""
-    read = [s.tokens for result in _results(report) for s in result.samples if s.tokens is not None]
-    accuracies = [tokens.accuracy for tokens in read if tokens.accuracy is not None]
-    if accuracies:
-        return Fact("Places right", f"{max(accuracies):.0%}", "of the best text, in order")
-    named = max((tokens.recall for tokens in read), default=None)
-    return Fact("Tokens named", MISSING if named is None else f"{named:.0%}", "of the best text, in no order")
 
 
 def _facts(*rows: tuple[str, Any]) -> list[Fact]:
@@ -64,17 +43,12 @@ def _names(layers: list[str]) -> str:
 def model_facts(report: Report) -> list[Fact]:
     """The model under audit: where it came from and what matters for a leak."""
     target = report.target
-    native = shape(target.native_shape) if target.native_shape and target.native_shape != target.input_shape else ""
-    taken = ("Input (C × H × W)", shape(target.input_shape))
-    if target.vocabulary is not None:
-        native, taken = "", ("Input", f"{number(target.input_shape[-1])} token ids of {number(target.vocabulary)}")
     return _facts(
         ("Model", target.name),
         ("File", target.path or "in memory"),
         ("SHA-256", target.sha256 or ""),
         ("Format", f"{target.format}{', written by ' + clip(target.producer, 60) if target.producer else ''}"),
-        taken,
-        ("Shape in the file", f"{native} ({target.layout})" if native else ""),
+        *card_for(report).input_facts(),
         ("Classes", number(target.classes)),
         ("Loss", target.loss),
         ("Parameters", f"{number(target.parameters)} in {count(target.trainable_tensors, 'trainable tensor')}"),

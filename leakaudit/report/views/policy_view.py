@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from leakaudit.document.schema import BaselineEntry, PolicySection, Report
-from leakaudit.report.views.facts import Fact
-from leakaudit.report.views.tables import Cell, Table
+from leakaudit.report.views.cells import Cell, Fact, Table
 from leakaudit.report.wording import clip, count, plain
 
 

@@ -1,23 +1,15 @@
-"""The report's tables as data: every number already text, every missing number with a note that says why.
-
-One template macro draws them all, so that they sort, scroll and stack alike.
-"""
+"""The report's tables as data, see `leakaudit.report.views.cells`; metrics are those that the document lists."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
-from leakaudit.document.schema import Metrics, RankLayer, Report, SampleResult, VictimResult
-from leakaudit.report.wording import MISSING, clip, fixed, number, plain, seconds, signed, words
+from leakaudit.document.schema import RankLayer, Report, SampleResult, VictimResult
+from leakaudit.report.domains import card_for
+from leakaudit.report.domains.base import Card
+from leakaudit.report.views.cells import Cell, Table, class_name, leak_cell, lowered, reidentified
+from leakaudit.report.wording import MISSING, clip, number, plain, seconds, words
 
-FLOORS = {
-    "grey": "mid-grey image",
-    "mean": "mean of other samples",
-    "other": "another sample of the class",
-    "flat": "flat image of its own mean colour",
-    "prior_only": "attack without the update",
-}
 CONTROLS = {
     "positive": "positive: a network known to leak",
     "negative": "negative: another batch's update",
@@ -32,97 +24,30 @@ KNOWLEDGE = {
     "auxiliary_data": "Auxiliary data",
     "start": "Start",
 }
-UNITS = {"psnr": ("PSNR", "dB", 1), "ssim": ("SSIM", "", 3), "lpips": ("LPIPS", "", 3), "mse": ("MSE", "", 5)}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Text of a cell, its sort key, the number of its note, and how it is marked (``leak``, ``held``, ``alert``)."""
-
-    text: str
-    key: str = ""
-    note: int | None = None
-    mark: str = ""
-
-
-@dataclass(frozen=True)
-class Row:
-    """Cells, and what the filter selects by."""
-
-    cells: tuple[Cell, ...]
-    attack: str = ""
-    victim: str = ""
-
-
-@dataclass
-class Table:
-    """A table; ``columns`` are (title, whether numeric)."""
-
-    id: str
-    caption: str
-    columns: tuple[tuple[str, bool], ...]
-    rows: list[Row] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def add(self, cells: Iterable[Cell | str], attack: str = "", victim: str = "") -> None:
-        """Append a row; plain strings become cells."""
-        full = tuple(c if isinstance(c, Cell) else Cell(clip(c)) for c in cells)
-        self.rows.append(Row(full, attack, victim))
-
-    def value(self, value: float | int | None, text: str, reason: str = "", mark: str = "") -> Cell:
-        """A number as a cell; when undefined, a dash with a note."""
-        if text != MISSING:
-            return Cell(text, "" if value is None else repr(value), mark=mark)
-        return Cell(MISSING, "", self.note(reason), mark) if reason else Cell(MISSING, "", mark=mark)
-
-    def note(self, text: str) -> int:
-        """The number of a note, the same for the same text."""
-        text = clip(text)
-        if text not in self.notes:
-            self.notes.append(text)
-        return self.notes.index(text) + 1
-
-
-def metric(table: Table, metrics: Metrics, name: str) -> Cell:
-    """One of PSNR, SSIM, LPIPS, MSE of a sample or floor."""
-    value = getattr(metrics, name)
-    digits = UNITS[name][2]
-    text = number(value, 3) if name == "mse" else fixed(value, digits)
-    return table.value(value, text, getattr(metrics, f"{name}_reason"))
-
-
-def best_floor(sample: SampleResult, name: str) -> float | None:
-    """The floor that is hardest to beat: the largest PSNR or SSIM, the smallest LPIPS or MSE."""
-    values = [v for floor in sample.floors.values() if (v := getattr(floor, name)) is not None]
-    if not values:
-        return None
-    return float(max(values) if name in ("psnr", "ssim") else min(values))
-
-
-def leak_cell(sample: SampleResult) -> Cell:
-    """Whether a sample leaked, in words."""
-    return Cell("leaked", "1", mark="leak") if sample.leaked else Cell("not shown", "0", mark="held")
 
 
 def variant_table(report: Report) -> Table:
     """Checkpoints and modes side by side."""
+    card = card_for(report)
+    shown = card.leading
     columns = (
-        ("Variant", False), ("Status", False), ("Severity", False), ("Samples leaked", True), ("Best PSNR dB", True),
-        ("Best margin dB", True), ("Labels right", True), ("Architecture risk", False), ("Time", True),
-    )  # fmt: skip
+        *(("Variant", False), ("Status", False), ("Severity", False), ("Samples leaked", True)),
+        *((f"Best {lowered(spec)} {spec.unit}".strip(), True) for spec in shown),
+        *(("Labels right", True), ("Architecture risk", False), ("Time", True)),
+    )
     table = Table("variants-table", "Variants: the same samples, audited under each", columns)
     for entry in report.variants:
         audited = bool(entry.mode)
         reason = "" if audited else entry.reason or entry.headline
         hit = f"{entry.samples_leaked} of {entry.samples_attacked}" if audited else MISSING
         labels = f"{entry.labels_right} of {entry.labels_total}" if entry.labels_total else MISSING
+        scored = [s for a in entry.attacks if not a.upper_bound for r in a.results for s in r.samples]
         cells: list[Cell | str] = [
             clip(entry.label, 80) + (" (shown in full)" if entry.worst else ""),
             Cell(clip(entry.status, 60), mark="leak" if entry.status.startswith("LEAKS") else ""),
             entry.severity if audited else MISSING,
             table.value(entry.samples_leaked, hit, reason),
-            table.value(entry.best_psnr, fixed(entry.best_psnr, 1)),
-            table.value(entry.best_margin, signed(entry.best_margin, 1)),
+            *(table.metric(spec, card.best_of(scored, spec)) for spec in shown),
             Cell(labels),
             entry.risk if audited else MISSING,
             table.value(entry.seconds, seconds(entry.seconds)) if audited else MISSING,
@@ -132,43 +57,42 @@ def variant_table(report: Report) -> Table:
 
 
 def variant_attack_table(report: Report) -> Table:
-    """The best margin of every attack under every variant."""
+    """How far above its floors every attack came under every variant."""
+    card = card_for(report)
+    spec = card.strength
     audited = [entry for entry in report.variants if entry.mode]
     columns = (("Attack", False), *((clip(entry.label, 40), True) for entry in audited))
-    table = Table("variants-attacks", "Best PSNR above the floors, in dB, by attack and variant", columns)
+    what = "Result" if spec is None else f"Best {lowered(spec)}{' in ' + spec.unit if spec.unit else ''}"
+    table = Table("variants-attacks", f"{what} by attack and variant", columns)
     titles = {a.name: a.title for entry in audited for a in entry.attacks if a.results}
     for name, title in titles.items():
         cells: list[Cell | str] = [clip(title, 60)]
         for entry in audited:
             attack = next(a for a in entry.attacks if a.name == name)
             samples = [s for result in attack.results for s in result.samples]
-            best = max((s.margin for s in samples if s.margin is not None), default=None)
-            leaked = any(s.leaked for s in samples)
-            cells.append(table.value(best, signed(best, 1), attack.reason, "leak" if leaked else ""))
+            mark = "leak" if any(s.leaked for s in samples) else ""
+            if spec is not None:
+                cells.append(table.metric(spec, card.best_of(samples, spec), attack.reason, mark))
         table.add(cells, name)
     return table
 
 
 def control_table(report: Report) -> Table:
     """The same attacks where the answer is known."""
+    shown = card_for(report).leading
     columns = (
-        ("Control", False),
-        ("Attack", False),
-        ("Passed", False),
-        ("PSNR dB", True),
-        ("Margin dB", True),
+        *(("Control", False), ("Attack", False), ("Passed", False)),
+        *((spec.heading, True) for spec in shown),
         ("What happened", False),
     )
     table = Table("control-table", "Controls: the same attacks where the answer is known", columns)
     for item in report.controls:
-        psnr, margin = item.numbers.get("psnr"), item.numbers.get("margin")
         passed = "not run" if item.passed is None else plain(item.passed)
         cells: list[Cell | str] = [
             CONTROLS[item.kind],
             clip(item.title or item.attack, 60),
             Cell(passed, mark="alert" if item.passed is False else ""),
-            table.value(psnr, fixed(psnr, 1)),
-            table.value(margin, signed(margin, 1)),
+            *(table.metric(spec, item.numbers.get(spec.name)) for spec in shown),
             clip(item.detail),
         ]
         table.add(cells, item.attack)
@@ -192,75 +116,50 @@ def knowledge_table(report: Report) -> Table:
     return table
 
 
-def reidentified(sample: SampleResult) -> str:
-    """Whether the reconstruction points at its own original, and among how many."""
-    if sample.reidentified is None:
-        return MISSING
-    among = f", among {number(sample.rank_among)}" if sample.rank_among else ""
-    among += ", up to near-duplicates" if sample.near_duplicates else ""
-    return f"{plain(sample.reidentified)}{among}"
-
-
 def score_table(report: Report) -> Table:
-    """Every reconstruction's metrics beside the best floor."""
-    columns = (
-        ("Sample", True), ("Attack", False), ("Victim", True), ("Result", False), ("PSNR dB", True),
-        ("Best floor dB", True), ("Margin dB", True), ("SSIM", True), ("Best floor", True), ("LPIPS", True),
-        ("MSE", True), ("Re-identified", False),
-    )  # fmt: skip
-    table = Table("scores", "Scores of every reconstruction beside its best floor", columns)
-    for attack in report.attacks:
-        for result in attack.results:
-            for sample in result.samples:
-                table.add(
-                    _score_cells(table, clip(attack.title, 60), result.victim, sample), attack.name, str(result.victim)
-                )
+    """Every reconstruction's metrics, some beside the best floor."""
+    card = card_for(report)
+    columns: list[tuple[str, bool]] = [("Sample", True), ("Attack", False), ("Victim", True), ("Result", False)]
+    for spec in card.specs:
+        columns.append((spec.heading, True))
+        if spec.beside:
+            columns.append((f"Best floor {spec.unit}".strip(), True))
+    caption = f"Scores of every {card.thing} beside its best floor"
+    table = Table("scores", caption, (*columns, ("Re-identified", False)))
+    for attack, result in card.results():
+        for sample in result.samples:
+            cells = _score_cells(table, card, clip(attack.title, 60), result.victim, sample)
+            table.add(cells, attack.name, str(result.victim))
     return table
 
 
-def _score_cells(table: Table, title: str, victim: int, sample: SampleResult) -> list[Cell | str]:
-    floor_psnr, floor_ssim = best_floor(sample, "psnr"), best_floor(sample, "ssim")
-    among = reidentified(sample)
-    return [
-        Cell(str(sample.index), str(sample.index)),
-        title,
-        Cell(str(victim), str(victim)),
-        leak_cell(sample),
-        metric(table, sample, "psnr"),
-        table.value(floor_psnr, fixed(floor_psnr, 1)),
-        table.value(sample.margin, signed(sample.margin, 1), sample.margin_reason),
-        metric(table, sample, "ssim"),
-        table.value(floor_ssim, fixed(floor_ssim, 3)),
-        metric(table, sample, "lpips"),
-        metric(table, sample, "mse"),
-        table.value(
-            None if sample.reidentified is None else int(sample.reidentified), among, sample.reidentified_reason
-        ),
-    ]
+def _score_cells(table: Table, card: Card, title: str, victim: int, sample: SampleResult) -> list[Cell | str]:
+    cells: list[Cell | str] = [Cell(str(sample.index), str(sample.index)), title, Cell(str(victim), str(victim))]
+    cells.append(leak_cell(sample))
+    for spec in card.specs:
+        cells.append(table.metric(spec, card.value(sample, spec), card.reason(sample, spec.name)))
+        if spec.beside:
+            cells.append(table.metric(spec, card.floor(sample, spec)))
+    key = None if sample.reidentified is None else int(sample.reidentified)
+    return [*cells, table.value(key, reidentified(sample), sample.reidentified_reason)]
 
 
 def floor_table(report: Report) -> Table:
     """What scores without any knowledge of the sample; equal rows of several attacks appear once."""
-    columns = (("Sample", True), ("Floor", False), ("PSNR dB", True), ("SSIM", True), ("LPIPS", True), ("MSE", True))
+    card = card_for(report)
+    specs = [spec for spec in card.specs if spec.floored]
+    columns = (("Sample", True), ("Floor", False), *((spec.heading, True) for spec in specs))
     table = Table("floors", "Floors: what scores without knowing the sample", columns)
     seen: set[tuple[int, str, str]] = set()
-    for attack in report.attacks:
-        for result in attack.results:
-            for sample in result.samples:
-                for name, floor in sample.floors.items():
-                    identity = (sample.index, name, floor.model_dump_json())
-                    if identity not in seen:
-                        seen.add(identity)
-                        table.add(_floor_cells(table, sample.index, name, floor))
+    for sample in card.samples():
+        for name, floor in card.floors(sample).items():
+            identity = (sample.index, name, repr(floor))
+            if identity not in seen:
+                seen.add(identity)
+                numbers = [table.metric(spec, floor.get(spec.name)) for spec in specs]
+                title = card.floor_titles.get(name, words(name))
+                table.add([Cell(str(sample.index), str(sample.index)), title, *numbers])
     return table
-
-
-def _floor_cells(table: Table, index: int, name: str, floor: Metrics) -> list[Cell | str]:
-    return [
-        Cell(str(index), str(index)),
-        FLOORS.get(name, words(name)),
-        *(metric(table, floor, key) for key in UNITS),
-    ]
 
 
 def run_table(report: Report) -> Table:
@@ -304,16 +203,6 @@ def _worst_tensor(table: Table, result: VictimResult) -> Cell:
 def _ends(values: Sequence[float | None]) -> tuple[float | None, float | None]:
     known = [value for value in values if value is not None]
     return (known[0], known[-1]) if known else (None, None)
-
-
-def class_name(report: Report, label: int | None) -> str:
-    """A class index with its name, when there is one."""
-    if label is None:
-        return MISSING
-    names = report.batch.class_names
-    return (
-        f"{label} ({clip(names[label], 40)})" if 0 <= label < len(names) and names[label] != str(label) else str(label)
-    )
 
 
 def _soft_label(report: Report, soft: list[float] | None) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from leakaudit.document.schema import DefenceTrial, Report
+from leakaudit.report.domains import card_for
+from leakaudit.report.domains.base import Card
+from leakaudit.report.views.cells import Cell, Table
 from leakaudit.report.views.figures import ALERT, INK, MUTED, SERIES, Figure, axis_label, canvas_of, figure_of
-from leakaudit.report.views.tables import Cell, Table
-from leakaudit.report.wording import MISSING, fixed, number
+from leakaudit.report.wording import MISSING, number
 
 COLUMNS = (
-    ("Setting", False),
-    ("Best reconstruction, dB", True),
     ("Leaked", True),
     ("95 % interval", True),
     ("Goal", False),
@@ -21,17 +21,17 @@ COLUMNS = (
 )
 WIDE = 10.0
 """Ratio of the largest to the smallest loss from which the axis is logarithmic."""
-EXACT_DB = 100.0
-"""Where an exact reconstruction is drawn."""
 
 
 def trial_table(report: Report) -> Table:
     """A row per setting, the undefended model first."""
-    table = Table("trials", f"Settings measured against {report.goal or 'no goal'}", COLUMNS)
+    card = card_for(report)
+    columns = (("Setting", False), (card.trial_heading, True), *COLUMNS)
+    table = Table("trials", f"Settings measured against {report.goal or 'no goal'}", columns)
     for trial in report.trials:
         name = trial.text or "undefended"
         if trial.status == "not_run":
-            blank = [table.value(None, MISSING, f"{name} was not measured: {trial.reason}")] * (len(COLUMNS) - 1)
+            blank = [table.value(None, MISSING, f"{name} was not measured: {trial.reason}")] * (len(columns) - 1)
             table.add([name, *blank])
             continue
         interval = MISSING
@@ -39,12 +39,11 @@ def trial_table(report: Report) -> Table:
             low, high = trial.leaked_interval
             interval = f"{low:.0%}–{high:.0%}"
         why = "nothing was attacked"
-        psnr = "exact" if trial.psnr is None else fixed(trial.psnr, 1)
         bound = f"γ ≤ {trial.accounting.reconstruction:.2g}" if trial.accounting else "no bound"
         table.add(
             [
                 Cell(name + (" (recommended)" if trial.recommended else "")),
-                Cell(psnr, repr(EXACT_DB if trial.psnr is None else trial.psnr)),
+                table.value(card.trial_level(trial), card.trial(trial), why),
                 Cell(f"{trial.leaked} of {trial.attacked}", str(trial.leaked), mark="leak" if trial.leaked else "held"),
                 table.value(None, interval, why),
                 _judged(table, trial),
@@ -64,9 +63,9 @@ def _judged(table: Table, trial: DefenceTrial) -> Cell:
     return Cell("met" if trial.meets else "missed", mark="held" if trial.meets else "leak")
 
 
-def trial_chart(trials: Sequence[DefenceTrial]) -> Figure | None:
+def trial_chart(trials: Sequence[DefenceTrial], card: Card) -> Figure | None:
     """Best reconstruction against held-out loss, a point per setting; bottom left is where one wants to be."""
-    shown = [t for t in trials if t.status == "run" and t.loss is not None]
+    shown = [t for t in trials if t.status == "run" and t.loss is not None and card.trial_level(t) is not None]
     if len(shown) < 2:
         return None
     from adjustText import adjust_text
@@ -81,15 +80,15 @@ def trial_chart(trials: Sequence[DefenceTrial]) -> Figure | None:
             axis.xaxis.set_minor_formatter(lambda value, _: "")
         names, places = [], []
         for trial in shown:
-            psnr = EXACT_DB if trial.psnr is None else trial.psnr
+            level = card.trial_level(trial) or 0.0
             colour = INK if not trial.text else (SERIES[0] if trial.meets else ALERT)
             marker = "D" if not trial.text else ("o" if trial.meets else "X")
-            axis.scatter([trial.loss], [psnr], s=44, color=colour, marker=marker, zorder=3)
+            axis.scatter([trial.loss], [level], s=44, color=colour, marker=marker, zorder=3)
             name = axis_label(trial.text or "undefended", 24)
-            names.append(axis.text(trial.loss, psnr, name, fontsize=7.5, color=MUTED, zorder=4))
-            places.append((trial.loss, psnr))
+            names.append(axis.text(trial.loss, level, name, fontsize=7.5, color=MUTED, zorder=4))
+            places.append((trial.loss, level))
         axis.set_xlabel("held-out loss after training (lower is better)")
-        axis.set_ylabel("best reconstruction, dB PSNR (lower is better)")
+        axis.set_ylabel(card.trial_axis)
         axis.margins(x=0.12, y=0.12)
         axis.grid(True)
         drawing.draw_without_rendering()
@@ -100,10 +99,7 @@ def trial_chart(trials: Sequence[DefenceTrial]) -> Figure | None:
             iter_lim=300,
             arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.5},
         )
-        text = "; ".join(
-            f"{t.text or 'undefended'}: {'exact' if t.psnr is None else fixed(t.psnr, 1)} dB, loss {number(t.loss)}"
-            for t in shown
-        )
+        text = "; ".join(f"{t.text or 'undefended'}: {card.trial(t)}, loss {number(t.loss)}" for t in shown)
         caption = (
             "Privacy against utility. Circles meet the goal, crosses miss it, the diamond is the undefended model."
         )

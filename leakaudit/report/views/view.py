@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from leakaudit.document.schema import AttackEntry, Report, SampleResult, SnapshotEntry, VictimResult
-from leakaudit.report.domains import tokens as texts
+from leakaudit.report.domains import card_for
+from leakaudit.report.domains.base import Card
 from leakaudit.report.views import tables
 from leakaudit.report.views.annex import Annex, build_annex
 from leakaudit.report.views.bounds_chart import bounds_chart
+from leakaudit.report.views.cells import Fact, Table, class_name
 from leakaudit.report.views.comparison import comparison_sentence
 from leakaudit.report.views.defence_facts import claim_facts, defence_facts
-from leakaudit.report.views.facts import Fact, batch_facts, model_facts, rank_facts, reproduce_facts, tiles
-from leakaudit.report.views.figures import Figure, loss_curves, psnr_chart, rank_profiles
+from leakaudit.report.views.facts import batch_facts, model_facts, rank_facts, reproduce_facts, tiles
+from leakaudit.report.views.figures import Figure, loss_curves, rank_profiles
 from leakaudit.report.views.policy_view import PolicyView, build_policy
 from leakaudit.report.views.residual import SENTENCE
-from leakaudit.report.views.tables import Table, best_floor, class_name, reidentified
 from leakaudit.report.views.trials import trial_chart, trial_table
-from leakaudit.report.wording import MISSING, clip, count, fixed, number, pairs, seconds, signed
+from leakaudit.report.wording import MISSING, clip, count, pairs, seconds
 
 _PNG = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+={0,2}")
 PIXELATED_BELOW = 100
 """Images with fewer pixels a side are drawn with visible pixels, not smoothed: smoothing would flatter them."""
 
-IMAGES_INTRO = (
-    "Left the private original, right what the attack rebuilt. The numbers compare the two; a “best floor” is what an "
-    "image made without the update scores."
-)
-SCORES_INTRO = "PSNR, SSIM: higher is closer. LPIPS, MSE: lower is closer. The margin is PSNR above the best floor."
 THREAT_MODELS = {
     "A": "the update only",
     "B": "the update and the model",
@@ -67,7 +63,7 @@ class SampleView:
     reconstruction: Picture
     facts: list[Fact]
     snapshots: list[tuple[str, Picture]]
-    text: texts.TextView | None = None
+    text: Any = None
 
 
 @dataclass(frozen=True)
@@ -139,8 +135,8 @@ class View:
 
 def build_view(report: Report) -> View:
     """Regroup a document for the templates."""
-    absent, text = _undefined(report), texts.is_text(report)
-    hero, caption = _hero(report, absent)
+    card = card_for(report)
+    hero, caption = _hero(card)
     return View(
         title=clip(report.target.name, 80),
         privacy=PRIVACY[report.evidence],
@@ -148,16 +144,16 @@ def build_view(report: Report) -> View:
         hero=hero,
         hero_caption=caption,
         tiles=tiles(report),
-        galleries=[_gallery(report, attack, absent) for attack in report.attacks if attack.results],
-        undefined=[] if text else [f"{name} was not computed: {reason}." for name, reason in absent.items()],
-        intro=texts.INTRO if text else IMAGES_INTRO,
-        scores_intro=texts.SCORES_INTRO if text else SCORES_INTRO,
+        galleries=[_gallery(card, attack) for attack in report.attacks if attack.results],
+        undefined=card.told_once(),
+        intro=card.intro,
+        scores_intro=card.scores_intro,
         losses=loss_curves(report.attacks),
-        chart=psnr_chart(report.attacks),
+        chart=card.chart(),
         bounds=bounds_chart(report),
         ranks=rank_profiles(report),
-        scores=(texts if text else tables).score_table(report),
-        floors=(texts if text else tables).floor_table(report),
+        scores=tables.score_table(report),
+        floors=tables.floor_table(report),
         runs=tables.run_table(report),
         labels=tables.label_table(report),
         rank=tables.rank_table(report),
@@ -171,19 +167,13 @@ def build_view(report: Report) -> View:
         batch=batch_facts(report),
         reproduce=reproduce_facts(report),
         trials=trial_table(report) if report.trials else None,
-        trials_chart=trial_chart(report.trials),
+        trials_chart=trial_chart(report.trials, card),
         defences=[*map(defence_facts, report.defences), *map(claim_facts, report.claims)],
         controls=tables.control_table(report),
         annex=build_annex(report),
         policy=build_policy(report),
         findings=[pairs(finding.evidence) for finding in report.findings],
     )
-
-
-def _results(report: Report) -> Iterator[tuple[AttackEntry, VictimResult]]:
-    for attack in report.attacks:
-        for result in attack.results:
-            yield attack, result
 
 
 # Pictures
@@ -198,47 +188,24 @@ def picture(uri: str | None, alt: str) -> Picture:
     return Picture(uri, alt, max(width, height) < PIXELATED_BELOW)
 
 
-def _hero(report: Report, absent: Mapping[str, str]) -> tuple[SampleView | None, str]:
+def _hero(card: Card) -> tuple[SampleView | None, str]:
     """The most telling pair: the leaked sample closest to its original, else the best that the attacks reached."""
     candidates = [
         (sample, attack, result, position)
-        for attack, result in _results(report)
+        for attack, result in card.results()
         for position, sample in enumerate(result.samples)
-        if (sample.original_png and sample.reconstruction_png) or sample.tokens
+        if card.showable(sample)
     ]
     if not candidates:
         return None, ""
-    sample, attack, result, position = max(candidates, key=lambda item: (item[0].leaked, _closeness(item[0])))
+    sample, attack, result, position = max(candidates, key=lambda item: (item[0].leaked, card.closeness(item[0])))
     which = "The clearest reconstruction" if sample.leaked else "The closest attempt, not counted as a leak"
-    return _sample(
-        report, attack, result, position, absent
-    ), f"{which}: sample {sample.index}, by {clip(attack.title, 80)}."
+    return _sample(card, attack, result, position), f"{which}: sample {sample.index}, by {clip(attack.title, 80)}."
 
 
-def _closeness(sample: SampleResult) -> float:
-    if sample.tokens is not None:
-        return sample.tokens.skill + (sample.tokens.accuracy or 0.0)
-    if sample.psnr is None:
-        return float("inf") if sample.leaked else float("-inf")
-    return sample.psnr if sample.margin is None else sample.margin
-
-
-def _undefined(report: Report) -> dict[str, str]:
-    """Metrics that no sample has, each with its reasons: said once, not on every card."""
-    scored = [sample for _, result in _results(report) for sample in result.samples]
-    absent = {}
-    for key, (name, _, _) in tables.UNITS.items():
-        if scored and all(getattr(sample, key) is None for sample in scored):
-            reasons = dict.fromkeys(getattr(sample, f"{key}_reason") or "undefined" for sample in scored)
-            absent[name] = clip("; ".join(reasons))
-    return absent
-
-
-def _gallery(report: Report, attack: AttackEntry, absent: Mapping[str, str]) -> Gallery:
+def _gallery(card: Card, attack: AttackEntry) -> Gallery:
     samples = [
-        _sample(report, attack, result, position, absent)
-        for result in attack.results
-        for position in range(len(result.samples))
+        _sample(card, attack, result, position) for result in attack.results for position in range(len(result.samples))
     ]
     beside = [comparison_sentence(attack)] if attack.beside else []
     stopped = [f"Victim {r.victim} ended early: {clip(r.stopped, 120)}." for r in attack.results if r.stopped]
@@ -252,12 +219,10 @@ def _gallery(report: Report, attack: AttackEntry, absent: Mapping[str, str]) -> 
     )
 
 
-def _sample(
-    report: Report, attack: AttackEntry, result: VictimResult, position: int, absent: Mapping[str, str]
-) -> SampleView:
+def _sample(card: Card, attack: AttackEntry, result: VictimResult, position: int) -> SampleView:
     sample = result.samples[position]
-    of_class = "" if sample.label is None else f", class {class_name(report, sample.label)}"
-    psnr = f"{fixed(sample.psnr, 1)} dB" if sample.psnr is not None else sample.psnr_reason or "undefined"
+    of_class = "" if sample.label is None else f", class {class_name(card.report, sample.label)}"
+    near = card.described(sample)
     return SampleView(
         title=f"Sample {sample.index}",
         victim=str(result.victim),
@@ -266,10 +231,10 @@ def _sample(
         original=picture(sample.original_png, f"Original of sample {sample.index}{of_class}"),
         reconstruction=picture(
             sample.reconstruction_png,
-            clip(f"Reconstruction of sample {sample.index} by {attack.title}, victim {result.victim}: PSNR {psnr}"),
+            clip(f"Reconstruction of sample {sample.index} by {attack.title}, victim {result.victim}: {near}"),
         ),
-        facts=_sample_facts(report, sample, absent),
-        text=texts.text_view(sample.tokens) if sample.tokens is not None else None,
+        facts=_facts(card, sample),
+        text=card.text(sample),
         snapshots=[_snapshot(entry, position, sample.index) for entry in result.snapshots]
         if all(position < len(entry.images_png) for entry in result.snapshots)
         else [],
@@ -281,29 +246,10 @@ def _snapshot(entry: SnapshotEntry, position: int, index: int) -> tuple[str, Pic
     return share, picture(entry.images_png[position], f"Sample {index} after {share} of the attack")
 
 
-def _sample_facts(report: Report, sample: SampleResult, absent: Mapping[str, str]) -> list[Fact]:
-    if sample.tokens is not None:
-        return [*texts.text_facts(sample, sample.tokens), _label_fact(report, sample)]
-    facts = []
-    for key, (name, unit, digits) in tables.UNITS.items():
-        value, floor = getattr(sample, key), best_floor(sample, key)
-        text = number(value, 3) if key == "mse" else fixed(value, digits)
-        if text == MISSING and name in absent:
-            continue
-        base = number(floor, 3) if key == "mse" else fixed(floor, digits)
-        remark = f"best floor {base}" if floor is not None else ""
-        if text == MISSING:
-            remark = clip(getattr(sample, f"{key}_reason")) or "undefined"
-        facts.append(Fact(name, f"{text} {unit}".strip() if text != MISSING else MISSING, remark))
-    margin = signed(sample.margin, 1)
-    facts.append(
-        Fact("Margin", f"{margin} dB", "above the best floor")
-        if margin != MISSING
-        else Fact("Margin", MISSING, clip(sample.margin_reason))
-    )
-    facts.append(_label_fact(report, sample))
-    facts.append(Fact("Re-identified", reidentified(sample), clip(sample.reidentified_reason)))
-    return facts
+def _facts(card: Card, sample: SampleResult) -> list[Fact]:
+    """The metrics, the label, and whether the sample was told from others."""
+    *metrics, identified = card.facts(sample)
+    return [*metrics, _label_fact(card.report, sample), identified]
 
 
 def _label_fact(report: Report, sample: SampleResult) -> Fact:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from onnx import ModelProto
 
+from leakaudit.domains.tokens import Tokens
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.target import layout as layouts
 from leakaudit.target.onnx import fidelity, selfcheck
@@ -18,7 +19,8 @@ from leakaudit.target.onnx.read import read_model
 from leakaudit.target.onnx.source import Source, node_names
 from leakaudit.target.probe import batch_sizes, double_backward_note, run, silent_tensors
 from leakaudit.target.target import FidelityNote, Target
-from leakaudit.target.tokens import TokenInput, find_table
+from leakaudit.target.tokens import find_table
+from leakaudit.tasks.single_label import single_label
 
 _STEPS = frozenset({"Sign", "Round", "Floor", "Ceil"})
 
@@ -27,7 +29,7 @@ def from_onnx(
     path: Path,
     output: str | None,
     frozen: Sequence[str],
-    image_shape: tuple[int, int, int] | None,
+    image_shape: tuple[int, ...] | None,
     dropout: dict[str, float],
     mode: Literal["eval", "train"],
 ) -> Target:
@@ -49,13 +51,13 @@ def from_onnx(
     )
     native, notes = _native(module, source, candidates)
     tokens = None if source.integer is None else _tokens(module, source, native, path)
-    vocabulary = None if tokens is None else tokens.vocabulary
+    domain, vocabulary = layouts.domain_of(layout, native, image_shape, tokens)
     check = selfcheck.compare(model, module, source, native, str(path), vocabulary)
     outputs = run(module, source.batch or 1, native, vocabulary=vocabulary).shape[1]
-    binary, note = _classes(outputs, source, path)
+    note = _output_note(outputs, source, path)
     sizes = batch_sizes(module, source.batch, native, vocabulary)
     notes += [*note, *fidelity.notes(source, module, model, check, sizes)]
-    notes += double_backward_note(module, sizes, native) if tokens is None else []
+    notes += double_backward_note(module, sizes, native, vocabulary)
     notes += _silent(module, source, silent_tensors(module, sizes, native, vocabulary), path)
     module.train(mode == "train")
     return Target(
@@ -64,22 +66,20 @@ def from_onnx(
         format="onnx",
         native_shape=native,
         layout=layout,
-        image_shape=layouts.to_image(layout, native) if image_shape is None or tokens else image_shape,
-        classes=2 if binary else outputs,
+        domain=domain,
+        task=single_label(outputs),
         path=str(path),
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         fidelity=tuple(sorted(notes, key=lambda n: n.id)),
         batch_sizes=sizes,
         frozen=tuple(frozen),
         producer=_producer(model),
-        binary=binary,
-        tokens=tokens,
     )
 
 
-def _tokens(module: OnnxModule, source: Source, native: tuple[int, ...], path: Path) -> TokenInput:
+def _tokens(module: OnnxModule, source: Source, native: tuple[int, ...], path: Path) -> Tokens:
     table, vocabulary = find_table(module, native[0], source.batch or 1, str(path))
-    return TokenInput(table, vocabulary, any_length=source.input_shape[1] is None)
+    return Tokens.of(native[0], vocabulary, table, any_length=source.input_shape[1] is None)
 
 
 def _producer(model: ModelProto) -> str:
@@ -144,15 +144,13 @@ def _as_model_error(error: ModelError | IndexError, native: tuple[int, ...], sou
     )
 
 
-def _classes(outputs: int, source: Source, path: Path) -> tuple[bool, list[FidelityNote]]:
-    """Whether one logit decides between two classes, and what was assumed."""
+def _output_note(outputs: int, source: Source, path: Path) -> list[FidelityNote]:
+    """What was assumed of a single output; refuses a head of several labels."""
     if outputs > 1 and source.head == "sigmoid":
         raise ModelError(
             f"{path} ends in a Sigmoid over {outputs} outputs: a multi-label head", "it needs a classifier with softmax"
         )
-    if outputs > 1:
-        return False, []
-    if source.head == "sigmoid":
-        return True, []
+    if outputs > 1 or source.head == "sigmoid":
+        return []
     text = "the model has one output and no activation behind it; it is audited as a binary classifier's logit"
-    return True, [FidelityNote("LA922", text, "regression is not supported yet")]
+    return [FidelityNote("LA922", text, "regression is not supported yet")]

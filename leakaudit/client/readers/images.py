@@ -1,0 +1,307 @@
+"""Private images: a ``.npz`` with an array of inputs and one of labels, or a folder with one sub-folder per class.
+
+Whatever the dtype and layout in the file, the batch holds pixels in 0..1 as float32 ``(N, C, H, W)``. Rows of numbers
+are taken for pictures only where something says so: by their number alone, rows of 14 are a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from leakaudit.client.batch import Batch
+from leakaudit.client.readers.base import DataLayout, Reader, Source, ValueRange
+from leakaudit.client.readers.npz import check_labels, hash_files, read_npz
+from leakaudit.domains.images import Images
+from leakaudit.errors import BatchError, UsageError
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+SMALLEST_SIDE = 8
+"""Rows of numbers that make a square picture of this side at least are taken for one; 8 is that of the smallest known
+data set of pictures (scikit-learn's digits)."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageReader(Reader):
+    """Reads images for a model."""
+
+    @property
+    def domain(self) -> Images:
+        """Of the model.
+
+        Raises:
+            UsageError: It takes no images.
+        """
+        if not isinstance(self.target.domain, Images):
+            raise UsageError(f"{self.target.name} takes {self.target.domain.takes}, no images")
+        return self.target.domain
+
+    def read(self, source: Source) -> Batch:
+        """See :func:`load_batch` for files and folders, :func:`from_arrays` for arrays."""
+        domain, classes, how = self.domain, self.target.classes, self.reading
+        if isinstance(source, Batch):
+            return source
+        if isinstance(source, tuple):
+            return from_arrays(source[0], source[1], domain, classes, layout=how.layout, values=how.values)
+        return load_batch(source, domain, classes, layout=how.layout, values=how.values, resize=how.resize)
+
+    def refuse(self, given: Mapping[str, object]) -> None:
+        """Nothing: images take all of them."""
+
+    def public(self, path: str | Path) -> Tensor:
+        """See :func:`load_images`."""
+        return load_images(path, self.domain, resize=self.reading.resize)
+
+
+def load_batch(
+    path: str | Path,
+    domain: Images,
+    classes: int,
+    *,
+    layout: DataLayout = "auto",
+    values: ValueRange = "auto",
+    resize: bool = False,
+) -> Batch:
+    """Read images and their labels for a model.
+
+    Args:
+        path: ``.npz`` file, or folder with one sub-folder per class.
+        domain: Shape and normalisation of the model's inputs.
+        classes: Number of classes of the model.
+        layout: Axis order of 4-D arrays; ``auto`` infers it from the model's shape.
+        values: ``pixels`` (0..1 or 0..255), ``normalized`` (mean and std of `domain` already applied), or ``auto``.
+        resize: Resize and centre-crop the images of a folder to the model's size.
+
+    Raises:
+        UsageError: The path does not exist.
+        BatchError: The content does not fit the model; says where and what was expected.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UsageError(f"no such batch file or folder: {path}", "pass --batch FILE.npz or a folder of images")
+    if path.is_dir():
+        return _load_folder(path, domain, classes, resize)
+    found = read_npz(path)
+    batch = from_arrays(found.inputs, found.labels, domain, classes, layout=layout, values=values, path=str(path))
+    return replace(batch, class_names=found.class_names, sha256=hash_files([path]))
+
+
+def load_images(path: str | Path, domain: Images, *, resize: bool = False) -> Tensor:
+    """Public images without labels, for attacks that learn from them.
+
+    Args:
+        path: ``.npz`` with an array of inputs, or a folder of images, with or without sub-folders.
+        domain: Shape and normalisation of the model's inputs.
+        resize: Resize and centre-crop the images of a folder to the model's size.
+
+    Returns:
+        Pixels in 0..1, float32 (N, C, H, W).
+
+    Raises:
+        UsageError: The path does not exist.
+        BatchError: The content does not fit the model.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UsageError(f"no such file or folder of public images: {path}")
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+        if not files:
+            raise BatchError(f"{path}: no images", f"accepted: {', '.join(sorted(IMAGE_SUFFIXES))}")
+        return torch.from_numpy(np.stack([_read_image(file, domain.shape, resize) for file in files]))
+    arranged, _ = _arrange(read_npz(path, labelled=False).inputs, domain.shape, "auto", str(path))
+    return _to_pixels(arranged, domain, "auto", str(path))[0]
+
+
+def from_arrays(
+    inputs: np.ndarray[Any, Any],
+    labels: np.ndarray[Any, Any],
+    domain: Images,
+    classes: int,
+    *,
+    layout: DataLayout = "auto",
+    values: ValueRange = "auto",
+    path: str | None = None,
+) -> Batch:
+    """Images and labels from arrays in memory.
+
+    Args:
+        inputs: Pixels or normalised values, (N, C, H, W), (N, H, W, C), (N, H, W) or flat rows (N, D).
+        labels: Class indices (N,) or one-hot rows (N, K).
+        domain: Shape and normalisation of the model's inputs.
+        classes: Number of classes of the model.
+        layout: Axis order of 4-D arrays; ``auto`` infers it from the model's shape.
+        values: ``pixels`` (0..1 or 0..255), ``normalized`` (mean and std of `domain` already applied), or ``auto``.
+        path: File that they came from.
+
+    Raises:
+        BatchError: They do not fit the model; says where and what was expected.
+    """
+    where = path or "batch"
+    refuse_table(np.asarray(inputs).shape, domain, where)
+    arranged, layout_note = _arrange(np.asarray(inputs), domain.shape, layout, where)
+    pixels, value_note = _to_pixels(arranged, domain, values, where)
+    return Batch(
+        images=pixels,
+        labels=check_labels(np.asarray(labels), len(pixels), classes, where),
+        indices=tuple(range(len(pixels))),
+        path=path,
+        notes=(layout_note, value_note),
+    )
+
+
+def refuse_table(shape: Sequence[int], domain: Images, where: str) -> None:
+    """Refuse rows of numbers that nothing says are pictures.
+
+    Raises:
+        BatchError: They are rows of a vector whose picture was only guessed, and no square of a plausible size.
+    """
+    if not domain.guessed or len(shape) != 2 or min(domain.shape[-2:]) >= SMALLEST_SIDE:
+        return
+    raise BatchError(
+        f"{where}: inputs have shape {tuple(shape)}, rows of {shape[1]} numbers: that is a table, and tables cannot be "
+        "audited yet",
+        "if each row is a picture, say which with --input-shape C,H,W",
+    )
+
+
+def _arrange(
+    array: np.ndarray[Any, Any], shape: tuple[int, ...], layout: DataLayout, where: str
+) -> tuple[np.ndarray[Any, Any], str]:
+    """To (N, C, H, W)."""
+    c, h, w = shape
+    if array.dtype.kind not in "uif":
+        raise BatchError(
+            f"{where}: inputs have dtype {array.dtype}, expected uint8 or float", "convert them with .astype('float32')"
+        )
+    if array.ndim < 2 or len(array) == 0:
+        raise BatchError(f"{where}: inputs have shape {array.shape}, expected (N, {c}, {h}, {w}) with N ≥ 1")
+    sample = array.shape[1:]
+    if sample == (c, h, w) and layout != "NHWC":
+        return array, f"read as (N, C, H, W) = {array.shape}"
+    if sample == (h, w, c) and layout != "NCHW":
+        return array.transpose(0, 3, 1, 2), f"read as (N, H, W, C) = {array.shape}"
+    if sample == (h, w) and c == 1:
+        return array[:, None], f"read as (N, H, W) = {array.shape}"
+    if sample == (c * h * w,):
+        if layout == "NHWC":
+            return array.reshape(-1, h, w, c).transpose(0, 3, 1, 2), "flat rows read as (H, W, C)"
+        return array.reshape(-1, c, h, w), "flat rows read as (C, H, W)"
+    declared = "" if layout == "auto" else f" with --layout {layout}"
+    raise BatchError(
+        f"{where}: one sample has shape {tuple(sample)}{declared}, the model takes {(c, h, w)} (C, H, W)",
+        f"store the inputs as (N, {c}, {h}, {w}) or (N, {h}, {w}, {c})",
+    )
+
+
+def _to_pixels(array: np.ndarray[Any, Any], domain: Images, values: ValueRange, where: str) -> tuple[Tensor, str]:
+    """To float32 pixels in 0..1."""
+    data = torch.from_numpy(np.array(array, dtype=np.float32))
+    finite = torch.isfinite(data)
+    if not bool(finite.all()):
+        first = int((~finite).flatten(1).any(1).nonzero()[0])
+        raise BatchError(
+            f"{where}: {int((~finite).sum())} input values are NaN or infinite, first in sample {first}",
+            "remove or repair those samples",
+        )
+    low, high = float(data.min()), float(data.max())
+    if values == "normalized" or (values == "auto" and low < 0 and array.dtype.kind == "f"):
+        return _denormalize(data, domain, low, high, where)
+    if array.dtype.kind in "ui" or high > 1.0:
+        whole = array.dtype.kind in "ui" or bool((data == data.round()).all())
+        if low < 0 or high > 255 or not whole:
+            raise BatchError(
+                f"{where}: inputs run from {low:g} to {high:g}, expected 0..1 or whole numbers 0..255",
+                "scale them, or pass the --mean and --std they were normalised with and --values normalized",
+            )
+        return data / 255.0, f"{array.dtype} values {low:g}..{high:g} read as 0..255"
+    return data, f"{array.dtype} values {low:g}..{high:g} read as 0..1"
+
+
+def _denormalize(data: Tensor, domain: Images, low: float, high: float, where: str) -> tuple[Tensor, str]:
+    mean = torch.tensor(domain.mean).view(-1, 1, 1)
+    std = torch.tensor(domain.std).view(-1, 1, 1)
+    pixels = data * std + mean
+    if float(pixels.min()) < -0.02 or float(pixels.max()) > 1.02:
+        raise BatchError(
+            f"{where}: inputs run from {low:g} to {high:g}, so normalised, but value × std + mean leaves 0..1 "
+            f"with mean {domain.mean} and std {domain.std}",
+            "pass the --mean and --std they were normalised with, or store pixels in 0..1",
+        )
+    return pixels.clamp(0.0, 1.0), f"values {low:g}..{high:g} read as already normalised"
+
+
+def _class_folders(path: Path) -> list[Path]:
+    folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not folders:
+        raise BatchError(f"{path}: no sub-folders, expected one per class", "sort the images into one folder per class")
+    return folders
+
+
+def _images_of(folders: Sequence[Path]) -> list[tuple[int, Path]]:
+    """Position of the folder and image file, in order."""
+    return [
+        (position, file)
+        for position, folder in enumerate(folders)
+        for file in sorted(folder.iterdir())
+        if file.suffix.lower() in IMAGE_SUFFIXES
+    ]
+
+
+def _load_folder(path: Path, domain: Images, classes: int, resize: bool) -> Batch:
+    folders = _class_folders(path)
+    names = [p.name for p in folders]
+    by_number = all(name.isdigit() for name in names)
+    files = [(file, int(names[place]) if by_number else place) for place, file in _images_of(folders)]
+    if not files:
+        raise BatchError(f"{path}: no images in its sub-folders", f"accepted: {', '.join(sorted(IMAGE_SUFFIXES))}")
+    pixels = np.stack([_read_image(file, domain.shape, resize) for file, _ in files])
+    labels = check_labels(np.array([label for _, label in files]), len(files), classes, str(path))
+    return Batch(
+        images=torch.from_numpy(pixels),
+        labels=labels,
+        indices=tuple(range(len(files))),
+        class_names=() if by_number else tuple(names),
+        path=str(path),
+        sha256=hash_files([file for file, _ in files]),
+        notes=(f"{len(files)} images in {len(folders)} folders, classes " + ("by number" if by_number else "by name"),),
+    )
+
+
+def _read_image(file: Path, shape: tuple[int, ...], resize: bool) -> np.ndarray[Any, Any]:
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    channels, height, width = shape
+    mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels)
+    if mode is None:
+        raise BatchError(f"{file}: the model takes {channels} channels, images have 1, 3 or 4", "use an .npz file")
+    try:
+        with Image.open(file) as opened:
+            image = opened.convert(mode)
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise BatchError(f"{file}: not a readable image ({error})", "remove the file or write it again") from error
+    if image.size != (width, height):
+        if not resize:
+            raise BatchError(
+                f"{file}: is {image.size[0]}×{image.size[1]} pixels, the model takes {width}×{height}",
+                "pass --resize to scale and centre-crop, or store images of the model's size",
+            )
+        image = ImageOps.fit(image, (width, height))
+    array = np.asarray(image, dtype=np.float32) / 255.0
+    pixels: np.ndarray[Any, Any] = array.reshape(height, width, channels).transpose(2, 0, 1)
+    return pixels
+
+
+def hash_batch(path: Path) -> str:
+    """The hash that a batch loaded from this file or folder has.
+
+    Raises:
+        BatchError: A folder without sub-folders of images.
+    """
+    return hash_files([file for _, file in _images_of(_class_folders(path))] if path.is_dir() else [path])

@@ -1,0 +1,126 @@
+"""The arrays of an ``.npz`` file of samples and their labels, checked before anything is made of them."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from leakaudit.errors import BatchError
+
+INPUT_KEYS = ("x", "X", "images", "image", "inputs", "input", "data", "samples", "arr_0")
+LABEL_KEYS = ("y", "Y", "labels", "label", "targets", "target", "arr_1")
+NAME_KEY = "class_names"
+WORDS_KEY = "vocabulary"
+MAX_BYTES = 8 * 2**30
+
+
+def hash_files(paths: Sequence[Path]) -> str:
+    """SHA-256 of the files' contents, one after the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+class Arrays(NamedTuple):
+    """The arrays of a batch file; names and words are empty where it has none."""
+
+    inputs: np.ndarray[Any, Any]
+    labels: np.ndarray[Any, Any]
+    class_names: tuple[str, ...]
+    words: tuple[str, ...]
+
+
+def read_npz(path: Path, labelled: bool = True, keys: tuple[str, ...] = INPUT_KEYS) -> Arrays:
+    """The arrays of an ``.npz`` file, by the first of the known names that it holds.
+
+    Raises:
+        BatchError: It is damaged, too large, or lacks inputs or labels.
+    """
+    if not zipfile.is_zipfile(path):
+        raise BatchError(
+            f"{path}: not an .npz file",
+            "write one with numpy.savez(path, x=images, y=labels), or pass a folder of images",
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(info.file_size for info in archive.infolist())
+        if size > MAX_BYTES:
+            raise BatchError(f"{path}: unpacks to {size / 2**30:.1f} GiB, the limit is {MAX_BYTES / 2**30:.0f} GiB")
+        with np.load(path, allow_pickle=False) as archive:
+            names = list(archive.files)
+            x_key = _pick_key(names, keys, "inputs", path)
+            y_key = _pick_key(names, LABEL_KEYS, "labels", path) if labelled else None
+            return Arrays(
+                _read_array(archive, x_key, path),
+                _read_array(archive, y_key, path) if y_key else np.zeros(0, np.int64),
+                _read_names(archive, NAME_KEY, path),
+                _read_names(archive, WORDS_KEY, path),
+            )
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        raise BatchError(f"{path}: damaged .npz file ({error})", "write the file again") from error
+
+
+def _pick_key(names: list[str], known: tuple[str, ...], what: str, path: Path) -> str:
+    for key in known:
+        if key in names:
+            return key
+    raise BatchError(
+        f"{path}: no array of {what}; it holds {', '.join(names) or 'nothing'}",
+        f"name the array of {what} one of: {', '.join(known)}",
+    )
+
+
+def _read_array(archive: Any, key: str, path: Path) -> np.ndarray[Any, Any]:
+    try:
+        return np.asarray(archive[key])
+    except ValueError as error:
+        if "allow_pickle" in str(error) or "Object arrays" in str(error):
+            raise BatchError(
+                f"{path}: array {key!r} holds pickled objects, which are never loaded (they can run code)",
+                "save it as a plain array of numbers",
+            ) from error
+        raise BatchError(f"{path}: array {key!r} is damaged ({error})", "write the file again") from error
+
+
+def _read_names(archive: Any, key: str, path: Path) -> tuple[str, ...]:
+    found = _read_array(archive, key, path).ravel() if key in archive.files else ()
+    return tuple(str(name)[:200] for name in found)
+
+
+def check_labels(labels: np.ndarray[Any, Any], count: int, classes: int, where: str) -> Tensor:
+    """Class indices, int64 (count,), from indices or one-hot rows.
+
+    Raises:
+        BatchError: They are not one class of the model per sample.
+    """
+    labels = labels.squeeze(-1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    if labels.ndim == 2 and labels.shape[1] == classes and labels.dtype.kind in "uifb":
+        labels = labels.argmax(1)
+    if labels.ndim != 1 or len(labels) != count:
+        raise BatchError(
+            f"{where}: labels have shape {labels.shape}, expected ({count},), one per sample",
+            "store one class index per sample",
+        )
+    if labels.dtype.kind not in "uif" or not np.all(np.isfinite(labels)) or np.any(labels != np.round(labels)):
+        raise BatchError(
+            f"{where}: labels have dtype {labels.dtype}, expected whole class indices", "store int64 labels"
+        )
+    outside = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(outside):
+        first = int(outside[0])
+        raise BatchError(
+            f"{where}: label {labels[first]:g} of sample {first} is out of range, the model has {classes} classes "
+            f"(0 to {classes - 1})",
+            "labels count from 0; check that the batch belongs to this model",
+        )
+    return torch.from_numpy(labels.astype(np.int64))

@@ -1,0 +1,149 @@
+"""Images: (C, H, W), pixels in 0..1, normalised per channel; smooth where nothing says otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from leakaudit.domains.base import Domain, Start, drawn
+from leakaudit.domains.references import REFERENCES, Reference
+from leakaudit.errors import UsageError
+
+PIXEL_MEAN, PIXEL_STD = 0.47, 0.24
+"""Of the look-alikes, in 0..1; chosen as of ordinary photographs: 400 CIFAR-10 test images have 0.47 and 0.25."""
+SPECTRUM = 1.2
+"""Amplitude of the look-alikes falls as frequency to this power, the mean of 135 photographs in Tolhurst, Tadmor and
+Chao 1992."""
+TILE = 4
+"""Side of the image over side of the patch in the tiled start (Wei et al. 2020, arXiv 2004.10397); chosen."""
+
+
+@dataclass(frozen=True)
+class Images(Domain):
+    """The space of images.
+
+    Args:
+        shape: ``(C, H, W)`` of one sample.
+        mean: Per-channel mean in pixel units (pixels run from 0 to 1), length C.
+        std: Per-channel standard deviation in pixel units, length C.
+        guessed: Whether a vector of C·H·W numbers was only taken to be an image, by its length.
+
+    A model input is ``x = (pixel - mean) / std``.
+    """
+
+    kind: ClassVar[str] = "images"
+    takes: ClassVar[str] = "real-valued inputs such as pixels"
+    measure: ClassVar[str] = "leakaudit.scoring.images:ImageMeasure"
+    reader: ClassVar[str] = "leakaudit.client.readers.images:ImageReader"
+    card: ClassVar[str] = "leakaudit.report.domains.images:ImageCard"
+
+    shape: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    guessed: bool = field(default=False, compare=False)
+
+    @classmethod
+    def plain(cls, shape: Sequence[int], *, guessed: bool = False) -> Images:
+        """Images whose pixels are fed as they are."""
+        return cls(tuple(shape), (0.0,) * shape[0], (1.0,) * shape[0], guessed)
+
+    def _column(self, values: tuple[float, ...], like: Tensor) -> Tensor:
+        return torch.tensor(values, dtype=like.dtype, device=like.device).view(-1, 1, 1)
+
+    def encode(self, values: Tensor) -> Tensor:
+        """Pixels in 0..1 (B, C, H, W) to model inputs of the same shape."""
+        return (values - self._column(self.mean, values)) / self._column(self.std, values)
+
+    def decode(self, inputs: Tensor) -> Tensor:
+        """Model inputs (B, C, H, W) to pixels, clamped to 0..1."""
+        return (inputs * self._column(self.std, inputs) + self._column(self.mean, inputs)).clamp(0.0, 1.0)
+
+    def box(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The smallest and largest model input per channel, each of shape (C, 1, 1)."""
+        zero = torch.zeros((len(self.mean), 1, 1), dtype=like.dtype, device=like.device)
+        return self.encode(zero), self.encode(zero + 1.0)
+
+    def start(self, kind: Start, batch: int, generator: Generator) -> Tensor:
+        """Noise, zeros, or a small patch of noise repeated over the image (``tiled``)."""
+        if kind != "tiled":
+            return drawn(kind, (batch, *self.shape), generator)
+        channels, height, width = self.shape
+        rows, columns = -(-height // TILE), -(-width // TILE)
+        patch = torch.randn((batch, channels, rows, columns), generator=generator)
+        return patch.repeat(1, 1, TILE, TILE)[..., :height, :width].contiguous()
+
+    def look_alikes(self, count: int, generator: Generator) -> Tensor:
+        """Images with the spectrum of photographs (1/f noise), their contrast and a common tint."""
+        channels, height, width = self.shape
+        frequency = (torch.fft.fftfreq(height)[:, None].square() + torch.fft.fftfreq(width).square()).sqrt()
+        amplitude = frequency.clamp_min(1 / max(height, width)) ** -SPECTRUM
+        layers = []
+        for planes in (channels, 1):  # colour detail, and what the channels share
+            noise = torch.fft.fft2(torch.randn((count, planes, height, width), generator=generator))
+            layer = torch.fft.ifft2(noise * amplitude).real
+            layers.append(layer / layer.square().mean().sqrt().clamp_min(1e-12))
+        contrast = torch.exp(0.3 * torch.randn((count, 1, 1, 1), generator=generator))
+        tint = 0.1 * torch.randn((count, channels, 1, 1), generator=generator)
+        pixels = PIXEL_MEAN + PIXEL_STD * contrast * (0.35 * layers[0] + layers[1]) + tint
+        return self.encode(pixels.clamp(0, 1))
+
+    def random_inputs(self, batch: int, generator: Generator) -> Tensor:
+        """Standard normal numbers."""
+        return torch.randn((batch, *self.shape), generator=generator)
+
+    def roughness(self, inputs: Tensor) -> Tensor:
+        """Total variation, see :func:`total_variation`."""
+        return total_variation(inputs)
+
+    @property
+    def references(self) -> Sequence[Reference]:
+        """Networks over images, see `leakaudit.domains.references`."""
+        return REFERENCES
+
+    def normalised(self, mean: Sequence[float], std: Sequence[float]) -> Images:
+        """With this mean and standard deviation; none means pixels in 0..1 as they are, one value serves all channels.
+
+        Raises:
+            UsageError: A wrong number of values, or a standard deviation that is not positive.
+        """
+        channels = self.shape[0]
+        columns = []
+        for name, values, default in (("--mean", mean, 0.0), ("--std", std, 1.0)):
+            column = tuple(float(v) for v in values) or (default,)
+            column = column * channels if len(column) == 1 else column
+            if len(column) != channels:
+                raise UsageError(f"{name} has {len(column)} values, the model takes {channels} channel(s)")
+            columns.append(column)
+        if any(value <= 0 for value in columns[1]):
+            raise UsageError(f"--std is {columns[1]}, expected positive values")
+        return replace(self, mean=columns[0], std=columns[1])
+
+    def squared_unit(self) -> float:
+        """Mean variance of the channels in pixel units."""
+        return sum(s * s for s in self.std) / len(self.std)
+
+    @property
+    def normalisation(self) -> tuple[Sequence[float], Sequence[float]]:
+        """Per channel."""
+        return self.mean, self.std
+
+    def describe(self) -> str:
+        """Mean and standard deviation."""
+        return f"mean {list(self.mean)}, std {list(self.std)}"
+
+
+def total_variation(images: Tensor) -> Tensor:
+    """Anisotropic total variation of (B, C, H, W): mean |horizontal| + mean |vertical| difference.
+
+    The two means are taken separately, in the normalised space of the model (Geiping et al. 2020). A direction with
+    a single pixel contributes 0.
+    """
+    total = images.new_zeros(())
+    for axis in (-1, -2):
+        if images.shape[axis] > 1:
+            total = total + images.diff(dim=axis).abs().mean()
+    return total

@@ -1,0 +1,66 @@
+"""What the metrics of each domain are called, and how their numbers are to be read: data for reports, tables and goals.
+
+Imports nothing heavy: a report is rendered from its document alone.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+Style = Literal["fixed", "signed", "significant", "percent"]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One metric.
+
+    Args:
+        name: In the document, in CSV and in goals.
+        title: For people.
+        unit: As ``dB``, or "".
+        digits: Decimals, or significant digits where the style is ``significant``; chosen for reading.
+        higher_is_better: Whether larger values mean a closer reconstruction.
+        style: How a number is written; ``percent`` takes a fraction.
+        remark: What stands beside it, as "above the best floor".
+        floored: Whether floors have it too.
+        beside: Whether the best floor stands beside it in the table of scores.
+        lead: Whether it is among the few that controls and comparisons show.
+        undefined: What a sample without a value counts as, where a goal asks for it.
+    """
+
+    name: str
+    title: str
+    unit: str = ""
+    digits: int = 3
+    higher_is_better: bool = True
+    style: Style = "fixed"
+    remark: str = ""
+    floored: bool = True
+    beside: bool = False
+    lead: bool = False
+    undefined: float = math.inf
+
+    @property
+    def heading(self) -> str:
+        """Title and unit."""
+        return f"{self.title} {self.unit}".strip()
+
+
+IMAGES = (
+    Spec("psnr", "PSNR", "dB", 1, beside=True, lead=True),
+    Spec("margin", "Margin", "dB", 1, style="signed", remark="above the best floor", floored=False, lead=True),
+    Spec("ssim", "SSIM", "", 3, beside=True, undefined=1.0),
+    Spec("lpips", "LPIPS", "", 3, higher_is_better=False, undefined=0.0),
+    Spec("mse", "MSE", "", 3, higher_is_better=False, style="significant", undefined=0.0),
+)
+"""Of images. Digits are chosen for reading; what a missing value counts as is the metric of an exact reconstruction, by
+definition."""
+TOKENS = (
+    Spec("accuracy", "Places right", "", 0, style="percent", beside=True, lead=True, undefined=0.0),
+    Spec("recall", "Tokens named", "", 0, style="percent", beside=True, lead=True, undefined=0.0),
+    Spec("precision", "Named and right", "", 0, style="percent", lead=True, undefined=0.0),
+    Spec("skill", "Skill", "", 2, remark="of the way from the best floor", floored=False, lead=True, undefined=0.0),
+)
+"""Of texts. Digits are chosen for reading; what was not read counts as nothing read, by definition."""

@@ -1,0 +1,271 @@
+"""The contract of a measure: how reconstructions of a domain are matched to the private samples, and what they score.
+
+A measure is private: it holds the whole batch file, for floors and for telling samples apart. Reconstructions come in
+any order, so they are matched one to one to the samples by :meth:`Measure.distance` (Hungarian method) once, and every
+metric uses that assignment. A *floor* is what a guess scores that knows nothing of the sample; a sample has *leaked*
+when its reconstruction beats every floor by a margin and identifies its own sample.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any, ClassVar, Generic, TypeVar, final
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import binomtest
+from torch import Tensor
+
+from leakaudit.client.batch import Batch
+from leakaudit.domains.base import Domain
+from leakaudit.domains.specs import Spec
+from leakaudit.errors import UsageError
+from leakaudit.reconstruction import Reconstruction
+from leakaudit.scoring.reidentify import Identification
+
+CONFIDENCE_LEVEL = 0.95
+"""Of the interval of the share of samples that leak, by convention."""
+FEWEST_FOR_INTERVAL = 5
+"""Samples below which no interval is given; chosen: five of five still leave 48 to 100 %."""
+R = TypeVar("R")
+"""A reconstruction as it is scored: values (B, *shape) of images, or what was read of texts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeakCriterion:
+    """When a sample counts as leaked.
+
+    Args:
+        psnr_margin: dB above the best floor that are enough; chosen, half the squared error: none of 40 scans of
+            mismatched updates passed (`benchmarks/results/false_alarms.md`).
+        lpips_margin: LPIPS below the best floor that is enough instead; chosen, not measured.
+        distractors: Images that the sample must be told from, at least; chosen: a guess succeeds once in a hundred.
+    """
+
+    psnr_margin: float = 3.0
+    lpips_margin: float = 0.1
+    distractors: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("psnr_margin", "lpips_margin"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"{name} is {getattr(self, name)}, expected more than 0")
+        if self.distractors < 1:
+            raise UsageError(f"distractors is {self.distractors}, expected at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judging:
+    """What a measure may be told.
+
+    Args:
+        criterion: When a sample counts as leaked.
+        distractors: Further values (M, *shape) to tell samples from, or ``None``.
+        lpips_weights: SqueezeNet 1.1 checkpoint for LPIPS; ``None`` looks in torch's hub cache.
+    """
+
+    criterion: LeakCriterion = field(default_factory=LeakCriterion)
+    distractors: Tensor | None = None
+    lpips_weights: Path | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SampleScore(ABC):
+    """One private sample beside its reconstruction, and whether it leaked.
+
+    Args:
+        position: Position in the victim batch.
+        reconstruction: Position of the matched reconstruction.
+        identification: Whether the sample is the nearest, and among how many.
+        leaked: Beats every floor by a margin, and is identified among enough others.
+        reason: Why it does not count, or "".
+    """
+
+    position: int
+    reconstruction: int
+    identification: Identification
+    leaked: bool
+    reason: str = ""
+
+    @property
+    @abstractmethod
+    def metrics(self) -> Mapping[str, float | None]:
+        """By the names of the measure's specs; ``None`` where undefined, never an infinite number."""
+
+    @property
+    @abstractmethod
+    def floor_metrics(self) -> Mapping[str, Mapping[str, float | None]]:
+        """The same of every floor, as far as floors have them."""
+
+    @property
+    def reasons(self) -> Mapping[str, str]:
+        """Why metrics are undefined, by name."""
+        return {}
+
+    @property
+    @abstractmethod
+    def strength(self) -> float:
+        """How far above its floors; minus infinity where undefined."""
+
+    @property
+    @abstractmethod
+    def closeness(self) -> float:
+        """How near to the sample, whatever the floors; infinite where exact."""
+
+
+class Measure(ABC, Generic[R]):
+    """Scores reconstructions of batches drawn from one file.
+
+    Args:
+        population: The whole batch file, for floors and re-identification.
+    """
+
+    specs: ClassVar[tuple[Spec, ...]]
+    """The metrics, in the order in which reports show them."""
+    wanted: ClassVar[int] = 0
+    """Others of the file below which a report says that telling samples apart was easy; 0 where that is no question."""
+
+    def __init__(self, population: Batch) -> None:
+        self.population = population
+
+    @classmethod
+    @abstractmethod
+    def of(cls, domain: Domain, population: Batch, judging: Judging) -> Measure[R]:
+        """The measure of a domain's samples.
+
+        Raises:
+            UsageError: The judging does not fit the domain.
+        """
+
+    @abstractmethod
+    def like(self, domain: Domain, population: Batch) -> Measure[R]:
+        """A measure as strict as this one, of other samples (those of a bundled network)."""
+
+    @abstractmethod
+    def recovered(self, domain: Domain, reconstruction: Reconstruction) -> R:
+        """A reconstruction as it is scored, on the CPU."""
+
+    def usable(self, found: R) -> bool:
+        """Whether what was recovered can be scored at all, as numbers that are finite."""
+        return True
+
+    @abstractmethod
+    def distance(self, batch: Batch, found: R) -> np.ndarray[Any, Any]:
+        """What the matching minimises (B, K): of every sample of a batch to every reconstruction."""
+
+    @abstractmethod
+    def measure(self, guess: Any, truth: Any) -> Any:
+        """All metrics of one reconstruction against one sample."""
+
+    @abstractmethod
+    def floors(self, batch: Batch, position: int) -> Mapping[str, Any]:
+        """Metrics of the guesses that know nothing of a sample of a batch, by name."""
+
+    @abstractmethod
+    def identify(self, batch: Batch, position: int, found: R, row: int) -> Identification:
+        """Whether a reconstruction points at its own sample among the others."""
+
+    @property
+    def decoys(self) -> int:
+        """How many made-up others are at hand to make up a number of distractors."""
+        return 0
+
+    @final
+    def score(self, batch: Batch, found: R, prior_only: Sequence[R] = ()) -> list[SampleScore]:
+        """Score reconstructions against a drawn batch of B samples.
+
+        Args:
+            batch: The victim.
+            found: What was recovered, in any order.
+            prior_only: What the attack made without the update: one more floor, the best of them.
+        """
+        rows, columns = linear_sum_assignment(self.distance(batch, found))
+        return [self.judge(batch, int(i), found, int(j), prior_only) for i, j in zip(rows, columns, strict=True)]
+
+    @abstractmethod
+    def judge(self, batch: Batch, position: int, found: R, row: int, prior_only: Sequence[R]) -> SampleScore:
+        """The score of one sample, whose reconstruction is `row` of `found`."""
+
+    @abstractmethod
+    def alike(self, one: Batch, other: Batch) -> bool:
+        """Whether a sample of one batch cannot be told from one of the other."""
+
+    @abstractmethod
+    def recognisable(self, score: SampleScore) -> bool:
+        """Whether the reconstruction shows the sample itself, not only its outline."""
+
+    def claim(self, score: SampleScore) -> str:
+        """What was done to a leaked sample, if not its reconstruction: a sentence over ``{hit}`` of ``{total}``."""
+        return ""
+
+    @abstractmethod
+    def told(self, score: SampleScore) -> str:
+        """How close it is, in words."""
+
+    def told_control(self, score: SampleScore) -> str:
+        """The same for a control, which compares with the floors."""
+        return self.told(score)
+
+    def summary(self, scores: Sequence[SampleScore]) -> str:
+        """The closest of several in words, for a progress line."""
+        return self.told(max(scores, key=lambda score: score.closeness))
+
+    @final
+    def numbers(self, score: SampleScore) -> dict[str, float | None]:
+        """The metrics that controls show."""
+        return {spec.name: score.metrics[spec.name] for spec in self.specs if spec.lead}
+
+    def entry(self, batch: Batch, score: SampleScore, found: R) -> dict[str, Any]:
+        """What the document holds of a sample beside its metrics, by the names of `SampleResult`."""
+        return {}
+
+    def picture(self, values: Tensor) -> str | None:
+        """A PNG data URI of one sample's values (*shape), or ``None`` where there is nothing to see."""
+        return None
+
+
+def finite(value: float | None) -> float | None:
+    """The value, or ``None`` when it is not a finite number."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def squared_distances(batch: Batch, found: Tensor) -> np.ndarray[Any, Any]:
+    """Squared Euclidean distances (B, K) of values."""
+    distance = torch.cdist(batch.images.flatten(1).double(), found.flatten(1).double())
+    squared: np.ndarray[Any, Any] = distance.square().numpy()
+    return squared
+
+
+def measure_for(domain: Domain, samples: Batch, judging: Judging | None = None) -> Measure[Any]:
+    """The measure of a domain's samples: what an audit asks for once, and everything else through it.
+
+    Raises:
+        UsageError: The judging does not fit the domain.
+    """
+    kind: type[Measure[Any]] = resolve_name(domain.measure)
+    measure: Measure[Any] = kind.of(domain, samples, judging or Judging())
+    return measure
+
+
+def specs_of(domain: Domain) -> tuple[Spec, ...]:
+    """The metrics of a domain's samples."""
+    kind: type[Measure[Any]] = resolve_name(domain.measure)
+    return kind.specs
+
+
+def leak_interval(leaked: int, attacked: int, fewest: int = FEWEST_FOR_INTERVAL) -> tuple[float, float] | None:
+    """The Clopper–Pearson interval of the share of samples that leak; ``None`` below `fewest` samples.
+
+    Exact and two-sided at 95 per cent: the shares p under which k or more, and k or fewer, of n samples leak with a
+    probability of at least 2.5 per cent each.
+    """
+    if attacked < fewest:
+        return None
+    found = binomtest(leaked, attacked).proportion_ci(CONFIDENCE_LEVEL, method="exact")
+    return float(found.low), float(found.high)

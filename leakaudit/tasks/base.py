@@ -1,0 +1,82 @@
+"""The contract of a task: from a model's outputs and labels to the loss, and back from an update to the labels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pkgutil import resolve_name
+from typing import Any, ClassVar
+
+from torch import Generator, Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class LabelGuess:
+    """Labels inferred from an update.
+
+    Args:
+        labels: Class indices (B,), in ascending order; the update does not tell which sample has which.
+        method: The rule that gave them.
+        exact: Whether the rule is exact for an undefended update.
+        soft: Class probabilities (1, K) where the label of a single sample is not one class, else ``None``.
+    """
+
+    labels: Tensor
+    method: str
+    exact: bool
+    soft: Tensor | None = None
+
+
+class Task(ABC):
+    """What a label is and which loss is minimised. Implementations are frozen dataclasses that hash and pickle.
+
+    Targets and observations are passed as they are; their types are not named here, since a target holds its task.
+    """
+
+    name: ClassVar[str]
+    """For messages."""
+    inference: ClassVar[str]
+    """The function behind :meth:`infer`, as ``package.module:function``: attacks build on tasks, tasks import none."""
+    classes: int
+    """Number of classes K."""
+
+    @property
+    @abstractmethod
+    def label_shape(self) -> tuple[int, ...]:
+        """Of one label, without the batch axis."""
+
+    @property
+    @abstractmethod
+    def outputs(self) -> int:
+        """Numbers that the model returns per sample."""
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Mean loss, a scalar, of outputs (B, …) against labels (B, *label_shape), or class probabilities (B, K)."""
+
+    @abstractmethod
+    def predicted(self, outputs: Tensor) -> Tensor:
+        """The labels (B, *label_shape) that the outputs (B, …) amount to."""
+
+    @abstractmethod
+    def draw(self, count: int, generator: Generator) -> Tensor:
+        """Random labels (count, *label_shape)."""
+
+    def infer(self, target: Any, observation: Any, generator: Generator) -> LabelGuess:
+        """The labels behind an update; never looks at the batch.
+
+        Args:
+            target: The `leakaudit.target.target.Target`, in the mode of the protocol.
+            observation: The `leakaudit.observation.Observation`.
+            generator: CPU generator of whatever is drawn on the way.
+        """
+        guess: LabelGuess = resolve_name(self.inference)(target, observation, generator)
+        return guess
+
+    @abstractmethod
+    def score_labels(self, true: Tensor, inferred: Tensor) -> int:
+        """How many of the inferred labels are right, in whatever order they are."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """The loss, for the report."""

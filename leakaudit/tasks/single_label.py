@@ -1,0 +1,92 @@
+"""One class of K: cross-entropy over K logits, or the logistic loss of one logit for two classes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from leakaudit.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class SingleLabel(Task):
+    """One class of K, by cross-entropy.
+
+    Args:
+        classes: K, an output for each.
+    """
+
+    name: ClassVar[str] = "one class of K"
+    inference: ClassVar[str] = "leakaudit.attacks.labels.infer:infer_labels"
+    classes: int
+
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        """A class index."""
+        return ()
+
+    @property
+    def outputs(self) -> int:
+        """A logit per class."""
+        return self.classes
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy of logits (B, K) against class indices (B,) or class probabilities (B, K)."""
+        return F.cross_entropy(outputs, labels)
+
+    def predicted(self, outputs: Tensor) -> Tensor:
+        """The class with the largest logit, (B,)."""
+        return outputs.argmax(1)
+
+    def draw(self, count: int, generator: Generator) -> Tensor:
+        """Uniform class indices (count,)."""
+        return torch.randint(self.classes, (count,), generator=generator)
+
+    def score_labels(self, true: Tensor, inferred: Tensor) -> int:
+        """Size of the intersection of the two multisets."""
+        return sum((Counter(true.tolist()) & Counter(inferred.tolist())).values())
+
+    def describe(self) -> str:
+        """The loss."""
+        return "cross-entropy"
+
+
+@dataclass(frozen=True)
+class OneLogit(SingleLabel):
+    """One of two classes by a single logit, that of class 1, and the logistic loss.
+
+    Args:
+        classes: Two, by definition.
+    """
+
+    name: ClassVar[str] = "one of two classes"
+
+    classes: int = 2
+
+    @property
+    def outputs(self) -> int:
+        """The logit of class 1."""
+        return 1
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Mean logistic loss of logits (B, 1) against class indices (B,) or class probabilities (B, 2)."""
+        positive = labels[:, 1] if labels.dim() == 2 else labels
+        return F.binary_cross_entropy_with_logits(outputs[:, 0], positive.to(outputs.dtype))
+
+    def predicted(self, outputs: Tensor) -> Tensor:
+        """Class 1 where the logit is positive, (B,)."""
+        return (outputs[:, 0] > 0).long()
+
+    def describe(self) -> str:
+        """The loss."""
+        return "logistic (one logit)"
+
+
+def single_label(outputs: int) -> SingleLabel:
+    """The task of a classifier with this many outputs."""
+    return OneLogit() if outputs == 1 else SingleLabel(outputs)
