@@ -165,12 +165,12 @@ class Reconstruction:
     tokens: TokenReading | None = None
 
     @property
-    def play(self) -> Play:
-        """The guess of what the client did."""
-        return Play(self.inputs, self.labels, masks=self.masks or ())
-
-    @property
     def incomplete(self) -> str:
         """Why parts of the inputs are filler, so that no update follows from them; "" where none are."""
         complete = self.tokens is None or bool(self.tokens.placed.all())
         return "" if complete else "not every token's place was read"
+
+    @property
+    def play(self) -> Play:
+        """The guess of what the client did."""
+        return Play(self.inputs, self.labels, masks=self.masks or ())

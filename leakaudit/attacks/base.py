@@ -133,9 +133,10 @@ class Attack(ABC):
 
 def _finished(result: Reconstruction, target: Target, observation: Observation) -> Reconstruction:
     """In the valid range, and with its residual."""
-    found = replace(result, inputs=observation.domain.finish(result.inputs))
-    residual = float("nan") if result.incomplete else relative_residual(target, observation, found.play)
-    return replace(found, residual=residual)
+    inside = replace(result, inputs=observation.domain.finish(result.inputs))
+    if inside.incomplete:
+        return replace(inside, residual=float("nan"))
+    return replace(inside, residual=relative_residual(target, observation, inside.play))
 
 
 def relative_residual(target: Target, observation: Observation, play: Play) -> float:

@@ -165,11 +165,12 @@ def _against_neighbours(
     changes: Sequence[tuple[int, Tensor]],
 ) -> Certificate:
     """Fill in uniqueness of discrete samples: does one next to these regenerate the update as well?"""
+    inputs = play.inputs
     if len(changes) > NEIGHBOURS:
         return replace(certificate, note=f"local uniqueness not computed: {len(changes)} sequences next to it")
     limit = max(SHARE_MARGIN * certificate.residual, ROUNDING)
     for row, changed in changes:
-        other = play.inputs.clone()
+        other = inputs.clone()
         other[row] = changed
         if relative_residual(target, observation, replace(play, inputs=other)) <= limit:
             return replace(certificate, unique=False, note=target.domain.not_unique)

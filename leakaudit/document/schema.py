@@ -27,9 +27,9 @@ Confidence = Literal["certified", "measured", "estimated"]
 
 EVIDENCE = limited(
     "accuracy", "attack", "attacks", "attacks_that_used_them", "batch_size", "batches", "claimed", "correct", "defence",
-    "defences", "deficient_layers", "fewer_iterations", "layer", "layers", "level", "margin", "measured", "most",
-    "not_run", "others", "parameters", "precision", "property", "psnr", "ratio", "recall", "samples",
-    "samples_attacked", "samples_leaked", "score", "shared", "ssim", "stopped", "tensors", "total", "unknowns",
+    "defences", "deficient_layers", "fewer_iterations", "layer", "layers", "level", "lpips", "margin", "measured",
+    "most", "mse", "not_run", "others", "parameters", "precision", "property", "psnr", "ratio", "recall", "samples",
+    "samples_attacked", "samples_leaked", "score", "shared", "skill", "ssim", "stopped", "tensors", "total", "unknowns",
     "variants", "victim",
 )  # fmt: skip
 """Keys of a finding's evidence that say nothing of a sample's content; ``samples`` are positions in the batch file."""
@@ -447,9 +447,7 @@ class DefenceTrial(_Model):
     )
     psnr: Public[float | None] = Field(default=None, description="best sample of all attacks, dB")
     metrics: Public[dict[str, float | None]] = Field(default_factory=dict, description="of that sample, by name")
-    told: Public[str] = Field(
-        default="", description="how near that sample is, in words; empty where nothing was attacked"
-    )
+    told: Public[str] = Field(default="", description="how near it is, in words; empty where nothing was attacked")
     attack: Public[str] = Field(default="", description="the attack that it came from")
     value: Public[float | None] = Field(default=None, description="what the goal compares")
     meets: Public[bool] = False

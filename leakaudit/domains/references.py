@@ -112,5 +112,4 @@ REFERENCES = (
 )
 """The networks for images; their dropout rate and slope are chosen, the rates of `benchmarks/anchors.py` and the slope
 of R-GAP's own networks (arXiv 2010.07733)."""
-
 TEXT_REFERENCES = (Reference("text", _Text),)

@@ -55,12 +55,11 @@ IMAGES = (
     Spec("lpips", "LPIPS", "", 3, higher_is_better=False, undefined=0.0),
     Spec("mse", "MSE", "", 3, higher_is_better=False, style="significant", undefined=0.0),
 )
-"""Of images. Digits are chosen for reading; what a missing value counts as is the metric of an exact reconstruction, by
-definition."""
+"""Metrics of images; the digits are chosen for reading, and what is undefined counts as exact."""
 TOKENS = (
     Spec("accuracy", "Places right", "", 0, style="percent", beside=True, lead=True, undefined=0.0),
     Spec("recall", "Tokens named", "", 0, style="percent", beside=True, lead=True, undefined=0.0),
     Spec("precision", "Named and right", "", 0, style="percent", lead=True, undefined=0.0),
     Spec("skill", "Skill", "", 2, remark="of the way from the best floor", floored=False, lead=True, undefined=0.0),
 )
-"""Of texts. Digits are chosen for reading; what was not read counts as nothing read, by definition."""
+"""Metrics of texts; the digits are chosen for reading, and what is undefined counts as not read."""

@@ -137,12 +137,20 @@ class Subgraph:
         result: Tensor = values[self.end]
         return result
 
+    def _shape_only(self, image: fx.Node) -> Tensor:
+        """Zeros in the place of the image, where only operators that ask for its shape read it (``new_ones``)."""
+        if any(user in self.nodes and self.trace.is_data(user) for user in image.users):
+            raise NotImplementedError("it reads the image beside its own input")
+        return torch.zeros(self.trace.shape(image), dtype=torch.float64)
+
     def _evaluate(self, node: fx.Node, values: dict[fx.Node, Any], tensors: Mapping[str, Tensor]) -> Any:
         if node in self.trace.inputs:
             name = self.trace.inputs[node]
             return tensors.get(name, self.fixed[name])
         if node.op == "get_attr":
             return _double(self.trace.constants[str(node.target)])
+        if node is self.trace.input:
+            return self._shape_only(node)
         arguments: Any = fx.node.map_arg(node.args, lambda n: values[n])
         options: Any = fx.node.map_arg(node.kwargs, lambda n: values[n])
         if op_name(node) in ("view", "_unsafe_view"):

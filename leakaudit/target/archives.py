@@ -1,13 +1,13 @@
 """Weights with a factory, ``.pt2``, TorchScript and pickled modules.
 
-What may run code is opened only when the caller says so, and what the archive holds is looked at first: sizes against
-zip bombs, members against pickles in a format that needs none.
+What may run code is opened only when the caller says so; sizes are held against zip bombs first.
 
-| content | opened |
-|---|---|
-| safetensors, state dict | always, as numbers (``weights_only=True``); needs a factory for the architecture |
-| ``.pt2`` (torch.export), TorchScript | with ``trust`` |
-| pickled module | with ``unsafe_pickle`` |
+| content | opened | what it can do |
+|---|---|---|
+| safetensors, state dict | always, as numbers; needs a factory | nothing; the factory is your code |
+| ``.pt2`` (torch.export) | with ``trust``, by our own reader | call torch's tensor operators, nothing else |
+| TorchScript | with ``trust``, by torch | run its program: operators of torch, some of which read and write files |
+| pickled module | with ``unsafe_pickle``, by torch | run any code |
 """
 
 from __future__ import annotations
@@ -66,11 +66,9 @@ def from_archive(
     if kind == "safetensors":
         raise _needs_factory(path)
     if kind in ("exported", "torchscript"):
-        scan(path, kind)
+        scan(path)
         if not trust:
-            raise ModelError(
-                f"{path} is {_NAMES[kind]}, a format that can run code when opened", "pass --trust if you made it"
-            )
+            raise ModelError(f"{path} is {_NAMES[kind]}, {_RISKS[kind]}", "pass --trust if you made it")
         module, origin = _exported(path) if kind == "exported" else _script(path)
     else:
         module, origin = _pickled(path, kind, unsafe_pickle), _origin(path, "module", "pickle")
@@ -82,6 +80,12 @@ _NAMES = {
     "onnx": "an ONNX model", "exported": "a torch.export program (.pt2)", "torchscript": "a TorchScript archive",
     "safetensors": "a safetensors file", "checkpoint": "a torch.save file", "pickle": "a pickle",
 }  # fmt: skip
+
+
+_RISKS = {
+    "exported": "a program of torch's operators, whose kernels are not made for hostile arguments",
+    "torchscript": "a format that can run code when opened: its program can read and write files",
+}
 
 
 def _needs_factory(path: Path) -> ModelError:
@@ -126,7 +130,7 @@ def _weights(path: Path, kind: Kind) -> dict[str, Tensor]:
 
 def _load_numbers(path: Path, kind: Kind) -> Any:
     if kind == "checkpoint":
-        scan(path, kind)
+        scan(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises bare exceptions of many types for what it refuses or cannot read
@@ -188,17 +192,9 @@ def _fill(module: nn.Module, weights: dict[str, Tensor], path: Path, factory: st
 
 
 def _exported(path: Path) -> tuple[nn.Module, dict[str, Any]]:
-    from leakaudit.target.exported import rewritten
+    from leakaudit.target.exported import from_exported
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.export.load(str(path))
-    except Exception as error:  # torch.export raises bare exceptions of many types
-        raise ModelError(
-            f"{path} cannot be loaded ({type(error).__name__}: {error})", "export it with this torch version"
-        ) from error
-    found = rewritten(program, str(path))
+    found = from_exported(path)
     traits = {"image_shape": found.image_shape, "exported_batch": found.batch, "rigid": found.rigid}
     return found.module, {**_origin(path, "exported", "torch.export"), **traits}
 
@@ -217,7 +213,7 @@ def _script(path: Path) -> tuple[nn.Module, dict[str, Any]]:
 
 def _pickled(path: Path, kind: Kind, unsafe_pickle: bool) -> nn.Module:
     if kind == "checkpoint":
-        scan(path, kind)
+        scan(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch refuses pickled classes with exceptions of several types
@@ -229,6 +225,7 @@ def _pickled(path: Path, kind: Kind, unsafe_pickle: bool) -> nn.Module:
     else:
         if isinstance(content, Mapping):
             raise _needs_factory(path)
+        raise _no_module(path, content)
     try:
         module = torch.load(path, map_location="cpu", weights_only=False)
     except Exception as error:  # unpickling runs foreign code
@@ -236,7 +233,11 @@ def _pickled(path: Path, kind: Kind, unsafe_pickle: bool) -> nn.Module:
             f"{path} cannot be unpickled: {type(error).__name__}: {error}", "run where its classes are"
         ) from error
     if not isinstance(module, nn.Module):
-        raise ModelError(
-            f"{path} holds {type(module).__name__}, expected a torch.nn.Module", "pass a state dict and --factory"
-        )
+        raise _no_module(path, module)
     return module
+
+
+def _no_module(path: Path, content: Any) -> ModelError:
+    return ModelError(
+        f"{path} holds {type(content).__name__}, expected a torch.nn.Module", "pass a state dict and --factory"
+    )

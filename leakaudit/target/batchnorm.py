@@ -28,7 +28,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 
 from leakaudit.errors import UsageError
-from leakaudit.target.exported import BatchNorm
+from leakaudit.target.exported.module import BatchNorm
 from leakaudit.target.target import SharedStatistics, Target
 from leakaudit.target.trace import usable_batch_size
 

@@ -43,7 +43,8 @@ def load(
         output: Name of the graph output to audit, for files with several.
         frozen: Patterns (``conv1.*``) of tensors that the client does not train.
         factory: ``package.module:function`` that returns the module whose weights ``path`` holds.
-        trust: Open ``.pt2`` and TorchScript files, whose format can run code.
+        trust: Open ``.pt2`` files, which can call torch's tensor operators and nothing else, and TorchScript files,
+            whose programs torch runs: they can read and write files.
         unsafe_pickle: Open pickled modules, which run code.
         image_shape: ``(C, H, W)`` where the file leaves the input size open.
         dropout: Probability by node or module name: dropout to put back where an export has lost it.

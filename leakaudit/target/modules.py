@@ -14,6 +14,7 @@ from leakaudit.domains.tokens import Tokens
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.target import layout as layouts
 from leakaudit.target.dropout import Dropout, dropout_layers, replace_dropout
+from leakaudit.target.exported.module import ExportedModule
 from leakaudit.target.functional import capture_functional
 from leakaudit.target.probe import batch_sizes, double_backward_note, run
 from leakaudit.target.target import FidelityNote, Layout, Target
@@ -232,7 +233,11 @@ def insert_dropout(module: nn.Module, dropout: Mapping[str, float], label: str) 
     for name, p in dropout.items():
         if name in layers:
             layers[name].p = p
-        elif name in known and name and not isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule):
+        elif (
+            name in known
+            and name
+            and not isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule | ExportedModule)
+        ):
             known[name].add_module("leakaudit_dropout", Dropout(p, label=name))
             known[name].register_forward_hook(lambda owner, _, output: owner.leakaudit_dropout(output))
         else:

@@ -30,13 +30,14 @@ class LabelGuess:
 class Task(ABC):
     """What a label is and which loss is minimised. Implementations are frozen dataclasses that hash and pickle.
 
-    Targets and observations are passed as they are; their types are not named here, since a target holds its task.
+    A target holds its task, and what reads labels from an update is built on targets. So that reader is named by text,
+    and targets and observations are passed on as they are.
     """
 
     name: ClassVar[str]
     """For messages."""
     inference: ClassVar[str]
-    """The function behind :meth:`infer`, as ``package.module:function``: attacks build on tasks, tasks import none."""
+    """What reads the labels behind an update, as ``package.module:function`` of target, observation and generator."""
     classes: int
     """Number of classes K."""
 

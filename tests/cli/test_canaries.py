@@ -128,11 +128,13 @@ def test_ci_and_render_hide_as_much(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["pdf/ua-1", "pdf/a-3u"])
 @pytest.mark.parametrize("level", ["none", "blurred"])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("mode", "variant"), [*((mode, "pdf/a-3u") for mode in MODES), ("plain", "pdf/ua-1"), ("text", "pdf/ua-1")]
+)
 def test_nothing_private_is_in_any_file(
     secrets: dict[str, Secret], places: tuple[Path, Path, Path], mode: str, level: str, variant: str
 ) -> None:
+    """The archive has the pages of the accessible variant, and the document attached."""
     needs_pypdf()
     check(secrets[MODES[mode][0]], mode, places, ALL, "--evidence", level, "--pdf-variant", variant)

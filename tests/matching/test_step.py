@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 
@@ -21,6 +22,7 @@ from leakaudit.target.dropout import Dropout
 from leakaudit.target.target import Target
 from tests.conftest import make_target, small_cnn
 from tests.matching.test_engine import _StopAfter, observation_of
+from tests.target.watch import compiled
 
 
 def problem_of(target: Target, samples: Batch, space: Images, settings: MatchSettings) -> GradientMatching:
@@ -215,3 +217,47 @@ def test_recording_must_repay() -> None:
     assert [choose_mode(n) for n in (100, 5_000, 24_000)] == ["eager", "traced", "compiled"]
     assert [choose_mode(n, large=True) for n in (100, 1_500, 5_000)] == ["eager", "traced", "compiled"]
     assert [choose_mode(24_000, seconds) for seconds in (60.0, 3600.0)] == ["traced", "compiled"]
+
+
+class _Scoped(nn.Module):
+    """Parameters, a buffer and dropout under names that are Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_module("x=open('ran_7f3a','w')", nn.Linear(432, 5))
+        self.register_buffer("'+ran_7f3a+'", torch.ones(432))
+        self.drop = Dropout(0.5, label="\nran_7f3a\n")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tensors = dict(self.named_buffers())
+        result: torch.Tensor = self._modules["x=open('ran_7f3a','w')"](
+            self.drop(x.flatten(1)) * tensors["'+ran_7f3a+'"]
+        )
+        return result
+
+
+@pytest.mark.parametrize("restarts", [1, 3])
+def test_only_counters_reach_the_source_of_a_recording(samples: Batch, space: Images, restarts: int) -> None:
+    problem = problem_of(make_target(_Scoped(), (3, 12, 12), 5), samples, space, MatchSettings())
+    names = ["inputs", "mask:\nran_7f3a\n"]
+    values = [torch.rand(restarts, 2, 3, 12, 12), torch.rand(restarts, 2, 432)]
+    with compiled("ran_7f3a") as found:
+        traced = Step(problem, names, values, "traced")
+    assert (traced.mode, traced.note, found) == ("traced", "", [])
+    graph = traced._trace(values)
+    assert "ran_7f3a" not in graph.code
+    for node in graph.graph.nodes:
+        assert re.fullmatch(r"[a-z_]+(_?\d+)*", node.name), node.name
+        if node.op in ("placeholder", "get_attr"):
+            assert re.fullmatch(r"arg\d+_1|_(tensor|param)_constant\d+", str(node.target)), node.target
+
+
+@pytest.mark.slow
+def test_only_counters_reach_the_source_of_a_compiled_step(samples: Batch, space: Images) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("Inductor needs a C++ compiler")
+    problem = problem_of(make_target(_Scoped(), (3, 12, 12), 5), samples, space, MatchSettings())
+    values = [torch.rand(2, 2, 3, 12, 12), torch.rand(2, 2, 432)]
+    with compiled("ran_7f3a") as found:
+        step_ = Step(problem, ["inputs", "mask:\nran_7f3a\n"], values, "compiled")
+    assert (step_.mode, step_.note, found) == ("compiled", "", [])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from leakaudit.risk.jacobian import Subgraph, gradient_spectrum, lanczos_quadrature, segment_rank
 from leakaudit.risk.rank import rank_analysis
+from leakaudit.target import load
 from leakaudit.target.target import Target
 from leakaudit.target.trace import trace
 from tests.risk.nets import Residual, conv, leaky, target
@@ -128,3 +129,25 @@ def test_estimate_where_there_is_no_time_for_all_columns() -> None:
     assert not estimate.measured
     assert estimate.condition is None
     assert abs(estimate.rank - exact.rank) <= 0.15 * exact.unknowns
+
+
+class Beside(nn.Module):
+    """Later layers ask for the image's shape (``new_ones``) or read the image itself."""
+
+    def __init__(self, reads: bool) -> None:
+        super().__init__()
+        self.reads = reads
+        self.first, self.last = nn.Linear(12, 12), nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = nn.functional.gelu(self.first(x)).chunk(2, 1)
+        beside = x * 2 if self.reads else x.new_ones(x.shape[0], 12)
+        result: Tensor = self.last(torch.cat([right, left], 1) + torch.arange(12) + beside)
+        return result
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_the_image_beside_a_segment(reads: bool) -> None:
+    report = rank_analysis(load(Beside(reads), image_shape=(1, 3, 4)), jacobian=True)
+    assert report.spectrum is not None
+    assert report.spectrum.rank == 12

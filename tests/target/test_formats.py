@@ -139,7 +139,9 @@ def test_mask_shapes_and_repeated_calls() -> None:
     with record(module) as steps:
         module(torch.rand(2, 3, 4, 4))
         module(torch.rand(2, 3, 4, 4))
-    (masks,) = steps
+    first, masks = steps
+    assert first.keys() == masks.keys()
+    assert not torch.equal(torch.cat(list(first.values())), torch.cat(list(masks.values())))
     assert {name: tuple(mask.shape) for name, mask in masks.items()} == {"d": (2, 3, 1, 1), "d#1": (2, 3, 1, 1)}
     ones = {name: torch.ones(2, 3, 1, 1) * 0.5 for name in masks}
     with injected_masks(module, ones):

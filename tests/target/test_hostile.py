@@ -10,8 +10,10 @@ import resource
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from leakaudit.errors import LeakauditError, ModelError
 from leakaudit.target import load
 from tests.target import build, zoo
 from tests.target.graphs import GRAPHS
+from tests.target.watch import compiled
 
 LIMIT = 256 << 20
 """Bytes by which the peak of the process may grow."""
@@ -131,7 +134,7 @@ def test_deep_functions_cost_no_stack(tmp_path: Path) -> None:
 
 
 def test_pickles_run_nothing(tmp_path: Path) -> None:
-    marker = tmp_path / "ran"
+    marker = tmp_path / "ran_7f3a"
     torch.save(Payload(marker), tmp_path / "zip.pt")
     (tmp_path / "raw.pkl").write_bytes(pickle.dumps(Payload(marker)))
     torch.save({"weight": Payload(marker)}, tmp_path / "weights.pt")
@@ -163,39 +166,122 @@ def repacked(source: Path, target: Path, change: dict[str, bytes]) -> Path:
 
 
 def test_export_with_a_pickle_inside(tmp_path: Path) -> None:
-    marker = tmp_path / "ran"
+    marker = tmp_path / "ran_7f3a"
     good = exported(tmp_path / "good.pt2")
-    refused(good, "can run code")
+    refused(good, "not made for hostile arguments")
     assert load(good, trust=True).classes == 4
     code = pickle.dumps(Payload(marker))
     saved = io.BytesIO()
     torch.save(Payload(marker), saved)
     flag = json.dumps({"config": {"weight": {"use_pickle": True}}}).encode()
-    for change in (
-        {"data/weights/weight_0": code},
-        {"data/weights/hidden.pkl": b"anything"},
-        {"data/sample_inputs/model.pt": saved.getvalue()},
-        {"data/weights/model_weights_config.json": flag},
-        {"data/weights/model_weights_config.json": flag.replace(b"use_pickle", b"use\\u005fpickle")},
-        {"data/constants/opaque_obj_0": pickle.dumps(Payload(marker), protocol=0)},
-        {"data/aotinductor/model/model.so": b"\x7fELF"},
+    for change, reason in (
+        ({"data/weights/weight_0": code}, "whole number|reaches beyond"),
+        ({"data/weights/model.pt": saved.getvalue()}, "pickle"),
+        ({"data/weights/hidden.pkl": b"anything"}, "pickle"),
+        ({"data/weights/model_weights_config.json": flag}, "pickle"),
+        ({"data/weights/model_weights_config.json": flag.replace(b"use_pickle", b"use\\u005fpickle")}, "pickle"),
+        ({"data/constants/opaque_obj_0": pickle.dumps(Payload(marker), protocol=0)}, "pickle"),
+        ({"data/aotinductor/model/model.so": b"\x7fELF"}, "compiled library"),
+        ({"MODELS/model.json": b"{}"}, "two files of one name"),
+        ({"data/Weights/model.pt": saved.getvalue()}, "no part of an exported program"),
     ):
-        refused(repacked(good, tmp_path / "bad.pt2", change), "pickle", trust=True)
+        refused(repacked(good, tmp_path / "bad.pt2", change), reason, trust=True)
+    samples = repacked(good, tmp_path / "bad.pt2", {"data/sample_inputs/model.pt": saved.getvalue()})
+    assert load(samples, trust=True).classes == 4  # sample inputs are never opened
     assert not marker.exists()
 
 
-def test_export_that_calls_python(tmp_path: Path) -> None:
-    marker = tmp_path / "ran"
-    good = exported(tmp_path / "good.pt2")
+def altered(good: Path, bad: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """A copy of an export whose graph was changed."""
     with zipfile.ZipFile(good) as archive:
-        program = archive.read("good/models/model.json").decode()
-    assert "torch.ops.aten.linear.default" in program
-    for call in ("torch.os.mkdir", "_operator.methodcaller", "torch.ops.aten.from_file.default", "#x:y"):
-        change = {"models/model.json": program.replace("torch.ops.aten.linear.default", call).encode()}
-        refused(repacked(good, tmp_path / "bad.pt2", change), "no tensor operator", trust=True)
-    for size in (f"__import__('os').mkdir('{marker}')", "exec(chr(49))", "(exec)(chr(49))", "s0.__class__"):
-        payload = json.dumps({"x": {"as_expr": {"expr_str": size}}}).encode()
-        refused(repacked(good, tmp_path / "bad.pt2", {"models/other.json": payload}), "place of a size", trust=True)
+        program = json.loads(archive.read("good/models/model.json"))
+    change(program)
+    return repacked(good, bad, {"models/model.json": json.dumps(program).encode()})
+
+
+def test_export_that_calls_python(tmp_path: Path) -> None:
+    good = exported(tmp_path / "good.pt2")
+    for call in (
+        "torch.os.mkdir", "_operator.methodcaller", "torch.ops.aten.from_file.default", "#x:y", "builtins.eval",
+        "torch.ops.aten.\uff52elu.default", "torch.ops.aten.relu.__init__", "torch.ops.load_library",
+        "torch.ops.aten.__class__",
+    ):  # fmt: skip
+        bad = altered(
+            good, tmp_path / "bad.pt2", lambda p, c=call: p["graph_module"]["graph"]["nodes"][1].update(target=c)
+        )
+        refused(bad, "no tensor operator", trust=True)
+
+
+def wide(text: str) -> str:
+    """The text in full-width letters, which Python reads as the plain ones."""
+    return "".join(chr(ord(letter) + 0xFEE0) for letter in text)
+
+
+def in_sizes(program: dict[str, Any]) -> None:
+    """A call in full-width letters in the place of a size."""
+    for meta in program["graph_module"]["graph"]["tensor_values"].values():
+        meta["sizes"][0] = {"as_expr": {"expr_str": f"{wide('open')}(ran_7f3a)", "hint": None}}
+
+
+def in_trees(program: dict[str, Any]) -> None:
+    """A tree specification whose context names a module."""
+    context = json.dumps([{"__enum__": True, "fqn": "hostile_module:x", "name": "x"}])
+    signature = program["graph_module"]["module_call_graph"][0]["signature"]
+    protocol, tree = json.loads(signature["in_spec"])
+    tree["children_spec"][1]["context"] = context
+    signature["in_spec"] = json.dumps([protocol, tree])
+
+
+HEADER = "x=open('ran_7f3a','w')):\r    pass\r'''\rdef g():#"
+"""An argument with a default that ends the header of a function; the second time it stands there it ends a string."""
+
+
+def in_names(program: dict[str, Any]) -> None:
+    """An input of such a name."""
+    (given,) = (s["user_input"]["arg"]["as_tensor"] for s in program["graph_module"]["signature"]["input_specs"]
+                if "user_input" in s)  # fmt: skip
+    old = given["name"]
+
+    def renamed(value: Any) -> Any:
+        if isinstance(value, dict):
+            named = value.get("name") == old and len(value) == 1
+            return {(HEADER if k == old else k): HEADER if named else renamed(v) for k, v in value.items()}
+        return [renamed(item) for item in value] if isinstance(value, list) else value
+
+    program["graph_module"] = renamed(program["graph_module"])
+
+
+def in_arguments(program: dict[str, Any]) -> None:
+    """The name that the export gives to the argument of its forward."""
+    program["graph_module"]["module_call_graph"][0]["signature"]["forward_arg_names"] = [HEADER]
+
+
+def in_guards(program: dict[str, Any]) -> None:
+    """Code that checks the input."""
+    program["guards_code"] = ["open('ran_7f3a', 'w')"]
+
+
+@pytest.mark.parametrize("change", [in_sizes, in_trees, in_names, in_arguments, in_guards])
+def test_export_with_python_in_its_strings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[str, Any]], None]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "hostile_module.py").write_text("open('ran_7f3a', 'w')")
+    bad = altered(exported(tmp_path / "good.pt2"), tmp_path / "bad.pt2", change)
+    with compiled("ran_7f3a") as found:
+        assert load(bad, trust=True, image_shape=(3, 2, 2)).classes == 4
+    assert not found
+    assert not (tmp_path / "ran_7f3a").exists()
+
+
+def test_graph_name_in_an_attribute(tmp_path: Path) -> None:
+    marker = tmp_path / "ran_7f3a"
+    nodes, tensors = build.linear(source="h")
+    relu = helper.make_node("Relu", ["x"], ["h"])
+    inner = helper.make_graph([], f"'))\ropen('{marker}','w')\rdef g():\r    pass #", [], [])
+    relu.attribute.append(helper.make_attribute("consumed_inputs", inner))
+    refused(build.write(tmp_path / "m.onnx", [relu, *nodes], tensors), "has type GRAPH, expected INT")
     assert not marker.exists()
 
 
@@ -260,3 +346,27 @@ def test_enormous_resize(tmp_path: Path) -> None:
     nodes, tensors = build.linear(source="h")
     nodes.insert(0, helper.make_node("Resize", ["x", "", "", "sizes"], ["h"]))
     refused(build.write(tmp_path / "m.onnx", nodes, [*tensors, sizes], shape=(1, 3, 2, 2)), "asks for a tensor")
+
+
+def test_torchscript_programs_can_write_files(tmp_path: Path) -> None:
+    """What SECURITY.md says of --trust: the program of a TorchScript file can create files."""
+    marker = tmp_path / "ran"
+    code = (
+        "import sys, warnings; warnings.simplefilter('ignore'); import torch\n"
+        "class M(torch.nn.Module):\n"
+        "    def __init__(self):\n        super().__init__(); self.f = torch.nn.Linear(12, 4)\n"
+        "    def forward(self, x):\n"
+        f"        noise = torch.from_file({str(marker)!r}, True, 4)\n"
+        "        return self.f(x.flatten(1)) + 0 * noise\n"
+    )
+    (tmp_path / "make.py").write_text(code + f"torch.jit.save(torch.jit.script(M()), {str(tmp_path / 'm.bin')!r})\n")
+    subprocess.run([sys.executable, str(tmp_path / "make.py")], check=True)
+    refused(tmp_path / "m.bin", "can read and write files")
+    assert not marker.exists()
+    assert load(tmp_path / "m.bin", trust=True, image_shape=(3, 2, 2)).classes == 4
+    assert marker.exists()
+
+
+def test_list_of_numbers_is_no_module(tmp_path: Path) -> None:
+    torch.save([torch.rand(2)], tmp_path / "list.pt")
+    refused(tmp_path / "list.pt", "holds list")

@@ -13,7 +13,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.target import load
-from leakaudit.target.onnx.names import onnx_name, torch_names
+from leakaudit.target.names import onnx_name, torch_names
 from tests.target import build
 
 
@@ -26,7 +26,8 @@ def ids(target) -> set[str]:
     ["/model/MatMul_output_0", "onnx::Conv_12", "1.weight"], ["source.weight", "program"],
 ])  # fmt: skip
 def test_names_are_reversible_and_exact_where_possible(names: list[str]) -> None:
-    chosen = torch_names(names)
+    chosen = torch_names(names, ("source", "program"))
+    assert not {"source", "program"} & {name.split(".")[0] for name in chosen.values()}
     assert [onnx_name(chosen[name]) for name in names] == names
     assert len(set(chosen.values())) == len(names)
     assert torch_names(["conv1.weight", "fc/kernel:0"]) == {

@@ -70,7 +70,12 @@ OPTIONS = (
     click.option(
         "--factory", metavar="PACKAGE.MODULE:FUNCTION", help="Your function that builds the module of a weights file."
     ),
-    click.option("--trust", is_flag=True, help="Open .pt2 and TorchScript files, whose formats can run code."),
+    click.option(
+        "--trust",
+        is_flag=True,
+        help="Open .pt2 files, of which torch's operators are all that runs, and TorchScript files, whose programs can "
+        "read and write files.",
+    ),
     click.option("--unsafe-pickle", is_flag=True, help="Open pickled modules, which run code."),
     click.option(
         "--train-config",

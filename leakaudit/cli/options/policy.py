@@ -29,7 +29,7 @@ DATA = frozenset(
         "model", "checkpoints", "batch", "defences", "claims", "update", "batch_size", "victims", "attacks", "preset",
         "settings", "time_budget", "controls", "distractors", "psnr_margin", "lpips_margin", "threat_model", "seed",
         "device", "mean", "std", "layout", "values", "resize", "auxiliary", "lpips_weights", "cache", "quiet",
-        "verbose", "debug", "out", "formats", "evidence", "pdf_variant", "fail_on", "baseline",
+        "verbose", "debug", "out", "formats", "evidence", "paths", "pdf_variant", "fail_on", "baseline",
         "mode", "share_bn_statistics", "output", "frozen", "dropout", "image_shape", "train_config",
     }
 )  # fmt: skip

@@ -20,7 +20,7 @@ FLOORS = {
     **Card.floor_titles,
 }
 EXACT_DB = 100.0
-"""Where an exact reconstruction is drawn."""
+"""Where an exact reconstruction is drawn; chosen."""
 
 
 class ImageCard(Card):

@@ -6,15 +6,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from leakaudit.target.dropout import Dropout
-from leakaudit.target.onnx.names import torch_names
+from leakaudit.target.names import register, torch_names
 from leakaudit.target.onnx.source import Source, node_names
 from leakaudit.target.onnx.tracer import Tracer
 from leakaudit.target.onnx.values import attributes
+from leakaudit.target.program import Program
 
 _MAX_PROGRAMS = 16
+_TAKEN = frozenset({
+    "source", "program", "leakaudit_dropout", "_order", "_torch_names", "_slots", "_dropouts", "_programs",
+    "batch_statistics",
+})  # fmt: skip
+"""Attributes of the module, which no tensor may have for a name."""
 
 
 class OnnxModule(nn.Module):
@@ -33,28 +39,16 @@ class OnnxModule(nn.Module):
         self.source = source
         tensors = {**source.parameters, **source.buffers}
         self._order = list(tensors)
-        self._torch_names = torch_names(self._order)
+        self._torch_names = torch_names(self._order, _TAKEN)
         self._slots: list[tuple[nn.Module, str]] = []
         for name, value in tensors.items():
             data = torch.from_numpy(np.array(value, dtype=np.float32))
-            self._register(self._torch_names[name], data, name in source.parameters)
+            kept = nn.Parameter(data) if name in source.parameters else data
+            self._slots.append(register(self, self._torch_names[name], kept))
         self._dropouts = self._make_dropouts(dropout or {})
-        self._programs: dict[Any, fx.GraphModule] = {}
+        self._programs: dict[Any, Program] = {}
         self.batch_statistics: bool | None = None
         """Whether BatchNorm uses those of the batch; ``None``: as the mode says."""
-
-    def _register(self, name: str, data: Tensor, trained: bool) -> None:
-        *path, leaf = name.split(".")
-        holder: nn.Module = self
-        for part in path:
-            if part not in holder._modules:
-                holder.add_module(part, nn.Module())
-            holder = holder.get_submodule(part)
-        if trained:
-            holder.register_parameter(leaf, nn.Parameter(data))
-        else:
-            holder.register_buffer(leaf, data)
-        self._slots.append((holder, leaf))
 
     def _make_dropouts(self, inserted: dict[str, float]) -> dict[str, Dropout]:
         """A layer per Dropout node of the graph and per node of ``inserted``."""
@@ -93,7 +87,7 @@ class OnnxModule(nn.Module):
         result: Tensor = program(x, *[getattr(holder, leaf) for holder, leaf in self._slots])
         return result
 
-    def program(self, x: Tensor) -> fx.GraphModule:
+    def program(self, x: Tensor) -> Program:
         """The folded program for inputs like ``x``; built once per shape, type, device and BatchNorm mode."""
         batch_statistics = self.training if self.batch_statistics is None else self.batch_statistics
         dtype = x.dtype if x.is_floating_point() else getattr(*self._slots[0]).dtype

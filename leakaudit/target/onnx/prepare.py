@@ -16,10 +16,11 @@ from leakaudit.target import layout as layouts
 from leakaudit.target.modules import check_patterns
 from leakaudit.target.onnx import heads, roles
 from leakaudit.target.onnx.companions import TOKEN_TYPES, fill_companions
+from leakaudit.target.onnx.read import all_nodes
 from leakaudit.target.onnx.registry import find_borrowed, find_own, since_version
 from leakaudit.target.onnx.source import Array, Source, node_names
 from leakaudit.target.onnx.tracer import Tracer
-from leakaudit.target.onnx.values import array, attributes, constant_value, filled, widen
+from leakaudit.target.onnx.values import array, attributes, check_attributes, constant_value, filled, widen
 
 _QUANTISED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
 _DETECTION = frozenset({"NonMaxSuppression", "RoiAlign", "MaxRoiPool"})
@@ -88,6 +89,8 @@ def _normalise(model: ModelProto, path: str) -> int:
     if "" not in versions:
         raise ModelError(f"{path} uses none of ONNX's own operators, only those of {sorted(versions)}")
     _check_arity(model.graph.node, int(versions[""]), path)
+    for node in all_nodes(list(model.graph.node)):
+        check_attributes(node, int(versions[""]), path)
     if model.graph.sparse_initializer:
         raise ModelError(f"{path} holds sparse tensors, which are not supported", "export dense weights")
     del model.opset_import[:]

@@ -65,7 +65,7 @@ def _all_names(model: ModelProto) -> Iterator[str | bytes]:
     yield from (entry.domain for entry in model.opset_import)
     for function in model.functions:
         yield from (function.name, function.domain, *function.input, *function.output, *function.attribute)
-    nodes = list(_nodes([*model.graph.node, *(node for function in model.functions for node in function.node)]))
+    nodes = list(all_nodes([*model.graph.node, *(node for function in model.functions for node in function.node)]))
     for node in nodes:
         yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
         yield from (name for attribute in node.attribute for name in (attribute.name, attribute.ref_attr_name))
@@ -92,7 +92,7 @@ def _graphs_of(nodes: Iterator[NodeProto] | list[NodeProto]) -> Iterator[GraphPr
             yield from attribute.graphs
 
 
-def _nodes(nodes: list[NodeProto]) -> Iterator[NodeProto]:
+def all_nodes(nodes: list[NodeProto]) -> Iterator[NodeProto]:
     """The nodes and those of all subgraphs."""
     pending = list(nodes)
     while pending:
@@ -105,7 +105,7 @@ def _nodes(nodes: list[NodeProto]) -> Iterator[NodeProto]:
 def _tensors(model: ModelProto) -> Iterator[TensorProto]:
     yield from model.graph.initializer
     roots = [*model.graph.node, *(node for function in model.functions for node in function.node)]
-    for node in _nodes(roots):
+    for node in all_nodes(roots):
         for attribute in node.attribute:
             if attribute.HasField("t"):
                 yield attribute.t
@@ -168,7 +168,7 @@ def _check_functions(model: ModelProto, path: Path) -> None:
     sizes: dict[tuple[str, str], int] = {}
     for key in functions:
         _expanded_size(key, functions, sizes, path)
-    total = sum(sizes.get((node.domain, node.op_type), 1) for node in _nodes(list(model.graph.node)))
+    total = sum(sizes.get((node.domain, node.op_type), 1) for node in all_nodes(list(model.graph.node)))
     if total > MAX_NODES:
         raise ModelError(f"{path}: its functions expand into {total} nodes, more than {MAX_NODES}")
 
@@ -186,7 +186,7 @@ def _expanded_size(
         if key in sizes:
             stack.pop()
             continue
-        calls = [(node.domain, node.op_type) for node in _nodes(list(functions[key].node))]
+        calls = [(node.domain, node.op_type) for node in all_nodes(list(functions[key].node))]
         pending = [call for call in calls if call in functions and call not in sizes]
         if key in active and any(call in active for call in pending):
             raise ModelError(f"{path}: local function {key[1]!r} calls itself", "export without local functions")
@@ -244,6 +244,6 @@ def _sort_nodes(graph: GraphProto, path: Path) -> None:
 def _inputs_of(node: NodeProto) -> set[str]:
     """Names that a node reads, those that its subgraphs read from outside included."""
     names = set(node.input)
-    for inner in _nodes([node]):
+    for inner in all_nodes([node]):
         names.update(inner.input)
     return names - {""}

@@ -1,4 +1,4 @@
-"""One pass over an ONNX graph for one input shape: shapes are folded, tensors become a torch.fx graph.
+"""One pass over an ONNX graph for one input shape: shapes are folded, tensors become a `Program`.
 
 Integers that follow from shapes (Shape, Gather, Concat, …) are computed here and now by `onnx.reference`, so that
 the program has no shape arithmetic and no data-dependent control flow: it can be recorded by ``make_fx`` and mapped by
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from onnx import NodeProto, TensorProto, helper
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -29,15 +29,16 @@ from leakaudit.target.onnx.host import GROWING, evaluate
 from leakaudit.target.onnx.registry import Operator, find_borrowed, find_own, since_version
 from leakaudit.target.onnx.source import Array, Source, node_names
 from leakaudit.target.onnx.values import array, attributes, check_size
+from leakaudit.target.program import Builder, Program, Slot
 
 _ALWAYS_TENSOR = frozenset({"RandomUniformLike", "RandomNormalLike", "Bernoulli", "Shape", "Size"})
 
 
 @dataclass(frozen=True, eq=False)
 class Traced:
-    """A tensor of the program: its fx node and its fake value."""
+    """A tensor of the program: its place there and its fake value."""
 
-    node: fx.Node
+    slot: Slot
     fake: Any
 
 
@@ -78,14 +79,13 @@ class Tracer:
         self.training = training
         self.dtype, self.device, self.input_dtype = dtype or x.dtype, x.device, x.dtype
         self.shape = tuple(x.shape)
-        self.graph = fx.Graph()
-        self.root = nn.Module()
+        self.program = Builder()
         self.env: dict[str, Value | Undefined] = {}
         self.executed: list[NodeProto] = []
         """The nodes that ran, branches replaced by what they contain."""
-        self.constants: dict[tuple[bytes, str, tuple[int, ...]], fx.Node] = {}
+        self.constants: dict[tuple[bytes, str, tuple[int, ...]], Slot] = {}
 
-    def build(self) -> fx.GraphModule:
+    def build(self) -> Program:
         """The program: ``program(x, *tensors) -> logits (B, K)``.
 
         Raises:
@@ -101,16 +101,12 @@ class Tracer:
             if not isinstance(result, Traced):
                 raise ModelError("the output does not depend on the input", "choose another with --output NAME")
             self._check_logits(result)
-            node = result.node
+            slot = result.slot
             if result.fake.dim() == 1:
-                node = self.graph.call_method("unsqueeze", (node, 1))
+                slot = self.program.call(torch.unsqueeze, (slot, 1))
             elif result.fake.dim() > 2:
-                node = self.graph.call_method("flatten", (node, 1))
-        self.graph.output(node)
-        program = fx.GraphModule(self.root, self.graph)
-        program.graph.eliminate_dead_code()
-        program.recompile()
-        return program
+                slot = self.program.call(torch.flatten, (slot, 1))
+        return self.program.build(slot)
 
     def _check_logits(self, result: Traced) -> None:
         shape = tuple(result.fake.shape)
@@ -126,10 +122,10 @@ class Tracer:
         def tensor(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
             return torch.empty(shape, dtype=dtype, device=self.device)
 
-        self.env[self.source.input_name] = Traced(self.graph.placeholder("x"), tensor(self.shape, self.input_dtype))
+        self.env[self.source.input_name] = Traced(self.program.input(), tensor(self.shape, self.input_dtype))
         tensors = {**self.source.parameters, **self.source.buffers}
-        for index, name in enumerate(self.names):
-            self.env[name] = Traced(self.graph.placeholder(f"t{index}"), tensor(tensors[name].shape, self.dtype))
+        for name in self.names:
+            self.env[name] = Traced(self.program.input(), tensor(tensors[name].shape, self.dtype))
         self.env.update(self.source.host)
         self.env[""] = None
 
@@ -209,9 +205,7 @@ class Tracer:
         layer = self.dropouts.get(name)
         if layer is None or not isinstance(x, Traced):
             return x
-        label = f"dropout{len(list(self.root.children()))}"
-        self.root.add_module(label, layer)
-        return Traced(self.graph.call_module(label, (x.node,)), x.fake)
+        return Traced(self.program.call(layer, (x.slot,)), x.fake)
 
     def _tensor_node(self, node: NodeProto, name: str, inputs: list[Value]) -> Any:
         given = attributes(node)
@@ -250,13 +244,12 @@ class Tracer:
         result = run(*pick("fake"), **keywords)
         if isinstance(result, np.ndarray):
             return result
-        node = self.graph.call_function(run, tuple(pick("node")), keywords)
-        return self._results(node, result)
+        return self._results(self.program.call(run, pick("slot"), keywords), result)
 
-    def _results(self, node: fx.Node, result: Any) -> Any:
+    def _results(self, slot: Slot, result: Any) -> Any:
         if not isinstance(result, tuple | list):
-            return Traced(node, result)
-        return tuple(Traced(self.graph.call_function(python.getitem, (node, i)), part) for i, part in enumerate(result))
+            return Traced(slot, result)
+        return tuple(Traced(self.program.call(python.getitem, (slot, i)), part) for i, part in enumerate(result))
 
     def _constant(self, value: Array) -> Traced:
         """A host value as a tensor of the program."""
@@ -268,9 +261,7 @@ class Tracer:
             )
             tensor = tensor.to(dtype) if dtype is not None else tensor
         if key not in self.constants:
-            label = f"constant{len(self.constants)}"
-            self.root.register_buffer(label, tensor)
-            self.constants[key] = self.graph.get_attr(label)
+            self.constants[key] = self.program.constant(tensor)
         return Traced(self.constants[key], torch.empty(tensor.shape, dtype=tensor.dtype, device=self.device))
 
     def _other_batch(self, node: NodeProto, inputs: list[Value]) -> list[Value]:
@@ -295,7 +286,7 @@ class Tracer:
         if value is None or value.fake.dim() < 2 or value.fake.shape[0] != 1:
             return value
         sizes = (batch, *(-1,) * (value.fake.dim() - 1))
-        return Traced(self.graph.call_method("expand", (value.node, *sizes)), value.fake.expand(*sizes))
+        return Traced(self.program.call(Tensor.expand, (value.slot, *sizes)), value.fake.expand(*sizes))
 
     def _host(self, node: NodeProto, inputs: list[Value]) -> Any:
         """A node that depends on no tensor: folded, or, where its result may grow, computed by the program."""
@@ -319,13 +310,11 @@ class Tracer:
         with _outside_fake():
             module, mapping = converter(*_single_node_graph(node, inputs))
             module = module.to(self.device)
-        label = f"borrowed{len(list(self.root.children()))}"
-        self.root.add_module(label, module)
         by_name = dict(zip(node.input, inputs, strict=False))
         arguments = [self._as_tensor(by_name[key]) for key in mapping.inputs if key]
         fakes = [value.fake for value in arguments]
         result = module(*fakes)
-        return self._results(self.graph.call_module(label, tuple(value.node for value in arguments)), result)
+        return self._results(self.program.call(module, [value.slot for value in arguments]), result)
 
     def _as_tensor(self, value: Value) -> Traced:
         if value is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, defs, helper, numpy_helper
 
 from leakaudit.errors import ModelError
 
@@ -28,6 +28,38 @@ def array(tensor: TensorProto, where: str) -> np.ndarray[Any, Any]:
         raise ModelError(
             f"tensor {where!r} of shape {list(tensor.dims)} cannot be read: {error}", "the file is damaged"
         ) from error
+
+
+def check_attributes(node: NodeProto, opset: int, path: str) -> None:
+    """Refuse an attribute of another type than the operator's schema says, or of none that holds plain data.
+
+    Raises:
+        ModelError: A graph where a number belongs, an attribute without a type, a graph for an unknown attribute.
+    """
+    try:
+        schema = None if node.domain else defs.get_schema(node.op_type, max_inclusive_version=opset)
+    except defs.SchemaError:  # an unknown operator, named later with all others
+        schema = None
+    for attribute in node.attribute:
+        known = None if schema is None else schema.attributes.get(attribute.name)
+        expected = _PLAIN if known is None else (int(known.type.value),)
+        if attribute.type not in expected:
+            raise ModelError(
+                f"{path}: attribute {attribute.name!r} of node {node.name or node.op_type!r} ({node.op_type}) has type "
+                f"{_type_name(attribute.type)}, expected {' or '.join(_type_name(kind) for kind in expected)}",
+                "the file is damaged or hostile: export or copy it again",
+            )
+
+
+_PLAIN = (
+    AttributeProto.INT, AttributeProto.FLOAT, AttributeProto.STRING, AttributeProto.INTS, AttributeProto.FLOATS,
+    AttributeProto.STRINGS,
+)  # fmt: skip
+"""Types of an attribute that no schema knows."""
+
+
+def _type_name(kind: int) -> str:
+    return str(AttributeProto.AttributeType.Name(kind)) if kind in AttributeProto.AttributeType.values() else str(kind)
 
 
 def attributes(node: NodeProto) -> dict[str, Any]:
