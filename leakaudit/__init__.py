@@ -14,67 +14,106 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from leakaudit.api import scan
+    from leakaudit.api import defend, scan
+    from leakaudit.attacks.base import Attack
     from leakaudit.audit.request import AuditOptions
     from leakaudit.client.batch import Batch
     from leakaudit.client.readers.images import load_batch
+    from leakaudit.defences.base import ClientStep, Defence
+    from leakaudit.defences.evidence import Check, Guarantee
+    from leakaudit.document.redact import redact
     from leakaudit.document.schema import Report
     from leakaudit.domains.base import Domain
     from leakaudit.domains.images import Images
     from leakaudit.domains.tokens import Tokens
     from leakaudit.errors import AuditError, BatchError, LeakauditError, ModelError, UsageError
-    from leakaudit.observation import Observation
+    from leakaudit.observation import Channel, Observation
     from leakaudit.observer import Observer
+    from leakaudit.policy.apply import apply_policy
+    from leakaudit.policy.read import Policy
     from leakaudit.protocols.base import Play, Protocol
     from leakaudit.protocols.fedsgd import FedSGD
+    from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
+    from leakaudit.report.formats.base import Format
     from leakaudit.target.load import load
+    from leakaudit.target.readers import Reader
     from leakaudit.target.target import Target
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Attack": "attacks.base",
     "AuditError": "errors",
     "AuditOptions": "audit.request",
     "Batch": "client.batch",
     "BatchError": "errors",
+    "Channel": "observation",
+    "Check": "defences.evidence",
+    "ClientStep": "defences.base",
+    "Defence": "defences.base",
     "Domain": "domains.base",
     "FedSGD": "protocols.fedsgd",
+    "Format": "report.formats.base",
+    "Guarantee": "defences.evidence",
     "Images": "domains.images",
     "LeakauditError": "errors",
     "ModelError": "errors",
+    "Monitor": "reconstruction",
+    "NotApplicable": "reconstruction",
     "Observation": "observation",
     "Observer": "observer",
     "Play": "protocols.base",
+    "Policy": "policy.read",
     "Protocol": "protocols.base",
+    "Reader": "target.readers",
+    "Reconstruction": "reconstruction",
     "Report": "document.schema",
     "Target": "target",
     "Tokens": "domains.tokens",
     "UsageError": "errors",
+    "apply_policy": "policy.apply",
+    "defend": "api",
     "load": "target",
     "load_batch": "client.readers.images",
+    "redact": "document.redact",
     "scan": "api",
 }
 
 __all__ = [
+    "Attack",
     "AuditError",
     "AuditOptions",
     "Batch",
     "BatchError",
+    "Channel",
+    "Check",
+    "ClientStep",
+    "Defence",
     "Domain",
     "FedSGD",
+    "Format",
+    "Guarantee",
     "Images",
     "LeakauditError",
     "ModelError",
+    "Monitor",
+    "NotApplicable",
     "Observation",
     "Observer",
     "Play",
+    "Policy",
     "Protocol",
+    "Reader",
+    "Reconstruction",
     "Report",
     "Target",
     "Tokens",
     "UsageError",
+    "apply_policy",
+    "defend",
     "load",
     "load_batch",
+    "redact",
     "scan",
 ]
 

@@ -19,6 +19,8 @@ from leakaudit.target.dropout import Steps
 from leakaudit.target.target import Target
 
 ThreatModel = Literal["A", "B", "C", "D", "E"]
+HANDED = "*"
+"""Among the defences that an attack adapts to: all whose counterpart the observation has (channel, noise, rounding)."""
 
 
 class Channel(ABC):
@@ -68,6 +70,10 @@ class Observation:
             observation; optimisation attacks may start from it.
         channel: What a known defence does to a gradient; attacks compare their own gradient through it.
         one_bit: The channel keeps signs only: inputs far from the truth match as well as the truth does.
+        noise: Standard deviation σ of the Gaussian noise that the client is known to add to every entry of its update.
+        rounding: Step between neighbouring values by tensor, where the client is known to round its update.
+        pruned: Whether the client is known to zero the small entries of its update.
+        rescaled: Whether it is known to clip, so that the update, or each sample's share of it, may be scaled down.
     """
 
     update: Mapping[str, Tensor]
@@ -82,6 +88,10 @@ class Observation:
     start: Tensor | None = field(default=None)
     channel: Channel | None = field(default=None)
     one_bit: bool = field(default=False)
+    noise: float = 0.0
+    rounding: Mapping[str, float] | None = None
+    pruned: bool = False
+    rescaled: bool = False
 
     def shared(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """What a client with these gradients would share, as far as the attacker can tell; differentiable."""
@@ -101,6 +111,11 @@ class Observation:
         """
         update = self.protocol.update(target, play, create_graph=create_graph, functional=functional)
         return self.shared(update)
+
+    @property
+    def plain(self) -> bool:
+        """Whether the update is the gradient itself, as far as the attacker knows."""
+        return self.channel is None and self.noise == 0 and not self.rounding
 
     @property
     def batch_size(self) -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from torch import nn
 
 import leakaudit
-from tests.conftest import small_mlp, smooth_images
+from tests.conftest import ROOT, small_mlp, smooth_images
 
 
 def test_all_is_sorted_complete_and_importable() -> None:
@@ -17,6 +20,37 @@ def test_all_is_sorted_complete_and_importable() -> None:
         assert getattr(leakaudit, name).__doc__, name
     with pytest.raises(AttributeError, match="nothing"):
         _ = leakaudit.nothing
+
+
+def test_the_bases_of_all_extensions_are_public() -> None:
+    wanted = {
+        "Attack",
+        "Reconstruction",
+        "NotApplicable",
+        "Monitor",
+        "Defence",
+        "ClientStep",
+        "Channel",
+        "Check",
+        "Guarantee",
+    }
+    wanted |= {"Format", "Reader", "Policy", "apply_policy", "redact", "defend"}
+    assert wanted <= set(leakaudit.__all__)
+    assert set(leakaudit.__all__) <= set(dir(leakaudit))
+
+
+def test_every_public_name_is_documented() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8").splitlines()
+    for name in leakaudit.__all__:
+        public = getattr(leakaudit, name)
+        where = "leakaudit.errors" if public.__module__ == "leakaudit.errors" else f"{public.__module__}.{name}"
+        assert f"::: {where}" in page, f"{name} is missing in docs/api.md"
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = "import sys, leakaudit; print([m for m in ('torch', 'numpy', 'pydantic', 'click') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_scan_from_python_is_silent(capfd: pytest.CaptureFixture[str]) -> None:

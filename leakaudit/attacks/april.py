@@ -14,6 +14,8 @@ connection in front of it, as ``∂ℓ/∂z`` has further terms otherwise. The s
 so LayerNorm, skip connections and dropout behind the position embedding do not matter. What is lost is the case of a
 frozen patch embedding.
 
+Through known noise only the directions of Z̄ that are more than noise are inverted.
+
 Both tensors are found by what they do on a probe, not by name. Fails for more than one sample (the sum of products
 does not separate), positions that are fixed or rotary, T > d, and networks whose errors at the tokens have rank below T
 (a single block read out at one token); what is then recovered is the minimum-norm solution, and marked.
@@ -33,6 +35,7 @@ from torch import Generator, Tensor
 from leakaudit.attacks.base import Attack
 from leakaudit.attacks.reading.confirm import Recovered, assemble, best_label
 from leakaudit.attacks.reading.first_layer import Entry, find_entries, like, masks_unknown, mid_grey, probe_batch
+from leakaudit.attacks.reading.noise import rank_limit, spread
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.protocols.fedsgd import gradient_of
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
@@ -166,6 +169,7 @@ class April(Attack):
         "Lu et al., APRIL: Finding the Achilles' Heel on Privacy for Vision Transformers, CVPR 2022"
     )
     cost: ClassVar[int] = 12
+    adapts: ClassVar[tuple[str, ...]] = ("dp", "int", "share", "soteria", "precode", "dropout")
     one_gradient: ClassVar[bool] = True
     presets: ClassVar[dict[str, AprilSettings]] = {
         "quick": AprilSettings(),
@@ -180,6 +184,9 @@ class April(Attack):
             return NotApplicable("no learned position embedding is added to a patch embedding of the input")
         if observation.batch_size != 1:
             return NotApplicable(f"batch of {observation.batch_size}: position gradients of several samples are summed")
+        if observation.one_bit or observation.pruned:
+            done = "signed" if observation.one_bit else "pruned"
+            return NotApplicable(f"{found.position} is {done}: errors and patches no longer satisfy one linear system")
         for name in (found.entry.weight, found.position):
             if name not in observation.update:
                 return NotApplicable(f"{name} is not part of the update")
@@ -193,12 +200,14 @@ class April(Attack):
         entry, update = found.entry, observation.update
         dtype = update[entry.weight].dtype
         product, errors = embedding_rows(entry, update).double(), found.errors(update).double()
-        patches, rank, condition, misfit = solve_patches(errors, product, ROUNDING.get(dtype, 1e-3))
+        noise = spread(observation, found.position) * rank_limit(*errors.shape)
+        rounding = max(ROUNDING.get(dtype, 1e-3), noise / float(torch.linalg.matrix_norm(errors, 2).clamp_min(1e-300)))
+        patches, rank, condition, misfit = solve_patches(errors, product, rounding)
         fill = mid_grey(observation, patches)[0]
         image = from_patches(entry, patches, tuple(update[entry.weight].shape), fill).to(dtype)
         label, residual = best_label(target, observation, image)
         complete = rank == found.count and bool(entry.map.known.all()) and len(product) > found.count
-        confirmed = complete and misfit <= self.settings.misfit
+        confirmed = noise == 0 and complete and misfit <= self.settings.misfit
         if not masks_unknown(target, observation):
             confirmed = confirmed and residual <= 10 * self.settings.misfit
         how = (

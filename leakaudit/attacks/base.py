@@ -56,6 +56,9 @@ class Attack(ABC):
     """Whether its algebra is that of one gradient; it is then not asked for an update of several local steps."""
     reads: ClassVar[tuple[str, ...]] = ("images",)
     """The domains whose samples it recovers, by `leakaudit.domains.base.Domain.kind`; it is not asked for others."""
+    adapts: ClassVar[tuple[str, ...]] = ()
+    """Names of the defences that it works through, `HANDED` for all whose counterpart is in the observation. It is told
+    of every defence; its run counts as an evaluation of a client only if it works through all of the client's."""
     presets: ClassVar[dict[str, Any]]
     """Settings by preset name: quick, standard, paper."""
 

@@ -17,6 +17,10 @@ A token model takes token ids, or real-valued arrays that it casts to the indice
 batches as sequences (only the token set is read then), for more tokens than dimensions, and for vocabularies beyond
 ``MAX_VOCABULARY`` in the span test. Deviation: the published attack decodes sequences of batches greedily through the
 second layer as well; not done here.
+
+Through known noise the rows are told as in `leakaudit.attacks.embedding`, places by rows that agree up to the noise and
+with no other, and the span by the singular values that are more than noise; a span that noise tilts by more than
+`WIDEST` tells nothing.
 """
 
 from __future__ import annotations
@@ -30,11 +34,13 @@ import torch
 from torch import Generator, Tensor
 
 from leakaudit.attacks.base import Attack
-from leakaudit.attacks.embedding import counted, token_set
+from leakaudit.attacks.embedding import SEEN_THROUGH, counted, seen_tokens
 from leakaudit.attacks.reading.confirm import Recovered, assemble, best_label
 from leakaudit.attacks.reading.first_layer import Use, like, masks_unknown, token_table, watch
-from leakaudit.attacks.reading.token_places import sequence_by_positions
+from leakaudit.attacks.reading.noise import live_rows, rank_limit, spread
+from leakaudit.attacks.reading.token_places import position_scale, sequence_by_positions, sequence_through_noise
 from leakaudit.observation import Observation, ThreatModel
+from leakaudit.protocols.fedsgd import gradient_of
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, TokenReading
 from leakaudit.target.target import Target
 
@@ -42,6 +48,8 @@ MAX_VOCABULARY = 4096
 """Largest vocabulary that the span test goes through, one run of the model per token; chosen, not measured."""
 ROUNDING = 1e-5
 """Singular values below this share of the largest are rounding noise: 84 times the precision of float32."""
+WIDEST = 0.1
+"""Sine of the angle by which noise may tilt the span, chosen; inputs at random are at an angle near 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,20 +68,33 @@ class DagerSettings:
             raise ValueError(f"span must be between 0 and 1, got {self.span}")
 
 
-def span_distance(gradient: Tensor, candidates: Tensor) -> Tensor:
+def span_distance(gradient: Tensor, candidates: Tensor, noise: float = 0.0) -> Tensor:
     """Relative distance (N,) of candidate inputs (N, in) from the row space of a layer's gradient (out, in)."""
     _, singular, right = torch.linalg.svd(gradient.double(), full_matrices=False)
-    basis = right[singular > ROUNDING * singular[0]]
+    basis = right[_significant(singular, gradient, noise)]
     values = candidates.double()
     rest = values - (values @ basis.T) @ basis
     distance: Tensor = rest.norm(dim=1) / values.norm(dim=1).clamp_min(1e-300)
     return distance
 
 
-def span_rank(gradient: Tensor) -> int:
-    """Numerical rank of a layer's gradient: the number of independent inputs."""
+def span_rank(gradient: Tensor, noise: float = 0.0) -> int:
+    """Numerical rank of a layer's gradient: the number of independent inputs that are more than noise."""
+    return int(_significant(torch.linalg.svdvals(gradient.double()), gradient, noise).sum())
+
+
+def span_tilt(gradient: Tensor, noise: float) -> float:
+    """Bound on the sine of the angle by which noise tilts the span (Wedin): its largest singular value over ours."""
+    if noise == 0:
+        return 0.0
     singular = torch.linalg.svdvals(gradient.double())
-    return int((singular > ROUNDING * singular[0]).sum())
+    kept = singular[_significant(singular, gradient, noise)]
+    return noise * rank_limit(*gradient.shape) / float(kept[-1]) if len(kept) else 1.0
+
+
+def _significant(singular: Tensor, gradient: Tensor, noise: float) -> Tensor:
+    """Which singular values are more than rounding and noise of a standard deviation."""
+    return singular > max(ROUNDING * float(singular[0]), noise * rank_limit(*gradient.shape))
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,19 +148,17 @@ def find_reader(target: Target, table: str) -> Reader | None:
     return None
 
 
-def sequence_by_span(
-    target: Target, reader: Reader, update: Mapping[str, Tensor], tokens: Tensor
-) -> tuple[Tensor, Tensor]:
+def sequence_by_span(target: Target, reader: Reader, observation: Observation, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """For every place the token whose input is nearest to the span, and the distances (tokens, places)."""
     places = prod(target.image_shape)
-    gradient = reader.gradient(update)
+    gradient, noise = reader.gradient(observation.update), spread(observation, reader.weight)
     distances = []
     for token in tokens.tolist():
         inputs = _constant(target, token)
         found = _inputs(watch(target, inputs)[reader.weight][0], len(inputs), places)
         if found is None:
             raise ValueError(f"{reader.weight} does not read one row per token")
-        distances.append(span_distance(gradient, found))
+        distances.append(span_distance(gradient, found, noise))
     table = torch.stack(distances)
     return tokens[table.argmin(0)], table
 
@@ -154,6 +173,7 @@ class Dager(Attack):
     needs: ClassVar[str] = "a model whose input indexes a trained embedding table; batch 1 for the sequence"
     reference: ClassVar[str] = "Petrov et al., DAGER: Exact Gradient Inversion for LLMs, NeurIPS 2024, arXiv 2405.15586"
     cost: ClassVar[int] = 13
+    adapts: ClassVar[tuple[str, ...]] = SEEN_THROUGH
     one_gradient: ClassVar[bool] = True
     reads: ClassVar[tuple[str, ...]] = ("images", "tokens")  # real-valued inputs may index a table too
     presets: ClassVar[dict[str, DagerSettings]] = {
@@ -166,6 +186,8 @@ class Dager(Attack):
         """Needs an embedding table that the input indexes."""
         if token_table(target) is None:
             return NotApplicable("the model has no token embedding: its input is real-valued")
+        if observation.noise > 0 and observation.one_bit:
+            return NotApplicable("signs of a noisy update have neither rows of zeros nor a rank")
         return None
 
     def run(self, target: Target, observation: Observation, generator: Generator, monitor: Monitor) -> Reconstruction:
@@ -223,48 +245,93 @@ def _seen_tokens(target: Target, observation: Observation, table: str, settings:
     vocabulary = len(tensors[table])
     none = torch.empty(0, dtype=torch.long)
     if table in observation.update:
-        tokens = token_set(observation.update[table])
+        tokens, how = seen_tokens(observation, table)
         if len(tokens) < vocabulary:
-            return tokens, f"non-zero rows of {table}"
+            return tokens, how
     if vocabulary > MAX_VOCABULARY:
         return none, f"{table} says nothing and {vocabulary} tokens are too many to try"
     tokens = torch.arange(vocabulary, device=like(target).device)
     if observation.batch_size == 1:
         return tokens, "the whole vocabulary"
+    reader = _span_reader(target, observation, table)
+    if isinstance(reader, str):
+        return none, reader
+    _, distances = sequence_by_span(target, reader, observation, tokens)
+    return tokens[(distances <= _reach(reader, observation, settings)).any(1)], f"span of {reader.weight}"
+
+
+def _span_reader(target: Target, observation: Observation, table: str) -> Reader | str:
+    """The layer whose gradient shows which inputs occurred, or why none does."""
+    if observation.one_bit or observation.pruned:
+        return "signs and pruned entries have no span in common with the inputs"
     reader = find_reader(target, table)
-    if reader is None or span_rank(reader.gradient(observation.update)) >= reader.width:
-        return none, "no layer behind the table spans fewer dimensions than it has"
-    _, distances = sequence_by_span(target, reader, observation.update, tokens)
-    return tokens[(distances <= settings.span).any(1)], f"span of {reader.weight}"
+    if reader is None or reader.weight not in observation.update:
+        return "no linear layer reads the tokens one by one"
+    gradient, noise = reader.gradient(observation.update), spread(observation, reader.weight)
+    rank, tilt = span_rank(gradient, noise), span_tilt(gradient, noise)
+    if rank >= reader.width:
+        return f"the gradient of {reader.weight} spans all {reader.width} dimensions"
+    if rank == 0 or tilt > WIDEST:
+        return f"noise covers the span of {reader.weight}"
+    return reader
+
+
+def _reach(reader: Reader, observation: Observation, settings: DagerSettings) -> float:
+    """Largest distance from the span of an input that occurred."""
+    return max(settings.span, span_tilt(reader.gradient(observation.update), spread(observation, reader.weight)))
 
 
 def _sequence(
     target: Target, observation: Observation, table: str, tokens: Tensor, settings: DagerSettings
 ) -> _Sequence:
-    update = observation.update
     places = prod(target.image_shape)
-    if table in update and len(tokens) <= places:
-        for name, gradient in update.items():
-            rows = _moved_rows(gradient)
-            if name == table or rows.shape != (places, update[table].shape[1]):
-                continue
-            sequence, misfit = sequence_by_positions(update[table], rows, tokens)
-            if misfit <= settings.span:
-                everywhere = torch.ones(places, dtype=torch.bool)
-                return _Sequence(sequence, everywhere, True, f"{table} and {name}, misfit {misfit:.1e}")
-    reader = find_reader(target, table)
-    if reader is None or reader.weight not in update:
-        return _Sequence(None, None, False, "no linear layer reads the tokens one by one")
-    rank = span_rank(reader.gradient(update))
-    if rank >= reader.width:
-        return _Sequence(None, None, False, f"the gradient of {reader.weight} spans all {reader.width} dimensions")
-    sequence, distances = sequence_by_span(target, reader, update, tokens)
-    placed = (distances <= settings.span).sum(0) == 1
+    if table in observation.update and len(tokens) <= places and not observation.one_bit:
+        read = _by_positions(target, observation, table, tokens, settings)
+        if read is not None:
+            return read
+    reader = _span_reader(target, observation, table)
+    if isinstance(reader, str):
+        return _Sequence(None, None, False, reader)
+    rank = span_rank(reader.gradient(observation.update), spread(observation, reader.weight))
+    sequence, distances = sequence_by_span(target, reader, observation, tokens)
+    placed = (distances <= _reach(reader, observation, settings)).sum(0) == 1
     how = f"span of {reader.weight}: rank {rank}, {int(placed.sum())} of {places} places unique"
     return _Sequence(sequence, placed.cpu(), bool(placed.all()), how)
 
 
-def _moved_rows(gradient: Tensor) -> Tensor:
+def _by_positions(
+    target: Target, observation: Observation, table: str, tokens: Tensor, settings: DagerSettings
+) -> _Sequence | None:
+    """The sequence from a learned position table, if there is one whose rows fit."""
+    update, places = observation.update, prod(target.image_shape)
+    for name, gradient in update.items():
+        rows = _moved_rows(gradient, observation.noise)
+        if name == table or rows.shape != (places, update[table].shape[1]):
+            continue
+        if observation.noise > 0:
+            scale = _probed_scale(target, table, name, places)
+            sequence, placed = sequence_through_noise(update[table], rows * scale, tokens, observation.noise)
+            if bool(placed.any()):
+                how = f"{table} and {name} up to the noise, {int(placed.sum())} of {places} places unique"
+                return _Sequence(sequence, placed.cpu(), False, how)
+            continue
+        sequence, misfit = sequence_by_positions(update[table], rows, tokens)
+        if misfit <= settings.span:
+            everywhere = torch.ones(places, dtype=torch.bool)
+            return _Sequence(sequence, everywhere, True, f"{table} and {name}, misfit {misfit:.1e}")
+    return None
+
+
+def _probed_scale(target: Target, table: str, positions: str, places: int) -> float:
+    """What the model multiplies its embeddings by before it adds the positions: read off an update of our own."""
+    inputs = _constant(target, 0, first=1)
+    labels = torch.zeros(len(inputs), dtype=torch.long, device=inputs.device)
+    own = gradient_of(target, inputs, labels)
+    flat = own[positions].reshape(-1, own[positions].shape[-1])
+    return position_scale(own[table].double(), flat[flat.abs().sum(1) > 0].double())
+
+
+def _moved_rows(gradient: Tensor, noise: float) -> Tensor:
     """The rows of a table's gradient that are not zero: of a position table, the places of the sequence in order."""
     rows = gradient.reshape(-1, gradient.shape[-1]) if gradient.dim() else gradient.reshape(1, 1)
-    return rows[rows.abs().sum(1) > 0]
+    return rows[live_rows(rows, noise)]

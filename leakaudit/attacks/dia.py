@@ -33,7 +33,7 @@ from typing import ClassVar
 from torch import Generator, Tensor
 
 from leakaudit.attacks.base import Attack, cpu_generator
-from leakaudit.attacks.ig import IGSettings, match, refuse_batch_size
+from leakaudit.attacks.ig import MATCHING, IGSettings, match, refuse_batch_size
 from leakaudit.attacks.reading.masks import draw_masks, masked_layers, read_masks
 from leakaudit.attacks.wia import no_dropout
 from leakaudit.matching.descent import Progress
@@ -75,6 +75,7 @@ class DIA(Attack):
     needs: ClassVar[str] = "dropout in train mode"
     reference: ClassVar[str] = "Scheliga et al., Dropout is not all you need, AAAI 2023, arXiv 2208.06163"
     cost: ClassVar[int] = 60
+    adapts: ClassVar[tuple[str, ...]] = (*MATCHING, "dropout")
     # paper: the authors' shipped configuration (λ_tv 1e-5, λ_m 1e-4, 20,000 steps, plateau 800, stop after 4,000 or
     # below 1e-5), nothing read, nothing polished. quick and standard: benchmarks/anchors.py; IG's tolerance of 1e-9
     # brings the LeNet's samples to 54 to 60 dB instead of 45 to 52, which no eye tells apart, in a third more steps.

@@ -17,7 +17,7 @@ import torch
 from torch import Generator
 
 from leakaudit.attacks.base import Attack
-from leakaudit.attacks.ig import refuse_batch_size
+from leakaudit.attacks.ig import MATCHING, refuse_batch_size
 from leakaudit.matching.engine import MatchSettings, minimize
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
@@ -39,6 +39,7 @@ class DLG(Attack):
     needs: ClassVar[str] = "a model with smooth activations; optimises the labels too"
     reference: ClassVar[str] = "Zhu et al., Deep Leakage from Gradients, NeurIPS 2019, arXiv 1906.08935"
     cost: ClassVar[int] = 52
+    adapts: ClassVar[tuple[str, ...]] = MATCHING
     # paper: the authors' 300 L-BFGS steps of at most 20 inner iterations. quick, standard: benchmarks/anchors.py.
     presets: ClassVar[dict[str, MatchSettings]] = {
         "quick": replace(DESCENT, iterations=1000),

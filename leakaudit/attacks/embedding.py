@@ -6,9 +6,16 @@ The embedding table E enters the loss through the rows of the tokens that occur 
 
 is zero, to the last bit, for every token v that is not in the batch, and non-zero for the others except by chance. The
 number of non-zero rows is the number of different tokens. Says nothing about order, counts, or which sample a token
-belongs to: DAGER goes on from here. Fails where the table is frozen, where it is also the output layer (tied weights),
-and where noise was added to every row. Reference: Melis et al., Exploiting Unintended Feature Leakage in Collaborative
-Learning, S&P 2019, arXiv 1805.04049.
+belongs to: DAGER goes on from here.
+
+Through known noise of standard deviation σ on every entry, a row counts if it is longer than a row of noise alone,
+``‖ξ‖² ~ σ² χ²_d``; the probability that any row is taken for a token by chance is at most
+`leakaudit.attacks.reading.noise.FALSE_ALARM`. Tokens whose row is shorter than that are missed. Pruning, signs and
+rounding leave rows of zeros as they are; they may zero others, so the set is one of tokens that occur for certain.
+
+Fails where the table is frozen, where it is also the output layer (tied weights), and where noise of unknown size was
+added to every row, or signs were taken of a noisy update.
+Reference: Melis et al., Exploiting Unintended Feature Leakage in Collaborative Learning, S&P 2019, arXiv 1805.04049.
 """
 
 from __future__ import annotations
@@ -22,9 +29,15 @@ from torch import Generator, Tensor
 from leakaudit.attacks.base import Attack
 from leakaudit.attacks.reading.confirm import fill_labels
 from leakaudit.attacks.reading.first_layer import mid_grey
+from leakaudit.attacks.reading.noise import FALSE_ALARM, live_rows, step_of
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, TokenReading
 from leakaudit.target.target import Target
+
+SEEN_THROUGH = (
+    "dp", "prune", "sign", "int", "accumulate", "clients", "share", "soteria", "precode", "dropout",
+)  # fmt: skip
+"""Defences under which a row of the table is still zero, or noise of known size, for tokens that are not there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +47,15 @@ class EmbeddingSettings:
 
 def token_set(table_gradient: Tensor) -> Tensor:
     """Tokens whose row of the table's gradient (V, d) is not zero, ascending."""
-    return table_gradient.abs().sum(1).nonzero().flatten()
+    return live_rows(table_gradient)
+
+
+def seen_tokens(observation: Observation, table: str) -> tuple[Tensor, str]:
+    """Tokens whose row of the table's gradient is more than the known noise, ascending, and how that was told."""
+    tokens = live_rows(observation.update[table], observation.noise, step_of(observation, table))
+    if observation.noise == 0:
+        return tokens, f"non-zero rows of {table}"
+    return tokens, f"rows of {table} beyond the noise, none by chance with probability {1 - FALSE_ALARM:.6f}"
 
 
 def counted(tokens: Tensor) -> str:
@@ -53,6 +74,7 @@ class EmbeddingReader(Attack):
     reference: ClassVar[str] = "Melis et al., S&P 2019, arXiv 1805.04049"
     cost: ClassVar[int] = 4
     reads: ClassVar[tuple[str, ...]] = ("tokens",)
+    adapts: ClassVar[tuple[str, ...]] = SEEN_THROUGH
     presets: ClassVar[dict[str, EmbeddingSettings]] = {
         "quick": EmbeddingSettings(),
         "standard": EmbeddingSettings(),
@@ -65,7 +87,9 @@ class EmbeddingReader(Attack):
         gradient = observation.update.get(table)
         if gradient is None:
             return NotApplicable(f"the embedding table {table} is not trained, so not in the update")
-        if len(token_set(gradient)) == len(gradient):
+        if observation.noise > 0 and observation.one_bit:
+            return NotApplicable("signs of a noisy update: no row is zero, and none longer than another")
+        if len(seen_tokens(observation, table)[0]) == len(gradient):
             return NotApplicable(
                 f"every row of {table} moved: it is tied to the output, carries noise, or the batch uses the whole "
                 "vocabulary"
@@ -76,12 +100,13 @@ class EmbeddingReader(Attack):
         """The rows that are not zero."""
         table = str(target.domain.table)
         gradient = observation.update[table]
-        found = token_set(gradient).cpu()
+        found, how = seen_tokens(observation, table)
+        found = found.cpu()
         none = torch.empty(0, dtype=torch.long)
         return Reconstruction(
             inputs=mid_grey(observation, gradient),
             labels=fill_labels(none, observation, gradient.device),
             match=float("nan"),
-            notes=(f"{counted(found)}: non-zero rows of {table}",),
+            notes=(f"{counted(found)}: {how}",),
             tokens=TokenReading(found, torch.zeros((observation.batch_size, target.image_shape[-1]), dtype=torch.bool)),
         )

@@ -22,7 +22,7 @@ from typing import ClassVar, get_args
 from torch import Generator, Tensor
 
 from leakaudit.attacks.base import Attack
-from leakaudit.attacks.ig import IG, IGSettings, match, refuse_batch_size
+from leakaudit.attacks.ig import IG, MATCHING, IGSettings, match, refuse_batch_size
 from leakaudit.matching.autoencoder import UNFINISHED, AnomalyScore, Architecture, Autoencoder, train_autoencoder
 from leakaudit.matching.engine import goes_together, minimize_together
 from leakaudit.matching.search import with_trials
@@ -74,6 +74,7 @@ class GIPIP(Attack):
     needs: ClassVar[str] = "auxiliary images of a similar distribution"
     reference: ClassVar[str] = "Sun et al., GI-PIP, ICASSP 2024, arXiv 2401.11748"
     cost: ClassVar[int] = 70
+    adapts: ClassVar[tuple[str, ...]] = MATCHING
     # paper: the README's command for CIFAR-10, batch size 1 (α = β = 1e-6, 10,000 steps, unsigned). quick and standard:
     # β = 0.3 from the comparison on the BatchNorm network of benchmarks/gi_pip.py, where 1e-4 moves nothing.
     presets: ClassVar[dict[str, GIPIPSettings]] = {

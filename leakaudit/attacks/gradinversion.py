@@ -21,7 +21,7 @@ from typing import ClassVar
 from torch import Generator
 
 from leakaudit.attacks.base import Attack
-from leakaudit.attacks.ig import refuse_batch_size
+from leakaudit.attacks.ig import MATCHING, refuse_batch_size
 from leakaudit.matching.engine import MatchSettings, minimize
 from leakaudit.matching.priors import BatchStatistics
 from leakaudit.observation import Observation, ThreatModel
@@ -66,6 +66,7 @@ class GradInversion(Attack):
     needs: ClassVar[str] = "BatchNorm layers, with statistics that the client shares or that training has left"
     reference: ClassVar[str] = "Yin et al., See through Gradients, CVPR 2021, arXiv 2104.07586"
     cost: ClassVar[int] = 75
+    adapts: ClassVar[tuple[str, ...]] = MATCHING
     # paper: 20,000 steps, learning rate 0.1, warm-up 50, cosine, first layer ×10, as in `breaching`; several seeds.
     # quick and standard: weights measured on the BatchNorm network of benchmarks/gi_pip.py.
     presets: ClassVar[dict[str, GradInversionSettings]] = {

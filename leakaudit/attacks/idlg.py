@@ -14,7 +14,7 @@ from torch import Generator
 
 from leakaudit.attacks.base import Attack
 from leakaudit.attacks.dlg import DESCENT
-from leakaudit.attacks.ig import refuse_batch_size
+from leakaudit.attacks.ig import MATCHING, refuse_batch_size
 from leakaudit.matching.engine import MatchSettings, minimize
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
@@ -31,6 +31,7 @@ class IDLG(Attack):
     needs: ClassVar[str] = "batch size 1 and a model with smooth activations"
     reference: ClassVar[str] = "Zhao et al., iDLG: Improved Deep Leakage from Gradients, 2020, arXiv 2001.02610"
     cost: ClassVar[int] = 51
+    adapts: ClassVar[tuple[str, ...]] = MATCHING
     # paper: the authors' 300 L-BFGS steps of at most 20 inner iterations. quick, standard: benchmarks/anchors.py.
     presets: ClassVar[dict[str, MatchSettings]] = {
         "quick": replace(DESCENT, iterations=1000),

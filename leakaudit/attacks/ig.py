@@ -28,9 +28,12 @@ from leakaudit.matching.descent import Progress
 from leakaudit.matching.engine import MatchSettings, minimize, minimize_together, prepare, to_reconstruction
 from leakaudit.matching.priors import Prior
 from leakaudit.matching.search import search
-from leakaudit.observation import Observation, ThreatModel
+from leakaudit.observation import HANDED, Observation, ThreatModel
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
 from leakaudit.target.target import Target
+
+MATCHING = (HANDED, "accumulate", "clients", "share")
+"""Defences that comparing gradients works through: those with a channel, larger batches, and tensors left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +61,7 @@ class IG(Attack):
     threat_model: ClassVar[ThreatModel] = "B"
     needs: ClassVar[str] = "a differentiable model; labels are inferred from the update"
     reference: ClassVar[str] = "Geiping et al., Inverting Gradients, NeurIPS 2020, arXiv 2003.14053"
+    adapts: ClassVar[tuple[str, ...]] = MATCHING
     # quick: measured on the LeNet and MLP of the authors' family. standard: 6,000 evaluations bring L-BFGS to 40 dB on
     # the sigmoid LeNet, and the tolerance ends it at about 50 dB where it is faster; both in benchmarks/anchors.py.
     # paper: `reconstruct_image` of the authors' repository.

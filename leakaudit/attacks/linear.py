@@ -15,6 +15,11 @@ A group is a sample only if confirmed: by its own error under some label, which 
 group's rows; or, with unknown dropout masks, by agreement to floating-point precision of enough rows, after a
 rehearsal on random images has shown that mixtures do not agree in this network (with one hidden layer and two classes
 they do). A biased layer further in gives away its own input in the same way: reported where there is no first one.
+Through known noise of standard deviation σ, one sample is the leading singular vector of ``[∂ℓ/∂W | ∂ℓ/∂b] = δ [uᵀ 1]``
+(total least squares: the maximum of the likelihood), read only where its singular value is more than noise
+(`leakaudit.attacks.reading.noise`); rows of a batch agree if they do up to the noise of their ratios. Of a pruned
+update one sample is the matrix of rank one that agrees with the entries that survived. Rounding counts as noise.
+
 Fails for layers of several tokens, for smooth activations without dropout, and where every unit is shared.
 Deviation from the first published form (one row, one ratio): least squares over the rows of a group.
 """
@@ -22,7 +27,7 @@ Deviation from the first published form (one row, one ratio): least squares over
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -34,6 +39,8 @@ from leakaudit.attacks.certificate import RESIDUAL_TOLERANCE
 from leakaudit.attacks.labels.infer import infer_labels
 from leakaudit.attacks.reading.confirm import Recovered, assemble, best_label, match_labels
 from leakaudit.attacks.reading.first_layer import Entry, find_linear, masks_unknown, mid_grey
+from leakaudit.attacks.reading.noise import rank_limit, spread
+from leakaudit.attacks.reading.rank_one import complete, leading
 from leakaudit.errors import AuditError
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.protocols.base import Play
@@ -54,6 +61,9 @@ stays below."""
 CHANCE_ROWS = 3
 """Rows of a mixture that do not agree to floating-point precision by chance; chosen, and `benchmarks/exact_readings.py`
 looks for networks where they do."""
+
+CLEAR = 0.25
+"""Noise of a row's ratios, relative to them, up to which rows are compared; beyond, all agree; chosen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +108,9 @@ def first_layer_or_reason(target: Target, observation: Observation) -> Entry | N
         return NotApplicable(f"{entry.weight}, the first layer, is not part of the update")
     if target.batch_sizes is not None and observation.batch_size not in target.batch_sizes:
         return NotApplicable(f"the model file does not take batches of {observation.batch_size}")
-    return entry
+    if observation.one_bit:
+        return NotApplicable(f"only the signs of {entry.weight} are shared, which have neither ratios nor a rank")
+    return replace(entry, bias=entry.bias if entry.bias in observation.update else None)
 
 
 class LinearReader(Attack):
@@ -111,6 +123,9 @@ class LinearReader(Attack):
     needs: ClassVar[str] = "a fully connected layer directly on the input; with a bias for batches"
     reference: ClassVar[str] = "Phong et al., Privacy-preserving deep learning via additively HE, IEEE TIFS 2018"
     cost: ClassVar[int] = 5
+    adapts: ClassVar[tuple[str, ...]] = (
+        "dp", "prune", "int", "accumulate", "clients", "share", "soteria", "precode", "dropout",
+    )  # fmt: skip
     one_gradient: ClassVar[bool] = True
     presets: ClassVar[dict[str, LinearSettings]] = {
         "quick": LinearSettings(),
@@ -125,12 +140,16 @@ class LinearReader(Attack):
             return NotApplicable(entry.reason + _inner_reading(target, observation))
         if entry.bias is None and observation.batch_size > 1:
             return NotApplicable(f"{entry.weight} has no bias: rows of several samples cannot be told apart by ratios")
+        if observation.pruned and observation.batch_size > 1:
+            return NotApplicable(
+                f"{entry.weight} is pruned: rows of several samples have no entries in common to compare"
+            )
         return None
 
     def run(self, target: Target, observation: Observation, generator: Generator, monitor: Monitor) -> Reconstruction:
         """Read one sample, or the samples of a batch that have units of their own."""
-        entry = find_linear(target)
-        if entry is None:
+        entry = first_layer_or_reason(target, observation)
+        if isinstance(entry, NotApplicable):
             raise ValueError("the first-layer reader needs a linear first layer: ask `applies` first")
         if observation.batch_size == 1:
             return _read_one(target, observation, entry)
@@ -158,6 +177,8 @@ def _inner_reading(target: Target, observation: Observation) -> str:
 def _read_one(target: Target, observation: Observation, entry: Entry) -> Reconstruction:
     rows = entry.rows(observation.update).double()
     fill = mid_grey(observation, rows)[0]
+    if observation.pruned or spread(observation, entry.weight) > 0:
+        return _read_inexact(target, observation, entry, rows, fill)
     if entry.bias is not None:
         error = observation.update[entry.bias].reshape(-1).double()
         if not bool(error.any()):
@@ -177,6 +198,30 @@ def _read_one(target: Target, observation: Observation, entry: Entry) -> Reconst
     confirmed = algebraic if masks_unknown(target, observation) else residual <= tolerance
     found = Recovered(image, torch.tensor([label]), torch.tensor([confirmed]))
     return assemble(target, observation, found, how)
+
+
+def _read_inexact(target: Target, observation: Observation, entry: Entry, rows: Tensor, fill: Tensor) -> Reconstruction:
+    """One sample from a layer whose gradient was pruned, rounded or made noisy."""
+    bias = None if entry.bias is None else observation.update[entry.bias].reshape(-1).double()
+    wrong, wrong_bias = spread(observation, entry.weight), spread(observation, entry.bias or "")
+    if observation.pruned:
+        rows, bias = complete(rows, bias)  # without noise the survivors are exact, and so is this
+    found = leading(rows, bias, wrong, wrong_bias)
+    needed = rank_limit(*found.shape)
+    if found.strength <= needed:
+        how = f"{entry.weight} is not told from its noise: {found.strength:.3g} standard deviations of {needed:.3g}"
+        return _nothing(target, observation, entry, how)
+    how = f"leading direction of {entry.weight}, {found.strength:.3g} standard deviations of the noise"
+    if observation.pruned:
+        how = f"the matrix of rank one behind the surviving entries of {entry.weight}"
+    if found.operand is not None:
+        images = entry.map.images(found.operand[None], fill)
+    else:
+        images, how = _fit_scale(target, observation, entry, found.direction, fill)
+    image = images.to(observation.update[entry.weight].dtype)
+    label, residual = best_label(target, observation, image)
+    confirmed = observation.noise == 0 and residual <= RESIDUAL_TOLERANCE[image.dtype]
+    return assemble(target, observation, Recovered(image, torch.tensor([label]), torch.tensor([confirmed])), how)
 
 
 def _fit_scale(
@@ -226,7 +271,9 @@ def _read_batch(target: Target, observation: Observation, entry: Entry, settings
     hidden = masks_unknown(target, observation)
     if hidden and not _mixtures_disagree(target, entry, settings):
         return _nothing(target, observation, entry, "in this network rows of several samples agree as well")
-    groups = group_rows(observation.update, entry, settings.strict_agreement if hidden else settings.agreement)
+    agreement = settings.strict_agreement if hidden else settings.agreement
+    wrong = max(spread(observation, entry.weight), spread(observation, str(entry.bias)))
+    groups = group_rows(observation.update, entry, agreement, wrong)
     groups = _plausible(groups, entry, observation, settings.minimum_rows)
     if not groups:
         return _nothing(target, observation, entry, f"no unit of {entry.weight} is active for one sample alone")
@@ -238,22 +285,31 @@ def _read_batch(target: Target, observation: Observation, entry: Entry, settings
     for error, group in zip(errors, groups, strict=True):
         error[group.rows] = bias[group.rows] * observation.batch_size
     labels, mismatch = match_labels(target, observation, entry, images, errors)
-    confirmed = torch.ones(len(groups), dtype=torch.bool) if hidden else mismatch <= settings.mismatch
+    noise = torch.tensor([wrong * len(g.rows) ** 0.5 / float(bias[g.rows].norm()) for g in groups])
+    confirmed = torch.ones(len(groups), dtype=torch.bool) if hidden else mismatch <= settings.mismatch + 3 * noise
     confirmed &= bool(entry.map.known.all())
     keep = confirmed.nonzero().flatten()
-    found = Recovered(images[keep.to(images.device)], labels[keep], confirmed[keep])
+    found = Recovered(images[keep.to(images.device)], labels[keep], confirmed[keep] & (wrong == 0))
     return assemble(target, observation, found, f"units of {entry.weight} that one sample alone activates")
 
 
-def group_rows(update: Mapping[str, Tensor], entry: Entry, agreement: float) -> list[Group]:
-    """Groups of at least two rows whose ratio vectors agree within a relative rms of `agreement`, largest first."""
+def group_rows(update: Mapping[str, Tensor], entry: Entry, agreement: float, noise: float = 0.0) -> list[Group]:
+    """Groups of at least two rows whose ratio vectors agree within a relative rms of `agreement`, largest first.
+
+    With noise of a standard deviation on every entry, rows agree that do up to the noise of their ratios, and rows with
+    ratios noisier than `CLEAR` are left out.
+    """
     weight, bias = entry.rows(update), update[str(entry.bias)].reshape(-1)
     live = bias.abs().argsort(descending=True)[:MAX_ROWS]
     live = live[bias[live] != 0]
     ratios = weight[live].double() / bias[live].double()[:, None]  # (rows, n)
     rms = ratios.square().mean(1).sqrt()
+    wrong = noise * (1 + rms.square()).sqrt() / bias[live].double().abs()
+    clear = wrong <= CLEAR * rms
+    live, ratios, rms, wrong = live[clear], ratios[clear], rms[clear], wrong[clear]
     distance = torch.cdist(ratios, ratios, compute_mode="donot_use_mm_for_euclid_dist") / ratios.shape[1] ** 0.5
-    close = distance <= agreement * torch.maximum(rms[:, None], rms[None, :])
+    both = (wrong[:, None].square() + wrong[None, :].square()).sqrt() * (1 + 4 / (2 * ratios.shape[1]) ** 0.5)
+    close = distance <= agreement * torch.maximum(rms[:, None], rms[None, :]) + both
     groups, free = [], torch.ones(len(live), dtype=torch.bool, device=live.device)
     while bool(free.any()):
         counts = (close & free[None, :] & free[:, None]).sum(1)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from leakaudit.attacks.base import Attack
 from leakaudit.errors import UsageError
 from leakaudit.matching.settings import MatchSettings
+from leakaudit.plugins import installed
 
 GROUP = "leakaudit.attacks"
 PRESETS = ("quick", "standard", "paper")
@@ -21,20 +21,8 @@ def available() -> dict[str, type[Attack]]:
     Raises:
         UsageError: One that a package brings cannot be imported; an audit without it would say less than it seems to.
     """
-    found = {point.name: _loaded(point) for point in entry_points(group=GROUP)}
+    found: dict[str, type[Attack]] = installed(GROUP, "attack")
     return dict(sorted(found.items(), key=lambda item: (item[1].cost, item[0])))
-
-
-def _loaded(point: EntryPoint) -> type[Attack]:
-    try:
-        attack: type[Attack] = point.load()
-    except Exception as error:
-        package = point.dist.name if point.dist else point.value
-        raise UsageError(
-            f"the attack {point.name!r} of the package {package!r} cannot be imported: {type(error).__name__}: {error}",
-            f"repair {package} or uninstall it",
-        ) from error
-    return attack
 
 
 def create(name: str, preset: str, overrides: Mapping[str, str] | None = None) -> Attack:

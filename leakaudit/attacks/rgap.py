@@ -11,7 +11,9 @@ one logit have twins: two images, one a multiple of the other, with the same upd
 
 Graphs with several paths are gone back through from their biased linear layers (`leakaudit.recursion.graph`).
 
-Fails for batches, where a layer has no inverse, and under noise beyond about one per cent. Deviations from
+Fails for batches, where a layer has no inverse, and under noise beyond about one per cent: of the noise level it makes
+no use, so a noisy update that it reads is a leak, and one that it does not read shows nothing. Signs and pruned updates
+have no equations left and are refused. Deviations from
 the authors' code: any label, all roots, float64, matrix-free balanced solver, stride, padding, groups, dilation and
 bias.
 """
@@ -78,6 +80,7 @@ class RGAP(Attack):
         "Zhu & Blaschko, R-GAP: Recursive Gradient Attack on Privacy, ICLR 2021, arXiv 2010.07733"
     )
     cost: ClassVar[int] = 10
+    adapts: ClassVar[tuple[str, ...]] = ("share",)
     one_gradient: ClassVar[bool] = True
     # The paper has no hyper-parameters; its dense solver corresponds to the largest dense limit. The rest is chosen.
     presets: ClassVar[dict[str, RGAPSettings]] = {
@@ -92,6 +95,9 @@ class RGAP(Attack):
             return NotApplicable(
                 f"batch size {observation.batch_size}: the equations do not separate samples, it needs batch size 1"
             )
+        if observation.one_bit or observation.pruned:
+            done = "signed" if observation.one_bit else "pruned"
+            return NotApplicable(f"the update is {done}: its entries are no longer the layers' equations")
         if target.batch_sizes is not None and 1 not in target.batch_sizes:
             return NotApplicable("the model file does not take single samples: export it with a dynamic batch axis")
         try:

@@ -18,6 +18,9 @@ sparsity pattern: ``U q`` must be non-zero exactly where the recovered sample ac
 regenerated update has the last word. With dropout, non-zero units must be active; zeros then say nothing (and help, as
 Δ is sparser).
 
+Through known noise the rank is the number of singular values that are more than noise, a zero of ``U q`` is an entry
+within `KNOWN_MARGIN` standard deviations, and the regenerated update has to agree up to the noise.
+
 Needs m well above 2B, a bias, one token per sample, and B samples with independent gradients. Fails for other
 activations, when a sample's loss is so small that its row drowns in rounding, and towards B ≈ 25 for m = 512.
 Deviation from the authors' code: they rely on sampling alone, whose cost doubles with every sample; the ℓ1 step finds
@@ -37,7 +40,8 @@ from leakaudit.attacks.base import Attack, relative_residual
 from leakaudit.attacks.certificate import RESIDUAL_TOLERANCE
 from leakaudit.attacks.linear import first_layer_or_reason
 from leakaudit.attacks.reading.confirm import Recovered, assemble, match_labels
-from leakaudit.attacks.reading.first_layer import Entry, find_linear, masks_unknown, mid_grey, probe_batch
+from leakaudit.attacks.reading.first_layer import Entry, masks_unknown, mid_grey, probe_batch
+from leakaudit.attacks.reading.noise import live_rows, noise_share, rank_limit, spread, step_of
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.protocols.base import Play
 from leakaudit.protocols.fedsgd import gradient_of
@@ -48,6 +52,10 @@ MAX_BATCH = 64
 """Ranks beyond this are not looked for; chosen, above the 25 or so at which the search fails (arXiv 2403.03945)."""
 NOISE_MARGIN = 10.0
 """Entries of U q below this many times the rounding noise count as zero; the margin is chosen."""
+KNOWN_MARGIN = 4.0
+"""The same where the noise is known; chosen: the share of a Gaussian's entries beyond is 6e-5."""
+NOISY_RESIDUAL = 1.2
+"""Times the expected norm of the noise that a regenerated update may miss: chosen, far above its fluctuation."""
 FIRST_STARTS = 64
 """Starts of the first round for small batches, where nearly every start ends in a sample; chosen for time."""
 MINIMUM_SUPPORT = 8
@@ -94,6 +102,7 @@ class Factors:
         bias: ∂ℓ/∂b (m',).
         rows: Row numbers in the layer (m',).
         floor: Rounding noise relative to the weakest sample: the relative accuracy that a sample can be read with.
+        margin: How many times the noise still counts as zero.
     """
 
     left: Tensor
@@ -101,11 +110,12 @@ class Factors:
     bias: Tensor
     rows: Tensor
     floor: float
+    margin: float = NOISE_MARGIN
 
     @property
     def noise(self) -> float:
         """Size of an entry of U q, q of unit norm, that counts as zero."""
-        return NOISE_MARGIN * self.floor / math.sqrt(len(self.rows))
+        return self.margin * self.floor / math.sqrt(len(self.rows))
 
 
 class Spear(Attack):
@@ -120,6 +130,7 @@ class Spear(Attack):
         "Dimitrov et al., SPEAR: Exact Gradient Inversion of Batches, NeurIPS 2024, arXiv 2403.03945"
     )
     cost: ClassVar[int] = 15
+    adapts: ClassVar[tuple[str, ...]] = ("dp", "int", "accumulate", "clients", "share", "soteria", "dropout")
     one_gradient: ClassVar[bool] = True
     # rounds: measured on Linear(3072, 512)+ReLU, see benchmarks/exact_readings.py; quick ends near batch 16.
     presets: ClassVar[dict[str, SpearSettings]] = {
@@ -135,6 +146,8 @@ class Spear(Attack):
             return entry
         if entry.bias is None or entry.bias not in observation.update:
             return NotApplicable(f"{entry.weight} has no bias in the update, which the scale of the samples comes from")
+        if observation.pruned:
+            return NotApplicable(f"{entry.weight} is pruned, which its low rank does not survive")
         if not relu_follows(target, entry):
             return NotApplicable(f"{entry.weight} is not followed by ReLU: its errors are not sparse")
         units = len(entry.rows(target.parameters))
@@ -144,8 +157,8 @@ class Spear(Attack):
 
     def run(self, target: Target, observation: Observation, generator: Generator, monitor: Monitor) -> Reconstruction:
         """Search columns until the whole sparsity pattern fits."""
-        entry = find_linear(target)
-        if entry is None:
+        entry = first_layer_or_reason(target, observation)
+        if isinstance(entry, NotApplicable):
             raise ValueError("SPEAR needs a linear first layer: ask `applies` first")
         factors, rank = factorize(observation, entry)
         size = observation.batch_size
@@ -200,17 +213,25 @@ def numerical_rank(singular: Tensor) -> int:
 def factorize(observation: Observation, entry: Entry) -> tuple[Factors, int]:
     """The factors of the layer's gradient, and its numerical rank, which is the batch size."""
     gradient = entry.rows(observation.update).double()
-    rows = gradient.abs().sum(1).nonzero().flatten()
-    gradient = gradient[rows]
+    rows = live_rows(gradient, observation.noise, step_of(observation, entry.weight))
+    limit, gradient = rank_limit(*gradient.shape), gradient[rows]
+    if len(rows) == 0:
+        return Factors(gradient[:, :0], gradient, gradient[:, 0], rows, 1.0), 0
     # The Gram matrix squares the condition number, which float64 can afford: the data are float32.
     values, vectors = torch.linalg.eigh(gradient @ gradient.T)
     singular, left = values.flip(0).clamp_min(0).sqrt(), vectors.flip(1)
+    size, wrong = observation.batch_size, spread(observation, entry.weight)
     rank = numerical_rank(singular)
-    size = observation.batch_size
+    if wrong > 0:
+        rank = int((singular > wrong * limit).sum())
     next_value = float(singular[size]) if size < len(singular) else 0.0
     floor = max(next_value / float(singular[min(size, len(singular)) - 1].clamp_min(1e-300)), 1e-8)
     bias = observation.update[str(entry.bias)].reshape(-1).double()[rows]
-    return Factors(left[:, :size].contiguous(), gradient, bias, rows, floor), rank
+    factors = Factors(left[:, :size].contiguous(), gradient, bias, rows, floor)
+    if wrong > 0 and rank == size:
+        weakest = wrong * math.sqrt(len(rows)) / float(singular[size - 1])
+        factors = replace(factors, floor=weakest, margin=KNOWN_MARGIN)
+    return factors, rank
 
 
 def starts(left: Tensor, found: Tensor, count: int, generator: Generator) -> Tensor:
@@ -334,8 +355,8 @@ def _search(
         columns = select(pool, size)
         monitor.update(number / settings.rounds, 1 - len(columns) / size)
         if len(columns) == size:
-            found = _judge(target, observation, entry, factors, columns, settings)
-            if bool(found.confirmed.all()):
+            found, done = _judge(target, observation, entry, factors, columns, settings)
+            if done:
                 return found, number, ""
         if monitor.should_stop():
             return found, number, f"stopped after {number} of {settings.rounds} rounds"
@@ -344,25 +365,31 @@ def _search(
 
 def _judge(
     target: Target, observation: Observation, entry: Entry, factors: Factors, columns: Tensor, settings: SpearSettings
-) -> Recovered:
-    """Samples of a complete choice of columns; confirmed all together or not at all: a wrong column spoils others."""
+) -> tuple[Recovered, bool]:
+    """Samples of a complete choice of columns, and whether they explain the update as well as its noise allows.
+
+    Confirmed all together or not at all, as a wrong column spoils others; through noise none is.
+    """
     operands, errors = disaggregate(factors, columns)
     dtype = observation.update[entry.weight].dtype
     images = entry.map.images(operands, mid_grey(observation, operands)[0])
     hidden = masks_unknown(target, observation)
-    fits = pattern_fits(_outputs(target, entry, images)[:, factors.rows], errors, factors.noise, hidden)
+    pattern = pattern_fits(_outputs(target, entry, images)[:, factors.rows], errors, factors.noise, hidden)
     images = images.to(dtype)
     low, high = observation.domain.box(images)
     slack = 1e-2 * (high - low)
     inside = ((images >= low - slack) & (images <= high + slack)).flatten(1).all(1)
-    if not bool((fits & inside).all()) or not bool(entry.map.known.all()):
+    if not bool((pattern & inside).all()) or not bool(entry.map.known.all()):
         labels = torch.zeros(len(images), dtype=torch.long)
-        return Recovered(images, labels, torch.zeros(len(images), dtype=torch.bool))
+        return Recovered(images, labels, torch.zeros(len(images), dtype=torch.bool)), False
     every = torch.zeros((len(images), len(entry.rows(observation.update))), dtype=errors.dtype, device=errors.device)
     every[:, factors.rows] = errors * len(images)
     labels, mismatch = match_labels(target, observation, entry, images, every)
-    confirmed = torch.full((len(images),), factors.floor <= ACCURACY)
+    noise = noise_share(observation)
+    fits = noise > 0 or factors.floor <= ACCURACY
     if not hidden:
+        fits &= noise > 0 or bool((mismatch <= settings.mismatch).all())
+    if not hidden and not (observation.rescaled and observation.channel is None):  # clipped one by one: unknown scales
         residual = relative_residual(target, observation, Play(images.clamp(low, high), labels.to(images.device)))
-        confirmed &= residual <= RESIDUAL_TOLERANCE[dtype] and bool((mismatch <= settings.mismatch).all())
-    return Recovered(images, labels, confirmed)
+        fits &= residual <= max(RESIDUAL_TOLERANCE[dtype], NOISY_RESIDUAL * noise)
+    return Recovered(images, labels, torch.full((len(images),), fits and noise == 0)), fits

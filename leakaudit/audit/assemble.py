@@ -186,8 +186,17 @@ def _given(victim: Victim, attack: Attack) -> dict[str, Any]:
         "dropout_masks": "true masks" if observation.masks is not None else "none",
         "batch_statistics": _given_statistics(observation),
         "start": "random" if observation.start is None else "an incomplete closed-form result",
+        "defences": _known_defences(victim, attack),
         "auxiliary_data": "none" if observation.auxiliary is None else f"{len(observation.auxiliary)} images",
     }
+
+
+def _known_defences(victim: Victim, attack: Attack) -> str:
+    """Which of the client's defences the attack works through, and which it ignores."""
+    known = victim.known_by(attack)
+    ignored = [str(defence) for defence in victim.knowledge.defences if defence not in known]
+    told = ", then ".join(map(str, known)) or "none"
+    return f"{told}; ignores {', '.join(ignored)}" if ignored else told
 
 
 def _given_statistics(observation: Observation) -> str:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from leakaudit.attacks.base import Attack
 from leakaudit.client.examine import DefenceEvidence
-from leakaudit.defences.accounting import guarantee
 from leakaudit.defences.base import Defence
-from leakaudit.defences.claims import Check
-from leakaudit.defences.gaussian import GaussianMechanism
+from leakaudit.defences.evidence import Check
 from leakaudit.document.schema import AccountingEntry, ClaimCheck, ClaimEntry, DefenceEntry
 from leakaudit.scoring.base import finite
 
@@ -20,7 +19,7 @@ UNACCOUNTED = "no bound: only clipping with Gaussian noise has one"
 
 
 def defence_entries(
-    defences: Sequence[Defence], batch_size: int, evidence: Sequence[DefenceEvidence]
+    defences: Sequence[Defence], batch_size: int, evidence: Sequence[DefenceEvidence], ran: Sequence[Attack]
 ) -> list[DefenceEntry]:
     """The defences in the order of their application.
 
@@ -28,7 +27,10 @@ def defence_entries(
         defences: What clients do.
         batch_size: Samples behind one update.
         evidence: Of the same defences.
+        ran: Attacks that were run on this model. The defences are evaluated by those that work through all of them; a
+            yardstick that is given what no attacker has evaluates nothing.
     """
+    knowing = [a for a in ran if not a.upper_bound and all(d.known_to(a.adapts) for d in defences)]
     entries = []
     for defence, found in zip(defences, evidence, strict=True):
         accounting = _accounting(defence, batch_size, found)
@@ -39,7 +41,8 @@ def defence_entries(
                 text=str(defence),
                 settings=defence.settings,
                 adaptive_attack=defence.adaptive,
-                evaluated=bool(defence.adaptive),
+                evaluated=bool(knowing),
+                evaluated_by=[attack.name for attack in knowing],
                 reference=defence.reference,
                 accounting=accounting,
                 accounting_reason="" if accounting else UNACCOUNTED,
@@ -55,7 +58,7 @@ def claim_entry(text: str, checks: Sequence[Check]) -> ClaimEntry:
 
 
 def _accounting(defence: Defence, batch_size: int, evidence: DefenceEvidence) -> AccountingEntry | None:
-    found = guarantee(defence, batch_size, PRIOR) if isinstance(defence, GaussianMechanism) else None
+    found = defence.guarantee(batch_size, PRIOR)
     if found is None:
         return None
     return AccountingEntry(

@@ -108,7 +108,7 @@ def audit(
     entries = [entry_of(run, victims[0], reasons) for run in runs]
     entries += [left_out(name, victims[0], options) for name in available() if name not in chosen]
     batch = assemble.batch_section(samples, domain, options.batch_size, len(victims), silent)
-    defences = _defences(target, victims[0], options)
+    defences = _defences(target, victims[0], options, [run.attack for run in runs if run.outcomes])
     evidence = Evidence(
         assemble.target_section(target),
         assemble.protocol_section(protocol, options.defences, options.recorded),
@@ -190,13 +190,13 @@ def make_victims(target: Target, samples: Batch, domain: Domain, options: AuditO
     return victims, len(silent)
 
 
-def _defences(target: Target, victim: Victim, options: AuditOptions) -> list[DefenceEntry]:
-    """What the defences guarantee, and what they did to the first victim's update."""
+def _defences(target: Target, victim: Victim, options: AuditOptions, ran: Sequence[Attack]) -> list[DefenceEntry]:
+    """What the defences guarantee, what they did to the first victim's update, and which attacks evaluated them."""
     if not options.defences:
         return []
     seed = seed_of(options.seed, "client", victim.number)
     evidence = examine(target, victim.batch, victim.observation, seed, options.defences)
-    return defence_entries(options.defences, victim.observation.batch_size, evidence)
+    return defence_entries(options.defences, victim.observation.batch_size, evidence, ran)
 
 
 def _claims(target: Target, victim: Victim, options: AuditOptions) -> list[ClaimEntry]:

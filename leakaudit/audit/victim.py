@@ -84,11 +84,13 @@ class Victim:
     def attacked_by(self, attack: Attack, target: Target) -> tuple[Target, Observation]:
         """The model and the observation as this attack gets them, see :meth:`seen_by`.
 
-        Optimisation attacks know the defences and work through them; the algebra of the closed forms does not.
+        Every attack is told of every defence; which of them it works through, it declares.
         """
-        if attack.family == "closed form":
-            return target, self.seen_by(attack)
         return adapted(target, self.seen_by(attack), self.knowledge.defences)
+
+    def known_by(self, attack: Attack) -> list[Defence]:
+        """The client's defences that an attack works through."""
+        return [defence for defence in self.knowledge.defences if defence.known_to(attack.adapts)]
 
     def seen_by(self, attack: Attack) -> Observation:
         """The observation before the attacker makes use of knowing the defences.
@@ -164,7 +166,9 @@ def observe_victim(
     observation, masks = client.observe_step(
         target, batch, protocol, domain, seed_of(seed, "client", number), knowledge.defences, recorded
     )
-    guess = target.task.infer(target, observation, cpu_generator(seed_of(seed, "labels", number)))
+    _, known = adapted(target, observation, knowledge.defences)
+    informed = replace(known, update=observation.update)
+    guess = target.task.infer(target, informed, cpu_generator(seed_of(seed, "labels", number)))
     labels = guess.labels.to(next(iter(observation.update.values())).device)
     seen = replace(observation, labels=labels, label_source="inferred")
     return Victim(number, batch, seen, guess, masks, knowledge)

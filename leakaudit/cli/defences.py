@@ -13,14 +13,19 @@ from leakaudit.cli.output import Terminal
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def defences(debug: bool) -> None:
     """List the defences, how to write them, and what an attacker who knows them does."""
-    from leakaudit.defences.spec import DEFENCES
+    from leakaudit.attacks.registry import available
+    from leakaudit.defences.registry import keys_of
+    from leakaudit.observation import HANDED
 
     terminal = Terminal()
-    for kind in dict.fromkeys(DEFENCES.values()):
+    for kind, leading in keys_of().items():
         keys = ", ".join(
             f.name if f.default is dataclasses.MISSING else f"{f.name}={f.default}" for f in dataclasses.fields(kind)
         )
-        terminal.line(f"  {kind.title}", head=" ".join(k for k, v in DEFENCES.items() if v is kind))
+        known = (kind.name, HANDED) if kind.has_counterpart() else (kind.name,)
+        through = [name for name, attack in available().items() if set(known) & set(attack.adapts)]
+        terminal.line(f"  {kind.title}", head=" ".join(leading))
         terminal.line(f"    settings          {keys or 'none'}")
         terminal.line(f"    adaptive attack   {kind.adaptive}")
+        terminal.line(f"    attacks through   {', '.join(through) or 'none'}")
         terminal.line(f"    reference         {kind.reference}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leakaudit.cli.options.policy import ENVIRONMENT, judge, load_baseline, policy_options
-from leakaudit.cli.options.report import DEFAULT, check_writable, report_options, write
+from leakaudit.cli.options.report import check_writable, report_options, write
 from leakaudit.cli.output import say
 from leakaudit.errors import UsageError
 
@@ -47,7 +47,10 @@ def render(report: Path, debug: bool, writing: dict[str, Any], gate: dict[str, A
 def _refuse_loss(path: Path, report: Report, redacted: Report, writing: dict[str, Any]) -> None:
     """Refuse to write beside the report that is rendered what shows less of it: it would have to be removed."""
     here = path.resolve().parent == writing["out"].resolve()
-    if redacted.evidence != report.evidence and here and "json" not in (writing["formats"] or DEFAULT):
+    from leakaudit.report.formats.registry import chosen
+
+    replaced = any(kind.document for kind in chosen(writing["formats"]))
+    if redacted.evidence != report.evidence and here and not replaced:
         raise UsageError(
             f"--out {writing['out']} holds {path.name} itself, which shows what --evidence {redacted.evidence} hides",
             "choose another folder with --out, or add -f json to replace it",

@@ -14,11 +14,10 @@ import torch
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
 from leakaudit.defences.base import Defence
-from leakaudit.defences.claims import Check, check_claim, check_undefended
-from leakaudit.defences.gaussian import GaussianMechanism
+from leakaudit.defences.claims import check_claim, check_undefended
+from leakaudit.defences.evidence import Check, ErrorBound
 from leakaudit.observation import Observation
 from leakaudit.protocols.base import Play
-from leakaudit.risk.fisher import fisher_bound
 from leakaudit.target.target import Target
 
 
@@ -54,10 +53,10 @@ def examine(
     found = []
     for defence in defences:
         checks = check_claim(defence, raw.update, observation.update) if acting == [defence] else []
-        mse, reason = None, "only for a single defence of clipping and noise"
-        if isinstance(defence, GaussianMechanism) and defence.accounted and acting == [defence]:
-            mse, reason = _least_error(target, batch, raw, defence, seed)
-        found.append(DefenceEvidence(tuple(checks), mse, reason))
+        bound = ErrorBound(None, "only for a single defence of clipping and noise")
+        if acting == [defence]:
+            bound = _least_error(target, batch, raw, defence, seed)
+        found.append(DefenceEvidence(tuple(checks), bound.mse, bound.reason))
     return found
 
 
@@ -75,18 +74,14 @@ def examine_recorded(target: Target, batch: Batch, observation: Observation, see
     return tuple(check_undefended(raw.update, observation.update))
 
 
-def _least_error(
-    target: Target, batch: Batch, raw: Observation, mechanism: GaussianMechanism, seed: int
-) -> tuple[float | None, str]:
-    """The Fisher bound in units of the values; for one sample, whose clipping is a smooth function of it."""
-    if len(batch) > 1:
-        return None, "computed for one sample per update only"
+def _least_error(target: Target, batch: Batch, raw: Observation, defence: Defence, seed: int) -> ErrorBound:
+    """The defence's bound on the error, in units of the values."""
     unit = raw.domain.squared_unit()
     if unit is None:
-        return None, f"a squared error means nothing for {raw.domain.takes}"
-    _, seen = mechanism.adapt(target, raw)
+        return ErrorBound(None, f"a squared error means nothing for {raw.domain.takes}")
     inputs = raw.domain.encode(batch.images).to(next(iter(raw.update.values())))
-    labels = batch.labels.to(inputs.device)
     generator = torch.Generator("cpu").manual_seed(seed)
-    bound = fisher_bound(target, seen, Play(inputs, labels), mechanism.noise, generator)
-    return bound.mse * unit, ""
+    bound = defence.error_bound(target, raw, Play(inputs, batch.labels.to(inputs.device)), generator)
+    if bound.mse is None:
+        return bound
+    return ErrorBound(bound.mse * unit)

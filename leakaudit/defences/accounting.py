@@ -18,14 +18,13 @@ is declared; `leakaudit.defences.claims` compares.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from dp_accounting import DpEvent, GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
 from dp_accounting.pld import PLDAccountant
 from scipy.stats import norm
 
-from leakaudit.defences.gaussian import GaussianMechanism
+from leakaudit.defences.evidence import Guarantee
 
 EPSILONS = np.concatenate([[0.0], np.geomspace(1e-3, 100.0, 400)])
 """Tangents of the trade-off function that are tried; chosen: any set gives a bound, and ten times as many lower γ by
@@ -35,51 +34,25 @@ LARGEST, TAIL = 300.0, 8.0
 is taken to be, chosen: a Gaussian exceeds them with probability 6e-16."""
 
 
-@dataclass(frozen=True)
-class Guarantee:
-    """What an accounted mechanism guarantees.
+def gaussian(multiplier: float, rate: float, steps: int, delta: float, prior: float) -> Guarantee:
+    """The guarantee of `steps` Gaussian mechanisms at a Poisson sampling rate.
 
     Args:
-        epsilon: ε at δ for the whole training.
-        delta: δ.
-        multiplier: Noise multiplier z.
-        rate: Sampling rate.
-        steps: Number of steps.
-        prior: κ, the probability of guessing a sample without any update.
-        reconstruction: γ, the largest probability of reconstructing it, with all updates of the training.
-        one_step: The same with a single update.
-    """
-
-    epsilon: float
-    delta: float
-    multiplier: float
-    rate: float
-    steps: int
-    prior: float
-    reconstruction: float
-    one_step: float
-
-
-def guarantee(mechanism: GaussianMechanism, batch_size: int, prior: float) -> Guarantee | None:
-    """The guarantee of a mechanism, or ``None`` where it is not accounted: no clipping, or no noise.
-
-    Args:
-        mechanism: Clipping and noise.
-        batch_size: Samples behind one update.
+        multiplier: Noise multiplier z, above 0.
+        rate: Probability that a sample (or client) takes part in a step.
+        steps: Steps of the whole training.
+        delta: δ for which ε is stated.
         prior: κ in 0..1.
     """
-    if not mechanism.accounted:
-        return None
-    z = mechanism.multiplier(batch_size)
     return Guarantee(
-        epsilon=epsilon(z, mechanism.rate, mechanism.steps, mechanism.delta),
-        delta=mechanism.delta,
-        multiplier=z,
-        rate=mechanism.rate,
-        steps=mechanism.steps,
+        epsilon=epsilon(multiplier, rate, steps, delta),
+        delta=delta,
+        multiplier=multiplier,
+        rate=rate,
+        steps=steps,
         prior=prior,
-        reconstruction=reconstruction_bound(z, prior, rate=mechanism.rate, steps=mechanism.steps),
-        one_step=reconstruction_bound(z, prior),
+        reconstruction=reconstruction_bound(multiplier, prior, rate=rate, steps=steps),
+        one_step=reconstruction_bound(multiplier, prior),
     )
 
 

@@ -47,6 +47,7 @@ class Accumulation(_Larger):
     name: ClassVar[str] = "accumulate"
     title: ClassVar[str] = "Gradient accumulation (larger batch)"
     reference: ClassVar[str] = "Geiping et al., Inverting gradients, arXiv 2003.14053, section 6 (batch size)"
+    order: ClassVar[int] = 40
 
     def __post_init__(self) -> None:
         self._check("accumulate")
@@ -55,6 +56,11 @@ class Accumulation(_Larger):
     def factor(self) -> int:
         """Number of batches."""
         return self.accumulate
+
+    @classmethod
+    def grid(cls, batch_size: int, samples: int) -> tuple[str, ...]:
+        """Four and sixteen batches, where there are samples enough."""
+        return tuple(f"accumulate={n}" for n in (4, 16) if n * batch_size <= samples)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +76,7 @@ class SecureAggregation(_Larger):
     name: ClassVar[str] = "clients"
     title: ClassVar[str] = "Secure aggregation"
     reference: ClassVar[str] = "Bonawitz et al., Practical secure aggregation, CCS 2017, doi 10.1145/3133956.3133982"
+    order: ClassVar[int] = 45
 
     def __post_init__(self) -> None:
         self._check("clients")

@@ -2,7 +2,13 @@
 
 A defence acts in one or more of three places, in this order: on the model, on the protocol, on the update. Each has a
 counterpart on the other side, `Defence.adapt`: the same attack, told which defence is in use (Kerckhoffs' principle).
-A defence without one is reported as *not evaluated*, since it has only been tried against attackers who ignore it.
+What the attacker learns from knowing it stands in the observation: a channel that gradients are compared through, the
+level of the noise, the step of the rounding. An attack declares which defences it works through (`Attack.adapts`), and
+a defence is reported as *evaluated* only if such an attack ran (`Defence.known_to`).
+
+One defence is one file and one entry point of the group ``leakaudit.defences`` for each key that its text may begin
+with. Whatever is particular to it is a method of it: what its updates look like (`Defence.check`), what it guarantees
+(`Defence.guarantee`, `Defence.error_bound`), which settings are worth trying (`Defence.grid`).
 
 Reference: Tramèr et al. 2020 (arXiv 2002.08347) on adaptive attacks; Balunović et al. 2022 (arXiv 2111.04706) for
 gradient defences that fall to them.
@@ -12,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -20,8 +26,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor
 
-from leakaudit.observation import Chained, Channel, Observation
-from leakaudit.protocols.base import Protocol
+from leakaudit.defences.evidence import Check, ErrorBound, Guarantee
+from leakaudit.observation import HANDED, Chained, Channel, Observation
+from leakaudit.protocols.base import Play, Protocol
 from leakaudit.target.target import Target
 
 Update = dict[str, Tensor]
@@ -60,6 +67,8 @@ class Defence(ABC):
     """What the attacker who knows of it does; empty: nothing, so the defence is not evaluated."""
     reference: ClassVar[str] = ""
     """Paper that proposes it."""
+    order: ClassVar[int] = 100
+    """Place in lists and in the default grid; ours come first, in the order of the manual."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -90,9 +99,71 @@ class Defence(ABC):
         """What the client shares instead of `update`."""
         return update
 
+    def channel(self, observation: Observation) -> Channel | None:
+        """What it does to a gradient, differentiably, as an attacker can tell from its update; ``None``: nothing."""
+        return None
+
     def adapt(self, target: Target, observation: Observation) -> tuple[Target, Observation]:
         """The model and the observation as the attacker who knows of the defence uses them."""
-        return target, observation
+        channel = self.channel(observation)
+        return target, observation if channel is None else through(observation, channel)
+
+    @classmethod
+    def has_counterpart(cls) -> bool:
+        """Whether defences of this kind put a counterpart of theirs into the observation."""
+        return cls.adapt is not Defence.adapt or cls.channel is not Defence.channel
+
+    @property
+    def hands_over(self) -> bool:
+        """Whether its counterpart is in the observation, so that every attack that compares gradients has it."""
+        return self.has_counterpart()
+
+    def known_to(self, adapts: Collection[str]) -> bool:
+        """Whether an attack that declares `adapts` works through it.
+
+        Args:
+            adapts: Names of defences; `HANDED` among them stands for all that hand over their counterpart.
+        """
+        return self.name in adapts or (HANDED in adapts and self.hands_over)
+
+    def check(self, raw: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> list[Check]:
+        """The properties that it gives every update, measured on a shared one.
+
+        Args:
+            raw: The undefended update.
+            shared: What the client shares, said to be defended by this and nothing else.
+        """
+        return []
+
+    def guarantee(self, batch_size: int, prior: float) -> Guarantee | None:
+        """What it guarantees against whatever attack, or ``None``.
+
+        Args:
+            batch_size: Samples behind one update.
+            prior: κ in 0..1, the probability of guessing a sample before any update.
+        """
+        return None
+
+    def error_bound(self, target: Target, observation: Observation, play: Play, generator: Generator) -> ErrorBound:
+        """The error that it leaves to every unbiased attacker from one update, by Fisher information.
+
+        Args:
+            target: The model that the client trains.
+            observation: The undefended update.
+            play: What the client did: normalised inputs (B, C, H, W) and labels (B,).
+            generator: CPU generator of random probes.
+        """
+        return ErrorBound(None, "only for a single defence of clipping and noise")
+
+    @classmethod
+    def grid(cls, batch_size: int, samples: int) -> tuple[str, ...]:
+        """The settings that ``leakaudit defend`` tries where the user names none, as text.
+
+        Args:
+            batch_size: Samples per update without a defence.
+            samples: In the batch file: no more than these can stand behind an update.
+        """
+        return ()
 
 
 def _text(value: Any) -> str:

@@ -14,11 +14,10 @@ from typing import Any
 
 from torch import Generator, Tensor
 
-from leakaudit.defences.base import ClientStep, Defence, Update, through
+from leakaudit.defences.base import ClientStep, Defence, Update
 from leakaudit.errors import UsageError
 from leakaudit.observation import Channel, Observation
 from leakaudit.safety.importing import current_folder_importable
-from leakaudit.target.target import Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +71,15 @@ class CustomDefence(Defence):
             )
         return {name: g.detach() for name, g in shared.items()}
 
-    def adapt(self, target: Target, observation: Observation) -> tuple[Target, Observation]:
-        """Through the function's own counterpart."""
+    def channel(self, observation: Observation) -> Channel | None:
+        """The function's own counterpart."""
         function = getattr(self.function, "adapt", None)
-        return target, observation if function is None else through(observation, UserChannel(self.path, function))
+        return None if function is None else UserChannel(self.path, function)
+
+    @property
+    def hands_over(self) -> bool:
+        """Whether the function brings a counterpart."""
+        return hasattr(self.function, "adapt")
 
 
 @dataclass(frozen=True)

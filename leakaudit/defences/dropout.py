@@ -33,6 +33,7 @@ class AddedDropout(Defence):
     title: ClassVar[str] = "Dropout before the last layer"
     adaptive: ClassVar[str] = "DIA: reads or optimises the masks"
     reference: ClassVar[str] = "Wei et al., A framework for evaluating gradient leakage attacks, arXiv 2004.10397"
+    order: ClassVar[int] = 70
 
     def __post_init__(self) -> None:
         if not 0 < self.dropout < 1:
@@ -46,3 +47,8 @@ class AddedDropout(Defence):
     def protocol(self, protocol: Protocol) -> Protocol:
         """Dropout is on while the client trains."""
         return replace(protocol, mode="train")
+
+    @classmethod
+    def grid(cls, batch_size: int, samples: int) -> tuple[str, ...]:
+        """Half of the units."""
+        return ("dropout=0.5",)

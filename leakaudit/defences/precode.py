@@ -70,6 +70,7 @@ class Precode(Defence):
     title: ClassVar[str] = "PRECODE (variational bottleneck)"
     adaptive: ClassVar[str] = "reads the error at the bottleneck off its bias and matches what lies before it"
     reference: ClassVar[str] = "Scheliga et al., PRECODE, WACV 2022, arXiv 2108.04725"
+    order: ClassVar[int] = 60
 
     def __post_init__(self) -> None:
         if self.precode < 1:
@@ -107,6 +108,11 @@ class Precode(Defence):
             return target, seen
         values = {f.name: getattr(target, f.name) for f in fields(Target)}
         return KnownErrorTarget(**values, error=observation.update[encoder + "bias"]), seen
+
+    @classmethod
+    def grid(cls, batch_size: int, samples: int) -> tuple[str, ...]:
+        """A bottleneck of 64."""
+        return ("precode=64",)
 
 
 def _layer_name(target: Target) -> str:

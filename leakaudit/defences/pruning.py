@@ -8,13 +8,14 @@ them, and asks of the others only to stay below the threshold, faces the undefen
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
 
-from leakaudit.defences.base import ClientStep, Defence, Update, through
+from leakaudit.defences.base import ClientStep, Defence, Update
+from leakaudit.defences.evidence import Check, flat
 from leakaudit.observation import Channel, Observation
 from leakaudit.target.target import Target
 
@@ -35,6 +36,7 @@ class Pruning(Defence):
     title: ClassVar[str] = "Gradient pruning"
     adaptive: ClassVar[str] = "compares the entries that survived; the others only have to stay below the threshold"
     reference: ClassVar[str] = "Zhu et al., Deep leakage from gradients, NeurIPS 2019, arXiv 1906.08935, section 5"
+    order: ClassVar[int] = 20
 
     def __post_init__(self) -> None:
         if not 0 <= self.prune < 1:
@@ -53,9 +55,30 @@ class Pruning(Defence):
     def _kept(self, entries: int) -> int:
         return max(1, round(entries * (1 - self.prune)))
 
-    def adapt(self, target: Target, observation: Observation) -> tuple[Target, Observation]:
+    def channel(self, observation: Observation) -> Channel:
         """Compare the survivors with the survivors, and hold the rest below the smallest of them."""
-        return target, through(observation, DeadZone.of(observation.update))
+        return DeadZone.of(observation.update)
+
+    def adapt(self, target: Target, observation: Observation) -> tuple[Target, Observation]:
+        """With that channel; a zero says no more than that the entry was small."""
+        target, seen = super().adapt(target, observation)
+        return target, replace(seen, pruned=True)
+
+    def check(self, raw: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> list[Check]:
+        """The share of zeros, and that the surviving entries are as they were."""
+        entries = flat(shared, shared)
+        zeros = float((entries == 0).double().mean())
+        floor = sum(g.numel() - self._kept(g.numel()) for g in shared.values()) / entries.numel()
+        rounding = len(shared) / entries.numel()  # an entry per tensor
+        found = [Check("share of zero entries", f"at least {floor:.4f}", f"{zeros:.4f}", zeros >= floor - rounding)]
+        kept = entries != 0
+        same = float((entries[kept] - flat(raw, shared)[kept]).norm() / entries.norm().clamp_min(1e-300))
+        return [*found, Check("difference of the surviving entries", "0", f"{same:.1e}", same < 1e-5)]
+
+    @classmethod
+    def grid(cls, batch_size: int, samples: int) -> tuple[str, ...]:
+        """Nine tenths, and all but a hundredth."""
+        return ("prune=0.9", "prune=0.99")
 
 
 def _largest(tensor: Tensor, count: int) -> Tensor:

@@ -19,7 +19,8 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from leakaudit.defences.base import ClientStep, Defence, Update, through
+from leakaudit.defences.base import ClientStep, Defence, Update
+from leakaudit.defences.evidence import Check
 from leakaudit.observation import Channel, Observation
 from leakaudit.target.target import Target
 
@@ -36,14 +37,30 @@ class SignQuantisation(Defence):
     title: ClassVar[str] = "Sign quantisation (signSGD)"
     adaptive: ClassVar[str] = "asks for the right signs and no more, and leans on the smoothness of images"
     reference: ClassVar[str] = "Bernstein et al., signSGD, ICML 2018, arXiv 1802.04434"
+    order: ClassVar[int] = 30
 
     def protect(self, update: Update, step: ClientStep, generator: Generator) -> Update:
         """Signs times the mean magnitude of the entries that are not zero."""
         return {name: g.sign() * _magnitude(g) for name, g in update.items()}
 
-    def adapt(self, target: Target, observation: Observation) -> tuple[Target, Observation]:
+    def channel(self, observation: Observation) -> Channel:
         """Ask of every entry that it has the observed sign, and no more."""
-        return target, replace(through(observation, SignMargin(observation.update)), one_bit=True)
+        return SignMargin(observation.update)
+
+    def adapt(self, target: Target, observation: Observation) -> tuple[Target, Observation]:
+        """With that channel, and the knowledge that no entry says more than its sign."""
+        target, seen = super().adapt(target, observation)
+        return target, replace(seen, one_bit=True)
+
+    def check(self, raw: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> list[Check]:
+        """One magnitude a tensor."""
+        most = max(len(torch.unique(g[g != 0].abs())) for g in shared.values())
+        return [Check("distinct magnitudes in a tensor", "at most 1", str(most), most <= 1)]
+
+    @classmethod
+    def grid(cls, batch_size: int, samples: int) -> tuple[str, ...]:
+        """It has no settings."""
+        return ("sign",)
 
 
 def _magnitude(tensor: Tensor) -> Tensor:
@@ -82,7 +99,10 @@ class IntegerQuantisation(Defence):
 
     name: ClassVar[str] = "int"
     title: ClassVar[str] = "Integer quantisation"
-    adaptive: ClassVar[str] = "takes the rounded values as they are: the rounding is small noise"
+    adaptive: ClassVar[str] = (
+        "takes the rounded values as they are: the rounding is small noise; closed forms know its step"
+    )
+    order: ClassVar[int] = 90
     reference: ClassVar[str] = "Alistarh et al., QSGD, NeurIPS 2017, arXiv 1610.02132 (without its random rounding)"
 
     def __post_init__(self) -> None:
@@ -91,9 +111,24 @@ class IntegerQuantisation(Defence):
 
     def protect(self, update: Update, step: ClientStep, generator: Generator) -> Update:
         """Round to the nearest of the steps between plus and minus the largest magnitude."""
-        levels = 2 ** (self.bits - 1) - 1
         found = {}
         for name, g in update.items():
-            scale = (g.abs().max() / levels).clamp_min(torch.finfo(g.dtype).tiny)
+            scale = self._step(g)
             found[name] = (g / scale).round() * scale
         return found
+
+    def _step(self, tensor: Tensor) -> Tensor:
+        """Between neighbouring values; the largest magnitude is not changed by rounding, so an update shows it."""
+        largest: Tensor = tensor.abs().max() / (2 ** (self.bits - 1) - 1)
+        return largest.clamp_min(torch.finfo(tensor.dtype).tiny)
+
+    def adapt(self, target: Target, observation: Observation) -> tuple[Target, Observation]:
+        """The values as they are, with the step of their rounding."""
+        known = observation.rounding or {}
+        steps = {name: float(self._step(g)) + known.get(name, 0.0) for name, g in observation.update.items()}
+        return target, replace(observation, rounding=steps)
+
+    def check(self, raw: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> list[Check]:
+        """No more values a tensor than the bits allow."""
+        most = max(len(torch.unique(g)) for g in shared.values())
+        return [Check("distinct values in a tensor", f"at most {2**self.bits}", str(most), most <= 2**self.bits)]

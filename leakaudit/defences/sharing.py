@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import ClassVar
 
-from torch import Generator
+from torch import Generator, Tensor
 
 from leakaudit.defences.base import ClientStep, Defence, Update
+from leakaudit.defences.evidence import Check
 from leakaudit.errors import UsageError
 
 
@@ -26,6 +28,7 @@ class PartialSharing(Defence):
     title: ClassVar[str] = "Partial sharing"
     adaptive: ClassVar[str] = "compares only the tensors that are shared"
     reference: ClassVar[str] = "Arivazhagan et al., Federated learning with personalization layers, arXiv 1912.00818"
+    order: ClassVar[int] = 95
 
     def protect(self, update: Update, step: ClientStep, generator: Generator) -> Update:
         """Drop what fits no pattern.
@@ -39,6 +42,11 @@ class PartialSharing(Defence):
                 f"--defence share={self.share} matches no shared tensor", f"the tensors are {', '.join(update)}"
             )
         return kept
+
+    def check(self, raw: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> list[Check]:
+        """Which tensors are there."""
+        expected = [name for name in raw if self.matches(name)]
+        return [Check("shared tensors", str(len(expected)), str(len(shared)), set(expected) == set(shared))]
 
     def matches(self, name: str) -> bool:
         """Whether a tensor is shared."""

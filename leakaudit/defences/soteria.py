@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 
 from leakaudit.defences.base import ClientStep, Defence, Update, through
 from leakaudit.defences.pruning import Support
+from leakaudit.errors import ModelError
 from leakaudit.observation import Observation
 from leakaudit.target.splice import last_linear, layer_input
 from leakaudit.target.target import Target
@@ -39,6 +40,7 @@ class Soteria(Defence):
     title: ClassVar[str] = "Soteria"
     adaptive: ClassVar[str] = "leaves the columns that the defence touched out of the comparison"
     reference: ClassVar[str] = "Sun et al., Soteria, CVPR 2021, arXiv 2012.06043"
+    order: ClassVar[int] = 50
 
     def __post_init__(self) -> None:
         if not 0 < self.soteria < 1:
@@ -48,8 +50,13 @@ class Soteria(Defence):
         """Zero the columns; a sample's features count by their mean over the batch.
 
         Raises:
-            ModelError: The model has no fully connected layer.
+            ModelError: The model has no fully connected layer, or its inputs are token ids.
         """
+        if not step.inputs.is_floating_point():
+            raise ModelError(
+                f"{step.target.name} takes token ids: Soteria asks how features change with the input, ids do not vary",
+                "try clip and noise, or more samples behind an update",
+            )
         layer = last_linear(step.target)
         ratio = torch.stack([_ratio(step, i) for i in range(len(step.inputs))]).mean(0)
         hidden = ratio.argsort()[: round(self.soteria * len(ratio))]
@@ -66,6 +73,11 @@ class Soteria(Defence):
         name = str(last_linear(target).weight)
         touched = {n: g for n, g in observation.update.items() if n == name}
         return target, through(observation, Support.of(touched))
+
+    @classmethod
+    def grid(cls, batch_size: int, samples: int) -> tuple[str, ...]:
+        """Half of the features."""
+        return ("soteria=0.5",)
 
 
 def _ratio(step: ClientStep, sample: int) -> Tensor:

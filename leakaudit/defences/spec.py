@@ -7,32 +7,13 @@ import typing
 from collections.abc import Iterable
 from typing import Any
 
-from leakaudit.defences.aggregation import Accumulation, SecureAggregation
 from leakaudit.defences.base import Defence
 from leakaudit.defences.custom import load_custom
-from leakaudit.defences.dropout import AddedDropout
-from leakaudit.defences.gaussian import GaussianMechanism
-from leakaudit.defences.precode import Precode
-from leakaudit.defences.pruning import Pruning
-from leakaudit.defences.quantisation import IntegerQuantisation, SignQuantisation
-from leakaudit.defences.sharing import PartialSharing
-from leakaudit.defences.soteria import Soteria
+from leakaudit.defences.registry import available
 from leakaudit.errors import UsageError
 
-DEFENCES: dict[str, type[Defence]] = {
-    "clip": GaussianMechanism,
-    "noise": GaussianMechanism,
-    "prune": Pruning,
-    "sign": SignQuantisation,
-    "bits": IntegerQuantisation,
-    "accumulate": Accumulation,
-    "clients": SecureAggregation,
-    "share": PartialSharing,
-    "soteria": Soteria,
-    "precode": Precode,
-    "dropout": AddedDropout,
-}
-"""The class that each leading key stands for."""
+SWITCHES = {"": True, "true": True, "false": False}
+"""Values of a setting that is a switch; named alone, it is on."""
 
 
 def parse_defences(texts: Iterable[str]) -> tuple[Defence, ...]:
@@ -53,12 +34,13 @@ def parse_defence(text: str) -> Defence:
     first = text.partition(",")[0].partition("=")[0].strip()
     if ":" in first:
         return load_custom(text)
-    if first not in DEFENCES:
+    known = available()
+    if first not in known:
         raise UsageError(
             f"--defence {text!r}: no defence begins with {first!r}",
-            f"there are: {', '.join(DEFENCES)}, or module:function",
+            f"there are: {', '.join(known)}, or module:function (leakaudit defences)",
         )
-    kind = DEFENCES[first]
+    kind = known[first]
     types = typing.get_type_hints(kind)
     values: dict[str, Any] = {}
     for part in text.split(","):
@@ -66,17 +48,23 @@ def parse_defence(text: str) -> Defence:
         if key == kind.name and not found:
             continue
         if key not in {f.name for f in dataclasses.fields(kind)}:
-            known = ", ".join(f.name for f in dataclasses.fields(kind)) or "no settings"
-            raise UsageError(f"--defence {text!r}: {kind.name} has no setting {key!r}", f"it has: {known}")
+            settings = ", ".join(f.name for f in dataclasses.fields(kind)) or "no settings"
+            raise UsageError(f"--defence {text!r}: {kind.name} has no setting {key!r}", f"it has: {settings}")
         values[key] = _convert(text, key, value, types[key])
+    for setting in dataclasses.fields(kind):
+        optional = (setting.default, setting.default_factory) != (dataclasses.MISSING, dataclasses.MISSING)
+        if not optional and setting.name not in values:
+            raise UsageError(f"--defence {text!r}: {setting.name} needs a value: {setting.name}=…")
     try:
         return kind(**values)
     except (ValueError, TypeError) as error:
         raise UsageError(f"--defence {text!r}: {error}") from error
 
 
-def _convert(text: str, key: str, value: str, kind: type) -> Any:
+def _convert(text: str, key: str, value: str, kind: Any) -> Any:
+    """A setting's value as its type says: a string, a number, or for a switch true or false."""
     try:
-        return kind(value)
-    except ValueError as error:
-        raise UsageError(f"--defence {text!r}: {key}={value!r}, expected {kind.__name__}") from error
+        return SWITCHES[value.lower()] if kind is bool else kind(value)
+    except (ValueError, KeyError, TypeError) as error:
+        expected = "true or false" if kind is bool else getattr(kind, "__name__", str(kind))
+        raise UsageError(f"--defence {text!r}: {key}={value!r}, expected {expected}") from error

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -407,7 +408,10 @@ class DefenceEntry(_Model):
     text: Public[str] = Field(description="as on the command line")
     settings: Public[dict[str, Any]] = Field(default_factory=dict)
     adaptive_attack: Public[str] = Field(default="", description="empty: attacked only by those who ignore it")
-    evaluated: Public[bool]
+    evaluated: Public[bool] = Field(
+        description="an attack that works through all defences of the client ran on this model"
+    )
+    evaluated_by: Public[list[str]] = Field(default_factory=list, description="names of these attacks")
     reference: Public[str] = ""
     accounting: Public[AccountingEntry | None] = Field(default=None, description="only for a clipped and noised update")
     accounting_reason: Public[str] = ""
@@ -631,7 +635,7 @@ class Report(_Model):
     def save(
         self,
         directory: str | Path,
-        formats: tuple[str, ...] = ("json", "html", "pdf"),
+        formats: Sequence[str] = (),
         template_dir: Path | None = None,
         pdf_variant: str = "pdf/ua-1",
         paths: Literal["short", "full"] = "short",
@@ -644,7 +648,8 @@ class Report(_Model):
 
         Args:
             directory: Created if missing.
-            formats: Any of ``json``, ``html``, ``pdf``, ``sarif``, ``junit``, ``markdown``, ``csv``.
+            formats: Any of ``json``, ``html``, ``pdf``, ``sarif``, ``junit``, ``markdown``, ``csv`` and what other
+                packages bring; empty for the first three.
             template_dir: Folder whose templates override the bundled ones.
             pdf_variant: ``pdf/ua-1`` (accessible), or ``pdf/a-3u`` (for archives, with report.json attached).
             paths: ``short`` leaves out folders outside the working folder, ``full`` writes paths as they were given.

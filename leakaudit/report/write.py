@@ -11,28 +11,18 @@ new ones hide.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from leakaudit.document.paths import short_paths
 from leakaudit.document.schema import Report
-from leakaudit.errors import UsageError
 from leakaudit.report.earlier import is_ours, is_partial, is_redundant_failure
 from leakaudit.report.files import prepare, replace_files
+from leakaudit.report.formats.base import Format, FormatUnavailable, Rendering
+from leakaudit.report.formats.registry import available, chosen
 
-FILES = {
-    "html": "report.html",
-    "pdf": "report.pdf",
-    "sarif": "report.sarif",
-    "junit": "report.junit.xml",
-    "markdown": "report.md",
-    "csv": "scores.csv",
-    "json": "report.json",
-}
-"""File names in the order of writing. The document last: where it is new, the views beside it are new too."""
-DEFAULT_FORMATS = ("json", "html", "pdf")
 PARTIAL = "partial"
 """Sub-folder for what an interrupted or failed audit has to say where a complete report is."""
 
@@ -44,37 +34,36 @@ class ReportWarning(UserWarning):
 def write_report(
     report: Report,
     directory: Path,
-    formats: tuple[str, ...] = DEFAULT_FORMATS,
+    formats: Sequence[str] = (),
     template_dir: Path | None = None,
     pdf_variant: str = "pdf/ua-1",
     paths: Literal["short", "full"] = "short",
 ) -> list[Path]:
-    """Write the views of a report into a directory, each under its name in :data:`FILES`.
+    """Write the views of a report into a directory, each under the name that its format has.
 
     Args:
         report: The document.
         directory: Created if missing. Where it holds a complete report and this one is partial, its sub-folder
             :data:`PARTIAL` is written instead.
-        formats: Any keys of :data:`FILES`.
+        formats: Names of installed formats (`leakaudit.report.formats.registry`); empty for the default ones.
         template_dir: Folder whose templates override the bundled ones.
         pdf_variant: ``pdf/ua-1`` (accessible), or ``pdf/a-3u`` (for archives, with report.json attached).
         paths: ``short`` leaves out folders outside the working folder, ``full`` writes paths as they were given.
 
     Returns:
-        The files written, ``report.json`` last. Where the PDF libraries are missing the PDF is left out, with
-        a :class:`ReportWarning` that says how to install them.
+        The files written, ``report.json`` last. A format whose libraries are missing is left out, with a
+        :class:`ReportWarning` that says how to install them.
 
     Raises:
         UsageError: An unknown format, a directory that is not writable, a template that does not work.
     """
-    if unknown := sorted(set(formats) - set(FILES)):
-        raise UsageError(f"unknown report format {', '.join(unknown)}", f"choose from {', '.join(FILES)}")
+    wanted = chosen(formats)
     report = short_paths(report) if paths == "short" else report
     place = directory / PARTIAL if report.partial and _holds_complete(directory) else directory
     prepare(place)
-    written = replace_files(place, dict(_rendered(report, formats, template_dir, place, pdf_variant)))
+    written = replace_files(place, dict(_rendered(wanted, Rendering(report, template_dir, pdf_variant), place)))
     if not report.partial:
-        _remove(directory / PARTIAL, FILES.values())
+        _remove(directory / PARTIAL, _file_names())
     if report.evidence != "full":
         _remove_fuller(place, {path.name for path in written})
     return written
@@ -88,8 +77,8 @@ def write_beside(directory: Path, files: Mapping[str, bytes]) -> list[Path]:
 
 def _holds_complete(directory: Path) -> bool:
     """Whether a directory has files of these names that no partial report may replace."""
-    document = directory / FILES["json"]
-    return any((directory / name).exists() for name in FILES.values()) and not is_partial(document)
+    document = next(kind.file for kind in available().values() if kind.document)
+    return any((directory / name).exists() for name in _file_names()) and not is_partial(directory / document)
 
 
 def _remove(directory: Path, names: Iterable[str]) -> list[str]:
@@ -105,7 +94,7 @@ def _remove(directory: Path, names: Iterable[str]) -> list[str]:
 
 def _remove_fuller(directory: Path, written: set[str]) -> None:
     """Remove older views of leakaudit, which may show what the new report hides; warn of what is not its own."""
-    older = [name for name in FILES.values() if name not in written and (directory / name).is_file()]
+    older = [name for name in _file_names() if name not in written and (directory / name).is_file()]
     removed = _remove(directory, older)
     if removed:
         names = ", ".join(removed)
@@ -118,43 +107,17 @@ def _remove_fuller(directory: Path, written: set[str]) -> None:
         warnings.warn(text, ReportWarning, stacklevel=4)
 
 
-def _rendered(
-    report: Report, formats: tuple[str, ...], template_dir: Path | None, directory: Path, pdf_variant: str
-) -> Iterator[tuple[str, bytes]]:
+def _rendered(formats: Sequence[Format], rendering: Rendering, directory: Path) -> Iterator[tuple[str, bytes]]:
     """File names and contents, in the order in which they will appear."""
-    from leakaudit.report.formats.html import render_view
-    from leakaudit.report.formats.pdf import PdfUnavailable, render_pdf
-    from leakaudit.report.views.view import build_view
-
-    view = build_view(report) if {"html", "pdf"} & set(formats) else None
-    if "html" in formats:
-        yield FILES["html"], render_view(report, view, template_dir, "screen").encode()
-    if "pdf" in formats:
+    for kind in formats:
         try:
-            yield FILES["pdf"], render_pdf(report, template_dir, view, pdf_variant)
-        except PdfUnavailable as notice:
-            stays = report.evidence == "full" and _has_pdf(directory)
-            old = " The report.pdf in that folder is from an earlier audit." if stays else ""
+            yield kind.file, kind.content(rendering)
+        except FormatUnavailable as notice:
+            stays = rendering.report.evidence == "full" and (directory / kind.file).exists()
+            old = f" The {kind.file} in that folder is from an earlier audit." if stays else ""
             warnings.warn(f"{notice}{old}", ReportWarning, stacklevel=6)
-    for name, render in _text_views().items():
-        if name in formats:
-            yield FILES[name], render(report).encode("utf-8", "replace")
 
 
-def _text_views() -> dict[str, Callable[[Report], str]]:
-    from leakaudit.report.formats.csv import render_csv
-    from leakaudit.report.formats.junit import render_junit
-    from leakaudit.report.formats.markdown import render_markdown
-    from leakaudit.report.formats.sarif import render_sarif
-
-    return {
-        "sarif": render_sarif,
-        "junit": render_junit,
-        "markdown": render_markdown,
-        "csv": render_csv,
-        "json": Report.to_json,
-    }
-
-
-def _has_pdf(directory: Path) -> bool:
-    return (directory / "report.pdf").exists()
+def _file_names() -> list[str]:
+    """Of every format."""
+    return [kind.file for kind in available().values()]

@@ -21,6 +21,7 @@ from leakaudit.audit.memory import Memory
 from leakaudit.audit.pipeline import audit
 from leakaudit.audit.request import AuditOptions
 from leakaudit.client.batch import Batch
+from leakaudit.defences.registry import default_grid
 from leakaudit.defences.spec import parse_defence
 from leakaudit.document.schema import DefenceTrial, Report, SampleResult
 from leakaudit.domains.base import Domain
@@ -33,11 +34,6 @@ from leakaudit.sweep.goal import Goal
 from leakaudit.sweep.utility import TrainingPlan, Utility, train
 from leakaudit.target.target import Target
 
-MULTIPLIERS = (0.01, 0.1, 1.0)
-"""Noise multipliers of the grid: σ of the noise on the sum, over the clipping bound; chosen, a decade apart, the last
-with a bound of 9 % on guessing one of a hundred (`benchmarks/results/rero.md`)."""
-CLIP = 1.0
-"""Clipping bound of the grid; chosen."""
 VICTIMS = 2
 """Independent batches per setting where the user names no number; chosen for time."""
 CONFIRMING = 1000
@@ -47,25 +43,13 @@ SECOND_SEED = 1_000_003
 """Added to the seed for the scan that confirms a recommendation; chosen, far from the seeds that users take."""
 
 
-def default_grid(batch_size: int, samples: int) -> tuple[str, ...]:
-    """The settings that are tried where the user names none.
-
-    Args:
-        batch_size: Samples per update without a defence.
-        samples: In the batch file: no more than these can stand behind an update.
-    """
-    noisy = [f"clip={CLIP:g},noise={z * CLIP / batch_size:g}" for z in MULTIPLIERS]
-    larger = [f"accumulate={n}" for n in (4, 16) if n * batch_size <= samples]
-    return (*noisy, "prune=0.9", "prune=0.99", "sign", *larger, "soteria=0.5", "precode=64", "dropout=0.5")
-
-
 @dataclass(frozen=True, kw_only=True)
 class DefendOptions:
     """What to try and what is enough.
 
     Args:
         goal: What a setting must reach.
-        grid: Settings as text; empty for :func:`default_grid`.
+        grid: Settings as text; empty for those that the installed defences name.
         plan: How utility is measured.
         utility: Samples for that; ``None`` takes those of the batch file.
     """
@@ -191,12 +175,13 @@ class _Sweep:
         interval = leak_interval(len(leaked), len(attacked), fewest=1)  # wide, and said so
         best = max(scored, key=lambda item: _closeness(item[2]), default=None)
         entry = report.defences[0] if report.defences else None
+        evaluated = _evaluated(report)
         return DefenceTrial(
             text=text,
             title=entry.title if entry else "No defence",
             status="run",
             adaptive_attack=entry.adaptive_attack if entry else "",
-            evaluated=entry.evaluated if entry else True,
+            evaluated=evaluated,
             attacked=len(attacked),
             leaked=len(leaked),
             leaked_interval=None if interval is None else list(interval),
@@ -205,7 +190,7 @@ class _Sweep:
             told="" if best is None else best[2].told,
             attack="" if best is None else best[0].title,
             value=self.defending.goal.value(report),
-            meets=bool(scored) and self.defending.goal.met(report),
+            meets=bool(scored) and evaluated and self.defending.goal.met(report),
             loss=utility.loss,
             accuracy=utility.accuracy,
             evaluated_on=utility.samples,
@@ -225,7 +210,8 @@ class _Sweep:
             if self.observer.interrupted():
                 break
             self.observer.stage(f"confirming {trial.text} with another seed")
-            met = goal.met(self._audit(trial.text, self.options.seed + SECOND_SEED, stronger=True))
+            again_report = self._audit(trial.text, self.options.seed + SECOND_SEED, stronger=True)
+            met = _evaluated(again_report) and goal.met(again_report)
             if met and not self.observer.interrupted():
                 again = f" {', '.join(failed)} met it once and missed it then." if failed else ""
                 return trial, (
@@ -245,6 +231,11 @@ class _Sweep:
 def _closeness(sample: SampleResult) -> float:
     """How near a reconstruction is; an exact one has no number."""
     return float("inf") if sample.closeness is None else sample.closeness
+
+
+def _evaluated(report: Report) -> bool:
+    """Whether an attack that works through everything that the clients do ran on this model."""
+    return all(entry.evaluated for entry in report.defences)
 
 
 def cheapest(trials: Sequence[DefenceTrial]) -> list[DefenceTrial]:

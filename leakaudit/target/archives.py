@@ -15,71 +15,43 @@ from __future__ import annotations
 import hashlib
 import importlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.safety.importing import current_folder_importable
-from leakaudit.target.formats import Kind
-from leakaudit.target.modules import ImageShape, from_module
+from leakaudit.target.modules import from_module
 from leakaudit.target.prescan import scan
+from leakaudit.target.readers import Asked, Content, Reader
 from leakaudit.target.target import FidelityNote, Target
 
-Mode = Literal["eval", "train"]
 
-
-def from_factory(
-    path: Path,
-    kind: Kind,
-    factory: str,
-    image_shape: ImageShape | None,
-    frozen: Sequence[str],
-    mode: Mode,
-    unsafe_pickle: bool = False,
-    dropout: Mapping[str, float] | None = None,
-) -> Target:
+def from_factory(path: Path, reader: Reader, factory: str, asked: Asked) -> Target:
     """The module that ``factory`` builds, with the weights in ``path``."""
-    if kind not in ("safetensors", "checkpoint", "pickle"):
-        raise ModelError(f"{path} is {_NAMES[kind]}, not a file of weights", "leave out --factory to audit it as it is")
-    weights = _weights(path, kind)
+    if reader.weights is None:
+        raise ModelError(
+            f"{path} is {reader.called}, not a file of weights", "leave out --factory to audit it as it is"
+        )
+    weights = reader.weights(path)
     module = _build(factory)
     _fill(module, weights, path, factory)
-    origin = _origin(path, "factory", f"factory {factory}")
-    return from_module(module, image_shape, frozen, mode, dropout=dropout, **origin)
+    return _described(module, _origin(path, "factory", f"factory {factory}"), asked)
 
 
-def from_archive(
-    path: Path,
-    kind: Kind,
-    image_shape: ImageShape | None,
-    frozen: Sequence[str],
-    mode: Mode,
-    trust: bool,
-    unsafe_pickle: bool,
-    dropout: Mapping[str, float] | None = None,
-) -> Target:
-    """A ``.pt2``, TorchScript or pickled module; weights alone are refused."""
-    if kind == "safetensors":
-        raise _needs_factory(path)
-    if kind in ("exported", "torchscript"):
-        scan(path)
-        if not trust:
-            raise ModelError(f"{path} is {_NAMES[kind]}, {_RISKS[kind]}", "pass --trust if you made it")
-        module, origin = _exported(path) if kind == "exported" else _script(path)
-    else:
-        module, origin = _pickled(path, kind, unsafe_pickle), _origin(path, "module", "pickle")
+def _described(module: nn.Module, origin: dict[str, Any], asked: Asked) -> Target:
     shape = origin.pop("image_shape", None)
-    return from_module(module, image_shape or shape, frozen, mode, dropout=dropout, **origin)
+    return from_module(module, asked.image_shape or shape, asked.frozen, asked.mode, dropout=asked.dropout, **origin)
 
 
-_NAMES = {
-    "onnx": "an ONNX model", "exported": "a torch.export program (.pt2)", "torchscript": "a TorchScript archive",
-    "safetensors": "a safetensors file", "checkpoint": "a torch.save file", "pickle": "a pickle",
-}  # fmt: skip
+def _trusted(path: Path, reader: Reader, asked: Asked) -> None:
+    """Refuse a file that can run code when opened, unless it is trusted; hostile archives are refused even then."""
+    scan(path)
+    if not asked.trust:
+        raise ModelError(f"{path} is {reader.called}, {_RISKS[reader.kind]}", "pass --trust if you made it")
 
 
 _RISKS = {
@@ -105,17 +77,26 @@ def _origin(path: Path, kind: str, producer: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _weights(path: Path, kind: Kind) -> dict[str, Tensor]:
-    """Tensors by name, read as numbers only."""
-    if kind == "safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    """Tensors by name; the format has nothing else."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
-        try:
-            return dict(load_file(str(path)))
-        except (SafetensorError, OSError, ValueError) as error:
-            raise ModelError(f"{path} is a damaged safetensors file ({error})", "copy it again") from error
-    content = _load_numbers(path, kind)
+    try:
+        return dict(load_file(str(path)))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"{path} is a damaged safetensors file ({error})", "copy it again") from error
+
+
+def _state_dict(path: Path) -> dict[str, Tensor]:
+    """Tensors by name, read as numbers only."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises bare exceptions of many types for what it refuses or cannot read
+        raise ModelError(
+            f"{path} holds more than numbers, or is damaged ({type(error).__name__})",
+            "save it with torch.save(model.state_dict(), path), or pass --unsafe-pickle if you trust who made it",
+        ) from error
     if isinstance(content, Mapping):
         for key in ("state_dict", "model_state_dict", "model", "net"):
             inner = content.get(key)
@@ -128,16 +109,9 @@ def _weights(path: Path, kind: Kind) -> dict[str, Tensor]:
     return tensors
 
 
-def _load_numbers(path: Path, kind: Kind) -> Any:
-    if kind == "checkpoint":
-        scan(path)
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises bare exceptions of many types for what it refuses or cannot read
-        raise ModelError(
-            f"{path} holds more than numbers, or is damaged ({type(error).__name__})",
-            "save it with torch.save(model.state_dict(), path), or pass --unsafe-pickle if you trust who made it",
-        ) from error
+def _scanned_state_dict(path: Path) -> dict[str, Tensor]:
+    scan(path)
+    return _state_dict(path)
 
 
 def _build(factory: str) -> nn.Module:
@@ -211,9 +185,7 @@ def _script(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     return cast(nn.Module, script), {**_origin(path, "torchscript", "torch.jit"), "notes": notes}
 
 
-def _pickled(path: Path, kind: Kind, unsafe_pickle: bool) -> nn.Module:
-    if kind == "checkpoint":
-        scan(path)
+def _pickled(path: Path, unsafe_pickle: bool) -> nn.Module:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch refuses pickled classes with exceptions of several types
@@ -241,3 +213,80 @@ def _no_module(path: Path, content: Any) -> ModelError:
     return ModelError(
         f"{path} holds {type(content).__name__}, expected a torch.nn.Module", "pass a state dict and --factory"
     )
+
+
+def _read_exported(path: Path, asked: Asked) -> Target:
+    _trusted(path, EXPORTED, asked)
+    return _described(*_exported(path), asked)
+
+
+def _read_script(path: Path, asked: Asked) -> Target:
+    _trusted(path, TORCHSCRIPT, asked)
+    return _described(*_script(path), asked)
+
+
+def _read_weights(path: Path, asked: Asked) -> Target:
+    raise _needs_factory(path)
+
+
+def _read_pickle(path: Path, asked: Asked) -> Target:
+    return _described(_pickled(path, asked.unsafe_pickle), _origin(path, "module", "pickle"), asked)
+
+
+def _read_checkpoint(path: Path, asked: Asked) -> Target:
+    scan(path)
+    return _read_pickle(path, asked)
+
+
+def _is_exported(content: Content) -> bool:
+    graphs = any(name.startswith("models/") and name.endswith(".json") for name in content.inner)
+    return graphs or "serialized_exported_program.json" in (content.members or ())
+
+
+def _is_script(content: Content) -> bool:
+    return "constants.pkl" in content.inner or any(name.startswith("code/") for name in content.inner)
+
+
+def _is_checkpoint(content: Content) -> bool:
+    return "data.pkl" in content.inner
+
+
+def _is_safetensors(content: Content) -> bool:
+    head = content.head
+    return len(head) >= 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= content.size
+
+
+def _is_pickle(content: Content) -> bool:
+    return len(content.head) >= 2 and content.head[0] == 0x80 and 2 <= content.head[1] <= 5
+
+
+# An exported program and a TorchScript archive may also hold what a checkpoint does, so they are asked before it.
+EXPORTED = Reader(
+    kind="exported",
+    called="a torch.export program (.pt2)",
+    recognises=_is_exported,
+    read=_read_exported,
+    order=50,
+)
+TORCHSCRIPT = Reader(
+    kind="torchscript", called="a TorchScript archive", recognises=_is_script, read=_read_script, order=51
+)
+CHECKPOINT = Reader(
+    kind="checkpoint",
+    called="a torch.save file",
+    recognises=_is_checkpoint,
+    read=_read_checkpoint,
+    weights=_scanned_state_dict,
+    order=52,
+)
+SAFETENSORS = Reader(
+    kind="safetensors",
+    called="a safetensors file",
+    recognises=_is_safetensors,
+    read=_read_weights,
+    weights=_safetensors,
+    order=53,
+)
+PICKLE = Reader(
+    kind="pickle", called="a pickle", recognises=_is_pickle, read=_read_pickle, weights=_state_dict, order=54
+)

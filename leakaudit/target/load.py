@@ -15,6 +15,7 @@ from typing import Literal
 from torch import nn
 
 from leakaudit.errors import ModelError, UsageError
+from leakaudit.target.readers import Asked, reader_of
 from leakaudit.target.target import SharedStatistics, Target
 
 ImageShape = tuple[int, ...]
@@ -60,7 +61,7 @@ def load(
         ModelError: The content cannot be audited; says why and what to do.
         UsageError: The file does not exist, or an argument does not fit the model.
     """
-    from leakaudit.target import archives, formats, modules
+    from leakaudit.target import archives, modules
 
     if mode not in ("eval", "train"):
         raise UsageError(f"mode is {mode!r}, expected eval or train", "only leakaudit scan compares both")
@@ -72,15 +73,17 @@ def load(
         file = Path(path)
         if not file.is_file():
             raise UsageError(f"{file} is not a file", "pass the path of a model file")
-        kind = formats.sniff(file)
-        if factory is not None:
-            target = archives.from_factory(file, kind, factory, image_shape, frozen, mode, unsafe_pickle, dropout)
-        elif kind == "onnx":
-            from leakaudit.target.onnx.load import from_onnx
-
-            target = from_onnx(file, output, frozen, image_shape, dict(dropout or {}), mode)
-        else:
-            target = archives.from_archive(file, kind, image_shape, frozen, mode, trust, unsafe_pickle, dropout)
+        reader = reader_of(file)
+        asked = Asked(
+            mode=mode,
+            output=output,
+            frozen=frozen,
+            trust=trust,
+            unsafe_pickle=unsafe_pickle,
+            image_shape=image_shape,
+            dropout=dict(dropout or {}),
+        )
+        target = reader.read(file, asked) if factory is None else archives.from_factory(file, reader, factory, asked)
     if not target.parameters:
         raise ModelError(f"{target.name} has no trainable tensors", "check --frozen and that weights are in the file")
     if batchnorm is not None:

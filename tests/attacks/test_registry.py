@@ -8,6 +8,7 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
+from leakaudit import plugins
 from leakaudit.attacks import registry
 from leakaudit.attacks.registry import PRESETS, available, create
 from leakaudit.errors import UsageError
@@ -60,7 +61,7 @@ def test_what_is_refused(name: str, preset: str, overrides: dict[str, str]) -> N
 
 def test_an_attack_of_another_package_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = EntryPoint("mine", "package_that_is_not_there:Mine", registry.GROUP)
-    monkeypatch.setattr(registry, "entry_points", lambda group: [broken])
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [broken])
     with pytest.raises(UsageError, match="'mine' of the package 'package_that_is_not_there") as caught:
         available()
     assert "ModuleNotFoundError" in caught.value.message

@@ -308,7 +308,8 @@ def test_every_channel_has_a_content() -> None:
     user = UserChannel("json:loads", json.loads)
     channels = [Clipping(1.0), Clipping(2.0), DeadZone.of(update), Support.of(update), SignMargin(update), user]
     channels.append(Chained(channels[0], channels[1]))
-    assert {type(channel) for channel in channels} == set(every(Channel))
+    ours = {kind for kind in every(Channel) if kind.__module__.startswith("leakaudit.")}
+    assert {type(channel) for channel in channels} == ours
     assert len({digest(channel) for channel in channels}) == len(channels)
     assert digest(Clipping(1.0)) == digest(Clipping(1.0))
     assert all(isinstance(hash(channel), int) for channel in channels)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from PIL import Image
@@ -79,7 +78,8 @@ class Secret:
         model: An ONNX file.
         other: A second checkpoint.
         batch: The samples.
-        update: Their update, as a client recorded it.
+        update: The update of the first of them, as a client recorded it.
+        one: The first of them.
         rows: Bytes of single rows of the images.
     """
 
@@ -88,6 +88,7 @@ class Secret:
     other: Path
     batch: Path
     update: Path
+    one: Path
     rows: list[bytes] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
 
@@ -155,19 +156,19 @@ def _images(root: Path, secret_folder: Path) -> Secret:
         nn.Flatten(), nn.Linear(SIDE * SIDE * 3, 6), nn.Dropout(0.1), nn.Sigmoid(), nn.Linear(6, CLASSES)
     )
     model = export(net, secret_folder / "net.onnx", (3, SIDE, SIDE))
+    one = secret_folder / f"{FILE}one.npz"
+    np.savez(one, x=pixels[:1], y=labels[:1], class_names=names)
     update = secret_folder / f"{FILE}update.safetensors"
     inputs = torch.from_numpy(pixels[:1]).permute(0, 3, 1, 2).float() / 255
     loss = nn.functional.cross_entropy(net.eval()(inputs), torch.from_numpy(labels[:1]))
-    names_of = [tensor.name for tensor in onnx.load(model).graph.initializer]
     gradients = torch.autograd.grad(loss, list(net.parameters()))
-    assert len(names_of) >= len(gradients)
     save_file({n: g.numpy() for (n, _), g in zip(net.named_parameters(), gradients, strict=True)}, update)
     other = secret_folder / "late.onnx"
     for parameter in net.parameters():
         parameter.data.mul_(1.1)
     export(net, other, (3, SIDE, SIDE))
     rows = [row.tobytes()[:24] for image in pixels for row in image]
-    return Secret(root, model, other, batch, update, rows, labels.tolist())
+    return Secret(root, model, other, batch, update, one, rows, labels.tolist())
 
 
 def _texts(root: Path, secret_folder: Path) -> Secret:
@@ -186,7 +187,7 @@ def _texts(root: Path, secret_folder: Path) -> Secret:
             do_constant_folding=False, input_names=["ids"], output_names=["logits"], dynamic_axes={"ids": {0: "N"}},
         )  # fmt: skip
     numbers = [*labels.tolist(), *ids.flatten().tolist()]
-    return Secret(root, model, model, batch, model, numbers=numbers)
+    return Secret(root, model, model, batch, model, batch, numbers=numbers)
 
 
 def make_secret(kind: str, root: Path) -> Secret:

@@ -14,7 +14,7 @@ from torch import nn
 from leakaudit.attacks.base import cpu_generator
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
-from leakaudit.defences.accounting import epsilon, guarantee, reconstruction_bound
+from leakaudit.defences.accounting import epsilon, reconstruction_bound
 from leakaudit.defences.gaussian import GaussianMechanism
 from leakaudit.domains.images import Images
 from leakaudit.protocols.base import Play
@@ -60,12 +60,12 @@ def test_the_best_possible_attacker_meets_the_bound_and_never_beats_it() -> None
 
 
 def test_no_guarantee_without_both_halves() -> None:
-    assert guarantee(GaussianMechanism(clip=1.0), 1, 0.01) is None
-    assert guarantee(GaussianMechanism(noise=1.0), 1, 0.01) is None
-    found = guarantee(GaussianMechanism(clip=2.0, noise=0.5), 8, 0.01)
+    assert GaussianMechanism(clip=1.0).guarantee(1, 0.01) is None
+    assert GaussianMechanism(noise=1.0).guarantee(1, 0.01) is None
+    found = GaussianMechanism(clip=2.0, noise=0.5).guarantee(8, 0.01)
     assert found is not None
     assert found.multiplier == pytest.approx(2.0)
-    by_client = guarantee(GaussianMechanism(clip=2.0, noise=0.5, per="update"), 8, 0.01)
+    by_client = GaussianMechanism(clip=2.0, noise=0.5, per="update").guarantee(8, 0.01)
     assert by_client is not None
     assert by_client.multiplier == pytest.approx(0.25)
 

@@ -239,7 +239,7 @@ class _Scoped(nn.Module):
 @pytest.mark.parametrize("restarts", [1, 3])
 def test_only_counters_reach_the_source_of_a_recording(samples: Batch, space: Images, restarts: int) -> None:
     problem = problem_of(make_target(_Scoped(), (3, 12, 12), 5), samples, space, MatchSettings())
-    names = ["inputs", "mask:\nran_7f3a\n"]
+    names = ["inputs", "mask:0/\nran_7f3a\n"]
     values = [torch.rand(restarts, 2, 3, 12, 12), torch.rand(restarts, 2, 432)]
     with compiled("ran_7f3a") as found:
         traced = Step(problem, names, values, "traced")
@@ -259,5 +259,5 @@ def test_only_counters_reach_the_source_of_a_compiled_step(samples: Batch, space
     problem = problem_of(make_target(_Scoped(), (3, 12, 12), 5), samples, space, MatchSettings())
     values = [torch.rand(2, 2, 3, 12, 12), torch.rand(2, 2, 432)]
     with compiled("ran_7f3a") as found:
-        step_ = Step(problem, ["inputs", "mask:\nran_7f3a\n"], values, "compiled")
+        step_ = Step(problem, ["inputs", "mask:0/\nran_7f3a\n"], values, "compiled")
     assert (step_.mode, step_.note, found) == ("compiled", "", [])

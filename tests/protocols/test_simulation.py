@@ -14,7 +14,7 @@ OWN = {
     "loss": {
         "protocols": "makes updates",
         "target": "defines it",
-        "risk/measure.py": "differentiates a recorded graph for its ranks; makes no update",
+        "risk/measure.py": "asks the task for the loss of a recorded graph's logits; makes no update",
         "sweep/utility.py": "evaluates a trained model on held-out samples; makes no update",
     },
     "injected_masks": {

@@ -17,7 +17,8 @@ from leakaudit.document.schema import Report
 from leakaudit.errors import AuditError, BatchError
 from leakaudit.report.files import OLD_SECONDS, replace_files
 from leakaudit.report.formats.failure import write_failure
-from leakaudit.report.write import FILES, PARTIAL, ReportWarning, write_report
+from leakaudit.report.formats.registry import available
+from leakaudit.report.write import PARTIAL, ReportWarning, write_report
 from tests.conftest import ROOT
 from tests.report.builder import build
 from tests.report.test_write import needs_pdf
@@ -108,7 +109,7 @@ def test_only_rests_of_leakaudit_are_removed(tmp_path: Path) -> None:
 
 def test_a_redacted_report_removes_older_views_that_show_more(report: Report, tmp_path: Path) -> None:
     write_report(report, tmp_path, TEXTS)
-    with pytest.warns(ReportWarning, match=r"removed report\.html, .*scores\.csv of an earlier audit"):
+    with pytest.warns(ReportWarning, match=r"removed scores\.csv, report\.html, .* of an earlier audit"):
         written = write_report(redact(report, "none"), tmp_path, ("json",))
     assert [path.name for path in written] == names(tmp_path) == ["report.json"]
 
@@ -189,4 +190,4 @@ def test_a_failure_names_no_folder_and_below_full_no_sample(tmp_path: Path) -> N
         (hidden,) = write_failure(tmp_path, ("junit",), Path("m.onnx"), kind, [str(batch)], discreet=True)
         assert "4391" not in hidden.read_text()
         assert "batch.npz" not in hidden.read_text()
-    assert set(FILES.values()) >= set(names(tmp_path))
+    assert {kind.file for kind in available().values()} >= set(names(tmp_path))

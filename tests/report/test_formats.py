@@ -21,11 +21,12 @@ from leakaudit.policy.apply import apply_policy
 from leakaudit.policy.read import Policy
 from leakaudit.report.domains import card_for
 from leakaudit.report.formats.csv import columns, render_csv
-from leakaudit.report.formats.failure import failure_junit, failure_sarif, write_failure
-from leakaudit.report.formats.junit import render_junit
+from leakaudit.report.formats.failure import write_failure
+from leakaudit.report.formats.junit import failure_junit, render_junit
 from leakaudit.report.formats.markdown import render_markdown
-from leakaudit.report.formats.sarif import render_sarif
-from leakaudit.report.write import FILES, write_report
+from leakaudit.report.formats.registry import available
+from leakaudit.report.formats.sarif import failure_sarif, render_sarif
+from leakaudit.report.write import write_report
 from tests.report.builder import build
 from tests.report.sarif_subset import SUBSET
 from tests.report.test_html import EVIL, LONG, hostile
@@ -188,14 +189,16 @@ def test_spreadsheets_run_nothing() -> None:
 
 
 def test_every_format_is_written_under_its_name(report: Report, tmp_path: Path) -> None:
-    formats = tuple(name for name in FILES if name != "pdf")
-    written = write_report(report, tmp_path, formats)
-    assert [path.name for path in written] == [FILES[name] for name in formats]
+    formats = {name: kind for name, kind in available().items() if name != "pdf"}
+    written = write_report(report, tmp_path, tuple(formats))
+    assert [path.name for path in written] == [kind.file for kind in formats.values()]
     assert written[-1].name == "report.json"
+    for kind in formats.values():
+        assert ("data:image/png" in (tmp_path / kind.file).read_text(encoding="utf-8")) == kind.pictures, kind.name
 
 
 def test_a_failed_audit_is_an_error_not_a_success(tmp_path: Path) -> None:
-    run = check_sarif(failure_sarif("damaged"))["runs"][0]
+    run = check_sarif(failure_sarif("m.onnx", "damaged"))["runs"][0]
     assert run["invocations"][0]["executionSuccessful"] is False
     (error,) = ElementTree.fromstring(failure_junit("<m>", "damaged")).iter("error")
     assert error.get("message") == "damaged"

@@ -23,7 +23,7 @@ from tests.report.builder import build
 def _weasyprint_loads() -> bool:
     try:
         pdf.load_weasyprint()
-    except pdf.PdfUnavailable:
+    except pdf.FormatUnavailable:
         return False
     return True
 

@@ -16,7 +16,14 @@ averaged. The counts are rounded so that they sum to B. An estimate, better on a
 
 iLRG (Ma et al. 2023, arXiv 2302.09904: class features ``G_k / g_k``, then a pseudo-inverse) is computed as a
 cross-check and its agreement reported; on briefly trained networks it is worse, as the class features mix. The fact
-above is what LLG (Wainakh et al. 2022) starts from. Fails without a linear last layer, and is poor on a network that is
+above is what LLG (Wainakh et al. 2022) starts from.
+
+A known defence changes what can be believed. Through noise the label of one sample is the largest entry of the leading
+left singular vector of ``[G | g] = (p − y) [hᵀ 1]``, where that is more than noise, and else of g alone. Clipped,
+pruned, rounded or signed updates have no p − y of known scale: no soft label is read from them, only the sign. The fact
+``n_k ≥ −B g_k`` holds up to four standard deviations of the noise, and not for signs.
+
+Fails without a linear last layer, and is poor on a network that is
 overfitted to the very samples, whose predictions then depend on their labels.
 """
 
@@ -31,6 +38,7 @@ from torch import Generator, Tensor
 from leakaudit.attacks.labels.counts import fit_prediction, ilrg_shares, round_counts
 from leakaudit.attacks.labels.features import feature_fit
 from leakaudit.attacks.reading.first_layer import token_table, watch
+from leakaudit.attacks.reading.noise import rank_limit
 from leakaudit.domains.base import Domain
 from leakaudit.observation import Observation
 from leakaudit.target.target import Target
@@ -153,7 +161,10 @@ def infer_labels(target: Target, observation: Observation, generator: Generator)
     head = find_head(target, observation, generator)
     size = observation.batch_size
     if size == 1 and head.weight in observation.update and head.bias in observation.update:
-        return _one_label(target, observation, head)
+        if observation.plain:
+            return _one_label(target, observation, head)
+        if observation.noise > 0 and not target.binary and not observation.one_bit:
+            return _noisy_label(observation, head)
     signal, exact = _last_layer_signal(observation, head)
     if signal is None:
         guess = torch.arange(size) % target.classes
@@ -194,6 +205,23 @@ def _one_label(target: Target, observation: Observation, head: Head) -> LabelGue
     return LabelGuess(hard, f"{method}: a soft label", exact=True, soft=soft.float().unsqueeze(0))
 
 
+def _noisy_label(observation: Observation, head: Head) -> LabelGuess:
+    """The label of one sample through noise: p − y is the leading direction, and its largest entry is the label's."""
+    signal = observation.update[str(head.bias)].flatten().double()
+    rows = head.rows(dict(observation.update)).double()
+    whole = torch.cat([rows, signal[:, None]], 1)
+    vectors, singular, _ = torch.linalg.svd(whole, full_matrices=False)
+    if float(singular[0]) <= observation.noise * rank_limit(*whole.shape):  # the direction is the noise's
+        return LabelGuess(signal.argmin().cpu().reshape(1), "sign of the last layer's noisy gradient", exact=False)
+    left = vectors[:, 0]
+    if len(left) == 2:  # both entries are as large; the bias tells which is negative
+        left = left if float(left @ signal) > 0 else -left
+        label = left.argmin()
+    else:
+        label = left.abs().argmax()
+    return LabelGuess(label.cpu().reshape(1), "leading direction of the last layer's noisy gradient", exact=False)
+
+
 def _last_layer_signal(observation: Observation, head: Head) -> tuple[Tensor | None, bool]:
     """mean(p − y) per logit, and whether it is exact (for one sample: whether its signs are)."""
     if head.bias is not None and head.bias in observation.update:
@@ -228,7 +256,10 @@ def _fitted_counts(
         fit = feature_fit(head.pool.double().cpu(), weight, bias, gradient, signal)
         prediction = fit.mean_prediction(size, prediction - signal, generator)
         how = "features that reproduce the last layer's update"
-    counts = round_counts(prediction - signal, size, least=-signal * size)
-    check = round_counts(ilrg_shares(weight, bias, gradient, signal), size, least=-signal * size)
+    least = -(signal + 4 * observation.noise) * size
+    if observation.one_bit:
+        least = torch.zeros_like(signal)
+    counts = round_counts(prediction - signal, size, least=least)
+    check = round_counts(ilrg_shares(weight, bias, gradient, signal), size, least=least)
     agreed = int(torch.minimum(counts, check).sum())
     return _counted(counts, f"class counts from {how} (iLRG agrees on {agreed} of {size})")

@@ -67,7 +67,7 @@ def class_errors(target: Target, entry: Entry, image: Tensor, classes: Sequence[
 def match_labels(
     target: Target, observation: Observation, entry: Entry, images: Tensor, errors: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The label of each read sample, and how badly its error fits (relative, 0 is perfect).
+    """The label of each read sample, and how badly its error fits (relative, 0 is perfect; up to scale if clipped).
 
     Args:
         target: The model.
@@ -83,7 +83,10 @@ def match_labels(
         read = torch.isfinite(error)
         seen = error[read].double()
         predicted = class_errors(target, entry, image, classes)[:, read].double()
-        if hidden:
+        if observation.rescaled and not hidden:  # the angle between them, which is their difference where it is small
+            cosine = torch.nn.functional.cosine_similarity(predicted, seen[None], dim=1).cpu()
+            mismatch[i] = (2 * (1 - cosine)).clamp_min(0).sqrt()
+        elif hidden:
             mismatch[i] = 1 - torch.nn.functional.cosine_similarity(predicted, seen[None], dim=1).cpu()
         else:
             mismatch[i] = ((predicted - seen).norm(dim=1) / seen.norm()).cpu()

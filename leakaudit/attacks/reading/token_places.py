@@ -10,6 +10,9 @@ occur more often) is solved by least squares with one token per place. Rows are 
 errors of a text may differ by orders of magnitude (pooling at the first token). The scale s (1, or what the model
 multiplies its embeddings by) follows from the sums of both tables.
 
+Through known noise only what agrees up to it is read, and only where nothing else does
+(:func:`sequence_through_noise`).
+
 Fails where two places have proportional errors (a model blind to order): the caller's certificate notices.
 """
 
@@ -17,6 +20,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from leakaudit.attacks.reading.noise import same_limit
 
 EXACT = 1e-5
 """Relative distance of sums that counts as equality in float32: 84 times its precision."""
@@ -33,13 +38,49 @@ def sequence_by_positions(table_gradient: Tensor, position_gradient: Tensor, tok
         tokens: Ids (k,) whose row in the table's gradient is not zero.
     """
     rows, places = table_gradient[tokens].double(), position_gradient.double()
-    places = places * (rows.sum(0) @ places.sum(0) / places.sum(0).square().sum())
+    places = places * position_scale(rows, places)
     chosen = torch.full((len(places),), -1, device=tokens.device)
     for size in (1, 2, 3):
         _match_sums(rows, places, chosen, size)
     _match_rest(rows, places, chosen)
     sums = torch.zeros_like(rows).index_add_(0, chosen, places)
     return tokens[chosen], float(((sums - rows).norm(dim=1) / rows.norm(dim=1)).max())
+
+
+def position_scale(rows: Tensor, places: Tensor) -> float:
+    """s, from the sums of both tables' gradients (k, d) and (T, d)."""
+    return float(rows.sum(0) @ places.sum(0) / places.sum(0).square().sum().clamp_min(1e-300))
+
+
+def sequence_through_noise(
+    table_gradient: Tensor, position_gradient: Tensor, tokens: Tensor, noise: float
+) -> tuple[Tensor, Tensor]:
+    """Tokens (T,) of one text, and the places (T,) at which no other fits up to the noise.
+
+    A token that stands at one or two places has their sum as its row. Sums that are further apart than noise alone puts
+    equal ones, with probability `leakaudit.attacks.reading.noise.FALSE_ALARM`, are different.
+
+    Args:
+        table_gradient: (V, d).
+        position_gradient: (T, d), row by row, scaled by s.
+        tokens: Ids (k,) whose row in the table's gradient is more than noise.
+        noise: Standard deviation of the noise on every entry of both.
+    """
+    rows, places = table_gradient[tokens].double(), position_gradient.double()
+    chosen = torch.full((len(places),), -1, device=tokens.device)
+    for size in (1, 2):
+        free, wanted = _open(rows, chosen)
+        groups = torch.combinations(free, size)
+        if len(wanted) == 0 or len(groups) == 0 or len(groups) > MAX_COMBINATIONS:
+            break
+        limit = noise * same_limit(rows.shape[1], size + 1, len(groups) * len(wanted))
+        near = torch.cdist(places[groups].sum(1), rows[wanted]) <= limit
+        alone = near & (near.sum(0) == 1) & (near.sum(1) == 1)[:, None]
+        for group, token in alone.nonzero().tolist():
+            if bool((chosen[groups[group]] < 0).all()):
+                chosen[groups[group]] = wanted[token]
+    placed = chosen >= 0
+    return tokens[chosen.clamp_min(0)], placed
 
 
 def _open(rows: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,13 +14,27 @@ import click
 from leakaudit.cli.options.packing import packed
 from leakaudit.cli.output import say
 from leakaudit.errors import AuditError, UsageError
+from leakaudit.plugins import FORMATS, names
 
 if TYPE_CHECKING:
     from leakaudit.document.schema import Report
     from leakaudit.observer import Observer
 
-FORMATS = ("json", "html", "pdf", "sarif", "junit", "markdown", "csv")
-DEFAULT = ("json", "html", "pdf")
+
+class FormatName(click.ParamType):  # type: ignore[type-arg]
+    """The name of an installed format of the report; which there are is asked when it is needed."""
+
+    name = "format"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """All names."""
+        return f"[{'|'.join(names(FORMATS))}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name, if there is such a format."""
+        if value not in names(FORMATS):
+            self.fail(f"{value!r} is not one of {', '.join(names(FORMATS))}.", param, ctx)
+        return str(value)
 
 
 def _evidence(ctx: click.Context, param: click.Parameter, value: str | None) -> str:
@@ -45,8 +59,8 @@ report_options = packed(
             "-f",
             "formats",
             multiple=True,
-            type=click.Choice(FORMATS),
-            help=f"Repeatable; default {', '.join(DEFAULT)}.",
+            type=FormatName(),
+            help="Repeatable; default json, html, pdf, and what other packages write by default.",
         ),
         click.option(
             "--evidence",
@@ -106,7 +120,7 @@ def write(report: Any, writing: dict[str, Any]) -> list[Path]:
         warnings.simplefilter("always", ReportWarning)
         written: list[Path] = report.save(
             writing["out"],
-            writing["formats"] or DEFAULT,
+            writing["formats"],
             writing["template_dir"],
             writing["pdf_variant"],
             writing["paths"],

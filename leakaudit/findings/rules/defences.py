@@ -57,13 +57,14 @@ def defence_fails(evidence: Evidence) -> Iterator[Found]:
     "LA503",
     "A defence was not evaluated",
     worst="medium",
-    remedy="Give the function an attribute adapt, which does to a gradient what the defence does, differentiably; then "
-    "attacks compare through it.",
+    remedy="Run the attacks that work through it (leakaudit defences names them). A defence of your own needs a "
+    "counterpart: an attribute adapt of the function, which does to a gradient what the defence does, differentiably.",
 )
 def not_evaluated(evidence: Evidence) -> Iterator[Found]:
-    """No attack knows of a defence that was applied, so the results show only attackers who ignore it.
+    """No attack that ran works through what the client does, so the results show only attackers who ignore it.
 
-    A defence that looks strong against an attacker who ignores it often falls to one who does not (Tramèr et al. 2020,
+    Either no attack knows of the defence, or those that do were not asked for or do not apply to this model. A
+    defence that looks strong against an attacker who ignores it often falls to one who does not (Tramèr et al. 2020,
     arXiv 2002.08347).
     """
     for defence in evidence.defences:
@@ -71,6 +72,6 @@ def not_evaluated(evidence: Evidence) -> Iterator[Found]:
             yield Found(
                 "medium",
                 "certified",
-                f"{defence.text} was applied, and every attack ignored it.",
+                f"{defence.text} was applied, and no attack that ran works through all that the client does.",
                 {"defence": defence.text},
             )

@@ -13,6 +13,7 @@ from typing import Any
 from leakaudit.document.schema import AttackEntry, Report, SampleResult, VictimResult
 from leakaudit.report.domains import card_for
 from leakaudit.report.domains.base import Card
+from leakaudit.report.formats.base import Format, Rendering
 from leakaudit.safety.text import shown
 
 COLUMNS = ("attack", "threat_model", "upper_bound", "victim", "sample", "leaked", "certified", "residual")
@@ -60,3 +61,16 @@ def _text(value: str) -> str:
     """Text that no spreadsheet runs."""
     value = shown(value)
     return f"'{value}" if value.startswith(("=", "+", "-", "@", "\\t", "\\r")) else value
+
+
+def _render(rendering: Rendering) -> str:
+    return render_csv(rendering.report)
+
+
+def _ours(content: bytes) -> bool:
+    return content.startswith(b"attack,threat_model,upper_bound,victim,sample,leaked,")
+
+
+FORMAT = Format(
+    name="csv", file="scores.csv", title="a row per reconstruction, for spreadsheets", render=_render, ours=_ours
+)

@@ -23,6 +23,7 @@ from markupsafe import Markup
 
 from leakaudit.document.schema import Report
 from leakaudit.errors import UsageError
+from leakaudit.report.formats.base import HEAD, Format, Rendering
 from leakaudit.report.views.view import build_view
 from leakaudit.report.wording import clip
 from leakaudit.safety.text import clean
@@ -148,3 +149,22 @@ def content_policy(style: str, script: str) -> str:
 
 def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+
+
+def _render(rendering: Rendering) -> str:
+    return render_view(rendering.report, rendering.view, rendering.template_dir, "screen")
+
+
+def _ours(content: bytes) -> bool:
+    return b'<meta name="generator" content="leakaudit ' in content[:HEAD]
+
+
+FORMAT = Format(
+    name="html",
+    file="report.html",
+    title="one page for people",
+    render=_render,
+    default=True,
+    pictures=True,
+    ours=_ours,
+)

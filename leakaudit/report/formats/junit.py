@@ -11,6 +11,7 @@ from xml.etree.ElementTree import Element, SubElement
 from leakaudit.document.schema import AttackEntry, FindingEntry, Report
 from leakaudit.report.domains import card_for
 from leakaudit.report.domains.base import Card
+from leakaudit.report.formats.base import HEAD, Format, Rendering
 from leakaudit.report.views.cells import lowered, with_unit
 from leakaudit.report.wording import clip
 from leakaudit.safety.text import shown
@@ -94,3 +95,39 @@ def _attack(attack: AttackEntry, card: Card) -> Element:
         leaked = f"{sum(s.leaked for s in scored)} of {len(scored)} samples leaked"
         SubElement(case, "system-out").text = _line(f"{leaked}{numbers}. {attack.reason}".strip())
     return case
+
+
+def failure_junit(model: str, message: str) -> str:
+    """One test case that is an error."""
+    counts = {"tests": "1", "failures": "0", "errors": "1", "skipped": "0"}
+    root = Element("testsuites", {"name": "leakaudit", **counts})
+    suite = SubElement(root, "testsuite", {"name": "leakaudit.verdict", **counts})
+    case = SubElement(
+        suite, "testcase", {"classname": "leakaudit.verdict", "name": f"audit of {shown(clip(model, 200))}"}
+    )
+    SubElement(case, "error", {"type": "could not audit", "message": message})
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _render(rendering: Rendering) -> str:
+    return render_junit(rendering.report)
+
+
+def _ours(content: bytes) -> bool:
+    return b'name="leakaudit' in content[:HEAD]
+
+
+def _failed(content: bytes) -> bool:
+    return b'<error type="could not audit"' in content
+
+
+FORMAT = Format(
+    name="junit",
+    file="report.junit.xml",
+    title="for test summaries",
+    render=_render,
+    failure=failure_junit,
+    ours=_ours,
+    failed=_failed,
+)

@@ -9,6 +9,7 @@ import re
 
 from leakaudit.document.schema import FindingEntry, Report
 from leakaudit.report.domains import card_for
+from leakaudit.report.formats.base import HEAD, Format, Rendering
 from leakaudit.report.views.cells import lowered, with_unit
 from leakaudit.report.views.residual import SENTENCE
 from leakaudit.report.wording import MISSING, clip, fixed, seconds
@@ -79,3 +80,14 @@ def _attacks(report: Report) -> list[str]:
         lines.append(f"| {name} | {status} | {leaked} | {margin} | {seconds(attack.seconds)} |")
     score = "" if report.rank.score is None else f", score {fixed(report.rank.score, 1)}"
     return [*lines, "", f"Rank analysis of the architecture: risk {escape(report.rank.risk)}{score}.", ""]
+
+
+def _render(rendering: Rendering) -> str:
+    return render_markdown(rendering.report)
+
+
+def _ours(content: bytes) -> bool:
+    return b"## leakaudit: " in content[:HEAD]
+
+
+FORMAT = Format(name="markdown", file="report.md", title="a summary for pull requests", render=_render, ours=_ours)

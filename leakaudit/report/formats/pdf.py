@@ -7,33 +7,33 @@ come from the document, and the font library takes its date from that variable.
 from __future__ import annotations
 
 import hashlib
+import re
+import zlib
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from leakaudit.document.schema import Report
+from leakaudit.report.formats.base import HEAD, Format, FormatUnavailable, Rendering
 from leakaudit.report.formats.html import render_html, render_view
 
+_STREAM = re.compile(rb"stream\r?\n")
 PACKAGES = "libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0 fonts-dejavu-core"
 VARIANTS = ("pdf/ua-1", "pdf/a-3u")
 """The first is the default; the second is for archives and has report.json attached."""
-
-
-class PdfUnavailable(Exception):
-    """WeasyPrint or a library it needs is missing; the message is the notice for the user."""
 
 
 def load_weasyprint() -> Any:
     """Import WeasyPrint.
 
     Raises:
-        PdfUnavailable: It cannot be imported; says how to install what is missing.
+        FormatUnavailable: It cannot be imported; says how to install what is missing.
     """
     try:
         import weasyprint
     except (OSError, ImportError) as error:
         reason = str(error).splitlines()[0][:160]
-        raise PdfUnavailable(
+        raise FormatUnavailable(
             f"report.pdf not written: WeasyPrint does not load ({reason}). On Debian or Ubuntu: "
             f"sudo apt-get install {PACKAGES}; then render again. HTML and JSON are complete."
         ) from error
@@ -57,7 +57,7 @@ def render_pdf(report: Report, template_dir: Path | None = None, view: Any = Non
         variant: One of :data:`VARIANTS`.
 
     Raises:
-        PdfUnavailable: WeasyPrint or Pango is missing.
+        FormatUnavailable: WeasyPrint or Pango is missing.
         UsageError: A template in ``template_dir`` is wrong.
     """
     weasyprint = load_weasyprint()
@@ -80,3 +80,34 @@ def _attachment(weasyprint: Any, report: Report) -> Any:
         relationship="Source",
         url_fetcher=make_fetcher(weasyprint),
     )
+
+
+def _render(rendering: Rendering) -> bytes:
+    return render_pdf(rendering.report, rendering.template_dir, rendering.view, rendering.pdf_variant)
+
+
+def _ours(content: bytes) -> bool:
+    return any(b"leakaudit" in text for text in _streams(content))
+
+
+def _streams(content: bytes) -> list[bytes]:
+    """The beginnings of a PDF's streams, unpacked where they are packed."""
+    found = []
+    for mark in _STREAM.finditer(content):
+        try:
+            found.append(zlib.decompressobj().decompress(content[mark.end() :], HEAD))
+        except zlib.error:
+            found.append(content[mark.end() : mark.end() + HEAD])
+    return found
+
+
+FORMAT = Format(
+    name="pdf",
+    file="report.pdf",
+    title="pages for people, or for archives",
+    render=_render,
+    binary=True,
+    default=True,
+    pictures=True,
+    ours=_ours,
+)

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from leakaudit import __version__
 from leakaudit.document.fingerprint import architecture_hash, fingerprints
 from leakaudit.document.schema import FindingEntry, Report, Severity
 from leakaudit.findings import RULES, Rule
+from leakaudit.report.formats.base import HEAD, Format, Rendering
 from leakaudit.safety.text import shown
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
@@ -145,3 +147,40 @@ def model_uri(report: Report) -> str:
     except (ValueError, OSError):
         path = Path(path.name)
     return quote(path.as_posix()[-LONGEST:])
+
+
+def failure_sarif(model: str, message: str) -> str:
+    """A run without results whose invocation failed; SARIF has no place for the model's name then."""
+    from leakaudit.audit.environment import timestamp
+
+    invocation = {
+        "executionSuccessful": False,
+        "endTimeUtc": timestamp().replace("+00:00", "Z"),
+        "toolExecutionNotifications": [{"level": "error", "message": {"text": message}}],
+    }
+    driver = {"name": "leakaudit", "version": __version__, "semanticVersion": __version__, "rules": []}
+    run = {"tool": {"driver": driver}, "invocations": [invocation], "results": []}
+    return json.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2) + "\n"
+
+
+def _render(rendering: Rendering) -> str:
+    return render_sarif(rendering.report)
+
+
+def _ours(content: bytes) -> bool:
+    return b'"name": "leakaudit"' in content[:HEAD]
+
+
+def _failed(content: bytes) -> bool:
+    return b'"executionSuccessful": false' in content and b'"results": []' in content
+
+
+FORMAT = Format(
+    name="sarif",
+    file="report.sarif",
+    title="for code scanning",
+    render=_render,
+    failure=failure_sarif,
+    ours=_ours,
+    failed=_failed,
+)

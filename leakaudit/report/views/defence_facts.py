@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from leakaudit.document.schema import AccountingEntry, ClaimCheck, ClaimEntry, DefenceEntry
 
-NOT_EVALUATED = "not evaluated: no attack knows of it, so its results show only attackers who ignore it"
+NOT_EVALUATED = "not evaluated: no attack that ran works through it, so the results show only attackers who ignore it"
 
 VACUOUS = 0.9
 """Probability of reconstruction above which a bound excludes nothing."""

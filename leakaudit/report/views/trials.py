@@ -59,7 +59,7 @@ def trial_table(report: Report) -> Table:
 
 def _judged(table: Table, trial: DefenceTrial) -> Cell:
     if not trial.evaluated:
-        return table.value(None, MISSING, f"{trial.text}: no attack knows of this defence, so it was not evaluated")
+        return table.value(None, MISSING, f"{trial.text}: no attack that ran works through this defence: not evaluated")
     return Cell("met" if trial.meets else "missed", mark="held" if trial.meets else "leak")
 
 

@@ -1,0 +1,74 @@
+"""What a defence can say about itself: properties of its updates, a privacy guarantee, a bound on the error.
+
+Values only, light to import; `leakaudit.defences.base` has the methods that return them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One property of a shared update.
+
+    Args:
+        what: The property.
+        expected: By the claim.
+        measured: On the update.
+        holds: Whether they agree.
+    """
+
+    what: str
+    expected: str
+    measured: str
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """What an accounted mechanism guarantees.
+
+    Args:
+        epsilon: ε at δ for the whole training.
+        delta: δ.
+        multiplier: Noise multiplier z.
+        rate: Sampling rate.
+        steps: Number of steps.
+        prior: κ, the probability of guessing a sample without any update.
+        reconstruction: γ, the largest probability of reconstructing it, with all updates of the training.
+        one_step: The same with a single update.
+    """
+
+    epsilon: float
+    delta: float
+    multiplier: float
+    rate: float
+    steps: int
+    prior: float
+    reconstruction: float
+    one_step: float
+
+
+@dataclass(frozen=True)
+class ErrorBound:
+    """The least error that one update leaves to any unbiased attacker.
+
+    Args:
+        mse: Per entry of the input, in squared units of the normalised input, or ``None``.
+        reason: Why there is none, or "".
+    """
+
+    mse: float | None
+    reason: str = ""
+
+
+def flat(update: Tensors, names: Iterable[str]) -> Tensor:
+    """Some tensors of an update as one vector (N,) in float64."""
+    return torch.cat([update[name].double().flatten() for name in names])
