@@ -6,7 +6,8 @@ private: images, tokens, words, labels, class names, notes on the batch, file na
 does the same, and leaves a mosaic of 4 × 4 averages, drawn smoothly, of images with at least 16 pixels a side: the
 colours of regions stay, a face or a digit does not. Below that size an average would cover fewer than 16 pixels, down
 to a single one in a 4 × 4 image or a row of features, which would show the sample itself, so smaller images are left
-out.
+out. So are pictures of samples whose domain does not say that a mosaic hides them
+(`leakaudit.report.domains.base.Card.mosaics`).
 
 A mosaic still confirms a guess to whoever holds candidates, and so do scores and hashes, which stay in every case.
 """
@@ -26,6 +27,7 @@ from pydantic.fields import FieldInfo
 from leakaudit.document.command import shown_command, shown_option
 from leakaudit.document.disclosure import disclosure_of
 from leakaudit.document.schema import Report
+from leakaudit.report.domains import card_for
 
 Level = Literal["full", "blurred", "none"]
 LEVELS: tuple[Level, ...] = ("full", "blurred", "none")
@@ -44,7 +46,8 @@ def redact(report: Report, level: Level) -> Report:
     if level == "full":
         return report
     blurred_before = report.evidence == "blurred"
-    redacted = _section(report, _Pictures(level, blurred_before))
+    mosaics = level == "blurred" and card_for(report).mosaics
+    redacted = _section(report, _Pictures(mosaics, blurred_before))
     return redacted.model_copy(update={"evidence": level})
 
 
@@ -52,19 +55,19 @@ class _Pictures:
     """What becomes of images.
 
     Args:
-        level: ``blurred`` or ``none``.
+        mosaics: A mosaic is left of large ones; otherwise nothing.
         blurred_before: The images are mosaics already, which are not blurred once more.
     """
 
-    def __init__(self, level: Level, blurred_before: bool) -> None:
-        self.level = level
+    def __init__(self, mosaics: bool, blurred_before: bool) -> None:
+        self.mosaics = mosaics
         self.blurred_before = blurred_before
 
     def of(self, value: Any) -> Any:
         """A data URI or a list of them; what cannot be shown is dropped."""
         if isinstance(value, list):
             return [shown for uri in value if (shown := self.of(uri)) is not None]
-        if self.level == "none" or not isinstance(value, str):
+        if not self.mosaics or not isinstance(value, str):
             return None
         return mosaic(value, keep=self.blurred_before)
 

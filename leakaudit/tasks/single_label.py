@@ -58,7 +58,11 @@ class SingleLabel(Task):
 
 @dataclass(frozen=True)
 class OneLogit(SingleLabel):
-    """One of two classes by a single logit, that of class 1, and the logistic loss."""
+    """One of two classes by a single logit, that of class 1, and the logistic loss.
+
+    Args:
+        classes: Two, by definition.
+    """
 
     name: ClassVar[str] = "one of two classes"
 

@@ -65,6 +65,14 @@ def test_small_images_are_left_out_where_large_ones_are_blurred() -> None:
     assert images(redact(build(victims=1, runs=1, side=SMALLEST), "blurred"))
 
 
+def test_a_mosaic_is_left_only_where_the_domain_says_that_it_hides_the_sample() -> None:
+    report = build(victims=1, runs=1, side=SMALLEST)
+    other = report.model_copy(update={"target": report.target.model_copy(update={"domain": "drawings of tables"})})
+    assert images(redact(report, "blurred"))
+    assert images(other)
+    assert images(redact(other, "blurred")) == []
+
+
 def test_every_image_is_redacted_and_every_score_stays() -> None:
     report = build(victims=2, runs=1)
     full = images(report)

@@ -35,6 +35,7 @@ class ImageCard(Card):
     scores_intro: ClassVar[str] = (
         "PSNR, SSIM: higher is closer. LPIPS, MSE: lower is closer. The margin is PSNR above the best floor."
     )
+    mosaics: ClassVar[bool] = True
     trial_heading: ClassVar[str] = "Best reconstruction, dB"
     trial_axis: ClassVar[str] = "best reconstruction, dB PSNR (lower is better)"
 
