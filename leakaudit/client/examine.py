@@ -76,12 +76,10 @@ def examine_recorded(target: Target, batch: Batch, observation: Observation, see
 
 def _least_error(target: Target, batch: Batch, raw: Observation, defence: Defence, seed: int) -> ErrorBound:
     """The defence's bound on the error, in units of the values."""
+    inputs = raw.domain.encode(batch.images).to(next(iter(raw.update.values())))
+    generator = torch.Generator("cpu").manual_seed(seed)
     unit = raw.domain.squared_unit()
     if unit is None:
         return ErrorBound(None, f"a squared error means nothing for {raw.domain.takes}")
-    inputs = raw.domain.encode(batch.images).to(next(iter(raw.update.values())))
-    generator = torch.Generator("cpu").manual_seed(seed)
     bound = defence.error_bound(target, raw, Play(inputs, batch.labels.to(inputs.device)), generator)
-    if bound.mse is None:
-        return bound
-    return ErrorBound(bound.mse * unit)
+    return bound if bound.mse is None else ErrorBound(bound.mse * unit)

@@ -51,13 +51,7 @@ def _trusted(path: Path, reader: Reader, asked: Asked) -> None:
     """Refuse a file that can run code when opened, unless it is trusted; hostile archives are refused even then."""
     scan(path)
     if not asked.trust:
-        raise ModelError(f"{path} is {reader.called}, {_RISKS[reader.kind]}", "pass --trust if you made it")
-
-
-_RISKS = {
-    "exported": "a program of torch's operators, whose kernels are not made for hostile arguments",
-    "torchscript": "a format that can run code when opened: its program can read and write files",
-}
+        raise ModelError(f"{path} is {reader.called}, {reader.risk}", "pass --trust if you made it")
 
 
 def _needs_factory(path: Path) -> ModelError:
@@ -264,12 +258,18 @@ def _is_pickle(content: Content) -> bool:
 EXPORTED = Reader(
     kind="exported",
     called="a torch.export program (.pt2)",
+    risk="a program of torch's operators, whose kernels are not made for hostile arguments",
     recognises=_is_exported,
     read=_read_exported,
     order=50,
 )
 TORCHSCRIPT = Reader(
-    kind="torchscript", called="a TorchScript archive", recognises=_is_script, read=_read_script, order=51
+    kind="torchscript",
+    called="a TorchScript archive",
+    risk="a format that can run code when opened: its program can read and write files",
+    recognises=_is_script,
+    read=_read_script,
+    order=51,
 )
 CHECKPOINT = Reader(
     kind="checkpoint",

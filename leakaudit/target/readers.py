@@ -65,6 +65,7 @@ class Reader:
     Args:
         kind: Its name, that of its entry point.
         called: What it is in a sentence: ``an ONNX model``.
+        risk: What opening it can do, where it is opened only if trusted; goes on after `called`.
         recognises: Whether a file is of this kind.
         read: The Target; may raise `ModelError`, and must run nothing of the file unless asked to trust it.
         weights: Tensors by name, for the module that a factory builds; ``None`` for files that are no weights.
@@ -76,6 +77,7 @@ class Reader:
     recognises: Callable[[Content], bool]
     read: Callable[[Path, Asked], Target]
     weights: Callable[[Path], dict[str, Tensor]] | None = None
+    risk: str = ""
     order: int = 50
 
 
