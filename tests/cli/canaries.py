@@ -95,10 +95,10 @@ class Secret:
     def found(self, content: bytes, name: str) -> set[str]:
         """The canaries in a file, by kind."""
         hits = set()
-        for piece in pieces(content):
+        for piece, structure in pieces(content):
             text = piece.decode("utf-8", "replace")
             hits |= {word for word in (WORD, CLASS, FILE, FOLDER) if word in text or _utf16(word) in piece}
-            for number in self.numbers:
+            for number in () if structure else self.numbers:
                 if re.search(rf"(?<![\w.-])({number}|{number:,})(?![\w.]|,\d)", text):
                     hits.add(f"number {number}")
             if any(row in piece for row in self.rows):
@@ -110,16 +110,19 @@ def _utf16(word: str) -> bytes:
     return word.encode("utf-16-be")
 
 
-def pieces(content: bytes) -> Iterator[bytes]:
-    """A file, the images in it, the streams and attachments of a PDF, its texts."""
-    yield content
+def pieces(content: bytes) -> Iterator[tuple[bytes, bool]]:
+    """A file, the images in it, the streams and attachments of a PDF, its texts.
+
+    Beside each, whether it is the structure of a PDF: that is full of the numbers of its own objects.
+    """
+    yield content, content.startswith(b"%PDF")
     for uri in re.findall(rb"data:image/png;base64,([A-Za-z0-9+/=]+)", content):
         yield from _image(base64.b64decode(uri))
     if content.startswith(b"%PDF"):
         yield from _pdf(content)
 
 
-def _pdf(content: bytes) -> Iterator[bytes]:
+def _pdf(content: bytes) -> Iterator[tuple[bytes, bool]]:
     import pypdf
 
     for mark in re.finditer(rb"stream\r?\n", content):
@@ -127,10 +130,12 @@ def _pdf(content: bytes) -> Iterator[bytes]:
             unpacked = zlib.decompressobj().decompress(content[mark.end() :])
         except zlib.error:
             continue
-        yield from pieces(unpacked)
+        yield unpacked, True
+        for text in re.findall(rb"\(((?:[^()\\]|\\.)*)\)", unpacked, re.DOTALL):
+            yield text.removeprefix(b"\xfe\xff").replace(b"\0", b""), False
     reader = pypdf.PdfReader(io.BytesIO(content))
     for page in reader.pages:
-        yield page.extract_text().encode("utf-8", "replace")
+        yield page.extract_text().encode("utf-8", "replace"), False
         for image in page.images:
             yield from _image(image.data)
     for files in reader.attachments.values():
@@ -138,10 +143,10 @@ def _pdf(content: bytes) -> Iterator[bytes]:
             yield from pieces(file)
 
 
-def _image(content: bytes) -> Iterator[bytes]:
-    yield content
+def _image(content: bytes) -> Iterator[tuple[bytes, bool]]:
+    yield content, True
     with Image.open(io.BytesIO(content)) as image:
-        yield np.asarray(image.convert("RGB")).tobytes()
+        yield np.asarray(image.convert("RGB")).tobytes(), True
 
 
 def _images(root: Path, secret_folder: Path) -> Secret:
