@@ -128,6 +128,7 @@ def audit(
         command=list(command),
         seed=options.seed,
         preset=options.preset,
+        threat_model=options.threat_model,
         device=str(device),
         versions=versions(),
         seconds=time.monotonic() - started,

@@ -13,17 +13,21 @@ from leakaudit.cli.output import say
 @click.command()
 @click.argument("before", type=click.Path(path_type=Path))
 @click.argument("after", type=click.Path(path_type=Path))
+@click.option("--allow-different", is_flag=True, help="Also where protocol, defences or threat model differ.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
-def compare(before: Path, after: Path, debug: bool) -> None:
+def compare(before: Path, after: Path, allow_different: bool, debug: bool) -> None:
     """Compare the report.json AFTER with the one BEFORE, finding by finding.
 
     \b
-    Exit codes: 0 nothing is new or worse, 1 something is, 2 not two reports.
+    Exit codes: 0 nothing is new or worse, 1 something is, 2 not two reports
+    or reports of different protocols, defences or threat models.
     """
     from leakaudit.document.schema import Report
-    from leakaudit.policy.compare import compare_findings, differences, gone
+    from leakaudit.policy.compare import Setup, compare_findings, differences, gone, refuse_different
 
     old, new = Report.load(before), Report.load(after)
+    if not allow_different:
+        refuse_different(Setup.of(old), Setup.of(new))
     say(f"before  {old.verdict.status}: {old.verdict.headline}")
     say(f"after   {new.verdict.status}: {new.verdict.headline}")
     for line in differences(old, new):

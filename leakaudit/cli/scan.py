@@ -19,6 +19,7 @@ from leakaudit.errors import UsageError
 
 if TYPE_CHECKING:
     from leakaudit.document.schema import Report
+    from leakaudit.policy.compare import Setup
     from leakaudit.protocols.base import Mode
     from leakaudit.sweep.variants import Variant
 
@@ -114,7 +115,7 @@ def scan(
     from leakaudit.cli.progress import TerminalObserver
 
     check_writable(writing["out"])
-    baseline = load_baseline(gate)
+    baseline = load_baseline(gate, lambda before: _setup(before, intake, options))
     observer = TerminalObserver(-1 if quiet else int(verbose))
     with observer.running(), failure_noted(writing, paths[0], observer):
         observer.stage("starting")
@@ -139,6 +140,19 @@ def _variants(paths: Sequence[Path], intake: Mapping[str, Any]) -> list[Variant]
     modes: tuple[Mode, ...] = ("eval", "train") if intake["mode"] == "both" else (intake["mode"],)
     named = name_variants(paths, modes)
     return [Variant(label, partial(load, path, **{**intake, "mode": mode})) for label, path, mode in named]
+
+
+def _setup(before: Report, intake: Mapping[str, Any], options: Mapping[str, Any]) -> Setup:
+    """What the options say of the audit to come; of a recorded update, the size of its batch is that of the file."""
+    from leakaudit.defences.spec import parse_defences
+    from leakaudit.policy.compare import Setup
+
+    return Setup(
+        mode=("eval", "train") if intake["mode"] == "both" else (intake["mode"],),
+        batch_size=before.batch.batch_size if options["update"] else options["batch_size"],
+        defences=tuple(str(defence) for defence in parse_defences(options["defences"])),
+        threat_model=options["threat_model"],
+    )
 
 
 def _conclude(report: Report, written: list[Path]) -> None:

@@ -574,6 +574,9 @@ class Report(_Model):
     command: CommandLine[list[str]]
     seed: Public[int]
     preset: Public[str]
+    threat_model: Public[str | None] = Field(
+        default=None, description="attacks that need a stronger attacker than this letter were not run"
+    )
     device: Public[str]
     versions: Public[dict[str, str]]
     seconds: Public[float] = 0.0
@@ -621,12 +624,13 @@ class Report(_Model):
         """Read a ``report.json``.
 
         Raises:
-            UsageError: It is not there, or not a report of this schema version.
+            UsageError: It is not there, or not a report of this schema version. Keys that this version does not know
+                are left out.
         """
         document = read_document(path)
         document.pop(HASH_KEY, None)
-        try:
-            return cls.model_validate(document)
+        try:  # a later minor version may have added keys; what is written here is held to the schema strictly
+            return cls.model_validate(document, extra="ignore")
         except ValueError as error:
             raise UsageError(
                 f"{path} is not a leakaudit report: {str(error).splitlines()[0]}", "audit again"

@@ -15,7 +15,7 @@ from leakaudit.document.schema import (
     SettingEntry,
     SuppressionEntry,
 )
-from leakaudit.policy.compare import Change, compare_findings, differences
+from leakaudit.policy.compare import Change, Setup, compare_findings, differences, refuse_different
 from leakaudit.policy.read import Policy, Suppression
 
 
@@ -32,6 +32,7 @@ def apply_policy(
     baseline_path: Path | None = None,
     settings: Sequence[SettingEntry] = (),
     day: datetime.date | None = None,
+    allow_different: bool = False,
 ) -> Report:
     """The report with every finding judged by the policy.
 
@@ -42,10 +43,16 @@ def apply_policy(
         baseline_path: Where it was read from.
         settings: All options as resolved, for the report.
         day: The day at which suppressions are judged; default today.
+        allow_different: Take a baseline of another protocol, defence or threat model.
+
+    Raises:
+        UsageError: The baseline is of another protocol, defence or threat model.
     """
     day = day or today()
     changes: Sequence[Change | None] = [None] * len(report.findings)
     if baseline is not None:
+        if not allow_different:
+            refuse_different(Setup.of(baseline), Setup.of(report))
         changes = compare_findings(baseline.findings, report.findings)
     findings = [_judged(f, policy, change, day) for f, change in zip(report.findings, changes, strict=True)]
     section = PolicySection(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from leakaudit.document.schema import FindingEntry, Report, Severity
+from leakaudit.errors import UsageError
 
 CONFIDENCE_LEVEL = 0.95
 """Of the intervals of shares, by convention."""
@@ -41,6 +42,66 @@ def gone(old: Sequence[FindingEntry], new: Sequence[FindingEntry]) -> list[Chang
     """Findings that are no longer there."""
     left = compare_findings(new, old)
     return [Change(c.id, "gone", "no longer found") for c in left if c.kind == "new"]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What two audits must have in common for their findings to be comparable; ``None`` where it is not known.
+
+    Args:
+        mode: Of the clients, or of each of several variants, in ascending order.
+        batch_size: Samples that a client has behind an update, before defences.
+        defences: What clients do to their updates, in this order.
+        threat_model: Attacks that need a stronger attacker than this letter were not run.
+        protocol: Name of the protocol, its local steps and the statistics that are shared.
+    """
+
+    mode: tuple[str, ...]
+    batch_size: int
+    defences: tuple[str, ...]
+    threat_model: str | None = None
+    protocol: tuple[str, int, str] | None = None
+
+    @classmethod
+    def of(cls, report: Report) -> Setup:
+        """Of a report."""
+        modes = {variant.mode for variant in report.variants if variant.mode} or {report.protocol.mode}
+        protocol = report.protocol
+        return cls(
+            mode=tuple(sorted(modes)),
+            batch_size=report.batch.batch_size,
+            defences=tuple(defence.text for defence in report.defences),
+            threat_model=report.threat_model,
+            protocol=(protocol.algorithm, protocol.steps, protocol.shared_statistics),
+        )
+
+    def differs(self, other: Setup) -> list[str]:
+        """What differs from another, each as a sentence's part; what one of them does not know does not."""
+        pairs = (
+            ("mode", " and ".join(self.mode), " and ".join(other.mode)),
+            ("batch size", self.batch_size, other.batch_size),
+            ("defences", ", ".join(self.defences) or "none", ", ".join(other.defences) or "none"),
+            ("threat model", self.threat_model, other.threat_model),
+            ("protocol", _told(self.protocol), _told(other.protocol)),
+        )
+        return [f"{name} {a} before, {b} now" for name, a, b in pairs if None not in (a, b) and a != b]
+
+
+def _told(protocol: tuple[str, int, str] | None) -> str | None:
+    return protocol and f"{protocol[0]} of {protocol[1]} step(s), statistics shared: {protocol[2]}"
+
+
+def refuse_different(old: Setup, new: Setup) -> None:
+    """Refuse to compare audits of different protocols, defences or threat models.
+
+    Raises:
+        UsageError: They differ; says in what.
+    """
+    if found := old.differs(new):
+        raise UsageError(
+            f"the two audits are not of the same thing: {'; '.join(found)}",
+            "compare with a report made by the same options, or pass --allow-different",
+        )
 
 
 def differences(old: Report, new: Report) -> list[str]:

@@ -7,7 +7,7 @@ request: it can set only options of :data:`DATA`, which run no code whatever the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from leakaudit.errors import UsageError
 
 if TYPE_CHECKING:
     from leakaudit.document.schema import Report, SettingEntry
+    from leakaudit.policy.compare import Setup
 
 ENVIRONMENT = {"auto_envvar_prefix": "LEAKAUDIT"}
 """Context settings under which ``LEAKAUDIT_FAIL_ON`` sets ``--fail-on``, and so on."""
@@ -30,6 +31,7 @@ DATA = frozenset(
         "settings", "time_budget", "controls", "distractors", "psnr_margin", "lpips_margin", "threat_model", "seed",
         "device", "mean", "std", "layout", "values", "resize", "auxiliary", "lpips_weights", "cache", "quiet",
         "verbose", "debug", "out", "formats", "evidence", "paths", "pdf_variant", "fail_on", "baseline",
+        "allow_different",
         "mode", "share_bn_statistics", "output", "frozen", "dropout", "image_shape", "train_config",
     }
 )  # fmt: skip
@@ -111,7 +113,7 @@ def _value_of_one(parameter: click.Parameter, value: Any, folder: Path) -> Any:
 
 policy_options = packed(
     "gate",
-    ("policy", "fail_on", "baseline"),
+    ("policy", "fail_on", "baseline", "allow_different"),
     (
         click.option(
             "--policy",
@@ -135,15 +137,31 @@ policy_options = packed(
             metavar="REPORT.JSON",
             help="An earlier report; only what is new or got worse fails.",
         ),
+        click.option(
+            "--allow-different",
+            is_flag=True,
+            help="Compare with a baseline of another protocol, defence or threat model.",
+        ),
     ),
 )
 
 
-def load_baseline(gate: Mapping[str, Any]) -> Report | None:
-    """The earlier report, read before the audit so that a wrong path costs no time."""
-    from leakaudit.document.schema import Report
+def load_baseline(gate: Mapping[str, Any], setup: Callable[[Report], Setup] | None = None) -> Report | None:
+    """The earlier report, read before the audit so that a wrong path, or one of another setup, costs no time.
 
-    return None if gate["baseline"] is None else Report.load(gate["baseline"])
+    Args:
+        gate: Options of the gate.
+        setup: What the audit will be of, as far as it is known before it; given the baseline.
+    """
+    from leakaudit.document.schema import Report
+    from leakaudit.policy.compare import Setup, refuse_different
+
+    if gate["baseline"] is None:
+        return None
+    baseline = Report.load(gate["baseline"])
+    if setup is not None and not gate["allow_different"]:
+        refuse_different(Setup.of(baseline), setup(baseline))
+    return baseline
 
 
 def judge(report: Report, gate: Mapping[str, Any], baseline: Report | None) -> Report:
@@ -155,7 +173,11 @@ def judge(report: Report, gate: Mapping[str, Any], baseline: Report | None) -> R
     policy = replace(gate["policy"], fail_on=gate["fail_on"])
     context = click.get_current_context()
     return apply_policy(
-        report, policy, baseline=baseline, baseline_path=gate["baseline"], settings=resolved_settings(context)
+        *(report, policy),
+        baseline=baseline,
+        baseline_path=gate["baseline"],
+        settings=resolved_settings(context),
+        allow_different=gate["allow_different"],
     )
 
 
