@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,3 +45,26 @@ def test_an_audit_opens_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
         mean=[0.5], std=[0.25], input_shape=(3, 12, 12),
     )  # fmt: skip
     assert report.verdict.status
+
+
+def test_onnxruntime_is_told_to_send_nothing(tmp_path: Path) -> None:
+    """It writes a session file into the temporary folder where it reports to its maker."""
+    pytest.importorskip("onnxruntime")
+    script = (
+        "from leakaudit.target.onnx.selfcheck import load_runtime; load_runtime().SessionOptions(); "
+        "import os, tempfile; print(os.listdir(tempfile.gettempdir()))"
+    )
+    settings = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**settings, "TMPDIR": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert ".ses" not in done.stdout
+
+
+def test_onnxruntime_is_loaded_in_one_place() -> None:
+    package = Path(leakaudit.__file__).parent
+    importing = [
+        str(f.relative_to(package)) for f in package.rglob("*.py") if "import onnxruntime" in f.read_text("utf-8")
+    ]
+    assert importing == ["target/onnx/selfcheck.py"]
