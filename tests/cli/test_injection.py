@@ -250,6 +250,9 @@ def test_a_hostile_report_is_read_in_harmless_lines(
     report.write_text(json.dumps(hostile_report), encoding="utf-8")
     for pair in ((report, tmp_path / "plain.json"), (tmp_path / "plain.json", report), (report, report)):
         code, text = run("compare", *pair)
+        assert code == (0 if pair[0] == pair[1] else 2), text  # a hostile mode is another mode, and named
+        assert "pwned" in text
+        code, text = run("compare", *pair, "--allow-different")
         assert code in (0, 1), text
         assert "pwned" in text
     code, text = run("render", report, "-o", tmp_path / "out", *FORMATS)
