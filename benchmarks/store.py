@@ -18,7 +18,7 @@ import leakaudit
 
 RESULTS = Path(__file__).resolve().parent / "results"
 STORE = RESULTS / "attack_quality.jsonl"
-SOURCES = ("attacks", "closed_form", "matching", "target")
+SOURCES = ("attacks", "domains", "matching", "protocols", "recursion", "target", "tasks")
 """Folders of leakaudit that decide what an attack reconstructs."""
 
 

@@ -45,11 +45,6 @@ class EmbeddingSettings:
     """Nothing to set: a row is zero or it is not."""
 
 
-def token_set(table_gradient: Tensor) -> Tensor:
-    """Tokens whose row of the table's gradient (V, d) is not zero, ascending."""
-    return live_rows(table_gradient)
-
-
 def seen_tokens(observation: Observation, table: str) -> tuple[Tensor, str]:
     """Tokens whose row of the table's gradient is more than the known noise, ascending, and how that was told."""
     tokens = live_rows(observation.update[table], observation.noise, step_of(observation, table))

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.dager import Dager, DagerSettings, span_distance
-from leakaudit.attacks.embedding import token_set
 from leakaudit.attacks.linear import LinearReader, LinearSettings
+from leakaudit.attacks.reading.noise import live_rows
 from leakaudit.attacks.reading.token_places import sequence_by_positions
 from leakaudit.client.batch import Batch
 from leakaudit.domains.images import Images
@@ -84,7 +84,7 @@ def test_the_token_set_of_a_batch(table: bool) -> None:
 def test_tokens_are_the_rows_that_moved() -> None:
     gradient = torch.zeros(6, 3)
     gradient[[1, 4]] = 1.0
-    assert token_set(gradient).tolist() == [1, 4]
+    assert live_rows(gradient).tolist() == [1, 4]
 
 
 @pytest.mark.parametrize("sequence", [[3, 1, 3, 0, 1], [2, 2, 2, 2, 4, 2, 0, 0], [5, 4, 3, 2, 1, 0]])
@@ -97,7 +97,7 @@ def test_sequence_with_repeated_tokens(sequence: list[int], scale: float, spread
     places = torch.randn((len(tokens), 8), generator=generator)
     places = places * 10 ** (-spread * torch.rand((len(tokens), 1), generator=generator))
     table = scale * torch.zeros(6, 8).index_add_(0, tokens, places)
-    found, misfit = sequence_by_positions(table, places, token_set(table))
+    found, misfit = sequence_by_positions(table, places, live_rows(table))
     assert found.tolist() == sequence
     assert misfit < 1e-4
 

@@ -69,3 +69,8 @@ def test_the_table_of_speeds_grows_and_says_what_it_lacks(speed: ModuleType, tmp
     assert "LeNet/1/1/1, " in lacking
     assert all(cell not in lacking for cell in (*cells, "MLP"))
     assert lacking.count("/") == 3 * (len(speed.GRID) - len(cells) + 1)
+
+
+def test_the_folders_that_decide_are_there(store: ModuleType) -> None:
+    package = Path(store.leakaudit.__file__).parent
+    assert all((package / folder / "__init__.py").is_file() for folder in store.SOURCES)
