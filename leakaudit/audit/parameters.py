@@ -84,7 +84,7 @@ class Whole(Kind):
         """The number."""
         if isinstance(value, bool) or not isinstance(value, Integral):
             raise ValueError("expected a whole number")
-        if value < self.least:
+        if int(value) < self.least:
             raise ValueError(f"expected at least {self.least}")
         return int(value)
 
@@ -132,7 +132,9 @@ class Shape(Kind):
     def take(self, value: Any) -> tuple[int, ...]:
         """The sizes."""
         found = _listed(value)
-        whole = found and all(isinstance(size, Integral) and not isinstance(size, bool) and size > 0 for size in found)
+        whole = found and all(
+            isinstance(size, Integral) and not isinstance(size, bool) and int(size) > 0 for size in found
+        )
         if not found or not whole:
             raise ValueError("expected sizes of one sample, as (3, 224, 224)")
         return tuple(int(size) for size in found)
@@ -229,7 +231,7 @@ class Chances(Kind):
 
     def read(self, words: Any) -> dict[str, float]:
         """The table of several words."""
-        found = {}
+        found: dict[str, float] = {}
         for word in words:
             node, _, number = str(word).rpartition("=")
             try:

@@ -147,19 +147,19 @@ policy_options = packed(
 )
 
 
-def load_baseline(gate: Mapping[str, Any], request: Request) -> Report | None:
+def load_baseline(gate: Mapping[str, Any], request: Request | None = None) -> Report | None:
     """The earlier report, read before the audit so that a wrong path, or one of another setup, costs no time.
 
     Args:
         gate: Options of the gate.
-        request: What the audit will be of.
+        request: What the audit will be of, where there is one to come.
     """
     from leakaudit.document.schema import Report
 
     if gate["baseline"] is None:
         return None
     baseline = Report.load(gate["baseline"])
-    if not gate["allow_different"]:
+    if request is not None and not gate["allow_different"]:
         from leakaudit.policy.compare import Setup, refuse_different
 
         refuse_different(Setup.of(baseline), Setup.asked(request, baseline))
