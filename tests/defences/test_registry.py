@@ -15,9 +15,7 @@ import leakaudit as package
 from leakaudit import Channel, Check, Defence, Guarantee, UsageError, plugins
 from leakaudit.defences.registry import GROUP, available, default_grid
 from leakaudit.defences.spec import parse_defence
-from tests.cli.test_scan import batch, leakaudit, model
-
-__all__ = ["batch", "model"]
+from tests.cli.build import leakaudit
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from leakaudit.report.formats.base import FormatUnavailable, Rendering
 from leakaudit.report.formats.failure import write_failure
 from leakaudit.report.formats.registry import GROUP, available, chosen, format_names
 from leakaudit.report.write import ReportWarning, write_report
-from tests.cli.test_scan import leakaudit
+from tests.cli.build import leakaudit
 from tests.report.builder import build
 
 
