@@ -19,6 +19,7 @@ from leakaudit.domains.images import Images
 from leakaudit.target.target import Target
 from leakaudit.tasks.single_label import SingleLabel
 from tests.cli.build import CLASSES, export
+from tests.plugins import Install, write_package
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("LEAKAUDIT_DATA", ROOT.parent / "shared" / "data"))
@@ -92,3 +93,15 @@ def batch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("batch") / "batch.npz"
     np.savez(path, x=smooth_images(20), y=np.arange(20) % CLASSES)
     return path
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Install:
+    """Installs packages that extend leakaudit, until the end of the test: ``install(group, name=value)``."""
+
+    def write(group: str, /, **points: str) -> None:
+        folder = tmp_path_factory.mktemp("packages")
+        write_package(folder, group, points)
+        monkeypatch.syspath_prepend(folder)
+
+    return write
