@@ -78,29 +78,27 @@ class Request:
     """What to audit, what the attacker knows, and how hard to try.
 
     Args:
-        model: Model file; ``None`` for a model in memory.
-        checkpoints: Further model files, as init.onnx early.onnx late.onnx: stages of the training, compared in one
-            report; beside the model or instead.
-        batch: .npz with inputs and labels, or a folder with one sub-folder of images per class; ``None`` for samples in
-            memory.
-        defences: What clients do to their updates, as clip=1.0,noise=0.01 or prune=0.9 (see leakaudit defences);
-            several are applied in this order.
-        claims: What clients believe is done to their updates, as text; compared with what they share under the
-            defences.
+        model: Model file; none for a model in memory.
+        checkpoints: Stages of the training, as init.onnx early.onnx late.onnx, compared in one report; beside the model
+            or instead.
+        batch: .npz with inputs and labels, or a folder with one sub-folder of images per class.
+        defences: What clients do to their updates, in this order, as clip=1.0,noise=0.01 or prune=0.9 (see leakaudit
+            defences).
+        claims: What clients believe is done to their updates; compared with what they share under the defences.
         update: Update that a real client shared for exactly the samples of the batch: .npz or .safetensors, an array
             per trainable tensor. Attacked in place of a computed one, and compared with it and with defences or claims.
-        protocol: How a client makes an update.
-        batch_size: Samples behind one shared update; sets that of the protocol. Default 1.
+        protocol: How a client makes an update; by default FedSGD with one sample in eval mode.
+        batch_size: Samples behind one shared update; sets that of the protocol.
         victims: Independent batches to attack, drawn by the seed; default up to 4.
-        attacks: Names (see leakaudit attacks); default all.
+        attacks: Attacks to run; default all (see leakaudit attacks).
         preset: How hard to try.
-        settings: Overrides per attack, as {"ig": {"iterations": "600"}}, on the command line ig.iterations=600.
-        time_budget: Seconds for all attacks and controls together.
+        settings: Override settings of an attack, as ig.iterations=600; as a keyword {"ig": {"iterations": "600"}}.
+        time_budget: For all attacks and controls together.
         controls: Run the attacks where the answer is known, too; none caps the confidence.
         distractors: Images of the same kind (.npz or folder) that a reconstruction's sample must be told from.
-        distractors_needed: Images that a sample must be told from, at least; default as of `LeakCriterion`.
-        psnr_margin: dB above its best floor at which a sample leaks; default as of `LeakCriterion`.
-        lpips_margin: LPIPS below its best floor that does as well; default as of `LeakCriterion`.
+        distractors_needed: How many images a sample must be told from, at least.
+        psnr_margin: dB above its best floor at which a sample leaks.
+        lpips_margin: LPIPS below its best floor that does as well.
         threat_model: Run only attacks that need no stronger attacker than this letter.
         seed: Decides victims, starts and probes; the same seed gives the same numbers.
         device: Where to compute; auto takes a CUDA device where there is one.
@@ -111,20 +109,20 @@ class Request:
         resize: Scale and centre-crop a folder's images to the model's size.
         auxiliary: Public images of a similar kind (.npz or folder), for attacks that learn from them.
         lpips_weights: torchvision's squeezenet1_1 checkpoint; default torch's hub cache.
-        cache: Keep results for two weeks, readable by you only, so that a killed command goes on where it was. On the
-            command line below --evidence full only where --cache is given.
-        mode: Mode of the client's model; both compares them. Sets that of the protocol; a Target brings its own.
-        both_modes: Whether both modes are compared, as mode both asks for.
+        cache: Keep results for two weeks, readable by you only, so that a killed audit goes on where it was. The
+            command line does so unless told otherwise, below --evidence full only where --cache is given.
+        mode: Mode of the client's model; scan takes both, and compares them. Sets that of the protocol.
+        both_modes: Whether both modes are compared; mode says so.
         share_bn_statistics: BatchNorm statistics that clients send with an update: mean and variance over the batch, or
-            the running statistics after the step (as who sends the whole state dict). Needs mode train. Sets those of
+            the running statistics after the step (as who sends the whole state dict). Needs train mode. Sets those of
             the protocol.
         output: Graph output to audit, for files with several.
-        frozen: Patterns of tensors that clients do not train.
-        dropout: Put back dropout that the export has lost, by the node that it comes behind: {"/relu/Relu": 0.5}, on
-            the command line /relu/Relu=0.5.
+        frozen: Tensors that clients do not train, by patterns as conv1.*.
+        dropout: Put back dropout that the export has lost, behind this node, as /relu/Relu=0.5; as a keyword
+            {"/relu/Relu": 0.5}.
         loss: Loss of the client; default bce for a single logit and cross-entropy otherwise.
         batchnorm: Whether BatchNorm uses statistics of the batch or the running ones; default those of the mode.
-        input_shape: Shape of one sample, or its number of tokens, where the model file leaves sizes open.
+        input_shape: Shape of one sample, or its number of tokens, where the model leaves sizes open.
         factory: Your function that builds the module of a weights file.
         trust: Open .pt2 files, of which torch's operators are all that runs, and TorchScript files, whose programs can
             read and write files.

@@ -75,7 +75,7 @@ def _option(parameter: Parameter, told: str) -> Callable[[Any], Any]:
         names = [f"{parameter.option}/{parameter.off}"] if parameter.off else names
         return click.option(*names, parameter.name, is_flag=True, default=usual, show_default=bool(usual), **facts)
     if kind.several:
-        facts["multiple"] = True
+        facts |= {"multiple": True, "help": told if "..." in kind.metavar else f"{told} Repeatable."}
     elif usual not in (None, (), {}):
         facts |= {"default": usual, "show_default": True}
     return click.option(*names, parameter.name, type=_type(kind), metavar=kind.metavar or None, **facts)
