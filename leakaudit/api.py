@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 from torch import nn
@@ -97,7 +98,7 @@ def scan(
         report = audit_variants(variants, audit_one, observer)
     else:
         raise UsageError("a recorded update is of one model in one mode", "scan the variants without --update")
-    return _judged(report, request)
+    return _judged(report, request.command())
 
 
 @keywords_of(DefendRequest)
@@ -113,27 +114,29 @@ def defend(
         model: As for :func:`scan`; or a `leakaudit.DefendRequest` that names files.
         batch: As for :func:`scan`.
         observer: Told the progress.
-        **keywords: Fields of `leakaudit.DefendRequest`, as ``goal="PSNR<15"``.
+        **keywords: Fields of `leakaudit.DefendRequest`, as ``goal="PSNR<15"``; ``utility_data`` may also be in memory.
 
     Raises:
         UsageError: A keyword or a value that cannot be.
         ModelError: A model that cannot be audited.
         BatchError: Samples that do not fit the model.
     """
+    own = keywords.pop("utility_data") if not isinstance(keywords.get("utility_data", ""), str | Path) else None
     request = request_of(DefendRequest, model, batch, keywords)
     refuse_settings(request)
     observer = observer or SilentObserver()
     observer.stage("loading the model")
     target = read_model(request, None if isinstance(model, Request) else model)
     case = read_case(request, target, batch, observer)
-    utility = None if request.utility_data is None else case.reader.read(request.utility_data)
+    data = request.utility_data if own is None else own
+    utility = None if data is None else case.reader.read(data)
     report = measure_defences(case.target, case.samples, request, utility=utility, observer=observer)
-    return _judged(report, request)
+    return _judged(report, request.command() if own is None else [])
 
 
-def _judged(report: Report, request: Request) -> Report:
+def _judged(report: Report, command: list[str]) -> Report:
     """By the default policy, and with the words that reproduce it."""
-    return apply_policy(report.model_copy(update={"command": request.command()}), Policy())
+    return apply_policy(report.model_copy(update={"command": command}), Policy())
 
 
 def _variants(request: Request, model: Model | None) -> list[Variant]:

@@ -15,26 +15,22 @@ from dataclasses import InitVar, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
-from leakaudit.audit.parameters import (
+from leakaudit.audit.kinds import (
     Chances,
-    Decides,
     File,
     Files,
     Flag,
     Kind,
     Numbers,
     OneOf,
-    Parameter,
     Positive,
     Settings,
     Shape,
     Texts,
     Whole,
-    asked,
-    command_words,
-    parameters,
     path_word,
 )
+from leakaudit.audit.parameters import Decides, Parameter, asked, command_words, parameters
 from leakaudit.errors import UsageError
 from leakaudit.scoring.criterion import LeakCriterion
 
@@ -201,7 +197,8 @@ class Request:
             object.__setattr__(self, "both_modes", mode == "both")
             changes["mode"] = "eval" if mode == "both" else mode
         object.__setattr__(self, "protocol", replace(self.protocol, **changes))
-        self.defending(), self.claimed()
+        self.defending()
+        self.claimed()
 
     def __hash__(self) -> int:
         return hash(self.key())
@@ -312,20 +309,26 @@ def request_of(kind: type[Asked], model: Any, batch: Any, keywords: Mapping[str,
     Raises:
         UsageError: A keyword that it does not have, or a value that cannot be.
     """
-    if isinstance(model, kind):
+    if isinstance(model, Request):
+        if not isinstance(model, kind) or model.verb != kind.verb:
+            raise UsageError(
+                f"a {type(model).__name__} was given, expected a {kind.__name__}", f"leakaudit.{model.verb}"
+            )
         if keywords or batch is not None:
             given = next(iter(keywords), "batch")
             raise UsageError(f"{given} was given beside a request", "change the request: dataclasses.replace(request)")
         return model
-    known = parameters(kind)
+    _refuse_unknown(keywords, list(parameters(kind)))
+    paths = {name: value for name, value in (("model", model), ("batch", batch)) if isinstance(value, str | Path)}
+    return kind(**{**keywords, **paths})
+
+
+def _refuse_unknown(keywords: Mapping[str, Any], known: Sequence[str]) -> None:
     for name in keywords:
         if name not in known:
             close = difflib.get_close_matches(name, known, 1)
-            raise UsageError(
-                f"no keyword named {name!r}", f"did you mean {close[0]}?" if close else f"there are: {', '.join(known)}"
-            )
-    paths = {name: value for name, value in (("model", model), ("batch", batch)) if isinstance(value, str | Path)}
-    return kind(**{**keywords, **paths})
+            hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(known)}"
+            raise UsageError(f"no keyword named {name!r}", hint)
 
 
 def whole_signature(function: Any, kind: type[Request]) -> inspect.Signature:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from leakaudit.audit.parameters import File, Kind, OneOf, Positive, Texts, Whole, asked
+from leakaudit.audit.kinds import File, Kind, OneOf, Positive, Texts, Whole
+from leakaudit.audit.parameters import asked
 from leakaudit.audit.request import Request
 from leakaudit.errors import UsageError
 
 if TYPE_CHECKING:
-    from leakaudit.client.batch import Batch
     from leakaudit.sweep.goal import Goal
 
 
@@ -29,21 +29,6 @@ class TrainingPlan:
     steps: int = 30
     learning_rate: float = 0.05
     held_out: float = 0.3
-
-
-class SampleSource(File):
-    """A path of samples, or samples in memory."""
-
-    def take(self, value: Any) -> Any:
-        """The path, or what is in memory."""
-        return value if _in_memory(value) else super().take(value)
-
-
-def _in_memory(value: Any) -> bool:
-    """Whether these are samples, or ``(inputs, labels)``."""
-    from leakaudit.client.batch import Batch
-
-    return isinstance(value, Batch) or (isinstance(value, tuple) and len(value) == 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +54,7 @@ class DefendRequest(Request):
     update: str | Path | None = asked(File())
     goal: str = asked(Kind("GOAL"), "leaked=0", "--target", group="samples")
     grid: Sequence[str] = asked(Texts("SPEC"), (), "--defence", group="samples")
-    utility_data: str | Path | tuple[Any, Any] | Batch | None = asked(
-        SampleSource(), None, "--utility-data", group="samples"
-    )
+    utility_data: str | Path | None = asked(File(), None, "--utility-data", group="samples")
     steps: int = asked(Whole(least=1), TrainingPlan.steps, "--steps", group="samples")
     learning_rate: float = asked(Positive(), TrainingPlan.learning_rate, "--learning-rate", group="samples")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pickle
+import re
 import shlex
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, dataclass, fields, replace
@@ -22,6 +23,9 @@ from leakaudit.cli.options.request import described
 from leakaudit.errors import UsageError
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.sweep.request import DefendRequest
+from tests.audit.build import scan
+from tests.conftest import small_mlp
+from tests.protocols.two_steps import TwoSteps
 
 FOLDER = Path("/data")
 VALUES: dict[str, Any] = {
@@ -321,8 +325,6 @@ def test_help_shows_every_parameter() -> None:
 
 
 def test_what_a_model_in_memory_was_read_with_is_not_asked_for_again() -> None:
-    from tests.conftest import small_mlp
-
     target = leakaudit.load(small_mlp(), image_shape=(3, 12, 12))
     with pytest.raises(UsageError, match="frozen was given, but the Target was read before"):
         leakaudit.scan(target, ([], []), frozen=["1.*"])
@@ -334,6 +336,10 @@ def test_what_a_model_in_memory_was_read_with_is_not_asked_for_again() -> None:
         leakaudit.scan(Request(batch="batch.npz"))
     with pytest.raises(UsageError, match="seed was given beside a request"):
         leakaudit.scan(Request(), seed=3)
+    with pytest.raises(UsageError, match="a DefendRequest was given, expected a Request"):
+        leakaudit.scan(DefendRequest())
+    with pytest.raises(UsageError, match="a Request was given, expected a DefendRequest"):
+        leakaudit.defend(Request())
 
 
 def test_defend_takes_one_model_and_its_own_grid() -> None:
@@ -345,3 +351,22 @@ def test_defend_takes_one_model_and_its_own_grid() -> None:
     each = DefendRequest(goal="PSNR<15", seed=3, protocol=Slow(4)).scanning()
     assert type(each) is Request
     assert each == Request(seed=3, protocol=Slow(4))
+
+
+def test_an_audit_follows_the_protocol_that_it_is_asked_for() -> None:
+    report = scan(small_mlp(), protocol=TwoSteps(2, rate=0.3), attacks=["ig", "linear"], controls="none")
+    assert (report.protocol.algorithm, report.protocol.steps, report.batch.batch_size) == ("two-steps", 2, 2)
+    assert report.protocol.settings == {"rate": 0.3}
+    status = {attack.name: attack.status for attack in report.attacks}
+    assert (status["ig"], status["linear"]) == ("run", "not_applicable")
+    assert scan(small_mlp(), protocol=TwoSteps(2), batch_size=3, controls="none").batch.batch_size == 3
+
+
+def test_one_place_decides_what_clients_do_by_default() -> None:
+    package = Path(leakaudit.__file__).parent
+    makes = re.compile(r"\bFedSGD\(\w")
+    assert {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if makes.search(path.read_text(encoding="utf-8"))
+    } == {"audit/request.py", "protocols/fedsgd.py"}

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from leakaudit.audit.parameters import File, Files, Flag, Group, OneOf, Parameter, Positive, Whole, parameters
+from leakaudit.audit.kinds import File, Files, Flag, OneOf, Positive, Whole
+from leakaudit.audit.parameters import Group, Parameter, parameters
 from leakaudit.audit.request import Request
 from leakaudit.cli.options.cache import cache_usable
 from leakaudit.errors import UsageError
