@@ -67,6 +67,8 @@ def read_model(request: Request, model: Model | None = None) -> Target:
         ModelError: It cannot be audited.
     """
     source = request.model if model is None else model
+    if request.both_modes:
+        raise UsageError("mode is 'both', expected eval or train", "only leakaudit scan compares both")
     if source is None:
         raise UsageError("no model: the request names no file, and none was given", "scan('model.onnx', 'batch.npz')")
     if isinstance(source, Target):

@@ -66,9 +66,10 @@ class DefendRequest(Request):
             raise UsageError("defend computes its updates itself", "audit a recorded one with leakaudit scan")
         if self.defences:
             raise UsageError("defences to try go into the grid", "pass them to leakaudit defend by --defence")
-        if self.checkpoints or self.both_modes:
-            given = "checkpoints were" if self.checkpoints else "mode is 'both', eval or train was"
-            raise UsageError(f"{given} given, expected one model in one mode", "only leakaudit scan compares several")
+        if self.checkpoints:
+            raise UsageError("defend measures one model", "scan its checkpoints with leakaudit scan")
+        if self.both_modes:
+            raise UsageError("mode is 'both', expected eval or train", "only leakaudit scan compares both")
         self.wanted()
 
     def wanted(self) -> Goal:

@@ -276,6 +276,14 @@ def test_a_value_that_cannot_be_is_one_line_with_its_keyword(name: str) -> None:
         Request(**keywords)
 
 
+@pytest.mark.parametrize("command", ["inspect", "rank"])
+def test_a_command_of_one_model_takes_one_mode(command: str, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").touch()
+    result = CliRunner().invoke(cli, [command, str(tmp_path / "model.onnx"), "--mode", "both"])
+    assert result.exit_code == 2
+    assert "mode is 'both', expected eval or train" in result.output
+
+
 @pytest.mark.parametrize(("function", "name", "meant"), [
     (leakaudit.scan, "batchsize", "batch_size"),
     (leakaudit.scan, "defenses", "defences"),
