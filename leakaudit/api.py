@@ -20,7 +20,6 @@ from leakaudit.client.batch import Batch
 from leakaudit.client.readers.base import DataLayout, Reading, ValueRange, reader_for
 from leakaudit.client.rounds.files import load_update
 from leakaudit.defences.spec import parse_defences
-from leakaudit.document.schema import Report
 from leakaudit.domains.base import Domain
 from leakaudit.errors import UsageError
 from leakaudit.observation import ThreatModel
@@ -28,6 +27,7 @@ from leakaudit.observer import Observer, SilentObserver
 from leakaudit.policy.apply import apply_policy
 from leakaudit.policy.read import Policy
 from leakaudit.protocols.base import Mode
+from leakaudit.report.saving import Report
 from leakaudit.scoring.base import LeakCriterion, specs_of
 from leakaudit.sweep.goal import parse_goal
 from leakaudit.sweep.utility import TrainingPlan

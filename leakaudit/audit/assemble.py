@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -27,6 +27,7 @@ from leakaudit.document.schema import (
     Tool,
     VictimResult,
 )
+from leakaudit.document.status import Cut, RunStatus
 from leakaudit.errors import ModelError
 from leakaudit.matching.candidates import SEARCHED
 from leakaudit.observation import Observation
@@ -34,7 +35,8 @@ from leakaudit.protocols.base import Protocol
 from leakaudit.reconstruction import Reconstruction
 from leakaudit.scoring.base import finite
 from leakaudit.target.dropout import dropout_layers
-from leakaudit.target.inventory import Layer, inventory
+from leakaudit.target.inventory import inventory
+from leakaudit.target.kinds import Layer
 from leakaudit.target.target import Target
 
 if TYPE_CHECKING:
@@ -126,7 +128,7 @@ def protocol_section(
 def attack_entry(
     attack: Attack,
     victim: Victim,
-    status: Literal["run", "not_applicable", "not_run"],
+    status: RunStatus,
     reason: str = "",
     results: Sequence[VictimResult] = (),
 ) -> AttackEntry:
@@ -155,13 +157,16 @@ def _hyperparameters(attack: Attack) -> dict[str, Any]:
     return {**values, **dict.fromkeys(chosen, "chosen by trials")}
 
 
-def comparison(rival: Attack, results: Sequence[VictimResult], reason: str = "", *, in_ledger: bool) -> Comparison:
+def comparison(
+    rival: Attack, results: Sequence[VictimResult], reason: str = "", cut: Cut | None = None, *, in_ledger: bool
+) -> Comparison:
     """What stands beside an attack: its rival's results, without pictures."""
     return Comparison(
         name=rival.name,
         title=rival.title,
         hyperparameters=_hyperparameters(rival),
         reason=reason,
+        cut=cut,
         in_ledger=in_ledger,
         seconds=sum(r.seconds for r in results),
         results=[without_pictures(result) for result in results],
@@ -231,6 +236,7 @@ def victim_result(outcome: Outcome) -> VictimResult:
         seconds=reconstruction.seconds,
         iterations=reconstruction.iterations,
         stopped=reconstruction.stopped,
+        cuts=list(reconstruction.cuts),
         labels=label_result(outcome.task, victim.batch.labels, reconstruction.labels, victim.guess),
         samples=[_sample(outcome, score) for score in scores],
         history=[
@@ -242,7 +248,7 @@ def victim_result(outcome: Outcome) -> VictimResult:
             for s in reconstruction.snapshots
             if (shot := _snapshot(outcome, s.fraction, s.inputs, order)) is not None
         ],
-        notes=list(reconstruction.notes),
+        notes=[*(cut.told for cut in reconstruction.cuts if not cut.stopped), *reconstruction.notes],
     )
 
 

@@ -31,6 +31,7 @@ from leakaudit.audit.references import reference_target, synthetic_batch
 from leakaudit.audit.victim import Knowledge, Outcome, Victim, attack_victim, observe_victim
 from leakaudit.client.batch import Batch
 from leakaudit.document.schema import ControlEntry
+from leakaudit.document.status import Cause
 from leakaudit.domains.base import Domain
 from leakaudit.domains.references import Reference
 from leakaudit.errors import LeakauditError
@@ -44,6 +45,7 @@ Level = Literal["full", "quick", "none"]
 Kind = Literal["positive", "negative", "prior_only"]
 REFERENCE_SAMPLES = 120
 """Samples of a bundled network's batch; chosen, more than the hundred distractors that a leak has to be told from."""
+ENDED = {Cause.BUDGET: "time budget spent", Cause.INTERRUPT: "interrupted"}
 NEGATIVE_FAILED = "the attack's negative control failed"
 
 
@@ -103,9 +105,8 @@ def control(runs: Sequence[Run], scene: Scene) -> tuple[list[Run], list[ControlE
     entries: list[ControlEntry] = []
     judged = {id(run): run for run in runs}
     for position, (kind, run) in enumerate(plan):
-        spent = scene.budget.spent()
-        if spent:
-            entries.append(_entry(kind, run.attack, None, f"not run: {spent}"))
+        if cause := scene.budget.spent():
+            entries.append(_entry(kind, run.attack, None, f"not run: {ENDED[cause]}"))
             continue
         scene.budget.observer.attack(f"{run.attack.title}, {kind.replace('_', ' ')} control", position, len(plan))
         try:

@@ -26,7 +26,6 @@ import torch
 from leakaudit.attacks.base import Attack, cpu_generator
 from leakaudit.audit.cache import Cache, NotHashable, code_digest, digest
 from leakaudit.errors import UsageError
-from leakaudit.notes import PLANNED
 from leakaudit.observation import Observation
 from leakaudit.reconstruction import LossPoint, Monitor, Reconstruction, Snapshot, TokenReading
 from leakaudit.target.target import Target
@@ -155,7 +154,7 @@ def attack_together_once(
         return complete
     results = run()
     for key, result in zip(keys, results or [], strict=False):
-        if key is not None and _complete(result):
+        if key is not None and not result.cuts:
             with suppress(UsageError):
                 cache.put(key, _stored(result))
     return results
@@ -166,14 +165,10 @@ def _recall(cache: Cache, key: str, run: Callable[[], Reconstruction], target: T
     if known is not None:
         return known
     result = run()
-    if _complete(result):
+    if not result.cuts:
         with suppress(UsageError):  # a full disk costs the memory, not the audit
             cache.put(key, _stored(result))
     return result
-
-
-def _complete(result: Reconstruction) -> bool:
-    return not result.stopped and not any(note.startswith(PLANNED) for note in result.notes)
 
 
 def run_key(

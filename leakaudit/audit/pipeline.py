@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from leakaudit import __version__
 from leakaudit.attacks.base import Attack
 from leakaudit.attacks.registry import available, create
 from leakaudit.audit import assemble
@@ -31,7 +30,8 @@ from leakaudit.client.batch import Batch, refuse_overlap
 from leakaudit.client.examine import examine, examine_claims, examine_recorded
 from leakaudit.client.observe import NoTraceError
 from leakaudit.defences.base import defended_model, defended_protocol
-from leakaudit.document.schema import ClaimEntry, DefenceEntry, RankSection, Report
+from leakaudit.document.schema import ClaimEntry, DefenceEntry, RankSection
+from leakaudit.document.version import __version__
 from leakaudit.domains.base import Domain
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.findings import Evidence, judge
@@ -40,6 +40,7 @@ from leakaudit.findings.verdict import conclude
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.protocols.base import Protocol
 from leakaudit.protocols.fedsgd import FedSGD
+from leakaudit.report.saving import Report
 from leakaudit.risk.rank import rank_analysis
 from leakaudit.risk.what_if import smallest_changes
 from leakaudit.scoring.base import Judging, Measure, measure_for

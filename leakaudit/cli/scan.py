@@ -18,9 +18,9 @@ from leakaudit.cli.output import say
 from leakaudit.errors import UsageError
 
 if TYPE_CHECKING:
-    from leakaudit.document.schema import Report
     from leakaudit.policy.compare import Setup
     from leakaudit.protocols.base import Mode
+    from leakaudit.report.saving import Report
     from leakaudit.sweep.variants import Variant
 
 

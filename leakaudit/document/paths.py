@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from leakaudit.document.schema import Report
 
 Section = TypeVar("Section", bound=BaseModel)
+R = TypeVar("R", bound=Report)
 _HOMES = r"/(?:home|Users)/[^/\s'\"]+|/root|[A-Za-z]:\\Users\\[^\\\s'\"]+"
 """A user's home, whoever the user is."""
 _BELOW = r"[/\\](?:[^/\\\s'\":]+[/\\])*"
@@ -27,7 +28,7 @@ _BEGIN = r"(?:(?<![\w.-])|(?<=^-[a-z]))"
 _DATA = "data:image/"
 
 
-def short_paths(report: Report) -> Report:
+def short_paths(report: R) -> R:
     """The report without folders outside the working folder; a report without any is returned as an equal one."""
     return _section(report, shortener(_paths(report)))
 

@@ -23,12 +23,14 @@ from leakaudit.audit.request import AuditOptions
 from leakaudit.client.batch import Batch
 from leakaudit.defences.registry import default_grid
 from leakaudit.defences.spec import parse_defence
-from leakaudit.document.schema import DefenceTrial, Report, SampleResult
+from leakaudit.document.schema import DefenceTrial, SampleResult
+from leakaudit.document.status import RunStatus
 from leakaudit.domains.base import Domain
 from leakaudit.errors import LeakauditError, UsageError
 from leakaudit.findings import samples_of
 from leakaudit.matching.settings import MatchSettings
 from leakaudit.observer import Observer, SilentObserver
+from leakaudit.report.saving import Report
 from leakaudit.scoring.base import leak_interval
 from leakaudit.sweep.goal import Goal
 from leakaudit.sweep.utility import TrainingPlan, Utility, train
@@ -114,7 +116,7 @@ def defend(
     report.goal, report.recommendation = str(defend_options.goal), why
     report.seconds = time.monotonic() - started
     if observer.interrupted():
-        measured = sum(trial.status == "run" for trial in trials[1:])
+        measured = sum(trial.status is RunStatus.RUN for trial in trials[1:])
         report.partial = f"interrupted: {measured} of {len(grid)} defences measured"
     return report
 
@@ -151,7 +153,7 @@ class _Sweep:
             reason = "interrupted"  # an attack that was cut short says nothing of the defence
         except LeakauditError as error:
             reason = error.discreet
-        return DefenceTrial(text=text, title=parse_defence(text).title, status="not_run", reason=reason)
+        return DefenceTrial(text=text, title=parse_defence(text).title, status=RunStatus.NOT_RUN, reason=reason)
 
     def _audit(self, text: str, seed: int, *, stronger: bool = False) -> Report:
         options = _stronger(self.options) if stronger else self.options
@@ -179,7 +181,7 @@ class _Sweep:
         return DefenceTrial(
             text=text,
             title=entry.title if entry else "No defence",
-            status="run",
+            status=RunStatus.RUN,
             adaptive_attack=entry.adaptive_attack if entry else "",
             evaluated=evaluated,
             attacked=len(attacked),
@@ -243,5 +245,5 @@ def cheapest(trials: Sequence[DefenceTrial]) -> list[DefenceTrial]:
 
     The loss first: on few held-out samples accuracy is a coarse count.
     """
-    enough = [t for t in trials if t.status == "run" and t.meets and t.evaluated]
+    enough = [t for t in trials if t.status is RunStatus.RUN and t.meets and t.evaluated]
     return sorted(enough, key=lambda t: (t.loss if t.loss is not None else float("inf"), -(t.accuracy or 0.0)))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from leakaudit.document.schema import ControlEntry
+from leakaudit.document.status import ControlStatus
 from leakaudit.findings.registry import Evidence, Found, rule, samples_of
-from leakaudit.report.views.comparison import planned
 
 
 @rule(
@@ -59,7 +59,7 @@ def prior_only_failed(evidence: Evidence) -> Iterator[Found]:
 
 
 def _failed(evidence: Evidence, kind: str) -> Iterator[Found]:
-    failed: list[ControlEntry] = [c for c in evidence.controls if c.kind == kind and c.passed is False]
+    failed: list[ControlEntry] = [c for c in evidence.controls if c.kind == kind and c.status is ControlStatus.FAILED]
     for control in failed:
         yield Found(
             "low", "measured", f"{control.title or control.attack}: {control.detail}.", {"attack": control.attack}
@@ -77,13 +77,12 @@ def budget_exhausted(evidence: Evidence) -> Iterator[Found]:
 
     A stronger attack was available and was not given its time, so what was not shown may still be there.
     """
-    runs = [(a.title, a.results, a.reason) for a in evidence.attacks]
+    runs = [(a.title, a.results, a.cut) for a in evidence.attacks]
     besides = [(a.beside, a.title) for a in evidence.attacks if a.beside is not None and not a.beside.in_ledger]
-    runs += [(f"{rival.title} beside {title}", rival.results, rival.reason) for rival, title in besides]
-    stopped = sorted({title for title, results, _ in runs if any(v.stopped for v in results)})
-    fewer = sorted({title for title, results, _ in runs if any(map(planned, results))})
-    early = ("time budget spent", "interrupted", "out of memory")
-    unrun = sorted({title for title, _, reason in runs if reason.startswith(early)})
+    runs += [(f"{rival.title} beside {title}", rival.results, rival.cut) for rival, title in besides]
+    cuts = {(title, cut.stopped) for title, results, _ in runs for result in results for cut in result.cuts}
+    stopped, fewer = (sorted(title for title, ended in cuts if ended is early) for early in (True, False))
+    unrun = sorted({title for title, _, cut in runs if cut})
     if stopped or fewer or unrun or evidence.partial:
         parts = [f"stopped early: {', '.join(stopped)}"] if stopped else []
         parts += [f"given fewer iterations than their preset has: {', '.join(fewer)}"] if fewer else []
