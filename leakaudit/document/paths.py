@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import Enum
 from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any, TypeVar
 
@@ -103,7 +104,7 @@ def _section(section: Section, shorten: Callable[[str], str]) -> Section:
 
 
 def _value(value: Any, shorten: Callable[[str], str]) -> Any:
-    if isinstance(value, str):
+    if isinstance(value, str) and not isinstance(value, Enum):
         return shorten(value)
     if isinstance(value, BaseModel):
         return _section(value, shorten)
