@@ -49,7 +49,7 @@ from leakaudit.target.target import Target
 DEFAULT_VICTIMS = 4
 """Batches that are attacked where the user names no number; chosen for time."""
 ATTACKS_SHARE = 0.75
-"""Of a time budget; the controls get the rest, and what attacks leave over; chosen."""
+"""Of a time budget, at most; the controls get the rest, and what attacks leave over; chosen."""
 
 
 def audit(
@@ -95,7 +95,7 @@ def audit(
         target.to(device)
         observer.stage("computing the client's updates")
         victims, silent = make_victims(target, samples, domain, options)
-        share = ATTACKS_SHARE if options.controls != "none" else 1.0
+        share = _attacks_share(len(victims)) if options.controls != "none" else 1.0
         budget = Budget.of(observer, options.time_budget, share)
         runs, reasons, victims = run_attacks(attacks, target, victims, measure, options, budget, memory)
         if options.controls != "none":
@@ -147,6 +147,11 @@ def audit(
         findings=findings,
         verdict=conclude(evidence, findings, options.preset),
     )
+
+
+def _attacks_share(victims: int) -> float:
+    """What attacks get of a time budget, so that a positive control has the time of one victim."""
+    return min(ATTACKS_SHARE, victims / (victims + 1))
 
 
 def _created(name: str, options: AuditOptions) -> Attack:

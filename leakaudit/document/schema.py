@@ -36,7 +36,18 @@ EVIDENCE = limited(
 )  # fmt: skip
 """Keys of a finding's evidence that say nothing of a sample's content; ``samples`` are positions in the batch file."""
 CONTROL_NUMBERS = limited(
-    "accuracy", "cases", "margin", "passing_as_leak", "precision", "psnr", "recall", "reference", "seconds", "skill"
+    "accuracy",
+    "cases",
+    "iterations",
+    "margin",
+    "parameters",
+    "passing_as_leak",
+    "precision",
+    "psnr",
+    "recall",
+    "reference",
+    "seconds",
+    "skill",
 )
 
 
@@ -228,7 +239,12 @@ class SampleResult(Metrics):
 
     index: Public[int] = Field(description="position of the sample in the batch file")
     label: Private[int | None]
-    inferred_label: Private[int | None] = None
+    inferred_label: Private[int | None] = Field(
+        default=None, description="of the reconstruction that it was matched with; the order of labels is not inferred"
+    )
+    label_right: Public[bool | None] = Field(
+        default=None, description="whether its label is among those inferred, each counted once; null if assumed"
+    )
     floors: Public[dict[str, Metrics]] = Field(
         default_factory=dict,
         description="what knows nothing of the sample scores: grey, mean, other, prior_only; and its own flat colour",
@@ -286,11 +302,18 @@ class SnapshotEntry(_Model):
 
 
 class LabelResult(_Model):
-    """Labels of one victim's batch, as multisets in ascending order; below full evidence their counts alone."""
+    """Labels of one victim's batch, as multisets in ascending order; below full evidence their counts alone.
+
+    The update does not tell which sample has which label, so a label is right as a member of the multiset, not by
+    place.
+    """
 
     true: Private[list[int]]
     inferred: Private[list[int]]
-    correct: Public[int]
+    correct: Public[int] = Field(description="size of the intersection of both; 0 where they were merely assumed")
+    assumed: Public[bool] = Field(
+        default=False, description="nothing in the update told them: they are no inference, and none counts as right"
+    )
     method: Public[str] = ""
     total: Public[int | None] = Field(default=None, description="how many labels the batch has")
     soft: Private[list[float] | None] = Field(
@@ -364,6 +387,9 @@ class AttackEntry(_Model):
     upper_bound: Public[bool] = Field(default=False, description="given what no attacker has; never evidence of a leak")
     given: Public[dict[str, Any]] = Field(default_factory=dict, description="everything that the attacker was given")
     hyperparameters: Public[dict[str, Any]] = Field(default_factory=dict)
+    planned: Public[int | None] = Field(
+        default=None, description="iterations that its settings ask for on a victim; null for algebra"
+    )
     reference: Public[str] = ""
     seconds: Public[float] = 0.0
     results: Public[list[VictimResult]] = Field(default_factory=list)

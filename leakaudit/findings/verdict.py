@@ -6,9 +6,9 @@ Status words, the strongest first; there is none that says "safe":
 ``LEAKS (certified)``       A reconstruction proves itself without the private samples.
 ``LEAKS (measured)``        A reconstruction beats the floors and re-identifies its sample.
 ``BOUNDED``                 Nothing shown, and an accounted random defence bounds what any attack can show.
-``NOT SHOWN (budget)``      Working attacks did not show a leak with this budget.
+``NOT SHOWN (budget)``      Attacks that work with what they ran here (`leakaudit.findings.effort`) did not show a leak.
 ``NOT APPLICABLE (reason)`` No attack applies to this model and protocol, or the threat model allows none.
-``INCONCLUSIVE``            Nothing shown, by attacks that do not work here either, or that did not run.
+``INCONCLUSIVE``            Nothing shown, by attacks that do not work here either, ran too little, or did not run.
 =========================== ==========================================================================================
 """
 
@@ -17,8 +17,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from leakaudit.document.schema import AttackEntry, DefenceEntry, FindingEntry, Verdict
-from leakaudit.document.status import ControlStatus, RunStatus, VerdictStatus
+from leakaudit.document.status import RunStatus, VerdictStatus
 from leakaudit.findings import SEVERITIES, Evidence, samples_of
+from leakaudit.findings.effort import efforts, listed
 from leakaudit.report.views.defence_facts import VACUOUS, at_most
 from leakaudit.scoring.base import FEWEST_FOR_INTERVAL, leak_interval
 
@@ -57,16 +58,18 @@ def conclude(evidence: Evidence, findings: Sequence[FindingEntry], preset: str) 
 
 def _not_shown(evidence: Evidence, preset: str) -> tuple[VerdictStatus, str, str]:
     """Status, the reason that stands with it, and headline where nothing leaked."""
-    positive = [c for c in evidence.controls if c.kind == "positive"]
-    broken = [c.title or c.attack for c in positive if c.status is ControlStatus.FAILED]
     if any(d.accounting and d.accounting.reconstruction <= VACUOUS for d in evidence.defences):
         return VerdictStatus.BOUNDED, "", "No reconstruction was shown, and an accounted defence bounds what can be"
     if not samples_of(evidence.attacks):
         return _nothing_ran(evidence)
-    if broken:
-        named = ", ".join(broken)
-        return VerdictStatus.INCONCLUSIVE, "", f"Nothing was shown, but {named} did not recover a known leak either"
-    return VerdictStatus.NOT_SHOWN, "", f"No reconstruction was shown with the {preset!r} budget"
+    tried = efforts(evidence)
+    weak = [effort for effort in tried if effort.counts]
+    if not weak and all(effort.missing for effort in tried):
+        weak = tried
+    if weak:
+        why = "; ".join(f"{effort.told}, and {effort.missing}" for effort in weak)
+        return VerdictStatus.INCONCLUSIVE, "", f"Nothing was shown, which says little: {why}"
+    return VerdictStatus.NOT_SHOWN, "", f"No reconstruction was shown with the {preset!r} budget: {listed(tried)}"
 
 
 def _nothing_ran(evidence: Evidence) -> tuple[VerdictStatus, str, str]:

@@ -227,7 +227,10 @@ class _Sweep:
             once = ", ".join(trial.text for trial in enough) or "none"
             return None, f"Interrupted before a setting was confirmed; {once} met {goal} once. {GOES_ON}"
         missed = f" ({', '.join(failed)} only once)" if failed else ""
-        return None, f"No setting tried meets {goal}{missed}: combine defences, or do not share such updates."
+        leaking = [t for t in trials if t.leaked and t.value is not None and goal.reached(t.value) and not t.meets]
+        names = ", ".join(t.text or "no defence" for t in leaking)
+        leaks = f", since samples leak although the limit holds ({names})" if names else ""
+        return None, f"No setting tried meets {goal}{missed}{leaks}: combine defences, or do not share such updates."
 
 
 def _closeness(sample: SampleResult) -> float:

@@ -47,6 +47,7 @@ CASES: dict[str, Evidence] = {
     "LA955": evidence([entry(results=[])]),
     "LA956": evidence([entry(sample(False, near_duplicates=3))]),
     "LA957": evidence([entry(sample(True))]),
+    "LA958": evidence([entry(sample(False))]),
 }
 QUIET = evidence(
     [entry(sample(False, rank_among=500), correct=0)],

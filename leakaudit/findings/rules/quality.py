@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from leakaudit.document.schema import ControlEntry
 from leakaudit.document.status import ControlStatus
+from leakaudit.findings.effort import efforts
 from leakaudit.findings.registry import Evidence, Found, rule, samples_of
 
 
@@ -90,6 +91,27 @@ def budget_exhausted(evidence: Evidence) -> Iterator[Found]:
         text = "; ".join(parts) or evidence.partial
         found = {"stopped": stopped, "fewer_iterations": fewer, "not_run": unrun}
         yield Found("low", "certified", f"{text[:1].upper()}{text[1:]}.", found)
+
+
+@rule(
+    "LA958",
+    "An attack was not tried well enough to say something",
+    worst="low",
+    remedy="Give it more time (no --time-budget, or a larger one), its controls (--controls quick) or a larger preset.",
+)
+def little_tried(evidence: Evidence) -> Iterator[Found]:
+    """Nothing leaked by this attack, but it ran too little for that to say something.
+
+    The failure of an attack is evidence only where the attack works: where it recovered a sample that is known to leak,
+    from a network of the kind and size of yours and with no more iterations than it had on your model (LA950 says where
+    it did not), where it ran at least a tenth of its plan on the victims, and where its objective fell. Otherwise the
+    verdict is INCONCLUSIVE and the exit code 5, unless something else leaked.
+    """
+    leaking = {a.name for a, _, s in samples_of(evidence.attacks) if s.leaked}
+    broken = {c.attack for c in evidence.controls if c.kind == "positive" and c.status is ControlStatus.FAILED}
+    for effort in efforts(evidence):
+        if effort.counts and effort.attack.name not in leaking | broken:
+            yield Found("low", "certified", f"{effort.told}, and {effort.missing}.", {"attack": effort.attack.name})
 
 
 @rule(

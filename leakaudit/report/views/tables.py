@@ -223,7 +223,7 @@ def label_table(report: Report) -> Table:
     for attack in report.attacks:
         for result in attack.results:
             labels = result.labels
-            right = f"{labels.correct} of {labels.count}"
+            right = f"assumed, {labels.count}" if labels.assumed else f"{labels.correct} of {labels.count}"
             cells: list[Cell | str] = [
                 clip(attack.title, 60),
                 Cell(str(result.victim), str(result.victim)),

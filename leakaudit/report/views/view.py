@@ -257,9 +257,8 @@ def _label_fact(report: Report, sample: SampleResult) -> Fact:
     if sample.label is None:
         return Fact("Label", MISSING, "left out")
     inferred = ""
-    if sample.inferred_label is not None:
-        right = sample.inferred_label == sample.label
-        inferred = "inferred right" if right else f"inferred wrong: {class_name(report, sample.inferred_label)}"
+    if sample.label_right is not None:
+        inferred = "among those inferred" if sample.label_right else "not among those inferred"
     return Fact("Label", class_name(report, sample.label), inferred)
 
 
