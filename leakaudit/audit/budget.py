@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass, field
 
 from leakaudit.attacks.base import Attack
+from leakaudit.document.status import Cause
 from leakaudit.observer import Observer
 from leakaudit.reconstruction import Forgetting, Memory, Monitor
 
@@ -56,11 +57,11 @@ class Budget:
         """The rest of the seconds."""
         return Budget(self.observer, self.end, self.end)
 
-    def spent(self) -> str:
-        """Why no further run may start, or ""."""
+    def spent(self) -> Cause | None:
+        """Why no further run may start, or ``None``."""
         if self.observer.interrupted():
-            return "interrupted"
-        return "time budget spent" if self.deadline is not None and time.monotonic() >= self.deadline else ""
+            return Cause.INTERRUPT
+        return Cause.BUDGET if self.deadline is not None and time.monotonic() >= self.deadline else None
 
     def share(self, runs: float) -> Monitor:
         """The monitor of the next run, which gets its part of what is left for as much as this many such runs."""

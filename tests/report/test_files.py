@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from leakaudit.document.redact import redact
-from leakaudit.document.schema import Report
 from leakaudit.errors import AuditError, BatchError
 from leakaudit.report.files import OLD_SECONDS, replace_files
 from leakaudit.report.formats.failure import write_failure
 from leakaudit.report.formats.registry import available
+from leakaudit.report.saving import Report
 from leakaudit.report.write import PARTIAL, ReportWarning, write_report
 from tests.conftest import ROOT
 from tests.report.builder import build

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from leakaudit.document.schema import Report
 from leakaudit.errors import UsageError
 from leakaudit.report.formats import pdf
+from leakaudit.report.saving import Report
 from leakaudit.report.write import ReportWarning, write_report
 from tests.report.builder import build
 from tests.report.printing import needs_pdf
