@@ -18,7 +18,7 @@ from leakaudit.document.version import __version__ as __version__
 if TYPE_CHECKING:
     from leakaudit.api import defend, scan
     from leakaudit.attacks.base import Attack
-    from leakaudit.audit.request import AuditOptions
+    from leakaudit.audit.request import Request
     from leakaudit.client.batch import Batch
     from leakaudit.client.readers.images import load_batch
     from leakaudit.defences.base import ClientStep, Defence
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
     from leakaudit.report.formats.base import Format
     from leakaudit.report.saving import Report
+    from leakaudit.sweep.request import DefendRequest
     from leakaudit.target.load import load
     from leakaudit.target.readers import Reader
     from leakaudit.target.target import Target
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 _HOMES = {
     "Attack": "attacks.base",
     "AuditError": "errors",
-    "AuditOptions": "audit.request",
     "Batch": "client.batch",
     "BatchError": "errors",
     "Cause": "document.status",
@@ -54,6 +54,7 @@ _HOMES = {
     "ClientStep": "defences.base",
     "Cut": "document.status",
     "Defence": "defences.base",
+    "DefendRequest": "sweep.request",
     "Domain": "domains.base",
     "FedSGD": "protocols.fedsgd",
     "Format": "report.formats.base",
@@ -72,6 +73,7 @@ _HOMES = {
     "Reader": "target.readers",
     "Reconstruction": "reconstruction",
     "Report": "report.saving",
+    "Request": "audit.request",
     "Target": "target",
     "Tokens": "domains.tokens",
     "UsageError": "errors",
@@ -87,7 +89,6 @@ _HOMES = {
 __all__ = [
     "Attack",
     "AuditError",
-    "AuditOptions",
     "Batch",
     "BatchError",
     "Cause",
@@ -96,6 +97,7 @@ __all__ = [
     "ClientStep",
     "Cut",
     "Defence",
+    "DefendRequest",
     "Domain",
     "FedSGD",
     "Format",
@@ -114,6 +116,7 @@ __all__ = [
     "Reader",
     "Reconstruction",
     "Report",
+    "Request",
     "Target",
     "Tokens",
     "UsageError",
