@@ -19,7 +19,6 @@ YARDSTICK = 0.5
 """Worth of an attack that no attacker could run, relative to one that he could; chosen."""
 RECOVERED = 0.25
 """Worth of a run on a victim that is recovered for certain, relative to one that is not; chosen."""
-
 ATTACKS_SHARE = 0.75
 """Of a time budget, at most; the controls get the rest, and what attacks leave over; chosen."""
 
