@@ -20,7 +20,8 @@ SENTENCES = {"reason", "notes", "stopped", "told", "detail", "headline", "messag
 """Fields that hold sentences, or words that are members of an enum."""
 EXCEPTIONS = {
     "audit/cache.py": "names of modules",
-    "audit/kinds.py": "words of the command line",
+    "audit/kinds.py": "words of options, as ATTACK.KEY=VALUE",
+    "cli/options/request.py": "the documentation of a parameter, and quotes around an error",
     "cli/output.py": "commands of a CI system in what is printed",
     "cli/scan.py": "words of the command line",
     "document/command.py": "words of a recorded command",
@@ -56,6 +57,7 @@ def room_of(file: Path) -> str:
 
 def test_there_is_something_to_check() -> None:
     assert len(FILES) > 80
+    assert set(EXCEPTIONS) <= {room_of(file) for file in FILES}
 
 
 @pytest.mark.parametrize("file", FILES, ids=room_of)

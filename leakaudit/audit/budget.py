@@ -19,6 +19,13 @@ YARDSTICK = 0.5
 """Worth of an attack that no attacker could run, relative to one that he could; chosen."""
 RECOVERED = 0.25
 """Worth of a run on a victim that is recovered for certain, relative to one that is not; chosen."""
+ATTACKS_SHARE = 0.75
+"""Of a time budget, at most; the controls get the rest, and what attacks leave over; chosen."""
+
+
+def attacks_share(victims: int) -> float:
+    """What attacks get of a time budget, so that a positive control has the time of one victim."""
+    return min(ATTACKS_SHARE, victims / (victims + 1))
 
 
 def worth(attack: Attack, *, recovered: bool) -> float:

@@ -22,7 +22,7 @@ from torch import Tensor
 from leakaudit.attacks.base import Attack
 from leakaudit.attacks.registry import available, create
 from leakaudit.audit import assemble
-from leakaudit.audit.budget import Budget
+from leakaudit.audit.budget import Budget, attacks_share
 from leakaudit.audit.cache import Cache
 from leakaudit.audit.campaign import Reason, entry_of, left_out, run_attacks
 from leakaudit.audit.controls import Run, Scene, control
@@ -53,8 +53,6 @@ from leakaudit.target.target import Target
 
 DEFAULT_VICTIMS = 4
 """Batches that are attacked where the user names no number; chosen for time."""
-ATTACKS_SHARE = 0.75
-"""Of a time budget, at most; the controls get the rest, and what attacks leave over; chosen."""
 
 
 def audit(
@@ -131,7 +129,7 @@ def _measured(scope: _Scope, measure: Measure[Any]) -> _Measured:
         target.to(scope.device)
         observer.stage("computing the client's updates")
         victims, silent = make_victims(target, scope.samples, request, scope.material)
-        share = _attacks_share(len(victims)) if request.controls != "none" else 1.0
+        share = attacks_share(len(victims)) if request.controls != "none" else 1.0
         budget = Budget.of(observer, request.time_budget, share)
         runs, reasons, victims = run_attacks(scope.attacks, target, victims, measure, request, budget, scope.memory)
         if request.controls != "none":
@@ -195,11 +193,6 @@ def _reported(scope: _Scope, measure: Measure[Any], found: _Measured, started: f
         findings=findings,
         verdict=conclude(evidence, findings, request.preset),
     )
-
-
-def _attacks_share(victims: int) -> float:
-    """What attacks get of a time budget, so that a positive control has the time of one victim."""
-    return min(ATTACKS_SHARE, victims / (victims + 1))
 
 
 def chosen_attacks(request: Request) -> list[Attack]:

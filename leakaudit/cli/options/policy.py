@@ -158,7 +158,6 @@ def load_baseline(gate: Mapping[str, Any], request: Request | None = None) -> Re
         gate: Options of the gate.
         request: What the audit will be of, where there is one to come.
     """
-    from leakaudit.policy.compare import Setup, refuse_different
     from leakaudit.report.saving import Report
 
     if gate["baseline"] is None:
