@@ -85,7 +85,7 @@ def probe_inputs(target: Target, domain: Domain, count: int, generator: Generato
         size = max(target.batch_sizes)
         count = math.ceil(count / size) * size
     table = token_table(target)
-    if table is None or table == domain.table:
+    if table is None or table == target.domain.table:
         return domain.look_alikes(count, generator)
     tensors = {**dict(target.module.named_buffers()), **dict(target.module.named_parameters())}
     return torch.randint(len(tensors[table]), (count, *domain.shape), generator=generator).float()
