@@ -218,12 +218,12 @@ def _recurrent_dropout(module: nn.Module) -> list[FidelityNote]:
     return [FidelityNote("LA912", text, "put nn.Dropout between single-layer recurrent modules")]
 
 
-def check_patterns(patterns: Sequence[str], names: Sequence[str], label: str) -> None:
-    """Refuse a pattern of ``--frozen`` that no tensor matches: it is a typing mistake, not a wish."""
+def check_patterns(patterns: Sequence[str], names: Sequence[str], label: str, option: str = "--frozen") -> None:
+    """Refuse a pattern of an option that no tensor matches: it is a typing mistake, not a wish."""
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise UsageError(
-                f"--frozen {pattern!r} matches no tensor of {label}", f"its tensors are {', '.join(names[:20])}"
+                f"{option} {pattern!r} matches no tensor of {label}", f"its tensors are {', '.join(names[:20])}"
             )
 
 
