@@ -16,6 +16,7 @@ from leakaudit.target import layout as layouts
 from leakaudit.target.dropout import Dropout, dropout_layers, replace_dropout
 from leakaudit.target.exported.module import ExportedModule
 from leakaudit.target.functional import capture_functional
+from leakaudit.target.probabilities import without_probabilities
 from leakaudit.target.probe import batch_sizes, double_backward_note, run
 from leakaudit.target.target import FidelityNote, Layout, Target
 from leakaudit.target.tokens import LENGTHS, find_table
@@ -65,9 +66,12 @@ def from_module(
     if sizes is not None:
         text = f"the model accepts batches of {', '.join(map(str, sizes))} only"
         notes.append(FidelityNote("LA920", text, "export with a dynamic batch axis"))
-    notes += origin.pop("notes", [])
+    module, ending = without_probabilities(module, sizes, native, vocabulary)
+    if ending:
+        outputs = _outputs(module, exported or 1, native, label, vocabulary)
+    notes += [*ending, *origin.pop("notes", [])]
     notes += double_backward_note(module, sizes, native, vocabulary)
-    if outputs == 1:
+    if outputs == 1 and not ending:
         text = "the model has one output; it is audited as a binary classifier's logit"
         notes.append(FidelityNote("LA922", text, "regression is not supported yet"))
     if mode == "train":

@@ -20,17 +20,16 @@ class Net(nn.Module):
     """Some layers, a linear head, and what is done to its logits (B, K)."""
 
     def __init__(
-        self, body: nn.Module, width: int, end: Callable[[Tensor], Tensor] | None = None, classes: int = CLASSES
+        self, body: nn.Module, width: int, end: nn.Module | None = None, classes: int = CLASSES
     ) -> None:
         super().__init__()
-        self.body, self.head, self.end = body, nn.Linear(width, classes), end
+        self.body, self.head, self.end = body, nn.Linear(width, classes), end or nn.Identity()
 
     def logits(self, x: Tensor) -> Tensor:
         return self.head(self.body(x).flatten(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        z = self.logits(x)
-        return z if self.end is None else self.end(z)
+        return self.end(self.head(self.body(x).flatten(1)))
 
 
 def conv(*layers: nn.Module, bias: bool = True) -> nn.Sequential:
@@ -179,34 +178,59 @@ class Residual(nn.Module):
         return self.head(torch.relu(x + self.two(self.conv(x))).mean((2, 3)))
 
 
-def hand(z: Tensor) -> Tensor:
-    e = torch.exp(z)
-    return e / e.sum(1, keepdim=True)
+class Hand(nn.Module):
+    """Softmax spelt out."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        e = torch.exp(z)
+        return e / e.sum(1, keepdim=True)
 
 
-def shifted(z: Tensor) -> Tensor:
-    e = torch.exp(z - z.max(1, keepdim=True).values)
-    return e / e.sum(1, keepdim=True)
+class Shifted(nn.Module):
+    """Softmax spelt out, the largest logit taken off first."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        e = torch.exp(z - z.amax(1, keepdim=True))
+        return e / e.sum(1, keepdim=True)
 
 
-def clipped(z: Tensor) -> Tensor:
-    return torch.softmax(z, 1).clamp(1e-7, 1 - 1e-7)
+class Clipped(nn.Module):
+    """Softmax, and limits that keep its logarithm finite."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.softmax(z, 1).clamp(1e-7, 1 - 1e-7)
 
 
-def smoothed(z: Tensor) -> Tensor:
-    return torch.softmax(z, 1) * 0.9 + 0.1 / CLASSES
+class Smoothed(nn.Module):
+    """Softmax mixed with the uniform distribution."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.softmax(z, 1) * 0.9 + 0.02
 
 
-def pair(z: Tensor) -> Tensor:
-    p = torch.sigmoid(z)
-    return torch.cat([1 - p, p], 1)
+class Pair(nn.Module):
+    """Both probabilities of one logit."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        p = torch.sigmoid(z)
+        return torch.cat([1 - p, p], 1)
 
 
-def spelt_log(z: Tensor) -> Tensor:
-    return z - torch.logsumexp(z, 1, keepdim=True)
+class Percent(nn.Module):
+    """Softmax in per cent."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return 100.0 * torch.softmax(z, 1)
 
 
-def _mlp(end: Callable[[Tensor], Tensor] | None = None, classes: int = CLASSES) -> nn.Module:
+class LogProbabilities(nn.Module):
+    """Log-softmax spelt out."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z - torch.logsumexp(z, 1, keepdim=True)
+
+
+def _mlp(end: nn.Module | None = None, classes: int = CLASSES) -> nn.Module:
     return Net(nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.Tanh()), 16, end, classes)
 
 
@@ -252,12 +276,13 @@ ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
     "scalars": Scaled,
     "one_logit": lambda: _mlp(classes=1),
     "softmax": _softmax,
-    "softmax_hand": lambda: _mlp(hand),
-    "softmax_shifted": lambda: _mlp(shifted),
-    "softmax_clipped": lambda: _mlp(clipped),
-    "softmax_smoothed": lambda: _mlp(smoothed),
-    "sigmoid_pair": lambda: _mlp(pair, 1),
-    "log_softmax": lambda: _mlp(spelt_log),
+    "softmax_hand": lambda: _mlp(Hand()),
+    "softmax_shifted": lambda: _mlp(Shifted()),
+    "softmax_clipped": lambda: _mlp(Clipped()),
+    "softmax_smoothed": lambda: _mlp(Smoothed()),
+    "softmax_percent": lambda: _mlp(Percent()),
+    "sigmoid_pair": lambda: _mlp(Pair(), 1),
+    "log_softmax": lambda: _mlp(LogProbabilities()),
     "depthwise": _depthwise,
     "hardswish": SqueezeExcite,
     "lstm": lambda: Recurrent(nn.LSTM),
@@ -269,7 +294,8 @@ ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
     "layer_scale": LayerScale,
 }
 PROBABILITIES = (
-    "softmax", "softmax_hand", "softmax_shifted", "softmax_clipped", "softmax_smoothed", "sigmoid_pair", "log_softmax",
+    "softmax", "softmax_hand", "softmax_shifted", "softmax_clipped", "softmax_smoothed", "softmax_percent",
+    "sigmoid_pair", "log_softmax",
 )  # fmt: skip
 """Those that do not end in logits."""
 WAYS = ("legacy", "legacy_faithful", "dynamo", "dynamo_unoptimised", "pt2", "torchscript", "traced", "module")

@@ -17,6 +17,7 @@ from leakaudit.target.onnx.module import OnnxModule
 from leakaudit.target.onnx.prepare import prepare
 from leakaudit.target.onnx.read import read_model
 from leakaudit.target.onnx.source import Source, node_names
+from leakaudit.target.probabilities import without_probabilities
 from leakaudit.target.probe import batch_sizes, double_backward_note, run, silent_tensors
 from leakaudit.target.target import FidelityNote, Target
 from leakaudit.target.tokens import find_table
@@ -32,10 +33,11 @@ def from_onnx(
     image_shape: tuple[int, ...] | None,
     dropout: dict[str, float],
     mode: Literal["eval", "train"],
+    trained: Sequence[str] = (),
 ) -> Target:
     """Load, check and describe an ONNX file; see `leakaudit.target.load` for the arguments."""
     model = read_model(path)
-    source = prepare(model, str(path), output, frozen)
+    source = prepare(model, str(path), output, frozen, trained)
     if not source.parameters:
         raise ModelError(f"{path} has no trainable tensors", "export the model with its weights; check --frozen")
     empty = [name for name, array in source.parameters.items() if array.size == 0]
@@ -53,9 +55,10 @@ def from_onnx(
     tokens = None if source.integer is None else _tokens(module, source, native, path)
     domain, vocabulary = layouts.domain_of(layout, native, image_shape, tokens)
     check = selfcheck.compare(model, module, source, native, str(path), vocabulary)
-    outputs = run(module, source.batch or 1, native, vocabulary=vocabulary).shape[1]
-    note = _output_note(outputs, source, path)
     sizes = batch_sizes(module, source.batch, native, vocabulary)
+    _, ending = without_probabilities(module, sizes, native, vocabulary)
+    outputs = run(module, source.batch or 1, native, vocabulary=vocabulary).shape[1]
+    note = ending or _output_note(outputs, source, path)
     notes += [*note, *fidelity.notes(source, module, model, check, sizes)]
     notes += double_backward_note(module, sizes, native, vocabulary)
     notes += _silent(module, source, silent_tensors(module, sizes, native, vocabulary), path)

@@ -8,11 +8,12 @@ says of each node which module it came from. What stays lost is for `fidelity` t
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 import numpy as np
 from onnx import NodeProto, helper
 
-from leakaudit.target.onnx.exporter import Exporter, operation, scopes
+from leakaudit.target.onnx.exporter import Exporter, fused, operation, scopes
 from leakaudit.target.onnx.source import Array
 
 _LEAVES: dict[str, dict[int, str]] = {
@@ -66,10 +67,14 @@ def _turn_back(nodes: list[NodeProto], initial: dict[str, Array], exporter: Expo
 def _separate_listed(nodes: list[NodeProto], initial: dict[str, Array], exporter: Exporter) -> list[str]:
     """A tensor that a node reads for another module's: a copy under the name that it has there."""
     missing = _missing(initial, exporter)
+    uses = Counter(name for node in nodes for name in node.input)
+    rewritten = {id(node) for node in fused(nodes)}
     restored: list[str] = []
     for node in nodes:
+        if id(node) in rewritten:  # it has the module of the BatchNorm that was put into it
+            continue
         for index, name in enumerate(node.input):
-            if name not in initial:
+            if name not in initial or name not in exporter.parameters or uses[name] < 2:
                 continue
             own = _own_name(node, index, name, missing)
             if own is not None:
@@ -94,10 +99,10 @@ def _own_name(node: NodeProto, index: int, name: str, missing: set[str]) -> str 
 
 def _restore_biases(nodes: list[NodeProto], initial: dict[str, Array], exporter: Exporter) -> list[str]:
     """Biases of zero that the exporter dropped: a node that has a weight of a module whose bias is missing."""
-    missing = _missing(initial, exporter)
+    missing, rewritten = _missing(initial, exporter), {id(node) for node in fused(nodes)}
     restored = []
     for node in nodes:
-        if node.op_type not in _BIASED or len(node.input) > 2 or node.input[1] not in initial:
+        if id(node) in rewritten or node.op_type not in _BIASED or len(node.input) > 2 or node.input[1] not in initial:
             continue
         bias = re.sub(r"weight$", "bias", node.input[1])
         if bias not in missing:

@@ -88,6 +88,7 @@ def prepare(
         integer=integer,
         filled=filled,
         exporter=exporter,
+        constants=frozenset(constants),
         scalars=tuple(name for name in found.scalars if name in kept),
     )
 

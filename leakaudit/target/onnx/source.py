@@ -43,6 +43,7 @@ class Source:
         filled: Further inputs that were replaced by constants, with what fills them.
         exporter: What wrote the file.
         scalars: Trainable single numbers, which no layer's place shows to be weights.
+        constants: Tensors that are part of the program, not stored beside it.
     """
 
     nodes: tuple[NodeProto, ...]
@@ -64,6 +65,7 @@ class Source:
     filled: dict[str, str] = field(default_factory=dict)
     exporter: Exporter = field(default_factory=Exporter)
     scalars: tuple[str, ...] = ()
+    constants: frozenset[str] = frozenset()
 
     @property
     def batch(self) -> int | None:
