@@ -13,13 +13,16 @@ from torch import nn
 from leakaudit.domains.tokens import Tokens
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.target import layout as layouts
+from leakaudit.target.composed import compose
 from leakaudit.target.dropout import Dropout, dropout_layers, replace_dropout
 from leakaudit.target.exported.module import ExportedModule
 from leakaudit.target.functional import capture_functional
 from leakaudit.target.probabilities import without_probabilities
 from leakaudit.target.probe import batch_sizes, double_backward_note, run
+from leakaudit.target.scripted import ScriptedModule
 from leakaudit.target.target import FidelityNote, Layout, Target
 from leakaudit.target.tokens import LENGTHS, find_table
+from leakaudit.target.wrappers import unwrapped
 from leakaudit.tasks.single_label import single_label
 
 ImageShape = tuple[int, ...]
@@ -48,16 +51,16 @@ def from_module(
     """
     label = origin.setdefault("name", type(module).__name__)
     origin.setdefault("format", "module")
+    module = unwrapped(module, label)
     _float_parameters(module, label)
     module.eval()
     exported, dropout = origin.pop("exported_batch", None), origin.pop("dropout", None)
     native, layout, notes, tokens = _native(module, image_shape, exported or 1, label)
     domain, vocabulary = layouts.domain_of(layout, native, image_shape, tokens)
-    if not isinstance(module, torch.jit.ScriptModule):
-        replace_dropout(module)
+    replace_dropout(module)
     _keep_statistics(module)
     outputs = _outputs(module, exported or 1, native, label, vocabulary)
-    module = capture_functional(module, native, vocabulary)
+    module = compose(capture_functional(module, native, vocabulary), exported or 1, native, vocabulary)
     if dropout:
         insert_dropout(module, dropout, label)
     notes += _recurrent_dropout(module)
@@ -240,7 +243,7 @@ def insert_dropout(module: nn.Module, dropout: Mapping[str, float], label: str) 
         elif (
             name in known
             and name
-            and not isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule | ExportedModule)
+            and not isinstance(module, torch.fx.GraphModule | ExportedModule | ScriptedModule)
         ):
             known[name].add_module("leakaudit_dropout", Dropout(p, label=name))
             known[name].register_forward_hook(lambda owner, _, output: owner.leakaudit_dropout(output))
