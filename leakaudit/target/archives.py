@@ -12,7 +12,6 @@ What may run code is opened only when the caller says so; sizes are held against
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import warnings
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.safety.importing import current_folder_importable
+from leakaudit.target.hashing import hash_model
 from leakaudit.target.modules import from_module
 from leakaudit.target.prescan import scan
 from leakaudit.target.readers import Asked, Content, Reader
@@ -63,12 +63,8 @@ def _needs_factory(path: Path) -> ModelError:
 
 
 def _origin(path: Path, kind: str, producer: str) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
     return {
-        "name": path.stem, "format": kind, "path": str(path), "sha256": digest.hexdigest(), "producer": producer,
+        "name": path.stem, "format": kind, "path": str(path), "sha256": hash_model(path), "producer": producer,
     }  # fmt: skip
 
 

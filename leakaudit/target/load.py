@@ -62,6 +62,7 @@ def load(
         UsageError: The file does not exist, or an argument does not fit the model.
     """
     from leakaudit.target import archives, modules
+    from leakaudit.target.modules import MOST_CLASSES
 
     if mode not in ("eval", "train"):
         raise UsageError(f"mode is {mode!r}, expected eval or train", "only leakaudit scan compares both")
@@ -86,6 +87,12 @@ def load(
         target = reader.read(file, asked) if factory is None else archives.from_factory(file, reader, factory, asked)
     if not target.parameters:
         raise ModelError(f"{target.name} has no trainable tensors", "check --frozen and that weights are in the file")
+    if loss is None and target.classes > MOST_CLASSES:
+        raise ModelError(
+            f"{target.name} returns {target.classes} numbers per sample, more than a classifier is expected to have: "
+            "a detector or a map, flattened?",
+            'if they are classes, say loss = "cross-entropy" in a --train-config file',
+        )
     if batchnorm is not None:
         set_batchnorm(target.module, batchnorm, target.name)
     target = sharing(target, share_bn_statistics)

@@ -18,7 +18,7 @@ from leakaudit.target.dropout import Dropout, dropout_layers, replace_dropout
 from leakaudit.target.exported.module import ExportedModule
 from leakaudit.target.functional import capture_functional
 from leakaudit.target.probabilities import without_probabilities
-from leakaudit.target.probe import batch_sizes, double_backward_note, run
+from leakaudit.target.probe import batch_sizes, double_backward_note, reach_note, run
 from leakaudit.target.scripted import ScriptedModule
 from leakaudit.target.target import FidelityNote, Layout, Target
 from leakaudit.target.tokens import LENGTHS, find_table
@@ -73,6 +73,7 @@ def from_module(
     if ending:
         outputs = _outputs(module, exported or 1, native, label, vocabulary)
     notes += [*ending, *origin.pop("notes", [])]
+    notes += reach_note(module, sizes, native, vocabulary, label)
     notes += double_backward_note(module, sizes, native, vocabulary)
     if outputs == 1 and not ending:
         text = "the model has one output; it is audited as a binary classifier's logit"
@@ -190,7 +191,26 @@ def _outputs(module: nn.Module, batch: int, native: tuple[int, ...], label: str,
             f"{label} returns shape {list(result.shape)} for {batch} sample(s), expected logits (B, K)",
             "segmentation, detection and sequence models are not supported yet; it needs a classifier",
         )
+    check_outputs(tuple(result.shape), label)
     return int(result[0].numel())
+
+
+MOST_CLASSES = 10_000
+"""Classes that a classifier may have without being asked: ImageNet-21k, the largest public set of images with classes,
+has 10,450 in its current version; detectors flattened to one axis begin at about 20,000."""
+
+
+def check_outputs(shape: tuple[int, ...], label: str) -> None:
+    """Refuse outputs ``(B, T, 1)``, which forecasts and sequences have and classifiers do not.
+
+    Raises:
+        ModelError: They have this shape.
+    """
+    if len(shape) == 3 and shape[2] == 1 and shape[1] > 1:
+        raise ModelError(
+            f"{label} returns shape {list(shape)}: a forecast or one score per position, not one per class",
+            "sequence models are not supported yet; if these are classes, take the last axis off in the model",
+        )
 
 
 def _check_train_mode(

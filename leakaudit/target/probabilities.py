@@ -150,6 +150,7 @@ def _find(module: nn.Module, sizes: tuple[int, ...], native: tuple[int, ...], vo
             return None
         runs.append(seen)
     outputs = torch.cat([result for result, _ in runs])
+    _refuse_several_labels(outputs, runs)
     if not probabilities(outputs):
         return None
     kept = [results for _, results in runs]
@@ -162,6 +163,24 @@ def _find(module: nn.Module, sizes: tuple[int, ...], native: tuple[int, ...], vo
     among = sum(value.shape[1] == width for value in kept[0][len(kept[0]) - place :])
     same = all(_there(module, sample(size, native, 30, vocabulary, (-1.0, 2.0)), among, width) for size in sizes)
     return Head(among, width, sign) if same else Head(0, outputs.shape[1])
+
+
+def _refuse_several_labels(outputs: Tensor, runs: list[tuple[Tensor, list[Tensor]]]) -> None:
+    """Refuse a sigmoid over several outputs, each of which is a label of its own.
+
+    Raises:
+        ModelError: The outputs are the sigmoid of a result inside.
+    """
+    if outputs.shape[1] == 1 or float(outputs.min()) < 0 or float(outputs.max()) > 1 or probabilities(outputs):
+        return
+    for place in range(1, min(len(kept) for _, kept in runs) + 1):
+        values = _column([kept for _, kept in runs], place)
+        if values is not None and values.shape == outputs.shape:
+            if float((torch.sigmoid(values) - outputs).abs().max()) <= _SUM_TOLERANCE:
+                raise ModelError(
+                    f"the model ends in a sigmoid over {outputs.shape[1]} outputs: a multi-label head",
+                    "models with several labels per sample are not supported yet; it needs a classifier with softmax",
+                )
 
 
 def _results(module: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]] | None:

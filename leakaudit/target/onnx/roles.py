@@ -143,7 +143,7 @@ def assign(
             roles.excluded[name] = reason
             continue
         roles.parameters.add(name)
-        if single:
+        if single and not places.exporter.lists and places.exporter.parameter(name):
             roles.scalars.append(name)
         if sum(node.op_type not in ("Shape", "Size") for node, _ in uses) > 1:
             roles.shared.append(name)
