@@ -147,14 +147,14 @@ def reach_note(
             f"{label}: the output is not differentiable{f', cut off by {cut}' if cut else ''}: no update trains it",
             "choose the scores in front of it with --output NAME, or export the model that is trained",
         )
-    if found.change > HARDLY:
-        return []
     if cut and not _input_has_part(module, sizes, native, vocabulary):
         raise ModelError(
             f"{label}: the input reaches the output through {cut} alone, which has no derivative: a tree ensemble or a "
             "rule written as matrices, which no gradient trains",
             "audit the model that clients train by gradients",
         )
+    if found.change > HARDLY:
+        return []
     text = f"the update hardly depends on the input: it changes by {found.change:.1g} of its size between random inputs"
     return [FidelityNote("LA933", text, "check that the file holds the trained network and takes inputs of this range")]
 
