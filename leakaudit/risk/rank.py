@@ -7,6 +7,10 @@ Where shapes do not give the rank, the segment's Jacobian is measured if it is s
 and nothing is claimed about it. With ``jacobian=True`` the whole map from image
 to update is measured too (RA_J).
 
+Where layers are not trained, no chain of solved layers need reach the loss: what the update determines is then measured
+if that is cheap (`leakaudit.risk.frozen`), and else bounded by the smallest cut of the forward and the backward pass
+(`leakaudit.risk.update_flow`), which the notes call "at most".
+
 Levels
     *exact leak*: a biased fully connected layer reads the image off, or every layer is solvable in closed form;
     *identifiable*: the update determines the image locally (RA_prop = 0 or RA_J = 0), some layer alone does not;
@@ -15,9 +19,9 @@ Levels
 
 Score, 0 to 1, higher is more at risk: the mean of two fractions, ``1 - RA/n`` (directions of the image that the
 update determines; RA is RA_J where measured, else RA_prop) and ``1 - Σ deficit_i / Σ |x_i|`` over the weighted layers
-(how far a layer-by-layer attack gets). Risk is high for the first two levels and from a determined share RA/n of 90
-%, medium from 30 %, low below. There is no "safe": a deficit of d of n still gives away n - d directions, and priors
-fill in the rest.
+(how far a layer-by-layer attack gets; where layers are not trained, with what the layers after each leave open). Risk
+is high for the first two levels and from a determined share RA/n of 90 %, medium from 30 %, low below. There is no
+"safe": a deficit of d of n still gives away n - d directions, and priors fill in the rest.
 
 Fails: r̂ is an upper bound (see `structural`); δ and z are taken as known, which non-convexity denies to weak
 optimisers. References: Zhu & Blaschko, "R-GAP", ICLR 2021; the structural rank, RA_prop, RA_seg and the score are
@@ -31,6 +35,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from leakaudit.risk.chain import Segment, layer_system, propagate, segments
+from leakaudit.risk.frozen import Determined, Reach, reach
 from leakaudit.risk.jacobian import UNDECIDED_GAP, VISIBLE, Spectrum
 from leakaudit.risk.measure import Measured, Measuring
 from leakaudit.target.inventory import Layer, layers_and_outputs, parameter_users
@@ -156,18 +161,19 @@ def rank_analysis(
     if target.domain.uncounted:
         return _uncounted(target)
     started = time.perf_counter()
-    budget = started + (seconds if seconds is not None else 60.0 if jacobian else 3.0)
     accepted = target.batch_sizes is None or batch_size in target.batch_sizes
     recorded = trace(target, batch_size=batch_size if accepted else usable_batch_size(target), seed=seed)
     layers, outputs = layers_and_outputs(recorded)
     layers = annotate(layers, target)
     parts = segments(layers, batch_size)
+    budget = time.perf_counter() + (seconds if seconds is not None else 60.0 if jacobian else 3.0)
     measuring = Measuring(recorded, outputs, frozenset(target.parameters), jacobian, budget, seed)
     measured = measuring.segments(parts) if recorded.batch_size == batch_size else {}
     spectrum = measuring.whole(target, batch_size) if jacobian and target.parameters else None
+    determined = measuring.determined(target, layers) if recorded.batch_size == batch_size else None
     parts = tuple(replace(p, note=f"{p.note}; {measuring.refused[p.name]}") if p.name in measuring.refused else p
                   for p in parts)  # fmt: skip
-    report = judge(parts, batch_size, measured, spectrum)
+    report = judge(parts, batch_size, measured, spectrum, determined)
     return replace(report, seconds=time.perf_counter() - started)
 
 
@@ -186,14 +192,15 @@ def _uncounted(target: Target) -> RankReport:
 
 
 def annotate(layers: tuple[Layer, ...], target: Target) -> tuple[Layer, ...]:
-    """Note on each layer whether its weight is frozen (not part of the update) or shared with another layer."""
+    """Note on each layer which of its tensors are trained, and whether its weight is frozen or used elsewhere too."""
     trainable = target.parameters
     users = parameter_users(layers)
     noted = []
     for layer in layers:
-        extra: dict[str, Any] = {}
+        own = (layer.weight, layer.bias, *layer.settings.get("tensors", ()))
+        extra: dict[str, Any] = {"trained": tuple(name for name in own if name in trainable)}
         if layer.weight is not None:
-            extra = {"frozen": layer.weight not in trainable, "shared": len(users[layer.weight]) > 1}
+            extra |= {"frozen": layer.weight not in trainable, "shared": len(users[layer.weight]) > 1}
             extra["users"] = users[layer.weight]
             extra["biased"] = layer.bias in trainable
         noted.append(replace(layer, settings=layer.settings | extra))
@@ -205,34 +212,40 @@ def judge(
     batch_size: int = 1,
     measured: dict[str, Measured] | None = None,
     spectrum: Spectrum | None = None,
+    determined: Determined | None = None,
 ) -> RankReport:
     """Rows, level, score and risk from described segments; needs no model, so `what_if` uses it too."""
     measured = measured or {}
     known = tuple(_with(part, measured.get(part.name)) for part in parts)
-    deficits = propagate(known)
+    chain = propagate(known)
+    reached = reach(known, chain, batch_size, determined)
+    deficits = chain if reached is None else reached.deficits
     rows: list[LayerRank] = []
     virtual = 0
     for part, missing in zip(known, deficits, strict=True):
-        rows.append(_row(part, missing, virtual, measured.get(part.name)))
+        row = _row(part, missing, virtual, measured.get(part.name))
+        rows.append(row if reached is None else replace(row, unique=reached.unique(row.unique, missing)))
         if part.kind == "block":
             rows.extend(_inner(part, batch_size))
         virtual += max(0, part.weight - part.unknowns) if part.gradient else 0
     unknowns = parts[0].unknowns if parts else 0
     reading = deficits[0] if deficits else None
     open_directions = _open_directions(reading, spectrum)
-    exact = _exact_leak(known, batch_size)
-    level = _level(exact, open_directions)
-    score = _score(rows, unknowns, open_directions)
+    exact = _exact_leak(known, batch_size, chain if reached is None or reached.certain else None)
+    if reached is not None and not exact and not reached.known(open_directions):
+        open_directions = None
+    level = _level(exact, open_directions, reached)
+    score = _score(rows, unknowns, open_directions, partly=reached is not None)
     return RankReport(
         risk=_risk(level, unknowns, open_directions),
         score=score,
-        score_reason="" if score is not None else _unavailable(known),
+        score_reason="" if score is not None else _unavailable(known, reached),
         level=level,
         unknowns=unknowns,
         propagated_deficit=reading,
         layers=tuple(rows),
         spectrum=spectrum,
-        notes=tuple(_notes(known, exact, unknowns, reading, spectrum, batch_size)),
+        notes=tuple(_notes(known, exact, unknowns, reading, spectrum, batch_size, reached)),
     )
 
 
@@ -308,14 +321,14 @@ def _open_directions(reading: int | None, spectrum: Spectrum | None) -> int | No
     return reading
 
 
-def _exact_leak(parts: tuple[Segment, ...], batch_size: int) -> str:
-    """Why the image can be computed exactly, or ""."""
+def _exact_leak(parts: tuple[Segment, ...], batch_size: int, chain: tuple[int | None, ...] | None) -> str:
+    """Why the image can be computed exactly, or ""; `chain` is ``None`` where no recursion starts at the loss."""
     if batch_size > 1 or not parts:
         return ""
     first = parts[0].main
     if first is not None and _reads_input(parts[0]):
         return f"{first.name}: x = (∂ℓ/∂W)_j / (∂ℓ/∂b)_j reads the image off one row of its gradient"
-    solvable = all(
+    solvable = chain is not None and all(
         p.system is not None and p.system.deficit == 0 and p.invertible and p.kind in ("convolution", "linear")
         for p in parts
     )
@@ -330,20 +343,26 @@ def _reads_input(part: Segment) -> bool:
     return bool(trained) and layer.settings["tokens"] == 1
 
 
-def _level(exact: str, open_directions: int | None) -> Level:
+def _level(exact: str, open_directions: int | None, reached: Reach | None) -> Level:
     if exact:
         return "exact leak"
     if open_directions is None:
         return "counts unavailable"
+    if reached is not None and not reached.always_unique:
+        return "partially identifiable"
     return "identifiable" if open_directions == 0 else "partially identifiable"
 
 
-def _score(rows: list[LayerRank], unknowns: int, open_directions: int | None) -> float | None:
-    counted = [row for row in rows if row.deficit is not None and row.unknowns is not None and row.gradient]
-    total = sum(row.unknowns or 0 for row in counted)
+def _score(rows: list[LayerRank], unknowns: int, open_directions: int | None, *, partly: bool) -> float | None:
+    """The mean of two fractions; of a partly frozen model, every layer with what those after it leave open."""
+    if partly:
+        counted = [(row.unknowns or 0, row.propagated) for row in rows if row.propagated is not None]
+    else:
+        counted = [(row.unknowns or 0, row.deficit) for row in rows if row.deficit is not None and row.gradient]
+    total = sum(size for size, _ in counted)
     if open_directions is None or not unknowns or not total:
         return None
-    layerwise = 1.0 - sum(row.deficit or 0 for row in counted) / total
+    layerwise = 1.0 - sum(missing for _, missing in counted) / total
     return round(0.5 * (1.0 - open_directions / unknowns) + 0.5 * layerwise, 4)
 
 
@@ -356,7 +375,12 @@ def _risk(level: Level, unknowns: int, open_directions: int | None) -> Risk:
     return "high" if share >= 0.9 else "medium" if share >= 0.3 else "low"
 
 
-def _unavailable(parts: tuple[Segment, ...]) -> str:
+def _unavailable(parts: tuple[Segment, ...], reached: Reach | None) -> str:
+    if reached is not None:
+        return (
+            f"{reached.named} not trained, and shapes rule out nothing: what the update determines was not measured "
+            "(--jacobian measures models of few inputs)"
+        )
     missing = [part for part in parts if part.system is None]
     if not missing:
         return "the model has no layer with trainable weights between input and output"
@@ -372,6 +396,7 @@ def _notes(
     reading: int | None,
     spectrum: Spectrum | None,
     batch_size: int,
+    reached: Reach | None,
 ) -> list[str]:
     notes = [exact] if exact else []
     notes += [
@@ -379,7 +404,10 @@ def _notes(
         for part in parts[1:]
         if batch_size == 1 and _reads_input(part)
     ][:1]
-    if reading is not None:
+    if reached is not None:
+        notes.append(f"{reached.named} not trained: outputs are known only as far as what follows determines them")
+        notes.append(reached.told)
+    elif reading is not None:
         most = "at most " if any(part.bound for part in parts) else ""
         notes.append(f"RA_prop: the update determines {most}{unknowns - reading} of {unknowns} directions of the image")
     deficient = [part for part in parts if part.system is not None and part.system.deficit > 0 and part.gradient]
