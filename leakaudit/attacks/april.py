@@ -36,6 +36,7 @@ from leakaudit.attacks.base import Attack
 from leakaudit.attacks.reading.confirm import Recovered, assemble, best_label
 from leakaudit.attacks.reading.first_layer import Entry, find_entries, like, masks_unknown, mid_grey, probe_batch
 from leakaudit.attacks.reading.noise import rank_limit, spread
+from leakaudit.attacks.reading.repeated import as_one, one_repeated, repeated
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.protocols.fedsgd import gradient_of
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
@@ -182,6 +183,8 @@ class April(Attack):
         found = find_patches(target)
         if found is None:
             return NotApplicable("no learned position embedding is added to a patch embedding of the input")
+        if observation.batch_size != 1 and one_repeated(target, observation):
+            return self.applies(target, as_one(observation))
         if observation.batch_size != 1:
             return NotApplicable(f"batch of {observation.batch_size}: position gradients of several samples are summed")
         if observation.one_bit or observation.pruned:
@@ -194,6 +197,8 @@ class April(Attack):
 
     def run(self, target: Target, observation: Observation, generator: Generator, monitor: Monitor) -> Reconstruction:
         """Solve for the patches and put them back."""
+        if observation.batch_size != 1:
+            return repeated(self.run(target, as_one(observation), generator, monitor), observation.batch_size)
         found = find_patches(target)
         if found is None:
             raise ValueError("APRIL needs a patch embedding with learned positions: ask `applies` first")

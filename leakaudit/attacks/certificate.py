@@ -12,6 +12,9 @@ two random directions, is below ``NULL_TOLERANCE`` only if there is none (a one-
 probability below 1e-4). Directions whose singular value is so small that the iterations do not reach them leave it
 undecided.
 
+A sample that the reconstruction holds several times, with one label, varies as one: that its copies might differ by
+opposite amounts is a matter of second order, and no other batch.
+
 Token ids have no J. For them ``unique`` says that every exchange of two tokens, and every token of the sequence put in
 another's place, regenerates the update worse: by ``SHARE_MARGIN`` times the residual and above ``ROUNDING``.
 
@@ -65,7 +68,7 @@ class Certificate:
         tolerance: The residual that counts as rounding for the update's type.
         weakest: Share ‖∇ℓ_i‖ / (B ‖g*‖) of the sample that the update depends on least; ``nan`` if not computed.
         exact: Whether the residual is at float level and each sample's share is well above it.
-        unknowns: Entries of the reconstruction, n.
+        unknowns: Entries of the reconstruction's distinct samples, n.
         rank: Estimated numerical rank of J, or ``None`` if not computed or undecided.
         unique: Whether J has full column rank; ``None`` if not computed or undecided.
         note: Why something is missing, or "".
@@ -114,7 +117,7 @@ def certify(
         tolerance=tolerance,
         weakest=weakest,
         exact=residual <= tolerance and weakest >= SHARE_MARGIN * residual,
-        unknowns=play.inputs.numel(),
+        unknowns=len(_distinct(play)[0]) * play.inputs[0].numel(),
     )
     if not uniqueness:
         return certificate
@@ -144,6 +147,18 @@ def _weakest_share(target: Target, observation: Observation, play: Play) -> floa
     except AuditError:
         return float("nan")
     return min(_norm({n: g.detach() for n, g in term.items()}) / size for term in terms)
+
+
+def _distinct(play: Play) -> tuple[Tensor, Tensor]:
+    """Rows (u,) of a play that occur first, and which of these each row is (B,); all where masks may differ."""
+    every = torch.arange(len(play.inputs), device=play.inputs.device)
+    if play.masks or play.order is not None or play.labels.dim() > 1:
+        return every, every
+    rows = torch.cat([play.inputs.flatten(1).double(), play.labels[:, None].double()], 1)
+    same = (rows[:, None] == rows[None]).all(2)
+    first = same.int().argmax(1)
+    kept = (first == every).nonzero().flatten()
+    return kept, torch.searchsorted(kept, first)
 
 
 def _neighbours(domain: Domain, inputs: Tensor) -> list[tuple[int, Tensor]] | None:
@@ -186,10 +201,11 @@ def _with_rank(
     generator: Generator,
 ) -> Certificate:
     """Fill in rank and uniqueness, in float64 (in the model's own type where the model refuses that)."""
-    size = play.inputs.numel()
+    size = certificate.unknowns
     try:
         double = replace(target, module=copy.deepcopy(target.module).double())
-        jacobian = UpdateJacobian(double, observation, replace(play, inputs=play.inputs.double()))
+        inputs = replace(play, inputs=play.inputs.double())
+        jacobian = UpdateJacobian(double, observation, inputs, *_distinct(play))
     except RuntimeError as error:
         return replace(certificate, note=f"local uniqueness not computed: {str(error).splitlines()[0]}")
     missing, converged = missing_directions(jacobian, products, generator, probes=PROBES, tolerance=NULL_TOLERANCE)

@@ -41,6 +41,7 @@ from leakaudit.attacks.reading.confirm import Recovered, assemble, best_label, m
 from leakaudit.attacks.reading.first_layer import Entry, find_linear, masks_unknown, mid_grey
 from leakaudit.attacks.reading.noise import rank_limit, spread
 from leakaudit.attacks.reading.rank_one import complete, leading
+from leakaudit.attacks.reading.repeated import as_one, one_repeated, repeated
 from leakaudit.errors import AuditError
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.protocols.base import Play
@@ -138,6 +139,8 @@ class LinearReader(Attack):
         entry = first_layer_or_reason(target, observation)
         if isinstance(entry, NotApplicable):
             return NotApplicable(entry.reason + _inner_reading(target, observation))
+        if observation.batch_size > 1 and one_repeated(target, observation):
+            return None
         if entry.bias is None and observation.batch_size > 1:
             return NotApplicable(f"{entry.weight} has no bias: rows of several samples cannot be told apart by ratios")
         if observation.pruned and observation.batch_size > 1:
@@ -153,6 +156,8 @@ class LinearReader(Attack):
             raise ValueError("the first-layer reader needs a linear first layer: ask `applies` first")
         if observation.batch_size == 1:
             return _read_one(target, observation, entry)
+        if entry.bias is None:
+            return repeated(_read_one(target, as_one(observation), entry), observation.batch_size)
         return _read_batch(target, observation, entry, self.settings)
 
 
@@ -284,13 +289,17 @@ def _read_batch(target: Target, observation: Observation, entry: Entry, settings
     bias = observation.update[str(entry.bias)].reshape(-1)
     for error, group in zip(errors, groups, strict=True):
         error[group.rows] = bias[group.rows] * observation.batch_size
-    labels, mismatch = match_labels(target, observation, entry, images, errors)
+    matched = match_labels(target, observation, entry, images, errors)
     noise = torch.tensor([wrong * len(g.rows) ** 0.5 / float(bias[g.rows].norm()) for g in groups])
-    confirmed = torch.ones(len(groups), dtype=torch.bool) if hidden else mismatch <= settings.mismatch + 3 * noise
+    confirmed = (
+        torch.ones(len(groups), dtype=torch.bool) if hidden else matched.mismatch <= settings.mismatch + 3 * noise
+    )
     confirmed &= bool(entry.map.known.all())
+    confirmed &= _plausible_counts(matched.counts, groups, observation.batch_size)
     keep = confirmed.nonzero().flatten()
-    found = Recovered(images[keep.to(images.device)], labels[keep], confirmed[keep] & (wrong == 0))
-    return assemble(target, observation, found, f"units of {entry.weight} that one sample alone activates")
+    found = Recovered(images[keep.to(images.device)], matched.labels[keep], confirmed[keep] & (wrong == 0))
+    how = f"units of {entry.weight} that one sample alone activates"
+    return assemble(target, observation, found.repeated(matched.counts[keep]), how)
 
 
 def group_rows(update: Mapping[str, Tensor], entry: Entry, agreement: float, noise: float = 0.0) -> list[Group]:
@@ -322,6 +331,13 @@ def group_rows(update: Mapping[str, Tensor], entry: Entry, agreement: float, noi
         groups.append(Group(live[members], operand))
         free &= ~members
     return groups
+
+
+def _plausible_counts(counts: Tensor, groups: list[Group], size: int) -> Tensor:
+    """Which multiplicities hold (k,): those above one rest on enough rows, and together fit into the batch."""
+    rows = torch.tensor([len(group.rows) for group in groups])
+    enough = (rows >= CHANCE_ROWS) & (int(counts.sum()) <= size)
+    return (counts == 1) | enough
 
 
 def _plausible(groups: list[Group], entry: Entry, observation: Observation, minimum: int) -> list[Group]:

@@ -30,11 +30,22 @@ class UpdateJacobian:
         target: The model.
         observation: How clients make an update, which tensors they share, and through which channel.
         play: At which the Jacobian is taken.
+        distinct: Rows (u,) of the play's inputs that vary; by default all.
+        places: Which of these each row of the play is (B,).
     """
 
-    def __init__(self, target: Target, observation: Observation, play: Play) -> None:
-        self.inputs = play.inputs.detach().clone().requires_grad_(True)
-        at = Play(self.inputs, play.labels, play.order, play.masks)
+    def __init__(
+        self,
+        target: Target,
+        observation: Observation,
+        play: Play,
+        distinct: Tensor | None = None,
+        places: Tensor | None = None,
+    ) -> None:
+        inputs = play.inputs if distinct is None else play.inputs[distinct]
+        self.inputs = inputs.detach().clone().requires_grad_(True)
+        whole = self.inputs if places is None else self.inputs[places]
+        at = Play(whole, play.labels, play.order, play.masks)
         shared = observation.regenerate(target, at, create_graph=True)
         self.value = torch.cat([g.reshape(-1) for g in shared.values()])
         self.dual = torch.zeros_like(self.value).requires_grad_(True)
