@@ -36,6 +36,7 @@ from leakaudit.attacks.base import Attack
 from leakaudit.attacks.reading.confirm import Recovered, assemble, best_label
 from leakaudit.attacks.reading.first_layer import Entry, find_entries, like, masks_unknown, mid_grey, probe_batch
 from leakaudit.attacks.reading.noise import rank_limit, spread
+from leakaudit.attacks.reading.one_sample import covered
 from leakaudit.attacks.reading.repeated import as_one, one_repeated, repeated
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.protocols.fedsgd import gradient_of
@@ -211,7 +212,7 @@ class April(Attack):
         fill = mid_grey(observation, patches)[0]
         image = from_patches(entry, patches, tuple(update[entry.weight].shape), fill).to(dtype)
         label, residual = best_label(target, observation, image)
-        complete = rank == found.count and bool(entry.map.known.all()) and len(product) > found.count
+        complete = rank == found.count and covered(target, [entry]) is None and len(product) > found.count
         confirmed = noise == 0 and complete and misfit <= self.settings.misfit
         if not masks_unknown(target, observation):
             confirmed = confirmed and residual <= 10 * self.settings.misfit

@@ -13,7 +13,7 @@ probability below 1e-4). Directions whose singular value is so small that the it
 undecided.
 
 A sample that the reconstruction holds several times, with one label, varies as one: that its copies might differ by
-opposite amounts is a matter of second order, and no other batch.
+opposite amounts is a matter of second order, and no other batch. Entries that the model never reads do not vary.
 
 Token ids have no J. For them ``unique`` says that every exchange of two tokens, and every token of the sequence put in
 another's place, regenerates the update worse: by ``SHARE_MARGIN`` times the residual and above ``ROUNDING``.
@@ -34,6 +34,7 @@ import torch
 from torch import Generator, Tensor
 
 from leakaudit.attacks.base import cpu_generator, relative_residual
+from leakaudit.attacks.reading.entries import read_entries
 from leakaudit.domains.base import Domain
 from leakaudit.errors import AuditError
 from leakaudit.observation import Observation
@@ -68,7 +69,7 @@ class Certificate:
         tolerance: The residual that counts as rounding for the update's type.
         weakest: Share ‖∇ℓ_i‖ / (B ‖g*‖) of the sample that the update depends on least; ``nan`` if not computed.
         exact: Whether the residual is at float level and each sample's share is well above it.
-        unknowns: Entries of the reconstruction's distinct samples, n.
+        unknowns: Entries of the reconstruction, n; with the rank, those that vary: of distinct samples, and read.
         rank: Estimated numerical rank of J, or ``None`` if not computed or undecided.
         unique: Whether J has full column rank; ``None`` if not computed or undecided.
         note: Why something is missing, or "".
@@ -117,7 +118,7 @@ def certify(
         tolerance=tolerance,
         weakest=weakest,
         exact=residual <= tolerance and weakest >= SHARE_MARGIN * residual,
-        unknowns=len(_distinct(play)[0]) * play.inputs[0].numel(),
+        unknowns=play.inputs.numel(),
     )
     if not uniqueness:
         return certificate
@@ -201,13 +202,14 @@ def _with_rank(
     generator: Generator,
 ) -> Certificate:
     """Fill in rank and uniqueness, in float64 (in the model's own type where the model refuses that)."""
-    size = certificate.unknowns
     try:
         double = replace(target, module=copy.deepcopy(target.module).double())
         inputs = replace(play, inputs=play.inputs.double())
-        jacobian = UpdateJacobian(double, observation, inputs, *_distinct(play))
+        jacobian = UpdateJacobian(double, observation, inputs, *_distinct(play), read_entries(target))
     except RuntimeError as error:
         return replace(certificate, note=f"local uniqueness not computed: {str(error).splitlines()[0]}")
+    size = jacobian.unknowns
+    certificate = replace(certificate, unknowns=size)
     missing, converged = missing_directions(jacobian, products, generator, probes=PROBES, tolerance=NULL_TOLERANCE)
     if max(missing) <= NULL_TOLERANCE:
         return replace(certificate, rank=size, unique=True)

@@ -45,6 +45,7 @@ from leakaudit.attacks.linear import first_layer_or_reason
 from leakaudit.attacks.reading.confirm import Recovered, assemble, match_labels
 from leakaudit.attacks.reading.first_layer import Entry, masks_unknown, mid_grey, probe_batch
 from leakaudit.attacks.reading.noise import live_rows, noise_share, rank_limit, spread, step_of
+from leakaudit.attacks.reading.one_sample import covered
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.protocols.base import Play
 from leakaudit.protocols.fedsgd import gradient_of
@@ -389,7 +390,7 @@ def _judge(
     low, high = observation.domain.box(images)
     slack = 1e-2 * (high - low)
     inside = ((images >= low - slack) & (images <= high + slack)).flatten(1).all(1)
-    if not bool((pattern & inside).all()) or not bool(entry.map.known.all()):
+    if not bool((pattern & inside).all()) or covered(target, [entry]) is not None:
         labels = torch.zeros(len(images), dtype=torch.long)
         return Recovered(images, labels, torch.zeros(len(images), dtype=torch.bool)), False
     every = torch.zeros((len(images), len(entry.rows(observation.update))), dtype=errors.dtype, device=errors.device)

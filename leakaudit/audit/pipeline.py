@@ -15,8 +15,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
 from leakaudit import __version__
 from leakaudit.attacks.base import Attack
+from leakaudit.attacks.reading.entries import read_entries
 from leakaudit.attacks.registry import available, create
 from leakaudit.audit import assemble
 from leakaudit.audit.budget import Budget
@@ -80,7 +83,6 @@ def audit(
     observer = observer or SilentObserver()
     memory = (memory or Memory(options.cache)).within(options.time_budget)
     device = choose_device(options.device)
-    measure = make_measure(domain, samples, options)
     chosen = options.attacks or tuple(name for name, attack in available().items() if attack.by_default)
     attacks = [_created(name, options) for name in chosen]
     attacks.sort(key=lambda attack: attack.cost)  # later ones build on what earlier ones found
@@ -88,6 +90,8 @@ def audit(
         refuse_overlap(options.auxiliary, samples)
     target = replace(target, domain=domain)
     target = defended_model(target, options.defences, seed_of(options.seed, "defence", 0))
+    read = read_entries(target)
+    measure = make_measure(domain, samples, options, read)
     with reproducible(target, options.seed):
         observer.stage("rank analysis")
         rank_section = assess_architecture(target, options)
@@ -110,7 +114,7 @@ def audit(
     batch = assemble.batch_section(samples, domain, options.batch_size, len(victims), silent)
     defences = _defences(target, victims[0], options, [run.attack for run in runs if run.outcomes])
     evidence = Evidence(
-        assemble.target_section(target),
+        assemble.target_section(target, int((~read).sum())),
         assemble.protocol_section(protocol, options.defences, options.recorded),
         rank_section,
         entries,
@@ -231,7 +235,12 @@ def _knowledge(options: AuditOptions) -> Knowledge:
     return Knowledge(options.seed, options.defences, options.auxiliary, shared)
 
 
-def make_measure(domain: Domain, samples: Batch, options: AuditOptions) -> Measure[Any]:
-    """The measure of the samples, as strict as was asked for."""
-    judging = Judging(criterion=options.criterion, distractors=options.distractors, lpips_weights=options.lpips_weights)
+def make_measure(domain: Domain, samples: Batch, options: AuditOptions, read: Tensor) -> Measure[Any]:
+    """The measure of the samples, as strict as was asked for, of the entries that the model reads."""
+    judging = Judging(
+        criterion=options.criterion,
+        distractors=options.distractors,
+        lpips_weights=options.lpips_weights,
+        read=read,
+    )
     return measure_for(domain, samples, judging)

@@ -28,6 +28,7 @@ from leakaudit.domains.base import Domain
 from leakaudit.domains.specs import Spec
 from leakaudit.errors import UsageError
 from leakaudit.reconstruction import Reconstruction
+from leakaudit.scoring.parts import Part
 from leakaudit.scoring.reidentify import Identification
 
 CONFIDENCE_LEVEL = 0.95
@@ -69,11 +70,13 @@ class Judging:
         criterion: When a sample counts as leaked.
         distractors: Further values (M, *shape) to tell samples from, or ``None``.
         lpips_weights: SqueezeNet 1.1 checkpoint for LPIPS; ``None`` looks in torch's hub cache.
+        read: Entries (*shape) that the model reads, or ``None`` for all; the others are left out of every score.
     """
 
     criterion: LeakCriterion = field(default_factory=LeakCriterion)
     distractors: Tensor | None = None
     lpips_weights: Path | None = None
+    read: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -86,6 +89,7 @@ class SampleScore(ABC):
         identification: Whether the sample is the nearest, and among how many.
         leaked: Beats every floor by a margin, and is identified among enough others.
         reason: Why it does not count, or "".
+        part: The part of the sample that leaked, where it is not the whole.
     """
 
     position: int
@@ -93,6 +97,7 @@ class SampleScore(ABC):
     identification: Identification
     leaked: bool
     reason: str = ""
+    part: Part | None = None
 
     @property
     @abstractmethod

@@ -40,12 +40,14 @@ class Recovered:
     Args:
         images: (k, C, H, W) in normalised space.
         labels: Class indices (k,).
-        confirmed: Whether each is confirmed (k,).
+        confirmed: Whether each is confirmed (k,), as far as it was read.
+        entries: The entries (C, H, W) that were read, where the model reads others too; ``None`` where these are all.
     """
 
     images: Tensor
     labels: Tensor
     confirmed: Tensor
+    entries: Tensor | None = None
 
     def repeated(self, counts: Tensor) -> Recovered:
         """Each sample as often as it occurs in the batch, by its count (k,)."""
@@ -53,6 +55,7 @@ class Recovered:
             self.images.repeat_interleave(counts.to(self.images.device), 0),
             self.labels.repeat_interleave(counts),
             self.confirmed.repeat_interleave(counts),
+            self.entries,
         )
 
 
@@ -158,15 +161,20 @@ def assemble(target: Target, observation: Observation, found: Recovered, how: st
     labels = fill_labels(found.labels[order], observation, reference.device)
     inputs[: len(order)] = found.images[order.to(found.images.device)].to(inputs)
     count = int(found.confirmed[order].sum())
-    exact = count == observation.batch_size
-    if not masks_unknown(target, observation):
+    exact = count == observation.batch_size and found.entries is None
+    if exact and not masks_unknown(target, observation):
         inside = Play(observation.domain.project(inputs), labels)
-        exact = exact and certify(target, observation, inside, uniqueness=False).exact
+        exact = certify(target, observation, inside, uniqueness=False).exact
     gradients = observation.regenerate(target, Play(inputs, labels))
     distance = CosineDistance(tuple(observation.update.values()))
     match = float(distance([gradients[name] for name in observation.update]))
-    notes = (_note(count, len(order), observation.batch_size, how),)
-    return Reconstruction(inputs=inputs, labels=labels, match=match, exact=exact, notes=notes)
+    notes, read = (_note(count, len(order), observation.batch_size, how),), None
+    if found.entries is not None:
+        read = torch.zeros(inputs.shape, dtype=torch.bool, device=inputs.device)
+        read[:count] = found.entries.to(inputs.device)
+        part = f"{int(found.entries.sum())} of {found.entries.numel()} entries of "
+        notes = (part + notes[0], "What the other entries hold is the start, not a result.")
+    return Reconstruction(inputs=inputs, labels=labels, match=match, exact=exact, notes=notes, read=read)
 
 
 def _note(count: int, shown: int, size: int, how: str) -> str:
