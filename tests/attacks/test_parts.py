@@ -19,6 +19,7 @@ from leakaudit.client.batch import Batch
 from leakaudit.domains.images import Images
 from leakaudit.observation import Observation
 from leakaudit.reconstruction import Reconstruction
+from leakaudit.report.formats.html import render_html
 from leakaudit.target.target import Target
 from tests.attacks.exact import errors, seen
 from tests.attacks.slices import SHAPE, Crop, Partly, Slices
@@ -124,6 +125,7 @@ def test_a_part_that_leaks_is_a_finding_of_its_own() -> None:
     assert (found["LA208"].evidence["entries"], found["LA208"].severity) == (25, "high")
     assert "25 of 48 entries" in found["LA208"].message
     assert "LA203" not in found
+    assert "leaked in part, 25 of 48 entries" in render_html(report)
 
 
 def test_a_crop_leaks_and_what_is_never_read_is_said() -> None:
@@ -134,6 +136,7 @@ def test_a_crop_leaks_and_what_is_never_read_is_said() -> None:
     assert (sample.leaked, sample.part) == (True, None)
     assert sample.psnr is None or sample.psnr > 100
     assert report.target.unread == 784 - 196
+    assert "588 of 784 entries of a sample, left out of every score" in render_html(report)
     assert report.verdict.status == "LEAKS (certified)"
     assert {finding.id for finding in report.findings} >= {"LA203"}
 
