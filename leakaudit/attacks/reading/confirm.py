@@ -168,7 +168,8 @@ def assemble(target: Target, observation: Observation, found: Recovered, how: st
     gradients = observation.regenerate(target, Play(inputs, labels))
     distance = CosineDistance(tuple(observation.update.values()))
     match = float(distance([gradients[name] for name in observation.update]))
-    notes, read = (_note(count, len(order), observation.batch_size, how),), None
+    notes: tuple[str, ...] = (_note(count, len(order), observation.batch_size, how),)
+    read = None
     if found.entries is not None:
         read = torch.zeros(inputs.shape, dtype=torch.bool, device=inputs.device)
         read[:count] = found.entries.to(inputs.device)

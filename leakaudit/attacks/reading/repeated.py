@@ -18,7 +18,8 @@ from leakaudit.recursion.plan import record
 from leakaudit.target.target import Target
 
 TELLING_ROWS = 3
-"""Outputs from which a linear layer tells one sample from several: the errors of two classes differ by sign only."""
+"""Outputs from which a linear layer tells one sample from several; by definition, as errors of two classes differ in
+sign only."""
 
 
 def as_one(observation: Observation) -> Observation:
