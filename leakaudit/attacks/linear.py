@@ -20,6 +20,11 @@ Through known noise of standard deviation σ, one sample is the leading singular
 (`leakaudit.attacks.reading.noise`); rows of a batch agree if they do up to the noise of their ratios. Of a pruned
 update one sample is the matrix of rank one that agrees with the entries that survived. Rounding counts as noise.
 
+A sample that the batch holds m times has m times its error, and is returned as often; a batch that is one sample,
+several times, is read as that sample. Several layers that each read a slice of the input are put together
+(`leakaudit.attacks.reading.one_sample`, `leakaudit.attacks.reading.agreement`). What they read may be a part of what
+the model reads: then that part is claimed, and no more.
+
 Fails for layers of several tokens, for smooth activations without dropout, and where every unit is shared.
 Deviation from the first published form (one row, one ratio): least squares over the rows of a group.
 """

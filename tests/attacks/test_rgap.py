@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.rgap import RGAP
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe
 from leakaudit.domains.images import Images
 from leakaudit.observation import Observation
 from leakaudit.protocols.fedsgd import FedSGD
