@@ -34,11 +34,11 @@ import torch
 from torch import Generator, Tensor
 
 from leakaudit.attacks.base import cpu_generator, relative_residual
-from leakaudit.attacks.reading.entries import read_entries
 from leakaudit.domains.base import Domain
 from leakaudit.errors import AuditError
 from leakaudit.observation import Observation
 from leakaudit.protocols.base import Play
+from leakaudit.risk.dependence import read_entries
 from leakaudit.risk.update_jacobian import UpdateJacobian, missing_directions
 from leakaudit.target.target import Target
 

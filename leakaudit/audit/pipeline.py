@@ -19,7 +19,6 @@ from torch import Tensor
 
 from leakaudit import __version__
 from leakaudit.attacks.base import Attack
-from leakaudit.attacks.reading.entries import read_entries
 from leakaudit.attacks.registry import available, create
 from leakaudit.audit import assemble
 from leakaudit.audit.budget import Budget
@@ -43,6 +42,7 @@ from leakaudit.findings.verdict import conclude
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.protocols.base import Protocol
 from leakaudit.protocols.fedsgd import FedSGD
+from leakaudit.risk.dependence import read_entries
 from leakaudit.risk.rank import rank_analysis
 from leakaudit.risk.what_if import smallest_changes
 from leakaudit.scoring.base import Judging, Measure, measure_for

@@ -161,6 +161,11 @@ class RankSection(_Model):
     propagated_deficit: Public[int | None] = None
     layers: Public[list[RankLayer]]
     notes: Public[list[str]] = Field(default_factory=list)
+    update_change: Public[float | None] = Field(
+        default=None, description="relative change of the update by another sample; null where not computed"
+    )
+    update_flat: Public[bool] = Field(default=False, description="neither logits nor update have a slope in the input")
+    update_told: Public[str] = Field(default="", description="that the update hardly depends on the sample, if so")
     smallest_changes: Public[list[str]] = Field(
         default_factory=list, description="single changes after which the update determines less, the cheapest first"
     )

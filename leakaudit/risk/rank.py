@@ -35,6 +35,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from leakaudit.risk.chain import Segment, layer_system, propagate, segments
+from leakaudit.risk.dependence import Dependence, dependence
 from leakaudit.risk.frozen import Determined, Reach, reach
 from leakaudit.risk.jacobian import UNDECIDED_GAP, VISIBLE, Spectrum
 from leakaudit.risk.measure import Measured, Measuring
@@ -101,6 +102,7 @@ class RankReport:
         spectrum: The whole map from image to update, where asked for.
         notes: One sentence each.
         seconds: Time it took.
+        dependence: How the update depends on the sample; ``None`` where nothing was to be measured.
     """
 
     risk: Risk
@@ -113,6 +115,7 @@ class RankReport:
     spectrum: Spectrum | None = None
     notes: tuple[str, ...] = field(default=())
     seconds: float = 0.0
+    dependence: Dependence | None = None
 
     def to_document(self) -> RankSection:
         """As the section of the report."""
@@ -140,6 +143,9 @@ class RankReport:
             propagated_deficit=self.propagated_deficit,
             layers=rows,
             notes=list(self.notes),
+            update_change=self.dependence.change if self.dependence else None,
+            update_flat=self.dependence.flat if self.dependence else False,
+            update_told=self.dependence.told if self.dependence else "",
         )
 
 
@@ -152,7 +158,8 @@ def rank_analysis(
         target: In the mode (train or eval) that the client trains in.
         batch_size: Samples behind one update.
         jacobian: Also measure segments up to 4,000 unknowns and the map from image to update.
-        seconds: Time for measurements: 3 by default, 60 with ``jacobian``. Counts alone take a fraction of a second.
+        seconds: Time for measurements, 0 for none: 3 by default, 60 with ``jacobian``. Counts alone take a fraction of
+            a second.
         seed: Of the random inputs at which ranks are measured.
 
     Raises:
@@ -174,7 +181,9 @@ def rank_analysis(
     parts = tuple(replace(p, note=f"{p.note}; {measuring.refused[p.name]}") if p.name in measuring.refused else p
                   for p in parts)  # fmt: skip
     report = judge(parts, batch_size, measured, spectrum, determined)
-    return replace(report, seconds=time.perf_counter() - started)
+    found = dependence(target) if seconds != 0 else None
+    notes = (*report.notes, found.told) if found is not None and found.told else report.notes
+    return replace(report, seconds=time.perf_counter() - started, dependence=found, notes=notes)
 
 
 def _uncounted(target: Target) -> RankReport:

@@ -13,7 +13,6 @@ import leakaudit
 from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.certificate import certify
 from leakaudit.attacks.linear import LinearReader, LinearSettings
-from leakaudit.attacks.reading.entries import read_entries
 from leakaudit.attacks.spear import Spear, SpearSettings
 from leakaudit.client.batch import Batch
 from leakaudit.domains.images import Images
@@ -23,7 +22,7 @@ from leakaudit.report.formats.html import render_html
 from leakaudit.target.target import Target
 from tests.attacks.exact import errors, seen
 from tests.attacks.slices import SHAPE, Crop, Partly, Slices
-from tests.conftest import make_target, small_cnn, smooth_images
+from tests.conftest import make_target, smooth_images
 
 READER = LinearReader(LinearSettings())
 
@@ -87,21 +86,6 @@ def test_a_part_is_claimed_as_one(places: list[int], samples: Batch, space: Imag
     truth = space.encode(samples.images[places]).flatten(1)[:, :225]
     found = result.inputs.flatten(1)[:, :225]
     assert float(torch.cdist(found, truth).min(0).values.max()) < 1e-3
-
-
-def test_entries_that_are_read() -> None:
-    strided = nn.Sequential(nn.Conv2d(3, 8, 1, stride=3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 5))
-    assert int(read_entries(make_target(strided, SHAPE, 5)).sum()) == 3 * 16
-    assert int(read_entries(make_target(Crop(), SHAPE, 5)).sum()) == 108
-    for module in (small_cnn(), Slices(2), Partly(225)):
-        assert bool(read_entries(make_target(module, SHAPE, 5)).all())
-
-
-def test_a_weight_of_zero_hides_nothing_from_its_gradient() -> None:
-    """Logits of a zero-initialised model depend on nothing; its update shows the input."""
-    module = nn.Sequential(nn.Flatten(), nn.Linear(432, 5))
-    nn.init.zeros_(module[1].weight)
-    assert bool(read_entries(make_target(module, SHAPE, 5)).all())
 
 
 def scan(module: nn.Module, images: np.ndarray, size: int = 1) -> leakaudit.Report:

@@ -25,6 +25,7 @@ CASES: dict[str, Evidence] = {
     "LA102": evidence([], target={"first_layer": FirstLayer(name="fc", kind="linear", bias=False)}),
     "LA103": evidence([], target={"first_layer": FirstLayer(name="conv", kind="convolution", bias=True)}),
     "LA104": evidence([], target={"parameters": 384}),
+    "LA105": evidence([], update_told="its update is the same for every sample"),
     "LA201": evidence([entry(sample(True))]),
     "LA202": evidence([entry(sample(True), family="closed form")]),
     **{f"LA20{n}": evidence([entry(sample(True), finding=f"LA20{n}")]) for n in (3, 4, 5, 6, 7)},

@@ -77,7 +77,7 @@ def test_random_partly_frozen_networks_from_shapes_alone() -> None:
 
 @pytest.mark.slow
 def test_three_hundred_partly_frozen_networks() -> None:
-    """One run: 234 of 300 counted exactly, 54 from input to input, 0 wrong; from shapes alone, 0 wrong."""
+    """One run: 245 of 300 exactly, 55 from one rank to another, 0 wrong; from shapes alone, 0 wrong. 51 s of CPU."""
     assert all_agree(ALL, None) >= len(ALL) * 3 // 4
     all_agree(ALL, 0.0)
 

@@ -18,13 +18,13 @@ from leakaudit.attacks.base import cpu_generator, relative_residual
 from leakaudit.attacks.certificate import RESIDUAL_TOLERANCE
 from leakaudit.attacks.labels.infer import infer_labels
 from leakaudit.attacks.reading.confirm import Recovered, assemble, best_label
-from leakaudit.attacks.reading.entries import read_entries
 from leakaudit.attacks.reading.first_layer import Entry, masks_unknown, mid_grey, together
 from leakaudit.attacks.reading.noise import rank_limit, spread
 from leakaudit.attacks.reading.rank_one import complete, leading
 from leakaudit.observation import Observation
 from leakaudit.protocols.base import Play
 from leakaudit.reconstruction import Reconstruction
+from leakaudit.risk.dependence import read_entries
 from leakaudit.target.target import Target
 
 
