@@ -66,7 +66,7 @@ class Dependence:
 def read_entries(target: Target) -> Tensor:
     """Entries (*shape) of one sample that the logits or the update depend on, as booleans on the CPU."""
     every = torch.ones(target.domain.shape, dtype=torch.bool)
-    if target.domain.uncounted:  # numbers of rows have no derivative
+    if target.domain.uncounted or not target.parameters:  # numbers of rows have no derivative
         return every
     try:
         with torch.random.fork_rng(devices=[]):  # active dropout draws
@@ -78,7 +78,7 @@ def read_entries(target: Target) -> Tensor:
 
 def dependence(target: Target) -> Dependence:
     """How much the update depends on the sample."""
-    if target.domain.uncounted:
+    if target.domain.uncounted or not target.parameters:
         return Dependence(None, flat=False)
     try:
         with torch.random.fork_rng(devices=[]):
