@@ -30,7 +30,8 @@ from leakaudit.client.batch import Batch
 from leakaudit.domains.base import Domain
 from leakaudit.domains.specs import IMAGES, Spec
 from leakaudit.reconstruction import Reconstruction
-from leakaudit.scoring.base import Judging, LeakCriterion, Measure, SampleScore, finite, squared_distances
+from leakaudit.scoring.base import Judging, Measure, SampleScore, finite, squared_distances
+from leakaudit.scoring.criterion import LeakCriterion
 from leakaudit.scoring.parts import (
     LEAST_SHARE,
     Part,
