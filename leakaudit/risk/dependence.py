@@ -94,7 +94,7 @@ def _probes(target: Target) -> tuple[Tensor, Tensor]:
     """Two batches like real samples."""
     generator = torch.Generator().manual_seed(0)
     size = PROBES if target.batch_sizes is None else max(target.batch_sizes)
-    one, two = target.domain.look_alikes(2 * size, generator).split(size)
+    one, two = target.domain.look_alikes(2 * size, generator).chunk(2)
     return one.to(_like(target)), two.to(_like(target))
 
 

@@ -38,7 +38,8 @@ from leakaudit.reconstruction import NotApplicable
 from leakaudit.recursion.activations import preimage
 from leakaudit.recursion.recursion import build_system
 from leakaudit.recursion.solve import SolverSettings, solve
-from leakaudit.risk.rank import RankReport, rank_analysis
+from leakaudit.risk.rank import rank_analysis
+from leakaudit.risk.ranked import RankReport
 from leakaudit.target import load
 from leakaudit.target.target import Target
 from tests.attacks.closed_form import SMALL, attack, error, image, leaky, make, refusal, small

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from leakaudit.risk.changes import Change
-from leakaudit.risk.rank import RankReport, rank_analysis
+from leakaudit.risk.rank import rank_analysis
+from leakaudit.risk.ranked import RankReport
 from leakaudit.risk.what_if import smallest_changes, what_if
 from leakaudit.target.modules import from_module
 from leakaudit.target.target import Target
