@@ -98,7 +98,8 @@ class Reach:
     def unique(self, counted: bool | None, missing: int | None) -> bool | None:
         """Whether a segment's input has one solution, given its own count and what the layers after it leave open."""
         if missing:
-            return False
+            found = self.determined
+            return None if counted is None and found is not None and found.lowest < found.highest else False
         return counted if self.always_unique else None
 
     @property
