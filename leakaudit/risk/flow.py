@@ -25,7 +25,7 @@ from math import prod
 
 from leakaudit.risk.cut import EVERYTHING, Cut
 from leakaudit.risk.structural import StructuralRank
-from leakaudit.target.inventory import Layer
+from leakaudit.target.kinds import Layer
 from leakaudit.target.pointwise import LOCALLY_INVERTIBLE, PIECEWISE_LINEAR
 
 _PASSING = (

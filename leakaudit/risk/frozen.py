@@ -21,7 +21,7 @@ from torch.func import grad, jvp, vmap
 
 from leakaudit.risk.jacobian import LARGEST_MATRIX, RELATIVE_TOLERANCE, Subgraph, load_forward_mode, rank_above
 from leakaudit.risk.update_flow import UpdateFlow
-from leakaudit.target.inventory import Layer
+from leakaudit.target.kinds import Layer
 from leakaudit.target.pointwise import PIECEWISE_LINEAR
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from leakaudit.risk.frozen import Determined, measure, partly_frozen
 from leakaudit.risk.jacobian import UNDECIDED_GAP, Spectrum, Subgraph, gradient_spectrum, segment_rank
 from leakaudit.risk.structural import StructuralRank
 from leakaudit.risk.update_flow import UpdateFlow
-from leakaudit.target.inventory import Layer
+from leakaudit.target.kinds import Layer
 from leakaudit.target.target import Target
 from leakaudit.target.trace import Trace
 

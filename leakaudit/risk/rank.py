@@ -39,7 +39,8 @@ from leakaudit.risk.dependence import dependence
 from leakaudit.risk.judge import judge
 from leakaudit.risk.measure import Measuring
 from leakaudit.risk.ranked import RankReport
-from leakaudit.target.inventory import Layer, layers_and_outputs, parameter_users
+from leakaudit.target.inventory import layers_and_outputs
+from leakaudit.target.kinds import Layer, parameter_users
 from leakaudit.target.target import Target
 from leakaudit.target.trace import trace, usable_batch_size
 

@@ -28,7 +28,7 @@ from math import prod
 from leakaudit.risk.chain import layer_system
 from leakaudit.risk.cut import EVERYTHING, Cut
 from leakaudit.risk.flow import hidden_sets
-from leakaudit.target.inventory import Layer
+from leakaudit.target.kinds import Layer
 from leakaudit.target.pointwise import PIECEWISE_LINEAR
 
 _WEIGHTED = ("convolution", "linear")
