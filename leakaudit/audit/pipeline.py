@@ -46,6 +46,7 @@ from leakaudit.findings.verdict import conclude
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.protocols.base import Protocol
 from leakaudit.report.saving import Report
+from leakaudit.risk.dependence import read_entries
 from leakaudit.risk.rank import rank_analysis
 from leakaudit.risk.what_if import smallest_changes
 from leakaudit.scoring.base import Judging, Measure, measure_for
@@ -80,8 +81,10 @@ def audit(
     """
     started = time.monotonic()
     request = settled(request, samples)
+    model = defended_model(target, request.defending(), seed_of(request.seed, "defence", 0))
     scope = _Scope(
-        target=defended_model(target, request.defending(), seed_of(request.seed, "defence", 0)),
+        target=model,
+        read=read_entries(model),
         samples=samples,
         request=request,
         material=material or read_material(request, target, samples),
@@ -90,15 +93,16 @@ def audit(
         device=choose_device(request.device),
         attacks=chosen_attacks(request),
     )
-    measure = make_measure(target.domain, samples, request, scope.material.distractors)
+    measure = make_measure(target.domain, samples, request, scope.material.distractors, scope.read)
     return _reported(scope, measure, _measured(scope, measure), started)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Scope:
-    """What one audit works with."""
+    """What one audit works with; `read` are the entries of a sample that the model reads."""
 
     target: Target
+    read: Tensor
     samples: Batch
     request: Request
     material: Material
@@ -150,7 +154,7 @@ def _evidence(scope: _Scope, found: _Measured, batch: BatchSection) -> Evidence:
     entries = [entry_of(run, first, found.reasons) for run in found.runs]
     entries += [left_out(name, first, request) for name in available() if name not in chosen]
     return Evidence(
-        assemble.target_section(target),
+        assemble.target_section(target, int((~scope.read).sum())),
         assemble.protocol_section(first.observation.protocol, request.defending(), scope.material.recorded),
         found.rank,
         entries,
@@ -288,8 +292,10 @@ def _knowledge(request: Request, material: Material) -> Knowledge:
     return Knowledge(request.seed, request.defending(), material.auxiliary, request.threat_model >= "E")
 
 
-def make_measure(domain: Domain, samples: Batch, request: Request, distractors: Tensor | None) -> Measure[Any]:
-    """The measure of the samples, as strict as was asked for."""
+def make_measure(
+    domain: Domain, samples: Batch, request: Request, distractors: Tensor | None, read: Tensor | None = None
+) -> Measure[Any]:
+    """The measure of the samples, as strict as was asked for, of the entries that the model reads (all by default)."""
     weights = None if request.lpips_weights is None else Path(request.lpips_weights)
-    judging = Judging(criterion=request.criterion, distractors=distractors, lpips_weights=weights)
+    judging = Judging(criterion=request.criterion, distractors=distractors, lpips_weights=weights, read=read)
     return measure_for(domain, samples, judging)

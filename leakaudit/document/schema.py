@@ -95,6 +95,9 @@ class TargetSection(_Model):
     layout: Public[str] = "NCHW"
     domain: Public[str] = Field(default="", description="what a sample is: images, tokens, or that of a plug-in")
     vocabulary: Public[int | None] = Field(default=None, description="number of token ids, where the layout is tokens")
+    unread: Public[int] = Field(
+        default=0, description="entries of an input that the model never reads; they are left out of every score"
+    )
     parameters: Public[int]
     trainable_tensors: Public[int]
     layers: Public[list[str]] = Field(default_factory=list)
@@ -177,6 +180,11 @@ class RankSection(_Model):
     propagated_deficit: Public[int | None] = None
     layers: Public[list[RankLayer]]
     notes: Public[list[str]] = Field(default_factory=list)
+    update_change: Public[float | None] = Field(
+        default=None, description="relative change of the update by another sample; null where not computed"
+    )
+    update_flat: Public[bool] = Field(default=False, description="neither logits nor update have a slope in the input")
+    update_told: Public[str] = Field(default="", description="that the update hardly depends on the sample, if so")
     smallest_changes: Public[list[str]] = Field(
         default_factory=list, description="single changes after which the update determines less, the cheapest first"
     )
@@ -238,6 +246,14 @@ class TokenResult(TokenMetrics):
     skill: Public[float] = Field(description="share of the way from the best floor to perfection")
 
 
+class PartResult(_Model):
+    """The part of a sample that leaked, where it is not the whole."""
+
+    entries: Public[int] = Field(description="how many entries of the sample were read")
+    of: Public[int] = Field(description="how many the model reads")
+    psnr: Public[float | None] = Field(description="on these, dB; null where they are identical to the last bit")
+
+
 class SampleResult(Metrics):
     """One private sample and its reconstruction."""
 
@@ -267,6 +283,7 @@ class SampleResult(Metrics):
     near_duplicates: Public[int] = Field(default=0, description="images that it cannot be told from, left out of these")
     leaked: Public[bool] = False
     leaked_reason: Public[str] = Field(default="", description="why it does not count as leaked")
+    part: Public[PartResult | None] = Field(default=None, description="what leaked, where it is not the whole sample")
     tokens: Public[TokenResult | None] = Field(
         default=None, description="of a model over token ids; images are null then"
     )

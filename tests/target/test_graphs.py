@@ -13,9 +13,9 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from leakaudit.errors import ModelError
-from leakaudit.target import Target, load
+from leakaudit.target import load
 from tests.target import build
-from tests.target.graphs import GRAPHS, Graph, ints, kernel, node, values, second_derivative_error
+from tests.target.graphs import GRAPHS, Graph, ints, kernel, node, second_derivative_error, values
 
 
 def write(path: Path, graph: Graph) -> Path:

@@ -61,7 +61,7 @@ def other_tensors(evidence: Evidence) -> Iterator[Found]:
     remedy=f"{EXPORT}; or pass the training model with --factory.",
 )
 def folded(evidence: Evidence) -> Iterator[Found]:
-    """The exporter has merged BatchNorm into another layer, or may have: it says so, names do, or nothing is normalised.
+    """The exporter has merged BatchNorm into another layer, or may have: it says so, or names or the graph do.
 
     Folding is exact for inference, but it changes what is trained: clients have a separate scale and shift, and the
     gradient of a folded weight is not the gradient that they share. Attack results do then not transfer.
