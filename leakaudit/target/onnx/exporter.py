@@ -11,7 +11,6 @@ whatever is missing or unreadable counts as not said.
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -109,12 +108,8 @@ def recognise(model: ModelProto) -> Exporter:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    """A list of names that the file holds as text; nothing where it is anything else."""
-    try:
-        found = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return ()
-    return tuple(item for item in found if isinstance(item, str)) if isinstance(found, list) else ()
+    """The names in a list that the file holds as text, as Python prints it."""
+    return tuple(re.findall(r"'([^']*)'", text))
 
 
 def scopes(node: NodeProto) -> tuple[str, ...]:
