@@ -100,6 +100,24 @@ class Protocol(ABC):
         """Local steps behind one update."""
         return len(self.step_sizes)
 
+    @property
+    def linear(self) -> bool:
+        """Whether the update is a weighted mean of the steps' gradients: what spans and ratios of them need."""
+        return True
+
+    @property
+    def one_gradient(self) -> bool:
+        """Whether the update is a single gradient, whatever it is called: all algebra of one applies."""
+        return self.linear and self.steps == 1
+
+    def precision(self, before: Mapping[str, Tensor]) -> dict[str, float]:
+        """Standard deviation of the rounding in the update's entries beyond that of a gradient, by tensor; none here.
+
+        Args:
+            before: The trainable tensors before the first step, by name.
+        """
+        return {}
+
     @abstractmethod
     def update(
         self,
