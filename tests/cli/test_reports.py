@@ -11,7 +11,7 @@ import pytest
 from leakaudit.client.readers.images import hash_batch, load_batch
 from leakaudit.domains.images import Images
 from leakaudit.policy.read import read_policy
-from tests.cli.test_scan import leakaudit
+from tests.cli.build import leakaudit
 from tests.conftest import smooth_images
 from tests.report.builder import build
 

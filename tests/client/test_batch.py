@@ -17,7 +17,7 @@ from leakaudit.domains.images import Images
 from leakaudit.errors import BatchError, UsageError
 from leakaudit.target.load import load
 from leakaudit.target.target import Target
-from tests.cli.test_scan import leakaudit as command
+from tests.cli.build import leakaudit as command
 
 SPACE = Images((3, 8, 10), (0.5,) * 3, (0.25,) * 3)
 RNG = np.random.default_rng(0)
