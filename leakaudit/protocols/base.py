@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -35,12 +35,14 @@ class Play:
         order: Positions of the samples in the order of their visits, where the protocol has one: (epochs, B).
         masks: Dropout keep masks of every local step, by layer; empty where nothing is injected, and then layers do as
             their own mode says.
+        unknowns: What else a protocol asks a guess for, by the names that it gives them.
     """
 
     inputs: Tensor
     labels: Tensor
     order: Tensor | None = None
     masks: Steps = ()
+    unknowns: Mapping[str, Tensor] = field(default_factory=dict)
 
     def masks_of(self, step: int) -> Masks:
         """The masks of one step by layer; none where none are given."""
@@ -153,6 +155,15 @@ class Protocol(ABC):
         Raises:
             UpdateError: A tensor does not belong to the model.
         """
+
+    def moved(self, update: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Mapping[str, Tensor] | None:
+        """The difference of weights behind an update, after minus before; ``None`` where a gradient was sent.
+
+        Args:
+            update: In the units of :meth:`update`.
+            before: The trainable tensors before the first step, by name.
+        """
+        return None
 
     @abstractmethod
     def assumption(self, shared: str = "undefended", made: str = "computed") -> str:

@@ -149,10 +149,10 @@ class FedAvg(Protocol):
 
     def visits(self, play: Play) -> Iterator[Tensor]:
         """Positions of the samples of every local step (n,), in order."""
-        count, device = len(play.inputs), play.inputs.device
+        device = play.inputs.device
         for epoch in range(self.local_epochs):
-            order = torch.arange(count, device=device) if play.order is None else play.order[epoch].to(device)
-            for chosen in order.split(min(self._size, count)):
+            given = torch.arange(len(play.inputs)) if play.order is None else play.order[epoch]
+            for chosen in given.to(device).split(self._size):
                 if not (self.drop_last and len(chosen) < self._size):
                     yield chosen
 
@@ -186,6 +186,11 @@ class FedAvg(Protocol):
             ulp = torch.nextafter(size, torch.full_like(size, float("inf"))) - size
             found[name] = float(ulp.double().square().mean().sqrt()) * (self.steps / 12) ** 0.5 / self.scale
         return found
+
+    def moved(self, update: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The inverse of the update's units."""
+        kept, parts = self._weights
+        return {name: (kept - 1) * before[name].detach() - sum(parts) * tensor for name, tensor in update.items()}
 
     def order(self, generator: Generator, samples: int) -> Tensor | None:
         """A shuffle per epoch, (epochs, samples); none where every step takes all samples."""
