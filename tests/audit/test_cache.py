@@ -341,7 +341,7 @@ def test_a_memory_holds_few_objects_and_the_newest(tmp_path: Path) -> None:
     assert [memory.held("n", number) for number in range(HELD + 2)] == [None, None, *range(2, HELD + 2)]
     memory.hold(None, "n", 3)
     assert memory.held("n", 3) is None
-    assert memory.within(5.0).held("n", 4) == 4, "audits of one caller share what is held"
+    assert memory.within(Request(time_budget=5.0)).held("n", 4) == 4, "audits of one caller share what is held"
     assert Memory().store(1, "x") == ""
     assert memory.store({"a": 1}, "x") == ""
     assert Memory(Cache(tmp_path)).stored("x") == {"a": 1}

@@ -100,8 +100,12 @@ def _checked(parameter: Parameter) -> Callable[[click.Context, click.Parameter, 
         try:
             return parameter.kind.read(value)
         except ValueError as error:
-            shown = "" if repr(value) in str(error) or parameter.kind.several else f"{value!r}: "
-            raise click.BadParameter(f"{shown}{error}") from error
+            what = (
+                f"{parameter.option} {error}"
+                if str(error).startswith("'")
+                else f"{parameter.option} is {value!r}, {error}"
+            )
+            raise UsageError(what, f"leakaudit {context.info_name} --help") from error
 
     return check
 
