@@ -146,21 +146,26 @@ def read_material(request: Request, target: Target, samples: Batch) -> Material:
 
 
 def settled(request: Request, samples: Batch) -> Request:
-    """The request for these samples: of a recorded update, all are behind it, and it is the only victim.
+    """The request for these samples: a client that trains locally has all of them unless told otherwise.
+
+    Of a recorded update all are behind it, and it is the only victim.
 
     Raises:
         UsageError: Another number was asked for.
     """
+    if request.local and request.samples is None:
+        request = replace(request, samples=len(samples))
     if request.update is None:
         return request
-    asked = (("--batch-size", request.protocol.batch_size, len(samples)), ("--victims", request.victims, 1))
+    size = ("--samples", request.samples) if request.local else ("--batch-size", request.protocol.batch_size)
+    asked = ((*size, len(samples)), ("--victims", request.victims, 1))
     for name, value, only in asked:
         if value not in (None, 1, only):
             raise UsageError(
                 f"{name} is {value}, with a recorded update it is {only}",
                 "the batch file must hold exactly the samples behind the update, and no others",
             )
-    return replace(request, batch_size=len(samples), victims=1)
+    return replace(request, victims=1, **({} if request.local else {"batch_size": len(samples)}))
 
 
 def refuse_settings(request: Request) -> None:

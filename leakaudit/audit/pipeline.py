@@ -273,9 +273,11 @@ def _protocol(target: Target, samples: Batch, request: Request) -> Protocol:
     """How clients make an update, defences included; refuses what the model file or the batch file cannot serve."""
     protocol = defended_protocol(request.protocol_for(target), request.defending())
     size = protocol.batch_size
-    if target.batch_sizes is not None and size not in target.batch_sizes:
-        sizes = ", ".join(map(str, target.batch_sizes))
+    wrong = [step for step in protocol.step_sizes if target.batch_sizes is not None and step not in target.batch_sizes]
+    if wrong:
+        sizes = ", ".join(map(str, target.batch_sizes or ()))
         what = f"--batch-size is {size}" if not request.defences else f"an update is of {size} samples"
+        what = f"a local step is of {wrong[0]} samples" if protocol.steps > 1 else what
         raise UsageError(f"{what}, the model file takes {sizes}", "export it with a dynamic batch axis")
     if size > len(samples) and size > request.protocol.batch_size:
         raise UsageError(

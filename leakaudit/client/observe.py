@@ -87,7 +87,9 @@ def observe_step(
     if defences:
         update = protected(update, _step(target, protocol, replace(play, masks=masks)), defences, seed)
     _refuse_broken(update)
-    statistics = revealed(target, layers, protocol.shared_statistics) or None
+    # running statistics after several steps mix those of their batches
+    statistics = revealed(target, layers, protocol.shared_statistics) if protocol.steps == 1 else None
+    statistics = statistics or None
     return Observation(update=update, protocol=protocol, domain=domain, batch_statistics=statistics), masks
 
 
