@@ -88,7 +88,7 @@ class SME(Attack):
         segment = Between(protocol.batch_size, protocol.mode, moved=moved)
         seen = replace(observation, protocol=segment, start=observation.start)
         like = next(iter(target.parameters.values()))
-        problem, guesses, notes = prepare(
+        problem, guesses, cuts = prepare(
             *(target, seen, settings, generator, monitor),
             extra=lambda: {CLIENT + ALPHA: torch.zeros(1, dtype=like.dtype)},
         )
@@ -100,11 +100,10 @@ class SME(Attack):
             there = GradientMatching(target, plain, problem.labels, problem.settings)
             starts.append(_Start("the weights before", there, {"inputs": guess["inputs"]}))
         best, facts = run.of(starts)
-        if settings.bend and best.problem is problem and not best.found.stopped:
+        if settings.bend and best.problem is problem and not best.found.cut:
             best, more = run.bent(best, moved)
             facts = (*facts, *more)
-        result = to_reconstruction(best.problem, [best.found], (*notes, *facts))
-        return result
+        return to_reconstruction(best.problem, [run.told(best.found)], facts, cuts)
 
 
 def _moved(target: Target, observation: Observation) -> Mapping[str, Tensor] | None:
@@ -140,12 +139,17 @@ class _Run:
         if len(starts) > 1:
             for start in starts:
                 self._advance(start, max(1, round(TRIAL_SHARE * self.total)))
-                if start.found.stopped:
+                if start.found.cut:
                     return start, start.facts
         best = min(starts, key=lambda start: float("inf") if start.found is None else start.found.match)
         self._advance(best, max(1, rest - self.spent))
+        best.found = best.found.beside([start.found for start in starts if start is not best])
         facts = (f"gradient at {best.label}{self._where(best.found)}",)
         return best, (*facts, *best.facts)
+
+    def told(self, found: Solution) -> Solution:
+        """With the iterations of the whole attack, where it was stopped in a part."""
+        return replace(found, cut=found.cut and replace(found.cut, done=found.spent, planned=self.total))
 
     def _where(self, found: Solution) -> str:
         name = CLIENT + ALPHA
