@@ -1,0 +1,88 @@
+"""``leakaudit scan --local-epochs …``: clients that train locally and share weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.cli.build import leakaudit
+from tests.conftest import smooth_images
+
+QUICK = ("--controls", "none", "--format", "json", "-q", "--mean", 0.5, "--std", 0.25, "--fail-on", "never")
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("samples")
+    np.savez(folder / "local.npz", x=smooth_images(4), y=np.arange(4))
+    return folder / "local.npz"
+
+
+def report_of(out: Path) -> Any:
+    return json.loads((out / "report.json").read_text())
+
+
+def test_the_report_says_how_clients_train(model: Path, samples: Path, tmp_path: Path) -> None:
+    local = ("--local-epochs", 2, "--local-batch-size", 2, "--learning-rate", 0.05, "--momentum", 0.9)
+    attacks = ("--attack", "sme", "--set", "sme.iterations=20", "--attack", "linear", "--weight-decay", 5e-4)
+    code, _, err = leakaudit("scan", model, "--batch", samples, "--out", tmp_path, *QUICK, *local, *attacks)
+    assert code in (0, 5), err
+    report = report_of(tmp_path)
+    protocol = report["protocol"]
+    assert (protocol["algorithm"], protocol["steps"], protocol["batch_size"]) == ("fedavg", 4, 4)
+    told = {
+        "local_epochs": 2,
+        "local_batch_size": 2,
+        "local_steps": 4,
+        "learning_rate": 0.05,
+        "momentum": 0.9,
+        "nesterov": False,
+        "weight_decay": 5e-4,
+        "optimizer": "sgd",
+        "samples": 4,
+    }
+    assert protocol["settings"].items() >= told.items()
+    assert any("FedAvg: the client shares its weights after 4 steps" in line for line in report["verdict"]["assumed"])
+    assert not any("FedSGD" in line for line in report["verdict"]["assumed"])
+    rows = {row["name"]: row for row in report["attacks"]}
+    assert rows["sme"]["status"] == "run"
+    assert rows["linear"]["status"] == "not_applicable"
+    assert "--local-epochs" in report["command"]
+
+
+def test_one_step_is_read_as_the_gradient_that_it_is(model: Path, samples: Path, tmp_path: Path) -> None:
+    """FedSGD in disguise: the settings of the local training change no result beyond the rounding of the weights."""
+    common = ("--attack", "ig", "--set", "ig.iterations=40", "--samples", 1, "--victims", 1)
+    code, _, err = leakaudit(
+        "scan", model, "--batch", samples, "--out", tmp_path / "a", *QUICK, *common, "--learning-rate", 0.5
+    )
+    assert code in (0, 1, 5), err
+    plain = ("--attack", "ig", "--set", "ig.iterations=40", "--victims", 1)
+    leakaudit("scan", model, "--batch", samples, "--out", tmp_path / "b", *QUICK, *plain)
+    local, gradient = (report_of(tmp_path / name)["attacks"][0]["results"][0] for name in "ab")
+    a, b = (result["samples"][0]["metrics"]["psnr"] for result in (local, gradient))
+    assert a == pytest.approx(b, abs=1.0)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--local-epochs", 2), "without a learning rate"),
+        (("--learning-rate", 0.1, "--batch-size", 2), "beside local training"),
+        (("--learning-rate", 0.1, "--samples", 9), "9"),
+        (("--learning-rate", 0.1, "--optimizer", "adam", "--momentum", 0.9), "none with adam"),
+        (("--learning-rate", -1), "more than 0"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    words: tuple[Any, ...], expected: str, model: Path, samples: Path, tmp_path: Path
+) -> None:
+    code, _, err = leakaudit("scan", model, "--batch", samples, "--out", tmp_path / "out", *QUICK, *words)
+    assert code in (2, 3)
+    assert expected in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "out" / "report.json").exists()
