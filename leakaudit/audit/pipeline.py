@@ -29,8 +29,9 @@ from leakaudit.audit.request import AuditOptions
 from leakaudit.audit.victim import Knowledge, Victim, observe_victim
 from leakaudit.client.batch import Batch, refuse_overlap
 from leakaudit.client.examine import examine, examine_claims, examine_recorded
-from leakaudit.client.observe import NoTraceError
+from leakaudit.client.observe import NoTraceError, refuse_unfit
 from leakaudit.defences.base import defended_model, defended_protocol
+from leakaudit.defences.obstacles import Circumstances
 from leakaudit.document.schema import ClaimEntry, DefenceEntry, RankSection, Report
 from leakaudit.domains.base import Domain
 from leakaudit.errors import ModelError, UsageError
@@ -43,6 +44,7 @@ from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.risk.rank import rank_analysis
 from leakaudit.risk.what_if import smallest_changes
 from leakaudit.scoring.base import Judging, Measure, measure_for
+from leakaudit.target.coupling import coupling
 from leakaudit.target.target import Target
 
 DEFAULT_VICTIMS = 4
@@ -88,6 +90,9 @@ def audit(
         refuse_overlap(options.auxiliary, samples)
     target = replace(target, domain=domain)
     target = defended_model(target, options.defences, seed_of(options.seed, "defence", 0))
+    refuse_unfit(target, options.defences)
+    for claim in options.claims:
+        refuse_unfit(target, [claim])
     with reproducible(target, options.seed):
         observer.stage("rank analysis")
         rank_section = assess_architecture(target, options)
@@ -108,7 +113,8 @@ def audit(
     entries = [entry_of(run, victims[0], reasons) for run in runs]
     entries += [left_out(name, victims[0], options) for name in available() if name not in chosen]
     batch = assemble.batch_section(samples, domain, options.batch_size, len(victims), silent)
-    defences = _defences(target, victims[0], options, [run.attack for run in runs if run.outcomes])
+    claims = _claims(target, victims[0], options)
+    defences = _defences(target, victims[0], options, [run.attack for run in runs if run.outcomes], claims)
     evidence = Evidence(
         assemble.target_section(target),
         assemble.protocol_section(protocol, options.defences, options.recorded),
@@ -117,7 +123,7 @@ def audit(
         batch,
         controls,
         defences,
-        _claims(target, victims[0], options),
+        claims,
         partial="interrupted by the user; attacks not run are marked" if observer.interrupted() else "",
     )
     findings = judge(evidence)
@@ -191,13 +197,21 @@ def make_victims(target: Target, samples: Batch, domain: Domain, options: AuditO
     return victims, len(silent)
 
 
-def _defences(target: Target, victim: Victim, options: AuditOptions, ran: Sequence[Attack]) -> list[DefenceEntry]:
+def _defences(
+    target: Target, victim: Victim, options: AuditOptions, ran: Sequence[Attack], claims: Sequence[ClaimEntry]
+) -> list[DefenceEntry]:
     """What the defences guarantee, what they did to the first victim's update, and which attacks evaluated them."""
     if not options.defences:
         return []
     seed = seed_of(options.seed, "client", victim.number)
-    evidence = examine(target, victim.batch, victim.observation, seed, options.defences)
-    return defence_entries(options.defences, victim.observation.batch_size, evidence, ran)
+    recorded = options.recorded is not None
+    evidence = examine(target, victim.batch, victim.observation, seed, options.defences, recorded=recorded)
+    protocol = victim.observation.protocol
+    failed = tuple(check.what for claim in claims for check in claim.checks if not check.holds)
+    circumstances = Circumstances(
+        protocol.batch_size, coupling(target), protocol.beside, failed=failed, recorded=recorded
+    )
+    return defence_entries(options.defences, evidence, ran, circumstances)
 
 
 def _claims(target: Target, victim: Victim, options: AuditOptions) -> list[ClaimEntry]:
@@ -205,7 +219,12 @@ def _claims(target: Target, victim: Victim, options: AuditOptions) -> list[Claim
     seed = seed_of(options.seed, "client", victim.number)
     if options.recorded and not (options.defences or options.claims):
         return [claim_entry("no defence", examine_recorded(target, victim.batch, victim.observation, seed))]
-    found = examine_claims(target, victim.batch, victim.observation, seed, options.claims) if options.claims else []
+    if not options.claims:
+        return []
+    found = examine_claims(
+        *(target, victim.batch, victim.observation, seed, options.claims, options.defences),
+        recorded=options.recorded is not None,
+    )
     return [claim_entry(str(claim), checks) for claim, checks in zip(options.claims, found, strict=True)]
 
 
