@@ -60,7 +60,8 @@ class _Scan(click.Command):
     "defences",
     multiple=True,
     metavar="SPEC",
-    help="What clients do to their updates, as clip=1.0,noise=0.01 or prune=0.9 (see leakaudit defences); repeatable.",
+    help="What clients do to their updates, as clip=1.0,noise=0.01 or prune=0.9; repeatable. See leakaudit defences: "
+    "noise is a standard deviation on the mean gradient, multiplier= is Opacus' and Flower's noise multiplier.",
 )
 @click.option(
     "--claim",
@@ -160,6 +161,8 @@ def _conclude(report: Report, written: list[Path]) -> None:
     failing = [finding for finding in report.findings if finding.fails]
     shown = (failing or report.findings)[:1]
     say(f"{report.verdict.status}: {report.verdict.headline}")
+    if any(defence.accounting or defence.withheld for defence in report.defences):
+        say(f"At most: {report.verdict.at_most}")
     for finding in shown:
         say(f"{finding.id} [{finding.severity}, {finding.confidence}] {finding.message}")
     expired = report.policy.suppressions if report.policy else []

@@ -44,7 +44,7 @@ TINY = 1e-38
 MULTIPLIERS, GRID_CLIP = (0.01, 0.1, 1.0), 1.0
 """Of the grid: noise multipliers (σ of the noise on the sum, over the clipping bound; a decade apart, the last with a
 bound of 9 % on guessing one of a hundred, `benchmarks/results/rero.md`) and that bound; both chosen."""
-MOST_STEPS = 10**9
+MOST_STEPS = 10**6
 """Most steps that are accounted; chosen: a training has fewer."""
 
 

@@ -47,6 +47,7 @@ def noise_checks(whole: Tensors, clean: Tensors, shared: Tensors, level: float, 
     names = list(shared)
     gradient, bounded = flat(whole, names), flat(clean, names)
     rest = flat(shared, names) - bounded
+    unclipped = float((gradient - bounded) @ gradient / gradient.norm().clamp_min(1e-300)) if clips else None
     measured, chance = _level(rest, gradient, level)
     found = [
         Check(
@@ -54,7 +55,7 @@ def noise_checks(whole: Tensors, clean: Tensors, shared: Tensors, level: float, 
             chance >= SIGNIFICANCE,
         ),
         _in_every_tensor(whole, clean, shared, level),
-        _projected("raw gradient", rest, gradient, level, float((gradient - bounded).norm()) if clips else None),
+        _projected("raw gradient", rest, gradient, level, unclipped),
     ]
     cosine = float(gradient @ bounded / (gradient.norm() * bounded.norm()).clamp_min(1e-300))
     if clips and cosine < PARALLEL:
@@ -99,8 +100,8 @@ def _power(shift: float) -> str:
     """How well an update that was not clipped would show."""
     if shift < PRECISION:
         return "no gradient was long enough to be clipped"
-    hidden = "" if shift > 2 * STANDARD_ERRORS else ", which this noise can hide"
-    return f"without clipping {shift:.1f} expected{hidden}"
+    hidden = "" if shift > 2 * STANDARD_ERRORS else ": too little to tell by one update"
+    return f"without clipping it would be {shift:.1f}{hidden}"
 
 
 def norm_checks(clean: Tensors, shared: Tensors, bound: float) -> list[Check]:

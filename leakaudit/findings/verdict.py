@@ -57,7 +57,7 @@ def _not_shown(evidence: Evidence, preset: str) -> tuple[str, str]:
     broken = [c.title or c.attack for c in evidence.controls if c.kind == "positive" and c.passed is False]
     bounds = [d.accounting for d in evidence.defences if d.accounting and weakest(d.accounting) <= VACUOUS]
     if bounds:
-        return "BOUNDED", f"No reconstruction was shown, and {bound_in_short(min(bounds, key=weakest))}"
+        return "BOUNDED", f"No reconstruction was shown, and a {bound_in_short(min(bounds, key=weakest))}"
     if not samples_of(evidence.attacks):
         return _nothing_ran(evidence)
     if broken:

@@ -43,14 +43,8 @@ def weakest(accounting: AccountingEntry) -> float:
 
 def at_most(accounting: AccountingEntry) -> str:
     """The bound in words; a bound that excludes nothing says so."""
-    text = "No useful upper bound: a" if weakest(accounting) > VACUOUS else "A"
-    text += (
-        f" sample that could be guessed with probability {accounting.prior:g} is reconstructed with probability at "
-        f"most {accounting.reconstruction_one_step:.3g} from one update that it took part in"
-    )
-    one = accounting.epsilon_one_step
-    text += "" if one is None else f" (ε = {one:.3g} at δ = {accounting.delta:g})"
-    text += f", and at most {accounting.reconstruction:.3g} from {_training(accounting)}"
+    vacuous = "No useful upper bound: a" if weakest(accounting) > VACUOUS else "A"
+    text = f"{vacuous} {bound_in_short(accounting)}"
     if accounting.mse is not None:
         text += f"; unbiased attackers err by at least {accounting.mse:.2g} per squared pixel value, from one update"
     reading = f": {accounting.reading}" if accounting.reading else ""
@@ -58,20 +52,22 @@ def at_most(accounting: AccountingEntry) -> str:
 
 
 def bound_in_short(accounting: AccountingEntry) -> str:
-    """The bound in one line."""
-    return (
-        f"a sample that could be guessed with probability {accounting.prior:g} is reconstructed with at most "
-        f"{accounting.reconstruction_one_step:.3g} from one update, and at most {accounting.reconstruction:.3g} from "
-        f"{_training(accounting)}"
+    """The bound of one update, and of the training where that is more than one update with every sample."""
+    epsilon, delta, renyi = _epsilon(accounting.epsilon), f"δ = {accounting.delta:g}", ""
+    if accounting.epsilon_renyi is not None:
+        renyi = f"; by Rényi accounting {accounting.epsilon_renyi:.3g}"
+    text = (
+        f"sample that could be guessed with probability {accounting.prior:g} is reconstructed with probability at most "
+        f"{accounting.reconstruction_one_step:.3g} from one update that it took part in"
     )
-
-
-def _training(accounting: AccountingEntry) -> str:
-    """All updates with their ε, which two accountants state."""
-    updates = "the training of 1 update" if accounting.steps == 1 else f"the training of {accounting.steps} updates"
-    renyi = "" if accounting.epsilon_renyi is None else f"; by Rényi accounting {accounting.epsilon_renyi:.3g}"
-    epsilon = f"ε = {_epsilon(accounting.epsilon)} at δ = {accounting.delta:g}{renyi}"
-    return f"{updates} at sampling rate {accounting.rate:g} ({epsilon})"
+    if accounting.steps == 1 and accounting.rate == 1:
+        return f"{text} (ε = {epsilon} at {delta}{renyi})"
+    one = "" if accounting.epsilon_one_step is None else f" (ε = {accounting.epsilon_one_step:.3g} at {delta})"
+    updates = "1 update" if accounting.steps == 1 else f"{accounting.steps} updates"
+    return (
+        f"{text}{one}, and at most {accounting.reconstruction:.3g} from the training of {updates} at sampling rate "
+        f"{accounting.rate:g} (ε = {epsilon} at {delta}{renyi})"
+    )
 
 
 def _other(accounting: AccountingEntry) -> str:
