@@ -13,16 +13,18 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from leakaudit.document.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from leakaudit.api import defend, scan
     from leakaudit.attacks.base import Attack
-    from leakaudit.audit.request import AuditOptions
+    from leakaudit.audit.request import Request
     from leakaudit.client.batch import Batch
     from leakaudit.client.readers.images import load_batch
     from leakaudit.defences.base import ClientStep, Defence
     from leakaudit.defences.evidence import Check, Guarantee
     from leakaudit.document.redact import redact
-    from leakaudit.document.schema import Report
+    from leakaudit.document.status import Cause, Cut, Lost, VerdictStatus
     from leakaudit.domains.base import Domain
     from leakaudit.domains.images import Images
     from leakaudit.domains.tokens import Tokens
@@ -35,28 +37,31 @@ if TYPE_CHECKING:
     from leakaudit.protocols.fedsgd import FedSGD
     from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
     from leakaudit.report.formats.base import Format
+    from leakaudit.report.saving import Report
+    from leakaudit.sweep.request import DefendRequest
     from leakaudit.target.load import load
     from leakaudit.target.readers import Reader
     from leakaudit.target.target import Target
 
-__version__ = "0.1.0"
-
 _HOMES = {
     "Attack": "attacks.base",
     "AuditError": "errors",
-    "AuditOptions": "audit.request",
     "Batch": "client.batch",
     "BatchError": "errors",
+    "Cause": "document.status",
     "Channel": "observation",
     "Check": "defences.evidence",
     "ClientStep": "defences.base",
+    "Cut": "document.status",
     "Defence": "defences.base",
+    "DefendRequest": "sweep.request",
     "Domain": "domains.base",
     "FedSGD": "protocols.fedsgd",
     "Format": "report.formats.base",
     "Guarantee": "defences.evidence",
     "Images": "domains.images",
     "LeakauditError": "errors",
+    "Lost": "document.status",
     "ModelError": "errors",
     "Monitor": "reconstruction",
     "NotApplicable": "reconstruction",
@@ -67,10 +72,12 @@ _HOMES = {
     "Protocol": "protocols.base",
     "Reader": "target.readers",
     "Reconstruction": "reconstruction",
-    "Report": "document.schema",
+    "Report": "report.saving",
+    "Request": "audit.request",
     "Target": "target",
     "Tokens": "domains.tokens",
     "UsageError": "errors",
+    "VerdictStatus": "document.status",
     "apply_policy": "policy.apply",
     "defend": "api",
     "load": "target",
@@ -82,19 +89,22 @@ _HOMES = {
 __all__ = [
     "Attack",
     "AuditError",
-    "AuditOptions",
     "Batch",
     "BatchError",
+    "Cause",
     "Channel",
     "Check",
     "ClientStep",
+    "Cut",
     "Defence",
+    "DefendRequest",
     "Domain",
     "FedSGD",
     "Format",
     "Guarantee",
     "Images",
     "LeakauditError",
+    "Lost",
     "ModelError",
     "Monitor",
     "NotApplicable",
@@ -106,9 +116,11 @@ __all__ = [
     "Reader",
     "Reconstruction",
     "Report",
+    "Request",
     "Target",
     "Tokens",
     "UsageError",
+    "VerdictStatus",
     "apply_policy",
     "defend",
     "load",

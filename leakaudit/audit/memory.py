@@ -25,8 +25,8 @@ import torch
 
 from leakaudit.attacks.base import Attack, cpu_generator
 from leakaudit.audit.cache import Cache, NotHashable, code_digest, digest
+from leakaudit.audit.request import Request
 from leakaudit.errors import UsageError
-from leakaudit.notes import PLANNED
 from leakaudit.observation import Observation
 from leakaudit.reconstruction import LossPoint, Monitor, Reconstruction, Snapshot, TokenReading
 from leakaudit.target.target import Target
@@ -41,17 +41,17 @@ class Memory:
 
     Args:
         cache: Where results of attacks are kept from run to run; ``None`` keeps none.
-        time_budget: Of the whole audit, in seconds; what an attack reaches depends on it.
+        asked: What a run depends on of the request of the audit, as `leakaudit.audit.request.Request.key` hashes it.
         objects: Held for attacks while this process lives, by the hash of their keys.
     """
 
     cache: Cache | None = None
-    time_budget: float | None = None
+    asked: str = ""
     objects: dict[str, Any] = field(default_factory=dict, repr=False)
 
-    def within(self, time_budget: float | None) -> Memory:
-        """The same memory for an audit with this time budget."""
-        return dataclasses.replace(self, time_budget=time_budget)
+    def within(self, request: Request) -> Memory:
+        """The same memory for the audit of this request."""
+        return dataclasses.replace(self, asked=request.key("run"))
 
     def held(self, *key: Any) -> Any:
         """The object that was held last under this key, or ``None``."""
@@ -119,7 +119,7 @@ def attack_once(
 
     if memory.cache is None:
         return run()
-    key = run_key(attack, target, observation, seed, memory.time_budget)
+    key = run_key(attack, target, observation, seed, memory.asked)
     return run() if key is None else _recall(memory.cache, key, run, target)
 
 
@@ -145,7 +145,7 @@ def attack_together_once(
     if cache is None:
         return run()
     keys = [
-        run_key(attack, target, o, seed, memory.time_budget, together=len(seeds))
+        run_key(attack, target, o, seed, memory.asked, together=len(seeds))
         for o, seed in zip(observations, seeds, strict=True)
     ]
     device = next(iter(target.parameters.values())).device
@@ -155,7 +155,7 @@ def attack_together_once(
         return complete
     results = run()
     for key, result in zip(keys, results or [], strict=False):
-        if key is not None and _complete(result):
+        if key is not None and not result.cuts:
             with suppress(UsageError):
                 cache.put(key, _stored(result))
     return results
@@ -166,18 +166,14 @@ def _recall(cache: Cache, key: str, run: Callable[[], Reconstruction], target: T
     if known is not None:
         return known
     result = run()
-    if _complete(result):
+    if not result.cuts:
         with suppress(UsageError):  # a full disk costs the memory, not the audit
             cache.put(key, _stored(result))
     return result
 
 
-def _complete(result: Reconstruction) -> bool:
-    return not result.stopped and not any(note.startswith(PLANNED) for note in result.notes)
-
-
 def run_key(
-    attack: Attack, target: Target, observation: Observation, seed: int, time_budget: float | None, together: int = 1
+    attack: Attack, target: Target, observation: Observation, seed: int, asked: str, together: int = 1
 ) -> str | None:
     """The hash of everything that a result depends on, or ``None`` where something has no content to hash.
 
@@ -186,7 +182,7 @@ def run_key(
         target: The model.
         observation: What the attacker sees.
         seed: Of the run.
-        time_budget: Of the audit.
+        asked: See :class:`Memory`.
         together: Victims in one optimisation.
     """
     try:
@@ -202,7 +198,7 @@ def run_key(
             observation,
             str(next(iter(observation.update.values())).device),
             seed,
-            time_budget,
+            asked,
             together,
         )
     except NotHashable:

@@ -12,7 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from leakaudit.audit.request import Request
+from leakaudit.defences.base import defended_protocol
 from leakaudit.document.schema import FindingEntry, Report, Severity
+from leakaudit.document.status import RunStatus
 from leakaudit.errors import UsageError
 
 CONFIDENCE_LEVEL = 0.95
@@ -75,6 +78,18 @@ class Setup:
             protocol=(protocol.algorithm, protocol.steps, protocol.shared_statistics),
         )
 
+    @classmethod
+    def asked(cls, request: Request, before: Report) -> Setup:
+        """Of the audit that a request asks for; of a recorded update the batch has the size of the one before."""
+        protocol = defended_protocol(request.protocol, request.defending())
+        return cls(
+            mode=tuple(sorted(request.modes)),
+            batch_size=before.batch.batch_size if request.update else request.protocol.batch_size,
+            defences=tuple(map(str, request.defending())),
+            threat_model=request.threat_model,
+            protocol=(protocol.name, protocol.steps, protocol.shared_statistics),
+        )
+
     def differs(self, other: Setup) -> list[str]:
         """What differs from another, each as a sentence's part; what one of them does not know does not."""
         pairs = (
@@ -120,7 +135,7 @@ def differences(old: Report, new: Report) -> list[str]:
 
 
 def _ran(report: Report) -> str:
-    return ", ".join(attack.name for attack in report.attacks if attack.status == "run")
+    return ", ".join(attack.name for attack in report.attacks if attack.status is RunStatus.RUN)
 
 
 def _short(value: object) -> str:

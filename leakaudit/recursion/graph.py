@@ -31,7 +31,7 @@ from leakaudit.recursion.plan import Planner, Step
 from leakaudit.recursion.recursion import LayerReport, Recovery, State, build_system
 from leakaudit.recursion.replay import replay
 from leakaudit.recursion.solve import SolverSettings
-from leakaudit.target.inventory import Layer
+from leakaudit.target.kinds import Layer
 from leakaudit.target.pointwise import INVERTIBLE
 
 IMAGE = -1

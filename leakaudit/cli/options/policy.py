@@ -7,7 +7,7 @@ request: it can set only options of :data:`DATA`, which run no code whatever the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,9 @@ from leakaudit.cli.options.packing import packed
 from leakaudit.errors import UsageError
 
 if TYPE_CHECKING:
-    from leakaudit.document.schema import Report, SettingEntry
-    from leakaudit.policy.compare import Setup
+    from leakaudit.audit.request import Request
+    from leakaudit.document.schema import SettingEntry
+    from leakaudit.report.saving import Report
 
 ENVIRONMENT = {"auto_envvar_prefix": "LEAKAUDIT"}
 """Context settings under which ``LEAKAUDIT_FAIL_ON`` sets ``--fail-on``, and so on."""
@@ -32,7 +33,8 @@ DATA = frozenset(
         "device", "mean", "std", "layout", "values", "resize", "auxiliary", "lpips_weights", "cache", "quiet",
         "verbose", "debug", "out", "formats", "evidence", "paths", "pdf_variant", "fail_on", "baseline",
         "allow_different",
-        "mode", "share_bn_statistics", "output", "frozen", "dropout", "image_shape", "train_config",
+        "mode", "share_bn_statistics", "output", "frozen", "dropout", "loss", "batchnorm", "input_shape",
+        "train_config", "distractors_needed",
     }
 )  # fmt: skip
 """Options that only choose among numbers, names and files of data. An option in neither set is refused like code."""
@@ -49,7 +51,7 @@ def _read(ctx: click.Context, param: click.Parameter, value: Path | None) -> Any
     if path is None:
         return Policy()
     policy, options = read_policy(path)
-    known = _by_key(_scan())
+    known = _by_key(_scan(ctx))
     refuse_unknown(path, options, set(known) - {"policy", "help"})
     if value is None:
         _refuse_code(path, [(known[key], item) for key, item in options.items()])
@@ -81,11 +83,14 @@ def _refuse_code(path: Path, options: Sequence[tuple[click.Parameter, Any]]) -> 
         )
 
 
-def _scan() -> click.Command:
-    """The command whose options are the keys of a policy; others take those that they know."""
-    from leakaudit.cli.scan import scan
+def _scan(ctx: click.Context) -> click.Command:
+    """The command whose options are the keys of a policy; others take those that they know.
 
-    return scan
+    Asked of the group that this command was found in; a command that was started alone knows its own options only.
+    """
+    group = ctx.find_root().command
+    found = group.get_command(ctx, "scan") if isinstance(group, click.Group) else None
+    return found or ctx.command
 
 
 def _by_key(command: click.Command) -> dict[str, click.Parameter]:
@@ -146,21 +151,22 @@ policy_options = packed(
 )
 
 
-def load_baseline(gate: Mapping[str, Any], setup: Callable[[Report], Setup] | None = None) -> Report | None:
+def load_baseline(gate: Mapping[str, Any], request: Request | None = None) -> Report | None:
     """The earlier report, read before the audit so that a wrong path, or one of another setup, costs no time.
 
     Args:
         gate: Options of the gate.
-        setup: What the audit will be of, as far as it is known before it; given the baseline.
+        request: What the audit will be of, where there is one to come.
     """
-    from leakaudit.document.schema import Report
-    from leakaudit.policy.compare import Setup, refuse_different
+    from leakaudit.report.saving import Report
 
     if gate["baseline"] is None:
         return None
     baseline = Report.load(gate["baseline"])
-    if setup is not None and not gate["allow_different"]:
-        refuse_different(Setup.of(baseline), setup(baseline))
+    if request is not None and not gate["allow_different"]:
+        from leakaudit.policy.compare import Setup, refuse_different
+
+        refuse_different(Setup.of(baseline), Setup.asked(request, baseline))
     return baseline
 
 

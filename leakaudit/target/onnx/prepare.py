@@ -16,8 +16,9 @@ from leakaudit.target import layout as layouts
 from leakaudit.target.modules import check_patterns
 from leakaudit.target.onnx import heads, roles
 from leakaudit.target.onnx.companions import TOKEN_TYPES, fill_companions
+from leakaudit.target.onnx.ops import find_own
 from leakaudit.target.onnx.read import all_nodes
-from leakaudit.target.onnx.registry import find_borrowed, find_own, since_version
+from leakaudit.target.onnx.registry import find_borrowed, since_version
 from leakaudit.target.onnx.source import Array, Source, node_names
 from leakaudit.target.onnx.tracer import Tracer
 from leakaudit.target.onnx.values import array, attributes, check_attributes, constant_value, filled, widen

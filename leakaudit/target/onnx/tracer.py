@@ -26,7 +26,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from leakaudit.errors import LeakauditError, ModelError
 from leakaudit.target.onnx.host import GROWING, evaluate
-from leakaudit.target.onnx.registry import Operator, find_borrowed, find_own, since_version
+from leakaudit.target.onnx.ops import find_own
+from leakaudit.target.onnx.registry import Operator, find_borrowed, since_version
 from leakaudit.target.onnx.source import Array, Source, node_names
 from leakaudit.target.onnx.values import array, attributes, check_size
 from leakaudit.target.program import Builder, Program, Slot
