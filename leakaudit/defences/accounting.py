@@ -48,6 +48,8 @@ COARSEST, FINER, SETTLED, POINTS = 1e-3, (0.1, 0.03, 0.01), 0.1, 3.2e5
 """Spacing of the grid of privacy losses, and the finer ones that are tried, relative to it; the relative change of ε at
 which the next is not tried, since the error falls much faster; and how many points a grid may have, for time. All
 chosen: ε is within 1 % of Opacus' for the settings of `benchmarks/results/dp_bound.md`."""
+LONG = 2e4
+"""Most points for the losses of one step on the coarsest grid, chosen for time: where losses are large, so is ε."""
 MOST_NOISE = 1e3
 """Larger noise multipliers count as this one where steps are subsampled, for memory: the losses of a step would be far
 below the spacing; chosen."""
@@ -92,6 +94,7 @@ def renyi_epsilon(multiplier: float, rate: float, steps: int, delta: float) -> f
     """The same by Rényi accounting: an upper bound on :func:`epsilon` that is not as tight."""
     if _largest(multiplier) > LARGEST:
         return math.inf
+    multiplier = min(multiplier, MOST_NOISE if rate < 1 else MOST_NOISE * math.sqrt(steps))
     accountant, log = RdpAccountant(orders=ORDERS), logging.getLogger("absl")
     level = log.level
     log.setLevel(logging.ERROR)  # an order whose divergence does not converge is left out, and said to be
@@ -119,7 +122,7 @@ def _accountant(multiplier: float, rate: float, steps: int, delta: float) -> PLD
     largest = _largest(multiplier)
     if largest > LARGEST:
         return None
-    coarsest = max(COARSEST, 1e-6 * rate * steps * largest)
+    coarsest = max(COARSEST, 1e-6 * rate * steps * largest, largest / LONG)
     found = _composed(multiplier, rate, steps, coarsest)
     known = found.get_epsilon(delta)
     for interval in (coarsest * finer for finer in FINER):
@@ -158,5 +161,6 @@ def reconstruction_bound(
     if accountant is None:  # all that protects is not to be drawn
         missed = (1 - rate) ** steps
         return 1 - missed + missed * prior
-    deltas = np.asarray(accountant.get_delta(EPSILONS))
-    return float(min(1.0, np.min(np.exp(EPSILONS) * prior + deltas)))
+    tangents = EPSILONS[EPSILONS <= -math.log(prior)]  # beyond, they say no more than 1
+    deltas = np.asarray(accountant.get_delta(tangents))
+    return float(min(1.0, np.min(np.exp(tangents) * prior + deltas)))

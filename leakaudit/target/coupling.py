@@ -28,7 +28,7 @@ SAME = 1e-5
 """Relative change of an output that counts as rounding; in the same batch the same row is computed alike."""
 WAY_OUT = (
     'replace BatchNorm by GroupNorm, freeze it (batchnorm = "running" in a --train-config), audit with --mode eval, or '
-    "clip the client's mean gradient with per=update"
+    "clip the client's mean gradient (per=update, without a bound)"
 )
 
 

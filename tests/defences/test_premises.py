@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,13 +22,12 @@ from leakaudit.document.schema import Report
 from leakaudit.domains.images import Images
 from leakaudit.errors import UsageError
 from leakaudit.protocols.fedsgd import FedSGD
-from leakaudit.target import load
 from leakaudit.target.batchnorm import set_batchnorm, sharing
 from leakaudit.target.coupling import coupling
 from leakaudit.target.target import Target
 from leakaudit.tasks.single_label import SingleLabel
 from tests.cli.build import leakaudit
-from tests.conftest import model_and_batch, small_cnn, smooth_images
+from tests.conftest import model_and_batch, smooth_images
 
 SHAPE = (3, 12, 12)
 
@@ -135,12 +133,18 @@ def test_samples_by_themselves_add_up_to_the_update(case: str, before: str, samp
         assert torch.allclose(plain[name], clipped[name], rtol=1e-4, atol=1e-6), name
 
 
-def test_so_they_do_in_a_file_of_a_fixed_batch_size(tmp_path: Path, samples: Batch, space: Images) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(small_cnn().eval(), (torch.rand(4, *SHAPE),), str(tmp_path / "four.onnx"), dynamo=False)
-    target = load(tmp_path / "four.onnx")
-    assert target.batch_sizes == (4,)
+class Four(nn.Module):
+    """Takes four samples at a time and no others, as some files do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(4, C, H, W) to (4, CHW)."""
+        return x.reshape(4, 1200)
+
+
+def test_so_they_do_in_a_model_of_a_fixed_batch_size(samples: Batch, space: Images) -> None:
+    torch.manual_seed(1)
+    module = nn.Sequential(nn.Conv2d(3, 12, 3), Four(), nn.GELU(), nn.Linear(1200, 5)).eval()
+    target = replace(trained(nn.Identity), module=module, batch_sizes=(4,))
     batch = samples.subset([0, 1, 2, 3])
     plain = observe(target, batch, FedSGD(4), space).update
     clipped = observe(target, batch, FedSGD(4), space, 0, [parse_defence("clip=1e9")]).update
@@ -268,16 +272,16 @@ def test_clipping_samples_behind_what_acted_on_their_mean_is_refused(samples: Ba
 
 
 def test_honest_clients_are_not_accused(samples: Batch, space: Images) -> None:
-    """300 updates of three levels of noise: at 1e-4 a check and four checks each, 0.12 are expected to fail."""
+    """90 updates at three levels of noise: at 1e-4 a check and four checks each, 0.04 are expected to fail."""
     target, failed = trained(nn.Identity), []
     for text in ("clip=0.1,noise=0.3", "clip=0.01,noise=1e-4", "noise=0.01,expected-batch=5"):
         defence = parse_defence(text)
-        for seed in range(100):
+        for seed in range(30):
             batch = samples.subset([seed % 20, (seed + 7) % 20])
             seen = observe(target, batch, FedSGD(2), space, seed, [defence])
             (evidence,) = examine(target, batch, seen, seed, [defence])
             failed += [check for check in evidence.checks if not check.holds]
-    assert len(failed) <= 1, failed
+    assert not failed
 
 
 def test_every_premise_that_fails_is_a_reason() -> None:
