@@ -34,8 +34,9 @@ from leakaudit.audit.request import Request
 from leakaudit.audit.victim import Knowledge, Victim, observe_victim
 from leakaudit.client.batch import Batch
 from leakaudit.client.examine import examine, examine_claims, examine_recorded
-from leakaudit.client.observe import NoTraceError
+from leakaudit.client.observe import NoTraceError, refuse_unfit
 from leakaudit.defences.base import defended_model, defended_protocol
+from leakaudit.defences.obstacles import Circumstances
 from leakaudit.document.schema import BatchSection, ClaimEntry, ControlEntry, DefenceEntry, RankSection
 from leakaudit.document.version import __version__
 from leakaudit.domains.base import Domain
@@ -50,6 +51,7 @@ from leakaudit.risk.dependence import read_entries
 from leakaudit.risk.rank import rank_analysis
 from leakaudit.risk.what_if import smallest_changes
 from leakaudit.scoring.base import Judging, Measure, measure_for
+from leakaudit.target.coupling import coupling
 from leakaudit.target.target import Target
 
 DEFAULT_VICTIMS = 4
@@ -93,6 +95,9 @@ def audit(
         device=choose_device(request.device),
         attacks=chosen_attacks(request),
     )
+    refuse_unfit(scope.target, request.defending())
+    for claim in request.claimed():
+        refuse_unfit(scope.target, [claim])
     measure = make_measure(target.domain, samples, request, scope.material.distractors, scope.read)
     return _reported(scope, measure, _measured(scope, measure), started)
 
@@ -153,6 +158,7 @@ def _evidence(scope: _Scope, found: _Measured, batch: BatchSection) -> Evidence:
     chosen = {attack.name for attack in scope.attacks}
     entries = [entry_of(run, first, found.reasons) for run in found.runs]
     entries += [left_out(name, first, request) for name in available() if name not in chosen]
+    claims = _claims(target, first, request)
     return Evidence(
         assemble.target_section(target, int((~scope.read).sum())),
         assemble.protocol_section(first.observation.protocol, request.defending(), scope.material.recorded),
@@ -160,8 +166,8 @@ def _evidence(scope: _Scope, found: _Measured, batch: BatchSection) -> Evidence:
         entries,
         batch,
         found.controls,
-        _defences(target, first, request, [run.attack for run in found.runs if run.outcomes]),
-        _claims(target, first, request),
+        _defences(target, first, request, [run.attack for run in found.runs if run.outcomes], claims),
+        claims,
         partial="interrupted by the user; attacks not run are marked" if scope.observer.interrupted() else "",
     )
 
@@ -252,14 +258,22 @@ def make_victims(
     return victims, len(silent)
 
 
-def _defences(target: Target, victim: Victim, request: Request, ran: Sequence[Attack]) -> list[DefenceEntry]:
+def _defences(
+    target: Target, victim: Victim, request: Request, ran: Sequence[Attack], claims: Sequence[ClaimEntry]
+) -> list[DefenceEntry]:
     """What the defences guarantee, what they did to the first victim's update, and which attacks evaluated them."""
     defences = request.defending()
     if not defences:
         return []
     seed = seed_of(request.seed, "client", victim.number)
-    evidence = examine(target, victim.batch, victim.observation, seed, defences)
-    return defence_entries(defences, victim.observation.batch_size, evidence, ran)
+    recorded = request.update is not None
+    evidence = examine(target, victim.batch, victim.observation, seed, defences, recorded=recorded)
+    protocol = victim.observation.protocol
+    failed = tuple(check.what for claim in claims for check in claim.checks if not check.holds)
+    circumstances = Circumstances(
+        protocol.batch_size, coupling(target), protocol.beside, failed=failed, recorded=recorded
+    )
+    return defence_entries(defences, evidence, ran, circumstances)
 
 
 def _claims(target: Target, victim: Victim, request: Request) -> list[ClaimEntry]:
@@ -268,7 +282,12 @@ def _claims(target: Target, victim: Victim, request: Request) -> list[ClaimEntry
     claims = request.claimed()
     if request.update and not (request.defences or claims):
         return [claim_entry("no defence", examine_recorded(target, victim.batch, victim.observation, seed))]
-    found = examine_claims(target, victim.batch, victim.observation, seed, claims) if claims else []
+    if not claims:
+        return []
+    found = examine_claims(
+        *(target, victim.batch, victim.observation, seed, claims, request.defending()),
+        recorded=request.update is not None,
+    )
     return [claim_entry(str(claim), checks) for claim, checks in zip(claims, found, strict=True)]
 
 

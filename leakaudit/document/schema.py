@@ -447,7 +447,15 @@ class AccountingEntry(_Model):
     reconstruction: Public[float] = Field(
         description="largest probability of reconstructing it after all updates (ReRo)"
     )
-    reconstruction_one_step: Public[float]
+    reconstruction_one_step: Public[float] = Field(description="the same from one update that the sample took part in")
+    epsilon_one_step: Public[float | None] = Field(default=None, description="ε of such an update")
+    epsilon_renyi: Public[float | None] = Field(default=None, description="ε of the training by Rényi accounting")
+    reading: Public[str] = Field(default="", description="how the settings were read: units and divisor of the noise")
+    other_reading: Public[str] = Field(default="", description="another unit that the noise may have been meant in")
+    other_epsilon: Public[float | None] = Field(default=None, description="ε of the training, were it so")
+    other_reconstruction: Public[float | None] = Field(
+        default=None, description="the bound of the training, were it so"
+    )
     mse: Public[float | None] = Field(
         default=None, description="least MSE of unbiased attackers from one update, in pixels"
     )
@@ -477,7 +485,8 @@ class DefenceEntry(_Model):
     evaluated_by: Public[list[str]] = Field(default_factory=list, description="names of these attacks")
     reference: Public[str] = ""
     accounting: Public[AccountingEntry | None] = Field(default=None, description="only for a clipped and noised update")
-    accounting_reason: Public[str] = ""
+    accounting_reason: Public[str] = Field(default="", description="why there is no bound")
+    withheld: Public[bool] = Field(default=False, description="it would have a bound, and a premise of it fails here")
     checks: Public[list[ClaimCheck]] = Field(default_factory=list)
 
 
