@@ -11,6 +11,7 @@ from torch import Tensor
 from leakaudit.attacks.base import Attack
 from leakaudit.client.rounds.files import RecordedUpdate
 from leakaudit.defences.base import Defence
+from leakaudit.document.paths import path_in_repository
 from leakaudit.document.schema import (
     AttackEntry,
     BatchSection,
@@ -60,6 +61,7 @@ def target_section(target: Target) -> TargetSection:
     return TargetSection(
         name=target.name,
         path=target.path,
+        repository_path=path_in_repository(target.path),
         sha256=target.sha256,
         format=target.format,
         producer=target.producer,

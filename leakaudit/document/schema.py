@@ -71,6 +71,9 @@ class TargetSection(_Model):
 
     name: Public[str]
     path: FileName[str | None]
+    repository_path: Public[str | None] = Field(
+        default=None, description="path from the root of the repository that holds the file, as code scanning wants it"
+    )
     sha256: Public[str | None]
     format: Public[str]
     producer: Public[str] = ""
