@@ -64,7 +64,7 @@ ARGS = {
     "--mean 0.5 \\\n  --std 0.25": ["--mean", "0.5", "--std", "0.25"],
     '--auxiliary "my images" --set \'ig.iterations=5\'': ["--auxiliary", "my images", "--set", "ig.iterations=5"],
     '--frozen "*.bias" --output ""': ["--frozen", "*.bias", "--output", ""],
-    "--output '$(touch ran) `touch ran` $HOME; touch ran #'": ["--output", "$(touch ran) `touch ran` $HOME; touch ran #"],
+    "--output '$(touch ran) `touch ran` $HOME; touch x'": ["--output", "$(touch ran) `touch ran` $HOME; touch x"],
     "--output a#b": ["--output", "a#b"],
     "--output 'two\nlines'": ["--output", "two\nlines"],
 }  # fmt: skip

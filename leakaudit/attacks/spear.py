@@ -39,7 +39,7 @@ from torch import Generator, Tensor
 from leakaudit.attacks.base import Attack, relative_residual
 from leakaudit.attacks.certificate import RESIDUAL_TOLERANCE
 from leakaudit.attacks.linear import first_layer_or_reason
-from leakaudit.attacks.reading.confirm import Recovered, assemble, match_labels
+from leakaudit.attacks.reading.confirm import Recovered, assemble, match_labels, with_shares
 from leakaudit.attacks.reading.first_layer import Entry, masks_unknown, mid_grey, probe_batch
 from leakaudit.attacks.reading.noise import live_rows, noise_share, rank_limit, spread, step_of
 from leakaudit.observation import Observation, ThreatModel
@@ -129,6 +129,7 @@ class Spear(Attack):
     reference: ClassVar[str] = (
         "Dimitrov et al., SPEAR: Exact Gradient Inversion of Batches, NeurIPS 2024, arXiv 2403.03945"
     )
+    soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 15
     adapts: ClassVar[tuple[str, ...]] = ("dp", "int", "accumulate", "clients", "share", "soteria", "dropout")
     one_gradient: ClassVar[bool] = True
@@ -390,6 +391,7 @@ def _judge(
     if not hidden:
         fits &= noise > 0 or bool((mismatch <= settings.mismatch).all())
     if not hidden and not (observation.rescaled and observation.channel is None):  # clipped one by one: unknown scales
-        residual = relative_residual(target, observation, Play(images.clamp(low, high), labels.to(images.device)))
+        known = with_shares(observation, labels.to(images.device))
+        residual = relative_residual(target, observation, Play(images.clamp(low, high), known))
         fits &= residual <= max(RESIDUAL_TOLERANCE[dtype], NOISY_RESIDUAL * noise)
     return Recovered(images, labels, torch.full((len(images),), fits and noise == 0)), fits

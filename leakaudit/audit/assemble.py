@@ -271,10 +271,16 @@ def _certified(certificate: Certificate | None, reconstruction: Reconstruction) 
 
 def label_result(task: Task, true: Tensor, inferred: Tensor, source: LabelGuess) -> LabelResult:
     """Labels as multisets; `correct` is how many are right, as the task counts; `source` says how they were read."""
-    truth, guess = sorted(true.tolist()), sorted(inferred.tolist())
-    correct = task.score_labels(true, inferred)
+    known, read = task.hard(true), task.hard(inferred)
     soft = None if source.soft is None else source.soft.flatten().tolist()
-    return LabelResult(true=truth, inferred=guess, correct=correct, method=source.method, soft=soft)
+    return LabelResult(
+        true=sorted(known.tolist()),
+        inferred=sorted(read.tolist()),
+        correct=task.score_labels(known, read),
+        method=source.method,
+        soft=soft,
+        true_soft=true.tolist() if true.is_floating_point() else None,
+    )
 
 
 def _snapshot(outcome: Outcome, fraction: float, inputs: Tensor, order: Sequence[int]) -> SnapshotEntry | None:
@@ -289,8 +295,8 @@ def _sample(outcome: Outcome, score: SampleScore) -> SampleResult:
     batch, found, measure = outcome.victim.batch, score.identification, outcome.measure
     common = {
         "index": batch.indices[score.position],
-        "label": int(batch.labels[score.position]),
-        "inferred_label": int(outcome.reconstruction.labels[score.reconstruction]),
+        "label": int(batch.classes[score.position]),
+        "inferred_label": int(outcome.task.hard(outcome.reconstruction.labels)[score.reconstruction]),
         "reidentified": found.identified,
         "rank_among": found.distractors + 1,
         "leaked": score.leaked,

@@ -41,7 +41,7 @@ class ClientStep:
     Args:
         target: The model that the client trains.
         inputs: Normalised inputs (B, C, H, W).
-        labels: Class indices (B,).
+        labels: Class indices (B,), or class probabilities (B, K).
         alone: The update of one sample by itself, by its position in the batch, under the dropout masks that it had.
     """
 

@@ -296,6 +296,9 @@ class LabelResult(_Model):
         default=None,
         description="class probabilities of one sample, where the update shows its label to be no one class",
     )
+    true_soft: Private[list[list[float]] | None] = Field(
+        default=None, description="class probabilities of each sample in the order of the batch, where labels are soft"
+    )
 
     @model_validator(mode="after")
     def _counted(self) -> LabelResult:

@@ -78,8 +78,8 @@ def _uncovered(path: Path, written: Collection[str]) -> str:
     if not open_to_git:
         return ""
     return (
-        f"git adds {', '.join(sorted(open_to_git))} of {path.parent} unless you ignore it: the {NAME} there is yours and "
-        "was left as it is, and a report shows private samples"
+        f"git adds {', '.join(sorted(open_to_git))} of {path.parent} unless you ignore it: the {NAME} there is yours "
+        "and was left as it is, and a report shows private samples"
     )
 
 

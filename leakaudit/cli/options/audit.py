@@ -125,7 +125,7 @@ def audit_options(preset: str = "standard") -> Callable[[Callable[..., Any]], Ca
             type=click.Choice(("auto", "pixels", "normalized")),
             default="auto",
             show_default=True,
-            help="What the batch's arrays hold.",
+            help="What the batch's numbers are: pixels of the whole range 0..1, 0..255 or 0..65535, or normalised.",
         ),
         click.option("--resize", is_flag=True, help="Scale and centre-crop a folder's images to the model's size."),
         click.option(
