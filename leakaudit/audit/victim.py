@@ -32,8 +32,8 @@ WARM_START_RESIDUAL = 0.5
 measured."""
 
 ONE_CLASS = (
-    "it assumed one class per sample, but the client's labels are class probabilities, so that no guess of it regenerates"
-    " the update: an attack that finds the labels as well may show more"
+    "it assumed one class per sample, but the client's labels are class probabilities, so that no guess of it "
+    "regenerates the update: an attack that finds the labels as well may show more"
 )
 
 

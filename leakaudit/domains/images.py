@@ -24,7 +24,7 @@ TILE = 4
 
 STEEPEST, LARGEST_OFFSET = 0.05, 10.0
 """A model that multiplies its input by less than the first, or adds more than the second, takes pixels in 0..255: with
-pixels in 0..1 its first trained layer would see a picture with a contrast below 0.05, or far from zero. Chosen: models
+pixels in 0..1 its first trained layer would see a picture with a contrast below 0.05, or far from zero; chosen: models
 for 0..255 multiply by 1/255 to 1/57 (0.0175), those for 0..1 by 1 to 5, and means in 0..255 are above 100."""
 FLATTEST = 1 / 2550
 """Below this slope not even 0..255 would give the first layer a contrast of 0.1; chosen."""

@@ -1,4 +1,4 @@
-"""Labels of two dimensions: one-hot rows are classes, probabilities are kept, several classes per sample are refused."""
+"""Labels of two dimensions: one-hot rows are classes, probabilities are kept, several per sample are refused."""
 
 from __future__ import annotations
 
