@@ -1,7 +1,7 @@
 """What is installed of one kind of extension: the entry points of a group, ours and those of other packages.
 
-Groups: ``leakaudit.attacks``, ``leakaudit.defences``, ``leakaudit.formats``, ``leakaudit.readers``. Finding names
-imports nothing; an extension is imported when it is asked for.
+Groups: ``leakaudit.attacks``, ``leakaudit.defences``, ``leakaudit.domains``, ``leakaudit.formats``,
+``leakaudit.readers``. Finding names imports nothing; an extension is imported when it is asked for.
 """
 
 from __future__ import annotations

@@ -19,6 +19,8 @@ from leakaudit.client.batch import Batch
 from leakaudit.domains.images import Images
 from leakaudit.target.target import Target
 from leakaudit.tasks.single_label import SingleLabel
+from tests.cli.build import CLASSES, export
+from tests.plugins import Install, write_package
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("LEAKAUDIT_DATA", ROOT.parent / "shared" / "data"))
@@ -77,3 +79,30 @@ def samples() -> Batch:
     """Twenty smooth 12×12 images of five classes."""
     images = torch.from_numpy(smooth_images(20))
     return Batch(images, torch.arange(20) % 5, tuple(range(20)))
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ONNX file of a small convolutional network with five classes; nobody may write to it."""
+    torch.manual_seed(0)
+    return export(small_cnn(CLASSES), tmp_path_factory.mktemp("model") / "net.onnx")
+
+
+@pytest.fixture(scope="session")
+def batch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty smooth images with labels as NPZ; nobody may write to it."""
+    path = tmp_path_factory.mktemp("batch") / "batch.npz"
+    np.savez(path, x=smooth_images(20), y=np.arange(20) % CLASSES)
+    return path
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Install:
+    """Installs packages that extend leakaudit, until the end of the test: ``install(group, name=value)``."""
+
+    def write(group: str, /, **points: str) -> None:
+        folder = tmp_path_factory.mktemp("packages")
+        write_package(folder, group, points)
+        monkeypatch.syspath_prepend(folder)
+
+    return write

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import entry_points
 
 from leakaudit.domains.base import Domain
 from leakaudit.domains.images import Images
 from leakaudit.domains.tokens import Tokens
-from leakaudit.errors import UsageError
+from leakaudit.plugins import installed
 
 GROUP = "leakaudit.domains"
 OWN: tuple[type[Domain], ...] = (Images, Tokens)
@@ -20,18 +19,7 @@ def available() -> dict[str, type[Domain]]:
     Raises:
         UsageError: One that a package brings cannot be imported.
     """
-    found = {domain.kind: domain for domain in OWN}
-    for point in entry_points(group=GROUP):
-        try:
-            found[point.name] = point.load()
-        except Exception as error:
-            package = point.dist.name if point.dist else point.value
-            raise UsageError(
-                f"the domain {point.name!r} of the package {package!r} cannot be imported: "
-                f"{type(error).__name__}: {error}",
-                f"repair {package} or uninstall it",
-            ) from error
-    return found
+    return {**{domain.kind: domain for domain in OWN}, **installed(GROUP, "domain")}
 
 
 def taken(kinds: Sequence[str]) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leakaudit.attacks.april import April, AprilSettings, find_patches, solve_patches
@@ -17,31 +16,12 @@ from leakaudit.domains.images import Images
 from leakaudit.reconstruction import NotApplicable
 from leakaudit.target.dropout import Dropout
 from tests.attacks.exact import noise_batch, seen
-from tests.cli.test_scan import leakaudit
+from tests.attacks.transformer import Block
+from tests.cli.build import leakaudit
 from tests.conftest import make_target, small_cnn, smooth_images
 
 ATTACK = April(AprilSettings())
 SHAPE = (3, 12, 12)
-
-
-class Block(nn.Module):
-    def __init__(self, width: int, heads: int, norm: bool, skip: bool) -> None:
-        super().__init__()
-        self.heads, self.skip = heads, skip
-        self.norms = nn.ModuleList([nn.LayerNorm(width) if norm else nn.Identity() for _ in range(2)])
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-
-    def attend(self, x: Tensor) -> Tensor:
-        batch, tokens, width = x.shape
-        shaped = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
-        query, key, value = shaped.permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(query, key, value)
-        return self.out(mixed.transpose(1, 2).reshape(batch, tokens, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.skip * x + self.attend(self.norms[0](x))
-        return self.skip * x + self.mlp(self.norms[1](x))
 
 
 class TinyViT(nn.Module):

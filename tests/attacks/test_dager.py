@@ -18,7 +18,7 @@ from leakaudit.reconstruction import NotApplicable, Reconstruction
 from leakaudit.target.target import Target
 from leakaudit.tasks.single_label import SingleLabel
 from tests.attacks.exact import noise_batch, seen
-from tests.attacks.test_april import Block
+from tests.attacks.transformer import Block
 from tests.conftest import make_target, small_mlp
 
 VOCABULARY, PLACES = 50, 8

@@ -19,20 +19,14 @@ from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import NotApplicable
 from leakaudit.target.dropout import Dropout
 from leakaudit.target.target import Target
-from tests.attacks.test_masks import dropout_net, dropped, small_net
+from tests.attacks.dropout import dropout_net, dropped, linear_net, small_net
 from tests.conftest import make_target
-from tests.matching.test_engine import _StopAfter, psnr
+from tests.matching.build import StopAfter, psnr
 
 
 @pytest.fixture(autouse=True)
 def single_thread() -> None:
     torch.set_num_threads(1)
-
-
-def linear_net() -> Target:
-    torch.manual_seed(0)
-    layers = (nn.Flatten(), nn.Linear(432, 64), nn.GELU(), Dropout(0.5, label="drop"), nn.Linear(64, 5))
-    return make_target(nn.Sequential(*layers), (3, 12, 12), 5)
 
 
 def test_with_all_masks_read_it_recovers_what_ig_does_not(samples: Batch, space: Images) -> None:
@@ -110,7 +104,7 @@ def test_stopped_anywhere_it_returns_what_it_has_and_says_so(samples: Batch, spa
     target = map_net()
     observation = replace(dropped(target, samples.subset([3]), space), masks=None)
     settings = DIASettings(iterations=120, tv_weight=1e-5, execution="eager")
-    result = DIA(settings)(target, observation, cpu_generator(0), _StopAfter(steps))
+    result = DIA(settings)(target, observation, cpu_generator(0), StopAfter(steps))
     assert result.iterations == steps
     assert result.stopped == f"stopped after {steps} of 120 iterations"
     assert result.masks is not None
@@ -122,7 +116,7 @@ def test_stopped_in_the_second_trial_the_first_is_not_forgotten(samples: Batch, 
     target = map_net()
     observation = replace(dropped(target, samples.subset([3]), space), masks=None)
     settings = DIASettings(iterations=1000, tv_weight=1e-5, execution="eager")
-    first, second = (DIA(settings)(target, observation, cpu_generator(0), _StopAfter(n)) for n in (50, 51))
+    first, second = (DIA(settings)(target, observation, cpu_generator(0), StopAfter(n)) for n in (50, 51))
     assert torch.equal(first.inputs, second.inputs)
     assert second.match < 0.2
 

@@ -13,8 +13,7 @@ from leakaudit.attacks.idlg import IDLG
 from leakaudit.client.batch import Batch
 from leakaudit.domains.images import Images
 from leakaudit.reconstruction import NotApplicable
-from tests.matching.test_descent import cnn
-from tests.matching.test_engine import observation_of, psnr
+from tests.matching.build import cnn, observation_of, psnr
 
 
 @pytest.fixture(autouse=True)

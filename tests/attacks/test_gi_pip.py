@@ -23,7 +23,7 @@ from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, Sil
 from leakaudit.report.views.view import build_view
 from leakaudit.target.target import Target
 from tests.conftest import make_target, smooth_images
-from tests.matching.test_engine import _StopAfter, observation_of, psnr
+from tests.matching.build import StopAfter, observation_of, psnr
 
 AUXILIARY = torch.from_numpy(smooth_images(64, seed=7))
 WEAK = GIPIPSettings(iterations=150, signed=False, tv_weight=1e-5, training_steps=250)
@@ -59,7 +59,7 @@ def test_an_interrupted_training_still_gives_a_reconstruction(samples: Batch, sp
     target = pooled()
     images = torch.from_numpy(smooth_images(16, seed=11))
     observation = replace(observation_of(target, samples.subset([0]), space), auxiliary=images)
-    result = GIPIP(WEAK)(target, observation, cpu_generator(0), _StopAfter(5))
+    result = GIPIP(WEAK)(target, observation, cpu_generator(0), StopAfter(5))
     assert result.stopped
     assert result.notes[0].startswith("autoencoder of 16 public images")
 

@@ -24,10 +24,10 @@ from leakaudit.observation import Observation
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import NotApplicable, SilentMonitor
 from leakaudit.target.target import Target
-from tests.cli.test_scan import export
-from tests.cli.test_scan import leakaudit as command
+from tests.cli.build import export
+from tests.cli.build import leakaudit as command
 from tests.conftest import smooth_images
-from tests.matching.test_engine import psnr
+from tests.matching.build import psnr
 
 SHORT = replace(BASE, iterations=150, restarts=2, tv_weight=1e-4)
 SHAPE = (3, 12, 12)

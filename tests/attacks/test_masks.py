@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.reading.masks import draw_masks, masked_layers, read_masks
 from leakaudit.client.batch import Batch
-from leakaudit.client.observe import observe_step
 from leakaudit.defences.base import ClientStep, Defence, through
 from leakaudit.defences.gaussian import GaussianMechanism
 from leakaudit.defences.pruning import Pruning, Support
@@ -23,24 +22,8 @@ from leakaudit.protocols.base import Play
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.target.dropout import Dropout, dropout_layers, keyed
 from leakaudit.target.target import Target
+from tests.attacks.dropout import dropout_net, dropped, small_net
 from tests.conftest import make_target
-
-
-def dropout_net(activation: type[nn.Module] = nn.GELU, p: float = 0.5) -> Target:
-    """Convolution, channel dropout, linear layers with dropout before each."""
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        *(nn.Conv2d(3, 6, 3, 1, 1), activation(), Dropout(0.25, "channel", "channels"), nn.Conv2d(6, 6, 3, 1, 1)),
-        *(activation(), nn.Flatten(), Dropout(p, label="wide"), nn.Linear(864, 32), activation()),
-        *(Dropout(p, label="narrow"), nn.Linear(32, 5)),
-    )
-    return make_target(net, (3, 12, 12), 5)
-
-
-def dropped(target: Target, batch: Batch, space: Images, seed: int = 0) -> Observation:
-    """The observation of a client with dropout on, with its masks."""
-    observation, masks = observe_step(target, batch, FedSGD(len(batch), "train"), space, seed)
-    return replace(observation, labels=batch.labels, masks=masks)
 
 
 def test_finds_the_layers_that_are_on(samples: Batch, space: Images) -> None:
@@ -91,13 +74,6 @@ def test_several_samples_show_what_none_of_them_keeps(samples: Batch, space: Ima
     start = draw_masks(layers, torch.zeros(1), cpu_generator(0), read)
     assert not bool(start["0/wide"][:, kept == 0].any())
     assert 0.3 < float(start["0/wide"][:, kept == 1].mean()) < 0.7
-
-
-def small_net(p: float = 0.1, units: int = 64) -> Target:
-    """One dropout of few units at a low rate, so that a mask without zeros would be no surprise."""
-    torch.manual_seed(0)
-    layers = (nn.Flatten(), nn.Linear(432, units), nn.GELU(), Dropout(p, label="drop"), nn.Linear(units, 5))
-    return make_target(nn.Sequential(*layers), (3, 12, 12), 5)
 
 
 def features_net(p: float = 0.5) -> Target:

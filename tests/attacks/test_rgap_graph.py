@@ -12,7 +12,7 @@ from leakaudit.attacks.rgap import RGAP
 from leakaudit.observation import Observation
 from leakaudit.reconstruction import NotApplicable
 from leakaudit.target.target import Target
-from tests.attacks.test_rgap import SMALL, attack, error, image, leaky, make, refusal
+from tests.attacks.closed_form import SMALL, attack, error, image, leaky, make, refusal
 
 
 class Net(nn.Module):

@@ -15,9 +15,8 @@ from leakaudit.domains.images import Images
 from leakaudit.matching.engine import GradientMatching, MatchSettings
 from leakaudit.reconstruction import NotApplicable, SilentMonitor
 from leakaudit.target.dropout import keyed
-from tests.attacks.test_dia import linear_net
-from tests.attacks.test_masks import dropout_net, dropped
-from tests.matching.test_engine import psnr
+from tests.attacks.dropout import dropout_net, dropped, linear_net
+from tests.matching.build import psnr
 
 
 def test_the_objective_vanishes_at_the_true_input(samples: Batch, space: Images) -> None:

@@ -20,7 +20,7 @@ from leakaudit.observation import Observation
 from leakaudit.observer import SilentObserver
 from leakaudit.reconstruction import Monitor, Reconstruction
 from leakaudit.target.target import Target
-from tests.audit.test_pipeline import scan
+from tests.audit.build import scan
 from tests.conftest import small_mlp
 
 BUDGET = 1000.0

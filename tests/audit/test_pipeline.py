@@ -24,17 +24,8 @@ from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import Reconstruction
 from leakaudit.target.target import Target
 from leakaudit.tasks.base import LabelGuess
+from tests.audit.build import SHAPE, scan
 from tests.conftest import make_target, small_mlp, smooth_images
-
-SHAPE = (3, 12, 12)
-
-
-def scan(module: nn.Module, **options: object) -> leakaudit.Report:
-    defaults: dict[str, object] = {
-        "attacks": ["ig"], "settings": {"ig": {"iterations": "30"}}, "victims": 1, "mean": [0.5], "std": [0.25],
-        "input_shape": SHAPE,
-    }  # fmt: skip
-    return leakaudit.scan(module, (smooth_images(12), np.arange(12) % 5), **{**defaults, **options})  # type: ignore[arg-type]
 
 
 def with_dropout() -> nn.Module:

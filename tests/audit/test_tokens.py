@@ -18,7 +18,7 @@ from leakaudit.report.formats.csv import render_csv
 from leakaudit.report.formats.html import render_html
 from leakaudit.report.formats.junit import render_junit
 from leakaudit.report.views.trials import trial_table
-from tests.cli.test_scan import leakaudit as command
+from tests.cli.build import leakaudit as command
 from tests.texts import LENGTH, VOCABULARY, TextClassifier, export_text, random_ids, write_texts
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
-from tests.cli.test_scan import export
+from tests.cli.build import export
 
 CLASSES, VOCABULARY, LENGTH, SIDE = 6001, 9001, 5, 16
 WORD, CLASS, FILE, FOLDER = "canaryword", "canaryclass", "canarysample", "canaryfolder"

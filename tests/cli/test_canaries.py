@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.build import leakaudit
 from tests.cli.canaries import CLASS, FILE, FOLDER, WORD, Secret, make_secret, needs_pypdf, watched, written
-from tests.cli.test_scan import leakaudit
 
 TEXTS = ("json", "html", "sarif", "junit", "markdown", "csv")
 ALL = (*TEXTS, "pdf")

@@ -6,9 +6,7 @@ import json
 from pathlib import Path
 
 from leakaudit.defences.registry import available
-from tests.cli.test_scan import batch, leakaudit, model
-
-__all__ = ["batch", "model"]
+from tests.cli.build import leakaudit
 
 
 def test_scan_of_a_defended_update_states_bound_counterpart_and_checks(

@@ -11,9 +11,7 @@ from leakaudit.api import defend
 from leakaudit.attacks.ig import IG
 from leakaudit.observer import SilentObserver
 from leakaudit.reconstruction import Reconstruction
-from tests.cli.test_scan import batch, leakaudit, model
-
-__all__ = ["batch", "model"]
+from tests.cli.build import leakaudit
 
 QUICK = ("--victims", 1, "--attack", "ig", "--set", "ig.iterations=150", "--steps", 5, "-q", "--controls", "none")
 

@@ -16,7 +16,7 @@ from leakaudit.cli.options.policy import CODE, DATA
 from leakaudit.cli.scan import scan
 from leakaudit.errors import UsageError
 from leakaudit.policy.read import find_policy
-from tests.cli.test_scan import CLASSES, export, leakaudit
+from tests.cli.build import CLASSES, export, leakaudit
 from tests.conftest import smooth_images
 
 EVIL = """

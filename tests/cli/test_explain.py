@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from leakaudit.findings import RULES
-from tests.cli.test_scan import leakaudit
+from tests.cli.build import leakaudit
 
 
 def test_the_list_names_every_finding() -> None:

@@ -30,10 +30,10 @@ from leakaudit.cli.output import say_json
 from leakaudit.document.schema import HASH_KEY, Report, self_hash
 from leakaudit.policy.apply import apply_policy
 from leakaudit.policy.read import Policy, Suppression
-from tests.cli.test_scan import leakaudit
+from tests.cli.build import leakaudit
 from tests.conftest import smooth_images
 from tests.report.builder import build
-from tests.safety.test_text import PARTS, check_lines, hostile_text
+from tests.safety.hostile import PARTS, check_lines, hostile_text
 
 PACKAGE = Path(package.__file__).parent
 EVIL = "\n::error::pwned\r\x1b]0;x\x07\x1b[31m\u202e[red]\t##[error]\u200b|`<b>"

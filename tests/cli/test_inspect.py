@@ -10,7 +10,7 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from tests.cli.test_scan import leakaudit
+from tests.cli.build import leakaudit
 from tests.target import build
 
 NAMES = ("scale", "shift", "mean", "variance")

@@ -12,11 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.cli.test_scan import batch, leakaudit, model
+from tests.cli.build import leakaudit
 from tests.conftest import smooth_images
 from tests.report.builder import build
-
-__all__ = ["batch", "model"]
 
 SLOW = ("-f", "json", "-f", "html", "--preset", "quick", "--attack", "ig", "--set", "ig.iterations=1000000", "-v")
 FORMATS = ("json", "html", "sarif", "junit")

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import nn
 
-from tests.cli.test_scan import CLASSES, export, leakaudit
+from tests.cli.build import CLASSES, export, leakaudit
 from tests.conftest import smooth_images
-from tests.report.test_formats import check_sarif
+from tests.report.sarif_subset import check_sarif
 
 COMMAND = ("--mean", "0.5", "--std", "0.25", "-f", "json", "-f", "sarif", "-f", "junit", "-f", "markdown", "-o", "out")
 POLICY = """

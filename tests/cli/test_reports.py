@@ -15,7 +15,7 @@ from leakaudit.domains.images import Images
 from leakaudit.policy.read import read_policy
 from leakaudit.report.formats import pdf
 from leakaudit.report.formats.base import FormatUnavailable
-from tests.cli.test_scan import export, leakaudit
+from tests.cli.build import export, leakaudit
 from tests.conftest import small_mlp, smooth_images
 from tests.report.builder import build
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.cli.test_scan import CLASSES, export
+from tests.cli.build import CLASSES, export
 from tests.conftest import smooth_images
 
 OPTIONS = (

@@ -14,58 +14,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
-from torch import nn
 
+from tests.cli.build import CLASSES, leakaudit
 from tests.conftest import smooth_images
-
-CLASSES = 5
-
-
-def export(module: nn.Module, path: Path, shape: tuple[int, ...] = (3, 12, 12)) -> Path:
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            module.eval(), (torch.zeros(1, *shape),), str(path), dynamo=False, opset_version=17,
-            do_constant_folding=False, input_names=["input"], dynamic_axes={"input": {0: "N"}},
-        )  # fmt: skip
-    return path
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.GELU(), nn.Flatten(), nn.Linear(1152, CLASSES))
-    return export(net, tmp_path_factory.mktemp("model") / "net.onnx")
-
-
-@pytest.fixture(scope="module")
-def batch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("batch") / "batch.npz"
-    np.savez(path, x=smooth_images(20), y=np.arange(20) % CLASSES)
-    return path
-
-
-def leakaudit(*args: object) -> tuple[int, str, str]:
-    """Run the installed entry point's function in this process."""
-    from leakaudit.cli import main
-
-    runner = CliRunner()
-    words = [str(a) for a in args]
-    with runner.isolation() as (out, err, _):
-        argv, sys.argv = sys.argv, ["leakaudit", *words]
-        try:
-            main()
-            code: object = 0
-        except SystemExit as stop:
-            code = stop.code
-        finally:
-            sys.argv = argv
-        return int(str(code or 0)), out.getvalue().decode(), err.getvalue().decode()
-
 
 QUICK = ("--attack", "ig", "--set", "ig.iterations=200", "--victims", "1", "--mean", "0.5", "--std", "0.25")
 

@@ -13,7 +13,7 @@ from leakaudit.attacks.ig import IG
 from leakaudit.audit import pipeline as audit
 from leakaudit.document.schema import Report
 from leakaudit.reconstruction import Reconstruction
-from tests.cli.test_scan import CLASSES, export, leakaudit
+from tests.cli.build import CLASSES, export, leakaudit
 from tests.conftest import smooth_images
 
 WITH_IG = ("--attack", "ig", "--set", "ig.iterations=250")

@@ -13,10 +13,8 @@ import torch.nn.functional as F
 from safetensors.numpy import save_file
 from torch import nn
 
-from tests.cli.test_scan import CLASSES, leakaudit, model
+from tests.cli.build import CLASSES, leakaudit
 from tests.conftest import smooth_images
-
-__all__ = ["model"]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from PIL import Image
 from leakaudit.client.readers.images import load_batch, load_images
 from leakaudit.domains.images import Images
 from leakaudit.errors import BatchError
-from tests.client.test_batch import save
+from tests.client.build import save
 
 GREY, COLOUR = Images.plain((1, 8, 10)), Images.plain((3, 8, 10))
 RAMP = np.linspace(0, 1, 80).reshape(8, 10)

@@ -28,7 +28,7 @@ from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.target import load
 from leakaudit.target.splice import last_linear, layer_input, spliced
 from leakaudit.target.target import Target
-from tests.cli.test_scan import export
+from tests.cli.build import export
 from tests.conftest import make_target, small_cnn, small_mlp
 
 

@@ -4,83 +4,24 @@ from __future__ import annotations
 
 import ast
 import json
-from dataclasses import dataclass
-from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
 import leakaudit as package
-from leakaudit import Channel, Check, Defence, Guarantee, UsageError, plugins
+from leakaudit import Defence, UsageError
 from leakaudit.defences.registry import GROUP, available, default_grid
 from leakaudit.defences.spec import parse_defence
-from tests.cli.test_scan import batch, leakaudit, model
-
-__all__ = ["batch", "model"]
-
-
-@dataclass(frozen=True)
-class Scaling(Channel):
-    """A fraction of the gradient."""
-
-    share: float
-
-    def __call__(self, gradients):  # type: ignore[no-untyped-def]
-        """Scale."""
-        return {name: self.share * g for name, g in gradients.items()}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Half(Defence):
-    """Share a fraction of the update."""
-
-    factor: float = 0.5
-    twice: bool = False
-
-    name: ClassVar[str] = "half"
-    title: ClassVar[str] = "A fraction of the update"
-    adaptive: ClassVar[str] = "scales its own gradient alike"
-    reference: ClassVar[str] = "none"
-
-    @property
-    def share(self) -> float:
-        """Of the update."""
-        return self.factor ** (2 if self.twice else 1)
-
-    def protect(self, update, step, generator):  # type: ignore[no-untyped-def]
-        """Scale."""
-        return {name: self.share * g for name, g in update.items()}
-
-    def channel(self, observation):  # type: ignore[no-untyped-def]
-        """Scale."""
-        return Scaling(self.share)
-
-    def check(self, raw, shared):  # type: ignore[no-untyped-def]
-        """The ratio of the largest entries."""
-        name = next(iter(shared))
-        ratio = float(shared[name].abs().max() / raw[name].abs().max())
-        return [Check("share", f"{self.share:g}", f"{ratio:g}", abs(ratio - self.share) < 1e-5)]
-
-    def guarantee(self, batch_size, prior):  # type: ignore[no-untyped-def]
-        """None worth the name, but it is the method's to say."""
-        return Guarantee(7.0, 1e-5, 1.0, 1.0, 1, prior, 0.5, 0.5)
-
-    @classmethod
-    def grid(cls, batch_size, samples):  # type: ignore[no-untyped-def]
-        """Two."""
-        return ("half", "half,twice")
+from tests.cli.build import leakaudit
+from tests.defences.toy import Half
+from tests.plugins import Install
 
 
 @pytest.fixture
-def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def installed(install: Install) -> None:
     """As if a package with the entry point were installed."""
-    point = EntryPoint("half", f"{__name__}:Half", GROUP)
-
-    def found(group: str) -> EntryPoints:
-        return EntryPoints([*entry_points(group=group), *([point] if group == GROUP else [])])
-
-    monkeypatch.setattr(plugins, "entry_points", found)
+    install(GROUP, half="tests.defences.toy:Half")
 
 
 @pytest.mark.usefixtures("installed")
@@ -117,9 +58,9 @@ def test_its_settings_are_checked(text: str) -> None:
         parse_defence(text)
 
 
-def test_one_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [EntryPoint("mine", "not_there:Mine", group)])
-    with pytest.raises(UsageError, match="the defence 'mine' of the package 'not_there"):
+def test_one_that_cannot_be_imported_is_named(install: Install) -> None:
+    install(GROUP, mine="not_there:Mine")
+    with pytest.raises(UsageError, match="the defence 'mine' of the package 'their_mine'"):
         available()
 
 

@@ -21,7 +21,7 @@ from leakaudit.report.formats.pdf import render_pdf
 from leakaudit.report.formats.sarif import render_sarif
 from tests.report.builder import build
 from tests.report.fill import filled
-from tests.report.test_write import needs_pdf
+from tests.report.printing import needs_pdf
 
 LEVELS: tuple[Level, ...] = ("blurred", "none")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import replace
-from importlib.metadata import EntryPoint
 
 import numpy as np
 import pytest
@@ -27,15 +26,15 @@ from leakaudit.report.formats.junit import render_junit
 from leakaudit.report.formats.markdown import render_markdown
 from leakaudit.target.target import Target
 from tests.domains.toy import Signals
+from tests.plugins import Install
 
 SHORT = {"ig": {"iterations": "120"}}
-POINT = EntryPoint("signals", "tests.domains.toy:Signals", registry.GROUP)
 
 
 @pytest.fixture
-def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def installed(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plug-in as a package would bring it, and two attacks that read what it takes."""
-    monkeypatch.setattr(registry, "entry_points", lambda group: [POINT] if group == registry.GROUP else [])
+    install(registry.GROUP, signals="tests.domains.toy:Signals")
     for attack in (IG, LinearReader):
         monkeypatch.setattr(attack, "reads", (*attack.reads, "signals"))
 
@@ -129,8 +128,7 @@ def test_options_about_pixels_are_refused() -> None:
         audited(mean=[0.5])
 
 
-def test_a_plug_in_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = EntryPoint("broken", "tests.domains.nowhere:Nothing", registry.GROUP)
-    monkeypatch.setattr(registry, "entry_points", lambda group: [broken])
+def test_a_plug_in_that_cannot_be_imported_is_named(install: Install) -> None:
+    install(registry.GROUP, broken="tests.domains.nowhere:Nothing")
     with pytest.raises(UsageError, match=r"'broken'.*cannot be imported"):
         registry.available()

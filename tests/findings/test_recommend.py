@@ -9,9 +9,7 @@ import pytest
 
 from leakaudit.defences.accounting import reconstruction_bound
 from leakaudit.findings.recommend import PRIOR, TOLERATED, multiplier_for
-from tests.cli.test_scan import batch, leakaudit, model
-
-__all__ = ["batch", "model"]
+from tests.cli.build import leakaudit
 
 
 def test_the_noise_level_is_the_one_that_the_bound_asks_for() -> None:

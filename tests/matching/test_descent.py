@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from leakaudit.attacks.base import cpu_generator
 from leakaudit.client.batch import Batch
@@ -18,16 +17,9 @@ from leakaudit.matching.engine import MatchSettings, minimize
 from leakaudit.matching.schedule import LearningRate, cosine_decay
 from leakaudit.reconstruction import SilentMonitor
 from leakaudit.target.target import Target
-from tests.conftest import make_target
-from tests.matching.test_engine import _StopAfter, observation_of, psnr
+from tests.matching.build import StopAfter, cnn, observation_of, psnr
 
 LBFGS = MatchSettings(iterations=300, optimizer="lbfgs", distance="euclidean", tv_weight=0)
-
-
-def cnn() -> Target:
-    torch.manual_seed(0)
-    layers = (nn.Conv2d(3, 6, 3, 1, 1), nn.GELU(), nn.Flatten(), nn.Linear(864, 16), nn.GELU(), nn.Linear(16, 5))
-    return make_target(nn.Sequential(*layers), (3, 12, 12), 5)
 
 
 def test_lbfgs_goes_far_below_the_precision_of_plain_cosine(samples: Batch, space: Images) -> None:
@@ -47,7 +39,7 @@ def test_lbfgs_stops_at_its_tolerance_and_when_told(samples: Batch, space: Image
     assert result.match < 1e-2
     assert result.iterations < 100
     assert result.stopped == ""
-    told = minimize(net, observation, LBFGS, cpu_generator(0), _StopAfter(7))
+    told = minimize(net, observation, LBFGS, cpu_generator(0), StopAfter(7))
     assert told.iterations == 7
     assert told.stopped == "stopped after 7 of 300 iterations"
 

@@ -13,25 +13,13 @@ from leakaudit.attacks.gi_pip import GIPIPSettings
 from leakaudit.attacks.gradinversion import GradInversionSettings
 from leakaudit.attacks.ig import IG, IGSettings
 from leakaudit.client.batch import Batch
-from leakaudit.client.observe import observe
 from leakaudit.domains.images import Images
 from leakaudit.matching.engine import MatchSettings, minimize
-from leakaudit.observation import Observation
-from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import SilentMonitor
 from leakaudit.target.target import Target
+from tests.matching.build import StopAfter, observation_of, psnr
 
 SETTINGS = MatchSettings(iterations=300, tv_weight=1e-5)
-
-
-def observation_of(target: Target, batch: Batch, space: Images) -> Observation:
-    from dataclasses import replace
-
-    return replace(observe(target, batch, FedSGD(len(batch)), space), labels=batch.labels, label_source="given")
-
-
-def psnr(space: Images, inputs: torch.Tensor, batch: Batch) -> float:
-    return float(-10 * torch.log10((space.decode(inputs) - batch.images).square().mean()))
 
 
 def test_recovers_a_sample_from_an_mlp(target: Target, samples: Batch, space: Images) -> None:
@@ -45,7 +33,7 @@ def test_recovers_a_sample_from_an_mlp(target: Target, samples: Batch, space: Im
 
 def test_a_descent_that_ends_early_has_a_timeline(target: Target, samples: Batch, space: Images) -> None:
     observation = observation_of(target, samples.subset([3]), space)
-    result = minimize(target, observation, SETTINGS, cpu_generator(0), _StopAfter(40))
+    result = minimize(target, observation, SETTINGS, cpu_generator(0), StopAfter(40))
     fractions = [s.fraction for s in result.snapshots]
     assert len(fractions) == 5
     for found, wanted in zip(fractions, (0.0, 0.05, 0.1, 0.25, 0.5), strict=True):
@@ -86,24 +74,9 @@ def test_the_private_batch_cannot_change_a_result(target: Target, samples: Batch
     assert torch.equal(first.inputs, second.inputs)
 
 
-class _StopAfter(SilentMonitor):
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self.steps = steps
-
-    def update(self, fraction: float, objective: float) -> None:
-        self.steps -= 1
-
-    def should_stop(self) -> bool:
-        return self.steps <= 0
-
-    def seconds_left(self) -> float | None:
-        return None
-
-
 def test_stops_when_told_with_the_best_so_far(target: Target, samples: Batch, space: Images) -> None:
     result = minimize(
-        target, observation_of(target, samples.subset([1]), space), SETTINGS, cpu_generator(0), _StopAfter(12)
+        target, observation_of(target, samples.subset([1]), space), SETTINGS, cpu_generator(0), StopAfter(12)
     )
     assert result.iterations == 12
     assert result.stopped == "stopped after 12 of 300 iterations"

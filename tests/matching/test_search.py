@@ -22,8 +22,7 @@ from leakaudit.matching.engine import GradientMatching, MatchSettings
 from leakaudit.matching.search import rank, search
 from leakaudit.reconstruction import Reconstruction, SilentMonitor
 from tests.conftest import make_target
-from tests.matching.test_descent import cnn
-from tests.matching.test_engine import _StopAfter, observation_of, psnr
+from tests.matching.build import StopAfter, cnn, observation_of, psnr
 
 
 def relu() -> nn.Module:
@@ -61,7 +60,7 @@ def test_the_better_candidate_wins_whatever_the_order(samples: Batch, space: Ima
 def test_stops_when_told_and_with_hardly_any_steps(samples: Batch, space: Images) -> None:
     net = cnn()
     observation = observation_of(net, samples.subset([3]), space)
-    told = IG(SETTINGS)(net, observation, cpu_generator(0), _StopAfter(5))
+    told = IG(SETTINGS)(net, observation, cpu_generator(0), StopAfter(5))
     assert told.iterations == 5
     assert told.stopped
     assert IG(IGSettings(iterations=1, search=True))(net, observation, cpu_generator(0)).match <= 1
@@ -151,7 +150,7 @@ def test_a_search_that_is_stopped_anywhere_says_so(
     net = cnn()
     observation = observation_of(net, samples.subset([1]), space)
     for after in range(1, 40, 2):
-        told = IG(IGSettings(iterations=40, search=True))(net, observation, cpu_generator(0), _StopAfter(after))
+        told = IG(IGSettings(iterations=40, search=True))(net, observation, cpu_generator(0), StopAfter(after))
         assert told.iterations == after
         assert told.stopped == f"stopped after {after} of 40 iterations"
 

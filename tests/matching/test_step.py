@@ -21,7 +21,7 @@ from leakaudit.reconstruction import SilentMonitor
 from leakaudit.target.dropout import Dropout
 from leakaudit.target.target import Target
 from tests.conftest import make_target, small_cnn
-from tests.matching.test_engine import _StopAfter, observation_of
+from tests.matching.build import StopAfter, observation_of
 from tests.target.watch import compiled
 
 
@@ -151,7 +151,7 @@ def test_a_compiled_run_says_so(target: Target, samples: Batch, space: Images, m
     monkeypatch.setattr(step, "_compiled", lambda graph, example: graph)
     settings = MatchSettings(iterations=step.COMPILE_AFTER // 2, restarts=2)
     observation = observation_of(target, samples.subset([1]), space)
-    result = minimize(target, observation, settings, cpu_generator(0), _StopAfter(3))
+    result = minimize(target, observation, settings, cpu_generator(0), StopAfter(3))
     assert "steps compiled, restarts at once: 2" in result.notes
 
 

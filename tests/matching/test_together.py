@@ -20,11 +20,10 @@ from leakaudit.matching.step import Step
 from leakaudit.observation import Observation
 from leakaudit.reconstruction import SilentMonitor
 from leakaudit.target.target import Target
-from tests.cli.test_scan import batch, leakaudit, model
+from tests.cli.build import leakaudit
 from tests.conftest import make_target, small_cnn
-from tests.matching.test_engine import _StopAfter, observation_of
+from tests.matching.build import StopAfter, observation_of
 
-__all__ = ["batch", "model"]
 TRACED = MatchSettings(iterations=30, signed=False, tv_weight=0.01, restarts=2, execution="traced")
 
 
@@ -70,7 +69,7 @@ def test_together_is_as_in_turn(net: Target, victims: list[Observation]) -> None
 
 
 def test_stops_with_the_best_so_far_of_each(net: Target, victims: list[Observation]) -> None:
-    found = minimize_together(net, victims, TRACED, [cpu_generator(i) for i in range(3)], _StopAfter(5))
+    found = minimize_together(net, victims, TRACED, [cpu_generator(i) for i in range(3)], StopAfter(5))
     assert found is not None
     assert len(found) == 3
     assert all(result.stopped for result in found)
@@ -82,7 +81,7 @@ def test_victims_that_were_not_begun_are_left_out(
     monkeypatch.setattr("leakaudit.matching.memory.free_bytes", lambda device: 0)
     settings = replace(TRACED, restarts=1)
     generators = [cpu_generator(i) for i in range(3)]
-    found = IG(IGSettings(**asdict(settings))).together(net, victims, generators, _StopAfter(settings.iterations + 5))
+    found = IG(IGSettings(**asdict(settings))).together(net, victims, generators, StopAfter(settings.iterations + 5))
     assert found is not None
     assert [(r.iterations, r.stopped) for r in found] == [(30, ""), (5, "stopped after 5 of 30 iterations")]
 

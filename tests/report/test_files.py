@@ -22,7 +22,7 @@ from leakaudit.report.formats.registry import available
 from leakaudit.report.write import PARTIAL, write_report
 from tests.conftest import ROOT
 from tests.report.builder import build
-from tests.report.test_write import needs_pdf
+from tests.report.printing import needs_pdf
 
 TEXTS = ("json", "html", "sarif", "junit", "markdown", "csv")
 

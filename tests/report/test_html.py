@@ -20,9 +20,7 @@ from leakaudit.report.wording import MISSING, clip, fixed, number, seconds
 from leakaudit.tasks.base import LabelGuess
 from leakaudit.tasks.single_label import SingleLabel
 from tests.report.builder import build
-
-EVIL = "<script>alert(1)</script>{{7*7}}{% raw %}</style>$\\frac{"
-LONG = "W" * 10_240
+from tests.report.hostile import hostile
 
 
 class Page(HTMLParser):
@@ -61,21 +59,6 @@ def report() -> Report:
 @pytest.fixture(scope="module")
 def page(report: Report) -> Page:
     return Page(render_html(report))
-
-
-def hostile() -> Report:
-    document = build(victims=2, runs=1).model_dump()
-    document["target"].update(name=EVIL, path=LONG, producer="\x00\x1b[31m\u202e", dropout_layers=[LONG])
-    document["rank"]["layers"][0].update(name=EVIL + LONG, kind=LONG)
-    document["batch"]["class_names"] = [EVIL, LONG, "\u202e\x00"] * 2
-    document["attacks"][0].update(title=EVIL + LONG, name='"><img src=x onerror=alert(1)>', given={EVIL: LONG})
-    document["findings"][0].update(title=LONG, message=EVIL, remedy=LONG, evidence={EVIL: [EVIL]})
-    document["verdict"].update(headline=LONG, status=EVIL, assumed=[EVIL])
-    document["versions"][LONG] = EVIL
-    document["command"] = [EVIL, LONG]
-    sample = document["attacks"][0]["results"][0]["samples"][0]
-    sample.update(original_png="https://attacker.example/x.png", reconstruction_png="data:text/html,<script>1</script>")
-    return Report.model_validate(document)
 
 
 def test_it_shows_every_number_of_the_document(report: Report, page: Page) -> None:

@@ -3,48 +3,31 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 
 import pytest
 
-from leakaudit import Format, UsageError, plugins
+from leakaudit import Format, UsageError
 from leakaudit.report.formats import registry
 from leakaudit.report.formats.base import FormatUnavailable, Rendering, ReportWarning
 from leakaudit.report.formats.failure import write_failure
 from leakaudit.report.formats.registry import GROUP, available, chosen, format_names
 from leakaudit.report.write import write_report
-from tests.cli.test_scan import leakaudit
+from tests.cli.build import leakaudit
+from tests.plugins import Install
 from tests.report.builder import build
-
-
-def text(rendering: Rendering) -> str:
-    return f"{rendering.report.verdict.status}\n"
+from tests.report.toy import render
 
 
 def missing(rendering: Rendering) -> bytes:
     raise FormatUnavailable("report.odd not written: no library")
 
 
-def failed(model: str, message: str) -> str:
-    return f"{model}: {message}"
-
-
-TEXT = Format(name="plain", file="report.txt", title="the verdict", render=text, default=True, failure=failed)
-SAME_FILE = Format(name="double", file="report.json", title="another", render=text)
-WRONG_NAME = Format(name="other", file="x.txt", title="another", render=text)
-FOLDER = Format(name="folder", file="../x.txt", title="another", render=text)
-BYTES = Format(name="bytes", file="x.bin", title="says bytes, gives text", render=text, binary=True)
+SAME_FILE = Format(name="double", file="report.json", title="another", render=render)
+WRONG_NAME = Format(name="other", file="x.txt", title="another", render=render)
+FOLDER = Format(name="folder", file="../x.txt", title="another", render=render)
+BYTES = Format(name="bytes", file="x.bin", title="says bytes, gives text", render=render, binary=True)
 MISSING = Format(name="missing", file="report.odd", title="needs a library", render=missing, binary=True)
-
-
-def install(monkeypatch: pytest.MonkeyPatch, **formats: str) -> None:
-    points = [EntryPoint(name, f"{__name__}:{value}", GROUP) for name, value in formats.items()]
-
-    def found(group: str) -> EntryPoints:
-        return EntryPoints([*entry_points(group=group), *(points if group == GROUP else [])])
-
-    monkeypatch.setattr(plugins, "entry_points", found)
 
 
 def test_the_help_names_those_that_are_written_by_default() -> None:
@@ -63,10 +46,8 @@ def test_ours_are_complete_and_the_document_comes_last() -> None:
     assert all(f.title for f in available().values())
 
 
-def test_a_format_of_another_package_works_from_the_command_line(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    install(monkeypatch, plain="TEXT")
+def test_a_format_of_another_package_works_from_the_command_line(install: Install, tmp_path: Path) -> None:
+    install(GROUP, plain="tests.report.toy:FORMAT")
     report = build(victims=1, runs=1)
     write_report(report, tmp_path, ("json",))
     code, out, err = leakaudit("render", tmp_path / "report.json", "-o", tmp_path / "new", "-f", "plain")
@@ -76,8 +57,8 @@ def test_a_format_of_another_package_works_from_the_command_line(
     assert "plain" in {f.name for f in chosen(())}
 
 
-def test_it_can_say_that_an_audit_failed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    install(monkeypatch, plain="TEXT")
+def test_it_can_say_that_an_audit_failed(install: Install, tmp_path: Path) -> None:
+    install(GROUP, plain="tests.report.toy:FORMAT")
     assert write_failure(tmp_path, ("plain", "csv"), Path("m.onnx"), ValueError("broken")) == [tmp_path / "report.txt"]
     assert (tmp_path / "report.txt").read_text() == "m.onnx: broken"
 
@@ -86,29 +67,27 @@ def test_it_can_say_that_an_audit_failed(monkeypatch: pytest.MonkeyPatch, tmp_pa
     ("name", "value", "message"),
     [("double", "SAME_FILE", "both write report.json"), ("mine", "WRONG_NAME", "no Format of that name")],
 )
-def test_formats_that_do_not_fit_are_named(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
-) -> None:
-    install(monkeypatch, **{name: value})
+def test_formats_that_do_not_fit_are_named(install: Install, name: str, value: str, message: str) -> None:
+    install(GROUP, **{name: f"{__name__}:{value}"})
     with pytest.raises(UsageError, match=message):
         available()
 
 
-def test_a_file_outside_the_folder_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch, folder="FOLDER")
+def test_a_file_outside_the_folder_is_refused(install: Install) -> None:
+    install(GROUP, folder=f"{__name__}:FOLDER")
     with pytest.raises(UsageError, match="expected a file name without a folder"):
         available()
 
 
-def test_a_renderer_must_keep_its_word(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    install(monkeypatch, bytes="BYTES")
+def test_a_renderer_must_keep_its_word(install: Install, tmp_path: Path) -> None:
+    install(GROUP, bytes=f"{__name__}:BYTES")
     with pytest.raises(TypeError, match="returned str, declared is bytes"):
         write_report(build(victims=1, runs=1), tmp_path, ("bytes",))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_missing_library_costs_one_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    install(monkeypatch, missing="MISSING")
+def test_a_missing_library_costs_one_file(install: Install, tmp_path: Path) -> None:
+    install(GROUP, missing=f"{__name__}:MISSING")
     with pytest.warns(ReportWarning, match="no library"):
         written = write_report(build(victims=1, runs=1), tmp_path, ("missing", "json"))
     assert [path.name for path in written] == ["report.json"]

@@ -19,17 +19,7 @@ from leakaudit.report.formats import pdf
 from leakaudit.report.formats.base import ReportWarning
 from leakaudit.report.write import write_report
 from tests.report.builder import build
-
-
-def _weasyprint_loads() -> bool:
-    try:
-        pdf.load_weasyprint()
-    except pdf.FormatUnavailable:
-        return False
-    return True
-
-
-needs_pdf = pytest.mark.skipif(not _weasyprint_loads(), reason="WeasyPrint or Pango is not installed")
+from tests.report.printing import needs_pdf
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ from leakaudit.recursion.solve import SolverSettings, solve
 from leakaudit.risk.rank import RankReport, rank_analysis
 from leakaudit.target import load
 from leakaudit.target.target import Target
-from tests.attacks.test_rgap import SMALL, attack, error, image, leaky, make, refusal, small
+from tests.attacks.closed_form import SMALL, attack, error, image, leaky, make, refusal, small
 from tests.risk.nets import conv, target
 from tests.target import build
 

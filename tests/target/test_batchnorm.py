@@ -15,7 +15,7 @@ from leakaudit.domains.images import Images
 from leakaudit.errors import UsageError
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.target.batchnorm import is_trained, normalised, running_statistics
-from tests.cli.test_scan import export
+from tests.cli.build import export
 
 SHAPE = (3, 12, 12)
 

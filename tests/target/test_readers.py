@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import zipfile
-from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from leakaudit import ModelError, Reader, Target, UsageError, load, plugins
+from leakaudit import ModelError, Reader, Target, UsageError, load
 from leakaudit.target.modules import from_module
 from leakaudit.target.readers import GROUP, Asked, Content, available, look_at, reader_of
 from tests.conftest import small_mlp
+from tests.plugins import Install
 
 
 def recognised(content: Content) -> bool:
@@ -28,13 +28,8 @@ MINE = Reader(kind="mine", called="a file of mine", recognises=recognised, read=
 
 
 @pytest.fixture
-def installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    point = EntryPoint("mine", f"{__name__}:MINE", GROUP)
-
-    def found(group: str) -> EntryPoints:
-        return EntryPoints([*entry_points(group=group), *([point] if group == GROUP else [])])
-
-    monkeypatch.setattr(plugins, "entry_points", found)
+def installed(install: Install) -> None:
+    install(GROUP, mine=f"{__name__}:MINE")
 
 
 def archive(path: Path, *names: str) -> Path:
@@ -91,7 +86,7 @@ def test_a_reader_of_another_package_reads_its_files(tmp_path: Path) -> None:
         load(tmp_path / "net.xyz", factory="tests.conftest:small_mlp")
 
 
-def test_one_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [EntryPoint("mine", "not_there:Mine", group)])
+def test_one_that_cannot_be_imported_is_named(install: Install) -> None:
+    install(GROUP, mine="not_there:Mine")
     with pytest.raises(UsageError, match="the model reader 'mine'"):
         available()

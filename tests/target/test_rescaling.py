@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import leakaudit
 from leakaudit.target.load import load
 from leakaudit.target.rescaling import own_rescaling
-from tests.cli.test_scan import export
+from tests.cli.build import export
 from tests.conftest import small_cnn, smooth_images
 
 
