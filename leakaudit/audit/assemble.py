@@ -41,6 +41,7 @@ from leakaudit.target.target import Target
 if TYPE_CHECKING:
     from leakaudit.attacks.certificate import Certificate
     from leakaudit.audit.victim import Outcome, Victim
+    from leakaudit.client.accuracy import Accuracy
     from leakaudit.client.batch import Batch
     from leakaudit.domains.base import Domain
     from leakaudit.scoring.base import Measure, SampleScore
@@ -93,8 +94,13 @@ def _first_layer(target: Target, layers: Sequence[Layer]) -> FirstLayer | None:
     return None
 
 
-def batch_section(samples: Batch, domain: Domain, batch_size: int, victims: int, silent: int = 0) -> BatchSection:
-    """What may be said about the private samples; `silent` victims had an update of zero and were not attacked."""
+def batch_section(
+    samples: Batch, domain: Domain, batch_size: int, victims: int, known: Accuracy, silent: int = 0
+) -> BatchSection:
+    """What may be said about the private samples, and how the model does on them.
+
+    `silent` victims had an update of zero and were not attacked.
+    """
     nothing = (
         [f"{silent} more victim(s) drawn whose update is zero in every tensor: nothing to attack"] if silent else []
     )
@@ -106,6 +112,9 @@ def batch_section(samples: Batch, domain: Domain, batch_size: int, victims: int,
         victims=victims,
         mean=list(domain.normalisation[0]),
         std=list(domain.normalisation[1]),
+        accuracy=known.share,
+        accuracy_reason=known.reason,
+        accuracy_samples=known.samples,
         class_names=list(samples.class_names),
         notes=[*samples.notes, *nothing],
     )

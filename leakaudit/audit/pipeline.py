@@ -27,6 +27,7 @@ from leakaudit.audit.environment import choose_device, reproducible, seed_of, ti
 from leakaudit.audit.memory import Memory
 from leakaudit.audit.request import AuditOptions
 from leakaudit.audit.victim import Knowledge, Victim, observe_victim
+from leakaudit.client.accuracy import accuracy_on
 from leakaudit.client.batch import Batch, refuse_overlap
 from leakaudit.client.examine import examine, examine_claims, examine_recorded
 from leakaudit.client.observe import NoTraceError
@@ -94,6 +95,7 @@ def audit(
         target.to(device)
         observer.stage("computing the client's updates")
         victims, silent = make_victims(target, samples, domain, options)
+        known = accuracy_on(target, samples, domain)
         share = ATTACKS_SHARE if options.controls != "none" else 1.0
         budget = Budget.of(observer, options.time_budget, share)
         runs, reasons, victims = run_attacks(attacks, target, victims, measure, options, budget, memory)
@@ -107,7 +109,7 @@ def audit(
         runs, controls = control(runs, scene)
     entries = [entry_of(run, victims[0], reasons) for run in runs]
     entries += [left_out(name, victims[0], options) for name in available() if name not in chosen]
-    batch = assemble.batch_section(samples, domain, options.batch_size, len(victims), silent)
+    batch = assemble.batch_section(samples, domain, options.batch_size, len(victims), known, silent)
     defences = _defences(target, victims[0], options, [run.attack for run in runs if run.outcomes])
     evidence = Evidence(
         assemble.target_section(target),

@@ -103,6 +103,11 @@ class BatchSection(_Model):
     victims: Public[int]
     mean: Public[list[float]]
     std: Public[list[float]]
+    accuracy: Public[float | None] = Field(
+        default=None, description="share of the samples that the model classifies right, in eval mode"
+    )
+    accuracy_reason: Public[str] = ""
+    accuracy_samples: Public[int] = Field(default=0, description="how many samples of the file it was measured on")
     class_names: Private[list[str]] = Field(default_factory=list)
     notes: Private[list[str]] = Field(default_factory=list)
 
