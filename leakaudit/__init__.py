@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from leakaudit.api import defend, scan
     from leakaudit.attacks.base import Attack
-    from leakaudit.audit.request import AuditOptions
+    from leakaudit.audit.request import Request
     from leakaudit.client.batch import Batch
     from leakaudit.client.readers.images import load_batch
     from leakaudit.defences.base import ClientStep, Defence
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from leakaudit.protocols.fedsgd import FedSGD
     from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
     from leakaudit.report.formats.base import Format
+    from leakaudit.sweep.request import DefendRequest
     from leakaudit.target.load import load
     from leakaudit.target.readers import Reader
     from leakaudit.target.target import Target
@@ -44,13 +45,13 @@ __version__ = "0.1.0"
 _HOMES = {
     "Attack": "attacks.base",
     "AuditError": "errors",
-    "AuditOptions": "audit.request",
     "Batch": "client.batch",
     "BatchError": "errors",
     "Channel": "observation",
     "Check": "defences.evidence",
     "ClientStep": "defences.base",
     "Defence": "defences.base",
+    "DefendRequest": "sweep.request",
     "Domain": "domains.base",
     "FedSGD": "protocols.fedsgd",
     "Format": "report.formats.base",
@@ -68,6 +69,7 @@ _HOMES = {
     "Reader": "target.readers",
     "Reconstruction": "reconstruction",
     "Report": "document.schema",
+    "Request": "audit.request",
     "Target": "target",
     "Tokens": "domains.tokens",
     "UsageError": "errors",
@@ -82,13 +84,13 @@ _HOMES = {
 __all__ = [
     "Attack",
     "AuditError",
-    "AuditOptions",
     "Batch",
     "BatchError",
     "Channel",
     "Check",
     "ClientStep",
     "Defence",
+    "DefendRequest",
     "Domain",
     "FedSGD",
     "Format",
@@ -106,6 +108,7 @@ __all__ = [
     "Reader",
     "Reconstruction",
     "Report",
+    "Request",
     "Target",
     "Tokens",
     "UsageError",

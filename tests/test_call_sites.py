@@ -47,7 +47,6 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("client/readers/npz.py", "np.load allow_pickle=False"): "numbers",
     ("client/rounds/files.py", "np.load allow_pickle=False"): "numbers",
     ("plugins.py", "point.load"): "attacks, defences, formats and readers of installed packages, by their entry points",
-    ("domains/registry.py", "point.load"): "domains of installed packages, by their entry points",
     ("tasks/base.py", "resolve_name"): "a constant of the task's class",
     ("scoring/base.py", "resolve_name"): "a constant of the domain's class",
     ("client/readers/base.py", "resolve_name"): "a constant of the domain's class",

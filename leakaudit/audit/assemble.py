@@ -126,8 +126,11 @@ def protocol_section(
     """How the update was made and defended, or where a recorded one came from."""
     shared = f"after {', then '.join(map(str, defences))}" if defences else "undefended"
     made = "as a client recorded it and taken to be" if recorded else "computed"
+    facts = protocol.facts()
+    known = {key: value for key, value in facts.items() if key in ProtocolSection.model_fields}
     return ProtocolSection(
-        **protocol.facts(),
+        **known,
+        settings={key: value for key, value in facts.items() if key not in known},
         assumption=protocol.assumption(shared, made),
         update_path=recorded.path if recorded else None,
         update_sha256=recorded.sha256 if recorded else None,

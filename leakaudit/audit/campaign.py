@@ -21,7 +21,7 @@ from leakaudit.audit.budget import Budget, worth
 from leakaudit.audit.controls import Run
 from leakaudit.audit.environment import batches_well, seed_of
 from leakaudit.audit.memory import Memory
-from leakaudit.audit.request import AuditOptions
+from leakaudit.audit.request import Request
 from leakaudit.audit.victim import Outcome, Victim, attack_together, attack_victim
 from leakaudit.document.schema import AttackEntry, Comparison
 from leakaudit.notes import PLANNED
@@ -35,7 +35,7 @@ def run_attacks(
     target: Target,
     victims: Sequence[Victim],
     measure: Measure[Any],
-    options: AuditOptions,
+    request: Request,
     budget: Budget,
     memory: Memory,
 ) -> tuple[list[Run], dict[str, Reason], list[Victim]]:
@@ -46,7 +46,7 @@ def run_attacks(
         handed on from attack to attack.
     """
     reasons: dict[str, Reason] = {}
-    open_to, refused = _where_applicable(attacks, target, victims, options, reasons)
+    open_to, refused = _where_applicable(attacks, target, victims, request, reasons)
     turns = _turns(attacks, open_to)
     done: list[Turn] = []
     now = {victim.number: victim for victim in victims}
@@ -55,7 +55,7 @@ def run_attacks(
         recovered = {o.victim.number for before in done for o in before.outcomes if o.certified}
         attacked = turn.victims if turn.beside is None else [o.victim for o in done[-1].outcomes]
         beside = f" beside {turn.beside.title}" if turn.beside else ""
-        queue = Queue(target, measure, options, budget, memory, later, recovered, beside)
+        queue = Queue(target, measure, request, budget, memory, later, recovered, beside)
         outcomes, why = _run_on_victims(turn.attack, [now[victim.number] for victim in attacked], queue)
         now |= {o.victim.number: o.victim.after(turn.attack, o.reconstruction) for o in outcomes}
         done.append(replace(turn, outcomes=outcomes, why=why or _cut(outcomes)))
@@ -130,7 +130,7 @@ def _where_applicable(
     attacks: Sequence[Attack],
     target: Target,
     victims: Sequence[Victim],
-    options: AuditOptions,
+    request: Request,
     reasons: dict[str, Reason],
 ) -> tuple[dict[str, list[Victim]], dict[str, list[str]]]:
     """The victims that each attack can be run on, and why not on others; fills in why it runs on none.
@@ -141,8 +141,8 @@ def _where_applicable(
     refused: dict[str, list[str]] = {}
     for attack in attacks:
         open_to[attack.name] = []
-        if attack.threat_model > options.threat_model:
-            reasons[attack.name] = Reason("not_run", _forbidden(attack, options))
+        if attack.threat_model > request.threat_model:
+            reasons[attack.name] = Reason("not_run", _forbidden(attack, request))
             continue
         refusals = {v.number: attack.refusal(*v.attacked_by(attack, target)) for v in victims}
         open_to[attack.name] = [v for v in victims if refusals[v.number] is None]
@@ -178,18 +178,18 @@ def entry_of(run: Run, victim: Victim, reasons: Mapping[str, Reason]) -> AttackE
     return entry
 
 
-def left_out(name: str, victim: Victim, options: AuditOptions) -> AttackEntry:
+def left_out(name: str, victim: Victim, request: Request) -> AttackEntry:
     """The ledger's row of an attack that was not asked for."""
-    attack = create(name, options.preset)
-    why = "not among the attacks asked for" if options.attacks else "a baseline that other attacks contain"
+    attack = create(name, request.preset)
+    why = "not among the attacks asked for" if request.attacks else "a baseline that other attacks contain"
     reason = f"{why}: run it with --attack {name}"
-    if attack.threat_model > options.threat_model:
-        reason = _forbidden(attack, options)
+    if attack.threat_model > request.threat_model:
+        reason = _forbidden(attack, request)
     return assemble.attack_entry(attack, victim, "not_run", reason)
 
 
-def _forbidden(attack: Attack, options: AuditOptions) -> str:
-    return f"needs threat model {attack.threat_model}, and --threat-model {options.threat_model} does not allow it"
+def _forbidden(attack: Attack, request: Request) -> str:
+    return f"needs threat model {attack.threat_model}, and --threat-model {request.threat_model} does not allow it"
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,7 +198,7 @@ class Queue:
 
     target: Target
     measure: Measure[Any]
-    options: AuditOptions
+    request: Request
     budget: Budget
     memory: Memory
     later: Sequence[tuple[Attack, Victim]]
@@ -219,7 +219,7 @@ def _all_at_once(attack: Attack, victims: Sequence[Victim], queue: Queue) -> lis
     if in_turn or len(victims) < 2 or budget.spent() or not batches_well(queue.target):
         return None
     budget.observer.attack(attack.title + queue.beside, 0, len(victims))
-    seeds = [seed_of(queue.options.seed, attack.name, victim.number) for victim in victims]
+    seeds = [seed_of(queue.request.seed, attack.name, victim.number) for victim in victims]
     monitor = queue.monitor(attack, victims)
     try:
         found = attack_together(attack, queue.target, victims, queue.measure, seeds, monitor, queue.memory)
@@ -246,7 +246,7 @@ def _run_on_victims(attack: Attack, victims: Sequence[Victim], queue: Queue) -> 
         if budget.spent():
             return outcomes, _attacked(position, victims, budget)
         budget.observer.attack(attack.title + queue.beside, position, len(victims))
-        seed = seed_of(queue.options.seed, attack.name, victim.number)
+        seed = seed_of(queue.request.seed, attack.name, victim.number)
         monitor = queue.monitor(attack, victims[position:])
         try:
             outcome = attack_victim(attack, queue.target, victim, queue.measure, seed, monitor, queue.memory)

@@ -28,6 +28,7 @@ from leakaudit.audit.budget import Budget
 from leakaudit.audit.environment import seed_of
 from leakaudit.audit.memory import Memory, attack_once
 from leakaudit.audit.references import reference_target, synthetic_batch
+from leakaudit.audit.request import Level
 from leakaudit.audit.victim import Knowledge, Outcome, Victim, attack_victim, observe_victim
 from leakaudit.client.batch import Batch
 from leakaudit.document.schema import ControlEntry
@@ -40,7 +41,6 @@ from leakaudit.reconstruction import NotApplicable
 from leakaudit.scoring.base import Measure, SampleScore
 from leakaudit.target.target import Target
 
-Level = Literal["full", "quick", "none"]
 Kind = Literal["positive", "negative", "prior_only"]
 REFERENCE_SAMPLES = 120
 """Samples of a bundled network's batch; chosen, more than the hundred distractors that a leak has to be told from."""

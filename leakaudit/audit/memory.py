@@ -25,6 +25,7 @@ import torch
 
 from leakaudit.attacks.base import Attack, cpu_generator
 from leakaudit.audit.cache import Cache, NotHashable, code_digest, digest
+from leakaudit.audit.request import Request
 from leakaudit.errors import UsageError
 from leakaudit.notes import PLANNED
 from leakaudit.observation import Observation
@@ -41,17 +42,17 @@ class Memory:
 
     Args:
         cache: Where results of attacks are kept from run to run; ``None`` keeps none.
-        time_budget: Of the whole audit, in seconds; what an attack reaches depends on it.
+        asked: What a run depends on of the request of the audit, as `leakaudit.audit.request.Request.key` hashes it.
         objects: Held for attacks while this process lives, by the hash of their keys.
     """
 
     cache: Cache | None = None
-    time_budget: float | None = None
+    asked: str = ""
     objects: dict[str, Any] = field(default_factory=dict, repr=False)
 
-    def within(self, time_budget: float | None) -> Memory:
-        """The same memory for an audit with this time budget."""
-        return dataclasses.replace(self, time_budget=time_budget)
+    def within(self, request: Request) -> Memory:
+        """The same memory for the audit of this request."""
+        return dataclasses.replace(self, asked=request.key("run"))
 
     def held(self, *key: Any) -> Any:
         """The object that was held last under this key, or ``None``."""
@@ -119,7 +120,7 @@ def attack_once(
 
     if memory.cache is None:
         return run()
-    key = run_key(attack, target, observation, seed, memory.time_budget)
+    key = run_key(attack, target, observation, seed, memory.asked)
     return run() if key is None else _recall(memory.cache, key, run, target)
 
 
@@ -145,7 +146,7 @@ def attack_together_once(
     if cache is None:
         return run()
     keys = [
-        run_key(attack, target, o, seed, memory.time_budget, together=len(seeds))
+        run_key(attack, target, o, seed, memory.asked, together=len(seeds))
         for o, seed in zip(observations, seeds, strict=True)
     ]
     device = next(iter(target.parameters.values())).device
@@ -177,7 +178,7 @@ def _complete(result: Reconstruction) -> bool:
 
 
 def run_key(
-    attack: Attack, target: Target, observation: Observation, seed: int, time_budget: float | None, together: int = 1
+    attack: Attack, target: Target, observation: Observation, seed: int, asked: str, together: int = 1
 ) -> str | None:
     """The hash of everything that a result depends on, or ``None`` where something has no content to hash.
 
@@ -186,7 +187,7 @@ def run_key(
         target: The model.
         observation: What the attacker sees.
         seed: Of the run.
-        time_budget: Of the audit.
+        asked: See :class:`Memory`.
         together: Victims in one optimisation.
     """
     try:
@@ -202,7 +203,7 @@ def run_key(
             observation,
             str(next(iter(observation.update.values())).device),
             seed,
-            time_budget,
+            asked,
             together,
         )
     except NotHashable:

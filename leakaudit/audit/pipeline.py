@@ -12,27 +12,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from leakaudit import __version__
 from leakaudit.attacks.base import Attack
 from leakaudit.attacks.registry import available, create
 from leakaudit.audit import assemble
 from leakaudit.audit.budget import Budget
-from leakaudit.audit.campaign import entry_of, left_out, run_attacks
-from leakaudit.audit.controls import Scene, control
+from leakaudit.audit.cache import Cache
+from leakaudit.audit.campaign import Reason, entry_of, left_out, run_attacks
+from leakaudit.audit.controls import Run, Scene, control
 from leakaudit.audit.defended import claim_entry, defence_entries
 from leakaudit.audit.environment import choose_device, reproducible, seed_of, timestamp, versions
+from leakaudit.audit.intake import Material, read_material, settled
 from leakaudit.audit.memory import Memory
-from leakaudit.audit.request import AuditOptions
+from leakaudit.audit.request import Request
 from leakaudit.audit.victim import Knowledge, Victim, observe_victim
-from leakaudit.client.accuracy import accuracy_on
-from leakaudit.client.batch import Batch, refuse_overlap
+from leakaudit.client.accuracy import Accuracy, accuracy_on
+from leakaudit.client.batch import Batch
 from leakaudit.client.examine import examine, examine_claims, examine_recorded
 from leakaudit.client.observe import NoTraceError
 from leakaudit.defences.base import defended_model, defended_protocol
-from leakaudit.document.schema import ClaimEntry, DefenceEntry, RankSection, Report
+from leakaudit.document.schema import BatchSection, ClaimEntry, ControlEntry, DefenceEntry, RankSection, Report
 from leakaudit.domains.base import Domain
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.findings import Evidence, judge
@@ -40,7 +46,6 @@ from leakaudit.findings.recommend import recommend
 from leakaudit.findings.verdict import conclude
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.protocols.base import Protocol
-from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.risk.rank import rank_analysis
 from leakaudit.risk.what_if import smallest_changes
 from leakaudit.scoring.base import Judging, Measure, measure_for
@@ -55,120 +60,174 @@ ATTACKS_SHARE = 0.75
 def audit(
     target: Target,
     samples: Batch,
-    domain: Domain,
-    options: AuditOptions,
+    request: Request,
     *,
     observer: Observer | None = None,
     memory: Memory | None = None,
-    command: Sequence[str] = (),
+    material: Material | None = None,
 ) -> Report:
     """Audit a loaded model on loaded samples.
 
     Args:
-        target: The model, loaded in the mode of the client's training.
+        target: The model in the mode of the client's training; its domain has the client's normalisation.
         samples: Private samples; only the client and the scorer see them.
-        domain: What a sample is, with the client's normalisation.
-        options: What to run.
+        request: What to run. How model and samples are read, it no longer says here.
         observer: Told the progress.
-        memory: Shared with other audits of the same caller; by default a new one on the cache of the options.
-        command: For the report's *how to reproduce*.
+        memory: Shared with other audits of the same caller; by default a new one, on disk if the request asks for it.
+        material: What the request names beside model and samples, where it was read before.
 
     Raises:
-        UsageError: Options that do not fit the samples or the machine.
+        UsageError: A request that does not fit the samples or the machine.
         AuditError: No update can be computed.
     """
     started = time.monotonic()
-    observer = observer or SilentObserver()
-    memory = (memory or Memory(options.cache)).within(options.time_budget)
-    device = choose_device(options.device)
-    measure = make_measure(domain, samples, options)
-    chosen = options.attacks or tuple(name for name, attack in available().items() if attack.by_default)
-    attacks = [_created(name, options) for name in chosen]
-    attacks.sort(key=lambda attack: attack.cost)  # later ones build on what earlier ones found
-    if options.auxiliary is not None:
-        refuse_overlap(options.auxiliary, samples)
-    target = replace(target, domain=domain)
-    target = defended_model(target, options.defences, seed_of(options.seed, "defence", 0))
-    with reproducible(target, options.seed):
+    request = settled(request, samples)
+    scope = _Scope(
+        target=defended_model(target, request.defending(), seed_of(request.seed, "defence", 0)),
+        samples=samples,
+        request=request,
+        material=material or read_material(request, target, samples),
+        observer=observer or SilentObserver(),
+        memory=(memory or Memory(Cache() if request.cache else None)).within(request),
+        device=choose_device(request.device),
+        attacks=chosen_attacks(request),
+    )
+    measure = make_measure(target.domain, samples, request, scope.material.distractors)
+    return _reported(scope, measure, _measured(scope, measure), started)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Scope:
+    """What one audit works with."""
+
+    target: Target
+    samples: Batch
+    request: Request
+    material: Material
+    observer: Observer
+    memory: Memory
+    device: torch.device
+    attacks: list[Attack]
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """What was measured: rank, victims (and how many were silent), accuracy, runs, why others did not run, and controls."""
+
+    rank: RankSection
+    victims: list[Victim]
+    silent: int
+    accuracy: Accuracy
+    runs: list[Run]
+    reasons: dict[str, Reason]
+    controls: list[ControlEntry]
+
+
+def _measured(scope: _Scope, measure: Measure[Any]) -> _Measured:
+    """Rank analysis, updates, attacks, and controls."""
+    target, request, observer = scope.target, scope.request, scope.observer
+    with reproducible(target, request.seed):
         observer.stage("rank analysis")
-        rank_section = assess_architecture(target, options)
-        target.to(device)
+        rank = assess_architecture(target, request)
+        target.to(scope.device)
         observer.stage("computing the client's updates")
-        victims, silent = make_victims(target, samples, domain, options)
-        known = accuracy_on(target, samples, domain)
-        share = ATTACKS_SHARE if options.controls != "none" else 1.0
-        budget = Budget.of(observer, options.time_budget, share)
-        runs, reasons, victims = run_attacks(attacks, target, victims, measure, options, budget, memory)
-        if options.controls != "none":
+        victims, silent = make_victims(target, scope.samples, request, scope.material)
+        accuracy = accuracy_on(target, scope.samples, target.domain)
+        share = ATTACKS_SHARE if request.controls != "none" else 1.0
+        budget = Budget.of(observer, request.time_budget, share)
+        runs, reasons, victims = run_attacks(scope.attacks, target, victims, measure, request, budget, scope.memory)
+        if request.controls != "none":
             observer.stage("controls")
-        protocol = victims[0].observation.protocol
         scene = Scene(
-            *(target, samples, domain, measure, protocol, _knowledge(options), budget.whole(), memory),
-            level=options.controls,
+            *(target, scope.samples, target.domain, measure, victims[0].observation.protocol),
+            *(_knowledge(request, scope.material), budget.whole(), scope.memory),
+            level=request.controls,
         )
         runs, controls = control(runs, scene)
-    entries = [entry_of(run, victims[0], reasons) for run in runs]
-    entries += [left_out(name, victims[0], options) for name in available() if name not in chosen]
-    batch = assemble.batch_section(samples, domain, options.batch_size, len(victims), known, silent)
-    defences = _defences(target, victims[0], options, [run.attack for run in runs if run.outcomes])
-    evidence = Evidence(
+    return _Measured(rank, victims, silent, accuracy, runs, reasons, controls)
+
+
+def _evidence(scope: _Scope, found: _Measured, batch: BatchSection) -> Evidence:
+    """The sections that findings are judged by."""
+    target, request, first = scope.target, scope.request, found.victims[0]
+    chosen = {attack.name for attack in scope.attacks}
+    entries = [entry_of(run, first, found.reasons) for run in found.runs]
+    entries += [left_out(name, first, request) for name in available() if name not in chosen]
+    return Evidence(
         assemble.target_section(target),
-        assemble.protocol_section(protocol, options.defences, options.recorded),
-        rank_section,
+        assemble.protocol_section(first.observation.protocol, request.defending(), scope.material.recorded),
+        found.rank,
         entries,
         batch,
-        controls,
-        defences,
-        _claims(target, victims[0], options),
-        partial="interrupted by the user; attacks not run are marked" if observer.interrupted() else "",
+        found.controls,
+        _defences(target, first, request, [run.attack for run in found.runs if run.outcomes]),
+        _claims(target, first, request),
+        partial="interrupted by the user; attacks not run are marked" if scope.observer.interrupted() else "",
     )
+
+
+def _reported(scope: _Scope, measure: Measure[Any], found: _Measured, started: float) -> Report:
+    """Findings, advice and verdict, with what they follow from."""
+    request, domain = scope.request, scope.target.domain
+    size, victims = request.protocol.batch_size, len(found.victims)
+    batch = assemble.batch_section(scope.samples, domain, size, victims, found.accuracy, found.silent)
+    evidence = _evidence(scope, found, batch)
     findings = judge(evidence)
-    recommendations = recommend(target, evidence)
+    recommendations = recommend(scope.target, evidence)
     return Report(
         tool=assemble.tool(__version__),
         created=timestamp(),
-        command=list(command),
-        seed=options.seed,
-        preset=options.preset,
-        threat_model=options.threat_model,
-        device=str(device),
+        command=request.command(),
+        seed=request.seed,
+        preset=request.preset,
+        threat_model=request.threat_model,
+        device=str(scope.device),
         versions=versions(),
         seconds=time.monotonic() - started,
         partial=evidence.partial,
         target=evidence.target,
         batch=batch,
         protocol=evidence.protocol,
-        rank=rank_section,
+        rank=evidence.rank,
         metrics=assemble.metric_entries(measure),
-        attacks=entries,
-        controls=controls,
-        defences=defences,
+        attacks=evidence.attacks,
+        controls=list(evidence.controls),
+        defences=list(evidence.defences),
         claims=list(evidence.claims),
         recommendations=recommendations,
         findings=findings,
-        verdict=conclude(evidence, findings, options.preset),
+        verdict=conclude(evidence, findings, request.preset),
     )
 
 
-def _created(name: str, options: AuditOptions) -> Attack:
+def chosen_attacks(request: Request) -> list[Attack]:
+    """The attacks that were asked for, or all that run by default, the cheapest first; later ones build on earlier."""
+    chosen = request.attacks or tuple(name for name, attack in available().items() if attack.by_default)
+    return sorted((_created(name, request) for name in chosen), key=lambda attack: attack.cost)
+
+
+def _created(name: str, request: Request) -> Attack:
     """An attack with its settings; without a cache, nothing that it makes is kept either."""
-    attack = create(name, options.preset, options.settings.get(name))
-    if options.cache is None and getattr(attack.settings, "cache", False):
+    attack = create(name, request.preset, request.settings.get(name))
+    if not request.cache and getattr(attack.settings, "cache", False):
         attack.settings = replace(attack.settings, cache=False)
     return attack
 
 
-def assess_architecture(target: Target, options: AuditOptions) -> RankSection:
+def assess_architecture(target: Target, request: Request) -> RankSection:
     """Rank analysis; where it does not apply or the model's operators cannot be recorded, the section says why."""
+    size = request.protocol.batch_size
     try:
-        report = rank_analysis(target, batch_size=options.batch_size, seed=options.seed).to_document()
-        report.smallest_changes = [v.summary() for v in smallest_changes(target, batch_size=options.batch_size)]
+        report = rank_analysis(target, batch_size=size, seed=request.seed).to_document()
+        report.smallest_changes = [v.summary() for v in smallest_changes(target, batch_size=size)]
         return report
     except ModelError as error:
         return RankSection(risk="unknown", score=None, score_reason=error.message, layers=[], notes=[error.message])
 
 
-def make_victims(target: Target, samples: Batch, domain: Domain, options: AuditOptions) -> tuple[list[Victim], int]:
+def make_victims(
+    target: Target, samples: Batch, request: Request, material: Material | None = None
+) -> tuple[list[Victim], int]:
     """Draw the victims, compute the update of each, and infer its labels from the update.
 
     Returns:
@@ -177,15 +236,16 @@ def make_victims(target: Target, samples: Batch, domain: Domain, options: AuditO
     Raises:
         NoTraceError: That is so for all of them.
     """
-    protocol = _protocol(target, samples, options)
-    count = options.victims or max(1, min(DEFAULT_VICTIMS, len(samples) // protocol.batch_size))
-    knowledge = _knowledge(options)
-    recorded = options.recorded.tensors if options.recorded else None
+    material = material or Material()
+    protocol = _protocol(target, samples, request)
+    count = request.victims or max(1, min(DEFAULT_VICTIMS, len(samples) // protocol.batch_size))
+    knowledge = _knowledge(request, material)
+    recorded = material.recorded.tensors if material.recorded else None
     victims: list[Victim] = []
     silent: list[NoTraceError] = []
-    for number, batch in enumerate(samples.draw(count, protocol.batch_size, options.seed)):
+    for number, batch in enumerate(samples.draw(count, protocol.batch_size, request.seed)):
         try:
-            victims.append(observe_victim(target, batch, protocol, domain, knowledge, number, recorded))
+            victims.append(observe_victim(target, batch, protocol, target.domain, knowledge, number, recorded))
         except NoTraceError as nothing:
             silent.append(nothing)
     if not victims:
@@ -193,34 +253,35 @@ def make_victims(target: Target, samples: Batch, domain: Domain, options: AuditO
     return victims, len(silent)
 
 
-def _defences(target: Target, victim: Victim, options: AuditOptions, ran: Sequence[Attack]) -> list[DefenceEntry]:
+def _defences(target: Target, victim: Victim, request: Request, ran: Sequence[Attack]) -> list[DefenceEntry]:
     """What the defences guarantee, what they did to the first victim's update, and which attacks evaluated them."""
-    if not options.defences:
+    defences = request.defending()
+    if not defences:
         return []
-    seed = seed_of(options.seed, "client", victim.number)
-    evidence = examine(target, victim.batch, victim.observation, seed, options.defences)
-    return defence_entries(options.defences, victim.observation.batch_size, evidence, ran)
+    seed = seed_of(request.seed, "client", victim.number)
+    evidence = examine(target, victim.batch, victim.observation, seed, defences)
+    return defence_entries(defences, victim.observation.batch_size, evidence, ran)
 
 
-def _claims(target: Target, victim: Victim, options: AuditOptions) -> list[ClaimEntry]:
+def _claims(target: Target, victim: Victim, request: Request) -> list[ClaimEntry]:
     """Whether the first victim's update looks as the client believes; a recorded one, as it should without a claim."""
-    seed = seed_of(options.seed, "client", victim.number)
-    if options.recorded and not (options.defences or options.claims):
+    seed = seed_of(request.seed, "client", victim.number)
+    claims = request.claimed()
+    if request.update and not (request.defences or claims):
         return [claim_entry("no defence", examine_recorded(target, victim.batch, victim.observation, seed))]
-    found = examine_claims(target, victim.batch, victim.observation, seed, options.claims) if options.claims else []
-    return [claim_entry(str(claim), checks) for claim, checks in zip(options.claims, found, strict=True)]
+    found = examine_claims(target, victim.batch, victim.observation, seed, claims) if claims else []
+    return [claim_entry(str(claim), checks) for claim, checks in zip(claims, found, strict=True)]
 
 
-def _protocol(target: Target, samples: Batch, options: AuditOptions) -> Protocol:
+def _protocol(target: Target, samples: Batch, request: Request) -> Protocol:
     """How clients make an update, defences included; refuses what the model file or the batch file cannot serve."""
-    undefended = FedSGD(options.batch_size, target.mode, shared_statistics=target.shared_statistics)
-    protocol = defended_protocol(undefended, options.defences)
+    protocol = defended_protocol(request.protocol_for(target), request.defending())
     size = protocol.batch_size
     if target.batch_sizes is not None and size not in target.batch_sizes:
         sizes = ", ".join(map(str, target.batch_sizes))
-        what = f"--batch-size is {size}" if not options.defences else f"an update is of {size} samples"
+        what = f"--batch-size is {size}" if not request.defences else f"an update is of {size} samples"
         raise UsageError(f"{what}, the model file takes {sizes}", "export it with a dynamic batch axis")
-    if size > len(samples) and size > options.batch_size:
+    if size > len(samples) and size > request.protocol.batch_size:
         raise UsageError(
             f"--defence puts {size} samples behind an update, the batch file holds {len(samples)}",
             "use a larger batch file, or fewer clients or accumulated batches",
@@ -228,12 +289,12 @@ def _protocol(target: Target, samples: Batch, options: AuditOptions) -> Protocol
     return protocol
 
 
-def _knowledge(options: AuditOptions) -> Knowledge:
-    shared = options.threat_model >= "E"
-    return Knowledge(options.seed, options.defences, options.auxiliary, shared)
+def _knowledge(request: Request, material: Material) -> Knowledge:
+    return Knowledge(request.seed, request.defending(), material.auxiliary, request.threat_model >= "E")
 
 
-def make_measure(domain: Domain, samples: Batch, options: AuditOptions) -> Measure[Any]:
+def make_measure(domain: Domain, samples: Batch, request: Request, distractors: Tensor | None) -> Measure[Any]:
     """The measure of the samples, as strict as was asked for."""
-    judging = Judging(criterion=options.criterion, distractors=options.distractors, lpips_weights=options.lpips_weights)
+    weights = None if request.lpips_weights is None else Path(request.lpips_weights)
+    judging = Judging(criterion=request.criterion, distractors=distractors, lpips_weights=weights)
     return measure_for(domain, samples, judging)

@@ -1,70 +1,339 @@
-"""What to audit and how hard to try: the settings of one audit."""
+"""Everything that one audit was asked for, as one value.
+
+A :class:`Request` is made once, from keywords, from a command line or from TOML, and handed on; nobody repeats its
+fields. It says how to reproduce the audit (:meth:`Request.command`), what results depend on (:meth:`Request.key`), and
+what two audits must have in common to be compared (`leakaudit.policy.compare.Setup`). Importing it loads nothing heavy,
+so that the command line can take its options from here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import difflib
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import InitVar, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
-from torch import Tensor
-
-from leakaudit.audit.cache import Cache
-from leakaudit.audit.controls import Level
-from leakaudit.client.rounds.files import RecordedUpdate
-from leakaudit.defences.base import Defence
+from leakaudit.audit.kinds import (
+    Chances,
+    File,
+    Files,
+    Flag,
+    Kind,
+    Numbers,
+    OneOf,
+    Positive,
+    Settings,
+    Shape,
+    Texts,
+    Whole,
+    path_word,
+)
+from leakaudit.audit.parameters import Decides, Parameter, asked, command_words, parameters
 from leakaudit.errors import UsageError
-from leakaudit.observation import ThreatModel
-from leakaudit.scoring.base import LeakCriterion
+from leakaudit.scoring.criterion import LeakCriterion
+
+if TYPE_CHECKING:
+    from leakaudit.client.readers.base import DataLayout, ValueRange
+    from leakaudit.defences.base import Defence
+    from leakaudit.observation import ThreatModel
+    from leakaudit.protocols.base import Mode, Protocol
+    from leakaudit.target.target import SharedStatistics, Target
+
+Device = Literal["auto", "cpu", "cuda"]
+Level = Literal["quick", "full", "none"]
+"""Which controls are run, see `leakaudit.audit.controls`."""
+ADOPTED = {"batch_size": "batch_size", "mode": "mode", "share_bn_statistics": "shared_statistics"}
+"""Keywords that set a field of the protocol, and the field."""
+Asked = TypeVar("Asked", bound="Request")
+
+
+def default_protocol() -> Protocol:
+    """What clients do unless something else is asked for: FedSGD with one sample in eval mode."""
+    from leakaudit.protocols.fedsgd import FedSGD
+
+    return FedSGD(1)
+
+
+class ProtocolValue(Kind):
+    """A protocol."""
+
+    def take(self, value: Any) -> Protocol:
+        """The protocol, of at least one sample."""
+        from leakaudit.protocols.base import Protocol
+
+        if not isinstance(value, Protocol):
+            raise ValueError("expected a protocol, as FedSGD(4)")
+        Whole(least=1).take(value.batch_size)
+        return value
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditOptions:
-    """What to audit and how hard to try.
+class Request:
+    """What to audit, what the attacker knows, and how hard to try.
 
     Args:
-        batch_size: Samples per update.
-        victims: Independent batches to attack; ``None`` takes up to 4, as many as the file holds.
-        attacks: Names; empty for all that are installed.
-        preset: ``quick``, ``standard`` or ``paper``.
-        settings: Settings to override per attack, as text: ``{"ig": {"iterations": "600"}}``.
-        time_budget: Seconds for all attacks and controls together, or ``None``.
-        controls: ``quick``, ``full`` or ``none``; see `leakaudit.audit.controls`.
-        criterion: When a sample counts as leaked.
-        distractors: Further images (M, C, H, W) in 0..1 that a sample must be told from, or ``None``.
-        threat_model: Attacks that need a stronger attacker than this letter are not run.
-        seed: Decides victims, starts and probes.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        auxiliary: Public images (N, C, H, W) in 0..1 for attacks of threat model D, or ``None``.
-        lpips_weights: SqueezeNet 1.1 checkpoint for LPIPS; ``None`` looks in torch's hub cache.
-        defences: What clients do to their updates, in this order; the attacker knows.
-        claims: What clients believe is done to their updates; compared with what they share, and not applied.
-        recorded: The update of a real client, attacked in place of one computed here; the samples are those behind it.
-        cache: Where results of attacks are kept, so that a killed audit goes on where it was; ``None`` keeps nothing.
+        model: Model file; none for a model in memory.
+        checkpoints: Stages of the training, as init.onnx early.onnx late.onnx, compared in one report; beside the model
+            or instead.
+        batch: .npz with inputs and labels, or a folder with one sub-folder of images per class.
+        defences: What clients do to their updates, in this order, as clip=1.0,noise=0.01 or prune=0.9 (see leakaudit
+            defences).
+        claims: What clients believe is done to their updates; compared with what they share under the defences.
+        update: Update that a real client shared for exactly the samples of the batch: .npz or .safetensors, an array
+            per trainable tensor. Attacked in place of a computed one, and compared with it and with defences or claims.
+        protocol: How a client makes an update; by default FedSGD with one sample in eval mode.
+        batch_size: Samples behind one shared update; sets that of the protocol.
+        victims: Independent batches to attack, drawn by the seed; default up to 4.
+        attacks: Attacks to run; default all (see leakaudit attacks).
+        preset: How hard to try.
+        settings: Override settings of an attack, as ig.iterations=600; as a keyword {"ig": {"iterations": "600"}}.
+        time_budget: For all attacks and controls together.
+        controls: Run the attacks where the answer is known, too; none caps the confidence.
+        distractors: Images of the same kind (.npz or folder) that a reconstruction's sample must be told from.
+        distractors_needed: How many images a sample must be told from, at least.
+        psnr_margin: dB above its best floor at which a sample leaks.
+        lpips_margin: LPIPS below its best floor that does as well.
+        threat_model: Run only attacks that need no stronger attacker than this letter.
+        seed: Decides victims, starts and probes; the same seed gives the same numbers.
+        device: Where to compute; auto takes a CUDA device where there is one.
+        mean: Mean that the client subtracts per channel, in pixel units 0..1; one value serves all channels.
+        std: Standard deviation that it divides by; 0.00392157 for a model that takes 0..255.
+        layout: Axis order of the batch's arrays.
+        values: What the batch's numbers are: pixels of the whole range 0..1, 0..255 or 0..65535, or normalised.
+        resize: Scale and centre-crop a folder's images to the model's size.
+        auxiliary: Public images of a similar kind (.npz or folder), for attacks that learn from them.
+        lpips_weights: torchvision's squeezenet1_1 checkpoint; default torch's hub cache.
+        cache: Keep results for two weeks, readable by you only, so that a killed audit goes on where it was. The
+            command line does so unless told otherwise, below --evidence full only where --cache is given.
+        mode: Mode of the client's model; scan takes both, and compares them. Sets that of the protocol.
+        both_modes: Whether both modes are compared; mode says so.
+        share_bn_statistics: BatchNorm statistics that clients send with an update: mean and variance over the batch, or
+            the running statistics after the step (as who sends the whole state dict). Needs train mode. Sets those of
+            the protocol.
+        output: Graph output to audit, for files with several.
+        frozen: Tensors that clients do not train, by patterns as conv1.*.
+        dropout: Put back dropout that the export has lost, behind this node, as /relu/Relu=0.5; as a keyword
+            {"/relu/Relu": 0.5}.
+        loss: Loss of the client; default bce for a single logit and cross-entropy otherwise.
+        batchnorm: Whether BatchNorm uses statistics of the batch or the running ones; default those of the mode.
+        input_shape: Shape of one sample, or its number of tokens, where the model leaves sizes open.
+        factory: Your function that builds the module of a weights file.
+        trust: Open .pt2 files, of which torch's operators are all that runs, and TorchScript files, whose programs can
+            read and write files.
+        unsafe_pickle: Open pickled modules, which run code.
+
+    Raises:
+        UsageError: A value that cannot be; names the keyword and what was expected.
     """
 
-    batch_size: int = 1
-    victims: int | None = None
-    attacks: tuple[str, ...] = ()
-    preset: str = "standard"
-    settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    time_budget: float | None = None
-    controls: Level = "quick"
-    criterion: LeakCriterion = field(default_factory=LeakCriterion)
-    distractors: Tensor | None = None
-    threat_model: ThreatModel = "E"
-    seed: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    auxiliary: Tensor | None = None
-    lpips_weights: Path | None = None
-    defences: tuple[Defence, ...] = ()
-    claims: tuple[Defence, ...] = ()
-    recorded: RecordedUpdate | None = None
-    cache: Cache | None = None
+    model: str | Path | None = asked(File(), group="intake")
+    checkpoints: Sequence[str | Path] = asked(Files("FILE..."), (), "--checkpoints", group="samples")
+    batch: str | Path | None = asked(File(), None, "--batch", short="-b", required=True, group="samples")
+    defences: Sequence[str] = asked(Texts("SPEC"), (), "--defence", group="samples")
+    claims: Sequence[str] = asked(Texts("SPEC"), (), "--claim", group="samples")
+    update: str | Path | None = asked(File("FILE"), None, "--update", group="samples")
+    protocol: Protocol = asked(ProtocolValue(), default_protocol)
+    batch_size: InitVar[int | None] = asked(Whole(least=1), None, "--batch-size", usual=1)
+    victims: int | None = asked(Whole(least=1), None, "--victims")
+    attacks: Sequence[str] = asked(Texts("NAME"), (), "--attack")
+    preset: str = asked(OneOf(choices=("quick", "standard", "paper")), "standard", "--preset")
+    settings: Mapping[str, Mapping[str, str]] = asked(Settings("ATTACK.KEY=VALUE"), dict, "--set")
+    time_budget: float | None = asked(Positive("SECONDS"), None, "--time-budget", decides="run")
+    controls: Level = asked(OneOf(choices=("quick", "full", "none")), "quick", "--controls")
+    distractors: str | Path | None = asked(File(), None, "--distractors")
+    distractors_needed: int = asked(Whole(least=1), LeakCriterion.distractors, "--distractors-needed")
+    psnr_margin: float = asked(Positive(), LeakCriterion.psnr_margin, "--psnr-margin")
+    lpips_margin: float = asked(Positive(), LeakCriterion.lpips_margin, "--lpips-margin")
+    threat_model: ThreatModel = asked(OneOf(choices=tuple("ABCDE")), "E", "--threat-model")
+    seed: int = asked(Whole(), 0, "--seed")
+    device: Device = asked(OneOf(choices=("auto", "cpu", "cuda")), "auto", "--device")
+    mean: Sequence[float] = asked(Numbers("A,B,C"), (), "--mean")
+    std: Sequence[float] = asked(Numbers("A,B,C"), (), "--std")
+    layout: DataLayout = asked(OneOf(choices=("auto", "NCHW", "NHWC")), "auto", "--layout")
+    values: ValueRange = asked(OneOf(choices=("auto", "pixels", "normalized")), "auto", "--values")
+    resize: bool = asked(Flag(), False, "--resize")
+    auxiliary: str | Path | None = asked(File(), None, "--auxiliary")
+    lpips_weights: str | Path | None = asked(File(), None, "--lpips-weights")
+    cache: bool = asked(Flag(), False, "--cache", off="--no-cache", usual=True, decides="nothing")
+    mode: InitVar[Mode | Literal["both"] | None] = asked(
+        OneOf(choices=("eval", "train", "both")), None, "--mode", usual="eval", group="intake"
+    )
+    both_modes: bool = asked(Flag(), False, group="intake")
+    share_bn_statistics: InitVar[SharedStatistics | None] = asked(
+        OneOf(choices=("none", "batch", "running")), None, "--share-bn-statistics", usual="none", group="intake"
+    )
+    output: str | None = asked(Kind("NAME"), None, "--output", group="intake")
+    frozen: Sequence[str] = asked(Texts("PATTERN"), (), "--frozen", group="intake")
+    dropout: Mapping[str, float] = asked(Chances("NODE=P"), dict, "--dropout", group="intake")
+    loss: Literal["cross-entropy", "bce"] | None = asked(
+        OneOf(choices=("cross-entropy", "bce")), None, "--loss", group="intake"
+    )
+    batchnorm: Literal["batch", "running"] | None = asked(
+        OneOf(choices=("batch", "running")), None, "--batchnorm", group="intake"
+    )
+    input_shape: tuple[int, ...] | None = asked(Shape("C,H,W"), None, "--input-shape", group="intake")
+    factory: str | None = asked(Kind("PACKAGE.MODULE:FUNCTION"), None, "--factory", group="intake")
+    trust: bool = asked(Flag(), False, "--trust", group="intake", decides="nothing")
+    unsafe_pickle: bool = asked(Flag(), False, "--unsafe-pickle", group="intake", decides="nothing")
 
-    def __post_init__(self) -> None:
-        for name, value in (("--batch-size", self.batch_size), ("--victims", self.victims)):
-            if value is not None and value < 1:
-                raise UsageError(f"{name} is {value}, expected at least 1")
-        if self.time_budget is not None and self.time_budget <= 0:
-            raise UsageError(f"--time-budget is {self.time_budget:g} seconds, expected more than 0")
+    verb: ClassVar[str] = "scan"
+    """The command that takes such a request."""
+
+    def __post_init__(self, batch_size: int | None, mode: str | None, share_bn_statistics: str | None) -> None:
+        adopted = {"batch_size": batch_size, "mode": mode, "share_bn_statistics": share_bn_statistics}
+        changes: dict[str, Any] = {}
+        for name, parameter in parameters(type(self)).items():
+            value = adopted[name] if name in adopted else getattr(self, name)
+            if value is None and parameter.optional:
+                continue
+            found = taken(parameter, value)
+            if name in adopted:
+                changes[ADOPTED[name]] = found
+            else:
+                object.__setattr__(self, name, found)
+        if mode is not None:
+            object.__setattr__(self, "both_modes", mode == "both")
+            changes["mode"] = "eval" if mode == "both" else mode
+        object.__setattr__(self, "protocol", replace(self.protocol, **changes))
+        self.defending()
+        self.claimed()
+
+    def __hash__(self) -> int:
+        return hash(self.key())
+
+    @property
+    def modes(self) -> tuple[Mode, ...]:
+        """Modes of the clients that are audited."""
+        return ("eval", "train") if self.both_modes else (self.protocol.mode,)
+
+    @property
+    def criterion(self) -> LeakCriterion:
+        """When a sample counts as leaked."""
+        return LeakCriterion(
+            psnr_margin=self.psnr_margin, lpips_margin=self.lpips_margin, distractors=self.distractors_needed
+        )
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All model files."""
+        return tuple(map(Path, ([] if self.model is None else [self.model]) + [*self.checkpoints]))
+
+    def defending(self) -> tuple[Defence, ...]:
+        """The defences, parsed.
+
+        Raises:
+            UsageError: One cannot be.
+        """
+        return _parsed(self.defences)
+
+    def claimed(self) -> tuple[Defence, ...]:
+        """The claims, parsed.
+
+        Raises:
+            UsageError: One cannot be.
+        """
+        return _parsed(self.claims)
+
+    def protocol_for(self, target: Target) -> Protocol:
+        """How clients make an update of a model, undefended: mode and statistics are those that it was read with."""
+        return replace(self.protocol, mode=target.mode, shared_statistics=target.shared_statistics)
+
+    def value_of(self, name: str) -> Any:
+        """What a parameter says, also one that only sets a field of the protocol."""
+        if name == "mode" and self.both_modes:
+            return "both"
+        return getattr(self.protocol, ADOPTED[name]) if name in ADOPTED else getattr(self, name)
+
+    def key(self, scope: Decides = "audit") -> str:
+        """A hash of what decides results; what a file that is named holds is no part of it.
+
+        Args:
+            scope: ``audit`` for all of them, ``run`` for what decides a single run of an attack beside the attacker's
+                observation and the attack's settings.
+        """
+        from leakaudit.audit.cache import digest
+
+        known = parameters(type(self))
+        names = [n for n, p in known.items() if p.decides == "run" or (scope == "audit" and p.decides == "audit")]
+        parsed = {"defences": self.defending, "claims": self.claimed}
+        values = {n: [(d.name, d.settings) for d in parsed[n]()] if n in parsed else self.value_of(n) for n in names}
+        return digest(values)
+
+    def command(self) -> list[str]:
+        """The words of a command line that asks for the same; none for what is in memory only."""
+        in_files = self.files and self.batch is not None
+        plain = replace(default_protocol(), **{own: getattr(self.protocol, own) for own in ADOPTED.values()})
+        if not in_files or self.protocol != plain:
+            return []
+        values = {name: self.value_of(name) for name in parameters(type(self))}
+        model = [] if self.model is None else [path_word(self.model)]
+        return ["leakaudit", self.verb, *model, *command_words(values, list(parameters(type(self)).values()))]
+
+
+def taken(parameter: Parameter, value: Any) -> Any:
+    """A value of a parameter as a request holds it.
+
+    Raises:
+        UsageError: It cannot be; names the keyword and what was expected.
+    """
+    try:
+        return parameter.kind.take(value)
+    except ValueError as error:
+        raise UsageError(f"{parameter.name} is {_shown(value)}, {error}") from error
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _parsed(texts: Sequence[str]) -> tuple[Defence, ...]:
+    if not texts:
+        return ()
+    from leakaudit.defences.spec import parse_defences
+
+    return parse_defences(texts)
+
+
+def request_of(kind: type[Asked], model: Any, batch: Any, keywords: Mapping[str, Any]) -> Asked:
+    """The request of a model, a batch and keywords; or the request that was given in place of them all.
+
+    Args:
+        kind: Of the request.
+        model: A path, whatever else is a model, or such a request.
+        batch: A path, or whatever else holds samples; ``None`` for the batch of a request.
+        keywords: Its fields.
+
+    Raises:
+        UsageError: A keyword that it does not have, or a value that cannot be.
+    """
+    if isinstance(model, Request):
+        if not isinstance(model, kind) or model.verb != kind.verb:
+            raise UsageError(
+                f"a {type(model).__name__} was given, expected a {kind.__name__}", f"leakaudit.{model.verb}"
+            )
+        if keywords or batch is not None:
+            given = next(iter(keywords), "batch")
+            raise UsageError(f"{given} was given beside a request", "change the request: dataclasses.replace(request)")
+        return model
+    _refuse_unknown(keywords, list(parameters(kind)))
+    paths = {name: value for name, value in (("model", model), ("batch", batch)) if isinstance(value, str | Path)}
+    return kind(**{**keywords, **paths})
+
+
+def _refuse_unknown(keywords: Mapping[str, Any], known: Sequence[str]) -> None:
+    for name in keywords:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(known)}"
+            raise UsageError(f"no keyword named {name!r}", hint)
+
+
+def whole_signature(function: Any, kind: type[Request]) -> inspect.Signature:
+    """The signature of a function that takes the fields of a request as its ``**keywords``."""
+    own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    there = {p.name for p in own}
+    more = [p for p in inspect.signature(kind).parameters.values() if p.name not in there]
+    return inspect.signature(function).replace(parameters=[*own, *more])

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leakaudit.cli.options.model import model_options
+from leakaudit.audit.request import Request
+from leakaudit.cli.options.request import request_options
 from leakaudit.cli.output import say, say_json
 
 if TYPE_CHECKING:
@@ -18,12 +19,12 @@ if TYPE_CHECKING:
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
-@model_options
-def inspect(model: Path, form: str, debug: bool, intake: dict[str, Any]) -> None:
+@request_options(group="intake")
+def inspect(model: Path, form: str, debug: bool, asked: dict[str, Any]) -> None:
     """Print what the auditor sees in MODEL: input, classes, layers, trainable tensors, fidelity."""
-    from leakaudit.target import load
+    from leakaudit.audit.intake import read_model
 
-    summary = describe(load(model, **intake))
+    summary = describe(read_model(Request(model=model, **asked)))
     if form == "json":
         say_json(summary)
     else:
@@ -89,12 +90,11 @@ def _attacks(target: Target) -> list[dict[str, Any]]:
     from leakaudit.attacks.registry import available
     from leakaudit.observation import Observation
     from leakaudit.protocols.base import Play
-    from leakaudit.protocols.fedsgd import FedSGD
 
     batch = 1 if target.batch_sizes is None else target.batch_sizes[0]
     domain = target.domain.normalised((), ())
     inputs = domain.finish(domain.look_alikes(batch, torch.Generator().manual_seed(0)))
-    protocol = FedSGD(batch, target.mode)
+    protocol = Request(batch_size=batch).protocol_for(target)
     update = protocol.update(target, Play(inputs, torch.arange(batch) % target.classes))
     observation = Observation(update, protocol, domain)
     result = []

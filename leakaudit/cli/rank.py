@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leakaudit.cli.options.model import model_options
+from leakaudit.audit.request import Request
+from leakaudit.cli.options.request import request_options
 from leakaudit.cli.output import Terminal, say_json
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 @click.option("--seed", default=0, show_default=True, help="Of the random inputs at which ranks are measured.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
-@model_options
+@request_options(group="intake")
 def rank(
     model: Path,
     batch_size: int,
@@ -42,15 +43,15 @@ def rank(
     seed: int,
     form: str,
     debug: bool,
-    intake: dict[str, Any],
+    asked: dict[str, Any],
 ) -> None:
     """Analyse how much of its input MODEL's shared update determines, layer by layer."""
+    from leakaudit.audit.intake import read_model
     from leakaudit.risk.rank import rank_analysis
     from leakaudit.risk.what_if import parse, smallest_changes, what_if
-    from leakaudit.target import load
 
     wanted = tuple(parse(change) for change in changes)
-    target = load(model, **intake)
+    target = read_model(Request(model=model, **asked))
     report = rank_analysis(target, batch_size=batch_size, jacobian=jacobian, seed=seed)
     variant = what_if(target, wanted, batch_size=batch_size) if wanted else None
     smallest = smallest_changes(target, batch_size=batch_size)

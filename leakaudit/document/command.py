@@ -11,11 +11,11 @@ from collections.abc import Generator, Iterator, Sequence
 
 VALUES = frozenset(
     {
-        "attack", "attacks", "batch_size", "cache", "claim", "claims", "controls", "d", "defence", "defences", "device",
-        "evidence", "f", "fail_on", "format", "formats", "goal", "grid", "input_shape", "layout", "learning_rate",
-        "lpips_margin", "mean", "mode", "paths", "pdf_variant", "preset", "psnr_margin", "resize", "seed", "set",
-        "settings", "share_bn_statistics", "std", "steps", "target", "threat_model", "time_budget", "trust",
-        "unsafe_pickle", "values", "victims",
+        "attack", "attacks", "batch_size", "batchnorm", "cache", "claim", "claims", "controls", "d", "defence",
+        "defences", "device", "distractors_needed", "evidence", "f", "fail_on", "format", "formats", "goal", "grid",
+        "input_shape", "layout", "learning_rate", "loss", "lpips_margin", "mean", "mode", "paths", "pdf_variant",
+        "preset", "psnr_margin", "resize", "seed", "set", "settings", "share_bn_statistics", "std", "steps", "target",
+        "threat_model", "time_budget", "trust", "unsafe_pickle", "values", "victims",
     }
 )  # fmt: skip
 """Options whose value is shown, as on the command line and as parameters."""

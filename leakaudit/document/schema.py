@@ -126,6 +126,10 @@ class ProtocolSection(_Model):
     mode: Public[str] = "eval"
     batch_size: Public[int]
     shared_statistics: Public[str] = Field(default="none", description="BatchNorm statistics that go with an update")
+    settings: Public[dict[str, Any]] = Field(
+        default_factory=dict,
+        description="What else the protocol says of itself, by name, such as a local learning rate",
+    )
     update_path: Private[str | None] = Field(
         default=None, description="File of a recorded update; without one it is computed"
     )

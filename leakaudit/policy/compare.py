@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from leakaudit.audit.request import Request
+from leakaudit.defences.base import defended_protocol
 from leakaudit.document.schema import FindingEntry, Report, Severity
 from leakaudit.errors import UsageError
 
@@ -73,6 +75,18 @@ class Setup:
             defences=tuple(defence.text for defence in report.defences),
             threat_model=report.threat_model,
             protocol=(protocol.algorithm, protocol.steps, protocol.shared_statistics),
+        )
+
+    @classmethod
+    def asked(cls, request: Request, before: Report) -> Setup:
+        """Of the audit that a request asks for; of a recorded update the batch has the size of the one before."""
+        protocol = defended_protocol(request.protocol, request.defending())
+        return cls(
+            mode=tuple(sorted(request.modes)),
+            batch_size=before.batch.batch_size if request.update else request.protocol.batch_size,
+            defences=tuple(map(str, request.defending())),
+            threat_model=request.threat_model,
+            protocol=(protocol.name, protocol.steps, protocol.shared_statistics),
         )
 
     def differs(self, other: Setup) -> list[str]:

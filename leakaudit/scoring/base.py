@@ -25,8 +25,8 @@ from torch import Tensor
 from leakaudit.client.batch import Batch
 from leakaudit.domains.base import Domain
 from leakaudit.domains.specs import Spec
-from leakaudit.errors import UsageError
 from leakaudit.reconstruction import Reconstruction
+from leakaudit.scoring.criterion import LeakCriterion
 from leakaudit.scoring.reidentify import Identification
 
 CONFIDENCE_LEVEL = 0.95
@@ -35,29 +35,6 @@ FEWEST_FOR_INTERVAL = 5
 """Samples below which no interval is given; chosen: five of five still leave 48 to 100 %."""
 R = TypeVar("R")
 """A reconstruction as it is scored: values (B, *shape) of images, or what was read of texts."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LeakCriterion:
-    """When a sample counts as leaked.
-
-    Args:
-        psnr_margin: dB above the best floor that are enough; chosen, half the squared error: none of 40 scans of
-            mismatched updates passed (`benchmarks/results/false_alarms.md`).
-        lpips_margin: LPIPS below the best floor that is enough instead; chosen, not measured.
-        distractors: Images that the sample must be told from, at least; chosen: a guess succeeds once in a hundred.
-    """
-
-    psnr_margin: float = 3.0
-    lpips_margin: float = 0.1
-    distractors: int = 100
-
-    def __post_init__(self) -> None:
-        for name in ("psnr_margin", "lpips_margin"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"{name} is {getattr(self, name)}, expected more than 0")
-        if self.distractors < 1:
-            raise UsageError(f"distractors is {self.distractors}, expected at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,8 @@ from leakaudit.client.batch import Batch
 from leakaudit.domains.base import Domain
 from leakaudit.domains.specs import IMAGES, Spec
 from leakaudit.reconstruction import Reconstruction
-from leakaudit.scoring.base import Judging, LeakCriterion, Measure, SampleScore, finite, squared_distances
+from leakaudit.scoring.base import Judging, Measure, SampleScore, finite, squared_distances
+from leakaudit.scoring.criterion import LeakCriterion
 from leakaudit.scoring.perceptual import HUB_FILE, PerceptualDistance, find_weights
 from leakaudit.scoring.pictures import png
 from leakaudit.scoring.reidentify import HALF_LEVEL, Gallery, Identification

@@ -17,21 +17,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from leakaudit.attacks.registry import available
+from leakaudit.audit.cache import Cache
+from leakaudit.audit.intake import Material, read_material
 from leakaudit.audit.memory import Memory
 from leakaudit.audit.pipeline import audit
-from leakaudit.audit.request import AuditOptions
+from leakaudit.audit.request import Request
 from leakaudit.client.batch import Batch
 from leakaudit.defences.registry import default_grid
 from leakaudit.defences.spec import parse_defence
 from leakaudit.document.schema import DefenceTrial, Report, SampleResult
-from leakaudit.domains.base import Domain
-from leakaudit.errors import LeakauditError, UsageError
+from leakaudit.errors import LeakauditError
 from leakaudit.findings import samples_of
 from leakaudit.matching.settings import MatchSettings
 from leakaudit.observer import Observer, SilentObserver
-from leakaudit.scoring.base import leak_interval
+from leakaudit.scoring.base import leak_interval, specs_of
 from leakaudit.sweep.goal import Goal
-from leakaudit.sweep.utility import TrainingPlan, Utility, train
+from leakaudit.sweep.request import DefendRequest, TrainingPlan
+from leakaudit.sweep.utility import Utility, train
 from leakaudit.target.target import Target
 
 VICTIMS = 2
@@ -43,66 +45,37 @@ SECOND_SEED = 1_000_003
 """Added to the seed for the scan that confirms a recommendation; chosen, far from the seeds that users take."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class DefendOptions:
-    """What to try and what is enough.
-
-    Args:
-        goal: What a setting must reach.
-        grid: Settings as text; empty for those that the installed defences name.
-        plan: How utility is measured.
-        utility: Samples for that; ``None`` takes those of the batch file.
-    """
-
-    goal: Goal
-    grid: tuple[str, ...] = ()
-    plan: TrainingPlan = field(default_factory=TrainingPlan)
-    utility: Batch | None = None
-
-
 def defend(
     target: Target,
     samples: Batch,
-    domain: Domain,
-    options: AuditOptions,
-    defend_options: DefendOptions,
+    request: DefendRequest,
     *,
+    utility: Batch | None = None,
     observer: Observer | None = None,
-    command: Sequence[str] = (),
 ) -> Report:
     """Audit the undefended model, then every setting of the grid.
 
     Args:
-        target: The model.
+        target: The model, with the client's normalisation.
         samples: Private samples.
-        domain: Normalisation of the inputs.
-        options: Of every audit; its defences must be empty.
-        defend_options: Grid and goal.
+        request: Grid, goal, and how each setting is audited.
+        utility: Samples to train and evaluate with; default those of the batch file.
         observer: Told the progress.
-        command: For the report.
 
     Returns:
         The report of the undefended model, with the trials and the recommendation.
 
     Raises:
-        UsageError: A setting that cannot be parsed, or options that do not fit the samples.
+        UsageError: A setting that cannot be parsed, or a request that does not fit the samples.
     """
     observer = observer or SilentObserver()
-    if options.recorded:
-        raise UsageError("defend computes its updates itself", "audit a recorded one with leakaudit scan")
-    if options.defences:
-        raise UsageError("defences to try go into the grid", "pass them to leakaudit defend by --defence")
     started = time.monotonic()
-    if options.victims is None:
-        options = replace(options, victims=min(VICTIMS, max(1, len(samples) // options.batch_size)))
-    grid = defend_options.grid or default_grid(options.batch_size, len(samples))
+    grid = request.grid or default_grid(request.protocol.batch_size, len(samples))
     for text in grid:
         parse_defence(text)
-    memory = Memory(options.cache)
-    sweep = _Sweep(target, samples, domain, options, defend_options, observer, memory)
-    report = audit(target, samples, domain, options, observer=observer, memory=memory, command=command)
-    base = sweep.utility("")
-    trials = [sweep.trial("", report, base)]
+    sweep = _sweep(target, samples, request, utility or samples, observer)
+    report = sweep.audit(sweep.request)
+    trials = [sweep.trial("", report, sweep.utility(""))]
     unfinished = observer.interrupted()
     for number, text in enumerate(grid):
         if observer.interrupted():
@@ -111,7 +84,7 @@ def defend(
         trials.append(sweep.run(text))
     chosen, why = (None, f"Interrupted on the undefended model. {GOES_ON}") if unfinished else sweep.recommend(trials)
     report.trials = [t.model_copy(update={"recommended": t is chosen}) for t in trials]
-    report.goal, report.recommendation = str(defend_options.goal), why
+    report.goal, report.recommendation = str(sweep.goal), why
     report.seconds = time.monotonic() - started
     if observer.interrupted():
         measured = sum(trial.status == "run" for trial in trials[1:])
@@ -119,15 +92,26 @@ def defend(
     return report
 
 
-def _stronger(options: AuditOptions) -> AuditOptions:
+def _sweep(target: Target, samples: Batch, request: DefendRequest, utility: Batch, observer: Observer) -> _Sweep:
+    """What all trials have in common; what the request names is read once."""
+    goal = request.wanted().among(specs_of(target.domain))
+    each = request.scanning()
+    if each.victims is None:
+        each = replace(each, victims=min(VICTIMS, max(1, len(samples) // each.protocol.batch_size)))
+    material = read_material(each, target, samples)
+    memory = Memory(Cache() if request.cache else None)
+    return _Sweep(target, samples, material, each, goal, request.plan, utility, observer, memory)
+
+
+def _stronger(request: Request) -> Request:
     """For confirming what a quick sweep found: presets that choose their method, with the steps that are affordable."""
-    if options.preset != "quick":
-        return options
-    settings = {name: dict(given) for name, given in options.settings.items()}
+    if request.preset != "quick":
+        return request
+    settings = {name: dict(given) for name, given in request.settings.items()}
     for name, kind in available().items():
         if name not in settings and isinstance(kind.presets["standard"], MatchSettings):
             settings[name] = {"iterations": str(CONFIRMING)}
-    return replace(options, preset="standard", settings=settings)
+    return replace(request, preset="standard", settings=settings)
 
 
 @dataclass(eq=False)
@@ -136,16 +120,31 @@ class _Sweep:
 
     target: Target
     samples: Batch
-    domain: Domain
-    options: AuditOptions
-    defending: DefendOptions
+    material: Material
+    request: Request
+    goal: Goal
+    plan: TrainingPlan
+    trained_on: Batch
     observer: Observer
     memory: Memory
+    audited: dict[str, Report] = field(default_factory=dict)
+
+    def audit(self, request: Request) -> Report:
+        """The audit of a request; what was asked for before is not done again."""
+        key = request.key()
+        if key not in self.audited:
+            self.audited[key] = audit(
+                *(self.target, self.samples, request),
+                observer=self.observer,
+                memory=self.memory,
+                material=self.material,
+            )
+        return self.audited[key]
 
     def run(self, text: str) -> DefenceTrial:
         """Attack and train with one setting; one that does not fit the model or the samples says why."""
         try:
-            report = self._audit(text, self.options.seed)
+            report = self._with(text, self.request.seed)
             if not self.observer.interrupted():
                 return self.trial(text, report, self.utility(text))
             reason = "interrupted"  # an attack that was cut short says nothing of the defence
@@ -153,19 +152,17 @@ class _Sweep:
             reason = error.discreet
         return DefenceTrial(text=text, title=parse_defence(text).title, status="not_run", reason=reason)
 
-    def _audit(self, text: str, seed: int, *, stronger: bool = False) -> Report:
-        options = _stronger(self.options) if stronger else self.options
+    def _with(self, text: str, seed: int, *, stronger: bool = False) -> Report:
+        request = _stronger(self.request) if stronger else self.request
         threats = tuple(name for name, kind in available().items() if kind.by_default and not kind.upper_bound)
-        options = replace(options, defences=(parse_defence(text),), seed=seed, controls="none")
-        options = replace(options, attacks=options.attacks or threats)  # no yardsticks: they decide nothing here
-        return audit(self.target, self.samples, self.domain, options, observer=self.observer, memory=self.memory)
+        attacks = request.attacks or threats  # no yardsticks: they decide nothing here
+        return self.audit(replace(request, defences=(text,), seed=seed, controls="none", attacks=attacks))
 
     def utility(self, text: str) -> Utility:
         """Training with this setting, or undefended for an empty text."""
         defences = (parse_defence(text),) if text else ()
-        data = self.defending.utility or self.samples
-        size, seed = self.options.batch_size, self.options.seed
-        return train(self.target, data, self.domain, size, defences, self.defending.plan, seed)
+        protocol = replace(self.request.protocol_for(self.target), shared_statistics="none")
+        return train(self.target, self.trained_on, protocol, defences, self.plan, self.request.seed)
 
     def trial(self, text: str, report: Report, utility: Utility) -> DefenceTrial:
         """The row of one setting."""
@@ -189,8 +186,8 @@ class _Sweep:
             metrics={} if best is None else best[2].metrics,
             told="" if best is None else best[2].told,
             attack="" if best is None else best[0].title,
-            value=self.defending.goal.value(report),
-            meets=bool(scored) and evaluated and self.defending.goal.met(report),
+            value=self.goal.value(report),
+            meets=bool(scored) and evaluated and self.goal.met(report),
             loss=utility.loss,
             accuracy=utility.accuracy,
             evaluated_on=utility.samples,
@@ -200,17 +197,17 @@ class _Sweep:
 
     def recommend(self, trials: Sequence[DefenceTrial]) -> tuple[DefenceTrial | None, str]:
         """The cheapest setting that meets the goal, and meets it again with another seed."""
-        goal = self.defending.goal
+        goal = self.goal
         if trials[0].meets:
             return None, f"The undefended model already meets {goal} against these attacks: nothing is recommended."
-        kind = "standard" if self.options.preset == "quick" else "second"
+        kind = "standard" if self.request.preset == "quick" else "second"
         failed: list[str] = []
         enough = cheapest(trials[1:])
         for trial in enough:
             if self.observer.interrupted():
                 break
             self.observer.stage(f"confirming {trial.text} with another seed")
-            again_report = self._audit(trial.text, self.options.seed + SECOND_SEED, stronger=True)
+            again_report = self._with(trial.text, self.request.seed + SECOND_SEED, stronger=True)
             met = _evaluated(again_report) and goal.met(again_report)
             if met and not self.observer.interrupted():
                 again = f" {', '.join(failed)} met it once and missed it then." if failed else ""

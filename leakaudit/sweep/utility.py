@@ -18,28 +18,12 @@ from leakaudit.audit.environment import seed_of
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import NoTraceError, observe
 from leakaudit.defences.base import Defence, defended_model, defended_protocol
-from leakaudit.domains.base import Domain
 from leakaudit.protocols.base import Protocol
-from leakaudit.protocols.fedsgd import FedSGD
+from leakaudit.sweep.request import TrainingPlan
 from leakaudit.target.target import Target
 
 EVALUATED_AT_ONCE = 64
 """Samples a forward pass; chosen for memory."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingPlan:
-    """How utility is measured.
-
-    Args:
-        steps: Updates; chosen for time.
-        learning_rate: Of SGD; chosen, not measured.
-        held_out: Share of the samples that is only evaluated on, in 0..1; chosen.
-    """
-
-    steps: int = 30
-    learning_rate: float = 0.05
-    held_out: float = 0.3
 
 
 @dataclass(frozen=True)
@@ -60,8 +44,7 @@ class Utility:
 def train(
     target: Target,
     samples: Batch,
-    domain: Domain,
-    batch_size: int,
+    protocol: Protocol,
     defences: Sequence[Defence],
     plan: TrainingPlan,
     seed: int,
@@ -71,8 +54,7 @@ def train(
     Args:
         target: The undefended model.
         samples: Split into training and held-out samples by `seed`.
-        domain: Normalisation of the inputs.
-        batch_size: Samples per update, without the defence.
+        protocol: How clients make an update, without the defence.
         defences: What clients do.
         plan: Steps, learning rate, split.
         seed: Of split, order and noise; the same for every defence.
@@ -80,12 +62,12 @@ def train(
     kept, held_out = split(samples, plan.held_out, seed)
     own = replace(target, module=copy.deepcopy(target.module))
     own = defended_model(own, defences, seed_of(seed, "defence", 0))
-    protocol = defended_protocol(FedSGD(batch_size, target.mode), defences)
+    protocol = defended_protocol(protocol, defences)
     generator = torch.Generator().manual_seed(seed_of(seed, "order", 0))
     for step in range(plan.steps):
         chosen = torch.randint(len(kept), (protocol.batch_size,), generator=generator).tolist()
-        _step(own, kept.subset(chosen), protocol, domain, defences, plan.learning_rate, seed_of(seed, "train", step))
-    return evaluate(own, held_out, domain)
+        _step(own, kept.subset(chosen), protocol, defences, plan.learning_rate, seed_of(seed, "train", step))
+    return evaluate(own, held_out)
 
 
 def split(samples: Batch, held_out: float, seed: int) -> tuple[Batch, Batch]:
@@ -99,7 +81,6 @@ def _step(
     target: Target,
     batch: Batch,
     protocol: Protocol,
-    domain: Domain,
     defences: Sequence[Defence],
     learning_rate: float,
     seed: int,
@@ -109,11 +90,11 @@ def _step(
     A batch that leaves no trace changes nothing.
     """
     try:
-        shared = dict(observe(target, batch, protocol, domain, seed, defences).update)
+        shared = dict(observe(target, batch, protocol, target.domain, seed, defences).update)
     except NoTraceError:
         return
     if missing := set(target.parameters) - set(shared):
-        own = observe(target, batch, protocol, domain, seed).update
+        own = observe(target, batch, protocol, target.domain, seed).update
         shared |= {name: own[name] for name in missing}
     with torch.no_grad():
         for name, parameter in target.parameters.items():
@@ -121,7 +102,7 @@ def _step(
 
 
 @torch.no_grad()
-def evaluate(target: Target, samples: Batch, domain: Domain) -> Utility:
+def evaluate(target: Target, samples: Batch) -> Utility:
     """Loss and accuracy on all samples, in the mode that the model is in."""
     like = next(iter(target.parameters.values()))
     size = max(target.batch_sizes) if target.batch_sizes else EVALUATED_AT_ONCE
@@ -131,7 +112,7 @@ def evaluate(target: Target, samples: Batch, domain: Domain) -> Utility:
         part = samples.subset(list(range(begin, min(begin + size, len(samples)))))
         if target.batch_sizes and len(part) not in target.batch_sizes:
             continue
-        inputs, labels = domain.encode(part.images.to(like)), part.labels.to(like.device)
+        inputs, labels = target.domain.encode(part.images.to(like)), part.labels.to(like.device)
         losses += [float(target.loss(inputs, labels))] * len(part)
         right += int((_predicted(target, inputs) == target.task.hard(labels)).sum())
     return Utility(sum(losses) / len(losses), right / len(losses), len(losses))

@@ -15,7 +15,7 @@ from leakaudit.attacks.registry import create
 from leakaudit.audit.budget import Budget
 from leakaudit.audit.campaign import Queue
 from leakaudit.audit.memory import Memory
-from leakaudit.audit.request import AuditOptions
+from leakaudit.audit.request import Request
 from leakaudit.observation import Observation
 from leakaudit.observer import SilentObserver
 from leakaudit.reconstruction import Monitor, Reconstruction
@@ -65,7 +65,7 @@ def test_a_recovered_victim_gets_less() -> None:
     attack = create("ig", "quick")
     victims: Any = [SimpleNamespace(number=0), SimpleNamespace(number=1)]
     budget = Budget.of(SilentObserver(), BUDGET)
-    rest: Any = (None, None, AuditOptions())
+    rest: Any = (None, None, Request())
     share = {
         number: Queue(*rest, budget, Memory(), [], {number}).monitor(attack, victims).seconds_left()
         for number in (0, 1)

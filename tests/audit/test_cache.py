@@ -22,6 +22,7 @@ from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.ig import IG, IGSettings
 from leakaudit.audit.cache import Cache, NotHashable, cache_directory, digest
 from leakaudit.audit.memory import HELD, Memory, attack_once, run_key
+from leakaudit.audit.request import Request
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe_step
 from leakaudit.defences.custom import UserChannel
@@ -251,20 +252,21 @@ def test_a_result_is_made_once(target: Target, observation: Observation, tmp_pat
 
 
 def test_whatever_a_result_depends_on_changes_its_key(target: Target, observation: Observation) -> None:
-    known = run_key(IG(SETTINGS), target, observation, 7, None)
+    asked = Request().key("run")
+    known = run_key(IG(SETTINGS), target, observation, 7, asked)
     name = next(iter(observation.update))
     nudged = {**observation.update, name: observation.update[name] * (1 + 1e-6)}
     others = [
-        run_key(IG(replace(SETTINGS, iterations=21)), target, observation, 7, None),
-        run_key(IG(SETTINGS), target, observation, 8, None),
-        run_key(IG(SETTINGS), target, observation, 7, 60.0),
-        run_key(IG(SETTINGS), target, replace(observation, update=nudged), 7, None),
-        run_key(IG(SETTINGS), target, replace(observation, threat_model="D"), 7, None),
-        run_key(IG(SETTINGS), replace(target, frozen=(name,)), observation, 7, None),
+        run_key(IG(replace(SETTINGS, iterations=21)), target, observation, 7, asked),
+        run_key(IG(SETTINGS), target, observation, 8, asked),
+        run_key(IG(SETTINGS), target, observation, 7, Request(time_budget=60.0).key("run")),
+        run_key(IG(SETTINGS), target, replace(observation, update=nudged), 7, asked),
+        run_key(IG(SETTINGS), target, replace(observation, threat_model="D"), 7, asked),
+        run_key(IG(SETTINGS), replace(target, frozen=(name,)), observation, 7, asked),
     ]
     with torch.no_grad():
         next(iter(target.parameters.values())).mul_(1 + 1e-6)
-    others.append(run_key(IG(SETTINGS), target, observation, 7, None))
+    others.append(run_key(IG(SETTINGS), target, observation, 7, asked))
     assert known is not None
     assert len({known, *others}) == 1 + len(others)
 
@@ -339,7 +341,7 @@ def test_a_memory_holds_few_objects_and_the_newest(tmp_path: Path) -> None:
     assert [memory.held("n", number) for number in range(HELD + 2)] == [None, None, *range(2, HELD + 2)]
     memory.hold(None, "n", 3)
     assert memory.held("n", 3) is None
-    assert memory.within(5.0).held("n", 4) == 4, "audits of one caller share what is held"
+    assert memory.within(Request(time_budget=5.0)).held("n", 4) == 4, "audits of one caller share what is held"
     assert Memory().store(1, "x") == ""
     assert memory.store({"a": 1}, "x") == ""
     assert Memory(Cache(tmp_path)).stored("x") == {"a": 1}

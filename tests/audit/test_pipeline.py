@@ -14,7 +14,7 @@ import leakaudit
 from leakaudit.attacks.registry import available, create
 from leakaudit.audit.environment import seed_of
 from leakaudit.audit.pipeline import audit
-from leakaudit.audit.request import AuditOptions
+from leakaudit.audit.request import Request
 from leakaudit.audit.victim import Victim
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import NoTraceError, observe, observe_step
@@ -174,8 +174,9 @@ def test_the_report_names_batchnorm_and_dropout_layers() -> None:
 
 
 def test_the_report_has_a_residual_for_every_tensor(target: Target, samples: Batch, space: Images) -> None:
-    options = AuditOptions(victims=1, attacks=("linear",), controls="none")
-    (entry,) = [a for a in audit(target, samples, space, options).attacks if a.results]
+    request = Request(victims=1, attacks=("linear",), controls="none")
+    report = audit(replace(target, domain=space), samples, request)
+    (entry,) = [a for a in report.attacks if a.results]
     residuals = entry.results[0].residuals
     assert set(residuals) == set(target.parameters)
     assert all(value is not None and value < 1e-3 for value in residuals.values())

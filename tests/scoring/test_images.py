@@ -12,7 +12,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from leakaudit.client.batch import Batch
 from leakaudit.errors import UsageError
-from leakaudit.scoring.base import LeakCriterion, leak_interval
+from leakaudit.scoring.base import leak_interval
+from leakaudit.scoring.criterion import LeakCriterion
 from leakaudit.scoring.images import ImageMeasure
 from tests.conftest import smooth_images
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from leakaudit.cli.output import say
 from leakaudit.errors import UsageError
 
@@ -20,11 +18,3 @@ def cache_usable() -> bool:
         say(f"Warning: nothing is cached, {error.message} ({error.hint})", err=True)
         return False
     return True
-
-
-def without_disk(settings: Mapping[str, Mapping[str, str]]) -> Mapping[str, Mapping[str, str]]:
-    """Settings under which the attacks keep nothing on disk either."""
-    from leakaudit.attacks.registry import available
-
-    own = [name for name, attack in available().items() if hasattr(attack.presets["standard"], "cache")]
-    return {**settings, **{name: {**settings.get(name, {}), "cache": "false"} for name in own}}

@@ -7,7 +7,7 @@ request: it can set only options of :data:`DATA`, which run no code whatever the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,8 @@ from leakaudit.cli.options.packing import packed
 from leakaudit.errors import UsageError
 
 if TYPE_CHECKING:
+    from leakaudit.audit.request import Request
     from leakaudit.document.schema import Report, SettingEntry
-    from leakaudit.policy.compare import Setup
 
 ENVIRONMENT = {"auto_envvar_prefix": "LEAKAUDIT"}
 """Context settings under which ``LEAKAUDIT_FAIL_ON`` sets ``--fail-on``, and so on."""
@@ -32,7 +32,8 @@ DATA = frozenset(
         "device", "mean", "std", "layout", "values", "resize", "auxiliary", "lpips_weights", "cache", "quiet",
         "verbose", "debug", "out", "formats", "evidence", "paths", "pdf_variant", "fail_on", "baseline",
         "allow_different",
-        "mode", "share_bn_statistics", "output", "frozen", "dropout", "image_shape", "train_config",
+        "mode", "share_bn_statistics", "output", "frozen", "dropout", "loss", "batchnorm", "input_shape",
+        "train_config", "distractors_needed",
     }
 )  # fmt: skip
 """Options that only choose among numbers, names and files of data. An option in neither set is refused like code."""
@@ -146,21 +147,22 @@ policy_options = packed(
 )
 
 
-def load_baseline(gate: Mapping[str, Any], setup: Callable[[Report], Setup] | None = None) -> Report | None:
+def load_baseline(gate: Mapping[str, Any], request: Request | None = None) -> Report | None:
     """The earlier report, read before the audit so that a wrong path, or one of another setup, costs no time.
 
     Args:
         gate: Options of the gate.
-        setup: What the audit will be of, as far as it is known before it; given the baseline.
+        request: What the audit will be of, where there is one to come.
     """
     from leakaudit.document.schema import Report
-    from leakaudit.policy.compare import Setup, refuse_different
 
     if gate["baseline"] is None:
         return None
     baseline = Report.load(gate["baseline"])
-    if setup is not None and not gate["allow_different"]:
-        refuse_different(Setup.of(baseline), setup(baseline))
+    if request is not None and not gate["allow_different"]:
+        from leakaudit.policy.compare import Setup, refuse_different
+
+        refuse_different(Setup.of(baseline), Setup.asked(request, baseline))
     return baseline
 
 
