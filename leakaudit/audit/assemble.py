@@ -132,6 +132,8 @@ def protocol_section(
         **known,
         settings={key: value for key, value in facts.items() if key not in known},
         assumption=protocol.assumption(shared, made),
+        weight_decay=recorded.decay.rate if recorded and recorded.decay else None,
+        weight_decay_note=recorded.decay.told() if recorded and recorded.decay else "",
         update_path=recorded.path if recorded else None,
         update_sha256=recorded.sha256 if recorded else None,
     )

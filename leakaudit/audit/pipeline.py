@@ -112,7 +112,7 @@ class _Scope:
 
 @dataclass(frozen=True, eq=False)
 class _Measured:
-    """What was measured: rank, victims (and how many were silent), accuracy, runs, why others did not run, and controls."""
+    """What was measured, in the order of measuring; `silent` counts victims without a trace."""
 
     rank: RankSection
     victims: list[Victim]

@@ -134,6 +134,10 @@ class ProtocolSection(_Model):
         default=None, description="File of a recorded update; without one it is computed"
     )
     update_sha256: Public[str | None] = None
+    weight_decay: Public[float | None] = Field(
+        default=None, description="weight decay that was subtracted from a recorded update"
+    )
+    weight_decay_note: Public[str] = Field(default="", description="how it is known")
 
 
 class ConstraintCounts(_Model):
