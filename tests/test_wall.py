@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,16 +11,16 @@ import torch
 
 import leakaudit
 from leakaudit.attacks.base import cpu_generator
-from leakaudit.attacks.registry import available, create
-from leakaudit.audit.references import reference_target, synthetic_batch
+from leakaudit.attacks.registry import available
+from leakaudit.audit.references import synthetic_batch
 from leakaudit.audit.victim import Knowledge, Victim, observe_victim
 from leakaudit.client.batch import Batch
 from leakaudit.domains.images import Images
-from leakaudit.domains.references import REFERENCES, TEXT_REFERENCES, VOCABULARY
-from leakaudit.domains.tokens import Tokens
+from leakaudit.domains.references import VOCABULARY
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import Reconstruction, SilentMonitor
 from leakaudit.target.target import Target
+from tests.attacks.networks import attacked, short
 
 PACKAGE = Path(leakaudit.__file__).parent
 PRIVATE = ("leakaudit.client", "leakaudit.scoring", "leakaudit.audit.victim")
@@ -30,6 +30,7 @@ FILES = sorted(file for room in PUBLIC for file in (PACKAGE / room).rglob("*.py"
 FILES += [PACKAGE / "observation.py", PACKAGE / "reconstruction.py"]
 
 
+@cache
 def imported(file: Path) -> set[str]:
     tree = ast.parse(file.read_text(encoding="utf-8"))
     names: set[str] = set()
@@ -41,6 +42,7 @@ def imported(file: Path) -> set[str]:
     return names
 
 
+@cache
 def reachable(file: Path) -> set[str]:
     """Modules of the package that importing this one loads, found by reading imports."""
     seen: set[str] = set()
@@ -84,40 +86,8 @@ def test_a_lower_room_does_not_reach_an_upper_one(upper: str, room: str) -> None
         assert not found, f"{file} reaches {sorted(found)[0]}"
 
 
-SHORT = {
-    "gi-pip": {"iterations": "12", "training_steps": "3"},
-    **{name: {"iterations": "12"} for name in ("ig", "dlg", "idlg", "dia", "wia", "gradinversion")},
-}
-
-
-def attacked(name: str, space: Images, size: int) -> tuple[Target, Victim] | None:
-    """The first bundled network that an attack applies to, with a private batch of some samples."""
-    attack = create(name, "quick", SHORT.get(name))
-    for reference in (*REFERENCES, BATCHNORM, *TEXT_REFERENCES):
-        domain = Tokens.of(6, VOCABULARY) if reference in TEXT_REFERENCES else space
-        target = reference_target(reference, domain, 5)
-        private = synthetic_batch(target, target.domain, 8, 1).subset(range(size))
-        protocol = FedSGD(size, target.mode)
-        knowledge = Knowledge(auxiliary=synthetic_batch(target, target.domain, 64, 7).images)
-        victim = observe_victim(target, private, protocol, target.domain, knowledge, 0)
-        if attack.refusal(*victim.attacked_by(attack, target)) is None:
-            return target, victim
-    return None
-
-
-def _with_trained_batchnorm(shape: tuple[int, int, int], classes: int) -> torch.nn.Module:
-    norm = torch.nn.BatchNorm2d(4)
-    norm.running_mean = torch.linspace(-0.2, 0.3, 4)
-    flat = 4 * shape[1] * shape[2]
-    layers = [torch.nn.Conv2d(shape[0], 4, 3, padding=1), norm, torch.nn.GELU(), torch.nn.Flatten()]
-    return torch.nn.Sequential(*layers, torch.nn.Linear(flat, classes))
-
-
-BATCHNORM = replace(REFERENCES[0], name="batchnorm", build=_with_trained_batchnorm)
-
-
 def run(name: str, target: Target, victim: Victim) -> Reconstruction:
-    attack = create(name, "quick", SHORT.get(name))
+    attack = short(name)
     attacked_target, observation = victim.attacked_by(attack, target)
     return attack(attacked_target, observation, cpu_generator(3), SilentMonitor())
 

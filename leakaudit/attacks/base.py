@@ -73,6 +73,22 @@ class Attack(ABC):
         """How it recovers: by algebra or by search."""
         return "closed form" if self.cost < OPTIMISATION_COST else "optimisation"
 
+    @property
+    def planned(self) -> int | None:
+        """Iterations that its settings ask for, over all restarts; ``None`` for algebra, and where they do not say."""
+        iterations = getattr(self.settings, "iterations", None)
+        if self.family == "closed form" or not isinstance(iterations, int):
+            return None
+        return iterations * int(getattr(self.settings, "restarts", 1))
+
+    @final
+    def within(self, iterations: int) -> Attack:
+        """The same attack with at most so many iterations over all restarts; itself where it does not plan any."""
+        if self.planned is None or iterations >= self.planned:
+            return self
+        each = max(1, iterations // int(getattr(self.settings, "restarts", 1)))
+        return type(self)(replace(self.settings, iterations=each))
+
     def rival(self) -> Attack | None:
         """The attack without this one's addition, at its best; the report shows its results beside this one's."""
         return None

@@ -128,7 +128,7 @@ class DIA(Attack):
         def masks() -> dict[str, Tensor]:
             return {MASK + name: mask for name, mask in draw_masks(free, like, generator, read).items()}
 
-        problem, guesses, notes = prepare(
+        problem, guesses, cuts = prepare(
             *(target, observation, settings, generator, monitor),
             priors=[KeepRate(rates, settings.mask_weight)],
             masks=known,
@@ -140,4 +140,4 @@ class DIA(Attack):
             solutions = [found]
         else:
             solutions, way = solve(problem, guesses, generator, Progress(monitor))
-        return to_reconstruction(problem, solutions, (facts, *raised, *notes, *way))
+        return to_reconstruction(problem, solutions, (facts, *raised, *way), cuts)

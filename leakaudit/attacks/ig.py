@@ -125,9 +125,9 @@ def match(
     """
     if not (isinstance(settings, IGSettings) and settings.search):
         return minimize(target, observation, settings, generator, monitor, masks=masks, priors=priors)
-    problem, guesses, notes = prepare(target, observation, settings, generator, monitor, priors=priors, masks=masks)
+    problem, guesses, cuts = prepare(target, observation, settings, generator, monitor, priors=priors, masks=masks)
     solution, winner, facts = search(problem, guesses[0], generator, Progress(monitor))
-    return to_reconstruction(winner, [solution], notes + facts)
+    return to_reconstruction(winner, [solution], facts, cuts)
 
 
 def refuse_batch_size(target: Target, observation: Observation) -> NotApplicable | None:

@@ -29,16 +29,17 @@ from torch import Generator, Tensor
 from leakaudit.attacks.base import Attack, relative_residual
 from leakaudit.attacks.labels.infer import infer_labels
 from leakaudit.attacks.reading.confirm import with_shares
+from leakaudit.document.status import Cut, Lost
 from leakaudit.domains.base import Domain
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.protocols.base import Play
-from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, Snapshot
+from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, Snapshot, cause_of
 from leakaudit.recursion.graph import GraphPlan, make_graph_plan, recover_graph
 from leakaudit.recursion.obstacles import Obstacle
 from leakaudit.recursion.plan import Plan, record
 from leakaudit.recursion.recursion import Recovery, read_start, recover
 from leakaudit.recursion.solve import SolverSettings
-from leakaudit.target.inventory import is_sequential
+from leakaudit.target.kinds import is_sequential
 from leakaudit.target.target import Target
 from leakaudit.target.trace import TraceError
 
@@ -138,7 +139,7 @@ class RGAP(Attack):
                 found = [recover_graph(plan, self.settings, poll)]
         except _StoppedError:
             empty = torch.zeros((1, *observation.domain.shape)).to(reference)
-            return Reconstruction(empty, inferred, match=1.0, stopped="interrupted or out of time")
+            return Reconstruction(empty, inferred, match=1.0, cuts=(Cut(Lost.RECURSION, cause_of(monitor)),))
         return self._assess(target, observation, plan, found, inferred)
 
     def _assess(

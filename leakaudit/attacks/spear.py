@@ -42,10 +42,11 @@ from leakaudit.attacks.linear import first_layer_or_reason
 from leakaudit.attacks.reading.confirm import Recovered, assemble, match_labels, with_shares
 from leakaudit.attacks.reading.first_layer import Entry, masks_unknown, mid_grey, probe_batch
 from leakaudit.attacks.reading.noise import live_rows, noise_share, rank_limit, spread, step_of
+from leakaudit.document.status import Cut, Lost
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.protocols.base import Play
 from leakaudit.protocols.fedsgd import gradient_of
-from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
+from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, cause_of
 from leakaudit.target.target import Target
 
 MAX_BATCH = 64
@@ -169,9 +170,9 @@ class Spear(Attack):
                 f"the gradient of {entry.weight} has rank {rank} for {size} samples",
             )
             return assemble(target, observation, found, why)
-        found, rounds, stopped = _search(target, observation, entry, factors, self.settings, generator, monitor)
+        found, rounds, cuts = _search(target, observation, entry, factors, self.settings, generator, monitor)
         result = assemble(target, observation, found, f"low rank and sparsity of {entry.weight}, {rounds} rounds")
-        return replace(result, iterations=rounds * self.settings.starts, stopped=stopped)
+        return replace(result, iterations=rounds * self.settings.starts, cuts=cuts)
 
 
 def relu_follows(target: Target, entry: Entry) -> bool:
@@ -343,7 +344,7 @@ def _search(
     settings: SpearSettings,
     generator: Generator,
     monitor: Monitor,
-) -> tuple[Recovered, int, str]:
+) -> tuple[Recovered, int, tuple[Cut, ...]]:
     size, noise = observation.batch_size, factors.noise
     pool = factors.left.new_ones((int(size == 1), size))  # a single sample needs no search
     found = _none(observation, target)
@@ -358,10 +359,10 @@ def _search(
         if len(columns) == size:
             found, done = _judge(target, observation, entry, factors, columns, settings)
             if done:
-                return found, number, ""
+                return found, number, ()
         if monitor.should_stop():
-            return found, number, f"stopped after {number} of {settings.rounds} rounds"
-    return found, settings.rounds, ""
+            return found, number, (Cut(Lost.ROUNDS, cause_of(monitor), number, settings.rounds),)
+    return found, settings.rounds, ()
 
 
 def _judge(

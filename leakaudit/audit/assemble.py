@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -28,6 +28,7 @@ from leakaudit.document.schema import (
     Tool,
     VictimResult,
 )
+from leakaudit.document.status import Cut, RunStatus
 from leakaudit.errors import ModelError
 from leakaudit.matching.candidates import SEARCHED
 from leakaudit.observation import Observation
@@ -35,7 +36,8 @@ from leakaudit.protocols.base import Protocol
 from leakaudit.reconstruction import Reconstruction
 from leakaudit.scoring.base import finite
 from leakaudit.target.dropout import dropout_layers
-from leakaudit.target.inventory import Layer, inventory
+from leakaudit.target.inventory import inventory
+from leakaudit.target.kinds import Layer
 from leakaudit.target.target import Target
 
 if TYPE_CHECKING:
@@ -142,7 +144,7 @@ def protocol_section(
 def attack_entry(
     attack: Attack,
     victim: Victim,
-    status: Literal["run", "not_applicable", "not_run"],
+    status: RunStatus,
     reason: str = "",
     results: Sequence[VictimResult] = (),
 ) -> AttackEntry:
@@ -158,6 +160,7 @@ def attack_entry(
         upper_bound=attack.upper_bound,
         given=_given(victim, attack),
         hyperparameters=_hyperparameters(attack),
+        planned=attack.planned,
         reference=attack.reference,
         seconds=sum(r.seconds for r in results),
         results=list(results),
@@ -171,13 +174,16 @@ def _hyperparameters(attack: Attack) -> dict[str, Any]:
     return {**values, **dict.fromkeys(chosen, "chosen by trials")}
 
 
-def comparison(rival: Attack, results: Sequence[VictimResult], reason: str = "", *, in_ledger: bool) -> Comparison:
+def comparison(
+    rival: Attack, results: Sequence[VictimResult], reason: str = "", cut: Cut | None = None, *, in_ledger: bool
+) -> Comparison:
     """What stands beside an attack: its rival's results, without pictures."""
     return Comparison(
         name=rival.name,
         title=rival.title,
         hyperparameters=_hyperparameters(rival),
         reason=reason,
+        cut=cut,
         in_ledger=in_ledger,
         seconds=sum(r.seconds for r in results),
         results=[without_pictures(result) for result in results],
@@ -232,6 +238,7 @@ def _defended(victim: Victim) -> str:
 def victim_result(outcome: Outcome) -> VictimResult:
     """One attack on one victim."""
     victim, reconstruction, scores = outcome.victim, outcome.reconstruction, outcome.scores
+    right = _labels_right(outcome)
     residual = finite(reconstruction.residual)
     certified, reason = _certified(outcome.certificate, reconstruction)
     order = [s.reconstruction for s in sorted(scores, key=lambda s: s.position)]
@@ -247,8 +254,9 @@ def victim_result(outcome: Outcome) -> VictimResult:
         seconds=reconstruction.seconds,
         iterations=reconstruction.iterations,
         stopped=reconstruction.stopped,
+        cuts=list(reconstruction.cuts),
         labels=label_result(outcome.task, victim.batch.labels, reconstruction.labels, victim.guess),
-        samples=[_sample(outcome, score) for score in scores],
+        samples=[_sample(outcome, score, right[score.position]) for score in scores],
         history=[
             HistoryPoint(iteration=p.iteration, objective=finite(p.objective), match=finite(p.match))
             for p in reconstruction.history
@@ -258,7 +266,7 @@ def victim_result(outcome: Outcome) -> VictimResult:
             for s in reconstruction.snapshots
             if (shot := _snapshot(outcome, s.fraction, s.inputs, order)) is not None
         ],
-        notes=list(reconstruction.notes),
+        notes=[*(cut.told for cut in reconstruction.cuts if not cut.stopped), *reconstruction.notes],
     )
 
 
@@ -286,15 +294,30 @@ def _certified(certificate: Certificate | None, reconstruction: Reconstruction) 
 def label_result(task: Task, true: Tensor, inferred: Tensor, source: LabelGuess) -> LabelResult:
     """Labels as multisets; `correct` is how many are right, as the task counts; `source` says how they were read."""
     known, read = task.hard(true), task.hard(inferred)
+    assumed = _assumed(read, source)
     soft = None if source.soft is None else source.soft.flatten().tolist()
     return LabelResult(
         true=sorted(known.tolist()),
         inferred=sorted(read.tolist()),
-        correct=task.score_labels(known, read),
+        correct=0 if assumed else sum(task.match_labels(known, read)),
+        assumed=assumed,
         method=source.method,
         soft=soft,
         true_soft=true.tolist() if true.is_floating_point() else None,
     )
+
+
+def _assumed(inferred: Tensor, source: LabelGuess) -> bool:
+    """Whether an attack was given labels that nothing tells, and found no others itself."""
+    return source.assumed and sorted(inferred.tolist()) == sorted(source.labels.tolist())
+
+
+def _labels_right(outcome: Outcome) -> Sequence[bool | None]:
+    """Of every sample of the batch, whether its label is among those inferred; unknown where they were assumed."""
+    inferred = outcome.task.hard(outcome.reconstruction.labels)
+    if _assumed(inferred, outcome.victim.guess):
+        return [None] * len(outcome.victim.batch)
+    return outcome.task.match_labels(outcome.victim.batch.classes, inferred)
 
 
 def _snapshot(outcome: Outcome, fraction: float, inputs: Tensor, order: Sequence[int]) -> SnapshotEntry | None:
@@ -305,12 +328,13 @@ def _snapshot(outcome: Outcome, fraction: float, inputs: Tensor, order: Sequence
     return SnapshotEntry(fraction=fraction, images_png=shown) if len(shown) == len(order) else None
 
 
-def _sample(outcome: Outcome, score: SampleScore) -> SampleResult:
+def _sample(outcome: Outcome, score: SampleScore, label_right: bool | None) -> SampleResult:
     batch, found, measure = outcome.victim.batch, score.identification, outcome.measure
     common = {
         "index": batch.indices[score.position],
         "label": int(batch.classes[score.position]),
         "inferred_label": int(outcome.task.hard(outcome.reconstruction.labels)[score.reconstruction]),
+        "label_right": label_right,
         "reidentified": found.identified,
         "rank_among": found.distractors + 1,
         "leaked": score.leaked,

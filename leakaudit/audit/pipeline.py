@@ -19,11 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leakaudit import __version__
 from leakaudit.attacks.base import Attack
 from leakaudit.attacks.registry import available, create
 from leakaudit.audit import assemble
-from leakaudit.audit.budget import Budget
+from leakaudit.audit.budget import Budget, attacks_share
 from leakaudit.audit.cache import Cache
 from leakaudit.audit.campaign import Reason, entry_of, left_out, run_attacks
 from leakaudit.audit.controls import Run, Scene, control
@@ -38,7 +37,8 @@ from leakaudit.client.batch import Batch
 from leakaudit.client.examine import examine, examine_claims, examine_recorded
 from leakaudit.client.observe import NoTraceError
 from leakaudit.defences.base import defended_model, defended_protocol
-from leakaudit.document.schema import BatchSection, ClaimEntry, ControlEntry, DefenceEntry, RankSection, Report
+from leakaudit.document.schema import BatchSection, ClaimEntry, ControlEntry, DefenceEntry, RankSection
+from leakaudit.document.version import __version__
 from leakaudit.domains.base import Domain
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.findings import Evidence, judge
@@ -46,6 +46,7 @@ from leakaudit.findings.recommend import recommend
 from leakaudit.findings.verdict import conclude
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.protocols.base import Protocol
+from leakaudit.report.saving import Report
 from leakaudit.risk.rank import rank_analysis
 from leakaudit.risk.what_if import smallest_changes
 from leakaudit.scoring.base import Judging, Measure, measure_for
@@ -53,8 +54,6 @@ from leakaudit.target.target import Target
 
 DEFAULT_VICTIMS = 4
 """Batches that are attacked where the user names no number; chosen for time."""
-ATTACKS_SHARE = 0.75
-"""Of a time budget; the controls get the rest, and what attacks leave over; chosen."""
 
 
 def audit(
@@ -133,7 +132,7 @@ def _measured(scope: _Scope, measure: Measure[Any]) -> _Measured:
         observer.stage("computing the client's updates")
         victims, silent = make_victims(target, scope.samples, request, scope.material)
         accuracy = accuracy_on(target, scope.samples, target.domain)
-        share = ATTACKS_SHARE if request.controls != "none" else 1.0
+        share = attacks_share(len(victims)) if request.controls != "none" else 1.0
         budget = Budget.of(observer, request.time_budget, share)
         runs, reasons, victims = run_attacks(scope.attacks, target, victims, measure, request, budget, scope.memory)
         if request.controls != "none":

@@ -15,7 +15,7 @@ from leakaudit.cli.options.request import refuse_absent, request_options, with_c
 from leakaudit.cli.output import say
 
 if TYPE_CHECKING:
-    from leakaudit.document.schema import Report
+    from leakaudit.report.saving import Report
 
 
 class _Scan(click.Command):

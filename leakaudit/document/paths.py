@@ -11,6 +11,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import Enum
 from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from pydantic import BaseModel
 from leakaudit.document.schema import Report
 
 Section = TypeVar("Section", bound=BaseModel)
+R = TypeVar("R", bound=Report)
 _HOMES = r"/(?:home|Users)/[^/\s'\"]+|/root|[A-Za-z]:\\Users\\[^\\\s'\"]+"
 """A user's home, whoever the user is."""
 _BELOW = r"[/\\](?:[^/\\\s'\":]+[/\\])*"
@@ -28,7 +30,7 @@ _BEGIN = r"(?:(?<![\w.-])|(?<=^-[a-z]))"
 _DATA = "data:image/"
 
 
-def short_paths(report: Report) -> Report:
+def short_paths(report: R) -> R:
     """The report without folders outside the working folder; a report without any is returned as an equal one."""
     return _section(report, shortener(_paths(report)))
 
@@ -119,7 +121,7 @@ def _section(section: Section, shorten: Callable[[str], str]) -> Section:
 
 
 def _value(value: Any, shorten: Callable[[str], str]) -> Any:
-    if isinstance(value, str):
+    if isinstance(value, str) and not isinstance(value, Enum):
         return shorten(value)
     if isinstance(value, BaseModel):
         return _section(value, shorten)

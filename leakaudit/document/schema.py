@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from leakaudit.document.disclosure import CommandLine, FileName, OptionValue, Picture, Private, Public, limited
+from leakaudit.document.earlier import upgraded
+from leakaudit.document.status import ControlStatus, Cut, RunStatus, VerdictStatus
 from leakaudit.errors import UsageError
 
 SCHEMA_VERSION = 1
@@ -35,8 +36,22 @@ EVIDENCE = limited(
 )  # fmt: skip
 """Keys of a finding's evidence that say nothing of a sample's content; ``samples`` are positions in the batch file."""
 CONTROL_NUMBERS = limited(
-    "accuracy", "cases", "margin", "passing_as_leak", "precision", "psnr", "recall", "reference", "seconds", "skill"
+    "accuracy",
+    "cases",
+    "iterations",
+    "margin",
+    "parameters",
+    "passing_as_leak",
+    "precision",
+    "psnr",
+    "recall",
+    "reference",
+    "seconds",
+    "skill",
 )
+
+
+R = TypeVar("R", bound="Report")
 
 
 class _Model(BaseModel):
@@ -240,7 +255,12 @@ class SampleResult(Metrics):
 
     index: Public[int] = Field(description="position of the sample in the batch file")
     label: Private[int | None]
-    inferred_label: Private[int | None] = None
+    inferred_label: Private[int | None] = Field(
+        default=None, description="of the reconstruction that it was matched with; the order of labels is not inferred"
+    )
+    label_right: Public[bool | None] = Field(
+        default=None, description="whether its label is among those inferred, each counted once; null if assumed"
+    )
     floors: Public[dict[str, Metrics]] = Field(
         default_factory=dict,
         description="what knows nothing of the sample scores: grey, mean, other, prior_only; and its own flat colour",
@@ -298,11 +318,18 @@ class SnapshotEntry(_Model):
 
 
 class LabelResult(_Model):
-    """Labels of one victim's batch, as multisets in ascending order; below full evidence their counts alone."""
+    """Labels of one victim's batch, as multisets in ascending order; below full evidence their counts alone.
+
+    The update does not tell which sample has which label, so a label is right as a member of the multiset, not by
+    place.
+    """
 
     true: Private[list[int]]
     inferred: Private[list[int]]
-    correct: Public[int]
+    correct: Public[int] = Field(description="size of the intersection of both; 0 where they were merely assumed")
+    assumed: Public[bool] = Field(
+        default=False, description="nothing in the update told them: they are no inference, and none counts as right"
+    )
     method: Public[str] = ""
     total: Public[int | None] = Field(default=None, description="how many labels the batch has")
     soft: Private[list[float] | None] = Field(
@@ -342,6 +369,9 @@ class VictimResult(_Model):
     seconds: Public[float]
     iterations: Public[int] = 0
     stopped: Public[str] = ""
+    cuts: Public[list[Cut]] = Field(
+        default_factory=list, description="what time or an interruption took from what its settings say"
+    )
     labels: Public[LabelResult]
     samples: Public[list[SampleResult]]
     history: Public[list[HistoryPoint]] = Field(default_factory=list)
@@ -356,6 +386,7 @@ class Comparison(_Model):
     title: Public[str]
     hyperparameters: Public[dict[str, Any]] = Field(default_factory=dict)
     reason: Public[str] = Field(default="", description="what time or memory cost it")
+    cut: Public[Cut | None] = Field(default=None, description="victims that time or memory cost it")
     in_ledger: Public[bool] = Field(default=False, description="it was asked for too, and is not run twice")
     seconds: Public[float] = 0.0
     results: Public[list[VictimResult]] = Field(default_factory=list)
@@ -366,14 +397,18 @@ class AttackEntry(_Model):
 
     name: Public[str]
     title: Public[str]
-    status: Public[Literal["run", "not_applicable", "not_run"]]
+    status: Public[RunStatus]
     reason: Public[str] = ""
+    cut: Public[Cut | None] = Field(default=None, description="victims that time or memory cost it")
     family: Public[Literal["closed form", "optimisation"]] = "optimisation"
     finding: Public[str] = Field(default="", description="id that its success is reported under")
     threat_model: Public[str]
     upper_bound: Public[bool] = Field(default=False, description="given what no attacker has; never evidence of a leak")
     given: Public[dict[str, Any]] = Field(default_factory=dict, description="everything that the attacker was given")
     hyperparameters: Public[dict[str, Any]] = Field(default_factory=dict)
+    planned: Public[int | None] = Field(
+        default=None, description="iterations that its settings ask for on a victim; null for algebra"
+    )
     reference: Public[str] = ""
     seconds: Public[float] = 0.0
     results: Public[list[VictimResult]] = Field(default_factory=list)
@@ -389,6 +424,13 @@ class ControlEntry(_Model):
     passed: Public[bool | None] = Field(description="null where the control could not run; the detail says why")
     detail: Public[str]
     numbers: Annotated[dict[str, Any], CONTROL_NUMBERS] = Field(default_factory=dict)
+
+    @property
+    def status(self) -> ControlStatus:
+        """What became of it."""
+        if self.passed is None:
+            return ControlStatus.NOT_RUN
+        return ControlStatus.PASSED if self.passed else ControlStatus.FAILED
 
 
 class AccountingEntry(_Model):
@@ -459,7 +501,7 @@ class DefenceTrial(_Model):
 
     text: Public[str]
     title: Public[str]
-    status: Public[Literal["run", "not_run"]]
+    status: Public[Literal[RunStatus.RUN, RunStatus.NOT_RUN]]
     reason: Public[str] = ""
     adaptive_attack: Public[str] = ""
     evaluated: Public[bool] = True
@@ -537,7 +579,8 @@ class PolicySection(_Model):
 class Verdict(_Model):
     """The answer, in three statements: at least, at most, assumed."""
 
-    status: Public[str]
+    status: Public[str] = Field(description="the code, and a reason in brackets where nothing applies")
+    code: Public[VerdictStatus] = Field(description="the status alone")
     severity: Public[Severity]
     confidence: Public[Confidence]
     headline: Public[str]
@@ -554,7 +597,7 @@ class Verdict(_Model):
     @property
     def inconclusive(self) -> bool:
         """Whether nothing can be concluded: exit code 5."""
-        return self.status.startswith(("INCONCLUSIVE", "NOT APPLICABLE"))
+        return self.code.inconclusive
 
 
 class VariantEntry(_Model):
@@ -562,6 +605,7 @@ class VariantEntry(_Model):
 
     label: Public[str]
     status: Public[str]
+    code: Public[VerdictStatus] = Field(description="the status alone")
     headline: Public[str] = Field(description="the verdict, or that it could not be audited")
     reason: Private[str] = Field(default="", description="why it could not be audited; may quote a sample")
     severity: Public[Severity] = "none"
@@ -585,7 +629,7 @@ class VariantEntry(_Model):
 
 
 class Report(_Model):
-    """An audit report. `save` writes it; `scan` returns it."""
+    """An audit report as a document; `leakaudit.report.saving.Report` can also write its views."""
 
     schema_version: Public[int] = SCHEMA_VERSION
     tool: Public[Tool]
@@ -639,7 +683,7 @@ class Report(_Model):
         return json.dumps({**document, HASH_KEY: self_hash(document)}, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
-    def load(cls, path: str | Path) -> Report:
+    def load(cls: type[R], path: str | Path) -> R:
         """Read a ``report.json``.
 
         Raises:
@@ -649,43 +693,11 @@ class Report(_Model):
         document = read_document(path)
         document.pop(HASH_KEY, None)
         try:  # a later minor version may have added keys; what is written here is held to the schema strictly
-            return cls.model_validate(document, extra="ignore")
+            return cls.model_validate(upgraded(document), extra="ignore")
         except ValueError as error:
             raise UsageError(
                 f"{path} is not a leakaudit report: {str(error).splitlines()[0]}", "audit again"
             ) from error
-
-    def save(
-        self,
-        directory: str | Path,
-        formats: Sequence[str] = (),
-        template_dir: Path | None = None,
-        pdf_variant: str = "pdf/ua-1",
-        paths: Literal["short", "full"] = "short",
-    ) -> list[Path]:
-        """Write ``report.json``, ``report.html``, ``report.pdf`` and other views into a directory.
-
-        Everything is rendered in memory first and moved over an older report only when complete. A report of an
-        interrupted audit goes into the sub-folder ``partial`` where the directory holds a complete one. Below full
-        evidence, older files of leakaudit that are not written anew are removed: they would show what this one hides.
-
-        Args:
-            directory: Created if missing.
-            formats: Any of ``json``, ``html``, ``pdf``, ``sarif``, ``junit``, ``markdown``, ``csv`` and what other
-                packages bring; empty for the first three.
-            template_dir: Folder whose templates override the bundled ones.
-            pdf_variant: ``pdf/ua-1`` (accessible), or ``pdf/a-3u`` (for archives, with report.json attached).
-            paths: ``short`` leaves out folders outside the working folder, ``full`` writes paths as they were given.
-
-        Returns:
-            The files written. The PDF is left out, with a warning, where its libraries are missing.
-
-        Raises:
-            UsageError: The directory is not writable.
-        """
-        from leakaudit.report.write import write_report
-
-        return write_report(self, Path(directory), formats, template_dir, pdf_variant, paths)
 
 
 def self_hash(document: dict[str, Any]) -> str:

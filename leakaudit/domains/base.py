@@ -104,6 +104,10 @@ class Domain(ABC):
         """This domain for another model, whose own one is given: the same where it does not depend on the model."""
         return self
 
+    def inside(self, prefix: str) -> Domain:
+        """This domain for a model that holds its own one as a part, whose tensors are now named ``prefix.…``."""
+        return self
+
     def normalised(self, mean: Sequence[float], std: Sequence[float]) -> Domain:
         """This domain with the client's normalisation.
 

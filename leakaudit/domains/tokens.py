@@ -85,6 +85,10 @@ class Tokens(Domain):
         """The other model's own: a vocabulary belongs to its model."""
         return found
 
+    def inside(self, prefix: str) -> Domain:
+        """The table by its name in the larger model."""
+        return self if self.table is None else replace(self, table=f"{prefix}.{self.table}")
+
     def exposed(self, trained: Collection[str]) -> tuple[str, ...]:
         """The rows of a trained table name the tokens."""
         if self.table not in trained:

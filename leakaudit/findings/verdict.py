@@ -6,9 +6,9 @@ Status words, the strongest first; there is none that says "safe":
 ``LEAKS (certified)``       A reconstruction proves itself without the private samples.
 ``LEAKS (measured)``        A reconstruction beats the floors and re-identifies its sample.
 ``BOUNDED``                 Nothing shown, and an accounted random defence bounds what any attack can show.
-``NOT SHOWN (budget)``      Working attacks did not show a leak with this budget.
+``NOT SHOWN (budget)``      Attacks that work with what they ran here (`leakaudit.findings.effort`) did not show a leak.
 ``NOT APPLICABLE (reason)`` No attack applies to this model and protocol, or the threat model allows none.
-``INCONCLUSIVE``            Nothing shown, by attacks that do not work here either, or that did not run.
+``INCONCLUSIVE``            Nothing shown, by attacks that do not work here either, ran too little, or did not run.
 =========================== ==========================================================================================
 """
 
@@ -17,7 +17,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from leakaudit.document.schema import AttackEntry, DefenceEntry, FindingEntry, Verdict
+from leakaudit.document.status import RunStatus, VerdictStatus
 from leakaudit.findings import SEVERITIES, Evidence, samples_of
+from leakaudit.findings.effort import efforts, listed
 from leakaudit.report.views.defence_facts import VACUOUS, at_most
 from leakaudit.scoring.base import FEWEST_FOR_INTERVAL, leak_interval
 
@@ -31,14 +33,16 @@ def conclude(evidence: Evidence, findings: Sequence[FindingEntry], preset: str) 
     attacked, hit = len({s.index for _, _, s in scored}), len({s.index for _, _, s in leaks})
     if leaks:
         certified = any(v.certified for _, v, _ in leaks)
-        status = "LEAKS (certified)" if certified else "LEAKS (measured)"
+        code = VerdictStatus.LEAKS_CERTIFIED if certified else VerdictStatus.LEAKS_MEASURED
+        reason = ""
         headline = f"{hit} of {attacked} private samples can be reconstructed from one update"
     else:
-        status, headline = _not_shown(evidence, preset)
+        code, reason, headline = _not_shown(evidence, preset)
     worst = min(findings, key=lambda f: SEVERITIES.index(f.severity), default=None)
     interval = leak_interval(hit, attacked)
     return Verdict(
-        status=status,
+        status=f"{code} ({reason})" if reason else str(code),
+        code=code,
         severity=worst.severity if worst else "none",
         confidence=worst.confidence if worst else "estimated",
         headline=headline,
@@ -52,32 +56,36 @@ def conclude(evidence: Evidence, findings: Sequence[FindingEntry], preset: str) 
     )
 
 
-def _not_shown(evidence: Evidence, preset: str) -> tuple[str, str]:
-    """Status and headline where nothing leaked."""
-    broken = [c.title or c.attack for c in evidence.controls if c.kind == "positive" and c.passed is False]
+def _not_shown(evidence: Evidence, preset: str) -> tuple[VerdictStatus, str, str]:
+    """Status, the reason that stands with it, and headline where nothing leaked."""
     if any(d.accounting and d.accounting.reconstruction <= VACUOUS for d in evidence.defences):
-        return "BOUNDED", "No reconstruction was shown, and an accounted defence bounds what can be"
+        return VerdictStatus.BOUNDED, "", "No reconstruction was shown, and an accounted defence bounds what can be"
     if not samples_of(evidence.attacks):
         return _nothing_ran(evidence)
-    if broken:
-        return "INCONCLUSIVE", f"Nothing was shown, but {', '.join(broken)} did not recover a known leak either"
-    return "NOT SHOWN (budget)", f"No reconstruction was shown with the {preset!r} budget"
+    tried = efforts(evidence)
+    weak = [effort for effort in tried if effort.counts]
+    if not weak and all(effort.missing for effort in tried):
+        weak = tried
+    if weak:
+        why = "; ".join(f"{effort.told}, and {effort.missing}" for effort in weak)
+        return VerdictStatus.INCONCLUSIVE, "", f"Nothing was shown, which says little: {why}"
+    return VerdictStatus.NOT_SHOWN, "", f"No reconstruction was shown with the {preset!r} budget: {listed(tried)}"
 
 
-def _nothing_ran(evidence: Evidence) -> tuple[str, str]:
+def _nothing_ran(evidence: Evidence) -> tuple[VerdictStatus, str, str]:
     real = [a for a in evidence.attacks if not a.upper_bound]
-    stopped = [a for a in real if a.status == "not_run" and a.reason.startswith(("time budget", "interrupted"))]
-    refused = [a for a in real if a.status == "not_applicable"]
+    stopped = [a for a in real if a.status is RunStatus.NOT_RUN and a.cut]
+    refused = [a for a in real if a.status is RunStatus.NOT_APPLICABLE]
     if stopped or evidence.partial or not real:
-        return "INCONCLUSIVE", "No attack ran, so nothing was shown"
+        return VerdictStatus.INCONCLUSIVE, "", "No attack ran, so nothing was shown"
     why = refused[0].reason if len(refused) == 1 else "no attack applies; the ledger says why for each"
     if not refused:
         why = "the threat model allows none of the attacks"
-    return f"NOT APPLICABLE ({why})", "No attack applies, so nothing was shown"
+    return VerdictStatus.NOT_APPLICABLE, why, "No attack applies, so nothing was shown"
 
 
 def _at_least(attacks: Sequence[AttackEntry], leaking: Sequence[str], attacked: int, hit: int) -> str:
-    ran = [a.title for a in attacks if a.status == "run" and not a.upper_bound]
+    ran = [a.title for a in attacks if a.status is RunStatus.RUN and not a.upper_bound]
     if not ran:
         return "Nothing: no attack ran."
     if not leaking:
@@ -106,7 +114,9 @@ _ATTACKER = {
 
 def _assumptions(evidence: Evidence, preset: str) -> list[str]:
     protocol = evidence.protocol
-    letter = max((a.threat_model for a in evidence.attacks if a.status == "run" and not a.upper_bound), default="B")
+    letter = max(
+        (a.threat_model for a in evidence.attacks if a.status is RunStatus.RUN and not a.upper_bound), default="B"
+    )
     controls = "" if evidence.controls else " No controls were run, so confidence is capped."
     return [
         f"Threat model {letter}: {_ATTACKER[letter]}",

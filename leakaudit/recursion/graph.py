@@ -30,7 +30,7 @@ from leakaudit.recursion.obstacles import Obstacle, operator_of
 from leakaudit.recursion.plan import Planner, Step
 from leakaudit.recursion.recursion import LayerReport, Recovery, State, build_system
 from leakaudit.recursion.solve import SolverSettings
-from leakaudit.target.inventory import Layer
+from leakaudit.target.kinds import Layer
 from leakaudit.target.pointwise import INVERTIBLE
 from leakaudit.target.replay import replay
 

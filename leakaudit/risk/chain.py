@@ -28,7 +28,7 @@ from math import prod
 
 from leakaudit.risk.flow import block_rank, uncovered
 from leakaudit.risk.structural import Convolution, StructuralRank, convolution_rank, linear_rank
-from leakaudit.target.inventory import Layer
+from leakaudit.target.kinds import Layer
 from leakaudit.target.pointwise import INVERTIBLE, LOCALLY_INVERTIBLE, PIECEWISE_LINEAR
 
 _WEIGHTED = ("convolution", "linear")

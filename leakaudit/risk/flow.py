@@ -29,7 +29,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_flow
 
 from leakaudit.risk.structural import StructuralRank
-from leakaudit.target.inventory import Layer
+from leakaudit.target.kinds import Layer
 from leakaudit.target.pointwise import LOCALLY_INVERTIBLE, PIECEWISE_LINEAR
 
 _PASSING = (

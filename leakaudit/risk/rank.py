@@ -33,7 +33,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from leakaudit.risk.chain import Segment, layer_system, propagate, segments
 from leakaudit.risk.jacobian import UNDECIDED_GAP, VISIBLE, Spectrum
 from leakaudit.risk.measure import Measured, Measuring
-from leakaudit.target.inventory import Layer, layers_and_outputs, parameter_users
+from leakaudit.target.inventory import layers_and_outputs
+from leakaudit.target.kinds import Layer, parameter_users
 from leakaudit.target.target import Target
 from leakaudit.target.trace import trace, usable_batch_size
 

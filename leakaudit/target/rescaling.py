@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, fx
 
 from leakaudit.errors import ModelError
-from leakaudit.target.inventory import Layer, layers_and_outputs
+from leakaudit.target.inventory import layers_and_outputs
+from leakaudit.target.kinds import Layer
 from leakaudit.target.replay import replay
 from leakaudit.target.target import FidelityNote, Target
 from leakaudit.target.trace import Trace, trace

@@ -18,7 +18,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from leakaudit.errors import ModelError
-from leakaudit.target.inventory import Layer, inventory
+from leakaudit.target.inventory import inventory
+from leakaudit.target.kinds import Layer
 from leakaudit.target.target import Target
 
 INNER = "model"
@@ -112,7 +113,8 @@ def spliced(target: Target, layer: Layer, inserted: nn.Module) -> Target:
     """The target with a module in front of a layer; tensors of the model are then named ``model.…``."""
     like = next(iter(target.parameters.values()))
     module = Splice(target.module, str(layer.weight), inserted.to(like))
-    return replace(target, module=module, frozen=tuple(f"{INNER}.{name}" for name in target.frozen))
+    frozen = tuple(f"{INNER}.{name}" for name in target.frozen)
+    return replace(target, module=module, frozen=frozen, domain=target.domain.inside(INNER))
 
 
 def layer_input(target: Target, layer: Layer, inputs: Tensor) -> Tensor:

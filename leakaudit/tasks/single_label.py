@@ -47,9 +47,13 @@ class SingleLabel(Task):
         """Uniform class indices (count,)."""
         return torch.randint(self.classes, (count,), generator=generator)
 
-    def score_labels(self, true: Tensor, inferred: Tensor) -> int:
-        """Size of the intersection of the two multisets."""
-        return sum((Counter(true.tolist()) & Counter(inferred.tolist())).values())
+    def match_labels(self, true: Tensor, inferred: Tensor) -> tuple[bool, ...]:
+        """The first samples of a class are matched where fewer of it were inferred than there are."""
+        left, found = Counter(inferred.tolist()), []
+        for label in true.tolist():
+            found.append(left[label] > 0)
+            left[label] -= 1
+        return tuple(found)
 
     def describe(self) -> str:
         """The loss."""

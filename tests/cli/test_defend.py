@@ -21,17 +21,8 @@ def test_defend_measures_settings_and_recommends_one_that_is_enough(
 ) -> None:
     grid = ("--defence", "bits=16", "--defence", "clip=1,noise=1")
     words = (
-        "defend",
-        model,
-        "--batch",
-        batch,
-        "--out",
-        tmp_path / "out",
-        "--target",
-        "PSNR<18",
-        "--cache",
-        *grid,
-        *QUICK,
+        *("defend", model, "--batch", batch, "--out", tmp_path / "out", "--target", "PSNR<18", "--cache"),
+        *(*grid, *QUICK, "-f", "json", "-f", "html"),
     )
     code, out, err = leakaudit(*words)
     assert code == 0, err

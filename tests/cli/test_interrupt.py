@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from leakaudit.cli.progress import TerminalObserver
 from tests.cli.build import leakaudit
 from tests.conftest import smooth_images
 from tests.report.builder import build
@@ -31,47 +32,55 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-def stopped(command: str, files: tuple[Path, Path], out: Path, at: str, number: int, *more: str) -> tuple[int, str]:
-    """Run until a line of the progress, then send a signal; exit code and what was printed."""
-    words = [sys.executable, "-c", "from leakaudit.cli import main; main()", command, str(files[0])]
-    process = subprocess.Popen(
-        [*words, "--batch", str(files[1]), "--out", str(out), *SLOW, "--set", "ig.execution=eager", *more],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if at in line:
-            time.sleep(3 if at == "begins" else 0)  # so that the attack has taken steps
-            process.send_signal(number)
-            break
-    printed, err = process.communicate(timeout=120)
-    return process.returncode, printed + err
+def signalled(
+    monkeypatch: pytest.MonkeyPatch, command: str, files: tuple[Path, Path], out: Path, at: str, number: int, *more: str
+) -> tuple[int, str]:
+    """Run here, with a signal to this process at a stage; exit code and what was printed."""
+    honest = TerminalObserver.stage
+
+    def stage(self: TerminalObserver, message: str) -> None:
+        honest(self, message)
+        if at in message:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(TerminalObserver, "stage", stage)
+    code, printed, err = leakaudit(command, files[0], "--batch", files[1], "--out", out, *SLOW, *more)
+    return code, printed + err
 
 
 @pytest.mark.parametrize(("command", "number"), [("scan", signal.SIGINT), ("defend", signal.SIGTERM)])
 def test_an_interrupt_before_anything_was_measured_writes_nothing(
-    model: Path, batch: Path, out: Path, command: str, number: int
+    model: Path, batch: Path, out: Path, command: str, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = content(out)
-    code, text = stopped(command, (model, batch), out, "loading the model", number)
+    code, text = signalled(monkeypatch, command, (model, batch), out, "loading the model", number)
     assert code == 130, text
     assert "no report was written" in text
     assert content(out) == before
     assert sorted(path.name for path in out.iterdir()) == sorted(before)
 
 
-def test_so_it_does_where_several_variants_were_asked_for(model: Path, batch: Path, out: Path) -> None:
+def test_so_it_does_where_several_variants_were_asked_for(
+    model: Path, batch: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = content(out)
-    code, text = stopped("scan", (model, batch), out, "variant 1", signal.SIGINT, "--mode", "both")
+    code, text = signalled(monkeypatch, "scan", (model, batch), out, "variant 1", signal.SIGINT, "--mode", "both")
     assert (code, "no report was written" in text) == (130, True), text
     assert content(out) == before
 
 
 def test_what_was_measured_goes_beside_a_complete_report(model: Path, batch: Path, out: Path) -> None:
     before = content(out)
-    code, text = stopped("scan", (model, batch), out, "begins", signal.SIGTERM)
+    words = [sys.executable, "-m", "leakaudit", "scan", str(model), "--batch", str(batch), "--out", str(out), *SLOW]
+    process = subprocess.Popen(
+        [*words, "--set", "ig.execution=eager"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    assert any("begins" in line for line in process.stderr)
+    time.sleep(3)  # so that the attack has taken steps
+    process.send_signal(signal.SIGTERM)
+    printed, err = process.communicate(timeout=120)
+    code, text = process.returncode, printed + err
     assert code == 130, text
     assert content(out) == before
     partial = json.loads((out / "partial" / "report.json").read_text())

@@ -17,6 +17,7 @@ from leakaudit.defences.spec import parse_defence
 from leakaudit.document.schema import Report
 from tests.attacks.exact import dropout_mlp, relu_mlp
 from tests.conftest import smooth_images
+from tests.defences.build import EXAMPLES
 from tests.texts import TextClassifier, export_text, write_texts
 
 PIXELS = {"mean": [0.5], "std": [0.25], "input_shape": (3, 12, 12)}
@@ -111,12 +112,6 @@ def test_names_that_attacks_adapt_to_are_names_of_defences() -> None:
     for name, attack in attacks().items():
         assert set(attack.adapts) <= known, name
         assert attack.adapts, f"{name} works through no defence"
-
-
-EXAMPLES = (
-    "clip=1", "noise=1", "prune=0.9", "sign", "bits=8", "accumulate=2", "clients=2", "share=*", "soteria=0.5",
-    "precode=8", "dropout=0.5",
-)  # fmt: skip
 
 
 @pytest.mark.parametrize("text", EXAMPLES)

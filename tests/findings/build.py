@@ -9,6 +9,7 @@ from leakaudit.document.schema import (
     ControlEntry,
     DefenceEntry,
     FidelityEntry,
+    HistoryPoint,
     LabelResult,
     ProtocolSection,
     RankSection,
@@ -34,7 +35,10 @@ def sample(leaked: bool, psnr: float | None = 30.0, ssim: float = 0.9, **more: A
 
 def victim(*samples: SampleResult, correct: int = 1, **more: Any) -> VictimResult:
     labels = LabelResult(true=[1], inferred=[1 if correct else 0], correct=correct)
-    defaults: dict[str, Any] = {"victim": 0, "seed": 0, "residual": 0.1, "seconds": 1.0, "labels": labels}
+    fallen = [HistoryPoint(iteration=n, objective=value, match=value) for n, value in ((0, 1.0), (9, 0.1))]
+    defaults: dict[str, Any] = {
+        "victim": 0, "seed": 0, "residual": 0.1, "seconds": 1.0, "labels": labels, "history": fallen, "iterations": 10
+    }  # fmt: skip
     return VictimResult(**{**defaults, **more}, samples=list(samples))
 
 

@@ -10,6 +10,7 @@ import pytest
 import leakaudit
 from leakaudit.attacks.registry import available
 from leakaudit.document.schema import ClaimCheck, ClaimEntry, FirstLayer, LabelResult
+from leakaudit.document.status import Cause, Cut, Lost
 from leakaudit.errors import UsageError
 from leakaudit.findings import RULES, SEVERITIES, Evidence, judge, rule, rule_named
 from tests.findings.build import CONTROLS, NOISE, control, entry, evidence, sample, victim
@@ -41,11 +42,12 @@ CASES: dict[str, Evidence] = {
     "LA950": evidence([], controls=[control("positive", False)]),
     "LA951": evidence([], controls=[control("negative", False)]),
     "LA952": evidence([], controls=[control("prior_only", False)]),
-    "LA953": evidence([entry(results=[victim(sample(False), stopped="interrupted or out of time")])]),
+    "LA953": evidence([entry(results=[victim(sample(False), cuts=[Cut(Lost.ITERATIONS, Cause.INTERRUPT, 1, 9)])])]),
     "LA954": evidence([entry(sample(False, rank_among=20))]),
     "LA955": evidence([entry(results=[])]),
     "LA956": evidence([entry(sample(False, near_duplicates=3))]),
     "LA957": evidence([entry(sample(True))]),
+    "LA958": evidence([entry(sample(False))]),
 }
 QUIET = evidence(
     [entry(sample(False, rank_among=500), correct=0)],

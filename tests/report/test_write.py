@@ -7,24 +7,24 @@ import logging
 import re
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from leakaudit.document.schema import Report
 from leakaudit.errors import UsageError
 from leakaudit.report.formats import pdf
 from leakaudit.report.formats.base import ReportWarning
+from leakaudit.report.saving import Report
 from leakaudit.report.write import write_report
-from tests.report.builder import build
+from tests.report.conftest import Printed
 from tests.report.printing import needs_pdf
 
 
-@pytest.fixture(scope="module")
-def report() -> Report:
-    return build(victims=1, runs=1)
+@pytest.fixture
+def report(small_report: Report) -> Report:
+    return small_report
 
 
 def test_files_are_complete_and_private(report: Report, tmp_path: Path) -> None:
@@ -106,13 +106,16 @@ def test_an_unknown_format_is_a_usage_error(report: Report, tmp_path: Path) -> N
 
 @needs_pdf
 def test_the_pdf_is_tagged_titled_numbered_and_reproducible(
-    report: Report, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    report: Report,
+    printed: Callable[[str], Printed],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     with caplog.at_level(logging.WARNING, logger="weasyprint"):
         first = pdf.render_pdf(report)
     assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
-    assert first == pdf.render_pdf(report)
+    assert first == printed("pdf/ua-1").content
     pypdf = pytest.importorskip("pypdf")
     import io
 
@@ -157,30 +160,16 @@ def test_the_pdf_opens_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 
 @needs_pdf
-def test_the_pdf_asks_for_data_only(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
-    from weasyprint.urls import URLFetcher
-
-    asked: list[str] = []
-
-    class Recorder(URLFetcher):  # type: ignore[misc]
-        def fetch(self, url: str, headers: object = None) -> object:
-            asked.append(url[:15])
-            return super().fetch(url, headers)
-
-    monkeypatch.setattr(pdf, "make_fetcher", lambda _: Recorder(allowed_protocols=("data",)))
-    pdf.render_pdf(report)
-    assert set(asked) == {"data:image/png;"}
+def test_the_pdf_asks_for_data_only(printed: Callable[[str], Printed]) -> None:
+    assert printed("pdf/ua-1").asked == {"data:image/png;"}
 
 
 @needs_pdf
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # WeasyPrint leaves its profile open
-def test_the_archive_pdf_holds_the_document(report: Report) -> None:
-    import gc
+def test_the_archive_pdf_holds_the_document(report: Report, printed: Callable[[str], Printed]) -> None:
     import io
 
     pypdf = pytest.importorskip("pypdf")
-    reader = pypdf.PdfReader(io.BytesIO(pdf.render_pdf(report, variant="pdf/a-3u")))
-    gc.collect()
+    reader = pypdf.PdfReader(io.BytesIO(printed("pdf/a-3u").content))
     assert reader.attachments["report.json"] == [report.to_json().encode()]
     metadata = reader.trailer["/Root"]["/Metadata"].get_object().get_data().decode()
     assert re.search(r"pdfaid:part(>|=\")3", metadata)

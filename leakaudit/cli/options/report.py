@@ -17,8 +17,8 @@ from leakaudit.errors import AuditError, UsageError
 from leakaudit.plugins import FORMATS, names
 
 if TYPE_CHECKING:
-    from leakaudit.document.schema import Report
     from leakaudit.observer import Observer
+    from leakaudit.report.saving import Report
 
 
 UNWATCHED = ("CI", "PRE_COMMIT")

@@ -188,7 +188,8 @@ def _of_size(image: Any, size: tuple[int, int], resize: bool, file: Path) -> np.
         return np.asarray(ImageOps.fit(image, size))
     fitted = np.asarray(ImageOps.fit(Image.fromarray(array.astype(np.float32)), size))
     limits = np.iinfo(array.dtype)
-    return np.rint(fitted).clip(limits.min, limits.max).astype(array.dtype)
+    whole: np.ndarray[Any, Any] = np.rint(fitted).clip(limits.min, limits.max).astype(array.dtype)
+    return whole
 
 
 def _spread(array: np.ndarray[Any, Any], channels: int, file: Path) -> np.ndarray[Any, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from leakaudit.document.schema import FindingEntry, Report
+from leakaudit.document.status import RunStatus
 from leakaudit.report.domains import card_for
 from leakaudit.report.formats.base import HEAD, Format, Rendering
 from leakaudit.report.views.cells import lowered, with_unit
@@ -74,7 +75,7 @@ def _attacks(report: Report) -> list[str]:
     for attack in report.attacks:
         scored = [sample for result in attack.results for sample in result.samples]
         name = escape(attack.title, 80)
-        if attack.status != "run":
+        if attack.status is not RunStatus.RUN:
             lines.append(f"| {name} | {attack.status.replace('_', ' ')}: {escape(attack.reason)} | | | |")
             continue
         margin = MISSING if spec is None else with_unit(spec, card.best_of(scored, spec))

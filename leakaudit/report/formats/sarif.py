@@ -12,10 +12,11 @@ from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import quote
 
-from leakaudit import __version__
 from leakaudit.document.fingerprint import architecture_hash, fingerprints
 from leakaudit.document.paths import path_in_repository
 from leakaudit.document.schema import FindingEntry, Report, Severity
+from leakaudit.document.status import RunStatus
+from leakaudit.document.version import __version__
 from leakaudit.findings import RULES, Rule
 from leakaudit.report.formats.base import HEAD, Format, Rendering
 from leakaudit.safety.text import shown
@@ -124,9 +125,8 @@ def _finding_properties(finding: FindingEntry) -> dict[str, Any]:
 def _invocation(report: Report) -> dict[str, Any]:
     """Whether the audit came to a result, and which attacks did not run and why."""
     inconclusive = report.verdict.inconclusive
-    notes = [
-        _notification("note", f"{a.title} did not run: {a.reason}") for a in report.attacks if a.status != "run"
-    ]  # fmt: skip
+    unrun = [attack for attack in report.attacks if attack.status is not RunStatus.RUN]
+    notes = [_notification("note", f"{attack.title} did not run: {attack.reason}") for attack in unrun]  # fmt: skip
     if inconclusive or report.partial:
         notes.insert(0, _notification("error", report.partial or report.verdict.headline))
     return {

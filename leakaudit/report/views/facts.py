@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from leakaudit.document.schema import Report, VictimResult
+from leakaudit.document.status import RunStatus
 from leakaudit.report.domains import card_for
 from leakaudit.report.views.cells import Fact
 from leakaudit.report.wording import MISSING, clip, count, number, plain, seconds
@@ -21,7 +22,7 @@ def tiles(report: Report) -> list[Fact]:
     leaked, attacked = {s.index for s in scored if s.leaked}, {s.index for s in scored}
     labels = {result.victim: result.labels for result in _results(report)}
     right, total = sum(item.correct for item in labels.values()), sum(item.count for item in labels.values())
-    ran = sum(attack.status == "run" for attack in report.attacks)
+    ran = sum(attack.status is RunStatus.RUN for attack in report.attacks)
     return [
         Fact("Samples leaked", f"{len(leaked)} of {len(attacked)}" if attacked else MISSING, "by any attack"),
         card_for(report).tile(),

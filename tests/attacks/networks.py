@@ -1,0 +1,81 @@
+"""For every attack, a network that it applies to, and settings that keep its run short."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from math import prod
+
+import torch
+
+from leakaudit.attacks.base import Attack
+from leakaudit.attacks.registry import create
+from leakaudit.audit.references import reference_target, synthetic_batch
+from leakaudit.audit.victim import Knowledge, Victim, observe_victim
+from leakaudit.domains.base import Domain
+from leakaudit.domains.images import Images
+from leakaudit.domains.references import REFERENCES, TEXT_REFERENCES, VOCABULARY, Reference
+from leakaudit.domains.tokens import Tokens
+from leakaudit.protocols.fedsgd import FedSGD
+from leakaudit.target.target import Target
+
+SHORT = {
+    "gi-pip": {"iterations": "12", "training_steps": "3"},
+    **{name: {"iterations": "12"} for name in ("ig", "dlg", "idlg", "dia", "wia", "gradinversion")},
+}
+
+
+def _with_trained_batchnorm(shape: tuple[int, int, int], classes: int) -> torch.nn.Module:
+    norm = torch.nn.BatchNorm2d(4)
+    norm.running_mean = torch.linspace(-0.2, 0.3, 4)
+    flat = 4 * shape[1] * shape[2]
+    layers = [torch.nn.Conv2d(shape[0], 4, 3, padding=1), norm, torch.nn.GELU(), torch.nn.Flatten()]
+    return torch.nn.Sequential(*layers, torch.nn.Linear(flat, classes))
+
+
+class _Levels(torch.nn.Module):
+    """Looks up every pixel's level in a table."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__()
+        self.table, self.position = torch.nn.Embedding(LEVELS, 8), torch.nn.Parameter(torch.randn(prod(shape), 8))
+        self.head = torch.nn.Linear(8, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        levels = (x.flatten(1) * (LEVELS - 1)).round().long().clamp(0, LEVELS - 1)
+        logits: torch.Tensor = self.head(torch.tanh(self.table(levels) + self.position).mean(1))
+        return logits
+
+
+LEVELS = 200
+INDEXED = replace(REFERENCES[0], name="indexed", build=_Levels)
+BATCHNORM = replace(REFERENCES[0], name="batchnorm", build=_with_trained_batchnorm)
+SPACE = Images((3, 12, 12), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+TEXTS = Tokens.of(6, VOCABULARY)
+
+
+def short(name: str) -> Attack:
+    """The attack, with few iterations where it has any."""
+    return create(name, "quick", SHORT.get(name))
+
+
+def victim_of(reference: Reference, domain: Domain, size: int) -> tuple[Target, Victim]:
+    """A bundled network with a private batch of some samples."""
+    target = reference_target(reference, domain, 5)
+    private = synthetic_batch(target, target.domain, 8, 1).subset(range(size))
+    knowledge = Knowledge(auxiliary=synthetic_batch(target, target.domain, 64, 7).images)
+    return target, observe_victim(target, private, FedSGD(size, target.mode), target.domain, knowledge, 0)
+
+
+_looked_at = cache(victim_of)
+
+
+def attacked(name: str, space: Images, size: int) -> tuple[Target, Victim] | None:
+    """The first bundled network that an attack applies to, with a private batch of its own of some samples."""
+    attack = short(name)
+    for reference in (*REFERENCES, BATCHNORM, *TEXT_REFERENCES):
+        domain = TEXTS if reference in TEXT_REFERENCES else space
+        target, victim = _looked_at(reference, domain, size)
+        if attack.refusal(*victim.attacked_by(attack, target)) is None:
+            return victim_of(reference, domain, size)
+    return None

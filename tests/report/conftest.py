@@ -1,0 +1,55 @@
+"""A small report, and its PDF in both variants, printed once for all tests: printing takes seconds."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import pytest
+
+from leakaudit.document.schema import Report
+from leakaudit.report.formats import pdf
+from tests.report.builder import build
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A PDF, and the beginnings of the addresses that printing asked for."""
+
+    content: bytes
+    asked: frozenset[str]
+
+
+@pytest.fixture(scope="session")
+def small_report() -> Report:
+    """One victim of one attack; nobody may change it."""
+    return build(victims=1, runs=1)
+
+
+@pytest.fixture(scope="session")
+def printed(small_report: Report) -> Callable[[str], Printed]:
+    """Prints `small_report` as a variant of PDF, with SOURCE_DATE_EPOCH set."""
+
+    @cache
+    def once(variant: str) -> Printed:
+        asked: set[str] = set()
+        made = pdf.make_fetcher
+
+        def recording(weasyprint: object) -> object:
+            fetcher = made(weasyprint)
+            fetch = fetcher.fetch
+            fetcher.fetch = lambda url, headers=None: asked.add(url[:15]) or fetch(url, headers)
+            return fetcher
+
+        with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # WeasyPrint leaves its profile open
+            patch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+            patch.setattr(pdf, "make_fetcher", recording)
+            content = pdf.render_pdf(small_report, variant=variant)
+            gc.collect()
+        return Printed(content, frozenset(asked))
+
+    return once
