@@ -141,7 +141,7 @@ def read_material(request: Request, target: Target, samples: Batch) -> Material:
     if auxiliary is not None:
         refuse_overlap(auxiliary, samples)
     distractors = reader.public(request.distractors) if request.distractors else None
-    recorded = load_update(request.update, target) if request.update else None
+    recorded = load_update(request.update, target, request.weight_decay) if request.update else None
     return Material(auxiliary, distractors, recorded)
 
 
@@ -152,6 +152,11 @@ def settled(request: Request, samples: Batch) -> Request:
         UsageError: Another number was asked for.
     """
     if request.update is None:
+        if request.weight_decay is not None:
+            raise UsageError(
+                "--weight-decay is taken out of a recorded update, and there is none",
+                "pass --update FILE, or leave out --weight-decay: a computed update has no decay",
+            )
         return request
     asked = (("--batch-size", request.protocol.batch_size, len(samples)), ("--victims", request.victims, 1))
     for name, value, only in asked:

@@ -32,6 +32,7 @@ from leakaudit.audit.intake import Material, read_material, settled
 from leakaudit.audit.memory import Memory
 from leakaudit.audit.request import Request
 from leakaudit.audit.victim import Knowledge, Victim, observe_victim
+from leakaudit.client.accuracy import Accuracy, accuracy_on
 from leakaudit.client.batch import Batch
 from leakaudit.client.examine import examine, examine_claims, examine_recorded
 from leakaudit.client.observe import NoTraceError, refuse_unfit
@@ -119,11 +120,12 @@ class _Scope:
 
 @dataclass(frozen=True, eq=False)
 class _Measured:
-    """What was measured: rank, victims (and how many were silent), runs, why others did not run, and controls."""
+    """What was measured, in the order of measuring; `silent` counts victims without a trace."""
 
     rank: RankSection
     victims: list[Victim]
     silent: int
+    accuracy: Accuracy
     runs: list[Run]
     reasons: dict[str, Reason]
     controls: list[ControlEntry]
@@ -138,6 +140,7 @@ def _measured(scope: _Scope, measure: Measure[Any]) -> _Measured:
         target.to(scope.device)
         observer.stage("computing the client's updates")
         victims, silent = make_victims(target, scope.samples, request, scope.material)
+        accuracy = accuracy_on(target, scope.samples, target.domain)
         share = attacks_share(len(victims)) if request.controls != "none" else 1.0
         budget = Budget.of(observer, request.time_budget, share)
         runs, reasons, victims = run_attacks(scope.attacks, target, victims, measure, request, budget, scope.memory)
@@ -149,7 +152,7 @@ def _measured(scope: _Scope, measure: Measure[Any]) -> _Measured:
             level=request.controls,
         )
         runs, controls = control(runs, scene)
-    return _Measured(rank, victims, silent, runs, reasons, controls)
+    return _Measured(rank, victims, silent, accuracy, runs, reasons, controls)
 
 
 def _evidence(scope: _Scope, found: _Measured, batch: BatchSection) -> Evidence:
@@ -175,7 +178,8 @@ def _evidence(scope: _Scope, found: _Measured, batch: BatchSection) -> Evidence:
 def _reported(scope: _Scope, measure: Measure[Any], found: _Measured, started: float) -> Report:
     """Findings, advice and verdict, with what they follow from."""
     request, domain = scope.request, scope.target.domain
-    batch = assemble.batch_section(scope.samples, domain, request.protocol.batch_size, len(found.victims), found.silent)
+    size, victims = request.protocol.batch_size, len(found.victims)
+    batch = assemble.batch_section(scope.samples, domain, size, victims, found.accuracy, found.silent)
     evidence = _evidence(scope, found, batch)
     findings = judge(evidence)
     recommendations = recommend(scope.target, evidence)

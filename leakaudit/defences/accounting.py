@@ -161,6 +161,6 @@ def reconstruction_bound(
     if accountant is None:  # all that protects is not to be drawn
         missed = (1 - rate) ** steps
         return 1 - missed + missed * prior
-    tangents = EPSILONS[EPSILONS <= -math.log(prior)]  # beyond, they say no more than 1
+    tangents = EPSILONS[-math.log(prior) >= EPSILONS]  # beyond, they say no more than 1
     deltas = np.asarray(accountant.get_delta(tangents))
     return float(min(1.0, np.min(np.exp(tangents) * prior + deltas)))

@@ -86,6 +86,9 @@ class TargetSection(_Model):
 
     name: Public[str]
     path: FileName[str | None]
+    repository_path: Public[str | None] = Field(
+        default=None, description="path from the root of the repository that holds the file, as code scanning wants it"
+    )
     sha256: Public[str | None]
     format: Public[str]
     producer: Public[str] = ""
@@ -118,6 +121,11 @@ class BatchSection(_Model):
     victims: Public[int]
     mean: Public[list[float]]
     std: Public[list[float]]
+    accuracy: Public[float | None] = Field(
+        default=None, description="share of the samples that the model classifies right, in eval mode"
+    )
+    accuracy_reason: Public[str] = ""
+    accuracy_samples: Public[int] = Field(default=0, description="how many samples of the file it was measured on")
     class_names: Private[list[str]] = Field(default_factory=list)
     notes: Private[list[str]] = Field(default_factory=list)
 
@@ -144,6 +152,10 @@ class ProtocolSection(_Model):
         default=None, description="File of a recorded update; without one it is computed"
     )
     update_sha256: Public[str | None] = None
+    weight_decay: Public[float | None] = Field(
+        default=None, description="weight decay that was subtracted from a recorded update"
+    )
+    weight_decay_note: Public[str] = Field(default="", description="how it is known")
 
 
 class ConstraintCounts(_Model):
@@ -340,6 +352,9 @@ class LabelResult(_Model):
     soft: Private[list[float] | None] = Field(
         default=None,
         description="class probabilities of one sample, where the update shows its label to be no one class",
+    )
+    true_soft: Private[list[list[float]] | None] = Field(
+        default=None, description="class probabilities of each sample in the order of the batch, where labels are soft"
     )
 
     @model_validator(mode="after")
