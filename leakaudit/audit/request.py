@@ -117,6 +117,8 @@ class Request:
             the protocol.
         output: Graph output to audit, for files with several.
         frozen: Tensors that clients do not train, by patterns as conv1.*.
+        trained: Tensors of an ONNX file that clients do train although they are taken for something else, such as a
+            prompt at the input, by patterns.
         dropout: Put back dropout that the export has lost, behind this node, as /relu/Relu=0.5; as a keyword
             {"/relu/Relu": 0.5}.
         loss: Loss of the client; default bce for a single logit and cross-entropy otherwise.
@@ -170,6 +172,7 @@ class Request:
     )
     output: str | None = asked(Kind("NAME"), None, "--output", group="intake")
     frozen: Sequence[str] = asked(Texts("PATTERN"), (), "--frozen", group="intake")
+    trained: Sequence[str] = asked(Texts("PATTERN"), (), "--trained", group="intake")
     dropout: Mapping[str, float] = asked(Chances("NODE=P"), dict, "--dropout", group="intake")
     loss: Literal["cross-entropy", "bce"] | None = asked(
         OneOf(choices=("cross-entropy", "bce")), None, "--loss", group="intake"

@@ -20,6 +20,7 @@ from leakaudit.document.schema import AttackEntry, DefenceEntry, FindingEntry, V
 from leakaudit.document.status import RunStatus, VerdictStatus
 from leakaudit.findings import SEVERITIES, Evidence, samples_of
 from leakaudit.findings.effort import efforts, listed
+from leakaudit.findings.rules.fidelity import departures
 from leakaudit.report.views.defence_facts import VACUOUS, at_most, bound_in_short, weakest
 from leakaudit.scoring.base import FEWEST_FOR_INTERVAL, leak_interval
 
@@ -46,7 +47,7 @@ def conclude(evidence: Evidence, findings: Sequence[FindingEntry], preset: str) 
         status=f"{code} ({reason})" if reason else str(code),
         code=code,
         severity=worst.severity if worst else "none",
-        confidence=worst.confidence if worst else "estimated",
+        confidence=worst.confidence if worst and not departures(evidence.target.fidelity) else "estimated",
         headline=headline,
         at_least=_at_least(
             evidence.attacks,
@@ -133,6 +134,7 @@ def _assumptions(evidence: Evidence, preset: str) -> list[str]:
     )
     controls = "" if evidence.controls else " No controls were run, so confidence is capped."
     return [
+        *(f"The audited network may not be the client's: {n.message}." for n in departures(evidence.target.fidelity)),
         f"Threat model {letter}: {_ATTACKER[letter]}",
         *([protocol.assumption] if protocol.assumption else []),
         "Labels are inferred from the update, not given.",
