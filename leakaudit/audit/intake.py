@@ -14,6 +14,7 @@ from leakaudit.audit.request import Request
 from leakaudit.client.batch import Batch, refuse_overlap
 from leakaudit.client.readers.base import Reader, Reading, Source, reader_for
 from leakaudit.client.rounds.files import RecordedUpdate, load_update
+from leakaudit.client.rounds.kinds import refuse_mistaken
 from leakaudit.errors import UsageError
 from leakaudit.observer import Observer
 from leakaudit.target import Target, load
@@ -21,7 +22,7 @@ from leakaudit.target import Target, load
 Model = str | Path | nn.Module | Target
 FOR_FILES = ("output", "factory")
 """Fields that say how a model file is read, and mean nothing for a module."""
-READ_BEFORE = (*FOR_FILES, "frozen", "dropout", "loss", "batchnorm")
+READ_BEFORE = (*FOR_FILES, "frozen", "trained", "dropout", "loss", "batchnorm")
 """Fields that a Target was read with."""
 
 
@@ -82,6 +83,7 @@ def read_model(request: Request, model: Model | None = None) -> Target:
         mode=request.protocol.mode,
         output=request.output,
         frozen=request.frozen,
+        trained=request.trained,
         factory=request.factory,
         trust=request.trust,
         unsafe_pickle=request.unsafe_pickle,
@@ -141,7 +143,11 @@ def read_material(request: Request, target: Target, samples: Batch) -> Material:
     if auxiliary is not None:
         refuse_overlap(auxiliary, samples)
     distractors = reader.public(request.distractors) if request.distractors else None
-    recorded = load_update(request.update, target) if request.update else None
+    recorded = None
+    if request.update:
+        recorded = load_update(request.update, target, request.weight_decay, local=request.local)
+        protocol = request.protocol_for(target)
+        refuse_mistaken(recorded.tensors, recorded.kind, target, samples, protocol, recorded.path)
     return Material(auxiliary, distractors, recorded)
 
 
@@ -156,6 +162,11 @@ def settled(request: Request, samples: Batch) -> Request:
     if request.local and request.samples is None:
         request = replace(request, samples=len(samples))
     if request.update is None:
+        if request.weight_decay is not None and not request.local:
+            raise UsageError(
+                "--weight-decay is taken out of a recorded update, and there is none",
+                "pass --update FILE, or --learning-rate for clients that train locally",
+            )
         return request
     size = ("--samples", request.samples) if request.local else ("--batch-size", request.protocol.batch_size)
     asked = ((*size, len(samples)), ("--victims", request.victims, 1))

@@ -21,6 +21,7 @@ from leakaudit.audit.kinds import (
     Files,
     Flag,
     Kind,
+    NotNegative,
     Numbers,
     OneOf,
     Positive,
@@ -52,7 +53,6 @@ LOCAL = (
     "learning_rate",
     "momentum",
     "nesterov",
-    "weight_decay",
     "optimizer",
     "drop_last",
 )
@@ -90,10 +90,12 @@ class Request:
             or instead.
         batch: .npz with inputs and labels, or a folder with one sub-folder of images per class.
         defences: What clients do to their updates, in this order, as clip=1.0,noise=0.01 or prune=0.9 (see leakaudit
-            defences).
+            defences; noise is a standard deviation on the mean gradient, multiplier the noise multiplier of Opacus).
         claims: What clients believe is done to their updates; compared with what they share under the defences.
         update: Update that a real client shared for exactly the samples of the batch: .npz or .safetensors, an array
             per trainable tensor. Attacked in place of a computed one, and compared with it and with defences or claims.
+        weight_decay: Weight decay of the local optimizer. Of a recorded gradient, what its client added, which is
+            subtracted, or 0; by default it is fitted where rows that nothing else touched show it.
         protocol: How a client makes an update; by default FedSGD with one sample in eval mode.
         batch_size: Samples behind one shared update; sets that of the protocol.
         samples: Samples of one client that trains locally; default all of the batch file.
@@ -103,7 +105,6 @@ class Request:
         learning_rate: Of the local optimizer.
         momentum: Of sgd or rmsprop.
         nesterov: Nesterov's form of the momentum.
-        weight_decay: Of the local optimizer.
         optimizer: Local optimizer, with torch's defaults for what is not asked for; default sgd.
         drop_last: Leave out a last local step of fewer samples.
         victims: Independent batches to attack, drawn by the seed; default up to 4.
@@ -122,7 +123,7 @@ class Request:
         mean: Mean that the client subtracts per channel, in pixel units 0..1; one value serves all channels.
         std: Standard deviation that it divides by; 0.00392157 for a model that takes 0..255.
         layout: Axis order of the batch's arrays.
-        values: What the batch's arrays hold.
+        values: What the batch's numbers are: pixels of the whole range 0..1, 0..255 or 0..65535, or normalised.
         resize: Scale and centre-crop a folder's images to the model's size.
         auxiliary: Public images of a similar kind (.npz or folder), for attacks that learn from them.
         lpips_weights: torchvision's squeezenet1_1 checkpoint; default torch's hub cache.
@@ -135,6 +136,8 @@ class Request:
             the protocol.
         output: Graph output to audit, for files with several.
         frozen: Tensors that clients do not train, by patterns as conv1.*.
+        trained: Tensors of an ONNX file that clients do train although they are taken for something else, such as a
+            prompt at the input, by patterns.
         dropout: Put back dropout that the export has lost, behind this node, as /relu/Relu=0.5; as a keyword
             {"/relu/Relu": 0.5}.
         loss: Loss of the client; default bce for a single logit and cross-entropy otherwise.
@@ -155,6 +158,7 @@ class Request:
     defences: Sequence[str] = asked(Texts("SPEC"), (), "--defence", group="samples")
     claims: Sequence[str] = asked(Texts("SPEC"), (), "--claim", group="samples")
     update: str | Path | None = asked(File("FILE"), None, "--update", group="samples")
+    weight_decay: float | None = asked(NotNegative("RATE"), None, "--weight-decay", group="samples")
     protocol: Protocol = asked(ProtocolValue(), default_protocol)
     batch_size: InitVar[int | None] = asked(Whole(least=1), None, "--batch-size", usual=1)
     samples: int | None = asked(Whole(least=1), None, "--samples")
@@ -163,7 +167,6 @@ class Request:
     learning_rate: InitVar[float | None] = asked(Positive(), None, "--learning-rate")
     momentum: InitVar[float | None] = asked(Positive(), None, "--momentum")
     nesterov: InitVar[bool | None] = asked(Flag(), None, "--nesterov")
-    weight_decay: InitVar[float | None] = asked(Positive(), None, "--weight-decay")
     optimizer: InitVar[str | None] = asked(OneOf(choices=("sgd", "adam", "adamw", "rmsprop")), None, "--optimizer")
     drop_last: InitVar[bool | None] = asked(Flag(), None, "--drop-last")
     victims: int | None = asked(Whole(least=1), None, "--victims")
@@ -196,6 +199,7 @@ class Request:
     )
     output: str | None = asked(Kind("NAME"), None, "--output", group="intake")
     frozen: Sequence[str] = asked(Texts("PATTERN"), (), "--frozen", group="intake")
+    trained: Sequence[str] = asked(Texts("PATTERN"), (), "--trained", group="intake")
     dropout: Mapping[str, float] = asked(Chances("NODE=P"), dict, "--dropout", group="intake")
     loss: Literal["cross-entropy", "bce"] | None = asked(
         OneOf(choices=("cross-entropy", "bce")), None, "--loss", group="intake"
@@ -226,7 +230,7 @@ class Request:
         if given["mode"] is not None:
             object.__setattr__(self, "both_modes", given["mode"] == "both")
             given["mode"] = "eval" if given["mode"] == "both" else given["mode"]
-        object.__setattr__(self, "protocol", _settled(self.protocol, given, self.samples))
+        object.__setattr__(self, "protocol", _settled(self.protocol, given, self.samples, self.weight_decay))
         self.defending()
         self.claimed()
 
@@ -283,6 +287,8 @@ class Request:
             return "both"
         if name in LOCAL:
             return _local_value(self.protocol, name)
+        if name == "weight_decay" and self.local:
+            return _local_value(self.protocol, name)
         if name == "batch_size" and self.local:
             return None  # the samples of a client are another keyword
         return getattr(self.protocol, ADOPTED[name]) if name in ADOPTED else getattr(self, name)
@@ -326,7 +332,7 @@ def _initial(kind: type[Request]) -> list[str]:
     return [name for name in parameters(kind) if name not in plain]
 
 
-def _settled(protocol: Protocol, given: Mapping[str, Any], samples: int | None) -> Protocol:
+def _settled(protocol: Protocol, given: Mapping[str, Any], samples: int | None, weight_decay: float | None) -> Protocol:
     """The protocol with what the keywords say of it.
 
     Raises:
@@ -337,6 +343,8 @@ def _settled(protocol: Protocol, given: Mapping[str, Any], samples: int | None) 
     changes = {field: given[name] for name, field in ADOPTED.items() if given[name] is not None}
     local = {name: given[name] for name in LOCAL if given[name] is not None}
     trains = isinstance(protocol, FedAvg)
+    if weight_decay is not None and (local or trains):
+        local["weight_decay"] = weight_decay
     if not local and not trains:
         if samples is not None:
             raise UsageError(

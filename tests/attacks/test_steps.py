@@ -30,12 +30,16 @@ from tests.conftest import make_target
 STEPS: dict[str, Any] = {"signed": False, "tv_weight": 1e-2}
 
 
-def network(activation: type[nn.Module] = nn.GELU, scale: float = 1.0) -> Target:
+def network(activation: type[nn.Module] = nn.GELU) -> Target:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(432, 48), activation(), nn.Linear(48, 5))
-    with torch.no_grad():
-        for tensor in net.parameters():
-            tensor.mul_(scale)
+    return make_target(net, (3, 12, 12), 5)
+
+
+def convolutions() -> Target:
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(3, 8, 5, padding=2, stride=2), nn.Conv2d(8, 8, 3, padding=1)
+    net = nn.Sequential(first, nn.GELU(), second, nn.GELU(), nn.Flatten(), nn.Linear(288, 5))
     return make_target(net, (3, 12, 12), 5)
 
 
@@ -79,8 +83,9 @@ def test_the_weights_after_training_follow_from_the_update(samples: Batch, space
 
 def test_the_place_on_the_path_is_differentiable(samples: Batch, space: Images) -> None:
     target, protocol = network(), FedAvg(2, local_epochs=3, learning_rate=0.5)
-    target.module.double()
     observation = shared(target, samples, space, protocol, 0, 1)
+    target.module.double()
+    observation = replace(observation, update={name: g.double() for name, g in observation.update.items()})
     seen = replace(observation, protocol=Between(2, moved=protocol.moved(observation.update, target.parameters)))
     problem = GradientMatching(target, seen, samples.labels[:2], IGSettings(**STEPS))
     inputs = space.encode(samples.images[2:4]).double()
@@ -96,7 +101,7 @@ def test_the_place_on_the_path_is_differentiable(samples: Batch, space: Images) 
 
 
 def test_sme_gains_where_the_weights_move(samples: Batch, space: Images) -> None:
-    target, protocol = network(scale=2.0), FedAvg(2, local_epochs=10, learning_rate=0.5)
+    target, protocol = convolutions(), FedAvg(2, local_epochs=5, learning_rate=0.1)
     observation = shared(target, samples, space, protocol, 0, 1)
     sme = SME(SMESettings(iterations=400, bend=False, **STEPS))(target, observation, cpu_generator(0))
     naive = IG(IGSettings(iterations=400, **STEPS))(target, replace(observation, protocol=FedSGD(2)), cpu_generator(0))
@@ -118,7 +123,7 @@ def test_sme_falls_back_to_the_weights_before(samples: Batch, space: Images) -> 
 
 
 def test_the_epochs_of_dlfa_are_tied_matched_and_averaged(samples: Batch, space: Images) -> None:
-    target, protocol = network(), FedAvg(4, local_epochs=2, local_batch_size=2, learning_rate=0.5)
+    target, protocol = convolutions(), FedAvg(4, local_epochs=2, local_batch_size=2, learning_rate=0.1)
     observation = shared(target, samples, space, protocol, 0, 1, 2, 3)
     dlfa = DLFA(DLFASettings(iterations=200, **STEPS))(target, observation, cpu_generator(0))
     assert dlfa.inputs.shape == (4, 3, 12, 12)

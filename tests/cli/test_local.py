@@ -86,3 +86,27 @@ def test_what_cannot_be_is_one_line(
     assert expected in err
     assert "Traceback" not in err
     assert not (tmp_path / "out" / "report.json").exists()
+
+
+@pytest.mark.slow
+def test_a_round_that_flower_recorded_is_attacked_for_what_it_is(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dropout masks that nobody knows are no broken claim; the weights are no gradient."""
+    rounds = data.parent / "cases" / "rounds"
+    if not rounds.is_dir():
+        pytest.skip(f"no recorded rounds at {rounds}")
+    rounds = rounds.resolve()
+    folder = rounds / "flower_fedsgd"
+    model = ("scan", folder / "global.pt", "--factory", "nets:net", "--input-shape", "3,32,32", "--mode", "train")
+    normal = ("--mean", "0.4914,0.4822,0.4465", "--std", "0.2470,0.2435,0.2616", "--batch", folder / "batch0.npz")
+    rest = ("--update", folder / "client0.pt", "--learning-rate", 0.05, "--attack", "dia", "--preset", "quick")
+    out = ("--out", tmp_path, "--format", "json", "-q", "--controls", "none", "--fail-on", "never")
+    monkeypatch.chdir(rounds)
+    code, _, err = leakaudit(*model, *normal, *rest, *out)
+    assert code in (0, 5), err
+    report = report_of(tmp_path)
+    assert "LA501" not in [finding["id"] for finding in report["findings"]]
+    checks = {check["what"]: check for check in report["claims"][0]["checks"]}
+    assert "not judged" in checks["cosine with the computed update"]["expected"]
+    assert report["attacks"][0]["results"][0]["samples"][0]["metrics"]["psnr"] > 18

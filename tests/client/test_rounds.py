@@ -16,7 +16,6 @@ from leakaudit.capture import record
 from leakaudit.client.rounds.arrays import read_arrays
 from leakaudit.client.rounds.files import load_update
 from leakaudit.client.rounds.folder import read_round, read_settings
-from leakaudit.client.rounds.kinds import points_against
 from leakaudit.errors import LeakauditError, UpdateError, UsageError
 from leakaudit.target.load import load
 from leakaudit.target.target import Target
@@ -169,14 +168,6 @@ def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "u.fobs").write_bytes(b"1")
     with pytest.raises(UsageError, match=r"expected .npz, .safetensors, .pt or .pth"):
         read_arrays(tmp_path / "u.fobs")
-
-
-def test_a_step_points_against_its_gradient(module: nn.Module, after: dict[str, Tensor]) -> None:
-    before = {name: tensor.detach() for name, tensor in module.named_parameters()}
-    step = {name: after[name] - tensor for name, tensor in before.items()}
-    gradient = {name: -10 * tensor for name, tensor in step.items()}
-    assert points_against(step, gradient)
-    assert not points_against(gradient, gradient)
 
 
 def test_a_recorded_round_is_read(module: nn.Module, after: dict[str, Tensor], tmp_path: Path) -> None:

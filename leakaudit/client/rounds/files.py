@@ -14,10 +14,13 @@ from torch import Tensor
 
 from leakaudit.client.readers.npz import hash_files
 from leakaudit.client.rounds.arrays import read_arrays
+from leakaudit.client.rounds.decay import Decay, without_decay
 from leakaudit.client.rounds.kinds import Kind, are_weights
 from leakaudit.client.rounds.naming import payload
 from leakaudit.errors import UpdateError
 from leakaudit.target.target import Target
+
+UNIT = "an update is a gradient, or weights after local training with --learning-rate and what is known of it"
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +34,7 @@ class RecordedUpdate:
         kind: What they are; a difference is told from a gradient only by who knows more.
         buffers: What came beside them, such as running statistics, by the model's names.
         notes: What was left out or renamed, one sentence each.
+        decay: Weight decay that was taken out of a gradient, or ``None``.
     """
 
     tensors: Mapping[str, Tensor]
@@ -39,16 +43,27 @@ class RecordedUpdate:
     kind: Kind = "gradient"
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    decay: Decay | None = None
 
 
 def load_update(
-    path: str | Path, target: Target, *, kind: Kind | None = None, option: str = "--update"
+    path: str | Path,
+    target: Target,
+    weight_decay: float | None = None,
+    *,
+    local: bool = False,
+    kind: Kind | None = None,
+    option: str = "--update",
 ) -> RecordedUpdate:
     """Read a recorded update of a model.
 
     Args:
         path: See :func:`leakaudit.client.rounds.arrays.read_arrays`.
         target: The model that the client trained, before the first step.
+        weight_decay: λ of the optimiser of a client that sent a gradient, which is taken out; 0 for none, ``None`` to
+            fit it where rows that nothing else touched show it.
+        local: Whether the client took local steps: what is not weights is then called a difference, otherwise a
+            gradient.
         kind: What the file holds, where that is known; otherwise weights are told from their likeness to the model's.
         option: Names the file in errors.
 
@@ -58,10 +73,16 @@ def load_update(
     """
     path = Path(path)
     found = payload(read_arrays(path, option), target, str(path))
-    if not any(bool(tensor.any()) for tensor in found.tensors.values()):
+    tensors = found.tensors
+    if not any(bool(tensor.any()) for tensor in tensors.values()):
         raise UpdateError(f"{path} is zero in every tensor: there is nothing to attack", "record what the client sent")
     before = {name: tensor.detach().cpu() for name, tensor in target.parameters.items()}
-    told = kind or ("weights" if are_weights(found.tensors, before) else "gradient")
-    if told == "weights" and all(bool((found.tensors[name] == before[name]).all()) for name in found.tensors):
+    told = kind or ("weights" if are_weights(tensors, before) else "delta" if local else "gradient")
+    if told == "weights" and all(bool((tensors[name] == before[name]).all()) for name in tensors):
         raise UpdateError(f"{path} holds the model's own weights: the client learnt nothing", "record what it sent")
-    return RecordedUpdate(found.tensors, str(path), hash_files([path]), told, found.buffers, found.notes)
+    decay = None
+    if told == "gradient":
+        tensors, decay = without_decay(tensors, target.parameters, weight_decay)
+        if not any(bool(tensor.any()) for tensor in tensors.values()):
+            raise UpdateError(f"{path} holds nothing beside weight decay: there is nothing to attack", UNIT)
+    return RecordedUpdate(tensors, str(path), hash_files([path]), told, found.buffers, found.notes, decay)
