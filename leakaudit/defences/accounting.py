@@ -85,7 +85,8 @@ def epsilon(multiplier: float, rate: float, steps: int, delta: float) -> float:
     """ε of `steps` Gaussian mechanisms at a Poisson sampling rate; infinite where a sample's loss exceeds `LARGEST`."""
     if rate == 1:  # steps of a Gaussian mechanism are one with less noise
         whole = multiplier / math.sqrt(steps)
-        return math.inf if _largest(whole) > LARGEST else float(get_epsilon_gaussian(whole, delta))
+        with np.errstate(divide="ignore"):  # no noise is too much: then δ is 0, and ε too
+            return math.inf if _largest(whole) > LARGEST else float(get_epsilon_gaussian(whole, delta))
     accountant = _accountant(multiplier, rate, steps, delta)
     return math.inf if accountant is None else float(accountant.get_epsilon(delta))
 
@@ -161,6 +162,6 @@ def reconstruction_bound(
     if accountant is None:  # all that protects is not to be drawn
         missed = (1 - rate) ** steps
         return 1 - missed + missed * prior
-    tangents = EPSILONS[EPSILONS <= -math.log(prior)]  # beyond, they say no more than 1
+    tangents = EPSILONS[-math.log(prior) >= EPSILONS]  # beyond, they say no more than 1
     deltas = np.asarray(accountant.get_delta(tangents))
     return float(min(1.0, np.min(np.exp(tangents) * prior + deltas)))
