@@ -143,7 +143,7 @@ class Reconstruction:
 
     Args:
         inputs: Model inputs (B, *shape), inside the valid range: (B, C, H, W) of images, ids (B, 1, 1, L) of texts.
-        labels: Class indices (B,) that the attack used or recovered.
+        labels: Class indices (B,), or class probabilities (B, K), that the attack used or recovered.
         match: Final cosine distance to the update, whatever the attack's own objective is.
         residual: ‖g(x̂) − g*‖ / ‖g*‖ of the update regenerated from the reconstruction; filled in by the base class.
         history: Objective over iterations.
@@ -155,6 +155,7 @@ class Reconstruction:
         exact: True for attacks whose result is algebraic, not approximate; the certificate decides.
         notes: Facts for the report, one sentence each.
         tokens: What was read, where the model takes token ids.
+        read: Entries (B, *shape) that the attack claims to have read, where these are not all; the others hold filler.
     """
 
     inputs: Tensor
@@ -170,6 +171,7 @@ class Reconstruction:
     exact: bool = False
     notes: tuple[str, ...] = field(default=())
     tokens: TokenReading | None = None
+    read: Tensor | None = None
 
     @property
     def incomplete(self) -> str:

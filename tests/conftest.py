@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 os.environ.pop("CI", None)  # it changes a default (--evidence); tests of that set it themselves
+os.environ.pop("PRE_COMMIT", None)  # so does this
 os.environ["LEAKAUDIT_CACHE"] = "0"  # no test finds what another one left; those of the cache ask for it
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: small networks gain nothing from threads that spin
 

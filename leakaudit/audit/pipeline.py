@@ -32,6 +32,7 @@ from leakaudit.audit.intake import Material, read_material, settled
 from leakaudit.audit.memory import Memory
 from leakaudit.audit.request import Request
 from leakaudit.audit.victim import Knowledge, Victim, observe_victim
+from leakaudit.client.accuracy import Accuracy, accuracy_on
 from leakaudit.client.batch import Batch
 from leakaudit.client.examine import examine, examine_claims, examine_recorded
 from leakaudit.client.observe import NoTraceError, refuse_unfit
@@ -47,6 +48,7 @@ from leakaudit.findings.verdict import conclude
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.protocols.base import Protocol
 from leakaudit.report.saving import Report
+from leakaudit.risk.dependence import read_entries
 from leakaudit.risk.rank import rank_analysis
 from leakaudit.risk.what_if import smallest_changes
 from leakaudit.scoring.base import Judging, Measure, measure_for
@@ -82,8 +84,10 @@ def audit(
     """
     started = time.monotonic()
     request = settled(request, samples)
+    model = defended_model(target, request.defending(), seed_of(request.seed, "defence", 0))
     scope = _Scope(
-        target=defended_model(target, request.defending(), seed_of(request.seed, "defence", 0)),
+        target=model,
+        read=read_entries(model),
         samples=samples,
         request=request,
         material=material or read_material(request, target, samples),
@@ -95,15 +99,16 @@ def audit(
     refuse_unfit(scope.target, request.defending())
     for claim in request.claimed():
         refuse_unfit(scope.target, [claim])
-    measure = make_measure(target.domain, samples, request, scope.material.distractors)
+    measure = make_measure(target.domain, samples, request, scope.material.distractors, scope.read)
     return _reported(scope, measure, _measured(scope, measure), started)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Scope:
-    """What one audit works with."""
+    """What one audit works with; `read` are the entries of a sample that the model reads."""
 
     target: Target
+    read: Tensor
     samples: Batch
     request: Request
     material: Material
@@ -115,11 +120,12 @@ class _Scope:
 
 @dataclass(frozen=True, eq=False)
 class _Measured:
-    """What was measured: rank, victims (and how many were silent), runs, why others did not run, and controls."""
+    """What was measured, in the order of measuring; `silent` counts victims without a trace."""
 
     rank: RankSection
     victims: list[Victim]
     silent: int
+    accuracy: Accuracy
     runs: list[Run]
     reasons: dict[str, Reason]
     controls: list[ControlEntry]
@@ -134,6 +140,7 @@ def _measured(scope: _Scope, measure: Measure[Any]) -> _Measured:
         target.to(scope.device)
         observer.stage("computing the client's updates")
         victims, silent = make_victims(target, scope.samples, request, scope.material)
+        accuracy = accuracy_on(target, scope.samples, target.domain)
         share = attacks_share(len(victims)) if request.controls != "none" else 1.0
         budget = Budget.of(observer, request.time_budget, share)
         runs, reasons, victims = run_attacks(scope.attacks, target, victims, measure, request, budget, scope.memory)
@@ -145,7 +152,7 @@ def _measured(scope: _Scope, measure: Measure[Any]) -> _Measured:
             level=request.controls,
         )
         runs, controls = control(runs, scene)
-    return _Measured(rank, victims, silent, runs, reasons, controls)
+    return _Measured(rank, victims, silent, accuracy, runs, reasons, controls)
 
 
 def _evidence(scope: _Scope, found: _Measured, batch: BatchSection) -> Evidence:
@@ -156,7 +163,7 @@ def _evidence(scope: _Scope, found: _Measured, batch: BatchSection) -> Evidence:
     entries += [left_out(name, first, request) for name in available() if name not in chosen]
     claims = _claims(target, first, request)
     return Evidence(
-        assemble.target_section(target),
+        assemble.target_section(target, int((~scope.read).sum())),
         assemble.protocol_section(first.observation.protocol, request.defending(), scope.material.recorded),
         found.rank,
         entries,
@@ -171,7 +178,8 @@ def _evidence(scope: _Scope, found: _Measured, batch: BatchSection) -> Evidence:
 def _reported(scope: _Scope, measure: Measure[Any], found: _Measured, started: float) -> Report:
     """Findings, advice and verdict, with what they follow from."""
     request, domain = scope.request, scope.target.domain
-    batch = assemble.batch_section(scope.samples, domain, request.protocol.batch_size, len(found.victims), found.silent)
+    size, victims = request.protocol.batch_size, len(found.victims)
+    batch = assemble.batch_section(scope.samples, domain, size, victims, found.accuracy, found.silent)
     evidence = _evidence(scope, found, batch)
     findings = judge(evidence)
     recommendations = recommend(scope.target, evidence)
@@ -307,8 +315,10 @@ def _knowledge(request: Request, material: Material) -> Knowledge:
     return Knowledge(request.seed, request.defending(), material.auxiliary, request.threat_model >= "E")
 
 
-def make_measure(domain: Domain, samples: Batch, request: Request, distractors: Tensor | None) -> Measure[Any]:
-    """The measure of the samples, as strict as was asked for."""
+def make_measure(
+    domain: Domain, samples: Batch, request: Request, distractors: Tensor | None, read: Tensor | None = None
+) -> Measure[Any]:
+    """The measure of the samples, as strict as was asked for, of the entries that the model reads (all by default)."""
     weights = None if request.lpips_weights is None else Path(request.lpips_weights)
-    judging = Judging(criterion=request.criterion, distractors=distractors, lpips_weights=weights)
+    judging = Judging(criterion=request.criterion, distractors=distractors, lpips_weights=weights, read=read)
     return measure_for(domain, samples, judging)

@@ -14,7 +14,7 @@ import torch
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import Work, work_of
 from leakaudit.defences.base import Defence
-from leakaudit.defences.claims import check_claim, check_undefended
+from leakaudit.defences.claims import check_claim, check_decay, check_undefended
 from leakaudit.defences.evidence import Check, ErrorBound
 from leakaudit.observation import Observation
 from leakaudit.protocols.base import Play
@@ -93,7 +93,9 @@ def examine_claims(
 def examine_recorded(target: Target, batch: Batch, observation: Observation, seed: int) -> tuple[Check, ...]:
     """Whether a recorded update is what an honest client without a defence would have shared; see :func:`examine`."""
     work = _again(target, batch, observation, seed, (), recorded=True)
-    return tuple(check_undefended(work.update, observation.update))
+    weights = {name: tensor.detach() for name, tensor in target.parameters.items()}
+    decay = check_decay(work.update, observation.update, weights)
+    return (*check_undefended(work.update, observation.update), *decay)
 
 
 def _again(

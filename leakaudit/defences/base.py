@@ -43,7 +43,7 @@ class ClientStep:
     Args:
         target: The model that the client trains.
         inputs: Normalised inputs (B, C, H, W).
-        labels: Class indices (B,).
+        labels: Class indices (B,), or class probabilities (B, K).
         alone: The update of one sample by itself, by its position in the batch, under all that the client drew for it.
         replayed: Whether what the client drew (dropout masks) is known, so that its update can be computed once more.
     """

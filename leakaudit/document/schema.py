@@ -86,6 +86,9 @@ class TargetSection(_Model):
 
     name: Public[str]
     path: FileName[str | None]
+    repository_path: Public[str | None] = Field(
+        default=None, description="path from the root of the repository that holds the file, as code scanning wants it"
+    )
     sha256: Public[str | None]
     format: Public[str]
     producer: Public[str] = ""
@@ -95,6 +98,9 @@ class TargetSection(_Model):
     layout: Public[str] = "NCHW"
     domain: Public[str] = Field(default="", description="what a sample is: images, tokens, or that of a plug-in")
     vocabulary: Public[int | None] = Field(default=None, description="number of token ids, where the layout is tokens")
+    unread: Public[int] = Field(
+        default=0, description="entries of an input that the model never reads; they are left out of every score"
+    )
     parameters: Public[int]
     trainable_tensors: Public[int]
     layers: Public[list[str]] = Field(default_factory=list)
@@ -115,6 +121,11 @@ class BatchSection(_Model):
     victims: Public[int]
     mean: Public[list[float]]
     std: Public[list[float]]
+    accuracy: Public[float | None] = Field(
+        default=None, description="share of the samples that the model classifies right, in eval mode"
+    )
+    accuracy_reason: Public[str] = ""
+    accuracy_samples: Public[int] = Field(default=0, description="how many samples of the file it was measured on")
     class_names: Private[list[str]] = Field(default_factory=list)
     notes: Private[list[str]] = Field(default_factory=list)
 
@@ -141,6 +152,10 @@ class ProtocolSection(_Model):
         default=None, description="File of a recorded update; without one it is computed"
     )
     update_sha256: Public[str | None] = None
+    weight_decay: Public[float | None] = Field(
+        default=None, description="weight decay that was subtracted from a recorded update"
+    )
+    weight_decay_note: Public[str] = Field(default="", description="how it is known")
 
 
 class ConstraintCounts(_Model):
@@ -177,6 +192,11 @@ class RankSection(_Model):
     propagated_deficit: Public[int | None] = None
     layers: Public[list[RankLayer]]
     notes: Public[list[str]] = Field(default_factory=list)
+    update_change: Public[float | None] = Field(
+        default=None, description="relative change of the update by another sample; null where not computed"
+    )
+    update_flat: Public[bool] = Field(default=False, description="neither logits nor update have a slope in the input")
+    update_told: Public[str] = Field(default="", description="that the update hardly depends on the sample, if so")
     smallest_changes: Public[list[str]] = Field(
         default_factory=list, description="single changes after which the update determines less, the cheapest first"
     )
@@ -238,6 +258,14 @@ class TokenResult(TokenMetrics):
     skill: Public[float] = Field(description="share of the way from the best floor to perfection")
 
 
+class PartResult(_Model):
+    """The part of a sample that leaked, where it is not the whole."""
+
+    entries: Public[int] = Field(description="how many entries of the sample were read")
+    of: Public[int] = Field(description="how many the model reads")
+    psnr: Public[float | None] = Field(description="on these, dB; null where they are identical to the last bit")
+
+
 class SampleResult(Metrics):
     """One private sample and its reconstruction."""
 
@@ -267,6 +295,7 @@ class SampleResult(Metrics):
     near_duplicates: Public[int] = Field(default=0, description="images that it cannot be told from, left out of these")
     leaked: Public[bool] = False
     leaked_reason: Public[str] = Field(default="", description="why it does not count as leaked")
+    part: Public[PartResult | None] = Field(default=None, description="what leaked, where it is not the whole sample")
     tokens: Public[TokenResult | None] = Field(
         default=None, description="of a model over token ids; images are null then"
     )
@@ -323,6 +352,9 @@ class LabelResult(_Model):
     soft: Private[list[float] | None] = Field(
         default=None,
         description="class probabilities of one sample, where the update shows its label to be no one class",
+    )
+    true_soft: Private[list[list[float]] | None] = Field(
+        default=None, description="class probabilities of each sample in the order of the batch, where labels are soft"
     )
 
     @model_validator(mode="after")

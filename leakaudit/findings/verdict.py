@@ -20,6 +20,7 @@ from leakaudit.document.schema import AttackEntry, DefenceEntry, FindingEntry, V
 from leakaudit.document.status import RunStatus, VerdictStatus
 from leakaudit.findings import SEVERITIES, Evidence, samples_of
 from leakaudit.findings.effort import efforts, listed
+from leakaudit.findings.rules.fidelity import departures
 from leakaudit.report.views.defence_facts import VACUOUS, at_most, bound_in_short, weakest
 from leakaudit.scoring.base import FEWEST_FOR_INTERVAL, leak_interval
 
@@ -36,6 +37,8 @@ def conclude(evidence: Evidence, findings: Sequence[FindingEntry], preset: str) 
         code = VerdictStatus.LEAKS_CERTIFIED if certified else VerdictStatus.LEAKS_MEASURED
         reason = ""
         headline = f"{hit} of {attacked} private samples can be reconstructed from one update"
+        if all(s.part for _, _, s in leaks):
+            headline = f"Parts of {hit} of {attacked} private samples can be read from one update"
     else:
         code, reason, headline = _not_shown(evidence, preset)
     worst = min(findings, key=lambda f: SEVERITIES.index(f.severity), default=None)
@@ -44,9 +47,15 @@ def conclude(evidence: Evidence, findings: Sequence[FindingEntry], preset: str) 
         status=f"{code} ({reason})" if reason else str(code),
         code=code,
         severity=worst.severity if worst else "none",
-        confidence=worst.confidence if worst else "estimated",
+        confidence=worst.confidence if worst and not departures(evidence.target.fidelity) else "estimated",
         headline=headline,
-        at_least=_at_least(evidence.attacks, list(dict.fromkeys(a.title for a, _, _ in leaks)), attacked, hit),
+        at_least=_at_least(
+            evidence.attacks,
+            list(dict.fromkeys(a.title for a, _, _ in leaks)),
+            attacked,
+            hit,
+            whole=any(s.part is None for _, _, s in leaks),
+        ),
         at_most=_at_most(evidence.defences),
         assumed=_assumptions(evidence, preset),
         samples_leaked=hit,
@@ -86,7 +95,9 @@ def _nothing_ran(evidence: Evidence) -> tuple[VerdictStatus, str, str]:
     return VerdictStatus.NOT_APPLICABLE, why, "No attack applies, so nothing was shown"
 
 
-def _at_least(attacks: Sequence[AttackEntry], leaking: Sequence[str], attacked: int, hit: int) -> str:
+def _at_least(
+    attacks: Sequence[AttackEntry], leaking: Sequence[str], attacked: int, hit: int, *, whole: bool = True
+) -> str:
     ran = [a.title for a in attacks if a.status is RunStatus.RUN and not a.upper_bound]
     if not ran:
         return "Nothing: no attack ran."
@@ -95,8 +106,9 @@ def _at_least(attacks: Sequence[AttackEntry], leaking: Sequence[str], attacked: 
         return f"Nothing beyond the labels: {', '.join(ran)} did not lift {samples} clearly above the floors."
     given = "from the update, the model and the batch size alone"
     interval = leak_interval(hit, attacked)
+    how = "reconstructed" if whole else "read in part"
     share = f" The share of samples that leak is {interval[0]:.0%} to {interval[1]:.0%} (95 %)." if interval else ""
-    return f"{hit} of {attacked} samples, reconstructed by {', '.join(leaking)} {given}.{share}"
+    return f"{hit} of {attacked} samples, {how} by {', '.join(leaking)} {given}.{share}"
 
 
 def _at_most(defences: Sequence[DefenceEntry]) -> str:
@@ -122,6 +134,7 @@ def _assumptions(evidence: Evidence, preset: str) -> list[str]:
     )
     controls = "" if evidence.controls else " No controls were run, so confidence is capped."
     return [
+        *(f"The audited network may not be the client's: {n.message}." for n in departures(evidence.target.fidelity)),
         f"Threat model {letter}: {_ATTACKER[letter]}",
         *([protocol.assumption] if protocol.assumption else []),
         "Labels are inferred from the update, not given.",

@@ -32,7 +32,7 @@ class Play:
 
     Args:
         inputs: (B, C, H, W) in the model's normalised space, or token ids (B, 1, 1, L).
-        labels: Class indices (B,), or class probabilities (B, K) while they are being optimised.
+        labels: Class indices (B,), or class probabilities (B, K) of soft labels, or while they are being optimised.
         order: Positions of the samples in the order of their visits, where the protocol has one: (epochs, B).
         masks: Dropout keep masks of every local step, by layer; empty where nothing is injected, and then layers do as
             their own mode says.

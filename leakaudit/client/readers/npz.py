@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from leakaudit.errors import BatchError
 
@@ -95,32 +93,3 @@ def _read_array(archive: Any, key: str, path: Path) -> np.ndarray[Any, Any]:
 def _read_names(archive: Any, key: str, path: Path) -> tuple[str, ...]:
     found = _read_array(archive, key, path).ravel() if key in archive.files else ()
     return tuple(str(name)[:200] for name in found)
-
-
-def check_labels(labels: np.ndarray[Any, Any], count: int, classes: int, where: str) -> Tensor:
-    """Class indices, int64 (count,), from indices or one-hot rows.
-
-    Raises:
-        BatchError: They are not one class of the model per sample.
-    """
-    labels = labels.squeeze(-1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    if labels.ndim == 2 and labels.shape[1] == classes and labels.dtype.kind in "uifb":
-        labels = labels.argmax(1)
-    if labels.ndim != 1 or len(labels) != count:
-        raise BatchError(
-            f"{where}: labels have shape {labels.shape}, expected ({count},), one per sample",
-            "store one class index per sample",
-        )
-    if labels.dtype.kind not in "uif" or not np.all(np.isfinite(labels)) or np.any(labels != np.round(labels)):
-        raise BatchError(
-            f"{where}: labels have dtype {labels.dtype}, expected whole class indices", "store int64 labels"
-        )
-    outside = np.flatnonzero((labels < 0) | (labels >= classes))
-    if len(outside):
-        first = int(outside[0])
-        raise BatchError(
-            f"{where}: label {labels[first]:g} of sample {first} is out of range, the model has {classes} classes "
-            f"(0 to {classes - 1})",
-            "labels count from 0; check that the batch belongs to this model",
-        )
-    return torch.from_numpy(labels.astype(np.int64))

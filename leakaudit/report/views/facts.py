@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
-from leakaudit.document.schema import Report, VictimResult
+from leakaudit.document.schema import Report, TargetSection, VictimResult
 from leakaudit.document.status import RunStatus
 from leakaudit.report.domains import card_for
 from leakaudit.report.views.cells import Fact
@@ -41,6 +42,12 @@ def _names(layers: list[str]) -> str:
     return f"{count(len(layers), 'layer')}: {shown}{', …' if len(layers) > 12 else ''}" if layers else "none"
 
 
+def _never_read(target: TargetSection) -> str:
+    """Which share of a sample the model does not look at."""
+    whole = math.prod(target.input_shape)
+    return f"{target.unread} of {whole} entries of a sample, left out of every score" if target.unread else ""
+
+
 def model_facts(report: Report) -> list[Fact]:
     """The model under audit: where it came from and what matters for a leak."""
     target = report.target
@@ -50,6 +57,7 @@ def model_facts(report: Report) -> list[Fact]:
         ("SHA-256", target.sha256 or ""),
         ("Format", f"{target.format}{', written by ' + clip(target.producer, 60) if target.producer else ''}"),
         *card_for(report).input_facts(),
+        ("Never read", _never_read(target)),
         ("Classes", number(target.classes)),
         ("Loss", target.loss),
         ("Parameters", f"{number(target.parameters)} in {count(target.trainable_tensors, 'trainable tensor')}"),
@@ -66,10 +74,12 @@ def batch_facts(report: Report) -> list[Fact]:
         ("File", batch.path or ("in memory" if batch.sha256 is None else "left out")),
         ("SHA-256", batch.sha256 or ""),
         ("Samples in the file", number(batch.samples)),
+        ("Classified right by the model", accuracy(report)),
         ("Victims", f"{count(batch.victims, 'batch', 'batches')} of {count(batch.batch_size, 'sample')}"),
         ("Update", f"{protocol.title} of {count(protocol.batch_size, 'sample')}, {protocol.mode} mode"),
         ("Recorded in", protocol.update_path or ("left out" if protocol.update_sha256 else "")),
         ("SHA-256 of the update", protocol.update_sha256 or ""),
+        ("Weight decay", protocol.weight_decay_note),
         (
             "BatchNorm statistics",
             {
@@ -80,6 +90,15 @@ def batch_facts(report: Report) -> list[Fact]:
         ("Normalisation", f"mean {plain(batch.mean)}; std {plain(batch.std)}" if batch.mean else ""),
         ("Classes named", plain(batch.class_names[:20]) if batch.class_names else ""),
     )
+
+
+def accuracy(report: Report) -> str:
+    """The share of samples, or why there is none; empty in documents that do not say."""
+    batch = report.batch
+    if batch.accuracy is None:
+        return f"not known: {batch.accuracy_reason}" if batch.accuracy_reason else ""
+    chance = f"chance is {1 / report.target.classes:.0%}" if report.target.classes else ""
+    return f"{batch.accuracy:.0%} of {count(batch.accuracy_samples, 'sample')}; {chance}"
 
 
 def rank_facts(report: Report) -> list[Fact]:
