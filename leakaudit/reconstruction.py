@@ -155,6 +155,7 @@ class Reconstruction:
         exact: True for attacks whose result is algebraic, not approximate; the certificate decides.
         notes: Facts for the report, one sentence each.
         tokens: What was read, where the model takes token ids.
+        read: Entries (B, *shape) that the attack claims to have read, where these are not all; the others hold filler.
     """
 
     inputs: Tensor
@@ -170,6 +171,7 @@ class Reconstruction:
     exact: bool = False
     notes: tuple[str, ...] = field(default=())
     tokens: TokenReading | None = None
+    read: Tensor | None = None
 
     @property
     def incomplete(self) -> str:

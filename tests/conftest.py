@@ -106,3 +106,9 @@ def install(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFa
         monkeypatch.syspath_prepend(folder)
 
     return write
+
+
+def model_and_batch(folder: Path, module: nn.Module | None = None) -> tuple[Path, Path]:
+    """A model file of 12×12 colour images and a batch file of eight samples, for the command line."""
+    np.savez(folder / "batch.npz", x=smooth_images(8), y=np.arange(8) % 5)
+    return export(module or small_cnn(), folder / "net.onnx"), folder / "batch.npz"

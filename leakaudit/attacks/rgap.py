@@ -29,6 +29,7 @@ from torch import Generator, Tensor
 from leakaudit.attacks.base import Attack, relative_residual
 from leakaudit.attacks.labels.infer import infer_labels
 from leakaudit.attacks.reading.confirm import with_shares
+from leakaudit.attacks.reading.repeated import as_one, one_repeated, repeated
 from leakaudit.document.status import Cut, Lost
 from leakaudit.domains.base import Domain
 from leakaudit.observation import Observation, ThreatModel
@@ -93,7 +94,9 @@ class RGAP(Attack):
     }
 
     def applies(self, target: Target, observation: Observation) -> NotApplicable | None:
-        """Needs one sample, a way back to the image, and an update that the loss can have."""
+        """Needs one sample, if several times, a way back to the image, and an update that the loss can have."""
+        if observation.batch_size != 1 and one_repeated(target, observation):
+            return self.applies(target, as_one(observation))
         if observation.batch_size != 1:
             return NotApplicable(
                 f"batch size {observation.batch_size}: the equations do not separate samples, it needs batch size 1"
@@ -117,6 +120,8 @@ class RGAP(Attack):
         Raises:
             Obstacle: The target or the update does not allow it; `applies` says so beforehand.
         """
+        if observation.batch_size != 1:
+            return repeated(self.run(target, as_one(observation), generator, monitor), observation.batch_size)
         plan = _plan(target, observation)
         starts = read_start(plan) if isinstance(plan, Plan) else []
         if isinstance(plan, Plan) and not starts:

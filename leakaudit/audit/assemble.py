@@ -55,8 +55,8 @@ def tool(version: str) -> Tool:
     return Tool(version=version)
 
 
-def target_section(target: Target) -> TargetSection:
-    """The model as the auditor sees it."""
+def target_section(target: Target, unread: int = 0) -> TargetSection:
+    """The model as the auditor sees it; it reads all but so many entries of an input."""
     try:
         layers: tuple[Layer, ...] = inventory(target)
     except ModelError:  # its operators cannot be recorded; rank analysis says which
@@ -74,6 +74,7 @@ def target_section(target: Target) -> TargetSection:
         layout=target.layout,
         domain=target.domain.kind,
         **target.domain.facts(),
+        unread=unread,
         parameters=sum(p.numel() for p in target.parameters.values()),
         trainable_tensors=len(target.parameters),
         layers=[f"{layer.name} ({layer.kind})" for layer in layers],

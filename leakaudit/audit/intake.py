@@ -21,7 +21,7 @@ from leakaudit.target import Target, load
 Model = str | Path | nn.Module | Target
 FOR_FILES = ("output", "factory")
 """Fields that say how a model file is read, and mean nothing for a module."""
-READ_BEFORE = (*FOR_FILES, "frozen", "dropout", "loss", "batchnorm")
+READ_BEFORE = (*FOR_FILES, "frozen", "trained", "dropout", "loss", "batchnorm")
 """Fields that a Target was read with."""
 
 
@@ -82,6 +82,7 @@ def read_model(request: Request, model: Model | None = None) -> Target:
         mode=request.protocol.mode,
         output=request.output,
         frozen=request.frozen,
+        trained=request.trained,
         factory=request.factory,
         trust=request.trust,
         unsafe_pickle=request.unsafe_pickle,

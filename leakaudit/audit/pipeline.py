@@ -35,8 +35,9 @@ from leakaudit.audit.victim import Knowledge, Victim, observe_victim
 from leakaudit.client.accuracy import Accuracy, accuracy_on
 from leakaudit.client.batch import Batch
 from leakaudit.client.examine import examine, examine_claims, examine_recorded
-from leakaudit.client.observe import NoTraceError
+from leakaudit.client.observe import NoTraceError, refuse_unfit
 from leakaudit.defences.base import defended_model, defended_protocol
+from leakaudit.defences.obstacles import Circumstances
 from leakaudit.document.schema import BatchSection, ClaimEntry, ControlEntry, DefenceEntry, RankSection
 from leakaudit.document.version import __version__
 from leakaudit.domains.base import Domain
@@ -47,9 +48,11 @@ from leakaudit.findings.verdict import conclude
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.protocols.base import Protocol
 from leakaudit.report.saving import Report
+from leakaudit.risk.dependence import read_entries
 from leakaudit.risk.rank import rank_analysis
 from leakaudit.risk.what_if import smallest_changes
 from leakaudit.scoring.base import Judging, Measure, measure_for
+from leakaudit.target.coupling import coupling
 from leakaudit.target.target import Target
 
 DEFAULT_VICTIMS = 4
@@ -81,8 +84,10 @@ def audit(
     """
     started = time.monotonic()
     request = settled(request, samples)
+    model = defended_model(target, request.defending(), seed_of(request.seed, "defence", 0))
     scope = _Scope(
-        target=defended_model(target, request.defending(), seed_of(request.seed, "defence", 0)),
+        target=model,
+        read=read_entries(model),
         samples=samples,
         request=request,
         material=material or read_material(request, target, samples),
@@ -91,15 +96,19 @@ def audit(
         device=choose_device(request.device),
         attacks=chosen_attacks(request),
     )
-    measure = make_measure(target.domain, samples, request, scope.material.distractors)
+    refuse_unfit(scope.target, request.defending())
+    for claim in request.claimed():
+        refuse_unfit(scope.target, [claim])
+    measure = make_measure(target.domain, samples, request, scope.material.distractors, scope.read)
     return _reported(scope, measure, _measured(scope, measure), started)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Scope:
-    """What one audit works with."""
+    """What one audit works with; `read` are the entries of a sample that the model reads."""
 
     target: Target
+    read: Tensor
     samples: Batch
     request: Request
     material: Material
@@ -152,15 +161,16 @@ def _evidence(scope: _Scope, found: _Measured, batch: BatchSection) -> Evidence:
     chosen = {attack.name for attack in scope.attacks}
     entries = [entry_of(run, first, found.reasons) for run in found.runs]
     entries += [left_out(name, first, request) for name in available() if name not in chosen]
+    claims = _claims(target, first, request)
     return Evidence(
-        assemble.target_section(target),
+        assemble.target_section(target, int((~scope.read).sum())),
         assemble.protocol_section(first.observation.protocol, request.defending(), scope.material.recorded),
         found.rank,
         entries,
         batch,
         found.controls,
-        _defences(target, first, request, [run.attack for run in found.runs if run.outcomes]),
-        _claims(target, first, request),
+        _defences(target, first, request, [run.attack for run in found.runs if run.outcomes], claims),
+        claims,
         partial="interrupted by the user; attacks not run are marked" if scope.observer.interrupted() else "",
     )
 
@@ -252,14 +262,22 @@ def make_victims(
     return victims, len(silent)
 
 
-def _defences(target: Target, victim: Victim, request: Request, ran: Sequence[Attack]) -> list[DefenceEntry]:
+def _defences(
+    target: Target, victim: Victim, request: Request, ran: Sequence[Attack], claims: Sequence[ClaimEntry]
+) -> list[DefenceEntry]:
     """What the defences guarantee, what they did to the first victim's update, and which attacks evaluated them."""
     defences = request.defending()
     if not defences:
         return []
     seed = seed_of(request.seed, "client", victim.number)
-    evidence = examine(target, victim.batch, victim.observation, seed, defences)
-    return defence_entries(defences, victim.observation.batch_size, evidence, ran)
+    recorded = request.update is not None
+    evidence = examine(target, victim.batch, victim.observation, seed, defences, recorded=recorded)
+    protocol = victim.observation.protocol
+    failed = tuple(check.what for claim in claims for check in claim.checks if not check.holds)
+    circumstances = Circumstances(
+        protocol.batch_size, coupling(target), protocol.beside, failed=failed, recorded=recorded
+    )
+    return defence_entries(defences, evidence, ran, circumstances)
 
 
 def _claims(target: Target, victim: Victim, request: Request) -> list[ClaimEntry]:
@@ -268,7 +286,12 @@ def _claims(target: Target, victim: Victim, request: Request) -> list[ClaimEntry
     claims = request.claimed()
     if request.update and not (request.defences or claims):
         return [claim_entry("no defence", examine_recorded(target, victim.batch, victim.observation, seed))]
-    found = examine_claims(target, victim.batch, victim.observation, seed, claims) if claims else []
+    if not claims:
+        return []
+    found = examine_claims(
+        *(target, victim.batch, victim.observation, seed, claims, request.defending()),
+        recorded=request.update is not None,
+    )
     return [claim_entry(str(claim), checks) for claim, checks in zip(claims, found, strict=True)]
 
 
@@ -292,8 +315,10 @@ def _knowledge(request: Request, material: Material) -> Knowledge:
     return Knowledge(request.seed, request.defending(), material.auxiliary, request.threat_model >= "E")
 
 
-def make_measure(domain: Domain, samples: Batch, request: Request, distractors: Tensor | None) -> Measure[Any]:
-    """The measure of the samples, as strict as was asked for."""
+def make_measure(
+    domain: Domain, samples: Batch, request: Request, distractors: Tensor | None, read: Tensor | None = None
+) -> Measure[Any]:
+    """The measure of the samples, as strict as was asked for, of the entries that the model reads (all by default)."""
     weights = None if request.lpips_weights is None else Path(request.lpips_weights)
-    judging = Judging(criterion=request.criterion, distractors=distractors, lpips_weights=weights)
+    judging = Judging(criterion=request.criterion, distractors=distractors, lpips_weights=weights, read=read)
     return measure_for(domain, samples, judging)

@@ -80,7 +80,7 @@ class Request:
             or instead.
         batch: .npz with inputs and labels, or a folder with one sub-folder of images per class.
         defences: What clients do to their updates, in this order, as clip=1.0,noise=0.01 or prune=0.9 (see leakaudit
-            defences).
+            defences; noise is a standard deviation on the mean gradient, multiplier the noise multiplier of Opacus).
         claims: What clients believe is done to their updates; compared with what they share under the defences.
         update: Update that a real client shared for exactly the samples of the batch: .npz or .safetensors, an array
             per trainable tensor. Attacked in place of a computed one, and compared with it and with defences or claims.
@@ -117,6 +117,8 @@ class Request:
             the protocol.
         output: Graph output to audit, for files with several.
         frozen: Tensors that clients do not train, by patterns as conv1.*.
+        trained: Tensors of an ONNX file that clients do train although they are taken for something else, such as a
+            prompt at the input, by patterns.
         dropout: Put back dropout that the export has lost, behind this node, as /relu/Relu=0.5; as a keyword
             {"/relu/Relu": 0.5}.
         loss: Loss of the client; default bce for a single logit and cross-entropy otherwise.
@@ -170,6 +172,7 @@ class Request:
     )
     output: str | None = asked(Kind("NAME"), None, "--output", group="intake")
     frozen: Sequence[str] = asked(Texts("PATTERN"), (), "--frozen", group="intake")
+    trained: Sequence[str] = asked(Texts("PATTERN"), (), "--trained", group="intake")
     dropout: Mapping[str, float] = asked(Chances("NODE=P"), dict, "--dropout", group="intake")
     loss: Literal["cross-entropy", "bce"] | None = asked(
         OneOf(choices=("cross-entropy", "bce")), None, "--loss", group="intake"

@@ -7,7 +7,7 @@ see: each defence names the properties that it gives every update (`Defence.chec
 
 from __future__ import annotations
 
-from leakaudit.defences.base import Defence
+from leakaudit.defences.base import ClientStep, Defence
 from leakaudit.defences.evidence import Check, Tensors, flat
 
 SAME, SAME_NORM = 0.999, 0.01
@@ -18,15 +18,16 @@ DECAYED = 0.1
 """Largest share of the difference between two updates that may be no multiple of the weights; chosen."""
 
 
-def check_claim(claim: Defence, raw: Tensors, shared: Tensors) -> list[Check]:
+def check_claim(claim: Defence, step: ClientStep, raw: Tensors, shared: Tensors) -> list[Check]:
     """Compare a shared update with what a defence should make of the undefended one.
 
     Args:
         claim: What the client believes is applied, and nothing else.
+        step: The samples behind the update.
         raw: The undefended update.
         shared: What the client shares.
     """
-    return [*claim.check(raw, shared), _resemblance(raw, shared)]
+    return [*claim.check_step(step, raw, shared), _resemblance(raw, shared)]
 
 
 def check_undefended(raw: Tensors, shared: Tensors) -> list[Check]:

@@ -99,6 +99,9 @@ class TargetSection(_Model):
     layout: Public[str] = "NCHW"
     domain: Public[str] = Field(default="", description="what a sample is: images, tokens, or that of a plug-in")
     vocabulary: Public[int | None] = Field(default=None, description="number of token ids, where the layout is tokens")
+    unread: Public[int] = Field(
+        default=0, description="entries of an input that the model never reads; they are left out of every score"
+    )
     parameters: Public[int]
     trainable_tensors: Public[int]
     layers: Public[list[str]] = Field(default_factory=list)
@@ -190,6 +193,11 @@ class RankSection(_Model):
     propagated_deficit: Public[int | None] = None
     layers: Public[list[RankLayer]]
     notes: Public[list[str]] = Field(default_factory=list)
+    update_change: Public[float | None] = Field(
+        default=None, description="relative change of the update by another sample; null where not computed"
+    )
+    update_flat: Public[bool] = Field(default=False, description="neither logits nor update have a slope in the input")
+    update_told: Public[str] = Field(default="", description="that the update hardly depends on the sample, if so")
     smallest_changes: Public[list[str]] = Field(
         default_factory=list, description="single changes after which the update determines less, the cheapest first"
     )
@@ -251,6 +259,14 @@ class TokenResult(TokenMetrics):
     skill: Public[float] = Field(description="share of the way from the best floor to perfection")
 
 
+class PartResult(_Model):
+    """The part of a sample that leaked, where it is not the whole."""
+
+    entries: Public[int] = Field(description="how many entries of the sample were read")
+    of: Public[int] = Field(description="how many the model reads")
+    psnr: Public[float | None] = Field(description="on these, dB; null where they are identical to the last bit")
+
+
 class SampleResult(Metrics):
     """One private sample and its reconstruction."""
 
@@ -280,6 +296,7 @@ class SampleResult(Metrics):
     near_duplicates: Public[int] = Field(default=0, description="images that it cannot be told from, left out of these")
     leaked: Public[bool] = False
     leaked_reason: Public[str] = Field(default="", description="why it does not count as leaked")
+    part: Public[PartResult | None] = Field(default=None, description="what leaked, where it is not the whole sample")
     tokens: Public[TokenResult | None] = Field(
         default=None, description="of a model over token ids; images are null then"
     )
@@ -446,7 +463,15 @@ class AccountingEntry(_Model):
     reconstruction: Public[float] = Field(
         description="largest probability of reconstructing it after all updates (ReRo)"
     )
-    reconstruction_one_step: Public[float]
+    reconstruction_one_step: Public[float] = Field(description="the same from one update that the sample took part in")
+    epsilon_one_step: Public[float | None] = Field(default=None, description="ε of such an update")
+    epsilon_renyi: Public[float | None] = Field(default=None, description="ε of the training by Rényi accounting")
+    reading: Public[str] = Field(default="", description="how the settings were read: units and divisor of the noise")
+    other_reading: Public[str] = Field(default="", description="another unit that the noise may have been meant in")
+    other_epsilon: Public[float | None] = Field(default=None, description="ε of the training, were it so")
+    other_reconstruction: Public[float | None] = Field(
+        default=None, description="the bound of the training, were it so"
+    )
     mse: Public[float | None] = Field(
         default=None, description="least MSE of unbiased attackers from one update, in pixels"
     )
@@ -476,7 +501,8 @@ class DefenceEntry(_Model):
     evaluated_by: Public[list[str]] = Field(default_factory=list, description="names of these attacks")
     reference: Public[str] = ""
     accounting: Public[AccountingEntry | None] = Field(default=None, description="only for a clipped and noised update")
-    accounting_reason: Public[str] = ""
+    accounting_reason: Public[str] = Field(default="", description="why there is no bound")
+    withheld: Public[bool] = Field(default=False, description="it would have a bound, and a premise of it fails here")
     checks: Public[list[ClaimCheck]] = Field(default_factory=list)
 
 

@@ -20,7 +20,8 @@ from leakaudit.document.schema import AttackEntry, DefenceEntry, FindingEntry, V
 from leakaudit.document.status import RunStatus, VerdictStatus
 from leakaudit.findings import SEVERITIES, Evidence, samples_of
 from leakaudit.findings.effort import efforts, listed
-from leakaudit.report.views.defence_facts import VACUOUS, at_most
+from leakaudit.findings.rules.fidelity import departures
+from leakaudit.report.views.defence_facts import VACUOUS, at_most, bound_in_short, weakest
 from leakaudit.scoring.base import FEWEST_FOR_INTERVAL, leak_interval
 
 NO_UPPER_BOUND = "No upper bound. Failure of these attacks is not evidence of safety."
@@ -36,6 +37,8 @@ def conclude(evidence: Evidence, findings: Sequence[FindingEntry], preset: str) 
         code = VerdictStatus.LEAKS_CERTIFIED if certified else VerdictStatus.LEAKS_MEASURED
         reason = ""
         headline = f"{hit} of {attacked} private samples can be reconstructed from one update"
+        if all(s.part for _, _, s in leaks):
+            headline = f"Parts of {hit} of {attacked} private samples can be read from one update"
     else:
         code, reason, headline = _not_shown(evidence, preset)
     worst = min(findings, key=lambda f: SEVERITIES.index(f.severity), default=None)
@@ -44,9 +47,15 @@ def conclude(evidence: Evidence, findings: Sequence[FindingEntry], preset: str) 
         status=f"{code} ({reason})" if reason else str(code),
         code=code,
         severity=worst.severity if worst else "none",
-        confidence=worst.confidence if worst else "estimated",
+        confidence=worst.confidence if worst and not departures(evidence.target.fidelity) else "estimated",
         headline=headline,
-        at_least=_at_least(evidence.attacks, list(dict.fromkeys(a.title for a, _, _ in leaks)), attacked, hit),
+        at_least=_at_least(
+            evidence.attacks,
+            list(dict.fromkeys(a.title for a, _, _ in leaks)),
+            attacked,
+            hit,
+            whole=any(s.part is None for _, _, s in leaks),
+        ),
         at_most=_at_most(evidence.defences),
         assumed=_assumptions(evidence, preset),
         samples_leaked=hit,
@@ -58,8 +67,10 @@ def conclude(evidence: Evidence, findings: Sequence[FindingEntry], preset: str) 
 
 def _not_shown(evidence: Evidence, preset: str) -> tuple[VerdictStatus, str, str]:
     """Status, the reason that stands with it, and headline where nothing leaked."""
-    if any(d.accounting and d.accounting.reconstruction <= VACUOUS for d in evidence.defences):
-        return VerdictStatus.BOUNDED, "", "No reconstruction was shown, and an accounted defence bounds what can be"
+    bounds = [d.accounting for d in evidence.defences if d.accounting and weakest(d.accounting) <= VACUOUS]
+    if bounds:
+        bound = bound_in_short(min(bounds, key=weakest))
+        return VerdictStatus.BOUNDED, "", f"No reconstruction was shown, and a {bound}"
     if not samples_of(evidence.attacks):
         return _nothing_ran(evidence)
     tried = efforts(evidence)
@@ -84,7 +95,9 @@ def _nothing_ran(evidence: Evidence) -> tuple[VerdictStatus, str, str]:
     return VerdictStatus.NOT_APPLICABLE, why, "No attack applies, so nothing was shown"
 
 
-def _at_least(attacks: Sequence[AttackEntry], leaking: Sequence[str], attacked: int, hit: int) -> str:
+def _at_least(
+    attacks: Sequence[AttackEntry], leaking: Sequence[str], attacked: int, hit: int, *, whole: bool = True
+) -> str:
     ran = [a.title for a in attacks if a.status is RunStatus.RUN and not a.upper_bound]
     if not ran:
         return "Nothing: no attack ran."
@@ -93,14 +106,16 @@ def _at_least(attacks: Sequence[AttackEntry], leaking: Sequence[str], attacked: 
         return f"Nothing beyond the labels: {', '.join(ran)} did not lift {samples} clearly above the floors."
     given = "from the update, the model and the batch size alone"
     interval = leak_interval(hit, attacked)
+    how = "reconstructed" if whole else "read in part"
     share = f" The share of samples that leak is {interval[0]:.0%} to {interval[1]:.0%} (95 %)." if interval else ""
-    return f"{hit} of {attacked} samples, reconstructed by {', '.join(leaking)} {given}.{share}"
+    return f"{hit} of {attacked} samples, {how} by {', '.join(leaking)} {given}.{share}"
 
 
 def _at_most(defences: Sequence[DefenceEntry]) -> str:
     """The bound of an accounted random defence; of several, each holds, since what follows one cannot weaken it."""
     bounds = [at_most(d.accounting) for d in defences if d.accounting]
-    return " ".join(bounds) if bounds else NO_UPPER_BOUND
+    withheld = [f"{d.text} has {d.accounting_reason}." for d in defences if d.withheld]
+    return " ".join(bounds or [NO_UPPER_BOUND, *withheld])
 
 
 _ATTACKER = {
@@ -119,6 +134,7 @@ def _assumptions(evidence: Evidence, preset: str) -> list[str]:
     )
     controls = "" if evidence.controls else " No controls were run, so confidence is capped."
     return [
+        *(f"The audited network may not be the client's: {n.message}." for n in departures(evidence.target.fidelity)),
         f"Threat model {letter}: {_ATTACKER[letter]}",
         *([protocol.assumption] if protocol.assumption else []),
         "Labels are inferred from the update, not given.",

@@ -60,6 +60,7 @@ def evidence(
     attacks: list[AttackEntry],
     *,
     risk: Any = "low",
+    update_told: str = "",
     batch_size: int = 2,
     mode: str = "train",
     fidelity: tuple[str, ...] = (),
@@ -73,5 +74,5 @@ def evidence(
     }  # fmt: skip
     notes = [FidelityEntry(id=name, message="a note") for name in fidelity]
     section = TargetSection(**{**plain, **(target or {})}, fidelity=notes)
-    rank = RankSection(risk=risk, score=None, layers=[])
+    rank = RankSection(risk=risk, score=None, layers=[], update_told=update_told)
     return Evidence(section, ProtocolSection(batch_size=batch_size, mode=mode), rank, attacks, **more)

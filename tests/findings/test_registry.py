@@ -9,7 +9,7 @@ import pytest
 
 import leakaudit
 from leakaudit.attacks.registry import available
-from leakaudit.document.schema import ClaimCheck, ClaimEntry, FirstLayer, LabelResult
+from leakaudit.document.schema import ClaimCheck, ClaimEntry, FirstLayer, LabelResult, PartResult
 from leakaudit.document.status import Cause, Cut, Lost
 from leakaudit.errors import UsageError
 from leakaudit.findings import RULES, SEVERITIES, Evidence, judge, rule, rule_named
@@ -26,9 +26,11 @@ CASES: dict[str, Evidence] = {
     "LA102": evidence([], target={"first_layer": FirstLayer(name="fc", kind="linear", bias=False)}),
     "LA103": evidence([], target={"first_layer": FirstLayer(name="conv", kind="convolution", bias=True)}),
     "LA104": evidence([], target={"parameters": 384}),
+    "LA105": evidence([], update_told="its update is the same for every sample"),
     "LA201": evidence([entry(sample(True))]),
     "LA202": evidence([entry(sample(True), family="closed form")]),
     **{f"LA20{n}": evidence([entry(sample(True), finding=f"LA20{n}")]) for n in (3, 4, 5, 6, 7)},
+    "LA208": evidence([entry(sample(True, part=PartResult(entries=25, of=48, psnr=None)))]),
     "LA301": evidence([entry(sample(False))]),
     "LA302": evidence([entry(results=[victim(sample(False), labels=PRESENT)])]),
     "LA401": evidence([], batch_size=1),

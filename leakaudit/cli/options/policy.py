@@ -33,7 +33,7 @@ DATA = frozenset(
         "device", "mean", "std", "layout", "values", "resize", "auxiliary", "lpips_weights", "cache", "quiet",
         "verbose", "debug", "out", "formats", "evidence", "paths", "pdf_variant", "fail_on", "baseline",
         "allow_different", "weight_decay",
-        "mode", "share_bn_statistics", "output", "frozen", "dropout", "loss", "batchnorm", "input_shape",
+        "mode", "share_bn_statistics", "output", "frozen", "trained", "dropout", "loss", "batchnorm", "input_shape",
         "train_config", "distractors_needed",
     }
 )  # fmt: skip

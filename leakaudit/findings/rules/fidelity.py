@@ -6,15 +6,23 @@ that passed, a head that was found; their worst severity is ``none``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from leakaudit.document.schema import Severity
+from leakaudit.document.schema import FidelityEntry, Severity
 from leakaudit.findings.registry import Evidence, Found, rule
 
 EXPORT = (
     'Export with torch.onnx.export(model.eval(), (x,), "model.onnx", dynamo=True, optimize=False), which keeps '
     "BatchNorm, names and weights"
 )
+
+DEPARTURES = frozenset({"LA900", "LA901", "LA916", "LA933"})
+"""Notes after which the audited update may not be the client's: the verdict says so first."""
+
+
+def departures(notes: Sequence[FidelityEntry]) -> list[FidelityEntry]:
+    """Those of a model's notes after which its update may not be the client's."""
+    return [note for note in notes if note.id in DEPARTURES]
 
 
 def _noted(evidence: Evidence, identifier: str, severity: Severity = "low") -> Iterator[Found]:
@@ -53,7 +61,7 @@ def other_tensors(evidence: Evidence) -> Iterator[Found]:
     remedy=f"{EXPORT}; or pass the training model with --factory.",
 )
 def folded(evidence: Evidence) -> Iterator[Found]:
-    """The exporter has merged BatchNorm into another layer, or may have: it says so, names do, or nothing is normalised.
+    """The exporter has merged BatchNorm into another layer, or may have: it says so, or names or the graph do.
 
     Folding is exact for inference, but it changes what is trained: clients have a separate scale and shift, and the
     gradient of a folded weight is not the gradient that they share. Attack results do then not transfer.

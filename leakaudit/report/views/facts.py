@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
-from leakaudit.document.schema import Report, VictimResult
+from leakaudit.document.schema import Report, TargetSection, VictimResult
 from leakaudit.document.status import RunStatus
 from leakaudit.report.domains import card_for
 from leakaudit.report.views.cells import Fact
@@ -41,6 +42,12 @@ def _names(layers: list[str]) -> str:
     return f"{count(len(layers), 'layer')}: {shown}{', …' if len(layers) > 12 else ''}" if layers else "none"
 
 
+def _never_read(target: TargetSection) -> str:
+    """Which share of a sample the model does not look at."""
+    whole = math.prod(target.input_shape)
+    return f"{target.unread} of {whole} entries of a sample, left out of every score" if target.unread else ""
+
+
 def model_facts(report: Report) -> list[Fact]:
     """The model under audit: where it came from and what matters for a leak."""
     target = report.target
@@ -50,6 +57,7 @@ def model_facts(report: Report) -> list[Fact]:
         ("SHA-256", target.sha256 or ""),
         ("Format", f"{target.format}{', written by ' + clip(target.producer, 60) if target.producer else ''}"),
         *card_for(report).input_facts(),
+        ("Never read", _never_read(target)),
         ("Classes", number(target.classes)),
         ("Loss", target.loss),
         ("Parameters", f"{number(target.parameters)} in {count(target.trainable_tensors, 'trainable tensor')}"),

@@ -220,6 +220,13 @@ def _gallery(card: Card, attack: AttackEntry) -> Gallery:
     )
 
 
+def _result(sample: SampleResult) -> str:
+    """Whether it leaked, or which part of it did."""
+    if sample.leaked and sample.part is not None:
+        return f"leaked in part, {sample.part.entries} of {sample.part.of} entries"
+    return "leaked" if sample.leaked else "not shown"
+
+
 def _sample(card: Card, attack: AttackEntry, result: VictimResult, position: int) -> SampleView:
     sample = result.samples[position]
     of_class = "" if sample.label is None else f", class {class_name(card.report, sample.label)}"
@@ -228,7 +235,7 @@ def _sample(card: Card, attack: AttackEntry, result: VictimResult, position: int
         title=f"Sample {sample.index}",
         victim=str(result.victim),
         leaked=sample.leaked,
-        result="leaked" if sample.leaked else "not shown",
+        result=_result(sample),
         original=picture(sample.original_png, f"Original of sample {sample.index}{of_class}"),
         reconstruction=picture(
             sample.reconstruction_png,
