@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, final
 
@@ -87,7 +88,9 @@ class Attack(ABC):
         if self.planned is None or iterations >= self.planned:
             return self
         each = max(1, iterations // int(getattr(self.settings, "restarts", 1)))
-        return type(self)(replace(self.settings, iterations=each))
+        limited = copy(self)
+        limited.settings = replace(self.settings, iterations=each)
+        return limited
 
     def rival(self) -> Attack | None:
         """The attack without this one's addition, at its best; the report shows its results beside this one's."""

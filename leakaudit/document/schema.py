@@ -20,6 +20,7 @@ from leakaudit.document.disclosure import CommandLine, FileName, OptionValue, Pi
 from leakaudit.document.earlier import upgraded
 from leakaudit.document.status import ControlStatus, Cut, RunStatus, VerdictStatus
 from leakaudit.errors import UsageError
+from leakaudit.safety.files import ordinary
 
 SCHEMA_VERSION = 1
 HASH_KEY = "self_sha256"
@@ -740,7 +741,7 @@ def read_document(path: str | Path) -> dict[str, Any]:
         UsageError: It is not there, or not a report of this schema version.
     """
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        document = json.loads(ordinary(Path(path)).read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read the report {path}: {error.strerror}", "give a report.json") from error
     except ValueError as error:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from leakaudit.errors import BatchError
+from leakaudit.safety.files import ordinary
 
 INPUT_KEYS = ("x", "X", "images", "image", "inputs", "input", "data", "samples", "arr_0")
 LABEL_KEYS = ("y", "Y", "labels", "label", "targets", "target", "arr_1")
@@ -23,7 +24,7 @@ def hash_files(paths: Sequence[Path]) -> str:
     """SHA-256 of the files' contents, one after the other."""
     digest = hashlib.sha256()
     for path in paths:
-        with path.open("rb") as stream:
+        with ordinary(path).open("rb") as stream:
             while chunk := stream.read(1 << 20):
                 digest.update(chunk)
     return digest.hexdigest()
@@ -42,9 +43,10 @@ def read_npz(path: Path, labelled: bool = True, keys: tuple[str, ...] = INPUT_KE
     """The arrays of an ``.npz`` file, by the first of the known names that it holds.
 
     Raises:
+        UsageError: It is a pipe or a device.
         BatchError: It is damaged, too large, or lacks inputs or labels.
     """
-    if not zipfile.is_zipfile(path):
+    if not zipfile.is_zipfile(ordinary(path)):
         raise BatchError(
             f"{path}: not an .npz file",
             "write one with numpy.savez(path, x=images, y=labels), or pass a folder of images",

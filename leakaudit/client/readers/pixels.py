@@ -26,6 +26,7 @@ from torch import Tensor
 from leakaudit.client.readers.base import ValueRange
 from leakaudit.domains.images import BYTES, Images
 from leakaudit.errors import BatchError
+from leakaudit.safety.files import ordinary
 
 WORDS = 65535.0
 """White of 16 bits, by definition."""
@@ -150,7 +151,7 @@ def _decode(file: Path, shape: tuple[int, ...], resize: bool) -> np.ndarray[Any,
     if mode is None:
         raise BatchError(f"{file}: the model takes {channels} channels, images have 1, 3 or 4", "use an .npz file")
     try:
-        with Image.open(file) as opened:
+        with Image.open(ordinary(file)) as opened:
             _refuse_several(file, opened)
             deep = opened.mode == "F" or opened.mode.startswith("I")
             image = opened.copy() if deep else opened.convert(mode)
