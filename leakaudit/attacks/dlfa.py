@@ -40,7 +40,7 @@ class DLFASettings(IGSettings):
     """Settings of DLFA.
 
     Args:
-        invariance: λ_inv, weight of the distance of the epochs' mean samples.
+        invariance: λ_inv, weight of the distance of the epochs' mean samples; chosen, not measured.
     """
 
     invariance: float = 0.1
@@ -64,9 +64,10 @@ class SameMean:
 
     def __call__(self, variables: Variables) -> Tensor:
         """Mean over pairs of epochs of the mean squared difference, weighted."""
-        means = variables["inputs"].unflatten(0, (self.epochs, -1)).mean(1).flatten(1)
+        means = _by_epoch(variables["inputs"], self.epochs).mean(1).flatten(1)
         # (1/E²) ΣΣ mean (a − b)² is twice the variance over the epochs
-        return self.weight * 2 * means.var(0, correction=0).mean()
+        spread: Tensor = means.var(0, correction=0).mean()
+        return 2 * self.weight * spread
 
 
 class DLFA(Attack):
@@ -79,6 +80,7 @@ class DLFA(Attack):
     reference: ClassVar[str] = "Dimitrov et al., Data Leakage in Federated Averaging, TMLR 2022, arXiv 2206.12395"
     cost: ClassVar[int] = 75
     adapts: ClassVar[tuple[str, ...]] = MATCHING
+    # chosen, not measured: fewer steps than IG's, as each costs the gradients of all local steps.
     presets: ClassVar[dict[str, DLFASettings]] = {
         "quick": DLFASettings(iterations=400, signed=False, tv_weight=1e-2),
         "standard": DLFASettings(iterations=2000, tolerance=1e-9, search=True),
@@ -109,10 +111,10 @@ class DLFA(Attack):
         )
         prior = SameMean(epochs, settings.invariance)
         found = match(target, seen, settings, generator, monitor, priors=[prior])
-        places = aligned(found.inputs.unflatten(0, (epochs, -1)), observation.labels)
+        places = aligned(_by_epoch(found.inputs, epochs), observation.labels)
 
         def averaged(inputs: Tensor) -> Tensor:
-            own = inputs.unflatten(0, (epochs, -1))
+            own = _by_epoch(inputs, epochs)
             return torch.stack([part[at] for part, at in zip(own, places, strict=True)]).mean(0)
 
         shots = tuple(replace(shot, inputs=averaged(shot.inputs)) for shot in found.snapshots)
@@ -120,6 +122,11 @@ class DLFA(Attack):
         return replace(
             found, inputs=averaged(found.inputs), labels=observation.labels, snapshots=shots, masks=None, notes=notes
         )
+
+
+def _by_epoch(inputs: Tensor, epochs: int) -> Tensor:
+    """Samples (E·N, *shape) as (E, N, *shape)."""
+    return inputs.reshape(epochs, -1, *inputs.shape[1:])
 
 
 def aligned(epochs: Tensor, labels: Tensor) -> list[Tensor]:

@@ -85,7 +85,7 @@ class SME(Attack):
         if moved is None:
             raise ValueError("SME needs the weights after the steps: see applies()")
         protocol = observation.protocol
-        segment = Between(protocol.batch_size, protocol.mode, moved=moved)
+        segment = Between(protocol.batch_size, protocol.mode, way=moved)
         seen = replace(observation, protocol=segment, start=observation.start)
         like = next(iter(target.parameters.values()))
         problem, guesses, cuts = prepare(

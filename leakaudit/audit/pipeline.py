@@ -273,7 +273,7 @@ def _defences(
     if not defences:
         return []
     seed = seed_of(request.seed, "client", victim.number)
-    recorded = request.update is not None
+    recorded = request.recorded
     evidence = examine(target, victim.batch, victim.observation, seed, defences, recorded=recorded)
     protocol = victim.observation.protocol
     failed = tuple(check.what for claim in claims for check in claim.checks if not check.holds)
@@ -287,13 +287,13 @@ def _claims(target: Target, victim: Victim, request: Request) -> list[ClaimEntry
     """Whether the first victim's update looks as the client believes; a recorded one, as it should without a claim."""
     seed = seed_of(request.seed, "client", victim.number)
     claims = request.claimed()
-    if request.update and not (request.defences or claims):
+    if request.recorded and not (request.defences or claims):
         return [claim_entry("no defence", examine_recorded(target, victim.batch, victim.observation, seed))]
     if not claims:
         return []
     found = examine_claims(
         *(target, victim.batch, victim.observation, seed, claims, request.defending()),
-        recorded=request.update is not None,
+        recorded=request.recorded,
     )
     return [claim_entry(str(claim), checks) for claim, checks in zip(claims, found, strict=True)]
 

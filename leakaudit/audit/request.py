@@ -94,6 +94,8 @@ class Request:
         claims: What clients believe is done to their updates; compared with what they share under the defences.
         update: Update that a real client shared for exactly the samples of the batch: .npz or .safetensors, an array
             per trainable tensor. Attacked in place of a computed one, and compared with it and with defences or claims.
+        round: Folder of a round that leakaudit.capture recorded: what the client sent, and how it trained where no option
+            says so.
         weight_decay: Weight decay of the local optimizer. Of a recorded gradient, what its client added, which is
             subtracted, or 0; by default it is fitted where rows that nothing else touched show it.
         protocol: How a client makes an update; by default FedSGD with one sample in eval mode.
@@ -158,6 +160,7 @@ class Request:
     defences: Sequence[str] = asked(Texts("SPEC"), (), "--defence", group="samples")
     claims: Sequence[str] = asked(Texts("SPEC"), (), "--claim", group="samples")
     update: str | Path | None = asked(File("FILE"), None, "--update", group="samples")
+    round: str | Path | None = asked(File("DIR"), None, "--round", group="samples")
     weight_decay: float | None = asked(NotNegative("RATE"), None, "--weight-decay", group="samples")
     protocol: Protocol = asked(ProtocolValue(), default_protocol)
     batch_size: InitVar[int | None] = asked(Whole(least=1), None, "--batch-size", usual=1)
@@ -238,6 +241,11 @@ class Request:
         return hash(self.key())
 
     @property
+    def recorded(self) -> bool:
+        """Whether the update is one that a real client shared."""
+        return self.update is not None or self.round is not None
+
+    @property
     def local(self) -> bool:
         """Whether clients train locally and share weights."""
         from leakaudit.protocols.fedavg import FedAvg
@@ -280,6 +288,10 @@ class Request:
     def protocol_for(self, target: Target) -> Protocol:
         """How clients make an update of a model, undefended: mode and statistics are those that it was read with."""
         return replace(self.protocol, mode=target.mode, shared_statistics=target.shared_statistics)
+
+    def says(self, name: str) -> bool:
+        """Whether a setting of local training was asked for, or differs from its default."""
+        return self.local and (name == "learning_rate" or _local_value(self.protocol, name) is not None)
 
     def value_of(self, name: str) -> Any:
         """What a parameter says, also one that only sets a field of the protocol."""

@@ -122,7 +122,8 @@ def _write(
         if batch:
             import numpy as np
 
-            np.savez(part / "batch.npz", **arrays_of(batch))
+            arrays: dict[str, Any] = arrays_of(batch)
+            np.savez(part / "batch.npz", **arrays)
         document = {"format": FORMAT, "version": VERSION, "kind": given[0], **facts}
         (part / "round.json").write_text(json.dumps(document, indent=2, default=_plain), encoding="utf-8")
         return _moved(part, out)
@@ -159,7 +160,7 @@ def _array(name: str, value: Any) -> np.ndarray[Any, Any]:
     if hasattr(value, "detach"):  # a torch tensor; bfloat16 has no counterpart in numpy, float32 holds it exactly
         value = value.detach().cpu()
         value = value.float() if str(value.dtype) == "torch.bfloat16" else value
-    found = np.ascontiguousarray(value).reshape(np.shape(value))
+    found: np.ndarray[Any, Any] = np.ascontiguousarray(value).reshape(np.shape(value))
     if found.dtype.kind not in "biuf":
         raise TypeError(f"{name} holds {found.dtype}, expected numbers")
     return found

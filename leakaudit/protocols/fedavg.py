@@ -36,7 +36,7 @@ class FedAvg(Protocol):
     Args:
         local_epochs: Passes over the client's data, each in an order of its own.
         local_batch_size: Samples of a step; ``None`` for all of them. The last step of a pass takes what remains.
-        learning_rate: η of the local optimizer.
+        learning_rate: η of the local optimizer; chosen for examples, as a client has its own.
         momentum: Of SGD and RMSprop; it begins at zero in every round.
         nesterov: Nesterov's form of it, SGD only.
         weight_decay: λ, added to the gradient, or decoupled with AdamW.
@@ -152,7 +152,7 @@ class FedAvg(Protocol):
         device = play.inputs.device
         for epoch in range(self.local_epochs):
             given = torch.arange(len(play.inputs)) if play.order is None else play.order[epoch]
-            for chosen in given.to(device).split(self._size):
+            for chosen in torch.split(given.to(device), self._size):
                 if not (self.drop_last and len(chosen) < self._size):
                     yield chosen
 

@@ -18,9 +18,9 @@ OPTIMIZERS: tuple[Name, ...] = ("sgd", "adam", "adamw", "rmsprop")
 LINEAR: tuple[Name, ...] = ("sgd",)
 """Optimizers whose steps are linear in the gradients: spans and ratios of a gradient survive them."""
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
-"""Defaults of ``torch.optim.Adam`` and ``AdamW`` (Kingma and Ba 2015, arXiv 1412.6980, section 2)."""
+"""torch's defaults of ``torch.optim.Adam`` and ``AdamW`` (Kingma and Ba 2015, arXiv 1412.6980, section 2)."""
 ALPHA = 0.99
-"""Default smoothing of ``torch.optim.RMSprop``."""
+"""Smoothing of RMSprop, torch's default."""
 SMALLEST = 1.1754944e-38
 """The smallest normal float32, under the root: where the precision of the type ends."""
 

@@ -45,11 +45,11 @@ class Between(_Surrogate):
     """One gradient of all samples, at weights between those before and those after the local steps.
 
     Args:
-        moved: θ_K − θ_0 by tensor.
+        way: θ_K − θ_0 by tensor.
         fixed: α where it is not an unknown of the play.
     """
 
-    moved: Mapping[str, Tensor] = field(default_factory=dict)
+    way: Mapping[str, Tensor] = field(default_factory=dict)
     fixed: float | None = None
 
     name: ClassVar[str] = "between"
@@ -72,7 +72,7 @@ class Between(_Surrogate):
         """The gradient there; α is the sigmoid of the play's logit."""
         before = target.parameters if parameters is None else dict(parameters)
         alpha: Tensor | float = play.unknowns[ALPHA].sigmoid() if self.fixed is None else self.fixed
-        there = before if self.fixed == 0 else {n: t + self._way(n, alpha, play) for n, t in before.items()}
+        there = before if self.fixed == 0 else {n: t + self._along(n, alpha, play) for n, t in before.items()}
         return gradient(
             *(target, play.inputs, play.labels, play.masks_of(0)),
             create_graph=create_graph,
@@ -80,15 +80,15 @@ class Between(_Surrogate):
             functional=functional,
         )
 
-    def _way(self, name: str, alpha: Tensor | float, play: Play) -> Tensor | float:
+    def _along(self, name: str, alpha: Tensor | float, play: Play) -> Tensor | float:
         """From the weights before to the place on the path: a line, or a quadratic Bézier curve."""
-        if name not in self.moved:
+        if name not in self.way:
             return 0.0
-        line = alpha * self.moved[name]
+        line = alpha * self.way[name]
         if BEND + name not in play.unknowns:
             return line
         # θ_0 (1−α)² + 2α(1−α) c + α² θ_K with the control point c = (θ_0 + θ_K)/2 + bend: a line where the bend is 0
-        unit = BEND_UNIT * self.moved[name].square().mean().sqrt()
+        unit = BEND_UNIT * self.way[name].square().mean().sqrt()
         return line + 2 * alpha * (1 - alpha) * unit * play.unknowns[BEND + name]
 
 

@@ -52,6 +52,7 @@ class DefendRequest(Request):
     checkpoints: Sequence[str | Path] = asked(Texts(), ())
     defences: Sequence[str] = asked(Texts(), ())
     update: str | Path | None = asked(File())
+    round: str | Path | None = asked(File())
     goal: str = asked(Kind("GOAL"), "leaked=0", "--target", group="samples")
     grid: Sequence[str] = asked(Texts("SPEC"), (), "--defence", group="samples")
     utility_data: str | Path | None = asked(File(), None, "--utility-data", group="samples")
@@ -63,7 +64,7 @@ class DefendRequest(Request):
     def __post_init__(self, *initial: Any) -> None:
         """As of a request, and what only a scan takes is refused."""
         super().__post_init__(*initial)
-        if self.update is not None:
+        if self.recorded:
             raise UsageError("defend computes its updates itself", "audit a recorded one with leakaudit scan")
         if self.defences:
             raise UsageError("defences to try go into the grid", "pass them to leakaudit defend by --defence")

@@ -58,11 +58,11 @@ def test_the_surrogate_at_zero_is_the_naive_gradient(samples: Batch, space: Imag
     observation = shared(target, samples, space, protocol, 0, 1)
     moved = protocol.moved(observation.update, target.parameters)
     play = Play(space.encode(samples.images[:2]), samples.labels[:2])
-    plain = Between(2, moved=moved, fixed=0.0).update(target, play)
+    plain = Between(2, way=moved, fixed=0.0).update(target, play)
     gradient = FedSGD(2).update(target, play)
     assert all(torch.equal(plain[name], tensor) for name, tensor in gradient.items())
     after = {name: tensor + moved[name] for name, tensor in target.parameters.items()}
-    at_the_end = Between(2, moved=moved).update(target, replace(play, unknowns={ALPHA: torch.tensor([40.0])}))
+    at_the_end = Between(2, way=moved).update(target, replace(play, unknowns={ALPHA: torch.tensor([40.0])}))
     for name, tensor in target.gradient(play.inputs, play.labels, parameters=after).items():
         torch.testing.assert_close(at_the_end[name], tensor, rtol=1e-4, atol=1e-6)
 
@@ -86,7 +86,7 @@ def test_the_place_on_the_path_is_differentiable(samples: Batch, space: Images) 
     observation = shared(target, samples, space, protocol, 0, 1)
     target.module.double()
     observation = replace(observation, update={name: g.double() for name, g in observation.update.items()})
-    seen = replace(observation, protocol=Between(2, moved=protocol.moved(observation.update, target.parameters)))
+    seen = replace(observation, protocol=Between(2, way=protocol.moved(observation.update, target.parameters)))
     problem = GradientMatching(target, seen, samples.labels[:2], IGSettings(**STEPS))
     inputs = space.encode(samples.images[2:4]).double()
 

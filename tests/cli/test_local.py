@@ -8,8 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from tests.cli.build import leakaudit
+from leakaudit.capture import pytorch_hook
+from tests.cli.build import CLASSES, leakaudit
 from tests.conftest import smooth_images
 
 QUICK = ("--controls", "none", "--format", "json", "-q", "--mean", 0.5, "--std", 0.25, "--fail-on", "never")
@@ -66,6 +70,41 @@ def test_one_step_is_read_as_the_gradient_that_it_is(model: Path, samples: Path,
     local, gradient = (report_of(tmp_path / name)["attacks"][0]["results"][0] for name in "ab")
     a, b = (result["samples"][0]["metrics"]["psnr"] for result in (local, gradient))
     assert a == pytest.approx(b, abs=1.0)
+
+
+def test_a_recorded_round_says_how_its_client_trained(model: Path, samples: Path, tmp_path: Path) -> None:
+    """One command audits what `leakaudit.capture` wrote; options win over the record."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.GELU(), nn.Flatten(), nn.Linear(1152, CLASSES))
+    with np.load(samples) as arrays:
+        inputs, labels = torch.from_numpy((arrays["x"] - 0.5) / 0.25), torch.from_numpy(arrays["y"])
+    optimizer = torch.optim.SGD(net.parameters(), 0.05, momentum=0.5)
+    loader = DataLoader(TensorDataset(inputs, labels), batch_size=2)
+    with pytorch_hook(net, tmp_path / "round", optimizer=optimizer, loader=loader):
+        for _ in range(2):
+            for some, classes in loader:
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(net(some), classes).backward()
+                optimizer.step()
+    words = ("scan", model, "--batch", samples, *QUICK, "--attack", "sme", "--set", "sme.iterations=20")
+    code, _, err = leakaudit(*words, "--out", tmp_path / "a", "--round", tmp_path / "round")
+    assert code in (0, 5), err
+    protocol = report_of(tmp_path / "a")["protocol"]
+    told = {"learning_rate": 0.05, "momentum": 0.5, "local_epochs": 2, "local_batch_size": 2, "local_steps": 4}
+    assert protocol["settings"].items() >= told.items()
+    assert protocol["update_path"].endswith("after.safetensors")
+    assert protocol["mode"] == "train"
+    code, _, err = leakaudit(*words, "--out", tmp_path / "b", "--round", tmp_path / "round", "--learning-rate", 0.1)
+    assert code in (0, 5), err
+    assert report_of(tmp_path / "b")["protocol"]["settings"]["learning_rate"] == 0.1
+    code, _, err = leakaudit(*words, "--out", tmp_path / "c", "--round", tmp_path)
+    assert code == 2
+    assert "no before.safetensors" in err
+    document = tmp_path / "round" / "round.json"
+    document.write_text(json.dumps({**json.loads(document.read_text()), "momentum": "much"}))
+    code, _, err = leakaudit(*words, "--out", tmp_path / "d", "--round", tmp_path / "round")
+    assert code == 3
+    assert "round.json: momentum is 'much'" in " ".join(err.split())
 
 
 @pytest.mark.parametrize(
