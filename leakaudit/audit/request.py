@@ -94,8 +94,8 @@ class Request:
         claims: What clients believe is done to their updates; compared with what they share under the defences.
         update: Update that a real client shared for exactly the samples of the batch: .npz or .safetensors, an array
             per trainable tensor. Attacked in place of a computed one, and compared with it and with defences or claims.
-        round: Folder of a round that leakaudit.capture recorded: what the client sent, and how it trained where no option
-            says so.
+        round: Folder of a round that leakaudit.capture recorded: what the client sent, and how it trained where no
+            option says so.
         weight_decay: Weight decay of the local optimizer. Of a recorded gradient, what its client added, which is
             subtracted, or 0; by default it is fitted where rows that nothing else touched show it.
         protocol: How a client makes an update; by default FedSGD with one sample in eval mode.

@@ -28,7 +28,8 @@ CODE = frozenset({"template_dir", "factory", "trust", "unsafe_pickle"})
 """Options that can run code: templates, a Python function, files in formats that hold code."""
 DATA = frozenset(
     {
-        "model", "checkpoints", "batch", "defences", "claims", "update", "round", "batch_size", "victims", "attacks", "preset",
+        "model", "checkpoints", "batch", "defences", "claims", "update", "round", "batch_size", "victims", "attacks",
+        "preset",
         "settings", "time_budget", "controls", "distractors", "psnr_margin", "lpips_margin", "threat_model", "seed",
         "device", "mean", "std", "layout", "values", "resize", "auxiliary", "lpips_weights", "cache", "quiet",
         "verbose", "debug", "out", "formats", "evidence", "paths", "pdf_variant", "fail_on", "baseline",
