@@ -63,6 +63,7 @@ VALUES: dict[str, Any] = {
     "share_bn_statistics": "running",
     "output": "logits",
     "frozen": ("conv1.*", "head"),
+    "trained": ("norm.*",),
     "dropout": {"/relu/Relu": 0.5, "a=b": 0.25},
     "loss": "bce",
     "batchnorm": "running",

@@ -34,7 +34,7 @@ DATA = frozenset(
         "device", "mean", "std", "layout", "values", "resize", "auxiliary", "lpips_weights", "cache", "quiet",
         "verbose", "debug", "out", "formats", "evidence", "paths", "pdf_variant", "fail_on", "baseline",
         "allow_different", "weight_decay", "samples", "local_epochs", "local_batch_size", "learning_rate", "momentum",
-        "nesterov", "optimizer", "drop_last", "utility_rate",
+        "nesterov", "optimizer", "drop_last",
         "mode", "share_bn_statistics", "output", "frozen", "trained", "dropout", "loss", "batchnorm", "input_shape",
         "train_config", "distractors_needed",
     }
