@@ -53,6 +53,9 @@ class Attack(ABC):
     """Whether a scan without ``--attack`` runs it; a baseline that another attack contains does not."""
     upper_bound: ClassVar[bool] = False
     """Whether it is given what no attacker has (the client's masks): a yardstick, never evidence of a leak."""
+    soft_labels: ClassVar[bool] = False
+    """Whether it takes class probabilities (B, K) as labels where the update shows that a label is no one class; all
+    others are given the class with the largest share, and the report says what they assumed."""
     one_gradient: ClassVar[bool] = False
     """Whether its algebra is that of one gradient; it is then not asked for an update of several local steps."""
     reads: ClassVar[tuple[str, ...]] = ("images",)

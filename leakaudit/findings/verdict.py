@@ -20,7 +20,8 @@ from leakaudit.document.schema import AttackEntry, DefenceEntry, FindingEntry, V
 from leakaudit.document.status import RunStatus, VerdictStatus
 from leakaudit.findings import SEVERITIES, Evidence, samples_of
 from leakaudit.findings.effort import efforts, listed
-from leakaudit.report.views.defence_facts import VACUOUS, at_most
+from leakaudit.findings.rules.fidelity import departures
+from leakaudit.report.views.defence_facts import VACUOUS, at_most, bound_in_short, weakest
 from leakaudit.scoring.base import FEWEST_FOR_INTERVAL, leak_interval
 
 NO_UPPER_BOUND = "No upper bound. Failure of these attacks is not evidence of safety."
@@ -46,7 +47,7 @@ def conclude(evidence: Evidence, findings: Sequence[FindingEntry], preset: str) 
         status=f"{code} ({reason})" if reason else str(code),
         code=code,
         severity=worst.severity if worst else "none",
-        confidence=worst.confidence if worst else "estimated",
+        confidence=worst.confidence if worst and not departures(evidence.target.fidelity) else "estimated",
         headline=headline,
         at_least=_at_least(
             evidence.attacks,
@@ -66,8 +67,10 @@ def conclude(evidence: Evidence, findings: Sequence[FindingEntry], preset: str) 
 
 def _not_shown(evidence: Evidence, preset: str) -> tuple[VerdictStatus, str, str]:
     """Status, the reason that stands with it, and headline where nothing leaked."""
-    if any(d.accounting and d.accounting.reconstruction <= VACUOUS for d in evidence.defences):
-        return VerdictStatus.BOUNDED, "", "No reconstruction was shown, and an accounted defence bounds what can be"
+    bounds = [d.accounting for d in evidence.defences if d.accounting and weakest(d.accounting) <= VACUOUS]
+    if bounds:
+        bound = bound_in_short(min(bounds, key=weakest))
+        return VerdictStatus.BOUNDED, "", f"No reconstruction was shown, and a {bound}"
     if not samples_of(evidence.attacks):
         return _nothing_ran(evidence)
     tried = efforts(evidence)
@@ -111,7 +114,8 @@ def _at_least(
 def _at_most(defences: Sequence[DefenceEntry]) -> str:
     """The bound of an accounted random defence; of several, each holds, since what follows one cannot weaken it."""
     bounds = [at_most(d.accounting) for d in defences if d.accounting]
-    return " ".join(bounds) if bounds else NO_UPPER_BOUND
+    withheld = [f"{d.text} has {d.accounting_reason}." for d in defences if d.withheld]
+    return " ".join(bounds or [NO_UPPER_BOUND, *withheld])
 
 
 _ATTACKER = {
@@ -130,6 +134,7 @@ def _assumptions(evidence: Evidence, preset: str) -> list[str]:
     )
     controls = "" if evidence.controls else " No controls were run, so confidence is capped."
     return [
+        *(f"The audited network may not be the client's: {n.message}." for n in departures(evidence.target.fidelity)),
         f"Threat model {letter}: {_ATTACKER[letter]}",
         *([protocol.assumption] if protocol.assumption else []),
         "Labels are inferred from the update, not given.",

@@ -95,7 +95,8 @@ class _Headless:
             return _logarithm(super().forward(x))  # type: ignore[misc]
         with _Watch(len(x), (head.outputs,), head.place) as watch:
             super().forward(x)  # type: ignore[misc]
-        return watch.kept[0].reshape(len(x), -1) * head.sign
+        logits: Tensor = watch.kept[0].reshape(len(x), -1) * head.sign
+        return logits
 
 
 def _logarithm(outputs: Tensor) -> Tensor:
@@ -135,7 +136,7 @@ def without_probabilities(
 
 def _note(head: Head) -> FidelityNote:
     if head.place == 0:
-        text = "the model ends in probabilities, and the logits in front of them were not found; their logarithm is audited"
+        text = "the model ends in probabilities whose logits were not found; their logarithm is audited"
         return FidelityNote("LA916", text, "pass a model that ends in logits")
     kind = "of one logit" if head.outputs == 1 else f"of {head.outputs} classes"
     return FidelityNote("LA910", f"the model ends in probabilities {kind}; the loss uses the logits in front of them")
@@ -173,14 +174,14 @@ def _refuse_several_labels(outputs: Tensor, runs: list[tuple[Tensor, list[Tensor
     """
     if outputs.shape[1] == 1 or float(outputs.min()) < 0 or float(outputs.max()) > 1 or probabilities(outputs):
         return
-    for place in range(1, min(len(kept) for _, kept in runs) + 1):
-        values = _column([kept for _, kept in runs], place)
-        if values is not None and values.shape == outputs.shape:
-            if float((torch.sigmoid(values) - outputs).abs().max()) <= _SUM_TOLERANCE:
-                raise ModelError(
-                    f"the model ends in a sigmoid over {outputs.shape[1]} outputs: a multi-label head",
-                    "models with several labels per sample are not supported yet; it needs a classifier with softmax",
-                )
+    kept = [results for _, results in runs]
+    columns = [_column(kept, place) for place in range(1, min(map(len, kept)) + 1)]
+    for values in (column for column in columns if column is not None and column.shape == outputs.shape):
+        if float((torch.sigmoid(values) - outputs).abs().max()) <= _SUM_TOLERANCE:
+            raise ModelError(
+                f"the model ends in a sigmoid over {outputs.shape[1]} outputs: a multi-label head",
+                "models with several labels per sample are not supported yet; it needs a classifier with softmax",
+            )
 
 
 def _results(module: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]] | None:

@@ -236,7 +236,7 @@ class _Reader:
         if plain is not None:
             return plain
         name = schema.partition("(")[0].replace("aten::", "torch.ops.aten.")
-        found = resolve(name) if schema and schema != "(no schema)" else None
+        found: Any = resolve(name) if schema and schema != "(no schema)" else None
         if found is None:
             raise ModelError(f"{self.label} calls {kind}, which is no tensor operator", _HINT)
         run = _FUNCTIONS.get(kind) or COMPOSED.get(found)
@@ -303,8 +303,9 @@ _PLAIN: dict[str, Callable[..., Any]] = {
     "prim::is_cuda": lambda x: x.is_cuda, "prim::is_nested": lambda x: x.is_nested, "prim::data": lambda x: x.detach(),
     "prim::requires_grad": lambda x: x.requires_grad, "prim::type": lambda device: device.type,
     "prim::NumToTensor": torch.tensor, "prim::min": min, "prim::max": max, "aten::format": _formatted,
-    "aten::append": _appended, "aten::len": len, "aten::slice": _sliced, "aten::list": list, "aten::__contains__": operator.contains,
-    "aten::__getitem__": operator.getitem, "aten::__is__": _is, "aten::__isnot__": _isnot, "aten::__not__": operator.not_,
+    "aten::append": _appended, "aten::len": len, "aten::slice": _sliced, "aten::list": list,
+    "aten::__contains__": operator.contains, "aten::__not__": operator.not_,
+    "aten::__getitem__": operator.getitem, "aten::__is__": _is, "aten::__isnot__": _isnot,
     "aten::warn": _nothing, "aten::Bool": bool, "aten::Int": int, "aten::Float": float, "aten::IntImplicit": int,
     "aten::is_grad_enabled": lambda: True, "aten::is_autocast_enabled": lambda *_: False,
     "aten::is_floating_point": lambda x: x.is_floating_point(), "aten::dim": lambda x: x.dim(),
@@ -315,10 +316,13 @@ _PLAIN: dict[str, Callable[..., Any]] = {
 """Calls on plain values, lists and shapes."""
 _LISTS: dict[str, Callable[..., Any]] = {
     "aten::add.t": operator.add, "aten::add_.t": operator.iadd, "aten::copy.t": list, "aten::mul.left_t": operator.mul,
-    "aten::mul.right_": operator.mul, "aten::extend.t": operator.iadd, "aten::reverse.t": lambda items: items.reverse(),
+    "aten::mul.right_": operator.mul, "aten::extend.t": operator.iadd,
+    "aten::reverse.t": lambda items: items.reverse(),
     "aten::_set_item.t": operator.setitem, "aten::clear.t": lambda items: items.clear(),
-    "aten::insert.t": lambda items, place, item: items.insert(place, item), "aten::pop.t": lambda items, i: items.pop(i),
-    "aten::index.list_int": lambda items, item: items.index(item), "aten::count.int": lambda items, item: items.count(item),
+    "aten::insert.t": lambda items, place, item: items.insert(place, item),
+    "aten::pop.t": lambda items, i: items.pop(i),
+    "aten::index.list_int": lambda items, item: items.index(item),
+    "aten::count.int": lambda items, item: items.count(item),
 }  # fmt: skip
 """Calls on lists, by their full name: torch would work on a copy."""
 _FUNCTIONS: dict[str, Callable[..., Any]] = {

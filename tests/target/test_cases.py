@@ -1,4 +1,4 @@
-"""Small model files made after public reports, with the right value: the cases where they are, and their likes made here."""
+"""Small model files made after public reports, with the right value: the cases if they are there, and their likes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The oracle of exporters: the audited update is autograd's on the module, tensor by tensor, or a note says what differs.
+"""The oracle of exporters: the audited update is autograd's on the module, or a note says what differs.
 
 The full table is 34 architectures by eight ways of handing them over, as they are before training and with every
 tensor moved; a few of them run by default.

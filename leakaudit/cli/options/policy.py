@@ -32,8 +32,8 @@ DATA = frozenset(
         "settings", "time_budget", "controls", "distractors", "psnr_margin", "lpips_margin", "threat_model", "seed",
         "device", "mean", "std", "layout", "values", "resize", "auxiliary", "lpips_weights", "cache", "quiet",
         "verbose", "debug", "out", "formats", "evidence", "paths", "pdf_variant", "fail_on", "baseline",
-        "allow_different",
-        "mode", "share_bn_statistics", "output", "frozen", "dropout", "loss", "batchnorm", "input_shape",
+        "allow_different", "weight_decay",
+        "mode", "share_bn_statistics", "output", "frozen", "trained", "dropout", "loss", "batchnorm", "input_shape",
         "train_config", "distractors_needed",
     }
 )  # fmt: skip

@@ -6,15 +6,23 @@ that passed, a head that was found; their worst severity is ``none``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from leakaudit.document.schema import Severity
+from leakaudit.document.schema import FidelityEntry, Severity
 from leakaudit.findings.registry import Evidence, Found, rule
 
 EXPORT = (
     'Export with torch.onnx.export(model.eval(), (x,), "model.onnx", dynamo=True, optimize=False), which keeps '
     "BatchNorm, names and weights"
 )
+
+DEPARTURES = frozenset({"LA900", "LA901", "LA916", "LA933"})
+"""Notes after which the audited update may not be the client's: the verdict says so first."""
+
+
+def departures(notes: Sequence[FidelityEntry]) -> list[FidelityEntry]:
+    """Those of a model's notes after which its update may not be the client's."""
+    return [note for note in notes if note.id in DEPARTURES]
 
 
 def _noted(evidence: Evidence, identifier: str, severity: Severity = "low") -> Iterator[Found]:
@@ -53,7 +61,7 @@ def other_tensors(evidence: Evidence) -> Iterator[Found]:
     remedy=f"{EXPORT}; or pass the training model with --factory.",
 )
 def folded(evidence: Evidence) -> Iterator[Found]:
-    """The exporter has merged BatchNorm into another layer, or may have: it says so, names do, or nothing is normalised.
+    """The exporter has merged BatchNorm into another layer, or may have: it says so, or names or the graph do.
 
     Folding is exact for inference, but it changes what is trained: clients have a separate scale and shift, and the
     gradient of a folded weight is not the gradient that they share. Attack results do then not transfer.
@@ -301,6 +309,21 @@ def companions(_: Evidence) -> Iterator[Found]:
     Clients that pad share updates of shorter texts, which have fewer unknowns.
     """
     yield from ()
+
+
+@rule(
+    "LA924",
+    "The model rescales its input by itself",
+    worst="low",
+    remedy="Nothing to do if clients feed the model pixels in 0..255; else pass the --mean and --std that they use.",
+)
+def rescales(evidence: Evidence) -> Iterator[Found]:
+    """The model's first layer is a constant one, such as Keras' `Rescaling(1/255)` or the subtraction of a mean.
+
+    Such a model takes pixels in 0..255. The samples were fed to it so, unless `--mean` or `--std` said otherwise. Fed
+    with 0..1, it would see nearly black images, whose update is not that of a client.
+    """
+    yield from _noted(evidence, "LA924")
 
 
 @rule(

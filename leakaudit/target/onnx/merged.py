@@ -16,14 +16,12 @@ from onnx import NodeProto, helper
 from leakaudit.target.onnx.exporter import Exporter, fused, operation, scopes
 from leakaudit.target.onnx.source import Array
 
-_LEAVES: dict[str, dict[int, str]] = {
-    **dict.fromkeys(
-        ("LayerNormalization", "InstanceNormalization", "GroupNormalization", "BatchNormalization", "Conv", "Gemm",
-         "ConvTranspose", "RMSNormalization"),
-        {1: "weight", 2: "bias"},
-    ),
-}  # fmt: skip
-"""What a module calls the tensor at an input of a node."""
+_LAYERS = (
+    "LayerNormalization", "InstanceNormalization", "GroupNormalization", "BatchNormalization", "RMSNormalization",
+    "Conv", "ConvTranspose", "Gemm",
+)  # fmt: skip
+_LEAVES = {1: "weight", 2: "bias"}
+"""What a module calls the tensor at an input of one of these nodes."""
 _BIASED = frozenset({"Conv", "ConvTranspose", "Gemm"})
 _NORMS = frozenset({"LayerNormalization", "InstanceNormalization", "GroupNormalization", "BatchNormalization"})
 
@@ -87,7 +85,8 @@ def _separate_listed(nodes: list[NodeProto], initial: dict[str, Array], exporter
 
 def _own_name(node: NodeProto, index: int, name: str, missing: set[str]) -> str | None:
     """The lost parameter that stands at an input of a node, if names leave one only."""
-    leaf = _LEAVES.get(node.op_type, {}).get(index) or name.rpartition(".")[2]
+    leaf = _LEAVES.get(index) if node.op_type in _LAYERS else None
+    leaf = leaf or name.rpartition(".")[2]
     for scope in reversed(scopes(node)):
         own = f"{scope}.{leaf}" if scope else leaf
         if own in missing:
@@ -100,7 +99,7 @@ def _own_name(node: NodeProto, index: int, name: str, missing: set[str]) -> str 
 def _restore_biases(nodes: list[NodeProto], initial: dict[str, Array], exporter: Exporter) -> list[str]:
     """Biases of zero that the exporter dropped: a node that has a weight of a module whose bias is missing."""
     missing, rewritten = _missing(initial, exporter), {id(node) for node in fused(nodes)}
-    restored = []
+    restored: list[str] = []
     for node in nodes:
         if id(node) in rewritten or node.op_type not in _BIASED or len(node.input) > 2 or node.input[1] not in initial:
             continue
@@ -119,7 +118,7 @@ def _restore_biases(nodes: list[NodeProto], initial: dict[str, Array], exporter:
 
 def _separate_equal(nodes: list[NodeProto], initial: dict[str, Array]) -> list[str]:
     """The scale or shift of one number that several normalisations share: each its own, as before any training."""
-    restored = []
+    restored: list[str] = []
     seen: set[str] = set()
     for node in nodes:
         for index in (1, 2) if node.op_type in _NORMS else ():

@@ -149,7 +149,7 @@ def _external_file(tensor: TensorProto, path: Path) -> Path:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
     folder = path.resolve().parent
-    where = (folder / location).resolve()
+    where: Path = (folder / location).resolve()
     if not location or where == folder or folder not in where.parents:
         raise ModelError(
             f"{path}: tensor {tensor.name!r} wants data from {location!r}, outside the model's folder",

@@ -8,8 +8,8 @@ masks at others; torch writes weights as initialisers, some converters as Consta
    parameter.
 3. A scale of ones or a shift of zeros that no module has a name for belongs to a normalisation without parameters.
 4. A subtraction, division, … of the raw input is its normalisation, not a layer: a buffer.
-5. An additive mask (only 0 and large negative numbers) is a buffer; so are the mean and the variance of a BatchNorm that
-   is spelt out in arithmetic.
+5. An additive mask (only 0 and large negative numbers) is a buffer; so are the mean and the variance of a BatchNorm
+   that is spelt out in arithmetic.
 6. Any other initialiser of more than one entry, or in the place of a weight, is trained.
 7. A single number is trained in the place of a weight, where it is added to the single output of a layer, and where
    torch has kept it under a module's name.
@@ -180,9 +180,9 @@ def _is_single_bias(node: NodeProto, index: int, places: Places) -> bool:
         return False
     weight = places.tensors[layer.input[1]]
     if layer.op_type == "MatMul":
-        return weight.shape[-1:] == (1,)
+        return bool(weight.shape[-1:] == (1,))
     turned = layer.op_type == "Conv" or any(a.name == "transB" and a.i for a in layer.attribute)
-    return weight.shape[:1] == (1,) if turned else weight.shape[-1:] == (1,)
+    return bool((weight.shape[:1] if turned else weight.shape[-1:]) == (1,))
 
 
 def _follow(uses: list[Use], readers: dict[str, list[Use]]) -> list[Use]:
