@@ -53,7 +53,8 @@ from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
 from leakaudit.domains.images import Images
 from leakaudit.protocols.fedsgd import FedSGD
-from leakaudit.risk.rank import RankReport, rank_analysis
+from leakaudit.risk.rank import rank_analysis
+from leakaudit.risk.ranked import RankReport
 from leakaudit.scoring.images import ImageMeasure
 from leakaudit.target.target import Target
 from leakaudit.tasks.single_label import SingleLabel

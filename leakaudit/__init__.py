@@ -13,6 +13,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from leakaudit.document.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from leakaudit.api import defend, scan
     from leakaudit.attacks.base import Attack
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from leakaudit.defences.base import ClientStep, Defence
     from leakaudit.defences.evidence import Check, Guarantee
     from leakaudit.document.redact import redact
-    from leakaudit.document.schema import Report
+    from leakaudit.document.status import Cause, Cut, Lost, VerdictStatus
     from leakaudit.domains.base import Domain
     from leakaudit.domains.images import Images
     from leakaudit.domains.tokens import Tokens
@@ -35,21 +37,22 @@ if TYPE_CHECKING:
     from leakaudit.protocols.fedsgd import FedSGD
     from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
     from leakaudit.report.formats.base import Format
+    from leakaudit.report.saving import Report
     from leakaudit.sweep.request import DefendRequest
     from leakaudit.target.load import load
     from leakaudit.target.readers import Reader
     from leakaudit.target.target import Target
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Attack": "attacks.base",
     "AuditError": "errors",
     "Batch": "client.batch",
     "BatchError": "errors",
+    "Cause": "document.status",
     "Channel": "observation",
     "Check": "defences.evidence",
     "ClientStep": "defences.base",
+    "Cut": "document.status",
     "Defence": "defences.base",
     "DefendRequest": "sweep.request",
     "Domain": "domains.base",
@@ -58,6 +61,7 @@ _HOMES = {
     "Guarantee": "defences.evidence",
     "Images": "domains.images",
     "LeakauditError": "errors",
+    "Lost": "document.status",
     "ModelError": "errors",
     "Monitor": "reconstruction",
     "NotApplicable": "reconstruction",
@@ -68,11 +72,12 @@ _HOMES = {
     "Protocol": "protocols.base",
     "Reader": "target.readers",
     "Reconstruction": "reconstruction",
-    "Report": "document.schema",
+    "Report": "report.saving",
     "Request": "audit.request",
     "Target": "target",
     "Tokens": "domains.tokens",
     "UsageError": "errors",
+    "VerdictStatus": "document.status",
     "apply_policy": "policy.apply",
     "defend": "api",
     "load": "target",
@@ -86,9 +91,11 @@ __all__ = [
     "AuditError",
     "Batch",
     "BatchError",
+    "Cause",
     "Channel",
     "Check",
     "ClientStep",
+    "Cut",
     "Defence",
     "DefendRequest",
     "Domain",
@@ -97,6 +104,7 @@ __all__ = [
     "Guarantee",
     "Images",
     "LeakauditError",
+    "Lost",
     "ModelError",
     "Monitor",
     "NotApplicable",
@@ -112,6 +120,7 @@ __all__ = [
     "Target",
     "Tokens",
     "UsageError",
+    "VerdictStatus",
     "apply_policy",
     "defend",
     "load",

@@ -16,11 +16,11 @@ from leakaudit.audit.memory import Memory
 from leakaudit.audit.pipeline import audit
 from leakaudit.audit.request import Request, request_of, whole_signature
 from leakaudit.client.readers.base import Source
-from leakaudit.document.schema import Report
 from leakaudit.errors import UsageError
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.policy.apply import apply_policy
 from leakaudit.policy.read import Policy
+from leakaudit.report.saving import Report
 from leakaudit.sweep.defend import defend as measure_defences
 from leakaudit.sweep.request import DefendRequest
 from leakaudit.sweep.variants import Variant, audit_variants, name_variants

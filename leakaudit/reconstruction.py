@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from leakaudit.document.status import Cause, Cut
 from leakaudit.protocols.base import Play
 from leakaudit.target.dropout import Steps
 
@@ -90,6 +91,12 @@ class SilentMonitor:
         return None
 
 
+def cause_of(monitor: Monitor) -> Cause:
+    """Why a run ends before it is through, asked at its end: by its share of a time budget unless somebody stops it."""
+    left = monitor.seconds_left()
+    return Cause.INTERRUPT if monitor.should_stop() and (left is None or left > 0) else Cause.BUDGET
+
+
 @dataclass(frozen=True)
 class NotApplicable:
     """Why an attack cannot run on this target and observation, with the way out."""
@@ -136,18 +143,19 @@ class Reconstruction:
 
     Args:
         inputs: Model inputs (B, *shape), inside the valid range: (B, C, H, W) of images, ids (B, 1, 1, L) of texts.
-        labels: Class indices (B,) that the attack used or recovered.
+        labels: Class indices (B,), or class probabilities (B, K), that the attack used or recovered.
         match: Final cosine distance to the update, whatever the attack's own objective is.
         residual: ‖g(x̂) − g*‖ / ‖g*‖ of the update regenerated from the reconstruction; filled in by the base class.
         history: Objective over iterations.
         snapshots: Reconstructions part of the way.
         iterations: Iterations done, over all restarts and trials.
         seconds: Wall time; filled in by the base class.
-        stopped: Why it ended early ("interrupted or out of time"), or "".
+        cuts: What it had less of than its settings say, by a time budget or an interruption.
         masks: Dropout masks by step and layer of the reconstruction, where the attack found or was given any.
         exact: True for attacks whose result is algebraic, not approximate; the certificate decides.
         notes: Facts for the report, one sentence each.
         tokens: What was read, where the model takes token ids.
+        read: Entries (B, *shape) that the attack claims to have read, where these are not all; the others hold filler.
     """
 
     inputs: Tensor
@@ -158,17 +166,23 @@ class Reconstruction:
     snapshots: tuple[Snapshot, ...] = ()
     iterations: int = 0
     seconds: float = 0.0
-    stopped: str = ""
+    cuts: tuple[Cut, ...] = ()
     masks: Steps | None = None
     exact: bool = False
     notes: tuple[str, ...] = field(default=())
     tokens: TokenReading | None = None
+    read: Tensor | None = None
 
     @property
     def incomplete(self) -> str:
         """Why parts of the inputs are filler, so that no update follows from them; "" where none are."""
         complete = self.tokens is None or bool(self.tokens.placed.all())
         return "" if complete else "not every token's place was read"
+
+    @property
+    def stopped(self) -> str:
+        """Why it ended early, or ""."""
+        return next((cut.told for cut in self.cuts if cut.stopped), "")
 
     @property
     def play(self) -> Play:

@@ -17,7 +17,7 @@ RENDER = """
 import sys
 from pathlib import Path
 import leakaudit
-from leakaudit.document.schema import Report
+from leakaudit import Report
 assert Path(leakaudit.__file__).is_relative_to(sys.argv[1]), leakaudit.__file__
 written = Report.load(sys.argv[2]).save(sys.argv[3])
 print([p.name for p in written])

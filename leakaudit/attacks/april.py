@@ -36,6 +36,8 @@ from leakaudit.attacks.base import Attack
 from leakaudit.attacks.reading.confirm import Recovered, assemble, best_label
 from leakaudit.attacks.reading.first_layer import Entry, find_entries, like, masks_unknown, mid_grey, probe_batch
 from leakaudit.attacks.reading.noise import rank_limit, spread
+from leakaudit.attacks.reading.one_sample import covered
+from leakaudit.attacks.reading.repeated import as_one, one_repeated, repeated
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.protocols.fedsgd import gradient_of
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
@@ -168,6 +170,7 @@ class April(Attack):
     reference: ClassVar[str] = (
         "Lu et al., APRIL: Finding the Achilles' Heel on Privacy for Vision Transformers, CVPR 2022"
     )
+    soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 12
     adapts: ClassVar[tuple[str, ...]] = ("dp", "int", "share", "soteria", "precode", "dropout")
     one_gradient: ClassVar[bool] = True
@@ -182,6 +185,8 @@ class April(Attack):
         found = find_patches(target)
         if found is None:
             return NotApplicable("no learned position embedding is added to a patch embedding of the input")
+        if observation.batch_size != 1 and one_repeated(target, observation):
+            return self.applies(target, as_one(observation))
         if observation.batch_size != 1:
             return NotApplicable(f"batch of {observation.batch_size}: position gradients of several samples are summed")
         if observation.one_bit or observation.pruned:
@@ -194,6 +199,8 @@ class April(Attack):
 
     def run(self, target: Target, observation: Observation, generator: Generator, monitor: Monitor) -> Reconstruction:
         """Solve for the patches and put them back."""
+        if observation.batch_size != 1:
+            return repeated(self.run(target, as_one(observation), generator, monitor), observation.batch_size)
         found = find_patches(target)
         if found is None:
             raise ValueError("APRIL needs a patch embedding with learned positions: ask `applies` first")
@@ -206,7 +213,7 @@ class April(Attack):
         fill = mid_grey(observation, patches)[0]
         image = from_patches(entry, patches, tuple(update[entry.weight].shape), fill).to(dtype)
         label, residual = best_label(target, observation, image)
-        complete = rank == found.count and bool(entry.map.known.all()) and len(product) > found.count
+        complete = rank == found.count and covered(target, [entry]) is None and len(product) > found.count
         confirmed = noise == 0 and complete and misfit <= self.settings.misfit
         if not masks_unknown(target, observation):
             confirmed = confirmed and residual <= 10 * self.settings.misfit

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, final
 
@@ -52,6 +53,9 @@ class Attack(ABC):
     """Whether a scan without ``--attack`` runs it; a baseline that another attack contains does not."""
     upper_bound: ClassVar[bool] = False
     """Whether it is given what no attacker has (the client's masks): a yardstick, never evidence of a leak."""
+    soft_labels: ClassVar[bool] = False
+    """Whether it takes class probabilities (B, K) as labels where the update shows that a label is no one class; all
+    others are given the class with the largest share, and the report says what they assumed."""
     one_gradient: ClassVar[bool] = False
     """Whether its algebra is that of one gradient; it is then not asked for an update of several local steps."""
     reads: ClassVar[tuple[str, ...]] = ("images",)
@@ -69,6 +73,24 @@ class Attack(ABC):
     def family(self) -> Literal["closed form", "optimisation"]:
         """How it recovers: by algebra or by search."""
         return "closed form" if self.cost < OPTIMISATION_COST else "optimisation"
+
+    @property
+    def planned(self) -> int | None:
+        """Iterations that its settings ask for, over all restarts; ``None`` for algebra, and where they do not say."""
+        iterations = getattr(self.settings, "iterations", None)
+        if self.family == "closed form" or not isinstance(iterations, int):
+            return None
+        return iterations * int(getattr(self.settings, "restarts", 1))
+
+    @final
+    def within(self, iterations: int) -> Attack:
+        """The same attack with at most so many iterations over all restarts; itself where it does not plan any."""
+        if self.planned is None or iterations >= self.planned:
+            return self
+        each = max(1, iterations // int(getattr(self.settings, "restarts", 1)))
+        limited = copy(self)
+        limited.settings = replace(self.settings, iterations=each)
+        return limited
 
     def rival(self) -> Attack | None:
         """The attack without this one's addition, at its best; the report shows its results beside this one's."""

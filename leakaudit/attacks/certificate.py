@@ -12,6 +12,9 @@ two random directions, is below ``NULL_TOLERANCE`` only if there is none (a one-
 probability below 1e-4). Directions whose singular value is so small that the iterations do not reach them leave it
 undecided.
 
+A sample that the reconstruction holds several times, with one label, varies as one: that its copies might differ by
+opposite amounts is a matter of second order, and no other batch. Entries that the model never reads do not vary.
+
 Token ids have no J. For them ``unique`` says that every exchange of two tokens, and every token of the sequence put in
 another's place, regenerates the update worse: by ``SHARE_MARGIN`` times the residual and above ``ROUNDING``.
 
@@ -35,6 +38,7 @@ from leakaudit.domains.base import Domain
 from leakaudit.errors import AuditError
 from leakaudit.observation import Observation
 from leakaudit.protocols.base import Play
+from leakaudit.risk.dependence import read_entries
 from leakaudit.risk.update_jacobian import UpdateJacobian, missing_directions
 from leakaudit.target.target import Target
 
@@ -65,7 +69,7 @@ class Certificate:
         tolerance: The residual that counts as rounding for the update's type.
         weakest: Share ‖∇ℓ_i‖ / (B ‖g*‖) of the sample that the update depends on least; ``nan`` if not computed.
         exact: Whether the residual is at float level and each sample's share is well above it.
-        unknowns: Entries of the reconstruction, n.
+        unknowns: Entries of the reconstruction, n; with the rank, those that vary: of distinct samples, and read.
         rank: Estimated numerical rank of J, or ``None`` if not computed or undecided.
         unique: Whether J has full column rank; ``None`` if not computed or undecided.
         note: Why something is missing, or "".
@@ -146,6 +150,18 @@ def _weakest_share(target: Target, observation: Observation, play: Play) -> floa
     return min(_norm({n: g.detach() for n, g in term.items()}) / size for term in terms)
 
 
+def _distinct(play: Play) -> tuple[Tensor, Tensor]:
+    """Rows (u,) of a play that occur first, and which of these each row is (B,); all where masks may differ."""
+    every = torch.arange(len(play.inputs), device=play.inputs.device)
+    if play.masks or play.order is not None or play.labels.dim() > 1:
+        return every, every
+    rows = torch.cat([play.inputs.flatten(1).double(), play.labels[:, None].double()], 1)
+    same = (rows[:, None] == rows[None]).all(2)
+    first = same.int().argmax(1)
+    kept = (first == every).nonzero().flatten()
+    return kept, torch.searchsorted(kept, first)
+
+
 def _neighbours(domain: Domain, inputs: Tensor) -> list[tuple[int, Tensor]] | None:
     """Every sample next to one of the inputs (B, *shape), with its row; ``None`` where the Jacobian decides."""
     found: list[tuple[int, Tensor]] = []
@@ -186,12 +202,14 @@ def _with_rank(
     generator: Generator,
 ) -> Certificate:
     """Fill in rank and uniqueness, in float64 (in the model's own type where the model refuses that)."""
-    size = play.inputs.numel()
     try:
         double = replace(target, module=copy.deepcopy(target.module).double())
-        jacobian = UpdateJacobian(double, observation, replace(play, inputs=play.inputs.double()))
+        inputs = replace(play, inputs=play.inputs.double())
+        jacobian = UpdateJacobian(double, observation, inputs, *_distinct(play), read_entries(target))
     except RuntimeError as error:
         return replace(certificate, note=f"local uniqueness not computed: {str(error).splitlines()[0]}")
+    size = jacobian.unknowns
+    certificate = replace(certificate, unknowns=size)
     missing, converged = missing_directions(jacobian, products, generator, probes=PROBES, tolerance=NULL_TOLERANCE)
     if max(missing) <= NULL_TOLERANCE:
         return replace(certificate, rank=size, unique=True)

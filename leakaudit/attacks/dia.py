@@ -74,6 +74,7 @@ class DIA(Attack):
     finding: ClassVar[str] = "LA205"
     needs: ClassVar[str] = "dropout in train mode"
     reference: ClassVar[str] = "Scheliga et al., Dropout is not all you need, AAAI 2023, arXiv 2208.06163"
+    soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 60
     adapts: ClassVar[tuple[str, ...]] = (*MATCHING, "dropout")
     # paper: the authors' shipped configuration (λ_tv 1e-5, λ_m 1e-4, 20,000 steps, plateau 800, stop after 4,000 or
@@ -127,7 +128,7 @@ class DIA(Attack):
         def masks() -> dict[str, Tensor]:
             return {MASK + name: mask for name, mask in draw_masks(free, like, generator, read).items()}
 
-        problem, guesses, notes = prepare(
+        problem, guesses, cuts = prepare(
             *(target, observation, settings, generator, monitor),
             priors=[KeepRate(rates, settings.mask_weight)],
             masks=known,
@@ -139,4 +140,4 @@ class DIA(Attack):
             solutions = [found]
         else:
             solutions, way = solve(problem, guesses, generator, Progress(monitor))
-        return to_reconstruction(problem, solutions, (facts, *raised, *notes, *way))
+        return to_reconstruction(problem, solutions, (facts, *raised, *way), cuts)

@@ -23,12 +23,12 @@ from torch import Generator, Tensor
 
 from leakaudit.attacks.base import Attack
 from leakaudit.attacks.ig import IG, MATCHING, IGSettings, match, refuse_batch_size
-from leakaudit.matching.autoencoder import UNFINISHED, AnomalyScore, Architecture, Autoencoder, train_autoencoder
+from leakaudit.document.status import Cut, Lost
+from leakaudit.matching.autoencoder import AnomalyScore, Architecture, Autoencoder, train_autoencoder
 from leakaudit.matching.engine import goes_together, minimize_together
 from leakaudit.matching.search import with_trials
-from leakaudit.notes import PLANNED
 from leakaudit.observation import Observation, ThreatModel
-from leakaudit.reconstruction import Memory, Monitor, NotApplicable, Reconstruction
+from leakaudit.reconstruction import Memory, Monitor, NotApplicable, Reconstruction, cause_of
 from leakaudit.target.target import Target
 
 TRAINING_SHARE = 0.3
@@ -73,6 +73,7 @@ class GIPIP(Attack):
     finding: ClassVar[str] = "LA206"
     needs: ClassVar[str] = "auxiliary images of a similar distribution"
     reference: ClassVar[str] = "Sun et al., GI-PIP, ICASSP 2024, arXiv 2401.11748"
+    soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 70
     adapts: ClassVar[tuple[str, ...]] = MATCHING
     # paper: the README's command for CIFAR-10, batch size 1 (α = β = 1e-6, 10,000 steps, unsigned). quick and standard:
@@ -103,9 +104,9 @@ class GIPIP(Attack):
 
     def run(self, target: Target, observation: Observation, generator: Generator, monitor: Monitor) -> Reconstruction:
         """Train the autoencoder (once per set of images), then optimise."""
-        score, facts = _learn(target, observation, self.settings, monitor)
+        score, facts, cuts = _learn(target, observation, self.settings, monitor)
         result = match(target, observation, self.settings, generator, _After(monitor), priors=[score])
-        return replace(result, notes=(*facts, *result.notes))
+        return replace(result, notes=(*facts, *result.notes), cuts=(*cuts, *result.cuts))
 
     def run_together(
         self,
@@ -118,26 +119,30 @@ class GIPIP(Attack):
         settings: GIPIPSettings = self.settings
         if settings.search or not goes_together(target, observations, settings, monitor):
             return None
-        score, facts = _learn(target, observations[0], settings, monitor)
+        score, facts, cuts = _learn(target, observations[0], settings, monitor)
         found = minimize_together(target, observations, settings, generators, _After(monitor), priors=[score])
-        return None if found is None else [replace(result, notes=(*facts, *result.notes)) for result in found]
+        if found is None:
+            return None
+        return [replace(result, notes=(*facts, *result.notes), cuts=(*cuts, *result.cuts)) for result in found]
 
 
 def _learn(
     target: Target, observation: Observation, settings: GIPIPSettings, monitor: Monitor
-) -> tuple[AnomalyScore, tuple[str, ...]]:
-    """The prior from the public images, and facts for the report."""
+) -> tuple[AnomalyScore, tuple[str, ...], tuple[Cut, ...]]:
+    """The prior from the public images, facts for the report, and what its training lost."""
     if observation.auxiliary is None:
         raise ValueError("GI-PIP needs auxiliary images: see applies()")
     images = observation.auxiliary.to(next(iter(target.parameters.values())))
-    autoencoder, facts = _train(images, settings, monitor)
+    autoencoder, facts, cuts = _train(images, settings, monitor)
     size = sum(p.numel() for p in autoencoder.network.parameters())
     quality = f"{size:,} parameters, mean squared error {autoencoder.residual:.4f}"
     score = AnomalyScore(autoencoder, observation.domain, settings.anomaly_weight, settings.one_sided)
-    return score, (f"autoencoder of {len(images)} public images, {quality}", *facts)
+    return score, (f"autoencoder of {len(images)} public images, {quality}", *facts), cuts
 
 
-def _train(images: Tensor, settings: GIPIPSettings, monitor: Monitor) -> tuple[Autoencoder, tuple[str, ...]]:
+def _train(
+    images: Tensor, settings: GIPIPSettings, monitor: Monitor
+) -> tuple[Autoencoder, tuple[str, ...], tuple[Cut, ...]]:
     left = monitor.seconds_left()
     deadline = None if left is None else time.perf_counter() + TRAINING_SHARE * left
 
@@ -151,8 +156,10 @@ def _train(images: Tensor, settings: GIPIPSettings, monitor: Monitor) -> tuple[A
         memory=monitor.memory,
         lasting=settings.cache,
     )
-    out_of_time = UNFINISHED in facts and not monitor.should_stop()
-    return trained, (f"{PLANNED}{UNFINISHED}",) if out_of_time else facts
+    if not trained.missing:
+        return trained, facts, ()
+    steps = settings.training_steps
+    return trained, facts, (Cut(Lost.TRAINING, cause_of(monitor), steps - trained.missing, steps),)
 
 
 @dataclass(eq=False)

@@ -61,6 +61,7 @@ class IG(Attack):
     threat_model: ClassVar[ThreatModel] = "B"
     needs: ClassVar[str] = "a differentiable model; labels are inferred from the update"
     reference: ClassVar[str] = "Geiping et al., Inverting Gradients, NeurIPS 2020, arXiv 2003.14053"
+    soft_labels: ClassVar[bool] = True
     adapts: ClassVar[tuple[str, ...]] = MATCHING
     # quick: measured on the LeNet and MLP of the authors' family. standard: 6,000 evaluations bring L-BFGS to 40 dB on
     # the sigmoid LeNet, and the tolerance ends it at about 50 dB where it is faster; both in benchmarks/anchors.py.
@@ -124,9 +125,9 @@ def match(
     """
     if not (isinstance(settings, IGSettings) and settings.search):
         return minimize(target, observation, settings, generator, monitor, masks=masks, priors=priors)
-    problem, guesses, notes = prepare(target, observation, settings, generator, monitor, priors=priors, masks=masks)
+    problem, guesses, cuts = prepare(target, observation, settings, generator, monitor, priors=priors, masks=masks)
     solution, winner, facts = search(problem, guesses[0], generator, Progress(monitor))
-    return to_reconstruction(winner, [solution], notes + facts)
+    return to_reconstruction(winner, [solution], facts, cuts)
 
 
 def refuse_batch_size(target: Target, observation: Observation) -> NotApplicable | None:

@@ -28,16 +28,19 @@ from torch import Generator, Tensor
 
 from leakaudit.attacks.base import Attack, relative_residual
 from leakaudit.attacks.labels.infer import infer_labels
+from leakaudit.attacks.reading.confirm import with_shares
+from leakaudit.attacks.reading.repeated import as_one, one_repeated, repeated
+from leakaudit.document.status import Cut, Lost
 from leakaudit.domains.base import Domain
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.protocols.base import Play
-from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, Snapshot
+from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, Snapshot, cause_of
 from leakaudit.recursion.graph import GraphPlan, make_graph_plan, recover_graph
 from leakaudit.recursion.obstacles import Obstacle
 from leakaudit.recursion.plan import Plan, record
 from leakaudit.recursion.recursion import Recovery, read_start, recover
 from leakaudit.recursion.solve import SolverSettings
-from leakaudit.target.inventory import is_sequential
+from leakaudit.target.kinds import is_sequential
 from leakaudit.target.target import Target
 from leakaudit.target.trace import TraceError
 
@@ -79,6 +82,7 @@ class RGAP(Attack):
     reference: ClassVar[str] = (
         "Zhu & Blaschko, R-GAP: Recursive Gradient Attack on Privacy, ICLR 2021, arXiv 2010.07733"
     )
+    soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 10
     adapts: ClassVar[tuple[str, ...]] = ("share",)
     one_gradient: ClassVar[bool] = True
@@ -90,7 +94,9 @@ class RGAP(Attack):
     }
 
     def applies(self, target: Target, observation: Observation) -> NotApplicable | None:
-        """Needs one sample, a way back to the image, and an update that the loss can have."""
+        """Needs one sample, if several times, a way back to the image, and an update that the loss can have."""
+        if observation.batch_size != 1 and one_repeated(target, observation):
+            return self.applies(target, as_one(observation))
         if observation.batch_size != 1:
             return NotApplicable(
                 f"batch size {observation.batch_size}: the equations do not separate samples, it needs batch size 1"
@@ -114,6 +120,8 @@ class RGAP(Attack):
         Raises:
             Obstacle: The target or the update does not allow it; `applies` says so beforehand.
         """
+        if observation.batch_size != 1:
+            return repeated(self.run(target, as_one(observation), generator, monitor), observation.batch_size)
         plan = _plan(target, observation)
         starts = read_start(plan) if isinstance(plan, Plan) else []
         if isinstance(plan, Plan) and not starts:
@@ -136,7 +144,7 @@ class RGAP(Attack):
                 found = [recover_graph(plan, self.settings, poll)]
         except _StoppedError:
             empty = torch.zeros((1, *observation.domain.shape)).to(reference)
-            return Reconstruction(empty, inferred, match=1.0, stopped="interrupted or out of time")
+            return Reconstruction(empty, inferred, match=1.0, cuts=(Cut(Lost.RECURSION, cause_of(monitor)),))
         return self._assess(target, observation, plan, found, inferred)
 
     def _assess(
@@ -147,7 +155,8 @@ class RGAP(Attack):
         chosen, others, reasons, unique = choose(found, domain)
         reference = next(iter(target.parameters.values()))
         inputs = chosen.image.reshape(1, *domain.shape).to(reference)
-        labels = inferred if chosen.label is None else torch.full_like(inferred, chosen.label)
+        labels = inferred if chosen.label is None else inferred.new_tensor([chosen.label], dtype=torch.long)
+        labels = with_shares(observation, labels)
         residual = relative_residual(target, observation, Play(domain.project(inputs), labels))
         sound = not chosen.deficient and chosen.jump is None and unique
         snapshots = tuple(

@@ -11,6 +11,9 @@ A singular value decomposition gives ``G = U S Vᵀ`` of rank B, hence ``Δᵀ =
 matrix. A column q of Q is recognised by the zeros of ``U q``: about m/2 of them, where a chance direction has B − 1.
 With all of Q, ``X`` follows by least squares, and its scale from ``∂ℓ/∂b = Δᵀ 1``.
 
+Samples that the batch holds several times are one row of Δ and of X: the rank is then the number of distinct samples,
+and the whole number by which a sample's own error is multiplied says how often it occurs.
+
 The search. Kernels of B − 1 sampled rows of U are the starts; each is improved by ``min ‖U q‖₁`` on the sphere
 (iteratively reweighted least squares, many starts at once), and solved once more on the rows that it made zero.
 Candidates are taken greedily by their zeros as long as they are independent, and the choice is judged against the whole
@@ -39,13 +42,15 @@ from torch import Generator, Tensor
 from leakaudit.attacks.base import Attack, relative_residual
 from leakaudit.attacks.certificate import RESIDUAL_TOLERANCE
 from leakaudit.attacks.linear import first_layer_or_reason
-from leakaudit.attacks.reading.confirm import Recovered, assemble, match_labels
+from leakaudit.attacks.reading.confirm import Recovered, assemble, match_labels, with_shares
 from leakaudit.attacks.reading.first_layer import Entry, masks_unknown, mid_grey, probe_batch
 from leakaudit.attacks.reading.noise import live_rows, noise_share, rank_limit, spread, step_of
+from leakaudit.attacks.reading.one_sample import covered
+from leakaudit.document.status import Cut, Lost
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.protocols.base import Play
 from leakaudit.protocols.fedsgd import gradient_of
-from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
+from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, cause_of
 from leakaudit.target.target import Target
 
 MAX_BATCH = 64
@@ -129,6 +134,7 @@ class Spear(Attack):
     reference: ClassVar[str] = (
         "Dimitrov et al., SPEAR: Exact Gradient Inversion of Batches, NeurIPS 2024, arXiv 2403.03945"
     )
+    soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 15
     adapts: ClassVar[tuple[str, ...]] = ("dp", "int", "accumulate", "clients", "share", "soteria", "dropout")
     one_gradient: ClassVar[bool] = True
@@ -162,15 +168,15 @@ class Spear(Attack):
             raise ValueError("SPEAR needs a linear first layer: ask `applies` first")
         factors, rank = factorize(observation, entry)
         size = observation.batch_size
-        if rank != size:
+        if rank > size or rank == 0 or (rank < size and masks_unknown(target, observation)):
             found, why = (
                 _none(observation, target),
                 f"the gradient of {entry.weight} has rank {rank} for {size} samples",
             )
             return assemble(target, observation, found, why)
-        found, rounds, stopped = _search(target, observation, entry, factors, self.settings, generator, monitor)
+        found, rounds, cuts = _search(target, observation, entry, factors, self.settings, generator, monitor)
         result = assemble(target, observation, found, f"low rank and sparsity of {entry.weight}, {rounds} rounds")
-        return replace(result, iterations=rounds * self.settings.starts, stopped=stopped)
+        return replace(result, iterations=rounds * self.settings.starts, cuts=cuts)
 
 
 def relu_follows(target: Target, entry: Entry) -> bool:
@@ -211,7 +217,10 @@ def numerical_rank(singular: Tensor) -> int:
 
 
 def factorize(observation: Observation, entry: Entry) -> tuple[Factors, int]:
-    """The factors of the layer's gradient, and its numerical rank, which is the batch size."""
+    """The factors of the layer's gradient, and its numerical rank: the batch size, or the number of distinct samples.
+
+    Samples that the batch holds several times add to one column of errors; dropout masks make them differ again.
+    """
     gradient = entry.rows(observation.update).double()
     rows = live_rows(gradient, observation.noise, step_of(observation, entry.weight))
     limit, gradient = rank_limit(*gradient.shape), gradient[rows]
@@ -220,15 +229,16 @@ def factorize(observation: Observation, entry: Entry) -> tuple[Factors, int]:
     # The Gram matrix squares the condition number, which float64 can afford: the data are float32.
     values, vectors = torch.linalg.eigh(gradient @ gradient.T)
     singular, left = values.flip(0).clamp_min(0).sqrt(), vectors.flip(1)
-    size, wrong = observation.batch_size, spread(observation, entry.weight)
+    wrong = spread(observation, entry.weight)
     rank = numerical_rank(singular)
     if wrong > 0:
         rank = int((singular > wrong * limit).sum())
+    size = max(1, min(rank, observation.batch_size))
     next_value = float(singular[size]) if size < len(singular) else 0.0
     floor = max(next_value / float(singular[min(size, len(singular)) - 1].clamp_min(1e-300)), 1e-8)
     bias = observation.update[str(entry.bias)].reshape(-1).double()[rows]
     factors = Factors(left[:, :size].contiguous(), gradient, bias, rows, floor)
-    if wrong > 0 and rank == size:
+    if wrong > 0 and rank > 0:
         weakest = wrong * math.sqrt(len(rows)) / float(singular[size - 1])
         factors = replace(factors, floor=weakest, margin=KNOWN_MARGIN)
     return factors, rank
@@ -342,8 +352,8 @@ def _search(
     settings: SpearSettings,
     generator: Generator,
     monitor: Monitor,
-) -> tuple[Recovered, int, str]:
-    size, noise = observation.batch_size, factors.noise
+) -> tuple[Recovered, int, tuple[Cut, ...]]:
+    size, noise = factors.left.shape[1], factors.noise
     pool = factors.left.new_ones((int(size == 1), size))  # a single sample needs no search
     found = _none(observation, target)
     for number in range(1, settings.rounds + 1):
@@ -357,16 +367,19 @@ def _search(
         if len(columns) == size:
             found, done = _judge(target, observation, entry, factors, columns, settings)
             if done:
-                return found, number, ""
+                return found, number, ()
         if monitor.should_stop():
-            return found, number, f"stopped after {number} of {settings.rounds} rounds"
-    return found, settings.rounds, ""
+            return found, number, (Cut(Lost.ROUNDS, cause_of(monitor), number, settings.rounds),)
+    return found, settings.rounds, ()
 
 
 def _judge(
     target: Target, observation: Observation, entry: Entry, factors: Factors, columns: Tensor, settings: SpearSettings
 ) -> tuple[Recovered, bool]:
-    """Samples of a complete choice of columns, and whether they explain the update as well as its noise allows.
+    """Samples of a complete choice of columns, and whether that settles it.
+
+    It does where they explain the update as well as its noise allows, and where each has an error of its own but they
+    are too few or too many for the batch: no other choice of columns would change that.
 
     Confirmed all together or not at all, as a wrong column spoils others; through noise none is.
     """
@@ -379,17 +392,20 @@ def _judge(
     low, high = observation.domain.box(images)
     slack = 1e-2 * (high - low)
     inside = ((images >= low - slack) & (images <= high + slack)).flatten(1).all(1)
-    if not bool((pattern & inside).all()) or not bool(entry.map.known.all()):
+    if not bool((pattern & inside).all()) or covered(target, [entry]) is not None:
         labels = torch.zeros(len(images), dtype=torch.long)
         return Recovered(images, labels, torch.zeros(len(images), dtype=torch.bool)), False
     every = torch.zeros((len(images), len(entry.rows(observation.update))), dtype=errors.dtype, device=errors.device)
-    every[:, factors.rows] = errors * len(images)
-    labels, mismatch = match_labels(target, observation, entry, images, every)
+    every[:, factors.rows] = errors * observation.batch_size
+    matched = match_labels(target, observation, entry, images, every)
+    found = Recovered(images, matched.labels, torch.ones(len(images), dtype=torch.bool)).repeated(matched.counts)
     noise = noise_share(observation)
-    fits = noise > 0 or factors.floor <= ACCURACY
-    if not hidden:
-        fits &= noise > 0 or bool((mismatch <= settings.mismatch).all())
+    explained = hidden or noise > 0 or bool((matched.mismatch <= settings.mismatch).all())
+    if len(found.images) != observation.batch_size:
+        return replace(found, confirmed=torch.zeros(len(found.images), dtype=torch.bool)), explained
+    fits = explained and (noise > 0 or factors.floor <= ACCURACY)
     if not hidden and not (observation.rescaled and observation.channel is None):  # clipped one by one: unknown scales
-        residual = relative_residual(target, observation, Play(images.clamp(low, high), labels.to(images.device)))
-        fits &= residual <= max(RESIDUAL_TOLERANCE[dtype], NOISY_RESIDUAL * noise)
-    return Recovered(images, labels, torch.full((len(images),), fits and noise == 0)), fits
+        known = with_shares(observation, found.labels.to(images.device))
+        play = Play(found.images.clamp(low, high), known)
+        fits &= relative_residual(target, observation, play) <= max(RESIDUAL_TOLERANCE[dtype], NOISY_RESIDUAL * noise)
+    return replace(found, confirmed=torch.full((len(found.images),), fits and noise == 0)), fits

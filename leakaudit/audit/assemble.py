@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from leakaudit.attacks.base import Attack
 from leakaudit.client.rounds.files import RecordedUpdate
 from leakaudit.defences.base import Defence
+from leakaudit.document.paths import path_in_repository
 from leakaudit.document.schema import (
     AttackEntry,
     BatchSection,
@@ -27,6 +28,7 @@ from leakaudit.document.schema import (
     Tool,
     VictimResult,
 )
+from leakaudit.document.status import Cut, RunStatus
 from leakaudit.errors import ModelError
 from leakaudit.matching.candidates import SEARCHED
 from leakaudit.observation import Observation
@@ -34,12 +36,14 @@ from leakaudit.protocols.base import Protocol
 from leakaudit.reconstruction import Reconstruction
 from leakaudit.scoring.base import finite
 from leakaudit.target.dropout import dropout_layers
-from leakaudit.target.inventory import Layer, inventory
+from leakaudit.target.inventory import inventory
+from leakaudit.target.kinds import Layer
 from leakaudit.target.target import Target
 
 if TYPE_CHECKING:
     from leakaudit.attacks.certificate import Certificate
     from leakaudit.audit.victim import Outcome, Victim
+    from leakaudit.client.accuracy import Accuracy
     from leakaudit.client.batch import Batch
     from leakaudit.domains.base import Domain
     from leakaudit.scoring.base import Measure, SampleScore
@@ -51,8 +55,8 @@ def tool(version: str) -> Tool:
     return Tool(version=version)
 
 
-def target_section(target: Target) -> TargetSection:
-    """The model as the auditor sees it."""
+def target_section(target: Target, unread: int = 0) -> TargetSection:
+    """The model as the auditor sees it; it reads all but so many entries of an input."""
     try:
         layers: tuple[Layer, ...] = inventory(target)
     except ModelError:  # its operators cannot be recorded; rank analysis says which
@@ -60,6 +64,7 @@ def target_section(target: Target) -> TargetSection:
     return TargetSection(
         name=target.name,
         path=target.path,
+        repository_path=path_in_repository(target.path),
         sha256=target.sha256,
         format=target.format,
         producer=target.producer,
@@ -69,6 +74,7 @@ def target_section(target: Target) -> TargetSection:
         layout=target.layout,
         domain=target.domain.kind,
         **target.domain.facts(),
+        unread=unread,
         parameters=sum(p.numel() for p in target.parameters.values()),
         trainable_tensors=len(target.parameters),
         layers=[f"{layer.name} ({layer.kind})" for layer in layers],
@@ -91,8 +97,13 @@ def _first_layer(target: Target, layers: Sequence[Layer]) -> FirstLayer | None:
     return None
 
 
-def batch_section(samples: Batch, domain: Domain, batch_size: int, victims: int, silent: int = 0) -> BatchSection:
-    """What may be said about the private samples; `silent` victims had an update of zero and were not attacked."""
+def batch_section(
+    samples: Batch, domain: Domain, batch_size: int, victims: int, known: Accuracy, silent: int = 0
+) -> BatchSection:
+    """What may be said about the private samples, and how the model does on them.
+
+    `silent` victims had an update of zero and were not attacked.
+    """
     nothing = (
         [f"{silent} more victim(s) drawn whose update is zero in every tensor: nothing to attack"] if silent else []
     )
@@ -104,6 +115,9 @@ def batch_section(samples: Batch, domain: Domain, batch_size: int, victims: int,
         victims=victims,
         mean=list(domain.normalisation[0]),
         std=list(domain.normalisation[1]),
+        accuracy=known.share,
+        accuracy_reason=known.reason,
+        accuracy_samples=known.samples,
         class_names=list(samples.class_names),
         notes=[*samples.notes, *nothing],
     )
@@ -121,6 +135,8 @@ def protocol_section(
         **known,
         settings={key: value for key, value in facts.items() if key not in known},
         assumption=protocol.assumption(shared, made),
+        weight_decay=recorded.decay.rate if recorded and recorded.decay else None,
+        weight_decay_note=recorded.decay.told() if recorded and recorded.decay else "",
         update_path=recorded.path if recorded else None,
         update_sha256=recorded.sha256 if recorded else None,
     )
@@ -129,7 +145,7 @@ def protocol_section(
 def attack_entry(
     attack: Attack,
     victim: Victim,
-    status: Literal["run", "not_applicable", "not_run"],
+    status: RunStatus,
     reason: str = "",
     results: Sequence[VictimResult] = (),
 ) -> AttackEntry:
@@ -145,6 +161,7 @@ def attack_entry(
         upper_bound=attack.upper_bound,
         given=_given(victim, attack),
         hyperparameters=_hyperparameters(attack),
+        planned=attack.planned,
         reference=attack.reference,
         seconds=sum(r.seconds for r in results),
         results=list(results),
@@ -158,13 +175,16 @@ def _hyperparameters(attack: Attack) -> dict[str, Any]:
     return {**values, **dict.fromkeys(chosen, "chosen by trials")}
 
 
-def comparison(rival: Attack, results: Sequence[VictimResult], reason: str = "", *, in_ledger: bool) -> Comparison:
+def comparison(
+    rival: Attack, results: Sequence[VictimResult], reason: str = "", cut: Cut | None = None, *, in_ledger: bool
+) -> Comparison:
     """What stands beside an attack: its rival's results, without pictures."""
     return Comparison(
         name=rival.name,
         title=rival.title,
         hyperparameters=_hyperparameters(rival),
         reason=reason,
+        cut=cut,
         in_ledger=in_ledger,
         seconds=sum(r.seconds for r in results),
         results=[without_pictures(result) for result in results],
@@ -219,6 +239,7 @@ def _defended(victim: Victim) -> str:
 def victim_result(outcome: Outcome) -> VictimResult:
     """One attack on one victim."""
     victim, reconstruction, scores = outcome.victim, outcome.reconstruction, outcome.scores
+    right = _labels_right(outcome)
     residual = finite(reconstruction.residual)
     certified, reason = _certified(outcome.certificate, reconstruction)
     order = [s.reconstruction for s in sorted(scores, key=lambda s: s.position)]
@@ -234,8 +255,9 @@ def victim_result(outcome: Outcome) -> VictimResult:
         seconds=reconstruction.seconds,
         iterations=reconstruction.iterations,
         stopped=reconstruction.stopped,
+        cuts=list(reconstruction.cuts),
         labels=label_result(outcome.task, victim.batch.labels, reconstruction.labels, victim.guess),
-        samples=[_sample(outcome, score) for score in scores],
+        samples=[_sample(outcome, score, right[score.position]) for score in scores],
         history=[
             HistoryPoint(iteration=p.iteration, objective=finite(p.objective), match=finite(p.match))
             for p in reconstruction.history
@@ -245,7 +267,7 @@ def victim_result(outcome: Outcome) -> VictimResult:
             for s in reconstruction.snapshots
             if (shot := _snapshot(outcome, s.fraction, s.inputs, order)) is not None
         ],
-        notes=list(reconstruction.notes),
+        notes=[*(cut.told for cut in reconstruction.cuts if not cut.stopped), *reconstruction.notes],
     )
 
 
@@ -272,10 +294,31 @@ def _certified(certificate: Certificate | None, reconstruction: Reconstruction) 
 
 def label_result(task: Task, true: Tensor, inferred: Tensor, source: LabelGuess) -> LabelResult:
     """Labels as multisets; `correct` is how many are right, as the task counts; `source` says how they were read."""
-    truth, guess = sorted(true.tolist()), sorted(inferred.tolist())
-    correct = task.score_labels(true, inferred)
+    known, read = task.hard(true), task.hard(inferred)
+    assumed = _assumed(read, source)
     soft = None if source.soft is None else source.soft.flatten().tolist()
-    return LabelResult(true=truth, inferred=guess, correct=correct, method=source.method, soft=soft)
+    return LabelResult(
+        true=sorted(known.tolist()),
+        inferred=sorted(read.tolist()),
+        correct=0 if assumed else sum(task.match_labels(known, read)),
+        assumed=assumed,
+        method=source.method,
+        soft=soft,
+        true_soft=true.tolist() if true.is_floating_point() else None,
+    )
+
+
+def _assumed(inferred: Tensor, source: LabelGuess) -> bool:
+    """Whether an attack was given labels that nothing tells, and found no others itself."""
+    return source.assumed and sorted(inferred.tolist()) == sorted(source.labels.tolist())
+
+
+def _labels_right(outcome: Outcome) -> Sequence[bool | None]:
+    """Of every sample of the batch, whether its label is among those inferred; unknown where they were assumed."""
+    inferred = outcome.task.hard(outcome.reconstruction.labels)
+    if _assumed(inferred, outcome.victim.guess):
+        return [None] * len(outcome.victim.batch)
+    return outcome.task.match_labels(outcome.victim.batch.classes, inferred)
 
 
 def _snapshot(outcome: Outcome, fraction: float, inputs: Tensor, order: Sequence[int]) -> SnapshotEntry | None:
@@ -286,12 +329,13 @@ def _snapshot(outcome: Outcome, fraction: float, inputs: Tensor, order: Sequence
     return SnapshotEntry(fraction=fraction, images_png=shown) if len(shown) == len(order) else None
 
 
-def _sample(outcome: Outcome, score: SampleScore) -> SampleResult:
+def _sample(outcome: Outcome, score: SampleScore, label_right: bool | None) -> SampleResult:
     batch, found, measure = outcome.victim.batch, score.identification, outcome.measure
     common = {
         "index": batch.indices[score.position],
-        "label": int(batch.labels[score.position]),
-        "inferred_label": int(outcome.reconstruction.labels[score.reconstruction]),
+        "label": int(batch.classes[score.position]),
+        "inferred_label": int(outcome.task.hard(outcome.reconstruction.labels)[score.reconstruction]),
+        "label_right": label_right,
         "reidentified": found.identified,
         "rank_among": found.distractors + 1,
         "leaked": score.leaked,

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass, field
 
 from leakaudit.attacks.base import Attack
+from leakaudit.document.status import Cause
 from leakaudit.observer import Observer
 from leakaudit.reconstruction import Forgetting, Memory, Monitor
 
@@ -18,6 +19,13 @@ YARDSTICK = 0.5
 """Worth of an attack that no attacker could run, relative to one that he could; chosen."""
 RECOVERED = 0.25
 """Worth of a run on a victim that is recovered for certain, relative to one that is not; chosen."""
+ATTACKS_SHARE = 0.75
+"""Of a time budget, at most; the controls get the rest, and what attacks leave over; chosen."""
+
+
+def attacks_share(victims: int) -> float:
+    """What attacks get of a time budget, so that a positive control has the time of one victim."""
+    return min(ATTACKS_SHARE, victims / (victims + 1))
 
 
 def worth(attack: Attack, *, recovered: bool) -> float:
@@ -56,11 +64,11 @@ class Budget:
         """The rest of the seconds."""
         return Budget(self.observer, self.end, self.end)
 
-    def spent(self) -> str:
-        """Why no further run may start, or ""."""
+    def spent(self) -> Cause | None:
+        """Why no further run may start, or ``None``."""
         if self.observer.interrupted():
-            return "interrupted"
-        return "time budget spent" if self.deadline is not None and time.monotonic() >= self.deadline else ""
+            return Cause.INTERRUPT
+        return Cause.BUDGET if self.deadline is not None and time.monotonic() >= self.deadline else None
 
     def share(self, runs: float) -> Monitor:
         """The monitor of the next run, which gets its part of what is left for as much as this many such runs."""

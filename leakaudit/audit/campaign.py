@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import OutOfMemoryError
@@ -24,7 +24,7 @@ from leakaudit.audit.memory import Memory
 from leakaudit.audit.request import Request
 from leakaudit.audit.victim import Outcome, Victim, attack_together, attack_victim
 from leakaudit.document.schema import AttackEntry, Comparison
-from leakaudit.notes import PLANNED
+from leakaudit.document.status import Cause, Cut, Lost, RunStatus
 from leakaudit.reconstruction import Monitor
 from leakaudit.scoring.base import Measure
 from leakaudit.target.target import Target
@@ -56,9 +56,9 @@ def run_attacks(
         attacked = turn.victims if turn.beside is None else [o.victim for o in done[-1].outcomes]
         beside = f" beside {turn.beside.title}" if turn.beside else ""
         queue = Queue(target, measure, request, budget, memory, later, recovered, beside)
-        outcomes, why = _run_on_victims(turn.attack, [now[victim.number] for victim in attacked], queue)
+        outcomes, cut = _run_on_victims(turn.attack, [now[victim.number] for victim in attacked], queue)
         now |= {o.victim.number: o.victim.after(turn.attack, o.reconstruction) for o in outcomes}
-        done.append(replace(turn, outcomes=outcomes, why=why or _cut(outcomes)))
+        done.append(replace(turn, outcomes=outcomes, cut=cut))
     for turn in done:
         if turn.beside is None:
             reasons[turn.attack.name] = _reason(turn, refused[turn.attack.name], _comparison(turn, done))
@@ -76,14 +76,19 @@ class Turn:
         victims: Those that it applies to.
         beside: The attack whose rival this is, where it is run for the comparison alone; it comes just before.
         outcomes: Of those that there was time and memory for.
-        why: What time or memory cost it.
+        cut: What time or memory cost it in victims.
     """
 
     attack: Attack
     victims: Sequence[Victim]
     beside: Attack | None = None
     outcomes: list[Outcome] = field(default_factory=list)
-    why: str = ""
+    cut: Cut | None = None
+
+    @property
+    def why(self) -> str:
+        """What time or memory cost it, or ""."""
+        return self.cut.told if self.cut else _shortened(self.outcomes)
 
     def stands_in(self, rival: Attack) -> bool:
         """Whether this is an attack's rival, with its settings and at least as many iterations."""
@@ -116,14 +121,14 @@ def _comparison(turn: Turn, done: Sequence[Turn]) -> Comparison | None:
         return None
     other = next(t for t in done if t.beside is turn.attack or t.stands_in(rival))
     results = [assemble.victim_result(outcome) for outcome in other.outcomes]
-    return assemble.comparison(other.attack, results, other.why, in_ledger=other.beside is None)
+    return assemble.comparison(other.attack, results, other.why, other.cut, in_ledger=other.beside is None)
 
 
 def _reason(turn: Turn, refusals: Sequence[str], beside: Comparison | None) -> Reason:
     """For the ledger's row: what an attack's turn and its rival's lost, and where it does not apply."""
     lost = f"beside it, {beside.title}: {beside.reason}" if beside is not None and beside.reason else ""
     text = "; ".join(filter(None, [turn.why, *refusals, lost]))
-    return Reason("run" if turn.outcomes else "not_run", text, beside)
+    return Reason(RunStatus.RUN if turn.outcomes else RunStatus.NOT_RUN, text, beside, turn.cut)
 
 
 def _where_applicable(
@@ -142,31 +147,32 @@ def _where_applicable(
     for attack in attacks:
         open_to[attack.name] = []
         if attack.threat_model > request.threat_model:
-            reasons[attack.name] = Reason("not_run", _forbidden(attack, request))
+            reasons[attack.name] = Reason(RunStatus.NOT_RUN, _forbidden(attack, request))
             continue
         refusals = {v.number: attack.refusal(*v.attacked_by(attack, target)) for v in victims}
         open_to[attack.name] = [v for v in victims if refusals[v.number] is None]
         why = [(number, refusal.reason) for number, refusal in refusals.items() if refusal is not None]
         refused[attack.name] = [f"victim {number}: {reason}" for number, reason in why]
         if not open_to[attack.name]:
-            reasons[attack.name] = Reason("not_applicable", why[0][1])
+            reasons[attack.name] = Reason(RunStatus.NOT_APPLICABLE, why[0][1])
     return open_to, refused
 
 
-def _cut(outcomes: Sequence[Outcome]) -> str:
+def _shortened(outcomes: Sequence[Outcome]) -> str:
     """What the time budget cost an attack that ran on every victim, or ""."""
-    notes = [[n for n in o.reconstruction.notes if n.startswith(PLANNED)] for o in outcomes]
-    cut = [found[-1] for found in notes if found]
-    return f"{cut[0]}, on {len(cut)} of {len(outcomes)} victims" if cut else ""
+    cuts = [[cut for cut in o.reconstruction.cuts if not cut.stopped] for o in outcomes]
+    cut = [found[-1] for found in cuts if found]
+    return f"{cut[0].told}, on {len(cut)} of {len(outcomes)} victims" if cut else ""
 
 
 @dataclass(frozen=True)
 class Reason:
     """What became of an attack, and why, for the ledger."""
 
-    status: Literal["run", "not_applicable", "not_run"]
+    status: RunStatus
     text: str
     beside: Comparison | None = None
+    cut: Cut | None = None
 
 
 def entry_of(run: Run, victim: Victim, reasons: Mapping[str, Reason]) -> AttackEntry:
@@ -174,7 +180,7 @@ def entry_of(run: Run, victim: Victim, reasons: Mapping[str, Reason]) -> AttackE
     why = reasons[run.attack.name]
     results = [assemble.victim_result(outcome) for outcome in run.outcomes]
     entry = assemble.attack_entry(run.attack, victim, why.status, why.text, results)
-    entry.beside = why.beside
+    entry.beside, entry.cut = why.beside, why.cut
     return entry
 
 
@@ -185,7 +191,7 @@ def left_out(name: str, victim: Victim, request: Request) -> AttackEntry:
     reason = f"{why}: run it with --attack {name}"
     if attack.threat_model > request.threat_model:
         reason = _forbidden(attack, request)
-    return assemble.attack_entry(attack, victim, "not_run", reason)
+    return assemble.attack_entry(attack, victim, RunStatus.NOT_RUN, reason)
 
 
 def _forbidden(attack: Attack, request: Request) -> str:
@@ -231,20 +237,20 @@ def _all_at_once(attack: Attack, victims: Sequence[Victim], queue: Queue) -> lis
     return found
 
 
-def _attacked(count: int, victims: Sequence[Victim], budget: Budget) -> str:
-    """Why the last victims are left out, or ""."""
-    return f"{budget.spent()}: {count} of {len(victims)} victims attacked" if count < len(victims) else ""
+def _left(count: int, victims: Sequence[Victim], cause: Cause | None) -> Cut | None:
+    """That the last victims are left out, if they are."""
+    return Cut(Lost.VICTIMS, cause or Cause.BUDGET, count, len(victims)) if count < len(victims) else None
 
 
-def _run_on_victims(attack: Attack, victims: Sequence[Victim], queue: Queue) -> tuple[list[Outcome], str]:
+def _run_on_victims(attack: Attack, victims: Sequence[Victim], queue: Queue) -> tuple[list[Outcome], Cut | None]:
     """Attack each victim as long as there is time; a GPU that is too small ends it with what there is."""
     outcomes: list[Outcome] = []
     budget = queue.budget
     if (together := _all_at_once(attack, victims, queue)) is not None:
-        return together, _attacked(len(together), victims, budget)
+        return together, _left(len(together), victims, budget.spent())
     for position, victim in enumerate(victims):
-        if budget.spent():
-            return outcomes, _attacked(position, victims, budget)
+        if cause := budget.spent():
+            return outcomes, _left(position, victims, cause)
         budget.observer.attack(attack.title + queue.beside, position, len(victims))
         seed = seed_of(queue.request.seed, attack.name, victim.number)
         monitor = queue.monitor(attack, victims[position:])
@@ -252,7 +258,7 @@ def _run_on_victims(attack: Attack, victims: Sequence[Victim], queue: Queue) -> 
             outcome = attack_victim(attack, queue.target, victim, queue.measure, seed, monitor, queue.memory)
         except OutOfMemoryError:
             torch.cuda.empty_cache()
-            return outcomes, f"out of memory on victim {victim.number}: use --device cpu, or a smaller --batch-size"
+            return outcomes, _left(position, victims, Cause.MEMORY)
         outcomes.append(outcome)
         budget.observer.result(attack.title + queue.beside, assemble.summarize(outcome))
-    return outcomes, ""
+    return outcomes, None

@@ -2,7 +2,10 @@
 
 ======== =====================================================================================================
 positive A bundled network of the same input shape that is known to leak (`leakaudit.audit.references`), one generated
-         sample. If it is not recovered, the attack is "not working here" and its failure elsewhere says nothing.
+         sample. For an optimisation attack it is of the kind and size of the model under audit, and an attack that
+         claims nothing has as many iterations as it did on the victim that got the fewest. If the sample is not
+         recovered, the attack is "not working here" and its failure elsewhere says nothing; where time ended the
+         control first, nothing is decided.
 negative The update of a different batch, scored against the victim. It must fall to the floors. With several
          victims these are the reconstructions at hand, exchanged; with one, a further run.
 prior    No update: every tensor replaced by Gaussian noise of the same norm, the inferred labels kept, no warm
@@ -10,7 +13,8 @@ only     start, no shared statistics. What comes out is the attack's prior; it b
 ======== =====================================================================================================
 
 ``quick`` runs the negative and the prior-only control of every attack that claims a leak, on one victim, and the
-positive control of the strongest of them; where nothing leaked, the positive control of every attack that ran.
+positive control of the strongest of them; where nothing leaked, or every claim was taken back, the positive control of
+every attack that ran.
 ``full`` runs all three for every attack and every victim. An attack that refuses to run without information passes.
 """
 
@@ -32,18 +36,21 @@ from leakaudit.audit.request import Level
 from leakaudit.audit.victim import Knowledge, Outcome, Victim, attack_victim, observe_victim
 from leakaudit.client.batch import Batch
 from leakaudit.document.schema import ControlEntry
+from leakaudit.document.status import Cause
 from leakaudit.domains.base import Domain
 from leakaudit.domains.references import Reference
-from leakaudit.errors import LeakauditError
+from leakaudit.errors import LeakauditError, ModelError
 from leakaudit.observation import Observation
 from leakaudit.protocols.base import Protocol
 from leakaudit.reconstruction import NotApplicable
 from leakaudit.scoring.base import Measure, SampleScore
+from leakaudit.target.inventory import inventory
 from leakaudit.target.target import Target
 
 Kind = Literal["positive", "negative", "prior_only"]
 REFERENCE_SAMPLES = 120
 """Samples of a bundled network's batch; chosen, more than the hundred distractors that a leak has to be told from."""
+ENDED = {Cause.BUDGET: "time budget spent", Cause.INTERRUPT: "interrupted"}
 NEGATIVE_FAILED = "the attack's negative control failed"
 
 
@@ -58,6 +65,11 @@ class Run:
     def claims(self) -> bool:
         """Whether it says that a sample leaked."""
         return not self.attack.upper_bound and any(outcome.leaked for outcome in self.outcomes)
+
+    @property
+    def iterations(self) -> int:
+        """Iterations on the victim that got the fewest."""
+        return min((outcome.reconstruction.iterations for outcome in self.outcomes), default=0)
 
     @property
     def strength(self) -> float:
@@ -100,12 +112,24 @@ def control(runs: Sequence[Run], scene: Scene) -> tuple[list[Run], list[ControlE
         control failed; and what each control showed.
     """
     plan = _plan(runs, scene.level)
+    judged, entries = _carried_out(plan, {id(run): run for run in runs}, scene)
+    if any(run.claims for run in runs) and not any(run.claims for run in judged.values()):
+        entries = [entry for entry in entries if entry.kind != "positive"]  # of an attack that was believed to work
+        plan = [(kind, run) for kind, run in _plan(list(judged.values()), scene.level) if kind == "positive"]
+        judged, more = _carried_out(plan, {id(run): run for run in judged.values()}, scene)
+        return list(judged.values()), [*entries, *more]
+    return [judged[id(run)] for run in runs], entries
+
+
+def _carried_out(
+    plan: Sequence[tuple[Kind, Run]], runs: dict[int, Run], scene: Scene
+) -> tuple[dict[int, Run], list[ControlEntry]]:
+    """Run controls; the runs as these leave them, by the key that they had, and what each control showed."""
+    judged = dict(runs)
     entries: list[ControlEntry] = []
-    judged = {id(run): run for run in runs}
     for position, (kind, run) in enumerate(plan):
-        spent = scene.budget.spent()
-        if spent:
-            entries.append(_entry(kind, run.attack, None, f"not run: {spent}"))
+        if cause := scene.budget.spent():
+            entries.append(_entry(kind, run.attack, None, f"not run: {ENDED[cause]}"))
             continue
         scene.budget.observer.attack(f"{run.attack.title}, {kind.replace('_', ' ')} control", position, len(plan))
         try:
@@ -114,7 +138,7 @@ def control(runs: Sequence[Run], scene: Scene) -> tuple[list[Run], list[ControlE
             entry = _entry(kind, run.attack, None, f"not run: {error.message}")
         entries.append(entry)
         scene.budget.observer.result(run.attack.title, f"{kind.replace('_', ' ')} control: {entry.detail}")
-    return [judged[id(run)] for run in runs], entries
+    return judged, entries
 
 
 def _plan(runs: Sequence[Run], level: Level) -> list[tuple[Kind, Run]]:
@@ -133,34 +157,39 @@ def _plan(runs: Sequence[Run], level: Level) -> list[tuple[Kind, Run]]:
 
 
 def _positive(run: Run, scene: Scene, runs_left: int) -> tuple[Run, ControlEntry]:
-    found = _fitting_reference(run.attack, scene)
+    attack = run.attack if run.claims else run.attack.within(run.iterations)
+    found = _fitting_reference(attack, scene)
     if isinstance(found, str):
-        return run, _entry("positive", run.attack, None, found)
+        return run, _entry("positive", attack, None, found)
     reference, target, victim, population = found
     measure = scene.measure.like(victim.observation.domain, population)
-    seed = seed_of(scene.knowledge.seed, f"{run.attack.name} positive", 0)
+    seed = seed_of(scene.knowledge.seed, f"{attack.name} positive", 0)
     monitor = scene.budget.share(runs_left)
-    outcome = attack_victim(run.attack, target, victim, measure, seed, monitor, scene.memory)
-    (score,) = outcome.scores
+    outcome = attack_victim(attack, target, victim, measure, seed, monitor, scene.memory)
+    (score,), done = outcome.scores, outcome.reconstruction
+    numbers = {"reference": reference.name, **scene.measure.numbers(score), "seconds": done.seconds}
+    if attack.planned is not None:
+        numbers |= {"iterations": done.iterations, "parameters": sum(p.numel() for p in target.parameters.values())}
+    if done.cuts and not score.leaked:
+        cut = ", ".join(cut.told for cut in done.cuts)
+        return run, _entry("positive", attack, None, f"not decided: {cut}", numbers)
     did = "recovered" if score.leaked else f"did not recover ({score.reason})"
-    numbers = {"reference": reference.name, **scene.measure.numbers(score), "seconds": outcome.reconstruction.seconds}
-    return run, _entry(
-        "positive",
-        run.attack,
-        score.leaked,
-        f"{did} the sample of the bundled network {reference.name!r}, {scene.measure.told_control(score)}",
-        numbers,
-    )
+    detail = f"{did} the sample of the bundled network {reference.name!r}, {scene.measure.told_control(score)}"
+    if attack.planned is not None:
+        detail += f", after {done.iterations} iterations"
+    return run, _entry("positive", attack, score.leaked, detail, numbers)
 
 
 def _fitting_reference(attack: Attack, scene: Scene) -> tuple[Reference, Target, Victim, Batch] | str:
     """The first bundled network that the attack applies to, with one victim; or why there is none."""
     device = next(iter(scene.target.parameters.values())).device
-    wanted = attack.positive_control
-    ordered = sorted(scene.domain.references, key=lambda r: wanted.index(r.name) if r.name in wanted else len(wanted))
+    classes = max(2, scene.target.classes)
     why = "there is none"
-    for reference in ordered:
-        target = reference_target(reference, scene.domain, max(2, scene.target.classes)).to(device)
+    for reference in _ordered_references(attack, scene):
+        if attack.family == "optimisation":
+            size = sum(parameter.numel() for parameter in scene.target.parameters.values())
+            reference = reference.like(scene.domain.shape, classes, size)
+        target = reference_target(reference, scene.domain, classes).to(device)
         population = synthetic_batch(target, target.domain, REFERENCE_SAMPLES, 1)
         protocol = replace(scene.protocol, batch_size=1, mode=target.mode, shared_statistics="none")
         undefended = replace(scene.knowledge, seed=0, defences=())
@@ -170,6 +199,24 @@ def _fitting_reference(attack: Attack, scene: Scene) -> tuple[Reference, Target,
             return reference, target, victim, population
         why = refusal.reason
     return f"no bundled network fits this attack: {why}"
+
+
+def _ordered_references(attack: Attack, scene: Scene) -> list[Reference]:
+    """What the attack names itself first; of the rest those of the model's kind, where the attack's steps count."""
+    wanted = attack.positive_control
+    ordered = sorted(scene.domain.references, key=lambda r: wanted.index(r.name) if r.name in wanted else len(wanted))
+    if attack.family == "closed form":
+        return ordered
+    convolves = _convolves(scene.target)
+    return sorted(ordered, key=lambda r: (r.name not in wanted, r.convolves != convolves))
+
+
+def _convolves(target: Target) -> bool:
+    """Whether the model under audit has a convolution; so it is taken where its layers cannot be told."""
+    try:
+        return any(layer.kind == "convolution" for layer in inventory(target))
+    except ModelError:
+        return True
 
 
 def _negative(run: Run, scene: Scene, runs_left: int) -> tuple[Run, ControlEntry]:

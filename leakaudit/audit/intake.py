@@ -21,7 +21,7 @@ from leakaudit.target import Target, load
 Model = str | Path | nn.Module | Target
 FOR_FILES = ("output", "factory")
 """Fields that say how a model file is read, and mean nothing for a module."""
-READ_BEFORE = (*FOR_FILES, "frozen", "dropout", "loss", "batchnorm")
+READ_BEFORE = (*FOR_FILES, "frozen", "trained", "dropout", "loss", "batchnorm")
 """Fields that a Target was read with."""
 
 
@@ -82,6 +82,7 @@ def read_model(request: Request, model: Model | None = None) -> Target:
         mode=request.protocol.mode,
         output=request.output,
         frozen=request.frozen,
+        trained=request.trained,
         factory=request.factory,
         trust=request.trust,
         unsafe_pickle=request.unsafe_pickle,
@@ -141,7 +142,7 @@ def read_material(request: Request, target: Target, samples: Batch) -> Material:
     if auxiliary is not None:
         refuse_overlap(auxiliary, samples)
     distractors = reader.public(request.distractors) if request.distractors else None
-    recorded = load_update(request.update, target) if request.update else None
+    recorded = load_update(request.update, target, request.weight_decay) if request.update else None
     return Material(auxiliary, distractors, recorded)
 
 
@@ -152,6 +153,11 @@ def settled(request: Request, samples: Batch) -> Request:
         UsageError: Another number was asked for.
     """
     if request.update is None:
+        if request.weight_decay is not None:
+            raise UsageError(
+                "--weight-decay is taken out of a recorded update, and there is none",
+                "pass --update FILE, or leave out --weight-decay: a computed update has no decay",
+            )
         return request
     asked = (("--batch-size", request.protocol.batch_size, len(samples)), ("--victims", request.victims, 1))
     for name, value, only in asked:

@@ -27,7 +27,6 @@ from leakaudit.attacks.base import Attack, cpu_generator
 from leakaudit.audit.cache import Cache, NotHashable, code_digest, digest
 from leakaudit.audit.request import Request
 from leakaudit.errors import UsageError
-from leakaudit.notes import PLANNED
 from leakaudit.observation import Observation
 from leakaudit.reconstruction import LossPoint, Monitor, Reconstruction, Snapshot, TokenReading
 from leakaudit.target.target import Target
@@ -156,7 +155,7 @@ def attack_together_once(
         return complete
     results = run()
     for key, result in zip(keys, results or [], strict=False):
-        if key is not None and _complete(result):
+        if key is not None and not result.cuts:
             with suppress(UsageError):
                 cache.put(key, _stored(result))
     return results
@@ -167,14 +166,10 @@ def _recall(cache: Cache, key: str, run: Callable[[], Reconstruction], target: T
     if known is not None:
         return known
     result = run()
-    if _complete(result):
+    if not result.cuts:
         with suppress(UsageError):  # a full disk costs the memory, not the audit
             cache.put(key, _stored(result))
     return result
-
-
-def _complete(result: Reconstruction) -> bool:
-    return not result.stopped and not any(note.startswith(PLANNED) for note in result.notes)
 
 
 def run_key(

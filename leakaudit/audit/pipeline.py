@@ -19,11 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leakaudit import __version__
 from leakaudit.attacks.base import Attack
 from leakaudit.attacks.registry import available, create
 from leakaudit.audit import assemble
-from leakaudit.audit.budget import Budget
+from leakaudit.audit.budget import Budget, attacks_share
 from leakaudit.audit.cache import Cache
 from leakaudit.audit.campaign import Reason, entry_of, left_out, run_attacks
 from leakaudit.audit.controls import Run, Scene, control
@@ -33,11 +32,14 @@ from leakaudit.audit.intake import Material, read_material, settled
 from leakaudit.audit.memory import Memory
 from leakaudit.audit.request import Request
 from leakaudit.audit.victim import Knowledge, Victim, observe_victim
+from leakaudit.client.accuracy import Accuracy, accuracy_on
 from leakaudit.client.batch import Batch
 from leakaudit.client.examine import examine, examine_claims, examine_recorded
-from leakaudit.client.observe import NoTraceError
+from leakaudit.client.observe import NoTraceError, refuse_unfit
 from leakaudit.defences.base import defended_model, defended_protocol
-from leakaudit.document.schema import BatchSection, ClaimEntry, ControlEntry, DefenceEntry, RankSection, Report
+from leakaudit.defences.obstacles import Circumstances
+from leakaudit.document.schema import BatchSection, ClaimEntry, ControlEntry, DefenceEntry, RankSection
+from leakaudit.document.version import __version__
 from leakaudit.domains.base import Domain
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.findings import Evidence, judge
@@ -45,15 +47,16 @@ from leakaudit.findings.recommend import recommend
 from leakaudit.findings.verdict import conclude
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.protocols.base import Protocol
+from leakaudit.report.saving import Report
+from leakaudit.risk.dependence import read_entries
 from leakaudit.risk.rank import rank_analysis
 from leakaudit.risk.what_if import smallest_changes
 from leakaudit.scoring.base import Judging, Measure, measure_for
+from leakaudit.target.coupling import coupling
 from leakaudit.target.target import Target
 
 DEFAULT_VICTIMS = 4
 """Batches that are attacked where the user names no number; chosen for time."""
-ATTACKS_SHARE = 0.75
-"""Of a time budget; the controls get the rest, and what attacks leave over; chosen."""
 
 
 def audit(
@@ -81,8 +84,10 @@ def audit(
     """
     started = time.monotonic()
     request = settled(request, samples)
+    model = defended_model(target, request.defending(), seed_of(request.seed, "defence", 0))
     scope = _Scope(
-        target=defended_model(target, request.defending(), seed_of(request.seed, "defence", 0)),
+        target=model,
+        read=read_entries(model),
         samples=samples,
         request=request,
         material=material or read_material(request, target, samples),
@@ -91,15 +96,19 @@ def audit(
         device=choose_device(request.device),
         attacks=chosen_attacks(request),
     )
-    measure = make_measure(target.domain, samples, request, scope.material.distractors)
+    refuse_unfit(scope.target, request.defending())
+    for claim in request.claimed():
+        refuse_unfit(scope.target, [claim])
+    measure = make_measure(target.domain, samples, request, scope.material.distractors, scope.read)
     return _reported(scope, measure, _measured(scope, measure), started)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Scope:
-    """What one audit works with."""
+    """What one audit works with; `read` are the entries of a sample that the model reads."""
 
     target: Target
+    read: Tensor
     samples: Batch
     request: Request
     material: Material
@@ -111,11 +120,12 @@ class _Scope:
 
 @dataclass(frozen=True, eq=False)
 class _Measured:
-    """What was measured: rank, victims (and how many were silent), runs, why others did not run, and controls."""
+    """What was measured, in the order of measuring; `silent` counts victims without a trace."""
 
     rank: RankSection
     victims: list[Victim]
     silent: int
+    accuracy: Accuracy
     runs: list[Run]
     reasons: dict[str, Reason]
     controls: list[ControlEntry]
@@ -130,7 +140,8 @@ def _measured(scope: _Scope, measure: Measure[Any]) -> _Measured:
         target.to(scope.device)
         observer.stage("computing the client's updates")
         victims, silent = make_victims(target, scope.samples, request, scope.material)
-        share = ATTACKS_SHARE if request.controls != "none" else 1.0
+        accuracy = accuracy_on(target, scope.samples, target.domain)
+        share = attacks_share(len(victims)) if request.controls != "none" else 1.0
         budget = Budget.of(observer, request.time_budget, share)
         runs, reasons, victims = run_attacks(scope.attacks, target, victims, measure, request, budget, scope.memory)
         if request.controls != "none":
@@ -141,7 +152,7 @@ def _measured(scope: _Scope, measure: Measure[Any]) -> _Measured:
             level=request.controls,
         )
         runs, controls = control(runs, scene)
-    return _Measured(rank, victims, silent, runs, reasons, controls)
+    return _Measured(rank, victims, silent, accuracy, runs, reasons, controls)
 
 
 def _evidence(scope: _Scope, found: _Measured, batch: BatchSection) -> Evidence:
@@ -150,15 +161,16 @@ def _evidence(scope: _Scope, found: _Measured, batch: BatchSection) -> Evidence:
     chosen = {attack.name for attack in scope.attacks}
     entries = [entry_of(run, first, found.reasons) for run in found.runs]
     entries += [left_out(name, first, request) for name in available() if name not in chosen]
+    claims = _claims(target, first, request)
     return Evidence(
-        assemble.target_section(target),
+        assemble.target_section(target, int((~scope.read).sum())),
         assemble.protocol_section(first.observation.protocol, request.defending(), scope.material.recorded),
         found.rank,
         entries,
         batch,
         found.controls,
-        _defences(target, first, request, [run.attack for run in found.runs if run.outcomes]),
-        _claims(target, first, request),
+        _defences(target, first, request, [run.attack for run in found.runs if run.outcomes], claims),
+        claims,
         partial="interrupted by the user; attacks not run are marked" if scope.observer.interrupted() else "",
     )
 
@@ -166,7 +178,8 @@ def _evidence(scope: _Scope, found: _Measured, batch: BatchSection) -> Evidence:
 def _reported(scope: _Scope, measure: Measure[Any], found: _Measured, started: float) -> Report:
     """Findings, advice and verdict, with what they follow from."""
     request, domain = scope.request, scope.target.domain
-    batch = assemble.batch_section(scope.samples, domain, request.protocol.batch_size, len(found.victims), found.silent)
+    size, victims = request.protocol.batch_size, len(found.victims)
+    batch = assemble.batch_section(scope.samples, domain, size, victims, found.accuracy, found.silent)
     evidence = _evidence(scope, found, batch)
     findings = judge(evidence)
     recommendations = recommend(scope.target, evidence)
@@ -249,14 +262,22 @@ def make_victims(
     return victims, len(silent)
 
 
-def _defences(target: Target, victim: Victim, request: Request, ran: Sequence[Attack]) -> list[DefenceEntry]:
+def _defences(
+    target: Target, victim: Victim, request: Request, ran: Sequence[Attack], claims: Sequence[ClaimEntry]
+) -> list[DefenceEntry]:
     """What the defences guarantee, what they did to the first victim's update, and which attacks evaluated them."""
     defences = request.defending()
     if not defences:
         return []
     seed = seed_of(request.seed, "client", victim.number)
-    evidence = examine(target, victim.batch, victim.observation, seed, defences)
-    return defence_entries(defences, victim.observation.batch_size, evidence, ran)
+    recorded = request.update is not None
+    evidence = examine(target, victim.batch, victim.observation, seed, defences, recorded=recorded)
+    protocol = victim.observation.protocol
+    failed = tuple(check.what for claim in claims for check in claim.checks if not check.holds)
+    circumstances = Circumstances(
+        protocol.batch_size, coupling(target), protocol.beside, failed=failed, recorded=recorded
+    )
+    return defence_entries(defences, evidence, ran, circumstances)
 
 
 def _claims(target: Target, victim: Victim, request: Request) -> list[ClaimEntry]:
@@ -265,7 +286,12 @@ def _claims(target: Target, victim: Victim, request: Request) -> list[ClaimEntry
     claims = request.claimed()
     if request.update and not (request.defences or claims):
         return [claim_entry("no defence", examine_recorded(target, victim.batch, victim.observation, seed))]
-    found = examine_claims(target, victim.batch, victim.observation, seed, claims) if claims else []
+    if not claims:
+        return []
+    found = examine_claims(
+        *(target, victim.batch, victim.observation, seed, claims, request.defending()),
+        recorded=request.update is not None,
+    )
     return [claim_entry(str(claim), checks) for claim, checks in zip(claims, found, strict=True)]
 
 
@@ -289,8 +315,10 @@ def _knowledge(request: Request, material: Material) -> Knowledge:
     return Knowledge(request.seed, request.defending(), material.auxiliary, request.threat_model >= "E")
 
 
-def make_measure(domain: Domain, samples: Batch, request: Request, distractors: Tensor | None) -> Measure[Any]:
-    """The measure of the samples, as strict as was asked for."""
+def make_measure(
+    domain: Domain, samples: Batch, request: Request, distractors: Tensor | None, read: Tensor | None = None
+) -> Measure[Any]:
+    """The measure of the samples, as strict as was asked for, of the entries that the model reads (all by default)."""
     weights = None if request.lpips_weights is None else Path(request.lpips_weights)
-    judging = Judging(criterion=request.criterion, distractors=distractors, lpips_weights=weights)
+    judging = Judging(criterion=request.criterion, distractors=distractors, lpips_weights=weights, read=read)
     return measure_for(domain, samples, judging)

@@ -21,6 +21,7 @@ from leakaudit.audit.kinds import (
     Files,
     Flag,
     Kind,
+    NotNegative,
     Numbers,
     OneOf,
     Positive,
@@ -79,10 +80,12 @@ class Request:
             or instead.
         batch: .npz with inputs and labels, or a folder with one sub-folder of images per class.
         defences: What clients do to their updates, in this order, as clip=1.0,noise=0.01 or prune=0.9 (see leakaudit
-            defences).
+            defences; noise is a standard deviation on the mean gradient, multiplier the noise multiplier of Opacus).
         claims: What clients believe is done to their updates; compared with what they share under the defences.
         update: Update that a real client shared for exactly the samples of the batch: .npz or .safetensors, an array
             per trainable tensor. Attacked in place of a computed one, and compared with it and with defences or claims.
+        weight_decay: Weight decay of the client that made the update, which is subtracted, or 0; by default it is
+            fitted where rows that nothing else touched show it.
         protocol: How a client makes an update; by default FedSGD with one sample in eval mode.
         batch_size: Samples behind one shared update; sets that of the protocol.
         victims: Independent batches to attack, drawn by the seed; default up to 4.
@@ -101,7 +104,7 @@ class Request:
         mean: Mean that the client subtracts per channel, in pixel units 0..1; one value serves all channels.
         std: Standard deviation that it divides by; 0.00392157 for a model that takes 0..255.
         layout: Axis order of the batch's arrays.
-        values: What the batch's arrays hold.
+        values: What the batch's numbers are: pixels of the whole range 0..1, 0..255 or 0..65535, or normalised.
         resize: Scale and centre-crop a folder's images to the model's size.
         auxiliary: Public images of a similar kind (.npz or folder), for attacks that learn from them.
         lpips_weights: torchvision's squeezenet1_1 checkpoint; default torch's hub cache.
@@ -114,6 +117,8 @@ class Request:
             the protocol.
         output: Graph output to audit, for files with several.
         frozen: Tensors that clients do not train, by patterns as conv1.*.
+        trained: Tensors of an ONNX file that clients do train although they are taken for something else, such as a
+            prompt at the input, by patterns.
         dropout: Put back dropout that the export has lost, behind this node, as /relu/Relu=0.5; as a keyword
             {"/relu/Relu": 0.5}.
         loss: Loss of the client; default bce for a single logit and cross-entropy otherwise.
@@ -134,6 +139,7 @@ class Request:
     defences: Sequence[str] = asked(Texts("SPEC"), (), "--defence", group="samples")
     claims: Sequence[str] = asked(Texts("SPEC"), (), "--claim", group="samples")
     update: str | Path | None = asked(File("FILE"), None, "--update", group="samples")
+    weight_decay: float | None = asked(NotNegative("RATE"), None, "--weight-decay", group="samples")
     protocol: Protocol = asked(ProtocolValue(), default_protocol)
     batch_size: InitVar[int | None] = asked(Whole(least=1), None, "--batch-size", usual=1)
     victims: int | None = asked(Whole(least=1), None, "--victims")
@@ -166,6 +172,7 @@ class Request:
     )
     output: str | None = asked(Kind("NAME"), None, "--output", group="intake")
     frozen: Sequence[str] = asked(Texts("PATTERN"), (), "--frozen", group="intake")
+    trained: Sequence[str] = asked(Texts("PATTERN"), (), "--trained", group="intake")
     dropout: Mapping[str, float] = asked(Chances("NODE=P"), dict, "--dropout", group="intake")
     loss: Literal["cross-entropy", "bce"] | None = asked(
         OneOf(choices=("cross-entropy", "bce")), None, "--loss", group="intake"

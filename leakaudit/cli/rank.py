@@ -12,7 +12,7 @@ from leakaudit.cli.options.request import request_options
 from leakaudit.cli.output import Terminal, say_json
 
 if TYPE_CHECKING:
-    from leakaudit.risk.rank import LayerRank, RankReport
+    from leakaudit.risk.ranked import LayerRank, RankReport
     from leakaudit.risk.what_if import Variant
 
 

@@ -14,7 +14,7 @@ from leakaudit.cli.output import say
 from leakaudit.errors import UsageError
 
 if TYPE_CHECKING:
-    from leakaudit.document.schema import Report
+    from leakaudit.report.saving import Report
 
 
 @click.command(context_settings=ENVIRONMENT)
@@ -28,7 +28,7 @@ def render(report: Path, debug: bool, writing: dict[str, Any], gate: dict[str, A
     What a report leaves out stays out: a blurred one cannot be made full again. Exits with 1 if the policy fails.
     """
     from leakaudit.document.redact import redact
-    from leakaudit.document.schema import Report
+    from leakaudit.report.saving import Report
 
     check_writable(writing["out"])
     baseline = load_baseline(gate)

@@ -15,7 +15,7 @@ from leakaudit.cli.options.request import refuse_absent, request_options, with_c
 from leakaudit.cli.output import say
 
 if TYPE_CHECKING:
-    from leakaudit.document.schema import Report
+    from leakaudit.report.saving import Report
 
 
 class _Scan(click.Command):
@@ -81,11 +81,18 @@ def scan(
 
 def _conclude(report: Report, written: list[Path]) -> None:
     """Print the deciding finding and the paths, and exit with the documented code."""
+    from leakaudit.findings.rules.fidelity import departures
+
     failing = [finding for finding in report.findings if finding.fails]
     shown = (failing or report.findings)[:1]
     say(f"{report.verdict.status}: {report.verdict.headline}")
+    if any(defence.accounting or defence.withheld for defence in report.defences):
+        say(f"At most: {report.verdict.at_most}")
     for finding in shown:
         say(f"{finding.id} [{finding.severity}, {finding.confidence}] {finding.message}")
+    for note in departures(report.target.fidelity):
+        if note.id not in {finding.id for finding in shown}:
+            say(f"{note.id} {note.message}; {note.hint}")
     expired = report.policy.suppressions if report.policy else []
     for entry in (s for s in expired if s.state == "expired"):
         say(f"Expired: the suppression of {entry.rule} ended on {entry.expires}: {entry.reason}")

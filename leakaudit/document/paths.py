@@ -7,9 +7,11 @@ the working folder, the home folder and the temporary folder.
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import Enum
 from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any, TypeVar
 
@@ -18,6 +20,7 @@ from pydantic import BaseModel
 from leakaudit.document.schema import Report
 
 Section = TypeVar("Section", bound=BaseModel)
+R = TypeVar("R", bound=Report)
 _HOMES = r"/(?:home|Users)/[^/\s'\"]+|/root|[A-Za-z]:\\Users\\[^\\\s'\"]+"
 """A user's home, whoever the user is."""
 _BELOW = r"[/\\](?:[^/\\\s'\":]+[/\\])*"
@@ -27,9 +30,25 @@ _BEGIN = r"(?:(?<![\w.-])|(?<=^-[a-z]))"
 _DATA = "data:image/"
 
 
-def short_paths(report: Report) -> Report:
+def short_paths(report: R) -> R:
     """The report without folders outside the working folder; a report without any is returned as an equal one."""
     return _section(report, shortener(_paths(report)))
+
+
+def path_in_repository(path: str | None) -> str | None:
+    """A file's path from the root of its repository, the nearest folder above it with a ``.git``.
+
+    Args:
+        path: The file; relative to the working folder. Links are not followed: the repository holds the link.
+
+    Returns:
+        With ``/`` between folders, or ``None`` where the file lies in no repository, or is not there.
+    """
+    if path is None or not os.path.lexists(path):
+        return None
+    file = Path(os.path.normpath(Path(path).absolute()))
+    root = next((folder for folder in file.parents if os.path.lexists(folder / ".git")), None)
+    return None if root is None else file.relative_to(root).as_posix()
 
 
 def shortener(paths: Iterable[str]) -> Callable[[str], str]:
@@ -102,7 +121,7 @@ def _section(section: Section, shorten: Callable[[str], str]) -> Section:
 
 
 def _value(value: Any, shorten: Callable[[str], str]) -> Any:
-    if isinstance(value, str):
+    if isinstance(value, str) and not isinstance(value, Enum):
         return shorten(value)
     if isinstance(value, BaseModel):
         return _section(value, shorten)

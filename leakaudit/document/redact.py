@@ -38,9 +38,10 @@ SMALLEST = 16
 LARGEST = 96
 """Pixels per side of a blurred image; more would only cost space."""
 Section = TypeVar("Section", bound=BaseModel)
+R = TypeVar("R", bound=Report)
 
 
-def redact(report: Report, level: Level) -> Report:
+def redact(report: R, level: Level) -> R:
     """The report at this level, or at its own if that shows less: nothing that was left out comes back."""
     level = LEVELS[max(LEVELS.index(level), LEVELS.index(report.evidence))]
     if level == "full":

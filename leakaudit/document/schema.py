@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from leakaudit.document.disclosure import CommandLine, FileName, OptionValue, Picture, Private, Public, limited
+from leakaudit.document.earlier import upgraded
+from leakaudit.document.status import ControlStatus, Cut, RunStatus, VerdictStatus
 from leakaudit.errors import UsageError
+from leakaudit.safety.files import ordinary
 
 SCHEMA_VERSION = 1
 HASH_KEY = "self_sha256"
@@ -35,8 +37,22 @@ EVIDENCE = limited(
 )  # fmt: skip
 """Keys of a finding's evidence that say nothing of a sample's content; ``samples`` are positions in the batch file."""
 CONTROL_NUMBERS = limited(
-    "accuracy", "cases", "margin", "passing_as_leak", "precision", "psnr", "recall", "reference", "seconds", "skill"
+    "accuracy",
+    "cases",
+    "iterations",
+    "margin",
+    "parameters",
+    "passing_as_leak",
+    "precision",
+    "psnr",
+    "recall",
+    "reference",
+    "seconds",
+    "skill",
 )
+
+
+R = TypeVar("R", bound="Report")
 
 
 class _Model(BaseModel):
@@ -71,6 +87,9 @@ class TargetSection(_Model):
 
     name: Public[str]
     path: FileName[str | None]
+    repository_path: Public[str | None] = Field(
+        default=None, description="path from the root of the repository that holds the file, as code scanning wants it"
+    )
     sha256: Public[str | None]
     format: Public[str]
     producer: Public[str] = ""
@@ -80,6 +99,9 @@ class TargetSection(_Model):
     layout: Public[str] = "NCHW"
     domain: Public[str] = Field(default="", description="what a sample is: images, tokens, or that of a plug-in")
     vocabulary: Public[int | None] = Field(default=None, description="number of token ids, where the layout is tokens")
+    unread: Public[int] = Field(
+        default=0, description="entries of an input that the model never reads; they are left out of every score"
+    )
     parameters: Public[int]
     trainable_tensors: Public[int]
     layers: Public[list[str]] = Field(default_factory=list)
@@ -100,6 +122,11 @@ class BatchSection(_Model):
     victims: Public[int]
     mean: Public[list[float]]
     std: Public[list[float]]
+    accuracy: Public[float | None] = Field(
+        default=None, description="share of the samples that the model classifies right, in eval mode"
+    )
+    accuracy_reason: Public[str] = ""
+    accuracy_samples: Public[int] = Field(default=0, description="how many samples of the file it was measured on")
     class_names: Private[list[str]] = Field(default_factory=list)
     notes: Private[list[str]] = Field(default_factory=list)
 
@@ -126,6 +153,10 @@ class ProtocolSection(_Model):
         default=None, description="File of a recorded update; without one it is computed"
     )
     update_sha256: Public[str | None] = None
+    weight_decay: Public[float | None] = Field(
+        default=None, description="weight decay that was subtracted from a recorded update"
+    )
+    weight_decay_note: Public[str] = Field(default="", description="how it is known")
 
 
 class ConstraintCounts(_Model):
@@ -162,6 +193,11 @@ class RankSection(_Model):
     propagated_deficit: Public[int | None] = None
     layers: Public[list[RankLayer]]
     notes: Public[list[str]] = Field(default_factory=list)
+    update_change: Public[float | None] = Field(
+        default=None, description="relative change of the update by another sample; null where not computed"
+    )
+    update_flat: Public[bool] = Field(default=False, description="neither logits nor update have a slope in the input")
+    update_told: Public[str] = Field(default="", description="that the update hardly depends on the sample, if so")
     smallest_changes: Public[list[str]] = Field(
         default_factory=list, description="single changes after which the update determines less, the cheapest first"
     )
@@ -223,12 +259,25 @@ class TokenResult(TokenMetrics):
     skill: Public[float] = Field(description="share of the way from the best floor to perfection")
 
 
+class PartResult(_Model):
+    """The part of a sample that leaked, where it is not the whole."""
+
+    entries: Public[int] = Field(description="how many entries of the sample were read")
+    of: Public[int] = Field(description="how many the model reads")
+    psnr: Public[float | None] = Field(description="on these, dB; null where they are identical to the last bit")
+
+
 class SampleResult(Metrics):
     """One private sample and its reconstruction."""
 
     index: Public[int] = Field(description="position of the sample in the batch file")
     label: Private[int | None]
-    inferred_label: Private[int | None] = None
+    inferred_label: Private[int | None] = Field(
+        default=None, description="of the reconstruction that it was matched with; the order of labels is not inferred"
+    )
+    label_right: Public[bool | None] = Field(
+        default=None, description="whether its label is among those inferred, each counted once; null if assumed"
+    )
     floors: Public[dict[str, Metrics]] = Field(
         default_factory=dict,
         description="what knows nothing of the sample scores: grey, mean, other, prior_only; and its own flat colour",
@@ -247,6 +296,7 @@ class SampleResult(Metrics):
     near_duplicates: Public[int] = Field(default=0, description="images that it cannot be told from, left out of these")
     leaked: Public[bool] = False
     leaked_reason: Public[str] = Field(default="", description="why it does not count as leaked")
+    part: Public[PartResult | None] = Field(default=None, description="what leaked, where it is not the whole sample")
     tokens: Public[TokenResult | None] = Field(
         default=None, description="of a model over token ids; images are null then"
     )
@@ -286,16 +336,26 @@ class SnapshotEntry(_Model):
 
 
 class LabelResult(_Model):
-    """Labels of one victim's batch, as multisets in ascending order; below full evidence their counts alone."""
+    """Labels of one victim's batch, as multisets in ascending order; below full evidence their counts alone.
+
+    The update does not tell which sample has which label, so a label is right as a member of the multiset, not by
+    place.
+    """
 
     true: Private[list[int]]
     inferred: Private[list[int]]
-    correct: Public[int]
+    correct: Public[int] = Field(description="size of the intersection of both; 0 where they were merely assumed")
+    assumed: Public[bool] = Field(
+        default=False, description="nothing in the update told them: they are no inference, and none counts as right"
+    )
     method: Public[str] = ""
     total: Public[int | None] = Field(default=None, description="how many labels the batch has")
     soft: Private[list[float] | None] = Field(
         default=None,
         description="class probabilities of one sample, where the update shows its label to be no one class",
+    )
+    true_soft: Private[list[list[float]] | None] = Field(
+        default=None, description="class probabilities of each sample in the order of the batch, where labels are soft"
     )
 
     @model_validator(mode="after")
@@ -327,6 +387,9 @@ class VictimResult(_Model):
     seconds: Public[float]
     iterations: Public[int] = 0
     stopped: Public[str] = ""
+    cuts: Public[list[Cut]] = Field(
+        default_factory=list, description="what time or an interruption took from what its settings say"
+    )
     labels: Public[LabelResult]
     samples: Public[list[SampleResult]]
     history: Public[list[HistoryPoint]] = Field(default_factory=list)
@@ -341,6 +404,7 @@ class Comparison(_Model):
     title: Public[str]
     hyperparameters: Public[dict[str, Any]] = Field(default_factory=dict)
     reason: Public[str] = Field(default="", description="what time or memory cost it")
+    cut: Public[Cut | None] = Field(default=None, description="victims that time or memory cost it")
     in_ledger: Public[bool] = Field(default=False, description="it was asked for too, and is not run twice")
     seconds: Public[float] = 0.0
     results: Public[list[VictimResult]] = Field(default_factory=list)
@@ -351,14 +415,18 @@ class AttackEntry(_Model):
 
     name: Public[str]
     title: Public[str]
-    status: Public[Literal["run", "not_applicable", "not_run"]]
+    status: Public[RunStatus]
     reason: Public[str] = ""
+    cut: Public[Cut | None] = Field(default=None, description="victims that time or memory cost it")
     family: Public[Literal["closed form", "optimisation"]] = "optimisation"
     finding: Public[str] = Field(default="", description="id that its success is reported under")
     threat_model: Public[str]
     upper_bound: Public[bool] = Field(default=False, description="given what no attacker has; never evidence of a leak")
     given: Public[dict[str, Any]] = Field(default_factory=dict, description="everything that the attacker was given")
     hyperparameters: Public[dict[str, Any]] = Field(default_factory=dict)
+    planned: Public[int | None] = Field(
+        default=None, description="iterations that its settings ask for on a victim; null for algebra"
+    )
     reference: Public[str] = ""
     seconds: Public[float] = 0.0
     results: Public[list[VictimResult]] = Field(default_factory=list)
@@ -375,6 +443,13 @@ class ControlEntry(_Model):
     detail: Public[str]
     numbers: Annotated[dict[str, Any], CONTROL_NUMBERS] = Field(default_factory=dict)
 
+    @property
+    def status(self) -> ControlStatus:
+        """What became of it."""
+        if self.passed is None:
+            return ControlStatus.NOT_RUN
+        return ControlStatus.PASSED if self.passed else ControlStatus.FAILED
+
 
 class AccountingEntry(_Model):
     """What an accounted random defence guarantees, whatever the attack."""
@@ -388,7 +463,15 @@ class AccountingEntry(_Model):
     reconstruction: Public[float] = Field(
         description="largest probability of reconstructing it after all updates (ReRo)"
     )
-    reconstruction_one_step: Public[float]
+    reconstruction_one_step: Public[float] = Field(description="the same from one update that the sample took part in")
+    epsilon_one_step: Public[float | None] = Field(default=None, description="ε of such an update")
+    epsilon_renyi: Public[float | None] = Field(default=None, description="ε of the training by Rényi accounting")
+    reading: Public[str] = Field(default="", description="how the settings were read: units and divisor of the noise")
+    other_reading: Public[str] = Field(default="", description="another unit that the noise may have been meant in")
+    other_epsilon: Public[float | None] = Field(default=None, description="ε of the training, were it so")
+    other_reconstruction: Public[float | None] = Field(
+        default=None, description="the bound of the training, were it so"
+    )
     mse: Public[float | None] = Field(
         default=None, description="least MSE of unbiased attackers from one update, in pixels"
     )
@@ -418,7 +501,8 @@ class DefenceEntry(_Model):
     evaluated_by: Public[list[str]] = Field(default_factory=list, description="names of these attacks")
     reference: Public[str] = ""
     accounting: Public[AccountingEntry | None] = Field(default=None, description="only for a clipped and noised update")
-    accounting_reason: Public[str] = ""
+    accounting_reason: Public[str] = Field(default="", description="why there is no bound")
+    withheld: Public[bool] = Field(default=False, description="it would have a bound, and a premise of it fails here")
     checks: Public[list[ClaimCheck]] = Field(default_factory=list)
 
 
@@ -444,7 +528,7 @@ class DefenceTrial(_Model):
 
     text: Public[str]
     title: Public[str]
-    status: Public[Literal["run", "not_run"]]
+    status: Public[Literal[RunStatus.RUN, RunStatus.NOT_RUN]]
     reason: Public[str] = ""
     adaptive_attack: Public[str] = ""
     evaluated: Public[bool] = True
@@ -522,7 +606,8 @@ class PolicySection(_Model):
 class Verdict(_Model):
     """The answer, in three statements: at least, at most, assumed."""
 
-    status: Public[str]
+    status: Public[str] = Field(description="the code, and a reason in brackets where nothing applies")
+    code: Public[VerdictStatus] = Field(description="the status alone")
     severity: Public[Severity]
     confidence: Public[Confidence]
     headline: Public[str]
@@ -539,7 +624,7 @@ class Verdict(_Model):
     @property
     def inconclusive(self) -> bool:
         """Whether nothing can be concluded: exit code 5."""
-        return self.status.startswith(("INCONCLUSIVE", "NOT APPLICABLE"))
+        return self.code.inconclusive
 
 
 class VariantEntry(_Model):
@@ -547,6 +632,7 @@ class VariantEntry(_Model):
 
     label: Public[str]
     status: Public[str]
+    code: Public[VerdictStatus] = Field(description="the status alone")
     headline: Public[str] = Field(description="the verdict, or that it could not be audited")
     reason: Private[str] = Field(default="", description="why it could not be audited; may quote a sample")
     severity: Public[Severity] = "none"
@@ -570,7 +656,7 @@ class VariantEntry(_Model):
 
 
 class Report(_Model):
-    """An audit report. `save` writes it; `scan` returns it."""
+    """An audit report as a document; `leakaudit.report.saving.Report` can also write its views."""
 
     schema_version: Public[int] = SCHEMA_VERSION
     tool: Public[Tool]
@@ -624,7 +710,7 @@ class Report(_Model):
         return json.dumps({**document, HASH_KEY: self_hash(document)}, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
-    def load(cls, path: str | Path) -> Report:
+    def load(cls: type[R], path: str | Path) -> R:
         """Read a ``report.json``.
 
         Raises:
@@ -634,43 +720,11 @@ class Report(_Model):
         document = read_document(path)
         document.pop(HASH_KEY, None)
         try:  # a later minor version may have added keys; what is written here is held to the schema strictly
-            return cls.model_validate(document, extra="ignore")
+            return cls.model_validate(upgraded(document), extra="ignore")
         except ValueError as error:
             raise UsageError(
                 f"{path} is not a leakaudit report: {str(error).splitlines()[0]}", "audit again"
             ) from error
-
-    def save(
-        self,
-        directory: str | Path,
-        formats: Sequence[str] = (),
-        template_dir: Path | None = None,
-        pdf_variant: str = "pdf/ua-1",
-        paths: Literal["short", "full"] = "short",
-    ) -> list[Path]:
-        """Write ``report.json``, ``report.html``, ``report.pdf`` and other views into a directory.
-
-        Everything is rendered in memory first and moved over an older report only when complete. A report of an
-        interrupted audit goes into the sub-folder ``partial`` where the directory holds a complete one. Below full
-        evidence, older files of leakaudit that are not written anew are removed: they would show what this one hides.
-
-        Args:
-            directory: Created if missing.
-            formats: Any of ``json``, ``html``, ``pdf``, ``sarif``, ``junit``, ``markdown``, ``csv`` and what other
-                packages bring; empty for the first three.
-            template_dir: Folder whose templates override the bundled ones.
-            pdf_variant: ``pdf/ua-1`` (accessible), or ``pdf/a-3u`` (for archives, with report.json attached).
-            paths: ``short`` leaves out folders outside the working folder, ``full`` writes paths as they were given.
-
-        Returns:
-            The files written. The PDF is left out, with a warning, where its libraries are missing.
-
-        Raises:
-            UsageError: The directory is not writable.
-        """
-        from leakaudit.report.write import write_report
-
-        return write_report(self, Path(directory), formats, template_dir, pdf_variant, paths)
 
 
 def self_hash(document: dict[str, Any]) -> str:
@@ -687,7 +741,7 @@ def read_document(path: str | Path) -> dict[str, Any]:
         UsageError: It is not there, or not a report of this schema version.
     """
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        document = json.loads(ordinary(Path(path)).read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read the report {path}: {error.strerror}", "give a report.json") from error
     except ValueError as error:

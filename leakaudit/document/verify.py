@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,10 @@ def check_self(report: Path) -> Check:
 
 
 def check_model(report: Path, model: Path) -> Check:
-    """The hash of the model file."""
-    return _compare("model", _section(report, "target"), hashlib.sha256(model.read_bytes()).hexdigest())
+    """The hash of the model file and of the external data beside it."""
+    from leakaudit.target.hashing import hash_model
+
+    return _compare("model", _section(report, "target"), hash_model(model))
 
 
 def check_batch(report: Path, batch: Path) -> Check:

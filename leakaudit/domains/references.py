@@ -1,13 +1,17 @@
 """Bundled reference networks that are known to leak: what the positive control attacks. Made in code, nothing loaded.
 
 Each takes the input shape and the classes of the model under audit, so that an attack that works at all works on one
-of them with a single sample:
+of them with a single sample. Those that optimisation attacks are tried on also take its size, and are chosen by whether
+it convolves: what recovers a small network says little of a large one, and a dense one little of a convolution.
 
 * ``mlp``: one hidden layer of sigmoid units with biases. Read by the first-layer reader, matched by every optimisation
   attack.
 * ``relu-mlp``: the same with ReLU, whose sparse errors SPEAR needs.
 * ``dropout-mlp``: with dropout 0.5 in train mode, for attacks on unknown masks.
 * ``leaky-cnn``: an invertible convolution and a linear layer, which R-GAP solves.
+* ``lenet``: three convolutions and two linear layers of GELU units, which take more steps than one hidden layer.
+* ``dropout-lenet``: with dropout 0.5 before its linear layers in train mode.
+* ``batchnorm-lenet``: with BatchNorm behind its convolutions, whose statistics are those of samples.
 * ``patches``: a patch embedding, positions and one attention layer, as APRIL reads them.
 * ``text``: token embeddings with learned positions, for attacks on token ids.
 """
@@ -15,7 +19,8 @@ of them with a single sample:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from typing import Literal
 
@@ -24,6 +29,12 @@ from torch import Tensor, nn
 
 HIDDEN = 64
 """Width of the hidden layers; chosen."""
+CHANNELS = 12
+"""Channels of the convolutions at their smallest, those of `lenet` in `benchmarks/networks.py`."""
+UNITS = 256
+"""Units behind the convolutions at their smallest, those of `lenet` in `benchmarks/networks.py`."""
+MOST_TIMES = 64
+"""How many times as wide a network is made, at most; chosen, a LeNet of 32 px then has 75 million parameters."""
 VOCABULARY = 500
 """Tokens of the bundled text network; chosen."""
 TOKENS = 8
@@ -38,11 +49,38 @@ class Reference:
         name: For the report.
         build: From the shape of a sample and the number of classes to the module.
         mode: Mode of its client.
+        widen: As `build`, and how many times as wide; ``None`` where it has one size.
+        convolves: Whether it stands for networks with convolutions.
     """
 
     name: str
     build: Callable[[Sequence[int], int], nn.Module]
     mode: Literal["eval", "train"] = "eval"
+    widen: Callable[[Sequence[int], int, int], nn.Module] | None = None
+    convolves: bool = False
+
+    def like(self, shape: Sequence[int], classes: int, parameters: int) -> Reference:
+        """The widest of its sizes that has no more parameters than this, or the smallest."""
+        if self.widen is None:
+            return self
+        widen, factor = self.widen, 1
+        while factor < MOST_TIMES and _size(widen, shape, classes, 2 * factor) <= parameters:
+            factor *= 2
+        return replace(self, build=partial(_widened, widen, factor))
+
+
+def _widened(
+    widen: Callable[[Sequence[int], int, int], nn.Module], factor: int, shape: Sequence[int], classes: int
+) -> nn.Module:
+    return widen(shape, classes, factor)
+
+
+def _size(
+    widen: Callable[[Sequence[int], int, int], nn.Module], shape: Sequence[int], classes: int, factor: int
+) -> int:
+    """Parameters, counted without memory for them."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in widen(shape, classes, factor).parameters())
 
 
 class _Patches(nn.Module):
@@ -87,12 +125,39 @@ class _Text(nn.Module):
         return logits
 
 
-def _mlp(activation: Callable[[], nn.Module], *extra: nn.Module) -> Callable[[Sequence[int], int], nn.Module]:
-    def build(shape: Sequence[int], classes: int) -> nn.Module:
-        layers = [nn.Flatten(), nn.Linear(prod(shape), HIDDEN), activation(), *extra]
-        return nn.Sequential(*layers, nn.Linear(HIDDEN, classes))
+def _mlp(activation: Callable[[], nn.Module], dropout: float = 0.0) -> Callable[..., nn.Module]:
+    def build(shape: Sequence[int], classes: int, factor: int = 1) -> nn.Module:
+        width = factor * HIDDEN
+        layers = [nn.Flatten(), nn.Linear(prod(shape), width), activation(), *_dropout(dropout)]
+        return nn.Sequential(*layers, nn.Linear(width, classes))
 
     return build
+
+
+def _lenet(dropout: float = 0.0, *, batchnorm: bool = False) -> Callable[..., nn.Module]:
+    """The LeNet of `benchmarks/networks.py` for any shape: 5×5 convolutions with strides 2, 2 and 1."""
+
+    def build(shape: Sequence[int], classes: int, factor: int = 1) -> nn.Module:
+        width, units = factor * CHANNELS, factor * UNITS
+        layers: list[nn.Module] = []
+        for inputs, stride in ((shape[0], 2), (width, 2), (width, 1)):
+            layers += [nn.Conv2d(inputs, width, 5, stride, 2), *([nn.BatchNorm2d(width)] if batchnorm else [])]
+            layers.append(nn.GELU())
+        flat = width * prod(-(-side // 4) for side in shape[1:])  # two strides of 2, each rounded up
+        layers += [nn.Flatten(), *_dropout(dropout), nn.Linear(flat, units), nn.GELU(), *_dropout(dropout)]
+        return nn.Sequential(*layers, nn.Linear(units, classes))
+
+    return build
+
+
+def _dropout(rate: float) -> list[nn.Module]:
+    return [nn.Dropout(rate)] if rate else []
+
+
+def _sized(
+    name: str, widen: Callable[..., nn.Module], mode: Literal["eval", "train"] = "eval", *, convolves: bool = False
+) -> Reference:
+    return Reference(name, widen, mode, widen, convolves)
 
 
 def _leaky_cnn(shape: Sequence[int], classes: int) -> nn.Module:
@@ -104,10 +169,13 @@ def _leaky_cnn(shape: Sequence[int], classes: int) -> nn.Module:
 
 
 REFERENCES = (
-    Reference("mlp", _mlp(nn.Sigmoid)),
+    _sized("mlp", _mlp(nn.Sigmoid)),
     Reference("relu-mlp", _mlp(nn.ReLU)),
-    Reference("dropout-mlp", _mlp(nn.GELU, nn.Dropout(0.5)), "train"),
+    _sized("dropout-mlp", _mlp(nn.GELU, 0.5), "train"),
     Reference("leaky-cnn", _leaky_cnn),
+    _sized("lenet", _lenet(), convolves=True),
+    _sized("dropout-lenet", _lenet(0.5), "train", convolves=True),
+    _sized("batchnorm-lenet", _lenet(batchnorm=True), convolves=True),
     Reference("patches", _Patches),
 )
 """The networks for images; their dropout rate and slope are chosen, the rates of `benchmarks/anchors.py` and the slope

@@ -6,9 +6,9 @@ Status words, the strongest first; there is none that says "safe":
 ``LEAKS (certified)``       A reconstruction proves itself without the private samples.
 ``LEAKS (measured)``        A reconstruction beats the floors and re-identifies its sample.
 ``BOUNDED``                 Nothing shown, and an accounted random defence bounds what any attack can show.
-``NOT SHOWN (budget)``      Working attacks did not show a leak with this budget.
+``NOT SHOWN (budget)``      Attacks that work with what they ran here (`leakaudit.findings.effort`) did not show a leak.
 ``NOT APPLICABLE (reason)`` No attack applies to this model and protocol, or the threat model allows none.
-``INCONCLUSIVE``            Nothing shown, by attacks that do not work here either, or that did not run.
+``INCONCLUSIVE``            Nothing shown, by attacks that do not work here either, ran too little, or did not run.
 =========================== ==========================================================================================
 """
 
@@ -17,8 +17,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from leakaudit.document.schema import AttackEntry, DefenceEntry, FindingEntry, Verdict
+from leakaudit.document.status import RunStatus, VerdictStatus
 from leakaudit.findings import SEVERITIES, Evidence, samples_of
-from leakaudit.report.views.defence_facts import VACUOUS, at_most
+from leakaudit.findings.effort import efforts, listed
+from leakaudit.findings.rules.fidelity import departures
+from leakaudit.report.views.defence_facts import VACUOUS, at_most, bound_in_short, weakest
 from leakaudit.scoring.base import FEWEST_FOR_INTERVAL, leak_interval
 
 NO_UPPER_BOUND = "No upper bound. Failure of these attacks is not evidence of safety."
@@ -31,18 +34,28 @@ def conclude(evidence: Evidence, findings: Sequence[FindingEntry], preset: str) 
     attacked, hit = len({s.index for _, _, s in scored}), len({s.index for _, _, s in leaks})
     if leaks:
         certified = any(v.certified for _, v, _ in leaks)
-        status = "LEAKS (certified)" if certified else "LEAKS (measured)"
+        code = VerdictStatus.LEAKS_CERTIFIED if certified else VerdictStatus.LEAKS_MEASURED
+        reason = ""
         headline = f"{hit} of {attacked} private samples can be reconstructed from one update"
+        if all(s.part for _, _, s in leaks):
+            headline = f"Parts of {hit} of {attacked} private samples can be read from one update"
     else:
-        status, headline = _not_shown(evidence, preset)
+        code, reason, headline = _not_shown(evidence, preset)
     worst = min(findings, key=lambda f: SEVERITIES.index(f.severity), default=None)
     interval = leak_interval(hit, attacked)
     return Verdict(
-        status=status,
+        status=f"{code} ({reason})" if reason else str(code),
+        code=code,
         severity=worst.severity if worst else "none",
-        confidence=worst.confidence if worst else "estimated",
+        confidence=worst.confidence if worst and not departures(evidence.target.fidelity) else "estimated",
         headline=headline,
-        at_least=_at_least(evidence.attacks, list(dict.fromkeys(a.title for a, _, _ in leaks)), attacked, hit),
+        at_least=_at_least(
+            evidence.attacks,
+            list(dict.fromkeys(a.title for a, _, _ in leaks)),
+            attacked,
+            hit,
+            whole=any(s.part is None for _, _, s in leaks),
+        ),
         at_most=_at_most(evidence.defences),
         assumed=_assumptions(evidence, preset),
         samples_leaked=hit,
@@ -52,32 +65,40 @@ def conclude(evidence: Evidence, findings: Sequence[FindingEntry], preset: str) 
     )
 
 
-def _not_shown(evidence: Evidence, preset: str) -> tuple[str, str]:
-    """Status and headline where nothing leaked."""
-    broken = [c.title or c.attack for c in evidence.controls if c.kind == "positive" and c.passed is False]
-    if any(d.accounting and d.accounting.reconstruction <= VACUOUS for d in evidence.defences):
-        return "BOUNDED", "No reconstruction was shown, and an accounted defence bounds what can be"
+def _not_shown(evidence: Evidence, preset: str) -> tuple[VerdictStatus, str, str]:
+    """Status, the reason that stands with it, and headline where nothing leaked."""
+    bounds = [d.accounting for d in evidence.defences if d.accounting and weakest(d.accounting) <= VACUOUS]
+    if bounds:
+        bound = bound_in_short(min(bounds, key=weakest))
+        return VerdictStatus.BOUNDED, "", f"No reconstruction was shown, and a {bound}"
     if not samples_of(evidence.attacks):
         return _nothing_ran(evidence)
-    if broken:
-        return "INCONCLUSIVE", f"Nothing was shown, but {', '.join(broken)} did not recover a known leak either"
-    return "NOT SHOWN (budget)", f"No reconstruction was shown with the {preset!r} budget"
+    tried = efforts(evidence)
+    weak = [effort for effort in tried if effort.counts]
+    if not weak and all(effort.missing for effort in tried):
+        weak = tried
+    if weak:
+        why = "; ".join(f"{effort.told}, and {effort.missing}" for effort in weak)
+        return VerdictStatus.INCONCLUSIVE, "", f"Nothing was shown, which says little: {why}"
+    return VerdictStatus.NOT_SHOWN, "", f"No reconstruction was shown with the {preset!r} budget: {listed(tried)}"
 
 
-def _nothing_ran(evidence: Evidence) -> tuple[str, str]:
+def _nothing_ran(evidence: Evidence) -> tuple[VerdictStatus, str, str]:
     real = [a for a in evidence.attacks if not a.upper_bound]
-    stopped = [a for a in real if a.status == "not_run" and a.reason.startswith(("time budget", "interrupted"))]
-    refused = [a for a in real if a.status == "not_applicable"]
+    stopped = [a for a in real if a.status is RunStatus.NOT_RUN and a.cut]
+    refused = [a for a in real if a.status is RunStatus.NOT_APPLICABLE]
     if stopped or evidence.partial or not real:
-        return "INCONCLUSIVE", "No attack ran, so nothing was shown"
+        return VerdictStatus.INCONCLUSIVE, "", "No attack ran, so nothing was shown"
     why = refused[0].reason if len(refused) == 1 else "no attack applies; the ledger says why for each"
     if not refused:
         why = "the threat model allows none of the attacks"
-    return f"NOT APPLICABLE ({why})", "No attack applies, so nothing was shown"
+    return VerdictStatus.NOT_APPLICABLE, why, "No attack applies, so nothing was shown"
 
 
-def _at_least(attacks: Sequence[AttackEntry], leaking: Sequence[str], attacked: int, hit: int) -> str:
-    ran = [a.title for a in attacks if a.status == "run" and not a.upper_bound]
+def _at_least(
+    attacks: Sequence[AttackEntry], leaking: Sequence[str], attacked: int, hit: int, *, whole: bool = True
+) -> str:
+    ran = [a.title for a in attacks if a.status is RunStatus.RUN and not a.upper_bound]
     if not ran:
         return "Nothing: no attack ran."
     if not leaking:
@@ -85,14 +106,16 @@ def _at_least(attacks: Sequence[AttackEntry], leaking: Sequence[str], attacked: 
         return f"Nothing beyond the labels: {', '.join(ran)} did not lift {samples} clearly above the floors."
     given = "from the update, the model and the batch size alone"
     interval = leak_interval(hit, attacked)
+    how = "reconstructed" if whole else "read in part"
     share = f" The share of samples that leak is {interval[0]:.0%} to {interval[1]:.0%} (95 %)." if interval else ""
-    return f"{hit} of {attacked} samples, reconstructed by {', '.join(leaking)} {given}.{share}"
+    return f"{hit} of {attacked} samples, {how} by {', '.join(leaking)} {given}.{share}"
 
 
 def _at_most(defences: Sequence[DefenceEntry]) -> str:
     """The bound of an accounted random defence; of several, each holds, since what follows one cannot weaken it."""
     bounds = [at_most(d.accounting) for d in defences if d.accounting]
-    return " ".join(bounds) if bounds else NO_UPPER_BOUND
+    withheld = [f"{d.text} has {d.accounting_reason}." for d in defences if d.withheld]
+    return " ".join(bounds or [NO_UPPER_BOUND, *withheld])
 
 
 _ATTACKER = {
@@ -106,9 +129,12 @@ _ATTACKER = {
 
 def _assumptions(evidence: Evidence, preset: str) -> list[str]:
     protocol = evidence.protocol
-    letter = max((a.threat_model for a in evidence.attacks if a.status == "run" and not a.upper_bound), default="B")
+    letter = max(
+        (a.threat_model for a in evidence.attacks if a.status is RunStatus.RUN and not a.upper_bound), default="B"
+    )
     controls = "" if evidence.controls else " No controls were run, so confidence is capped."
     return [
+        *(f"The audited network may not be the client's: {n.message}." for n in departures(evidence.target.fidelity)),
         f"Threat model {letter}: {_ATTACKER[letter]}",
         *([protocol.assumption] if protocol.assumption else []),
         "Labels are inferred from the update, not given.",

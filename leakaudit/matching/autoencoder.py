@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -47,7 +47,6 @@ LARGE_FROM = 65
 """Side from which an image is large; the authors' code has its small network up to 64 px."""
 VGG_STAGES = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
 """Convolutions and channels of each stage of VGG-19 (Simonyan and Zisserman 2015, arXiv 1409.1556)."""
-UNFINISHED = "the autoencoder was not trained to the end"
 
 
 class Network(nn.Module):
@@ -117,10 +116,12 @@ class Autoencoder:
     Args:
         network: Frozen, in eval mode.
         residual: Its mean squared error on the images that it was not trained on (on all of them if too few), c.
+        missing: Steps of its training that were not done.
     """
 
     network: Network
     residual: float
+    missing: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +186,7 @@ def train_autoencoder(
         training.advance(images, steps, goes_on)
         if training.done < steps:
             memory.hold(training, "begun", *key)
-            return _measured(copy.deepcopy(training.network), images), (UNFINISHED,)
+            return replace(_measured(copy.deepcopy(training.network), images), missing=steps - training.done), ()
         memory.hold(None, "begun", *key)
         known = _measured(training.network, images)
         facts = _store(memory, key, known) if lasting else ()

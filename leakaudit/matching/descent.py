@@ -11,10 +11,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Generator, Tensor
 
+from leakaudit.document.status import Cut, Lost
 from leakaudit.matching.schedule import LearningRate
 from leakaudit.matching.settings import MatchSettings
 from leakaudit.matching.step import Step
-from leakaudit.reconstruction import LossPoint, Monitor
+from leakaudit.reconstruction import LossPoint, Monitor, cause_of
 
 HISTORY_POINTS = 200
 """Points of the objective that are kept for the report; chosen."""
@@ -42,7 +43,7 @@ class Solution:
         history: Objective over iterations.
         shots: Iteration and inputs there, part of the way.
         iterations: Iterations that led here.
-        stopped: Why it ended early, or "".
+        cut: What it had less of than its settings say, where it was stopped.
         given_up: Iterations of descents beside it that led elsewhere.
     """
 
@@ -52,7 +53,7 @@ class Solution:
     history: tuple[LossPoint, ...] = ()
     shots: tuple[tuple[int, Tensor], ...] = ()
     iterations: int = 0
-    stopped: str = ""
+    cut: Cut | None = None
     given_up: int = 0
 
     @property
@@ -83,6 +84,10 @@ class Progress:
         """Report and ask: True when the descent must stop."""
         self.monitor.update(self.begin + (self.end - self.begin) * fraction, objective)
         return self.monitor.should_stop()
+
+    def cut(self, done: int, total: int) -> Cut:
+        """What a descent loses that stops after so many of its iterations."""
+        return Cut(Lost.ITERATIONS, cause_of(self.monitor), done, total)
 
     def share(self, after: float, width: float) -> Progress:
         """The part that begins after a share of this one and is `width` of it."""
@@ -130,7 +135,7 @@ class _Records:
             self.shots.append((iteration, inputs.detach().clone()))
         self.last = iteration
 
-    def solutions(self, iterations: int, stopped: str) -> list[Solution]:
+    def solutions(self, iterations: int, cut: Cut | None) -> list[Solution]:
         """One solution per restart."""
         return [
             Solution(
@@ -140,7 +145,7 @@ class _Records:
                 tuple(LossPoint(i, float(o[r]), float(m[r])) for i, o, m in self.points),
                 tuple((i, x[r]) for i, x in self.shots),
                 iterations,
-                stopped,
+                cut,
             )
             for r in range(len(self.objective))
         ]
@@ -158,7 +163,8 @@ def adam(
     optimizer = kind(values, lr=settings.learning_rate)
     rate = LearningRate(settings)
     records = _Records.of(step.names, values, settings.iterations)
-    since, best, stopped, done = 0, float("inf"), "", 0
+    since, best, done = 0, float("inf"), 0
+    cut: Cut | None = None
     for iteration in range(settings.iterations):
         lr = rate.at(iteration)
         for group in optimizer.param_groups:
@@ -176,11 +182,11 @@ def adam(
         step.problem.project(step.names, values)
         done = iteration + 1
         if progress.update(done / settings.iterations, lowest):
-            stopped = f"stopped after {done} of {settings.iterations} iterations"
+            cut = progress.cut(done, settings.iterations)
             break
         if lowest < settings.tolerance or (settings.patience and since >= settings.patience):
             break
-    return records.solutions(done, stopped)
+    return records.solutions(done, cut)
 
 
 def _flattened(step: Step, values: Sequence[Tensor], gradients: Sequence[Tensor], share: float) -> tuple[Tensor, ...]:
@@ -245,7 +251,7 @@ def lbfgs(step: Step, start: Sequence[Tensor], settings: MatchSettings, progress
             optimizer.step(closure)  # type: ignore[no-untyped-call]
     except _Stop:
         pass
-    return [replace(s, stopped=run.stopped) for s in records.solutions(run.done, run.stopped)]
+    return records.solutions(run.done, run.cut)
 
 
 @dataclass(eq=False)
@@ -257,7 +263,7 @@ class _Run:
     settings: MatchSettings
     progress: Progress
     done: int = 0
-    stopped: str = ""
+    cut: Cut | None = None
     mark: float = float("inf")
 
     def evaluate(self, values: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -269,7 +275,7 @@ class _Run:
         self.done += 1
         total, best = self.settings.iterations, float(self.records.objective[0])
         if self.progress.update(self.done / total, best):
-            self.stopped = f"stopped after {self.done} of {total} iterations"
+            self.cut = self.progress.cut(self.done, total)
             raise _Stop
         if best < self.settings.tolerance or not torch.isfinite(objective).all():
             raise _Stop

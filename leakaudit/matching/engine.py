@@ -16,13 +16,13 @@ from typing import TypeVar
 import torch
 from torch import Generator, Tensor
 
+from leakaudit.document.status import Cause, Cut, Lost
 from leakaudit.matching.descent import SNAPSHOT_FRACTIONS, Progress, Solution, adam, best_of, lbfgs
 from leakaudit.matching.memory import restarts_that_fit
 from leakaudit.matching.priors import Prior
 from leakaudit.matching.problem import MASK, Case, GradientMatching
 from leakaudit.matching.settings import MatchSettings
 from leakaudit.matching.step import COMPILE_AFTER, COMPILE_LARGE_AFTER, Mode, Step, choose_mode
-from leakaudit.notes import PLANNED
 from leakaudit.observation import Observation
 from leakaudit.reconstruction import Monitor, Reconstruction, Snapshot
 from leakaudit.target.dropout import by_step
@@ -74,8 +74,8 @@ def prepare(
     masks: Mapping[str, Tensor] | None = None,
     possible: Mapping[str, Tensor] | None = None,
     extra: Callable[[], Mapping[str, Tensor]] = dict,
-) -> tuple[GradientMatching, list[dict[str, Tensor]], tuple[str, ...]]:
-    """The problem with the iterations that there is time for, a guess per restart, and notes for the report.
+) -> tuple[GradientMatching, list[dict[str, Tensor]], tuple[Cut, ...]]:
+    """The problem with the iterations that there is time for, a guess per restart, and what the plan lost.
 
     Args:
         target: The model, in the mode of the protocol.
@@ -99,11 +99,11 @@ def prepare(
         for start in starts(observation, settings, generator, like)
     ]
     planned = plan(problem, guesses[0], monitor.seconds_left())
-    notes: tuple[str, ...] = ()
+    cuts: tuple[Cut, ...] = ()
     if planned < settings.iterations:
-        notes = (f"{PLANNED}{planned} of {settings.iterations} iterations planned per restart",)
+        cuts = (Cut(Lost.PLAN, Cause.BUDGET, planned, settings.iterations),)
         problem.settings = replace(settings, iterations=planned)
-    return problem, guesses, notes
+    return problem, guesses, cuts
 
 
 def _labels(observation: Observation) -> Tensor:
@@ -148,11 +148,11 @@ def minimize(
     """
     settings, raised = smooth_enough(settings, observation)
     known = extra or {}
-    problem, guesses, notes = prepare(
+    problem, guesses, cuts = prepare(
         target, observation, settings, generator, monitor, priors=priors, masks=masks, extra=lambda: known
     )
     solutions, facts = solve(problem, guesses, generator, Progress(monitor))
-    return to_reconstruction(problem, solutions, raised + notes + facts)
+    return to_reconstruction(problem, solutions, raised + facts, cuts)
 
 
 def minimize_together(
@@ -238,7 +238,7 @@ def solve(
         size = -(-size // -(-size // room))  # groups of about one size: each size is a recording of its own
         facts.append(f"memory for {room} of {len(guesses)} restarts at once: {size} at once")
     steps: dict[tuple[int, int], Step] = {}
-    while len(solutions) < len(guesses) and not (solutions and solutions[-1].stopped):
+    while len(solutions) < len(guesses) and not (solutions and solutions[-1].cut):
         begin = len(solutions)
         group, own = guesses[begin : begin + size], cases[begin : begin + size]
         part = Progress(
@@ -274,7 +274,10 @@ def _descend(
 
 
 def to_reconstruction(
-    problem: GradientMatching, solutions: Sequence[Solution], notes: tuple[str, ...] = ()
+    problem: GradientMatching,
+    solutions: Sequence[Solution],
+    notes: tuple[str, ...] = (),
+    cuts: tuple[Cut, ...] = (),
 ) -> Reconstruction:
     """The solution with the smallest match, with the iterations of all."""
     best = best_of(solutions)
@@ -291,7 +294,7 @@ def to_reconstruction(
         history=best.history,
         snapshots=_timeline(best),
         iterations=best.spent,
-        stopped=solutions[-1].stopped,
+        cuts=(*cuts, *filter(None, [solutions[-1].cut])),
         notes=notes,
     )
 

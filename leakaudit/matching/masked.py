@@ -135,9 +135,9 @@ def find_masks(
         trial = way.under(replace(problem.settings, **changes, iterations=steps, schedule="constant"))
         (found,), _ = solve(trial, guesses[:1], generator, progress.share(number * TRIAL_SHARE, TRIAL_SHARE))
         trials.append(found)
-        if found.stopped:
+        if found.cut:
             best = cheapest([with_settled_masks(free, trial, rates) for trial in trials])
-            return _stop_told(replace(best, stopped=found.stopped), (), total * len(guesses))
+            return _stop_told(replace(best, cut=found.cut), (), total * len(guesses))
     rest = progress.share(2 * TRIAL_SHARE, 1 - 2 * TRIAL_SHARE)
     return _stop_told(*_after_trials(problem, free, guesses, trials, rates, generator, rest), total * len(guesses))
 
@@ -165,22 +165,22 @@ def _after_trials(
         tried, noticed = _by_lbfgs(limited, begun, rates, generator, progress.share(0.0, first / spare))
         facts += noticed
         left = spare - (tried.spent - smooth.spent) // len(guesses)
-        if tried.stopped or tried.objective < mark or left < total // 4:
+        if tried.cut or tried.objective < mark or left < total // 4:
             best = cheapest([tried, with_settled_masks(free, signed, rates)])
-            return replace(best, stopped=tried.stopped), facts
+            return replace(best, cut=tried.cut), facts
     remaining = problem.under(replace(problem.settings, iterations=left))
     part = progress.share(1 - left / spare, left / spare)
     found, noticed = _by_adam(remaining, [signed.values, *guesses[1:]], generator, part)
     found = chain(signed, found, better=True)
     found.objective = cost(free, found.values)
-    best = replace(cheapest([tried, found]), stopped=found.stopped)
+    best = replace(cheapest([tried, found]), cut=found.cut)
     return best, facts if tried.objective < found.objective else noticed
 
 
 def _stop_told(solution: Solution, facts: tuple[str, ...], total: int) -> tuple[Solution, tuple[str, ...]]:
     """With the iterations of the whole attack, instead of the part in which it was stopped."""
-    if solution.stopped:
-        solution = replace(solution, stopped=f"stopped after {solution.spent} of {total} iterations")
+    if solution.cut:
+        solution = replace(solution, cut=replace(solution.cut, done=solution.spent, planned=total))
     return solution, facts
 
 
@@ -207,8 +207,8 @@ def _by_adam(
     last = round(POLISH_SHARE * total)
     descending = problem.under(replace(problem.settings, iterations=total - last))
     solutions, facts = solve(descending, guesses, generator, progress.share(0.0, 1 - POLISH_SHARE))
-    best = replace(best_of(solutions), stopped=solutions[-1].stopped)
-    if best.stopped or not last:
+    best = replace(best_of(solutions), cut=solutions[-1].cut)
+    if best.cut or not last:
         return best, facts
     refined = round_and_refine(descending, best, last, generator, progress.share(1 - POLISH_SHARE, POLISH_SHARE))
     better = refined.match < best.match
@@ -232,9 +232,9 @@ def _by_lbfgs(
         solution, noticed = smooth_joint(problem, start, rates, generator, part)
         found.append(solution)
         facts += noticed
-        if solution.stopped:
+        if solution.cut:
             break
-    return replace(cheapest(found), stopped=found[-1].stopped), tuple(dict.fromkeys(facts))
+    return replace(cheapest(found), cut=found[-1].cut), tuple(dict.fromkeys(facts))
 
 
 def smooth_joint(
@@ -266,7 +266,7 @@ def smooth_joint(
     each = (total - first) // REFINEMENTS
     inputs = joint.values["inputs"]  # refined from outside its range, where the match is
     for number in range(REFINEMENTS if each else 0):
-        if path.stopped:
+        if path.cut:
             break
         part = progress.share(FREE_SHARE + (1 - FREE_SHARE) * number / REFINEMENTS, (1 - FREE_SHARE) / REFINEMENTS)
         masks = {n.removeprefix(MASK): value for n, value in path.values.items() if n.startswith(MASK)}

@@ -135,7 +135,7 @@ class _Budget:
             iterations, self.generator, replace(self.progress, begin=begin, end=begin + width * iterations)
         )
         self.spent += runner.iterations - before
-        self.stopped = bool(found.stopped)
+        self.stopped = found.cut is not None
         return self.stopped
 
 
@@ -336,8 +336,8 @@ def _finish(
     if winner.solution is None:
         raise RuntimeError("no candidate has run")
     chosen = f"chosen by its match and total variation after {trials} trial steps: {winner.candidate.label}"
-    stopped = f"stopped after {budget.spent} of {budget.total} iterations" if budget.stopped else ""
-    solution = replace(winner.solution, given_up=budget.spent - winner.solution.iterations, stopped=stopped)
+    cut = budget.progress.cut(budget.spent, budget.total) if budget.stopped else None
+    solution = replace(winner.solution, given_up=budget.spent - winner.solution.iterations, cut=cut)
     return solution, winner.problem, (chosen, *dict.fromkeys(winner.facts))
 
 
@@ -350,6 +350,6 @@ def chain(first: Solution, then: Solution, *, better: bool) -> Solution:
         history=first.history + shifted,
         shots=first.shots + tuple((at + first.iterations, inputs) for at, inputs in then.shots),
         iterations=first.iterations + then.iterations,
-        stopped=then.stopped,
+        cut=then.cut,
         given_up=first.given_up + then.given_up,
     )

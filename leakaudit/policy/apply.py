@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from leakaudit.audit.environment import timestamp
 from leakaudit.document.schema import (
@@ -18,6 +19,8 @@ from leakaudit.document.schema import (
 from leakaudit.policy.compare import Change, Setup, compare_findings, differences, refuse_different
 from leakaudit.policy.read import Policy, Suppression
 
+R = TypeVar("R", bound=Report)
+
 
 def today() -> datetime.date:
     """The day in UTC, or that of ``SOURCE_DATE_EPOCH``."""
@@ -25,7 +28,7 @@ def today() -> datetime.date:
 
 
 def apply_policy(
-    report: Report,
+    report: R,
     policy: Policy,
     *,
     baseline: Report | None = None,
@@ -33,7 +36,7 @@ def apply_policy(
     settings: Sequence[SettingEntry] = (),
     day: datetime.date | None = None,
     allow_different: bool = False,
-) -> Report:
+) -> R:
     """The report with every finding judged by the policy.
 
     Args:

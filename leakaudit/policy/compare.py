@@ -15,6 +15,7 @@ from typing import Literal, get_args
 from leakaudit.audit.request import Request
 from leakaudit.defences.base import defended_protocol
 from leakaudit.document.schema import FindingEntry, Report, Severity
+from leakaudit.document.status import RunStatus
 from leakaudit.errors import UsageError
 
 CONFIDENCE_LEVEL = 0.95
@@ -134,7 +135,7 @@ def differences(old: Report, new: Report) -> list[str]:
 
 
 def _ran(report: Report) -> str:
-    return ", ".join(attack.name for attack in report.attacks if attack.status == "run")
+    return ", ".join(attack.name for attack in report.attacks if attack.status is RunStatus.RUN)
 
 
 def _short(value: object) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -31,7 +32,7 @@ class Play:
 
     Args:
         inputs: (B, C, H, W) in the model's normalised space, or token ids (B, 1, 1, L).
-        labels: Class indices (B,), or class probabilities (B, K) while they are being optimised.
+        labels: Class indices (B,), or class probabilities (B, K) of soft labels, or while they are being optimised.
         order: Positions of the samples in the order of their visits, where the protocol has one: (epochs, B).
         masks: Dropout keep masks of every local step, by layer; empty where nothing is injected, and then layers do as
             their own mode says.
@@ -145,6 +146,15 @@ class Protocol(ABC):
             made: Where it comes from.
         """
 
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """What is computed from the samples and shared with the update, in words; no defence adds noise to it.
+
+        A protocol that shares more (losses, control variates, how many samples were drawn) names that too: a privacy
+        guarantee is withheld wherever this is not empty.
+        """
+        return () if self.shared_statistics == "none" else (f"BatchNorm statistics ({self.shared_statistics})",)
+
     def order(self, generator: Generator, samples: int) -> Tensor | None:
         """Draw the order in which a client visits so many samples; ``None`` where the update does not depend on it."""
         return None
@@ -221,6 +231,29 @@ def gradient(
         values = target.parameters if parameters is None else dict(parameters)
         return dict(torch.func.grad(lambda p: target.loss(inputs, labels, p))(values))
     return target.gradient(inputs, labels, create_graph=create_graph, parameters=parameters)
+
+
+def sample_gradients(target: Target, play: Play) -> list[dict[str, Tensor]]:
+    """The gradient of every sample's loss in one forward of the whole batch: their mean is :func:`gradient`.
+
+    For a model that takes no single samples, or draws for the batch as a whole; else taking samples one by one is
+    cheaper.
+
+    Args:
+        target: The model.
+        play: Inputs, labels, and the masks of one step.
+    """
+    with injected_masks(target.module, play.masks_of(0)) if play.masks else nullcontext():
+        logits = target.logits(play.inputs)
+    values = target.parameters
+    found = []
+    for i in range(len(logits)):
+        loss = target.task.loss(logits[i : i + 1], play.labels[i : i + 1])
+        grads = torch.autograd.grad(
+            loss, list(values.values()), retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        found.append(dict(zip(values, grads, strict=True)))
+    return found
 
 
 def belonging(shared: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict[str, Tensor]:

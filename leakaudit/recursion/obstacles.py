@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from leakaudit.errors import AuditError
-from leakaudit.target.inventory import Layer
+from leakaudit.target.kinds import Layer
 
 
 class Obstacle(AuditError):

@@ -28,7 +28,7 @@ from math import prod
 
 from leakaudit.risk.flow import block_rank, uncovered
 from leakaudit.risk.structural import Convolution, StructuralRank, convolution_rank, linear_rank
-from leakaudit.target.inventory import Layer
+from leakaudit.target.kinds import Layer
 from leakaudit.target.pointwise import INVERTIBLE, LOCALLY_INVERTIBLE, PIECEWISE_LINEAR
 
 _WEIGHTED = ("convolution", "linear")
@@ -230,7 +230,8 @@ def _block(base: Segment, batch: int) -> Segment:
     if solved_by_gradients(base.layers, batch):
         n = base.unknowns
         system = StructuralRank(n, base.gradient, base.weight, n, 0, 0, n)
-        return replace(base, system=system, local=system, note="several paths; gradient constraints alone suffice")
+        note = "several paths; gradient constraints alone suffice"
+        return replace(base, system=system, local=system, note=note, notes=_remarks(base))
     return _bounded(base, batch, "several paths")
 
 
@@ -305,7 +306,7 @@ def _weighted(base: Segment, layer: Layer, functions: list[str], batch: int) -> 
         return replace(base, note=reason)
     system = layer_system(layer, before, batch)
     if layer.weight is None or layer.settings.get("frozen"):
-        return _frozen(base, system)
+        system = replace(system, gradient=0, gradient_rank=0, overlap=0)
     pools = [part for part in after if part.kind in _POOLS]
     filters = min(base.layers[at].output_shape[0] if layer.kind == "convolution" else 1, system.overlap)
     local = system
@@ -328,12 +329,6 @@ def _only(system: StructuralRank, outputs: int, overlap: int) -> StructuralRank:
     return replace(
         system, weight=outputs, weight_rank=min(system.weight_rank, outputs), overlap=min(overlap, system.overlap)
     )
-
-
-def _frozen(base: Segment, system: StructuralRank) -> Segment:
-    alone = replace(system, gradient=0, gradient_rank=0, overlap=0)
-    note = "not trained: its gradient is not shared, weight constraints only"
-    return replace(base, system=alone, local=alone, note=note, notes=_remarks(base, system))
 
 
 def _outside_formula(before: tuple[Layer, ...], after: tuple[Layer, ...], layer: Layer) -> str:
@@ -364,6 +359,8 @@ def _remarks(base: Segment, system: StructuralRank | None = None) -> tuple[str, 
         )
     if any(layer.kind == "dropout" for layer in base.layers):
         remarks.append("dropout is active: counted as if its mask were known, the worst case")
+    if any(layer.settings.get("frozen") for layer in base.layers if layer.kind in _WEIGHTED):
+        remarks.append("not trained: its gradient is not shared, weight constraints only, as if its outputs were known")
     return tuple(remarks)
 
 

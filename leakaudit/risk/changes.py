@@ -19,7 +19,7 @@ from math import prod
 from typing import Any
 
 from leakaudit.errors import UsageError
-from leakaudit.target.inventory import Layer
+from leakaudit.target.kinds import Layer
 
 Layers = tuple[Layer, ...]
 Shape = tuple[int, ...]

@@ -15,8 +15,7 @@ always the rank itself (random residual and branched blocks in the tests, agains
 between a layer's gradient and its outputs are not subtracted.
 
 Fails, with the reason as text, at operators whose rank is not known (attention, unknown operators, shared or derived
-weights). Reference: Ahlswede et al., "Network information flow", IEEE Trans. IT 2000, for rank as flow; this use is
-ours.
+weights). Reference for rank as flow: `leakaudit.risk.cut`; this use is ours.
 """
 
 from __future__ import annotations
@@ -24,12 +23,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import prod
 
-import numpy as np
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import maximum_flow
-
+from leakaudit.risk.cut import EVERYTHING, Cut
 from leakaudit.risk.structural import StructuralRank
-from leakaudit.target.inventory import Layer
+from leakaudit.target.kinds import Layer
 from leakaudit.target.pointwise import LOCALLY_INVERTIBLE, PIECEWISE_LINEAR
 
 _PASSING = (
@@ -37,8 +33,6 @@ _PASSING = (
     *("max_pool", "avg_pool", "global_pool"),
 )
 _NORMS = ("batchnorm", "layernorm", "groupnorm")
-_LARGEST = 2**31 - 1
-"""Capacity that never binds: the largest of the int32 that SciPy's ``maximum_flow`` takes, by definition."""
 
 System = Callable[[Layer], StructuralRank]
 
@@ -70,9 +64,8 @@ class Network:
     def __init__(self, block: tuple[Layer, ...], system: System, batch: int, *, everything: bool) -> None:
         self.block, self.batch, self.everything = block, batch, everything
         self.system = system
-        self.edges: dict[tuple[int, int], int] = {}
-        self.gradients: list[tuple[int, int]] = []
-        self.numbers: dict[str, int] = {}
+        self.cut = Cut()
+        self.gradients: list[tuple[str, int]] = []
         inside = {layer.index for layer in block}
         (self.entry,) = {source for layer in block for source in layer.inputs if source not in inside}
         self._tensor(self.entry, block[0].input_shape)
@@ -83,30 +76,17 @@ class Network:
 
     def rank(self, *, outputs: bool, gradients: bool) -> int:
         """Maximum flow into the block's input from its outputs, its weight gradients, or both."""
-        edges = dict(self.edges)
-        source = self._node("source")
-        if outputs:
-            edges[source, self._node(f"out {self.block[-1].index}")] = _LARGEST
-        if gradients:
-            for node, size in self.gradients:
-                edges[source, node] = size
-        count = len(self.numbers)
-        rows, columns = zip(*edges, strict=True)
-        sizes = np.minimum(np.array(list(edges.values()), dtype=np.int64), _LARGEST).astype(np.int32)
-        graph = csr_matrix((sizes, (rows, columns)), shape=(count, count))
-        return int(maximum_flow(graph, source, self._node(f"in {self.entry}")).flow_value)
-
-    def _node(self, name: str) -> int:
-        return self.numbers.setdefault(name, len(self.numbers))
+        extra = [("source", f"out {self.block[-1].index}", EVERYTHING)] if outputs else []
+        extra += [("source", node, size) for node, size in self.gradients] if gradients else []
+        return self.cut.flow("source", f"in {self.entry}", extra)
 
     def _tensor(self, index: int, shape: tuple[int, ...]) -> None:
         """Equations arrive at "out" and leave, at most as many as entries, from "in"."""
-        self.edges[self._node(f"out {index}"), self._node(f"in {index}")] = self.batch * prod(shape)
+        self.cut.edge(f"out {index}", f"in {index}", self.batch * prod(shape))
 
     def _passes(self, layer: Layer, most: int) -> None:
         for source in layer.inputs:
-            edge = self._node(f"in {layer.index}"), self._node(f"out {source}")
-            self.edges[edge] = self.edges.get(edge, 0) + most
+            self.cut.widen(f"in {layer.index}", f"out {source}", most)
 
     def _layer(self, layer: Layer) -> None:
         size = self.batch * prod(layer.output_shape)
@@ -115,7 +95,7 @@ class Network:
         elif layer.kind == "activation" and layer.settings["function"] not in LOCALLY_INVERTIBLE:
             self._passes(layer, size if self.everything else size // 2)
         elif layer.kind in _NORMS:
-            self._passes(layer, size - self._hidden_sets(layer))
+            self._passes(layer, size - hidden_sets(layer, self.batch))
             if layer.weight is not None and not layer.settings.get("frozen"):
                 scales = prod(layer.settings.get("weight_shape", (0,)))
                 self._gradient(layer, scales, scales, f"out {layer.inputs[0]}")
@@ -124,33 +104,36 @@ class Network:
 
     def _weighted(self, layer: Layer, system: StructuralRank) -> None:
         """Outputs and gradient together fix at most r̂ directions of the layer's input."""
-        both = self._node(f"both {layer.index}")
-        self.edges[self._node(f"in {layer.index}"), both] = system.weight_rank
-        self.edges[both, self._node(f"out {layer.inputs[0]}")] = system.rank
+        both = f"both {layer.index}"
+        self.cut.edge(f"in {layer.index}", both, system.weight_rank)
+        self.cut.edge(both, f"out {layer.inputs[0]}", system.rank)
         if layer.weight is not None and not layer.settings.get("frozen"):
-            self._gradient(layer, system.gradient_rank, system.gradient, f"both {layer.index}")
+            self._gradient(layer, system.gradient_rank, system.gradient, both)
+        elif layer.settings.get("biased"):
+            self._gradient(layer, 0, 0, both)
 
     def _gradient(self, layer: Layer, about_input: int, size: int, where: str) -> None:
         """A weight's gradient speaks of the layer's input and, through δ, of smooth activations behind the layer."""
-        node = self._node(f"gradient {layer.index}")
+        node = f"gradient {layer.index}"
         self.gradients.append((node, size + (layer.output_shape[0] if layer.bias else 0)))
-        self.edges[node, self._node(where)] = about_input
+        self.cut.edge(node, where, about_input)
         behind = {layer.index}
         for later in self.block:
             if behind.intersection(later.inputs):
                 behind.add(later.index)
                 if _bends(later):
                     for source in later.inputs:
-                        self.edges[node, self._node(f"out {source}")] = self.batch * prod(later.input_shape)
+                        self.cut.edge(node, f"out {source}", self.batch * prod(later.input_shape))
 
-    def _hidden_sets(self, layer: Layer) -> int:
-        """Means that a normalisation with statistics of the sample or the batch hides."""
-        if layer.kind == "batchnorm":
-            return layer.input_shape[0] if layer.settings["batch_statistics"] else 0
-        if layer.kind == "groupnorm":
-            return self.batch * int(layer.settings["groups"])
-        rows: int = prod(layer.input_shape) // max(1, prod(layer.settings["normalized_shape"]))
-        return self.batch * rows
+
+def hidden_sets(layer: Layer, batch: int) -> int:
+    """Means that a normalisation with statistics of the sample or the batch hides."""
+    if layer.kind == "batchnorm":
+        return layer.input_shape[0] if layer.settings["batch_statistics"] else 0
+    if layer.kind == "groupnorm":
+        return batch * int(layer.settings["groups"])
+    rows: int = prod(layer.input_shape) // max(1, prod(layer.settings["normalized_shape"]))
+    return batch * rows
 
 
 def _bends(layer: Layer) -> bool:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import importlib
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,7 +162,7 @@ class Subgraph:
         return out_of_place(node)(*arguments, **options)
 
 
-def _load_forward_mode() -> None:
+def load_forward_mode() -> None:
     """Forward mode compiles its decompositions on first use; PyTorch warns about its own ``torch.jit.script`` there."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -171,7 +171,7 @@ def _load_forward_mode() -> None:
 
 def segment_rank(function: Subgraph, generator: Generator) -> SegmentRank | None:
     """RA_seg of one segment at a random input; ``None`` where its Jacobian would not fit in memory."""
-    _load_forward_mode()
+    load_forward_mode()
     shape = function.trace.shape(function.start)
     x = torch.randn(shape, generator=generator, dtype=torch.float64)
     output = function(x, {})
@@ -221,7 +221,7 @@ def gradient_spectrum(
         seconds: Time that may be spent; beyond it, the estimate.
         largest: Most unknowns for which all singular values are computed.
     """
-    _load_forward_mode()
+    load_forward_mode()
     started = time.perf_counter()
     x = torch.randn(function.trace.shape(function.start), generator=generator, dtype=torch.float64)
 
@@ -348,6 +348,12 @@ def _singular_values(matrix: Tensor) -> Tensor:
             return values
     result: Tensor = torch.linalg.svdvals(matrix)
     return result
+
+
+def rank_above(matrix: Tensor, tolerances: Sequence[float]) -> list[int]:
+    """Singular values above each tolerance, relative to the largest."""
+    values = _singular_values(matrix)
+    return [_count(values, tolerance) for tolerance in tolerances]
 
 
 def _gap(values: Tensor, rank: int) -> float | None:

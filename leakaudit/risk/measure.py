@@ -9,13 +9,17 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor, fx
 
 from leakaudit.risk.chain import Segment
+from leakaudit.risk.frozen import Determined, measure, partly_frozen
 from leakaudit.risk.jacobian import UNDECIDED_GAP, Spectrum, Subgraph, gradient_spectrum, segment_rank
 from leakaudit.risk.structural import StructuralRank
+from leakaudit.risk.update_flow import UpdateFlow
+from leakaudit.target.kinds import Layer
 from leakaudit.target.target import Target
 from leakaudit.target.trace import Trace
 
@@ -104,6 +108,23 @@ class Measuring:
             found.unknowns, part.gradient, found.outputs, found.gradient, found.output, overlap, found.unknowns
         )
         return Measured(system, found.condition, found.gap)
+
+    def determined(self, target: Target, layers: Sequence[Layer]) -> Determined | None:
+        """What the update of a partly frozen model determines; ``None`` where all is trained, or it takes too long."""
+        batch, largest = self.trace.batch_size, THOROUGH_UNKNOWNS if self.thorough else QUICK_UNKNOWNS
+        if not partly_frozen(layers) or not target.parameters or batch * prod(target.image_shape) > largest:
+            return None
+        labels = target.task.draw(batch, self.generator)
+
+        def loss(logits: Tensor) -> Tensor:
+            return target.task.loss(logits.reshape(batch, -1), labels)
+
+        function = Subgraph(self.trace, self.trace.input, self.trace.output, self.trainable)
+        bound = UpdateFlow(layers, batch).rank(-1)
+        try:
+            return measure(function, loss, layers, bound, self.generator, self.budget)
+        except (NotImplementedError, RuntimeError):  # an operator without a forward derivative: the bound stands
+            return None
 
     def whole(self, target: Target, batch_size: int) -> Spectrum:
         """RA_J with a random label per sample."""

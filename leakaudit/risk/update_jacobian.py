@@ -30,11 +30,25 @@ class UpdateJacobian:
         target: The model.
         observation: How clients make an update, which tensors they share, and through which channel.
         play: At which the Jacobian is taken.
+        distinct: Rows (u,) of the play's inputs that vary; by default all.
+        places: Which of these each row of the play is (B,).
+        free: Entries (*shape) of a sample that vary, as booleans; by default all.
     """
 
-    def __init__(self, target: Target, observation: Observation, play: Play) -> None:
-        self.inputs = play.inputs.detach().clone().requires_grad_(True)
-        at = Play(self.inputs, play.labels, play.order, play.masks)
+    def __init__(
+        self,
+        target: Target,
+        observation: Observation,
+        play: Play,
+        distinct: Tensor | None = None,
+        places: Tensor | None = None,
+        free: Tensor | None = None,
+    ) -> None:
+        self.free = None if free is None or bool(free.all()) else free.to(play.inputs.device)
+        inputs = play.inputs if distinct is None else play.inputs[distinct]
+        self.inputs = inputs.detach().clone().requires_grad_(True)
+        whole = self.inputs if places is None else self.inputs[places]
+        at = Play(whole, play.labels, play.order, play.masks)
         shared = observation.regenerate(target, at, create_graph=True)
         self.value = torch.cat([g.reshape(-1) for g in shared.values()])
         self.dual = torch.zeros_like(self.value).requires_grad_(True)
@@ -46,6 +60,7 @@ class UpdateJacobian:
         """J z of a direction shaped as the inputs; flat, one entry per entry of the update."""
         if not self.pullback.requires_grad:
             return torch.zeros_like(self.value)
+        direction = self.only_free(direction)
         (product,) = torch.autograd.grad(
             self.pullback, [self.dual], direction, retain_graph=True, materialize_grads=True
         )
@@ -54,7 +69,16 @@ class UpdateJacobian:
     def transposed_times(self, dual: Tensor) -> Tensor:
         """Jᵀ w of a flat vector, shaped as the inputs."""
         (product,) = torch.autograd.grad(self.value, [self.inputs], dual, retain_graph=True, materialize_grads=True)
-        return product
+        return self.only_free(product)
+
+    def only_free(self, direction: Tensor) -> Tensor:
+        """A direction shaped as the inputs, without the entries that do not vary."""
+        return direction if self.free is None else direction * self.free
+
+    @property
+    def unknowns(self) -> int:
+        """Entries that vary."""
+        return self.inputs.numel() if self.free is None else len(self.inputs) * int(self.free.sum())
 
 
 def least_squares(jacobian: UpdateJacobian, value: Tensor, products: int, tolerance: float) -> tuple[Tensor, bool]:
@@ -99,9 +123,10 @@ def missing_directions(
     inputs = jacobian.inputs
     missing, converged = [], True
     for _ in range(probes):
-        probe = torch.randn(inputs.shape, generator=generator, dtype=torch.float64).to(inputs.device)
+        drawn = torch.randn(inputs.shape, generator=generator, dtype=torch.float64)
+        probe = jacobian.only_free(drawn.to(inputs.device))
         found, done = least_squares(jacobian, jacobian.times(probe), products, CONVERGED)
-        missing.append(inputs.numel() * float((probe - found).square().sum() / probe.square().sum()))
+        missing.append(jacobian.unknowns * float((probe - found).square().sum() / probe.square().sum()))
         converged &= done
         if not done and missing[-1] > tolerance:
             break

@@ -19,7 +19,9 @@ from math import log
 from leakaudit.errors import UsageError
 from leakaudit.risk.chain import segments
 from leakaudit.risk.changes import Change, Layers, activations, changed, parameters
-from leakaudit.risk.rank import RankReport, annotate, judge
+from leakaudit.risk.judge import judge
+from leakaudit.risk.rank import annotate
+from leakaudit.risk.ranked import RankReport
 from leakaudit.target.inventory import inventory
 from leakaudit.target.target import Target
 

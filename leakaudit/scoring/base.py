@@ -1,9 +1,10 @@
 """The contract of a measure: how reconstructions of a domain are matched to the private samples, and what they score.
 
 A measure is private: it holds the whole batch file, for floors and for telling samples apart. Reconstructions come in
-any order, so they are matched one to one to the samples by :meth:`Measure.distance` (Hungarian method) once, and every
-metric uses that assignment. A *floor* is what a guess scores that knows nothing of the sample; a sample has *leaked*
-when its reconstruction beats every floor by a margin and identifies its own sample.
+any order, so they are matched one to one to the distinct samples by :meth:`Measure.distance` (Hungarian method) once,
+and every metric uses that assignment; samples that a batch repeats share their match. A *floor* is what a guess scores
+that knows nothing of the sample; a sample has *leaked* when its reconstruction beats every floor by a margin and
+identifies its own sample.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from leakaudit.domains.base import Domain
 from leakaudit.domains.specs import Spec
 from leakaudit.reconstruction import Reconstruction
 from leakaudit.scoring.criterion import LeakCriterion
+from leakaudit.scoring.parts import Part
 from leakaudit.scoring.reidentify import Identification
 
 CONFIDENCE_LEVEL = 0.95
@@ -45,11 +47,13 @@ class Judging:
         criterion: When a sample counts as leaked.
         distractors: Further values (M, *shape) to tell samples from, or ``None``.
         lpips_weights: SqueezeNet 1.1 checkpoint for LPIPS; ``None`` looks in torch's hub cache.
+        read: Entries (*shape) that the model reads, or ``None`` for all; the others are left out of every score.
     """
 
     criterion: LeakCriterion = field(default_factory=LeakCriterion)
     distractors: Tensor | None = None
     lpips_weights: Path | None = None
+    read: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -62,6 +66,7 @@ class SampleScore(ABC):
         identification: Whether the sample is the nearest, and among how many.
         leaked: Beats every floor by a margin, and is identified among enough others.
         reason: Why it does not count, or "".
+        part: The part of the sample that leaked, where it is not the whole.
     """
 
     position: int
@@ -69,6 +74,7 @@ class SampleScore(ABC):
     identification: Identification
     leaked: bool
     reason: str = ""
+    part: Part | None = None
 
     @property
     @abstractmethod
@@ -157,13 +163,20 @@ class Measure(ABC, Generic[R]):
     def score(self, batch: Batch, found: R, prior_only: Sequence[R] = ()) -> list[SampleScore]:
         """Score reconstructions against a drawn batch of B samples.
 
+        Samples that the batch holds several times are told from no other place of it, so all of them are matched to the
+        reconstruction of the one; reconstructions are used once otherwise.
+
         Args:
             batch: The victim.
             found: What was recovered, in any order.
             prior_only: What the attack made without the update: one more floor, the best of them.
         """
-        rows, columns = linear_sum_assignment(self.distance(batch, found))
-        return [self.judge(batch, int(i), found, int(j), prior_only) for i, j in zip(rows, columns, strict=True)]
+        first = first_places(batch.images)
+        distinct = sorted(set(first))
+        rows, columns = linear_sum_assignment(self.distance(batch, found)[distinct])
+        matched = {distinct[i]: int(j) for i, j in zip(rows, columns, strict=True)}
+        places = [(i, matched[place]) for i, place in enumerate(first) if place in matched]
+        return [self.judge(batch, i, found, j, prior_only) for i, j in places]
 
     @abstractmethod
     def judge(self, batch: Batch, position: int, found: R, row: int, prior_only: Sequence[R]) -> SampleScore:
@@ -210,6 +223,12 @@ class Measure(ABC, Generic[R]):
 def finite(value: float | None) -> float | None:
     """The value, or ``None`` when it is not a finite number."""
     return value if value is not None and math.isfinite(value) else None
+
+
+def first_places(samples: Tensor) -> list[int]:
+    """The position (B) at which each of the samples (B, *shape) occurs first: its own, unless it is repeated."""
+    seen: dict[bytes, int] = {}
+    return [seen.setdefault(sample.contiguous().numpy().tobytes(), i) for i, sample in enumerate(samples.cpu())]
 
 
 def squared_distances(batch: Batch, found: Tensor) -> np.ndarray[Any, Any]:

@@ -11,20 +11,20 @@ A *floor* is what a guess scores that knows nothing of the sample: mid-grey, the
 of the same class, and what the attack's prior alone makes (`leakaudit.audit.controls`); and one that knows a little,
 the flat image of the sample's own mean colour, which no constant image beats. A sample has *leaked* when its
 reconstruction beats every floor by a margin in PSNR or LPIPS, and re-identifies it (`leakaudit.scoring.reidentify`).
-A sample that a floor reproduces exactly (a constant image) never counts.
+A sample that a floor reproduces exactly (a constant image) never counts. Pixels that the model never reads are left
+out of everything; where an attack claims a part of the others, a sample leaks in that part (`leakaudit.scoring.parts`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from leakaudit.client.batch import Batch
 from leakaudit.domains.base import Domain
@@ -32,17 +32,28 @@ from leakaudit.domains.specs import IMAGES, Spec
 from leakaudit.reconstruction import Reconstruction
 from leakaudit.scoring.base import Judging, Measure, SampleScore, finite, squared_distances
 from leakaudit.scoring.criterion import LeakCriterion
+from leakaudit.scoring.parts import (
+    LEAST_SHARE,
+    Part,
+    PartlyRead,
+    claimed,
+    claimed_of,
+    mean_colour,
+    values_of,
+    within,
+)  # fmt: skip
 from leakaudit.scoring.perceptual import HUB_FILE, PerceptualDistance, find_weights
 from leakaudit.scoring.pictures import png
 from leakaudit.scoring.reidentify import HALF_LEVEL, Gallery, Identification
+from leakaudit.scoring.ssim import SSIM_WINDOW, ssim
 
-SSIM_WINDOW = 11
-"""Side of the Gaussian window, in pixels (Wang et al. 2004, doi 10.1109/TIP.2003.819861)."""
 RECOGNISABLE_SSIM = 0.8
 """SSIM from which a reconstruction counts as recognisable; chosen, not measured."""
 RECOGNISABLE_PSNR = 25.0
 """PSNR in dB from which a reconstruction counts as recognisable; chosen, not measured."""
 Lpips = Callable[[Tensor, Tensor], Tensor]
+Found = Tensor | PartlyRead
+"""Reconstructions, (B, C, H, W) in 0..1, and what of them is claimed."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +125,7 @@ class ImageScore(SampleScore):
         return math.inf if self.scores.psnr is None else self.scores.psnr
 
 
-class ImageMeasure(Measure[Tensor]):
+class ImageMeasure(Measure[Found]):
     """Scores pixels (B, C, H, W) in 0..1.
 
     Args:
@@ -123,6 +134,7 @@ class ImageMeasure(Measure[Tensor]):
         lpips_reason: Why there is none.
         criterion: When a sample counts as leaked.
         distractors: Further images (M, C, H, W) in 0..1 to tell samples from.
+        read: Entries (C, H, W) that the model reads, the only ones that count; ``None`` for all.
     """
 
     specs: ClassVar[tuple[Spec, ...]] = IMAGES
@@ -135,11 +147,15 @@ class ImageMeasure(Measure[Tensor]):
         lpips_reason: str = "",
         criterion: LeakCriterion | None = None,
         distractors: Tensor | None = None,
+        read: Tensor | None = None,
     ) -> None:
         super().__init__(population)
+        self.read = None if read is None or bool(read.all()) else read
+        self.distractors = distractors
+        self._parts: dict[bytes, ImageMeasure] = {}
         self.lpips, self.lpips_reason = lpips, lpips_reason
         self.criterion = criterion or LeakCriterion()
-        self.gallery = Gallery(population.images, distractors, self.criterion.distractors)
+        self.gallery = Gallery(population.images, distractors, self.criterion.distractors, self.read)
         self._floors: dict[tuple[int, ...], dict[str, Scores]] = {}
 
     @classmethod
@@ -148,23 +164,37 @@ class ImageMeasure(Measure[Tensor]):
         path = judging.lpips_weights or find_weights()
         lpips = None if path is None else PerceptualDistance(path)
         reason = "" if path is not None else f"no {HUB_FILE} in torch's hub cache, and no --lpips-weights"
-        return cls(population, lpips, reason, judging.criterion, judging.distractors)
+        return cls(population, lpips, reason, judging.criterion, judging.distractors, judging.read)
 
     def like(self, domain: Domain, population: Batch) -> ImageMeasure:
         """With the same criterion, without LPIPS and further distractors."""
         return type(self)(population, criterion=self.criterion)
 
-    def recovered(self, domain: Domain, reconstruction: Reconstruction) -> Tensor:
-        """Pixels (B, C, H, W)."""
-        return domain.decode(reconstruction.inputs.cpu())
+    def part(self, read: Tensor) -> ImageMeasure:
+        """The measure of a part of the samples: entries (C, H, W), of which those that the model reads count."""
+        counted = read if self.read is None else read & self.read
+        key = counted.numpy().tobytes()
+        if key not in self._parts:
+            reason = "a part of an image has none"
+            self._parts[key] = type(self)(self.population, None, reason, self.criterion, self.distractors, counted)
+        return self._parts[key]
 
-    def usable(self, found: Tensor) -> bool:
+    def recovered(self, domain: Domain, reconstruction: Reconstruction) -> Found:
+        """Pixels (B, C, H, W), and which are claimed where these are not all."""
+        values = domain.decode(reconstruction.inputs.cpu())
+        return values if reconstruction.read is None else PartlyRead(values, reconstruction.read.cpu())
+
+    def usable(self, found: Found) -> bool:
         """Whether all pixels are finite."""
-        return bool(torch.isfinite(found).all())
+        return bool(torch.isfinite(values_of(found)).all())
 
-    def distance(self, batch: Batch, found: Tensor) -> np.ndarray[Any, Any]:
-        """Squared distances, in proportion to the mean squared error."""
-        return squared_distances(batch, found)
+    def distance(self, batch: Batch, found: Found) -> np.ndarray[Any, Any]:
+        """Squared distances of what counts and is claimed, in proportion to the mean squared error."""
+        read, part = self.read, claimed(found)
+        if part is not None:
+            read = part if read is None else part & read
+        samples = replace(batch, images=within(batch.images, read))
+        return squared_distances(samples, within(values_of(found), read))
 
     @property
     def decoys(self) -> int:
@@ -178,12 +208,13 @@ class ImageMeasure(Measure[Tensor]):
     def measure(self, guess: Tensor, truth: Tensor) -> Scores:
         """All metrics of one image (C, H, W) against another, both in 0..1."""
         reasons: dict[str, str] = {}
-        mse = float((guess.double() - truth.double()).square().mean())
+        difference = guess.double() - truth.double()
+        mse = float((difference if self.read is None else difference[self.read]).square().mean())
         psnr = -10 * math.log10(mse) if mse > 0 else None
         if psnr is None:
             reasons["psnr"] = "identical to the last bit (MSE 0)"
-        ssim = _ssim(guess, truth)
-        if ssim is None:
+        similarity = ssim(guess, truth, self.read)
+        if similarity is None:
             reasons["ssim"] = f"image smaller than the {SSIM_WINDOW}×{SSIM_WINDOW} window"
         lpips = None
         if self.lpips is None:
@@ -191,17 +222,39 @@ class ImageMeasure(Measure[Tensor]):
         elif guess.shape[0] not in (1, 3):
             reasons["lpips"] = f"{guess.shape[0]} channels, LPIPS takes 1 or 3"
         else:
-            lpips = float(self.lpips(guess[None], truth[None]))
-        return Scores(psnr, ssim, lpips, mse, reasons)
+            shown = guess if self.read is None else torch.where(self.read, guess, truth)
+            lpips = float(self.lpips(shown[None], truth[None]))
+        return Scores(psnr, similarity, lpips, mse, reasons)
 
-    def judge(self, batch: Batch, position: int, found: Tensor, row: int, prior_only: Sequence[Tensor]) -> ImageScore:
-        """Margins over the floors, and re-identification."""
-        truth, guess = batch.images[position], found[row]
+    def judge(self, batch: Batch, position: int, found: Found, row: int, prior_only: Sequence[Found]) -> ImageScore:
+        """Margins over the floors, and re-identification; of a sample that is claimed in part, first of the part."""
+        whole = self._judge(batch, position, found, row, prior_only)
+        read = claimed_of(found, row)
+        if read is None:
+            return whole
+        measure = self.part(read)
+        assert measure.read is not None
+        entries, of = int(measure.read.sum()), read.numel() if self.read is None else int(self.read.sum())
+        if entries < LEAST_SHARE * of:
+            return whole
+        part = measure._judge(batch, position, values_of(found), row, prior_only)
+        if not part.leaked:
+            return whole
+        return replace(
+            whole,
+            identification=part.identification,
+            leaked=True,
+            reason="",
+            part=Part(entries, of, part.scores.psnr),
+        )
+
+    def _judge(self, batch: Batch, position: int, found: Found, row: int, prior_only: Sequence[Found]) -> ImageScore:
+        truth, guess = batch.images[position], values_of(found)[row]
         scores = self.measure(guess, truth)
         floors = dict(self.floors(batch, position))
         if prior_only:
-            alone = torch.cat(list(prior_only))
-            errors = (alone - truth).flatten(1).square().mean(1)
+            alone = torch.cat([values_of(made) for made in prior_only])
+            errors = within(alone - truth, self.read).flatten(1).square().mean(1)
             floors["prior_only"] = self.measure(alone[int(errors.argmin())], truth)
         margin, lpips_margin = _margin(scores, floors), _lpips_margin(scores, floors)
         identification = self.identify(batch, position, found, row)
@@ -218,9 +271,9 @@ class ImageMeasure(Measure[Tensor]):
             reason=reason,
         )
 
-    def identify(self, batch: Batch, position: int, found: Tensor, row: int) -> Identification:
+    def identify(self, batch: Batch, position: int, found: Found, row: int) -> Identification:
         """By mean squared error, among the gallery."""
-        return self.gallery.identify(found[row], batch.images[position])
+        return self.gallery.identify(values_of(found)[row], batch.images[position])
 
     def _why_not(self, margin: float | None, lpips_margin: float | None, found: Identification) -> str:
         """Why a sample does not count as leaked, or ""."""
@@ -233,12 +286,18 @@ class ImageMeasure(Measure[Tensor]):
             return f"only {found.distractors} other images to tell it from, {limits.distractors} are needed"
         return "" if found.identified else "another image is nearer to the reconstruction"
 
+    def claim(self, score: SampleScore) -> str:
+        """Of a part that leaked."""
+        return "" if score.part is None or not score.leaked else "a part of {hit} of {total} samples was read"
+
     def recognisable(self, score: SampleScore) -> bool:
         """SSIM or PSNR above what people recognise."""
         return (score.metrics["ssim"] or 0.0) >= RECOGNISABLE_SSIM or score.closeness >= RECOGNISABLE_PSNR
 
     def told(self, score: SampleScore) -> str:
         """PSNR and margin."""
+        if score.part is not None and score.leaked:
+            return score.part.told
         psnr, margin = score.metrics["psnr"], score.metrics["margin"]
         if psnr is None:
             return "exact"
@@ -258,7 +317,7 @@ class ImageMeasure(Measure[Tensor]):
         best = [psnr for score in scores if (psnr := score.metrics["psnr"]) is not None]
         return f"best {max(best):.1f} dB" if best else "exact"
 
-    def entry(self, batch: Batch, score: SampleScore, found: Tensor) -> dict[str, Any]:
+    def entry(self, batch: Batch, score: SampleScore, found: Found) -> dict[str, Any]:
         """Metrics and floors under their names of schema version 1, and the pictures."""
         assert isinstance(score, ImageScore)
         seen = score.identification
@@ -271,8 +330,9 @@ class ImageMeasure(Measure[Tensor]):
             "reidentified_reason": _identified_reason(seen),
             "augmented": seen.augmented,
             "near_duplicates": seen.near_duplicates,
+            "part": asdict(score.part) if score.part is not None and score.leaked else None,
             "original_png": png(batch.images[score.position]),
-            "reconstruction_png": png(found[score.reconstruction]),
+            "reconstruction_png": png(values_of(found)[score.reconstruction]),
         }
 
     def picture(self, values: Tensor) -> str:
@@ -287,8 +347,8 @@ class ImageMeasure(Measure[Tensor]):
         return self._floors[key]
 
     def _compute_floors(self, batch: Batch, position: int) -> dict[str, Scores]:
-        truth, label = batch.images[position], int(batch.labels[position])
-        colour = truth.mean((-2, -1), keepdim=True).expand_as(truth)
+        truth, label = batch.images[position], int(batch.classes[position])
+        colour = mean_colour(truth, self.read)
         floors = {
             "grey": self.measure(torch.full_like(truth, 0.5), truth),
             "flat": self.measure(colour, truth),
@@ -298,20 +358,10 @@ class ImageMeasure(Measure[Tensor]):
         outside = [i for i in range(len(self.population)) if i not in within and not alike[i]]
         if outside:
             floors["mean"] = self.measure(self.population.images[outside].mean(0), truth)
-        same = [i for i in outside if int(self.population.labels[i]) == label]
+        same = [i for i in outside if int(self.population.classes[i]) == label]
         if same:
             floors["other"] = self.measure(self.population.images[same[0]], truth)
         return floors
-
-
-def _ssim(guess: Tensor, truth: Tensor) -> float | None:
-    if min(guess.shape[-2:]) < SSIM_WINDOW:
-        return None
-    _, full = structural_similarity_index_measure(
-        guess[None].double(), truth[None].double(), sigma=1.5, data_range=1.0, return_full_image=True
-    )
-    edge = SSIM_WINDOW // 2  # torchmetrics pads by reflection; only windows inside the image count here
-    return float(full[..., edge:-edge, edge:-edge].mean())
 
 
 def _margin(scores: Scores, floors: dict[str, Scores]) -> float | None:

@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from leakaudit.scoring.parts import mean_colour, within
+
 NEAR_DUPLICATE = 0.2
 """Largest difference of a near-duplicate, relative to the sample's contrast; chosen: 96 per cent of its variance are
 shared."""
@@ -57,22 +59,30 @@ class Gallery:
         images: The batch file (N, C, H, W), in 0..1.
         others: Further images of the same kind (M, C, H, W), or ``None``.
         least: Number of distractors that is filled up to with augmentations.
+        read: Entries (C, H, W) that count, or ``None`` for all.
     """
 
-    def __init__(self, images: Tensor, others: Tensor | None = None, least: int = 100) -> None:
+    def __init__(
+        self, images: Tensor, others: Tensor | None = None, least: int = 100, read: Tensor | None = None
+    ) -> None:
         self.real = images if others is None or not len(others) else torch.cat([images, others.to(images)])
         missing = least - (len(self.real) - 1)
         self.least = least
-        self.augmented = augment(self.real, SPARE * least) if missing > 0 else images[:0]
+        altered = augment(self.real, SPARE * least) if missing > 0 else images[:0]
+        self.read = read
+        self.real, self.augmented = within(self.real, read), within(altered, read)
 
     def near_duplicates(self, truth: Tensor, images: Tensor) -> Tensor:
         """Which of images (N, C, H, W) are near-duplicates of one sample (C, H, W), itself included: booleans (N,)."""
-        contrast = float((truth - truth.mean((-2, -1), keepdim=True)).norm())
-        near: Tensor = _distances(images, truth) <= max(NEAR_DUPLICATE * contrast, HALF_LEVEL * truth.numel() ** 0.5)
+        contrast = float(within(truth - mean_colour(truth, self.read), self.read).norm())
+        entries = truth.numel() if self.read is None else int(self.read.sum())
+        distances = _distances(within(images, self.read), within(truth, self.read))
+        near: Tensor = distances <= max(NEAR_DUPLICATE * contrast, HALF_LEVEL * entries**0.5)
         return near
 
     def identify(self, guess: Tensor, truth: Tensor) -> Identification:
         """Tell one sample (C, H, W) from all others by its reconstruction (C, H, W)."""
+        guess, truth = within(guess, self.read), within(truth, self.read)
         alike = self.near_duplicates(truth, self.real)
         competitors = self.real[~alike]
         extra = self.augmented[~self.near_duplicates(truth, self.augmented)][: max(0, self.least - len(competitors))]

@@ -25,11 +25,13 @@ from leakaudit.audit.request import Request
 from leakaudit.client.batch import Batch
 from leakaudit.defences.registry import default_grid
 from leakaudit.defences.spec import parse_defence
-from leakaudit.document.schema import DefenceTrial, Report, SampleResult
+from leakaudit.document.schema import DefenceTrial, SampleResult
+from leakaudit.document.status import RunStatus
 from leakaudit.errors import LeakauditError
 from leakaudit.findings import samples_of
 from leakaudit.matching.settings import MatchSettings
 from leakaudit.observer import Observer, SilentObserver
+from leakaudit.report.saving import Report
 from leakaudit.scoring.base import leak_interval, specs_of
 from leakaudit.sweep.goal import Goal
 from leakaudit.sweep.request import DefendRequest, TrainingPlan
@@ -87,7 +89,7 @@ def defend(
     report.goal, report.recommendation = str(sweep.goal), why
     report.seconds = time.monotonic() - started
     if observer.interrupted():
-        measured = sum(trial.status == "run" for trial in trials[1:])
+        measured = sum(trial.status is RunStatus.RUN for trial in trials[1:])
         report.partial = f"interrupted: {measured} of {len(grid)} defences measured"
     return report
 
@@ -150,7 +152,7 @@ class _Sweep:
             reason = "interrupted"  # an attack that was cut short says nothing of the defence
         except LeakauditError as error:
             reason = error.discreet
-        return DefenceTrial(text=text, title=parse_defence(text).title, status="not_run", reason=reason)
+        return DefenceTrial(text=text, title=parse_defence(text).title, status=RunStatus.NOT_RUN, reason=reason)
 
     def _with(self, text: str, seed: int, *, stronger: bool = False) -> Report:
         request = _stronger(self.request) if stronger else self.request
@@ -176,7 +178,7 @@ class _Sweep:
         return DefenceTrial(
             text=text,
             title=entry.title if entry else "No defence",
-            status="run",
+            status=RunStatus.RUN,
             adaptive_attack=entry.adaptive_attack if entry else "",
             evaluated=evaluated,
             attacked=len(attacked),
@@ -222,7 +224,10 @@ class _Sweep:
             once = ", ".join(trial.text for trial in enough) or "none"
             return None, f"Interrupted before a setting was confirmed; {once} met {goal} once. {GOES_ON}"
         missed = f" ({', '.join(failed)} only once)" if failed else ""
-        return None, f"No setting tried meets {goal}{missed}: combine defences, or do not share such updates."
+        leaking = [t for t in trials if t.leaked and t.value is not None and goal.reached(t.value) and not t.meets]
+        names = ", ".join(t.text or "no defence" for t in leaking)
+        leaks = f", since samples leak although the limit holds ({names})" if names else ""
+        return None, f"No setting tried meets {goal}{missed}{leaks}: combine defences, or do not share such updates."
 
 
 def _closeness(sample: SampleResult) -> float:
@@ -240,5 +245,5 @@ def cheapest(trials: Sequence[DefenceTrial]) -> list[DefenceTrial]:
 
     The loss first: on few held-out samples accuracy is a coarse count.
     """
-    enough = [t for t in trials if t.status == "run" and t.meets and t.evaluated]
+    enough = [t for t in trials if t.status is RunStatus.RUN and t.meets and t.evaluated]
     return sorted(enough, key=lambda t: (t.loss if t.loss is not None else float("inf"), -(t.accuracy or 0.0)))

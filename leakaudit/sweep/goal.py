@@ -1,7 +1,8 @@
 """What a defence must reach over all samples: ``leaked=0``, ``reidentified=0``, or a limit on a metric as ``PSNR<15``.
 
 The metrics are those of the model's domain. A limit is on the best reconstruction: below it where higher is closer
-(PSNR, SSIM, places right), above it where lower is closer (LPIPS, MSE).
+(PSNR, SSIM, places right), above it where lower is closer (LPIPS, MSE). Whatever the metric, no limit is met while a
+sample counts as leaked: 14.7 dB may be enough to tell an image from all others.
 """
 
 from __future__ import annotations
@@ -82,9 +83,18 @@ class Goal:
         return value if value is not None else spec.undefined if spec else float("inf")
 
     def met(self, report: Report) -> bool:
-        """Whether every sample of a report is within the limit."""
-        value, limit = (self.value(report), self.limit) if self.below else (-self.value(report), -self.limit)
+        """Whether every sample of a report is within the limit, and none counts as leaked but as `leaked` allows."""
+        return self.reached(self.value(report)) and (self.measure == "leaked" or not leaked(report))
+
+    def reached(self, value: float) -> bool:
+        """Whether the worst value is within the limit."""
+        value, limit = (value, self.limit) if self.below else (-value, -self.limit)
         return value < limit if self.strict else value <= limit
+
+
+def leaked(report: Report) -> int:
+    """How many samples leaked by any attack."""
+    return len({sample.index for _, _, sample in samples_of(report.attacks) if sample.leaked})
 
 
 _KNOWN = {spec.name: spec for spec in (*IMAGES, *TOKENS)}

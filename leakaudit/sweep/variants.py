@@ -12,15 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leakaudit.audit.assemble import without_pictures
-from leakaudit.document.schema import AttackEntry, FindingEntry, Report, VariantEntry
+from leakaudit.document.schema import AttackEntry, FindingEntry, VariantEntry
+from leakaudit.document.status import VerdictStatus
 from leakaudit.errors import AuditError, LeakauditError, UsageError
 from leakaudit.findings import SEVERITIES
 from leakaudit.observer import Observer
 from leakaudit.protocols.base import Mode
+from leakaudit.report.saving import Report
 from leakaudit.target.target import Target
 
-RANKING = ("LEAKS (certified)", "LEAKS (measured)", "INCONCLUSIVE", "NOT APPLICABLE", "NOT SHOWN", "BOUNDED")
-"""Beginnings of the statuses, the worst first: what was not concluded is worse than what was not shown."""
+RANKING = (
+    VerdictStatus.LEAKS_CERTIFIED,
+    VerdictStatus.LEAKS_MEASURED,
+    VerdictStatus.INCONCLUSIVE,
+    VerdictStatus.NOT_APPLICABLE,
+    VerdictStatus.NOT_SHOWN,
+    VerdictStatus.BOUNDED,
+)
+"""The statuses, the worst first: what was not concluded is worse than what was not shown."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,14 +121,14 @@ def combine(
 
 def _unaudited(label: str, error: LeakauditError) -> VariantEntry:
     """The entry of a variant that could not be audited; what may quote a sample stands in a field of its own."""
-    return VariantEntry(label=label, status="NOT APPLICABLE", headline=error.discreet, reason=error.message)
+    code = VerdictStatus.NOT_APPLICABLE
+    return VariantEntry(label=label, status=str(code), code=code, headline=error.discreet, reason=error.message)
 
 
 def _badness(report: Report) -> tuple[int, int, int]:
     """Smaller is worse."""
     verdict = report.verdict
-    status = next(i for i, word in enumerate(RANKING) if verdict.status.startswith(word))
-    return status, -verdict.samples_leaked, SEVERITIES.index(verdict.severity)
+    return RANKING.index(verdict.code), -verdict.samples_leaked, SEVERITIES.index(verdict.severity)
 
 
 def _union(worst: str, reports: Sequence[tuple[str, Report]]) -> list[FindingEntry]:
@@ -149,6 +158,7 @@ def _entry(label: str, report: Report, worst: bool) -> VariantEntry:
     return VariantEntry(
         label=label,
         status=report.verdict.status,
+        code=report.verdict.code,
         headline=report.verdict.headline,
         severity=report.verdict.severity,
         confidence=report.verdict.confidence,

@@ -12,7 +12,6 @@ What may run code is opened only when the caller says so; sizes are held against
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import warnings
 from collections.abc import Mapping
@@ -24,10 +23,12 @@ from torch import Tensor, nn
 
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.safety.importing import current_folder_importable
+from leakaudit.target.hashing import hash_model
 from leakaudit.target.modules import from_module
 from leakaudit.target.prescan import scan
 from leakaudit.target.readers import Asked, Content, Reader
-from leakaudit.target.target import FidelityNote, Target
+from leakaudit.target.target import Target
+from leakaudit.target.wrappers import PREFIXES
 
 
 def from_factory(path: Path, reader: Reader, factory: str, asked: Asked) -> Target:
@@ -62,12 +63,8 @@ def _needs_factory(path: Path) -> ModelError:
 
 
 def _origin(path: Path, kind: str, producer: str) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
     return {
-        "name": path.stem, "format": kind, "path": str(path), "sha256": digest.hexdigest(), "producer": producer,
+        "name": path.stem, "format": kind, "path": str(path), "sha256": hash_model(path), "producer": producer,
     }  # fmt: skip
 
 
@@ -137,7 +134,7 @@ def _built(factory: str, location: str, name: str) -> nn.Module:
 
 def _fill(module: nn.Module, weights: dict[str, Tensor], path: Path, factory: str) -> None:
     """Load weights strictly; a prefix that `DataParallel` or a compiler added to all names is taken off."""
-    for prefix in ("module.", "_orig_mod.", "model."):
+    for prefix in PREFIXES:
         if (
             weights
             and all(name.startswith(prefix) for name in weights)
@@ -174,9 +171,7 @@ def _script(path: Path) -> tuple[nn.Module, dict[str, Any]]:
             script: Any = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError) as error:
         raise ModelError(f"{path} cannot be loaded: {str(error).splitlines()[0]}", "export it again") from error
-    text = "TorchScript is deprecated, and its dropout masks can be neither recorded nor injected"
-    notes = [FidelityNote("LA913", text, "pass weights with --factory package.module:function, or export to ONNX")]
-    return cast(nn.Module, script), {**_origin(path, "torchscript", "torch.jit"), "notes": notes}
+    return cast(nn.Module, script), _origin(path, "torchscript", "torch.jit")
 
 
 def _pickled(path: Path, unsafe_pickle: bool) -> nn.Module:

@@ -148,8 +148,6 @@ def capture_functional(module: nn.Module, native: tuple[int, ...], vocabulary: i
     A forward in train mode on a copy of the calls finds the layers, so that they exist before the first use. Its
     effect on running statistics is undone.
     """
-    if isinstance(module, torch.jit.ScriptModule):  # its calls are not made by Python
-        return module
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
     original = type(module)
     module.__class__ = type(original.__name__, (_Captured, original), {"__module__": original.__module__})

@@ -11,7 +11,7 @@ from math import prod
 from torch import fx
 
 from leakaudit.target import pointwise
-from leakaudit.target.inventory import Layer, consumers, unique_names
+from leakaudit.target.kinds import Layer, consumers, unique_names
 from leakaudit.target.operators import HANDLERS, RESHAPES, SLICES, Draft, other
 from leakaudit.target.trace import Trace, op_name
 

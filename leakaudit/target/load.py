@@ -35,6 +35,7 @@ def load(
     loss: Literal["cross-entropy", "bce"] | None = None,
     batchnorm: Literal["batch", "running"] | None = None,
     share_bn_statistics: SharedStatistics = "none",
+    trained: Sequence[str] = (),
 ) -> Target:
     """Load a model.
 
@@ -53,6 +54,8 @@ def load(
         batchnorm: Whether BatchNorm uses statistics of the batch or the running ones; by default those of `mode`.
         share_bn_statistics: Statistics of BatchNorm that clients share with their updates: ``batch``, mean and variance
             of every layer over the batch, or ``running``, the running statistics after the step.
+        trained: Patterns of tensors of an ONNX file that the client trains although they look like anything else, such
+            as a prompt at the input.
 
     Returns:
         The model, in the requested mode.
@@ -62,12 +65,15 @@ def load(
         UsageError: The file does not exist, or an argument does not fit the model.
     """
     from leakaudit.target import archives, modules
+    from leakaudit.target.modules import MOST_CLASSES
 
     if mode not in ("eval", "train"):
         raise UsageError(f"mode is {mode!r}, expected eval or train", "only leakaudit scan compares both")
     from leakaudit.target.batchnorm import set_batchnorm, sharing
+    from leakaudit.target.rescaling import with_own_rescaling
 
     if isinstance(path, nn.Module):
+        _check_trained(trained, "a module: requires_grad decides there")
         target = modules.from_module(path, image_shape, frozen, mode, dropout=dropout)
     else:
         file = Path(path)
@@ -78,18 +84,33 @@ def load(
             mode=mode,
             output=output,
             frozen=frozen,
+            trained=trained,
             trust=trust,
             unsafe_pickle=unsafe_pickle,
             image_shape=image_shape,
             dropout=dict(dropout or {}),
         )
+        if reader.kind != "onnx":
+            _check_trained(trained, f"{reader.called}: it says itself what is trained")
         target = reader.read(file, asked) if factory is None else archives.from_factory(file, reader, factory, asked)
     if not target.parameters:
         raise ModelError(f"{target.name} has no trainable tensors", "check --frozen and that weights are in the file")
+    if loss is None and target.classes > MOST_CLASSES:
+        raise ModelError(
+            f"{target.name} returns {target.classes} numbers per sample, more than a classifier is expected to have: "
+            "a detector or a map, flattened?",
+            'if they are classes, say loss = "cross-entropy" in a --train-config file',
+        )
     if batchnorm is not None:
         set_batchnorm(target.module, batchnorm, target.name)
-    target = sharing(target, share_bn_statistics)
+    target = with_own_rescaling(sharing(target, share_bn_statistics))
     return target if loss is None else _with_loss(target, loss)
+
+
+def _check_trained(trained: Sequence[str], of: str) -> None:
+    """Refuse patterns of trained tensors where they would be ignored."""
+    if trained:
+        raise UsageError(f"--trained is for ONNX files, not for {of}", "leave it out")
 
 
 def _with_loss(target: Target, loss: Literal["cross-entropy", "bce"]) -> Target:

@@ -13,12 +13,16 @@ from torch import nn
 from leakaudit.domains.tokens import Tokens
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.target import layout as layouts
+from leakaudit.target.composed import compose
 from leakaudit.target.dropout import Dropout, dropout_layers, replace_dropout
 from leakaudit.target.exported.module import ExportedModule
 from leakaudit.target.functional import capture_functional
-from leakaudit.target.probe import batch_sizes, double_backward_note, run
+from leakaudit.target.probabilities import without_probabilities
+from leakaudit.target.probe import batch_sizes, double_backward_note, reach_note, run
+from leakaudit.target.scripted import ScriptedModule
 from leakaudit.target.target import FidelityNote, Layout, Target
 from leakaudit.target.tokens import LENGTHS, find_table
+from leakaudit.target.wrappers import unwrapped
 from leakaudit.tasks.single_label import single_label
 
 ImageShape = tuple[int, ...]
@@ -47,16 +51,16 @@ def from_module(
     """
     label = origin.setdefault("name", type(module).__name__)
     origin.setdefault("format", "module")
+    module = unwrapped(module, label)
     _float_parameters(module, label)
     module.eval()
     exported, dropout = origin.pop("exported_batch", None), origin.pop("dropout", None)
     native, layout, notes, tokens = _native(module, image_shape, exported or 1, label)
     domain, vocabulary = layouts.domain_of(layout, native, image_shape, tokens)
-    if not isinstance(module, torch.jit.ScriptModule):
-        replace_dropout(module)
+    replace_dropout(module)
     _keep_statistics(module)
     outputs = _outputs(module, exported or 1, native, label, vocabulary)
-    module = capture_functional(module, native, vocabulary)
+    module = compose(capture_functional(module, native, vocabulary), exported or 1, native, vocabulary)
     if dropout:
         insert_dropout(module, dropout, label)
     notes += _recurrent_dropout(module)
@@ -65,9 +69,13 @@ def from_module(
     if sizes is not None:
         text = f"the model accepts batches of {', '.join(map(str, sizes))} only"
         notes.append(FidelityNote("LA920", text, "export with a dynamic batch axis"))
-    notes += origin.pop("notes", [])
+    module, ending = without_probabilities(module, sizes, native, vocabulary)
+    if ending:
+        outputs = _outputs(module, exported or 1, native, label, vocabulary)
+    notes += [*ending, *origin.pop("notes", [])]
+    notes += reach_note(module, sizes, native, vocabulary, label)
     notes += double_backward_note(module, sizes, native, vocabulary)
-    if outputs == 1:
+    if outputs == 1 and not ending:
         text = "the model has one output; it is audited as a binary classifier's logit"
         notes.append(FidelityNote("LA922", text, "regression is not supported yet"))
     if mode == "train":
@@ -183,7 +191,26 @@ def _outputs(module: nn.Module, batch: int, native: tuple[int, ...], label: str,
             f"{label} returns shape {list(result.shape)} for {batch} sample(s), expected logits (B, K)",
             "segmentation, detection and sequence models are not supported yet; it needs a classifier",
         )
+    check_outputs(tuple(result.shape), label)
     return int(result[0].numel())
+
+
+MOST_CLASSES = 10_000
+"""Classes that a classifier may have without being asked: ImageNet-21k, the largest public set of images with classes,
+has 10,450 in its current version; detectors flattened to one axis begin at about 20,000."""
+
+
+def check_outputs(shape: tuple[int, ...], label: str) -> None:
+    """Refuse outputs ``(B, T, 1)``, which forecasts and sequences have and classifiers do not.
+
+    Raises:
+        ModelError: They have this shape.
+    """
+    if len(shape) == 3 and shape[2] == 1 and shape[1] > 1:
+        raise ModelError(
+            f"{label} returns shape {list(shape)}: a forecast or one score per position, not one per class",
+            "sequence models are not supported yet; if these are classes, take the last axis off in the model",
+        )
 
 
 def _check_train_mode(
@@ -218,12 +245,12 @@ def _recurrent_dropout(module: nn.Module) -> list[FidelityNote]:
     return [FidelityNote("LA912", text, "put nn.Dropout between single-layer recurrent modules")]
 
 
-def check_patterns(patterns: Sequence[str], names: Sequence[str], label: str) -> None:
-    """Refuse a pattern of ``--frozen`` that no tensor matches: it is a typing mistake, not a wish."""
+def check_patterns(patterns: Sequence[str], names: Sequence[str], label: str, option: str = "--frozen") -> None:
+    """Refuse a pattern of an option that no tensor matches: it is a typing mistake, not a wish."""
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise UsageError(
-                f"--frozen {pattern!r} matches no tensor of {label}", f"its tensors are {', '.join(names[:20])}"
+                f"{option} {pattern!r} matches no tensor of {label}", f"its tensors are {', '.join(names[:20])}"
             )
 
 
@@ -233,11 +260,7 @@ def insert_dropout(module: nn.Module, dropout: Mapping[str, float], label: str) 
     for name, p in dropout.items():
         if name in layers:
             layers[name].p = p
-        elif (
-            name in known
-            and name
-            and not isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule | ExportedModule)
-        ):
+        elif name in known and name and not isinstance(module, torch.fx.GraphModule | ExportedModule | ScriptedModule):
             known[name].add_module("leakaudit_dropout", Dropout(p, label=name))
             known[name].register_forward_hook(lambda owner, _, output: owner.leakaudit_dropout(output))
         else:

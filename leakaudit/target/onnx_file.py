@@ -15,7 +15,9 @@ def _recognises(content: Content) -> bool:
 def _read(path: Path, asked: Asked) -> Target:
     from leakaudit.target.onnx.load import from_onnx
 
-    return from_onnx(path, asked.output, asked.frozen, asked.image_shape, dict(asked.dropout), asked.mode)
+    return from_onnx(
+        path, asked.output, asked.frozen, asked.image_shape, dict(asked.dropout), asked.mode, asked.trained
+    )
 
 
 READER = Reader(kind="onnx", called="an ONNX model", recognises=_recognises, read=_read, order=90)

@@ -1,7 +1,7 @@
 """What each recorded operator is: one handler per operator, from its arguments to kind, tensors and settings.
 
 Each handler reads the arguments as PyTorch's ``native_functions.yaml`` documents them. Operators without a handler
-become ``other``. Used by `leakaudit.target.layers`; the kinds are documented in `leakaudit.target.inventory`.
+become ``other``. Used by `leakaudit.target.layers`; the kinds are documented in `leakaudit.target.kinds`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from leakaudit.target import pointwise
-from leakaudit.target.inventory import Kind
+from leakaudit.target.kinds import Kind
 from leakaudit.target.trace import TensorUse, Trace, op_name
 
 RESHAPES = {

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from leakaudit.errors import ModelError
 from leakaudit.target.target import FidelityNote
@@ -52,6 +57,119 @@ def batch_sizes(
     scale = max(1.0, float(alone.abs().max()))
     same = together.shape[0] == 3 and float((together[: len(alone)] - alone).abs().max()) <= TOLERANCE * scale
     return None if same else (base,)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far a model's update depends on its input.
+
+    Args:
+        outputs: Whether the outputs have a derivative with respect to any trainable tensor.
+        change: Relative change of the gradient from one random input to another, with the same label.
+        cut: The last call whose result has no derivative although its input has one, or "".
+    """
+
+    outputs: bool
+    change: float
+    cut: str
+
+
+class _Cuts(TorchFunctionMode):
+    """Notes calls that end a derivative: comparisons, roundings to integers, indices of a maximum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = ""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and not result.requires_grad:
+            given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+            if any(value.requires_grad for value in given):
+                self.last = str(getattr(func, "__name__", func))
+        return result
+
+
+def reach(
+    module: nn.Module, sizes: tuple[int, ...] | None, native: tuple[int, ...], vocabulary: int | None = None
+) -> Reach:
+    """Whether the update of a model depends on its input, by two random inputs with the same label."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    batch = sizes[0] if sizes else 1
+    updates: list[Tensor] = []
+    cuts = _Cuts()
+    for seed in range(2):
+        x = sample(batch, native, 5 + seed, vocabulary, (-0.5, 1.5))
+        with sdpa_kernel(SDPBackend.MATH), cuts:
+            logits = module(x if vocabulary is not None else x.requires_grad_()).reshape(batch, -1)
+        if not logits.requires_grad:
+            return Reach(False, 0.0, cuts.last)
+        padded = torch.nn.functional.pad(logits, (1, 0)) if logits.shape[1] == 1 else logits
+        loss = torch.nn.functional.cross_entropy(padded, torch.zeros(batch, dtype=torch.long))
+        grads = torch.autograd.grad(loss, parameters, allow_unused=True)
+        if all(grad is None for grad in grads):
+            return Reach(False, 0.0, cuts.last)
+        updates.append(torch.cat([grad.flatten() for grad in grads if grad is not None]))
+    norm = float(updates[0].norm())
+    return Reach(True, float((updates[0] - updates[1]).norm()) / norm if norm > 0 else 0.0, cuts.last)
+
+
+HARDLY = 1e-3
+"""Relative change of an update below which its input is as good as not in it: rounding of single precision in a deep
+network is about 1e-5, and the smallest change of a trained classifier in the tests is 0.02."""
+
+
+def reach_note(
+    module: nn.Module,
+    sizes: tuple[int, ...] | None,
+    native: tuple[int, ...],
+    vocabulary: int | None,
+    label: str,
+    where: str = "",
+) -> list[FidelityNote]:
+    """A note where the update hardly depends on the input.
+
+    Args:
+        module: In the mode of the audit.
+        sizes: Batch sizes that it takes, ``None`` for any.
+        native: Shape of one sample.
+        vocabulary: Number of token ids, or ``None`` for real numbers.
+        label: The model's name.
+        where: The node that ends the derivative, where the caller knows it better.
+
+    Raises:
+        ModelError: The outputs have no derivative, or none that the input has a part in, behind a call that ends it.
+    """
+    found = reach(module, sizes, native, vocabulary)
+    cut = where or found.cut
+    if not found.outputs:
+        raise ModelError(
+            f"{label}: the output is not differentiable{f', cut off by {cut}' if cut else ''}: no update trains it",
+            "choose the scores in front of it with --output NAME, or export the model that is trained",
+        )
+    if cut and not _input_has_part(module, sizes, native, vocabulary):
+        raise ModelError(
+            f"{label}: the input reaches the output through {cut} alone, which has no derivative: a tree ensemble or a "
+            "rule written as matrices, which no gradient trains",
+            "audit the model that clients train by gradients",
+        )
+    if found.change > HARDLY:
+        return []
+    text = f"the update hardly depends on the input: it changes by {found.change:.1g} of its size between random inputs"
+    return [FidelityNote("LA933", text, "check that the file holds the trained network and takes inputs of this range")]
+
+
+def _input_has_part(
+    module: nn.Module, sizes: tuple[int, ...] | None, native: tuple[int, ...], vocabulary: int | None
+) -> bool:
+    """Whether the outputs have a derivative with respect to the input; always said of token ids, which have none."""
+    if vocabulary is not None:
+        return True
+    x = sample(sizes[0] if sizes else 4, native, 7, limits=(-0.5, 1.5)).requires_grad_()
+    with sdpa_kernel(SDPBackend.MATH):
+        outputs = module(x)
+    (slope,) = torch.autograd.grad(outputs.square().sum(), x, allow_unused=True)
+    return slope is not None and bool(slope.any())
 
 
 def silent_tensors(

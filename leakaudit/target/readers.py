@@ -52,6 +52,7 @@ class Asked:
     mode: Literal["eval", "train"] = "eval"
     output: str | None = None
     frozen: Sequence[str] = ()
+    trained: Sequence[str] = ()
     trust: bool = False
     unsafe_pickle: bool = False
     image_shape: tuple[int, ...] | None = None

@@ -18,7 +18,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from leakaudit.errors import ModelError
-from leakaudit.target.inventory import Layer, inventory
+from leakaudit.target.inventory import inventory
+from leakaudit.target.kinds import Layer
 from leakaudit.target.target import Target
 
 INNER = "model"

@@ -134,7 +134,8 @@ class Target:
                 if parameters is None:
                     output = self.module(native)
                 else:
-                    output = torch.func.functional_call(self.module, dict(parameters), (native,))
+                    named = untied(self.module, parameters)
+                    output = torch.func.functional_call(self.module, named, (native,), tie_weights=False)
         except ValueError as error:  # torch: BatchNorm over a single value per channel
             raise ModelError(
                 f"{self.name} cannot run a batch of {len(inputs)} in {self.mode} mode: {error}",
@@ -167,3 +168,19 @@ class Target:
         """Move the module to a device, in place; returns self."""
         self.module.to(device)
         return self
+
+
+def untied(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under the name of every module that holds them, each module once.
+
+    A tensor that two modules share is named once among a module's parameters. ``functional_call`` can find the other
+    names, but a module registered twice then keeps the replacement for good.
+    """
+    names = {id(tensor): name for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+    found = dict(tensors)
+    for prefix, part in module.named_modules():
+        for attribute, tensor in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)):
+            first = names.get(id(tensor))
+            if first is not None and first in tensors:
+                found[f"{prefix}.{attribute}" if prefix else attribute] = tensors[first]
+    return found

@@ -4,6 +4,7 @@
 
     mode = "train"                  # or "eval"
     frozen = ["features.*"]         # tensors that clients do not train
+    trained = ["prompt"]            # tensors at the input that they do train, of an ONNX file
     output = "logits"               # graph output to audit
     loss = "cross-entropy"          # or "bce", for a single logit
     batchnorm = "running"           # or "batch"; follows the mode where it is left out
@@ -83,6 +84,7 @@ def _is_probabilities(value: Any) -> bool:
 _KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "mode": _one_of("eval", "train"),
     "frozen": ('a list of patterns, as ["features.*"]', _is_texts),
+    "trained": ('a list of patterns, as ["prompt"]', _is_texts),
     "output": ("the name of a graph output", lambda value: isinstance(value, str) and bool(value)),
     "dropout": ('a table of NODE = P with P from 0 to below 1, as "/relu/Relu" = 0.5', _is_probabilities),
     "loss": _one_of("cross-entropy", "bce"),

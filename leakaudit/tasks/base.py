@@ -19,12 +19,14 @@ class LabelGuess:
         method: The rule that gave them.
         exact: Whether the rule is exact for an undefended update.
         soft: Class probabilities (1, K) where the label of a single sample is not one class, else ``None``.
+        assumed: Whether nothing in the update tells them and they were taken for granted; they are then no inference.
     """
 
     labels: Tensor
     method: str
     exact: bool
     soft: Tensor | None = None
+    assumed: bool = False
 
 
 class Task(ABC):
@@ -59,6 +61,14 @@ class Task(ABC):
     def predicted(self, outputs: Tensor) -> Tensor:
         """The labels (B, *label_shape) that the outputs (B, …) amount to."""
 
+    def hard(self, labels: Tensor) -> Tensor:
+        """Labels (B, *label_shape) of the same; of class probabilities the class with the largest share."""
+        return labels.argmax(1) if labels.is_floating_point() else labels
+
+    def softened(self, true: Tensor, assumed: Tensor) -> bool:
+        """Whether labels are class probabilities and were assumed to be single classes."""
+        return true.is_floating_point() and not assumed.is_floating_point()
+
     @abstractmethod
     def draw(self, count: int, generator: Generator) -> Tensor:
         """Random labels (count, *label_shape)."""
@@ -75,8 +85,11 @@ class Task(ABC):
         return guess
 
     @abstractmethod
-    def score_labels(self, true: Tensor, inferred: Tensor) -> int:
-        """How many of the inferred labels are right, in whatever order they are."""
+    def match_labels(self, true: Tensor, inferred: Tensor) -> tuple[bool, ...]:
+        """Of every true label (B,), whether it is among the inferred ones, each of which counts once.
+
+        The update does not tell which sample has which label, so labels are right as a multiset, not by place.
+        """
 
     @abstractmethod
     def describe(self) -> str:

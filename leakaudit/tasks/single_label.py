@@ -37,7 +37,7 @@ class SingleLabel(Task):
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy of logits (B, K) against class indices (B,) or class probabilities (B, K)."""
-        return F.cross_entropy(outputs, labels)
+        return F.cross_entropy(outputs, labels.to(outputs.dtype) if labels.is_floating_point() else labels)
 
     def predicted(self, outputs: Tensor) -> Tensor:
         """The class with the largest logit, (B,)."""
@@ -47,9 +47,13 @@ class SingleLabel(Task):
         """Uniform class indices (count,)."""
         return torch.randint(self.classes, (count,), generator=generator)
 
-    def score_labels(self, true: Tensor, inferred: Tensor) -> int:
-        """Size of the intersection of the two multisets."""
-        return sum((Counter(true.tolist()) & Counter(inferred.tolist())).values())
+    def match_labels(self, true: Tensor, inferred: Tensor) -> tuple[bool, ...]:
+        """The first samples of a class are matched where fewer of it were inferred than there are."""
+        left, found = Counter(inferred.tolist()), []
+        for label in true.tolist():
+            found.append(left[label] > 0)
+            left[label] -= 1
+        return tuple(found)
 
     def describe(self) -> str:
         """The loss."""

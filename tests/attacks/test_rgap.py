@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.rgap import RGAP
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe
 from leakaudit.domains.images import Images
 from leakaudit.observation import Observation
 from leakaudit.protocols.fedsgd import FedSGD
@@ -267,7 +269,9 @@ def test_refuses_what_is_not_a_chain(build: Callable[[], nn.Module], reason: str
 
 def test_refuses_batches_and_files_that_take_none_alone() -> None:
     target, observation, _ = make(small(nn.Conv2d(3, 8, 3), leaky()), SMALL, image(), 1, 5)
-    assert "batch size 4" in refusal(target, replace(observation, protocol=FedSGD(4)))
+    pixels = torch.rand((4, *SMALL.shape), generator=torch.Generator().manual_seed(0))
+    several = observe(target, Batch(pixels, torch.tensor([1, 2, 1, 0]), (0, 1, 2, 3)), FedSGD(4, "eval"), SMALL)
+    assert "batch size 4" in refusal(target, several)
     assert "single samples" in refusal(replace(target, batch_sizes=(8,)), observation)
 
 

@@ -94,7 +94,10 @@ def test_out_of_memory_ends_one_attack_and_not_the_audit(monkeypatch: pytest.Mon
     report = scan(small_mlp(), attacks=["linear", "ig"], settings={}, controls="none")
     found = {a.name: (a.status, a.reason) for a in report.attacks}
     assert found["linear"][0] == "run"
-    assert found["ig"] == ("not_run", "out of memory on victim 0: use --device cpu, or a smaller --batch-size")
+    assert found["ig"] == (
+        "not_run",
+        "out of memory: 0 of 1 victims attacked; use --device cpu, or a smaller --batch-size",
+    )
     (finding,) = [f for f in report.findings if f.id == "LA953"]
     assert finding.message.startswith("Not run on every victim: IG")
 

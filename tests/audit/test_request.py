@@ -34,6 +34,7 @@ VALUES: dict[str, Any] = {
     "defences": ("clip=1.0,noise=0.01", "prune=0.5"),
     "claims": ("sign",),
     "update": FOLDER / "-update.npz",
+    "weight_decay": 0.0005,
     "batch_size": 4,
     "victims": 3,
     "attacks": ("linear", "ig"),

@@ -30,7 +30,11 @@ def with_paths(folder: Path) -> Report:
             "batch": report.batch.model_copy(update={"path": batch}),
             "protocol": report.protocol.model_copy(update={"update_path": str(folder / "u.npz")}),
             "policy": PolicySection(settings=settings),
-            "variants": [VariantEntry(label="net", status="NOT APPLICABLE", headline=f"{model}: bad", path=model)],
+            "variants": [
+                VariantEntry(
+                    label="net", status="NOT APPLICABLE", code="NOT APPLICABLE", headline=f"{model}: bad", path=model
+                )
+            ],
             "attacks": [attack],
         }
     )

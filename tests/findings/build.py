@@ -9,6 +9,7 @@ from leakaudit.document.schema import (
     ControlEntry,
     DefenceEntry,
     FidelityEntry,
+    HistoryPoint,
     LabelResult,
     ProtocolSection,
     RankSection,
@@ -34,7 +35,10 @@ def sample(leaked: bool, psnr: float | None = 30.0, ssim: float = 0.9, **more: A
 
 def victim(*samples: SampleResult, correct: int = 1, **more: Any) -> VictimResult:
     labels = LabelResult(true=[1], inferred=[1 if correct else 0], correct=correct)
-    defaults: dict[str, Any] = {"victim": 0, "seed": 0, "residual": 0.1, "seconds": 1.0, "labels": labels}
+    fallen = [HistoryPoint(iteration=n, objective=value, match=value) for n, value in ((0, 1.0), (9, 0.1))]
+    defaults: dict[str, Any] = {
+        "victim": 0, "seed": 0, "residual": 0.1, "seconds": 1.0, "labels": labels, "history": fallen, "iterations": 10
+    }  # fmt: skip
     return VictimResult(**{**defaults, **more}, samples=list(samples))
 
 
@@ -56,6 +60,7 @@ def evidence(
     attacks: list[AttackEntry],
     *,
     risk: Any = "low",
+    update_told: str = "",
     batch_size: int = 2,
     mode: str = "train",
     fidelity: tuple[str, ...] = (),
@@ -69,5 +74,5 @@ def evidence(
     }  # fmt: skip
     notes = [FidelityEntry(id=name, message="a note") for name in fidelity]
     section = TargetSection(**{**plain, **(target or {})}, fidelity=notes)
-    rank = RankSection(risk=risk, score=None, layers=[])
+    rank = RankSection(risk=risk, score=None, layers=[], update_told=update_told)
     return Evidence(section, ProtocolSection(batch_size=batch_size, mode=mode), rank, attacks, **more)

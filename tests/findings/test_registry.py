@@ -9,7 +9,8 @@ import pytest
 
 import leakaudit
 from leakaudit.attacks.registry import available
-from leakaudit.document.schema import ClaimCheck, ClaimEntry, FirstLayer, LabelResult
+from leakaudit.document.schema import ClaimCheck, ClaimEntry, FirstLayer, LabelResult, PartResult
+from leakaudit.document.status import Cause, Cut, Lost
 from leakaudit.errors import UsageError
 from leakaudit.findings import RULES, SEVERITIES, Evidence, judge, rule, rule_named
 from tests.findings.build import CONTROLS, NOISE, control, entry, evidence, sample, victim
@@ -25,9 +26,11 @@ CASES: dict[str, Evidence] = {
     "LA102": evidence([], target={"first_layer": FirstLayer(name="fc", kind="linear", bias=False)}),
     "LA103": evidence([], target={"first_layer": FirstLayer(name="conv", kind="convolution", bias=True)}),
     "LA104": evidence([], target={"parameters": 384}),
+    "LA105": evidence([], update_told="its update is the same for every sample"),
     "LA201": evidence([entry(sample(True))]),
     "LA202": evidence([entry(sample(True), family="closed form")]),
     **{f"LA20{n}": evidence([entry(sample(True), finding=f"LA20{n}")]) for n in (3, 4, 5, 6, 7)},
+    "LA208": evidence([entry(sample(True, part=PartResult(entries=25, of=48, psnr=None)))]),
     "LA301": evidence([entry(sample(False))]),
     "LA302": evidence([entry(results=[victim(sample(False), labels=PRESENT)])]),
     "LA401": evidence([], batch_size=1),
@@ -41,11 +44,12 @@ CASES: dict[str, Evidence] = {
     "LA950": evidence([], controls=[control("positive", False)]),
     "LA951": evidence([], controls=[control("negative", False)]),
     "LA952": evidence([], controls=[control("prior_only", False)]),
-    "LA953": evidence([entry(results=[victim(sample(False), stopped="interrupted or out of time")])]),
+    "LA953": evidence([entry(results=[victim(sample(False), cuts=[Cut(Lost.ITERATIONS, Cause.INTERRUPT, 1, 9)])])]),
     "LA954": evidence([entry(sample(False, rank_among=20))]),
     "LA955": evidence([entry(results=[])]),
     "LA956": evidence([entry(sample(False, near_duplicates=3))]),
     "LA957": evidence([entry(sample(True))]),
+    "LA958": evidence([entry(sample(False))]),
 }
 QUIET = evidence(
     [entry(sample(False, rank_among=500), correct=0)],
@@ -112,4 +116,4 @@ def test_an_unknown_id_lists_its_family() -> None:
     assert "LA401, LA402" in caught.value.hint
     with pytest.raises(UsageError) as caught:
         rule_named("nonsense")
-    assert "LA101 to LA957" in caught.value.hint
+    assert "LA101 to LA958" in caught.value.hint

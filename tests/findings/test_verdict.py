@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from leakaudit.document.schema import AccountingEntry, AttackEntry, DefenceEntry, Verdict
+from leakaudit.document.status import Cause, Cut, Lost
 from leakaudit.findings import judge
 from leakaudit.findings.verdict import NO_UPPER_BOUND, conclude
 from tests.findings.build import CONTROLS, NOISE, control, entry, evidence, sample, victim
@@ -24,8 +25,8 @@ def bounded(reconstruction: float) -> DefenceEntry:
     return NOISE.model_copy(update={"accounting": accounting})
 
 
-def refused(status: str, reason: str, name: str = "ig") -> AttackEntry:
-    return entry(results=[], status=status, reason=reason, name=name)
+def refused(status: str, reason: str, name: str = "ig", cut: Cut | None = None) -> AttackEntry:
+    return entry(results=[], status=status, reason=reason, name=name, cut=cut)
 
 
 BROKEN = [control("positive", False)]
@@ -34,17 +35,19 @@ SCENARIOS: list[tuple[list[AttackEntry], dict[str, object], str]] = [
     ([entry(sample(True))], {"controls": CONTROLS}, "LEAKS (measured)"),
     ([entry(sample(True))], {"controls": BROKEN}, "LEAKS (measured)"),
     ([entry(sample(False))], {"controls": CONTROLS}, "NOT SHOWN (budget)"),
-    ([entry(sample(False))], {}, "NOT SHOWN (budget)"),
+    ([entry(sample(False))], {}, "INCONCLUSIVE"),
     ([entry(sample(False))], {"controls": BROKEN}, "INCONCLUSIVE"),
     ([entry(sample(False))], {"defences": [bounded(0.03)]}, "BOUNDED"),
-    ([entry(sample(False))], {"defences": [bounded(0.99)]}, "NOT SHOWN (budget)"),
-    ([entry(sample(False))], {"defences": [NOISE]}, "NOT SHOWN (budget)"),
+    ([entry(sample(False))], {"controls": CONTROLS, "defences": [bounded(0.99)]}, "NOT SHOWN (budget)"),
+    ([entry(sample(False))], {"controls": CONTROLS, "defences": [NOISE]}, "NOT SHOWN (budget)"),
     ([entry(sample(True))], {"defences": [bounded(0.03)]}, "LEAKS (measured)"),
     ([entry(sample(True), upper_bound=True)], {}, "INCONCLUSIVE"),
     ([refused("not_applicable", "no ReLU")], {}, "NOT APPLICABLE (no ReLU)"),
     ([refused("not_applicable", "a"), refused("not_applicable", "b")], {}, "NOT APPLICABLE (no attack applies;"),
     ([refused("not_run", "needs threat model B")], {}, "NOT APPLICABLE (the threat model allows none"),
-    ([refused("not_run", "time budget spent: 0 of 1")], {}, "INCONCLUSIVE"),
+    ([refused("not_run", "any words", cut=Cut(Lost.VICTIMS, Cause.BUDGET, 0, 1))], {}, "INCONCLUSIVE"),
+    ([refused("not_run", "any words", cut=Cut(Lost.VICTIMS, Cause.MEMORY, 0, 1))], {}, "INCONCLUSIVE"),
+    ([refused("not_run", "time budget spent: 0 of 1")], {}, "NOT APPLICABLE (the threat model allows none"),
     ([], {}, "INCONCLUSIVE"),
 ]
 

@@ -99,7 +99,7 @@ def test_an_interrupted_training_is_not_kept(tmp_path: Path) -> None:
 
     first, facts = train_autoencoder(IMAGES, 50, goes_on, memory=Memory(Cache(tmp_path)))
     assert len(steps) == 3
-    assert "not trained to the end" in facts[0]
+    assert (first.missing, facts) == (47, ())
     assert list(tmp_path.glob("leakaudit-cache/*")) == []
     assert train_autoencoder(IMAGES, 1)[0] is not first
 
@@ -109,7 +109,7 @@ def test_an_interrupted_training_is_gone_on_with() -> None:
     memory = Memory()
     found = [train_autoencoder(IMAGES, 20, _StopAt(next(parts) / 20), memory=memory) for _ in range(3)]
     assert len(memory.objects) == 1, "the training is let go when it has ended"
-    assert [facts for _, facts in found] == [(autoencoder.UNFINISHED,)] * 2 + [()]
+    assert [trained.missing for trained, _ in found] == [17, 8, 0]
     whole, _ = train_autoencoder(IMAGES, 20)
     assert torch.equal(found[2][0].network(IMAGES), whole.network(IMAGES))
     assert not torch.equal(found[1][0].network(IMAGES), found[0][0].network(IMAGES))

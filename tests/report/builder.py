@@ -21,7 +21,6 @@ from leakaudit.document.schema import (
     ProtocolSection,
     RankLayer,
     RankSection,
-    Report,
     SampleResult,
     SnapshotEntry,
     TargetSection,
@@ -29,6 +28,8 @@ from leakaudit.document.schema import (
     Verdict,
     VictimResult,
 )
+from leakaudit.document.status import VerdictStatus
+from leakaudit.report.saving import Report
 
 CNN6_D = [
     ("conv1", "Conv2d 3→12 k4 s2 p2", 3072, 576, 3468, 0, -972, 3072),
@@ -281,7 +282,7 @@ def build(
         "attacks": _attacks(victims, runs, batch, side, channels, rng),
         "findings": _findings(),
         "verdict": Verdict(
-            status="LEAKS (measured)", severity="critical", confidence="measured",
+            status="LEAKS (measured)", code=VerdictStatus.LEAKS_MEASURED, severity="critical", confidence="measured",
             headline="3 of 4 private samples can be reconstructed from one update",
             at_least="3 of 4 samples, reconstructed by Inverting Gradients from the update and the model.",
             at_most="No upper bound. Failure of these attacks is not evidence of safety.",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
+from enum import Enum
 from itertools import count
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 from pydantic import BaseModel
@@ -61,6 +62,10 @@ class Filler:
             return {key: self.value(args[1], name, depth + 1)}
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             return self.model(kind, depth + 1)
+        if is_dataclass(kind):
+            return {n: self.value(t, n, depth + 1) for n, t in get_type_hints(kind).items()}
+        if isinstance(kind, type) and issubclass(kind, Enum):
+            return next(iter(kind)).value
         return self.plain(kind, name)
 
     def plain(self, kind: Any, name: str) -> Any:

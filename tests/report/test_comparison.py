@@ -7,8 +7,15 @@ from typing import Any
 import pytest
 
 from leakaudit.document.schema import AttackEntry, Comparison, VictimResult
+from leakaudit.document.status import Cause, Cut, Lost
 from leakaudit.report.views.comparison import comparison_sentence
 from tests.findings.build import entry, sample, victim
+
+PLANNED = Cut(Lost.PLAN, Cause.BUDGET, 2, 9)
+
+
+def stop(done: int) -> Cut:
+    return Cut(Lost.ITERATIONS, Cause.BUDGET, done, 9)
 
 
 def result(number: int, psnr: float, **more: Any) -> VictimResult:
@@ -30,10 +37,10 @@ def test_tells_the_gain_where_both_ran_to_the_end() -> None:
 @pytest.mark.parametrize(
     ("ours", "theirs", "why"),
     [
-        ([result(0, 20.0, stopped="stopped after 3 of 9 iterations")], [result(0, 8.0)], "gi-pip, stopped after 3 of"),
-        ([result(0, 20.0, notes=["time budget: 3 of 9 iterations planned"])], [result(0, 8.0)], "gi-pip, time budget"),
-        ([result(0, 20.0)], [result(0, 8.0, stopped="stopped after 1 of 9 iterations")], "ig, stopped after 1 of 9"),
-        ([result(0, 20.0)], [result(0, 8.0, notes=["time budget: 1 of 9 iterations planned"])], "ig, time budget: 1"),
+        ([result(0, 20.0, cuts=[stop(3)])], [result(0, 8.0)], "gi-pip, stopped after 3 of"),
+        ([result(0, 20.0, cuts=[PLANNED])], [result(0, 8.0)], "gi-pip, time budget"),
+        ([result(0, 20.0)], [result(0, 8.0, cuts=[stop(1)])], "ig, stopped after 1 of 9"),
+        ([result(0, 20.0)], [result(0, 8.0, cuts=[PLANNED])], "ig, time budget: 2"),
         ([result(0, 20.0)], [], "ig, time budget spent: 0 of 1"),
     ],
 )
@@ -44,7 +51,7 @@ def test_claims_nothing_where_either_was_cut(ours: list[VictimResult], theirs: l
 
 
 def test_leaves_out_and_names_the_victims_that_were_cut() -> None:
-    cut = result(1, 5.0, stopped="stopped after 1 of 9 iterations")
+    cut = result(1, 5.0, cuts=[stop(1)])
     told = comparison_sentence(attack([result(0, 20.0), result(1, 24.0)], [result(0, 19.5), cut]))
     assert "over the same 1 sample; what this attack adds is +0.5 dB in the median." in told
     assert "Left out, since not both had all their steps: victim 1: ig, stopped after 1 of 9 iterations." in told

@@ -14,6 +14,7 @@ import jsonschema
 import pytest
 
 from leakaudit.document.schema import Report
+from leakaudit.document.status import VerdictStatus
 from leakaudit.findings import RULES
 from leakaudit.policy.apply import apply_policy
 from leakaudit.policy.read import Policy
@@ -112,7 +113,11 @@ def test_junit_maps_findings_errors_and_skips(report: Report) -> None:
     for suite in root:
         assert int(suite.get("tests", "")) == len(suite.findall("testcase"))
     unsure = report.model_copy(
-        update={"verdict": report.verdict.model_copy(update={"status": "INCONCLUSIVE", "headline": "No attack ran"})}
+        update={
+            "verdict": report.verdict.model_copy(
+                update={"code": VerdictStatus.INCONCLUSIVE, "headline": "No attack ran"}
+            )
+        }
     )
     (error,) = ElementTree.fromstring(render_junit(unsure)).iter("error")
     assert error.get("type") == "inconclusive"

@@ -13,6 +13,7 @@ import torch
 
 from leakaudit.audit.assemble import label_result
 from leakaudit.document.schema import Report, Verdict
+from leakaudit.document.status import VerdictStatus
 from leakaudit.errors import UsageError
 from leakaudit.report.formats.html import render_html
 from leakaudit.report.views.figures import loss_curves, psnr_chart, rank_profiles
@@ -146,7 +147,8 @@ def test_hostile_names_are_inert() -> None:
 
 def test_an_audit_without_attacks_says_so() -> None:
     verdict = Verdict(
-        status="INCONCLUSIVE", severity="none", confidence="estimated", headline="No attack ran",
+        status="INCONCLUSIVE", code=VerdictStatus.INCONCLUSIVE, severity="none", confidence="estimated",
+        headline="No attack ran",
         at_least="Nothing: no attack ran.", at_most="No upper bound.", assumed=[],
     )  # fmt: skip
     text = Page(render_html(build(runs=0, findings=[], verdict=verdict, partial="interrupted after 12 s"))).text

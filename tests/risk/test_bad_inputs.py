@@ -38,7 +38,8 @@ from leakaudit.reconstruction import NotApplicable
 from leakaudit.recursion.activations import preimage
 from leakaudit.recursion.recursion import build_system
 from leakaudit.recursion.solve import SolverSettings, solve
-from leakaudit.risk.rank import RankReport, rank_analysis
+from leakaudit.risk.rank import rank_analysis
+from leakaudit.risk.ranked import RankReport
 from leakaudit.target import load
 from leakaudit.target.target import Target
 from tests.attacks.closed_form import SMALL, attack, error, image, leaky, make, refusal, small
@@ -415,7 +416,7 @@ def test_11_a_rank_without_a_gap_is_called_undecided() -> None:
 @pytest.mark.parametrize(
     ("module", "shape"),
     [
-        (lambda: nn.Sequential(nn.Conv2d(3, 4, 1), leaky(), nn.Flatten(), nn.Linear(4, 2)), (3, 1, 1)),
+        (lambda: nn.Sequential(nn.Conv2d(3, 4, 1), leaky(), nn.Flatten(), nn.Linear(4, 3)), (3, 1, 1)),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(1, 3)), (1, 1, 1)),
         (lambda: nn.Sequential(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(12, 3)), (3, 4, 4)),
     ],

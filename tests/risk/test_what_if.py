@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from torch import Tensor, nn
 
 from leakaudit.errors import UsageError
-from leakaudit.risk.rank import RankReport, rank_analysis
+from leakaudit.risk.rank import rank_analysis
+from leakaudit.risk.ranked import RankReport
 from leakaudit.risk.what_if import parse, smallest_changes, what_if
 from leakaudit.target.target import Target
 from tests.risk.nets import Residual, cnn6, conv, leaky, lenet, target

@@ -163,3 +163,16 @@ def test_the_interval_holds_the_tails_of_its_definition(k: int, n: int) -> None:
 
 def test_no_interval_below_five() -> None:
     assert leak_interval(2, 4) is None
+
+
+def test_samples_that_the_batch_repeats_share_their_match() -> None:
+    """a, a, b, c against a, b, c and noise: all four places leak, and nothing else is used twice."""
+    whole = population()
+    batch = whole.subset([2, 2, 5, 7])
+    noise = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    scores = ImageMeasure(whole).score(batch, torch.cat([noise, whole.images[[7, 2, 5]]]))
+    assert [score.reconstruction for score in scores] == [2, 2, 3, 1]
+    assert [score.position for score in scores] == [0, 1, 2, 3]
+    assert all(score.leaked for score in scores)
+    apart = ImageMeasure(whole).score(whole.subset([2, 3]), whole.images[[2, 2]])
+    assert [score.leaked for score in apart] == [True, False]

@@ -91,3 +91,12 @@ def test_the_worst_sample_decides() -> None:
 
 def test_an_exact_reconstruction_misses_every_goal() -> None:
     assert not parse_goal("PSNR<99").met(measured(None, True))
+
+
+@pytest.mark.parametrize("goal", ["PSNR<15", "reidentified<=9"])
+def test_no_limit_is_met_while_a_sample_leaks(goal: str) -> None:
+    wanted = parse_goal(goal).among(IMAGES)
+    assert wanted.met(measured(14.7, False))
+    assert not wanted.met(measured(14.7, True))
+    assert wanted.reached(wanted.value(measured(14.7, True)))
+    assert parse_goal("leaked<=9").met(measured(14.7, True))

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from leakaudit.target import Target
 from tests.target.build import tensor
 
 node = helper.make_node
@@ -517,3 +519,20 @@ def attention_spelled_out() -> Graph:
     tensors = [ints("to", 0, 8, 24), values("root", 2.0), causal, *(kernel(n, 24, 6) for n in names)]
     tensors += [kernel("s", 6), kernel("t", 6)]
     return classified(nodes, 48, tensors, [*names, "s", "t"])
+
+
+def second_derivative_error(target: Target, x: torch.Tensor) -> float:
+    """Relative error of d/dx of the squared gradient norm along a random direction, against central differences."""
+    target.module.double()
+    labels = torch.arange(len(x)) % target.classes
+
+    def squared(inputs: torch.Tensor) -> torch.Tensor:
+        grads = target.gradient(inputs, labels, create_graph=True)
+        return torch.stack([g.square().sum() for g in grads.values()]).sum()
+
+    x = x.double().requires_grad_()
+    direction = torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(5))
+    (slope,) = torch.autograd.grad(squared(x), x)
+    exact, step = float((slope * direction).sum()), 1e-6
+    measured = float((squared(x + step * direction) - squared(x - step * direction)).detach()) / (2 * step)
+    return abs(exact - measured) / max(abs(exact), 1e-6)

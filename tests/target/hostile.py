@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from leakaudit.target.onnx.registry import find_own
+from leakaudit.target.onnx.ops import find_own
 from tests.target import build
 
 TEMPLATES = (

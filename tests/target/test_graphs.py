@@ -13,9 +13,9 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from leakaudit.errors import ModelError
-from leakaudit.target import Target, load
+from leakaudit.target import load
 from tests.target import build
-from tests.target.graphs import GRAPHS, Graph, ints, kernel, node, values
+from tests.target.graphs import GRAPHS, Graph, ints, kernel, node, second_derivative_error, values
 
 
 def write(path: Path, graph: Graph) -> Path:
@@ -32,23 +32,6 @@ def reference(path: Path, x: np.ndarray) -> np.ndarray:
         session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         return session.run(None, {"x": x.astype(kind)})[0]
     return ReferenceEvaluator(model).run(None, {"x": x.astype(kind)})[0]
-
-
-def second_derivative_error(target: Target, x: torch.Tensor) -> float:
-    """Relative error of d/dx of the squared gradient norm along a random direction, against central differences."""
-    target.module.double()
-    labels = torch.arange(len(x)) % target.classes
-
-    def squared(inputs: torch.Tensor) -> torch.Tensor:
-        grads = target.gradient(inputs, labels, create_graph=True)
-        return torch.stack([g.square().sum() for g in grads.values()]).sum()
-
-    x = x.double().requires_grad_()
-    direction = torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(5))
-    (slope,) = torch.autograd.grad(squared(x), x)
-    exact, step = float((slope * direction).sum()), 1e-6
-    measured = float((squared(x + step * direction) - squared(x - step * direction)).detach()) / (2 * step)
-    return abs(exact - measured) / max(abs(exact), 1e-6)
 
 
 @pytest.mark.parametrize("name", GRAPHS)

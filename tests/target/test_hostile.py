@@ -349,15 +349,20 @@ def test_enormous_resize(tmp_path: Path) -> None:
 
 
 def test_torchscript_programs_can_write_files(tmp_path: Path) -> None:
-    """What SECURITY.md says of --trust: the program of a TorchScript file can create files."""
+    """What SECURITY.md says of --trust: the program of a TorchScript file can create files, while torch loads it."""
     marker = tmp_path / "ran"
     code = (
-        "import sys, warnings; warnings.simplefilter('ignore'); import torch\n"
+        "import sys, warnings; warnings.simplefilter('ignore'); import torch\nfrom typing import Tuple\n"
+        "class Inner(torch.nn.Module):\n"
+        "    def __init__(self):\n        super().__init__(); self.w = torch.rand(4)\n"
+        "    @torch.jit.export\n    def __getstate__(self) -> Tuple[torch.Tensor, bool]:\n"
+        "        return (self.w, self.training)\n"
+        "    @torch.jit.export\n    def __setstate__(self, s: Tuple[torch.Tensor, bool]):\n"
+        f"        self.training = s[1]\n        self.w = torch.from_file({str(marker)!r}, True, 4)\n"
+        "    def forward(self, x):\n        return x\n"
         "class M(torch.nn.Module):\n"
-        "    def __init__(self):\n        super().__init__(); self.f = torch.nn.Linear(12, 4)\n"
-        "    def forward(self, x):\n"
-        f"        noise = torch.from_file({str(marker)!r}, True, 4)\n"
-        "        return self.f(x.flatten(1)) + 0 * noise\n"
+        "    def __init__(self):\n        super().__init__(); self.f, self.h = torch.nn.Linear(12, 4), Inner()\n"
+        "    def forward(self, x):\n        return self.f(self.h(x).flatten(1))\n"
     )
     (tmp_path / "make.py").write_text(code + f"torch.jit.save(torch.jit.script(M()), {str(tmp_path / 'm.bin')!r})\n")
     subprocess.run([sys.executable, str(tmp_path / "make.py")], check=True)

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leakaudit.domains.images import Images
-from leakaudit.target.inventory import Layer, inventory, is_sequential, parameter_users
+from leakaudit.target.inventory import inventory
+from leakaudit.target.kinds import Layer, is_sequential, parameter_users
 from leakaudit.target.target import Target
 from leakaudit.target.trace import TraceError, trace
 from leakaudit.tasks.single_label import SingleLabel

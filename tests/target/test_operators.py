@@ -11,8 +11,8 @@ import pytest
 import torch
 from onnx import NodeProto
 
-import leakaudit.target.onnx.ops  # noqa: F401  (registers on import)
-from leakaudit.target.onnx.registry import OPERATORS, Operator, find_own, since_version
+from leakaudit.target.onnx.ops import find_own
+from leakaudit.target.onnx.registry import OPERATORS, Operator, since_version
 from leakaudit.target.onnx.values import attributes
 
 NOT_COVERED = {

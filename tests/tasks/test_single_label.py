@@ -59,8 +59,9 @@ def test_one_logit_is_the_softmax_of_zero_and_itself() -> None:
 
 
 def test_labels_are_counted_in_any_order() -> None:
-    assert SingleLabel(4).score_labels(torch.tensor([0, 1, 1, 3]), torch.tensor([3, 1, 2, 0])) == 3
-    assert SingleLabel(4).score_labels(torch.tensor([0]), torch.tensor([1])) == 0
+    matched = SingleLabel(4).match_labels(torch.tensor([0, 1, 1, 3]), torch.tensor([3, 1, 2, 0]))
+    assert matched == (True, True, False, True)
+    assert SingleLabel(4).match_labels(torch.tensor([0]), torch.tensor([1])) == (False,)
 
 
 def test_a_target_asks_its_task(target: Target, samples: Batch, space: Images) -> None:

@@ -168,7 +168,8 @@ def infer_labels(target: Target, observation: Observation, generator: Generator)
     signal, exact = _last_layer_signal(observation, head)
     if signal is None:
         guess = torch.arange(size) % target.classes
-        return LabelGuess(guess, "no linear last layer found: labels assumed 0, 1, 2, …", exact=False)
+        why = "no linear last layer found: labels assumed 0, 1, 2, …"
+        return LabelGuess(guess, why, exact=False, assumed=True)
     if size == 1:
         label = int(signal[0] < 0) if target.binary else int(signal.argmin())
         return LabelGuess(torch.tensor([label]), "sign of the last layer's gradient (iDLG)", exact)

@@ -4,6 +4,9 @@ A sample alone has the first-layer error ``δ(x, y) = ∂ℓ/∂z`` for each pos
 once it was read, so the label is the one whose error agrees, and a sample for which none agrees is not a sample. This
 needs the update's forward pass: with unknown dropout masks errors only rank the labels, and confirmation rests on the
 algebra of the attack that read the sample.
+
+A sample that the batch holds m times, drawn with replacement or oversampled, has m times that error: the multiplicity
+is the whole number whose multiple agrees, and the reconstruction holds the sample as often.
 """
 
 from __future__ import annotations
@@ -37,37 +40,81 @@ class Recovered:
     Args:
         images: (k, C, H, W) in normalised space.
         labels: Class indices (k,).
-        confirmed: Whether each is confirmed (k,).
+        confirmed: Whether each is confirmed (k,), as far as it was read.
+        entries: The entries (C, H, W) that were read, where the model reads others too; ``None`` where these are all.
     """
 
     images: Tensor
     labels: Tensor
     confirmed: Tensor
+    entries: Tensor | None = None
+
+    def repeated(self, counts: Tensor) -> Recovered:
+        """Each sample as often as it occurs in the batch, by its count (k,)."""
+        return Recovered(
+            self.images.repeat_interleave(counts.to(self.images.device), 0),
+            self.labels.repeat_interleave(counts),
+            self.confirmed.repeat_interleave(counts),
+            self.entries,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Matched:
+    """Labels of read samples.
+
+    Args:
+        labels: Class indices (k,).
+        mismatch: How badly each sample's error fits, relative; 0 is perfect (k,).
+        counts: How often the batch holds each (k,); 1 where errors do not tell.
+    """
+
+    labels: Tensor
+    mismatch: Tensor
+    counts: Tensor
 
 
 def candidate_classes(target: Target, observation: Observation) -> list[int]:
     """The labels worth trying for one sample."""
     if target.classes <= ALL_CLASSES or observation.labels is None:
         return list(range(target.classes))
-    return sorted(set(observation.labels.tolist()))
+    return sorted(set(hard_labels(observation)))
 
 
-def class_errors(target: Target, entry: Entry, image: Tensor, classes: Sequence[int]) -> Tensor:
-    """First-layer error ∂ℓ/∂z (len(classes), m) of one image (C, H, W) under each label; needs the layer's bias."""
+def hard_labels(observation: Observation) -> list[int]:
+    """The inferred classes, of a soft label the one with the largest share; empty where none were inferred."""
+    labels = observation.labels
+    return [] if labels is None else (labels.argmax(1) if labels.dim() == 2 else labels).tolist()
+
+
+def with_shares(observation: Observation, labels: Tensor) -> Tensor:
+    """Class indices (B,) as the inferred soft labels (B, K) that have these classes, where there are such."""
+    soft = observation.labels
+    if soft is None or soft.dim() == 1 or not torch.equal(soft.argmax(1).cpu(), labels.cpu()):
+        return labels
+    return soft.to(labels.device)
+
+
+def class_errors(
+    target: Target, entry: Entry, image: Tensor, classes: Sequence[int], observation: Observation | None = None
+) -> Tensor:
+    """First-layer error ∂ℓ/∂z (len(classes), m) of one image (C, H, W) under each label; needs the layer's bias.
+
+    A class that an `observation` of one sample has inferred softly is taken with the shares of the others.
+    """
     if entry.bias is None:
         raise ValueError(f"{entry.weight} has no bias: its error is not a gradient of the update")
     inputs = probe_batch(target, image)
     errors = []
     for label in classes:
-        labels = torch.full((len(inputs),), label, device=inputs.device)
+        one = torch.tensor([label], device=inputs.device)
+        labels = (one if observation is None else with_shares(observation, one)).repeat_interleave(len(inputs), 0)
         errors.append(gradient_of(target, inputs, labels)[entry.bias].reshape(-1))
     return torch.stack(errors)
 
 
-def match_labels(
-    target: Target, observation: Observation, entry: Entry, images: Tensor, errors: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The label of each read sample, and how badly its error fits (relative, 0 is perfect; up to scale if clipped).
+def match_labels(target: Target, observation: Observation, entry: Entry, images: Tensor, errors: Tensor) -> Matched:
+    """The label of each read sample, how badly its error fits (up to scale if clipped), and how often it occurs.
 
     Args:
         target: The model.
@@ -78,32 +125,42 @@ def match_labels(
     """
     classes = candidate_classes(target, observation)
     mismatch = torch.empty(len(images), len(classes), dtype=torch.float64)
+    counts = torch.ones(len(images), len(classes), dtype=torch.long)
     hidden = masks_unknown(target, observation)
     for i, (image, error) in enumerate(zip(images, errors, strict=True)):
         read = torch.isfinite(error)
         seen = error[read].double()
-        predicted = class_errors(target, entry, image, classes)[:, read].double()
+        predicted = class_errors(target, entry, image, classes, observation)[:, read].double()
         if observation.rescaled and not hidden:  # the angle between them, which is their difference where it is small
             cosine = torch.nn.functional.cosine_similarity(predicted, seen[None], dim=1).cpu()
             mismatch[i] = (2 * (1 - cosine)).clamp_min(0).sqrt()
         elif hidden:
             mismatch[i] = 1 - torch.nn.functional.cosine_similarity(predicted, seen[None], dim=1).cpu()
         else:
-            mismatch[i] = ((predicted - seen).norm(dim=1) / seen.norm()).cpu()
+            times = _multiple(predicted, seen, observation.batch_size)
+            mismatch[i] = ((times[:, None] * predicted - seen).norm(dim=1) / seen.norm()).cpu()
+            counts[i] = times.long().cpu()
     if hidden and observation.labels is not None and len(images) <= len(observation.labels):
-        slots = torch.tensor([classes.index(label) for label in observation.labels.tolist() if label in classes])
+        slots = torch.tensor([classes.index(label) for label in hard_labels(observation) if label in classes])
         chosen = slots[linear_sum_assignment(mismatch[:, slots].numpy())[1]]
     else:
         chosen = mismatch.argmin(1)
-    return torch.tensor(classes)[chosen], mismatch[torch.arange(len(images)), chosen]
+    rows = torch.arange(len(images))
+    return Matched(torch.tensor(classes)[chosen], mismatch[rows, chosen], counts[rows, chosen])
+
+
+def _multiple(predicted: Tensor, seen: Tensor, most: int) -> Tensor:
+    """The whole number, 1 to `most`, by which each prediction (classes, m) comes nearest to what was seen (m,)."""
+    ratio = (predicted @ seen) / predicted.square().sum(1).clamp_min(1e-300)
+    return ratio.round().clamp(1, most)
 
 
 def best_label(target: Target, observation: Observation, image: Tensor) -> tuple[int, float]:
     """The label under which the regenerated update fits best, and its residual; the inferred one is tried first."""
-    given = observation.labels.tolist() if observation.labels is not None else []
+    given = hard_labels(observation)
     best = (0, float("inf"))
     for label in [*given, *(c for c in candidate_classes(target, observation) if c not in given)]:
-        play = Play(image, torch.tensor([label], device=image.device))
+        play = Play(image, with_shares(observation, torch.tensor([label], device=image.device)))
         residual = relative_residual(target, observation, play)
         if residual < best[1]:
             best = (label, residual)
@@ -121,18 +178,24 @@ def assemble(target: Target, observation: Observation, found: Recovered, how: st
     order = torch.argsort(~found.confirmed, stable=True)[: observation.batch_size]
     reference = next(iter(observation.update.values()))
     inputs = mid_grey(observation, reference)
-    labels = fill_labels(found.labels[order], observation, reference.device)
+    labels = with_shares(observation, fill_labels(found.labels[order], observation, reference.device))
     inputs[: len(order)] = found.images[order.to(found.images.device)].to(inputs)
     count = int(found.confirmed[order].sum())
-    exact = count == observation.batch_size
-    if not masks_unknown(target, observation):
+    exact = count == observation.batch_size and found.entries is None
+    if exact and not masks_unknown(target, observation):
         inside = Play(observation.domain.project(inputs), labels)
-        exact = exact and certify(target, observation, inside, uniqueness=False).exact
+        exact = certify(target, observation, inside, uniqueness=False).exact
     gradients = observation.regenerate(target, Play(inputs, labels))
     distance = CosineDistance(tuple(observation.update.values()))
     match = float(distance([gradients[name] for name in observation.update]))
-    notes = (_note(count, len(order), observation.batch_size, how),)
-    return Reconstruction(inputs=inputs, labels=labels, match=match, exact=exact, notes=notes)
+    notes: tuple[str, ...] = (_note(count, len(order), observation.batch_size, how),)
+    read = None
+    if found.entries is not None:
+        read = torch.zeros(inputs.shape, dtype=torch.bool, device=inputs.device)
+        read[:count] = found.entries.to(inputs.device)
+        part = f"{int(found.entries.sum())} of {found.entries.numel()} entries of "
+        notes = (part + notes[0], "What the other entries hold is the start, not a result.")
+    return Reconstruction(inputs=inputs, labels=labels, match=match, exact=exact, notes=notes, read=read)
 
 
 def _note(count: int, shown: int, size: int, how: str) -> str:
@@ -146,7 +209,7 @@ def _note(count: int, shown: int, size: int, how: str) -> str:
 
 def fill_labels(known: Tensor, observation: Observation, device: torch.device) -> Tensor:
     """Labels (B,): the known ones first, then what is left of the inferred labels."""
-    inferred = observation.labels.tolist() if observation.labels is not None else [0] * observation.batch_size
+    inferred = hard_labels(observation) or [0] * observation.batch_size
     left = list((Counter(inferred) - Counter(known.tolist())).elements())
     missing = observation.batch_size - len(known)
     rest = (left + inferred)[:missing]

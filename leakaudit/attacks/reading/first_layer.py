@@ -14,7 +14,7 @@ Fails, by finding nothing, where the weight is computed from several tensors (we
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
@@ -197,9 +197,19 @@ def find_entries(target: Target, generator: Generator) -> tuple[Entry, ...]:
 
 def find_linear(target: Target) -> Entry | None:
     """The linear layer of one token per sample that reads the input, with a bias if there is a choice."""
-    found = [e for e in find_entries(target, torch.Generator().manual_seed(0)) if e.kind == "linear"]
-    found = [e for e in found if len(e.map.shape) == 1]
-    return next((e for e in found if e.bias is not None), found[0] if found else None)
+    return next(iter(find_linears(target)), None)
+
+
+def find_linears(target: Target) -> tuple[Entry, ...]:
+    """The linear layers of one token per sample that read the input or a part of it, those with a bias first."""
+    entries = find_entries(target, torch.Generator().manual_seed(0))
+    found = [e for e in entries if e.kind == "linear" and len(e.map.shape) == 1]
+    return tuple(sorted(found, key=lambda entry: entry.bias is None))
+
+
+def together(entries: Sequence[Entry]) -> Tensor:
+    """Entries of the input (C, H, W) that at least one of the layers reads, as booleans."""
+    return torch.stack([entry.map.known for entry in entries]).any(0)
 
 
 def _input_map(target: Target, operands: list[Tensor], noise: Tensor, batch: int) -> InputMap | None:

@@ -18,7 +18,8 @@ from leakaudit.errors import UsageError
 
 if TYPE_CHECKING:
     from leakaudit.audit.request import Request
-    from leakaudit.document.schema import Report, SettingEntry
+    from leakaudit.document.schema import SettingEntry
+    from leakaudit.report.saving import Report
 
 ENVIRONMENT = {"auto_envvar_prefix": "LEAKAUDIT"}
 """Context settings under which ``LEAKAUDIT_FAIL_ON`` sets ``--fail-on``, and so on."""
@@ -31,8 +32,8 @@ DATA = frozenset(
         "settings", "time_budget", "controls", "distractors", "psnr_margin", "lpips_margin", "threat_model", "seed",
         "device", "mean", "std", "layout", "values", "resize", "auxiliary", "lpips_weights", "cache", "quiet",
         "verbose", "debug", "out", "formats", "evidence", "paths", "pdf_variant", "fail_on", "baseline",
-        "allow_different",
-        "mode", "share_bn_statistics", "output", "frozen", "dropout", "loss", "batchnorm", "input_shape",
+        "allow_different", "weight_decay",
+        "mode", "share_bn_statistics", "output", "frozen", "trained", "dropout", "loss", "batchnorm", "input_shape",
         "train_config", "distractors_needed",
     }
 )  # fmt: skip
@@ -50,7 +51,7 @@ def _read(ctx: click.Context, param: click.Parameter, value: Path | None) -> Any
     if path is None:
         return Policy()
     policy, options = read_policy(path)
-    known = _by_key(_scan())
+    known = _by_key(_scan(ctx))
     refuse_unknown(path, options, set(known) - {"policy", "help"})
     if value is None:
         _refuse_code(path, [(known[key], item) for key, item in options.items()])
@@ -82,11 +83,14 @@ def _refuse_code(path: Path, options: Sequence[tuple[click.Parameter, Any]]) -> 
         )
 
 
-def _scan() -> click.Command:
-    """The command whose options are the keys of a policy; others take those that they know."""
-    from leakaudit.cli.scan import scan
+def _scan(ctx: click.Context) -> click.Command:
+    """The command whose options are the keys of a policy; others take those that they know.
 
-    return scan
+    Asked of the group that this command was found in; a command that was started alone knows its own options only.
+    """
+    group = ctx.find_root().command
+    found = group.get_command(ctx, "scan") if isinstance(group, click.Group) else None
+    return found or ctx.command
 
 
 def _by_key(command: click.Command) -> dict[str, click.Parameter]:
@@ -154,7 +158,7 @@ def load_baseline(gate: Mapping[str, Any], request: Request | None = None) -> Re
         gate: Options of the gate.
         request: What the audit will be of, where there is one to come.
     """
-    from leakaudit.document.schema import Report
+    from leakaudit.report.saving import Report
 
     if gate["baseline"] is None:
         return None

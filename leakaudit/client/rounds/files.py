@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from leakaudit.client.readers.npz import hash_files
+from leakaudit.client.rounds.decay import Decay, without_decay
 from leakaudit.errors import UpdateError, UsageError
 from leakaudit.target.target import Target
 
@@ -30,19 +31,23 @@ class RecordedUpdate:
         tensors: By the names of the model's trainable tensors, of their shapes and types, on the CPU.
         path: The file.
         sha256: Hash of the file.
+        decay: Weight decay that was taken out, or ``None``.
     """
 
     tensors: Mapping[str, Tensor]
     path: str
     sha256: str
+    decay: Decay | None = None
 
 
-def load_update(path: str | Path, target: Target) -> RecordedUpdate:
+def load_update(path: str | Path, target: Target, weight_decay: float | None = None) -> RecordedUpdate:
     """Read a recorded update of a model.
 
     Args:
         path: ``.npz`` or ``.safetensors``.
         target: The model that the client trained, before the step.
+        weight_decay: λ of the client's optimiser, which is taken out; 0 for none, ``None`` to fit it where rows that
+            nothing else touched show it.
 
     Raises:
         UsageError: The path does not exist or is of another format.
@@ -70,7 +75,10 @@ def load_update(path: str | Path, target: Target) -> RecordedUpdate:
         tensors[name] = tensor.to(parameter.dtype)
     if not any(bool(tensor.any()) for tensor in tensors.values()):
         raise UpdateError(f"{path} is zero in every tensor: there is nothing to attack", UNIT)
-    return RecordedUpdate(tensors, str(path), hash_files([path]))
+    plain, decay = without_decay(tensors, parameters, weight_decay)
+    if not any(bool(tensor.any()) for tensor in plain.values()):
+        raise UpdateError(f"{path} holds nothing beside weight decay: there is nothing to attack", UNIT)
+    return RecordedUpdate(plain, str(path), hash_files([path]), decay)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

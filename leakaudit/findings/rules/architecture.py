@@ -107,3 +107,27 @@ def parameters_per_input(evidence: Evidence) -> Iterator[Found]:
             f"{evidence.target.parameters:,} shared numbers against {unknowns:,} private ones, {ratio:.1f} to one.",
             {"parameters": evidence.target.parameters, "unknowns": unknowns, "ratio": ratio},
         )
+
+
+@rule(
+    "LA105",
+    "The update hardly depends on the sample",
+    worst="low",
+    remedy="Check that samples reach the model as in training: --mean and --std as clients normalise, and --std "
+    "0.00392157 for a model that divides pixels by 255 itself. Of a model of steps (trees, sign activations), audit "
+    "the one that is trained.",
+)
+def hardly_dependent(evidence: Evidence) -> Iterator[Found]:
+    """Two samples cause nearly the same update, or the model has no slope in its input anywhere.
+
+    Attacks tell samples by what they change in the update. Where that is a thousandth or less, as behind many sigmoids
+    or with pixels scaled down twice, it is close to rounding; where a model is made of steps, its update may tell
+    samples apart, but the derivative that attacks follow is zero. Either way, that attacks found nothing shows little.
+    """
+    if evidence.rank.update_told:
+        yield Found(
+            "low",
+            "measured",
+            f"In this model, {evidence.rank.update_told}.",
+            {"change": evidence.rank.update_change, "flat": evidence.rank.update_flat},
+        )

@@ -6,33 +6,67 @@ that passed, a head that was found; their worst severity is ``none``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from leakaudit.document.schema import FidelityEntry, Severity
 from leakaudit.findings.registry import Evidence, Found, rule
 
 EXPORT = (
-    'Export with torch.onnx.export(model.eval(), x, "m.onnx", dynamo=False, opset_version=17, '
-    "do_constant_folding=False), which keeps BatchNorm, names and weights"
+    'Export with torch.onnx.export(model.eval(), (x,), "model.onnx", dynamo=True, optimize=False), which keeps '
+    "BatchNorm, names and weights"
 )
 
+DEPARTURES = frozenset({"LA900", "LA901", "LA916", "LA933"})
+"""Notes after which the audited update may not be the client's: the verdict says so first."""
 
-def _noted(evidence: Evidence, identifier: str) -> Iterator[Found]:
-    yield from (Found("low", "certified", note.message) for note in evidence.target.fidelity if note.id == identifier)
+
+def departures(notes: Sequence[FidelityEntry]) -> list[FidelityEntry]:
+    """Those of a model's notes after which its update may not be the client's."""
+    return [note for note in notes if note.id in DEPARTURES]
+
+
+def _noted(evidence: Evidence, identifier: str, severity: Severity = "low") -> Iterator[Found]:
+    yield from (
+        Found(severity, "certified", note.message) for note in evidence.target.fidelity if note.id == identifier
+    )
+
+
+def _changed(evidence: Evidence, identifier: str) -> Iterator[Found]:
+    """Notes on what an exporter did, each with the way out that it names for this exporter."""
+    for note in evidence.target.fidelity:
+        if note.id == identifier:
+            yield Found("medium", "certified", note.message, remedy=f"{note.hint[:1].upper()}{note.hint[1:]}.")
+
+
+@rule(
+    "LA900",
+    "The file holds other tensors than clients train",
+    worst="medium",
+    remedy=f"{EXPORT}; or pass the training model with --factory.",
+)
+def other_tensors(evidence: Evidence) -> Iterator[Found]:
+    """The exporter has merged, folded, dropped or renamed tensors that clients train, and it cannot all be undone.
+
+    A gradient of what the file holds is then not what clients share, tensor by tensor: a leak of the audited update may
+    not be one of theirs, and one that was not shown may be there. Torch's default exporter lists the module's
+    parameters in the file, so the message names what is missing; of other exporters, names tell.
+    """
+    yield from _changed(evidence, "LA900")
 
 
 @rule(
     "LA901",
     "BatchNorm may have been folded away",
-    worst="low",
+    worst="medium",
     remedy=f"{EXPORT}; or pass the training model with --factory.",
 )
 def folded(evidence: Evidence) -> Iterator[Found]:
-    """Many convolutions feed an activation directly and nothing is normalised: the exporter may have merged BatchNorm.
+    """The exporter has merged BatchNorm into another layer, or may have: it says so, or names or the graph do.
 
     Folding is exact for inference, but it changes what is trained: clients have a separate scale and shift, and the
     gradient of a folded weight is not the gradient that they share. Attack results do then not transfer.
     """
-    yield from _noted(evidence, "LA901")
+    yield from _changed(evidence, "LA901")
 
 
 @rule(
@@ -114,7 +148,7 @@ def separated(_: Evidence) -> Iterator[Found]:
     "LA908",
     "Tensors taken as not trained",
     worst="none",
-    remedy="If clients do train them, pass the model with --factory, where requires_grad decides.",
+    remedy="If clients do train them, name them with --trained PATTERN, or pass the model with --factory.",
 )
 def excluded(_: Evidence) -> Iterator[Found]:
     """Integer tensors, running statistics and constants of arithmetic are part of the file but not of an update."""
@@ -172,18 +206,51 @@ def fused_dropout(evidence: Evidence) -> Iterator[Found]:
     yield from _noted(evidence, "LA912")
 
 
-@rule(
-    "LA913",
-    "TorchScript hides dropout",
-    worst="low",
-    remedy="Pass weights with --factory package.module:function, or export to ONNX.",
-)
-def torchscript(evidence: Evidence) -> Iterator[Found]:
-    """The file is TorchScript, whose dropout masks can be neither recorded nor injected.
+@rule("LA913", "TorchScript hides dropout", worst="none", remedy="Nothing to do.")
+def torchscript(_: Evidence) -> Iterator[Found]:
+    """Written by versions that ran TorchScript as it was; its dropout is now recorded like any other."""
+    yield from ()
 
-    In train mode dropout-aware attacks cannot run, and a failure of the others shows little.
+
+@rule(
+    "LA914",
+    "Tensors at the input may be trained",
+    worst="low",
+    remedy="If clients train them, name them with --trained PATTERN.",
+)
+def open_inputs(evidence: Evidence) -> Iterator[Found]:
+    """The raw input is shifted or scaled by stored tensors, which are taken as its normalisation.
+
+    A trained prompt or a trained affine map looks the same in the file. If clients train it, its gradient is part of
+    their update, and it gives more away than was audited.
     """
-    yield from _noted(evidence, "LA913")
+    yield from _noted(evidence, "LA914")
+
+
+@rule(
+    "LA915",
+    "Single numbers were taken as trained tensors",
+    worst="none",
+    remedy="Name those that clients do not train with --frozen PATTERN.",
+)
+def scalars(_: Evidence) -> Iterator[Found]:
+    """Torch keeps a single number under a module's name if it is a parameter (a temperature, a gate) or a buffer."""
+    yield from ()
+
+
+@rule(
+    "LA916",
+    "Probabilities were audited through their logarithm",
+    worst="medium",
+    remedy="Pass a model that ends in logits, or choose them with --output NAME.",
+)
+def logarithm(evidence: Evidence) -> Iterator[Found]:
+    """The outputs are probabilities, and the logits in front of them were not found.
+
+    Cross-entropy of their logarithm is the negative log-likelihood, which is the loss of clients that train on such
+    outputs. Clients that train on the logits share another update if the outputs are clipped or mixed.
+    """
+    yield from _noted(evidence, "LA916", "medium")
 
 
 @rule(
@@ -245,6 +312,21 @@ def companions(_: Evidence) -> Iterator[Found]:
 
 
 @rule(
+    "LA924",
+    "The model rescales its input by itself",
+    worst="low",
+    remedy="Nothing to do if clients feed the model pixels in 0..255; else pass the --mean and --std that they use.",
+)
+def rescales(evidence: Evidence) -> Iterator[Found]:
+    """The model's first layer is a constant one, such as Keras' `Rescaling(1/255)` or the subtraction of a mean.
+
+    Such a model takes pixels in 0..255. The samples were fed to it so, unless `--mean` or `--std` said otherwise. Fed
+    with 0..1, it would see nearly black images, whose update is not that of a client.
+    """
+    yield from _noted(evidence, "LA924")
+
+
+@rule(
     "LA930",
     "The model has no second derivative",
     worst="low",
@@ -286,6 +368,21 @@ def overflow(evidence: Evidence) -> Iterator[Found]:
     Gradient matching then fails for reasons of arithmetic, which is no protection.
     """
     yield from _noted(evidence, "LA932")
+
+
+@rule(
+    "LA933",
+    "The update hardly depends on the input",
+    worst="medium",
+    remedy="Check that the file holds the network that clients train, and that inputs have the range that it takes.",
+)
+def unreached(evidence: Evidence) -> Iterator[Found]:
+    """Two random inputs with the same label give the same update to a thousandth.
+
+    Then there is little to reconstruct from it, and attacks that fail show nothing of the network in use: units are
+    dead, inputs have another range, or the outputs come from comparisons.
+    """
+    yield from _noted(evidence, "LA933", "medium")
 
 
 @rule("LA940", "The import agrees with another implementation", worst="none", remedy="Nothing to do.")

@@ -19,10 +19,11 @@ def labels_recovered(evidence: Evidence) -> Iterator[Found]:
     """The classes in the batch were inferred from the last layer's gradient, better than by chance.
 
     The gradient of the last layer's bias is the mean of prediction minus label: negative where a label occurred. For a
-    single sample this is exact; for a batch the counts are estimated. Labels can be sensitive in themselves (a
-    diagnosis), and every reconstruction attack profits from them.
+    single sample this is exact; for a batch the counts are estimated. The update does not tell which sample has which
+    label: a label is right as a member of the batch's multiset. Labels that were merely assumed do not count. Labels
+    can be sensitive in themselves (a diagnosis), and every reconstruction attack profits from them.
     """
-    victims = _labels(evidence)
+    victims = [v for v in _labels(evidence) if not v.assumed]
     total, correct = sum(len(labels.true) for labels in victims), sum(labels.correct for labels in victims)
     if total and correct / total > max(0.5, 2 / evidence.target.classes):
         yield Found(
@@ -46,7 +47,8 @@ def classes_present(evidence: Evidence) -> Iterator[Found]:
     That a class occurs at all can be the secret (a rare disease at a hospital). Reported for batches of several
     samples that do not hold every class; for single samples LA301 says it.
     """
-    victims = [v for v in _labels(evidence) if len(v.true) > 1 and len(set(v.true)) < evidence.target.classes]
+    inferred = [v for v in _labels(evidence) if not v.assumed]
+    victims = [v for v in inferred if len(v.true) > 1 and len(set(v.true)) < evidence.target.classes]
     if victims and all(set(v.true) == set(v.inferred) for v in victims):
         yield Found(
             "medium",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from leakaudit.document.status import RunStatus
 from leakaudit.findings.registry import Evidence, Found, rule
 
 
@@ -44,7 +45,7 @@ def batchnorm_statistics(evidence: Evidence) -> Iterator[Found]:
     """
     layers = evidence.target.batchnorm_layers
     if evidence.protocol.mode == "train" and layers:
-        given = [a.name for a in evidence.attacks if a.threat_model == "E" and a.status == "run"]
+        given = [a.name for a in evidence.attacks if a.threat_model == "E" and a.status is RunStatus.RUN]
         shared = evidence.protocol.shared_statistics != "none"
         told = "the update comes with them" if shared else "if buffers are shared, the server learns them"
         yield Found(

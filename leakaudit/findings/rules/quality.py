@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from leakaudit.document.schema import ControlEntry
+from leakaudit.document.status import ControlStatus
+from leakaudit.findings.effort import efforts
 from leakaudit.findings.registry import Evidence, Found, rule, samples_of
-from leakaudit.report.views.comparison import planned
 
 
 @rule(
@@ -59,7 +60,7 @@ def prior_only_failed(evidence: Evidence) -> Iterator[Found]:
 
 
 def _failed(evidence: Evidence, kind: str) -> Iterator[Found]:
-    failed: list[ControlEntry] = [c for c in evidence.controls if c.kind == kind and c.passed is False]
+    failed: list[ControlEntry] = [c for c in evidence.controls if c.kind == kind and c.status is ControlStatus.FAILED]
     for control in failed:
         yield Found(
             "low", "measured", f"{control.title or control.attack}: {control.detail}.", {"attack": control.attack}
@@ -77,13 +78,12 @@ def budget_exhausted(evidence: Evidence) -> Iterator[Found]:
 
     A stronger attack was available and was not given its time, so what was not shown may still be there.
     """
-    runs = [(a.title, a.results, a.reason) for a in evidence.attacks]
+    runs = [(a.title, a.results, a.cut) for a in evidence.attacks]
     besides = [(a.beside, a.title) for a in evidence.attacks if a.beside is not None and not a.beside.in_ledger]
-    runs += [(f"{rival.title} beside {title}", rival.results, rival.reason) for rival, title in besides]
-    stopped = sorted({title for title, results, _ in runs if any(v.stopped for v in results)})
-    fewer = sorted({title for title, results, _ in runs if any(map(planned, results))})
-    early = ("time budget spent", "interrupted", "out of memory")
-    unrun = sorted({title for title, _, reason in runs if reason.startswith(early)})
+    runs += [(f"{rival.title} beside {title}", rival.results, rival.cut) for rival, title in besides]
+    cuts = {(title, cut.stopped) for title, results, _ in runs for result in results for cut in result.cuts}
+    stopped, fewer = (sorted(title for title, ended in cuts if ended is early) for early in (True, False))
+    unrun = sorted({title for title, _, cut in runs if cut})
     if stopped or fewer or unrun or evidence.partial:
         parts = [f"stopped early: {', '.join(stopped)}"] if stopped else []
         parts += [f"given fewer iterations than their preset has: {', '.join(fewer)}"] if fewer else []
@@ -91,6 +91,27 @@ def budget_exhausted(evidence: Evidence) -> Iterator[Found]:
         text = "; ".join(parts) or evidence.partial
         found = {"stopped": stopped, "fewer_iterations": fewer, "not_run": unrun}
         yield Found("low", "certified", f"{text[:1].upper()}{text[1:]}.", found)
+
+
+@rule(
+    "LA958",
+    "An attack was not tried well enough to say something",
+    worst="low",
+    remedy="Give it more time (no --time-budget, or a larger one), its controls (--controls quick) or a larger preset.",
+)
+def little_tried(evidence: Evidence) -> Iterator[Found]:
+    """Nothing leaked by this attack, but it ran too little for that to say something.
+
+    The failure of an attack is evidence only where the attack works: where it recovered a sample that is known to leak,
+    from a network of the kind and size of yours and with no more iterations than it had on your model (LA950 says where
+    it did not), where it ran at least a tenth of its plan on the victims, and where its objective fell. Otherwise the
+    verdict is INCONCLUSIVE and the exit code 5, unless something else leaked.
+    """
+    leaking = {a.name for a, _, s in samples_of(evidence.attacks) if s.leaked}
+    broken = {c.attack for c in evidence.controls if c.kind == "positive" and c.status is ControlStatus.FAILED}
+    for effort in efforts(evidence):
+        if effort.counts and effort.attack.name not in leaking | broken:
+            yield Found("low", "certified", f"{effort.told}, and {effort.missing}.", {"attack": effort.attack.name})
 
 
 @rule(

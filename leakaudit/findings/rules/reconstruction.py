@@ -142,6 +142,45 @@ def text(evidence: Evidence) -> Iterator[Found]:
     yield from _reconstructed("LA207", evidence)
 
 
+@rule(
+    "LA208",
+    "Parts of private samples were read from the update",
+    worst="high",
+    remedy="Do not share the gradients of the layers that read parts of the input (freeze them with --frozen, or "
+    "compute them behind secure aggregation); or clip and add accounted noise (DP-SGD), and audit again.",
+)
+def part_read(evidence: Evidence) -> Iterator[Found]:
+    """A closed form read some entries of a sample, and nothing of the others.
+
+    A fully connected layer on a slice or a crop of the input gives that part away, whatever the model does with the
+    rest. The part is judged as a sample is: on its entries, the reconstruction beats every floor by the margin and
+    is told from the same part of the distractors. Below 5 % of what the model reads it is no finding.
+
+    High: the part may be the one that matters. Where the parts make up the sample, it counts as a whole one.
+    """
+    parts = [(a, v, s) for a, v, s in samples_of(evidence.attacks) if s.leaked and s.part]
+    if not parts:
+        return
+    attack, victim, most = max(parts, key=lambda item: item[2].part.entries if item[2].part else 0)
+    assert most.part is not None
+    distinct, total = len({s.index for _, _, s in parts}), len({s.index for _, _, s in samples_of(evidence.attacks)})
+    yield Found(
+        "high",
+        _confidence(parts, evidence),
+        f"{distinct} of {total} samples were read in part from the update alone; the most by {attack.title}: "
+        f"{most.told}.",
+        {
+            "samples_read_in_part": distinct,
+            "samples_attacked": total,
+            "attack": attack.name,
+            "victim": victim.victim,
+            "entries": most.part.entries,
+            "of": most.part.of,
+            "psnr": most.part.psnr,
+        },
+    )
+
+
 def family_of(attack: AttackEntry) -> str:
     """The finding that this attack's success is reported under."""
     return attack.finding or ("LA202" if attack.family == "closed form" else "LA201")
@@ -149,7 +188,7 @@ def family_of(attack: AttackEntry) -> str:
 
 def _reconstructed(identifier: str, evidence: Evidence) -> Iterator[Found]:
     scored = samples_of([a for a in evidence.attacks if family_of(a) == identifier])
-    leaked = [(a, v, s) for a, v, s in scored if s.leaked]
+    leaked = [(a, v, s) for a, v, s in scored if s.leaked and s.part is None]
     if not leaked:
         return
     attack, victim, best = max(leaked, key=lambda item: _closeness(item[2]))

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 from leakaudit.document.schema import AttackEntry, FindingEntry, Report
+from leakaudit.document.status import RunStatus
 from leakaudit.report.domains import card_for
 from leakaudit.report.domains.base import Card
 from leakaudit.report.formats.base import HEAD, Format, Rendering
@@ -83,7 +84,7 @@ def _finding(finding: FindingEntry) -> Element:
 
 def _attack(attack: AttackEntry, card: Card) -> Element:
     case = _case(f"{attack.title} ({attack.name})", attack.seconds)
-    if attack.status != "run":
+    if attack.status is not RunStatus.RUN:
         message = f"{attack.status.replace('_', ' ')}: {attack.reason}"
         SubElement(case, "skipped", {"message": _line(message)})
     else:

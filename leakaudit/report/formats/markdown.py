@@ -8,9 +8,11 @@ from __future__ import annotations
 import re
 
 from leakaudit.document.schema import FindingEntry, Report
+from leakaudit.document.status import RunStatus
 from leakaudit.report.domains import card_for
 from leakaudit.report.formats.base import HEAD, Format, Rendering
 from leakaudit.report.views.cells import lowered, with_unit
+from leakaudit.report.views.facts import accuracy
 from leakaudit.report.views.residual import SENTENCE
 from leakaudit.report.wording import MISSING, clip, fixed, seconds
 
@@ -31,7 +33,9 @@ def render_markdown(report: Report) -> str:
     if report.partial:
         lines += [f"> Partial report: {escape(report.partial)}", ""]
     lines += [f"- At least: {escape(verdict.at_least, 600)}", f"- At most: {escape(verdict.at_most, 600)}"]
-    lines += [f"- Model: {escape(report.target.name, 80)}, preset {escape(report.preset, 40)}, seed {report.seed}", ""]
+    lines += [f"- Model: {escape(report.target.name, 80)}, preset {escape(report.preset, 40)}, seed {report.seed}"]
+    lines += [f"- Classified right by the model: {escape(said)}"] if (said := accuracy(report)) else []
+    lines += [""]
     lines += _findings(report)
     lines += _attacks(report)
     if report.policy is not None and report.policy.suppressions:
@@ -71,7 +75,7 @@ def _attacks(report: Report) -> list[str]:
     for attack in report.attacks:
         scored = [sample for result in attack.results for sample in result.samples]
         name = escape(attack.title, 80)
-        if attack.status != "run":
+        if attack.status is not RunStatus.RUN:
             lines.append(f"| {name} | {attack.status.replace('_', ' ')}: {escape(attack.reason)} | | | |")
             continue
         margin = MISSING if spec is None else with_unit(spec, card.best_of(scored, spec))

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import quote
 
-from leakaudit import __version__
 from leakaudit.document.fingerprint import architecture_hash, fingerprints
+from leakaudit.document.paths import path_in_repository
 from leakaudit.document.schema import FindingEntry, Report, Severity
+from leakaudit.document.status import RunStatus
+from leakaudit.document.version import __version__
 from leakaudit.findings import RULES, Rule
 from leakaudit.report.formats.base import HEAD, Format, Rendering
 from leakaudit.safety.text import shown
@@ -123,9 +125,8 @@ def _finding_properties(finding: FindingEntry) -> dict[str, Any]:
 def _invocation(report: Report) -> dict[str, Any]:
     """Whether the audit came to a result, and which attacks did not run and why."""
     inconclusive = report.verdict.inconclusive
-    notes = [
-        _notification("note", f"{a.title} did not run: {a.reason}") for a in report.attacks if a.status != "run"
-    ]  # fmt: skip
+    unrun = [attack for attack in report.attacks if attack.status is not RunStatus.RUN]
+    notes = [_notification("note", f"{attack.title} did not run: {attack.reason}") for attack in unrun]  # fmt: skip
     if inconclusive or report.partial:
         notes.insert(0, _notification("error", report.partial or report.verdict.headline))
     return {
@@ -140,13 +141,21 @@ def _notification(level: str, text: str) -> dict[str, Any]:
 
 
 def model_uri(report: Report) -> str:
-    """The model file relative to the working folder as a URI; its name alone where it lies elsewhere."""
+    """The model file as a URI relative to the root of its repository, which code scanning takes ``%SRCROOT%`` for.
+
+    In no repository it is relative to the working folder, and its name alone where it lies elsewhere.
+    """
+    known = report.target.repository_path or path_in_repository(report.target.path)
+    path = PurePath(shown(known)) if known else _below_working_folder(report)
+    return quote(path.as_posix()[-LONGEST:])
+
+
+def _below_working_folder(report: Report) -> PurePath:
     path = Path(shown(report.target.path or report.target.name or "model"))
     try:
-        path = path.resolve().relative_to(Path.cwd())
+        return path.resolve().relative_to(Path.cwd())
     except (ValueError, OSError):
-        path = Path(path.name)
-    return quote(path.as_posix()[-LONGEST:])
+        return PurePath(path.name)
 
 
 def failure_sarif(model: str, message: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from leakaudit.document.schema import AttackEntry, Report
+from leakaudit.document.status import RunStatus
 from leakaudit.report.views.cells import Cell, Fact, Table
 from leakaudit.report.views.residual import residual_risk
 from leakaudit.report.wording import MISSING, clip, plain, words
@@ -23,7 +24,11 @@ SCOPE = {
     "E": "and has statistics of the client's data (BatchNorm)",
     "F to H": "Server that manipulates the model or the protocol",
 }
-STATES = {"run": "executed", "not_applicable": "not run: not applicable", "not_run": "not run"}
+STATES = {
+    RunStatus.RUN: "executed",
+    RunStatus.NOT_APPLICABLE: "not run: not applicable",
+    RunStatus.NOT_RUN: "not run",
+}
 SIGN_OFF = ("Audited by", "Reviewed by (model owner)", "Reviewed by (data protection)")
 
 MAPPING = (

@@ -8,13 +8,7 @@ from __future__ import annotations
 from statistics import median
 
 from leakaudit.document.schema import AttackEntry, Comparison, VictimResult
-from leakaudit.notes import PLANNED
 from leakaudit.report.wording import clip, count, fixed, signed
-
-
-def planned(result: VictimResult) -> str:
-    """The note of a run whose time budget did not allow for all of its settings, or ""."""
-    return next((note for note in result.notes if note.startswith(PLANNED)), "")
 
 
 def comparison_sentence(attack: AttackEntry) -> str:
@@ -47,10 +41,15 @@ def _left_out(attack: AttackEntry, rival: Comparison) -> dict[int, str]:
     found: dict[int, str] = {}
     for result in attack.results:
         other = beside.get(result.victim)
-        if cut := result.stopped or planned(result):
+        if cut := _cut(result):
             found[result.victim] = f"{attack.name}, {cut}"
         elif other is None:
             found[result.victim] = f"{rival.name}, {rival.reason or 'not run'}"
-        elif cut := other.stopped or planned(other):
+        elif cut := _cut(other):
             found[result.victim] = f"{rival.name}, {cut}"
     return found
+
+
+def _cut(result: VictimResult) -> str:
+    """What a run had less of than its settings say, that which stopped it before others; "" where it had all."""
+    return next((cut.told for cut in sorted(result.cuts, key=lambda cut: not cut.stopped)), "")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
-from leakaudit.document.schema import Report, VictimResult
+from leakaudit.document.schema import Report, TargetSection, VictimResult
+from leakaudit.document.status import RunStatus
 from leakaudit.report.domains import card_for
 from leakaudit.report.views.cells import Fact
 from leakaudit.report.wording import MISSING, clip, count, number, plain, seconds
@@ -21,7 +23,7 @@ def tiles(report: Report) -> list[Fact]:
     leaked, attacked = {s.index for s in scored if s.leaked}, {s.index for s in scored}
     labels = {result.victim: result.labels for result in _results(report)}
     right, total = sum(item.correct for item in labels.values()), sum(item.count for item in labels.values())
-    ran = sum(attack.status == "run" for attack in report.attacks)
+    ran = sum(attack.status is RunStatus.RUN for attack in report.attacks)
     return [
         Fact("Samples leaked", f"{len(leaked)} of {len(attacked)}" if attacked else MISSING, "by any attack"),
         card_for(report).tile(),
@@ -40,6 +42,12 @@ def _names(layers: list[str]) -> str:
     return f"{count(len(layers), 'layer')}: {shown}{', …' if len(layers) > 12 else ''}" if layers else "none"
 
 
+def _never_read(target: TargetSection) -> str:
+    """Which share of a sample the model does not look at."""
+    whole = math.prod(target.input_shape)
+    return f"{target.unread} of {whole} entries of a sample, left out of every score" if target.unread else ""
+
+
 def model_facts(report: Report) -> list[Fact]:
     """The model under audit: where it came from and what matters for a leak."""
     target = report.target
@@ -49,6 +57,7 @@ def model_facts(report: Report) -> list[Fact]:
         ("SHA-256", target.sha256 or ""),
         ("Format", f"{target.format}{', written by ' + clip(target.producer, 60) if target.producer else ''}"),
         *card_for(report).input_facts(),
+        ("Never read", _never_read(target)),
         ("Classes", number(target.classes)),
         ("Loss", target.loss),
         ("Parameters", f"{number(target.parameters)} in {count(target.trainable_tensors, 'trainable tensor')}"),
@@ -65,10 +74,12 @@ def batch_facts(report: Report) -> list[Fact]:
         ("File", batch.path or ("in memory" if batch.sha256 is None else "left out")),
         ("SHA-256", batch.sha256 or ""),
         ("Samples in the file", number(batch.samples)),
+        ("Classified right by the model", accuracy(report)),
         ("Victims", f"{count(batch.victims, 'batch', 'batches')} of {count(batch.batch_size, 'sample')}"),
         ("Update", f"{protocol.title} of {count(protocol.batch_size, 'sample')}, {protocol.mode} mode"),
         ("Recorded in", protocol.update_path or ("left out" if protocol.update_sha256 else "")),
         ("SHA-256 of the update", protocol.update_sha256 or ""),
+        ("Weight decay", protocol.weight_decay_note),
         (
             "BatchNorm statistics",
             {
@@ -79,6 +90,15 @@ def batch_facts(report: Report) -> list[Fact]:
         ("Normalisation", f"mean {plain(batch.mean)}; std {plain(batch.std)}" if batch.mean else ""),
         ("Classes named", plain(batch.class_names[:20]) if batch.class_names else ""),
     )
+
+
+def accuracy(report: Report) -> str:
+    """The share of samples, or why there is none; empty in documents that do not say."""
+    batch = report.batch
+    if batch.accuracy is None:
+        return f"not known: {batch.accuracy_reason}" if batch.accuracy_reason else ""
+    chance = f"chance is {1 / report.target.classes:.0%}" if report.target.classes else ""
+    return f"{batch.accuracy:.0%} of {count(batch.accuracy_samples, 'sample')}; {chance}"
 
 
 def rank_facts(report: Report) -> list[Fact]:

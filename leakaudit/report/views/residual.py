@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from leakaudit.document.schema import Report
+from leakaudit.document.status import RunStatus
 from leakaudit.report.wording import count
 
 SENTENCE = "Evidence only for the attacks run; not a determination of anonymity or legal compliance."
@@ -10,9 +11,9 @@ SENTENCE = "Evidence only for the attacks run; not a determination of anonymity 
 
 def residual_risk(report: Report) -> list[str]:
     """What this audit does not rule out, from what was not run, not applicable, cut short or assumed."""
-    left = [a.title for a in report.attacks if a.status != "run"]
-    short = sorted({a.title for a in report.attacks for r in a.results if r.stopped})
-    modelled = ", ".join(sorted({a.threat_model for a in report.attacks if a.status == "run"})) or "none"
+    left = [a.title for a in report.attacks if a.status is not RunStatus.RUN]
+    short = sorted({a.title for a in report.attacks for r in a.results if any(cut.stopped for cut in r.cuts)})
+    modelled = ", ".join(sorted({a.threat_model for a in report.attacks if a.status is RunStatus.RUN})) or "none"
     statements = [
         SENTENCE,
         report.verdict.at_most,

@@ -44,7 +44,7 @@ def variant_table(report: Report) -> Table:
         scored = [s for a in entry.attacks if not a.upper_bound for r in a.results for s in r.samples]
         cells: list[Cell | str] = [
             clip(entry.label, 80) + (" (shown in full)" if entry.worst else ""),
-            Cell(clip(entry.status, 60), mark="leak" if entry.status.startswith("LEAKS") else ""),
+            Cell(clip(entry.status, 60), mark="leak" if entry.code.leaks else ""),
             entry.severity if audited else MISSING,
             table.value(entry.samples_leaked, hit, reason),
             *(table.metric(spec, card.best_of(scored, spec)) for spec in shown),
@@ -223,7 +223,7 @@ def label_table(report: Report) -> Table:
     for attack in report.attacks:
         for result in attack.results:
             labels = result.labels
-            right = f"{labels.correct} of {labels.count}"
+            right = f"assumed, {labels.count}" if labels.assumed else f"{labels.correct} of {labels.count}"
             cells: list[Cell | str] = [
                 clip(attack.title, 60),
                 Cell(str(result.victim), str(result.victim)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from leakaudit.document.schema import DefenceTrial, Report
+from leakaudit.document.status import RunStatus
 from leakaudit.report.domains import card_for
 from leakaudit.report.domains.base import Card
 from leakaudit.report.views.cells import Cell, Table
@@ -30,7 +31,7 @@ def trial_table(report: Report) -> Table:
     table = Table("trials", f"Settings measured against {report.goal or 'no goal'}", columns)
     for trial in report.trials:
         name = trial.text or "undefended"
-        if trial.status == "not_run":
+        if trial.status is RunStatus.NOT_RUN:
             blank = [table.value(None, MISSING, f"{name} was not measured: {trial.reason}")] * (len(columns) - 1)
             table.add([name, *blank])
             continue
@@ -65,7 +66,7 @@ def _judged(table: Table, trial: DefenceTrial) -> Cell:
 
 def trial_chart(trials: Sequence[DefenceTrial], card: Card) -> Figure | None:
     """Best reconstruction against held-out loss, a point per setting; bottom left is where one wants to be."""
-    shown = [t for t in trials if t.status == "run" and t.loss is not None and card.trial_level(t) is not None]
+    shown = [t for t in trials if t.status is RunStatus.RUN and t.loss is not None and card.trial_level(t) is not None]
     if len(shown) < 2:
         return None
     from adjustText import adjust_text

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from leakaudit.document.schema import AttackEntry, Report, SampleResult, SnapshotEntry, VictimResult
+from leakaudit.document.status import RunStatus
 from leakaudit.report.domains import card_for
 from leakaudit.report.domains.base import Card
 from leakaudit.report.views import tables
@@ -39,7 +40,7 @@ PRIVACY = {
     "blurred": "private images are blurred or left out, texts and labels left out",
     "none": "private samples are left out",
 }
-STATUS = {"run": "run", "not_applicable": "not applicable", "not_run": "not run"}
+STATUS = {RunStatus.RUN: "run", RunStatus.NOT_APPLICABLE: "not applicable", RunStatus.NOT_RUN: "not run"}
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def build_view(report: Report) -> View:
         variant_attacks=tables.variant_attack_table(report),
         knowledge=tables.knowledge_table(report),
         ledger=[_ledger(attack) for attack in report.attacks],
-        ran=f"{sum(a.status == 'run' for a in report.attacks)} of {count(len(report.attacks), 'attack')} ran",
+        ran=f"{sum(a.status is RunStatus.RUN for a in report.attacks)} of {count(len(report.attacks), 'attack')} ran",
         model=model_facts(report),
         batch=batch_facts(report),
         reproduce=reproduce_facts(report),
@@ -219,6 +220,13 @@ def _gallery(card: Card, attack: AttackEntry) -> Gallery:
     )
 
 
+def _result(sample: SampleResult) -> str:
+    """Whether it leaked, or which part of it did."""
+    if sample.leaked and sample.part is not None:
+        return f"leaked in part, {sample.part.entries} of {sample.part.of} entries"
+    return "leaked" if sample.leaked else "not shown"
+
+
 def _sample(card: Card, attack: AttackEntry, result: VictimResult, position: int) -> SampleView:
     sample = result.samples[position]
     of_class = "" if sample.label is None else f", class {class_name(card.report, sample.label)}"
@@ -227,7 +235,7 @@ def _sample(card: Card, attack: AttackEntry, result: VictimResult, position: int
         title=f"Sample {sample.index}",
         victim=str(result.victim),
         leaked=sample.leaked,
-        result="leaked" if sample.leaked else "not shown",
+        result=_result(sample),
         original=picture(sample.original_png, f"Original of sample {sample.index}{of_class}"),
         reconstruction=picture(
             sample.reconstruction_png,
@@ -256,9 +264,8 @@ def _label_fact(report: Report, sample: SampleResult) -> Fact:
     if sample.label is None:
         return Fact("Label", MISSING, "left out")
     inferred = ""
-    if sample.inferred_label is not None:
-        right = sample.inferred_label == sample.label
-        inferred = "inferred right" if right else f"inferred wrong: {class_name(report, sample.inferred_label)}"
+    if sample.label_right is not None:
+        inferred = "among those inferred" if sample.label_right else "not among those inferred"
     return Fact("Label", class_name(report, sample.label), inferred)
 
 
@@ -272,7 +279,7 @@ def _ledger(attack: AttackEntry) -> AttackView:
         status=STATUS[attack.status],
         reason=clip(attack.reason),
         threat=f"{clip(attack.threat_model, 20)}: {THREAT_MODELS.get(attack.threat_model, 'see the documentation')}",
-        seconds=seconds(attack.seconds) if attack.status == "run" else "",
+        seconds=seconds(attack.seconds) if attack.status is RunStatus.RUN else "",
         reference=clip(attack.reference),
         given=pairs(attack.given),
         hyperparameters=pairs(attack.hyperparameters),

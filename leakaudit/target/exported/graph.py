@@ -20,6 +20,7 @@ from torch import nn
 from torch._ops import OpOverload
 
 from leakaudit.errors import ModelError
+from leakaudit.target.composed import COMPOSED
 from leakaudit.target.dropout import Dropout, Kind
 from leakaudit.target.exported.module import Autocast, BatchNorm, Branch, Grad, Part
 from leakaudit.target.exported.operators import resolve
@@ -164,6 +165,7 @@ class GraphReader:
         if function is aten._native_batch_norm_legit_functional.default:
             raise ModelError("it was decomposed for training", "export it without run_decompositions()")
         run = F.scaled_dot_product_attention if function is aten.scaled_dot_product_attention.default else function
+        run = COMPOSED.get(function, run)
         arguments, keywords = _by_schema(function, given)
         return self.builder.call(run, arguments, keywords, effect=function._schema.is_mutable)
 

@@ -1,10 +1,11 @@
-"""The inputs beside the token ids: an attention mask becomes all ones, segments become all zeros, inside the graph.
+"""The inputs beside the token ids: a mask becomes all ones, segments all zeros, positions 0 … L-1, inside the graph.
 
 That is what a client feeds for one sequence without padding. Other further inputs are left, and refused by name.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
@@ -17,7 +18,7 @@ def fill_companions(model: ModelProto) -> dict[str, str]:
     """Replace masks and segments beside token ids by constants of their shape; changes ``model`` in place.
 
     Returns:
-        What fills each replaced input, by its name: ``ones`` or ``zeros``.
+        What fills each replaced input, by its name: ``ones``, ``zeros`` or `POSITIONS`.
     """
     graph = model.graph
     stored = {tensor.name for tensor in graph.initializer}
@@ -28,7 +29,9 @@ def fill_companions(model: ModelProto) -> dict[str, str]:
     if not filled or len(ids) != 1:
         return {}
     nodes: list[Any] = [helper.make_node("Shape", [ids[0].name], [_SHAPE], _SHAPE)]
-    nodes += [_constant(info, filled[info.name]) for info in inputs if info.name in filled]
+    for info in inputs:
+        if info.name in filled:
+            nodes += _positions(info) if filled[info.name] == POSITIONS else [_constant(info, filled[info.name])]
     nodes += list(graph.node)
     del graph.node[:]
     graph.node.extend(nodes)
@@ -41,12 +44,39 @@ def fill_companions(model: ModelProto) -> dict[str, str]:
 _SHAPE = "leakaudit/shape_of_ids"
 
 
-def _fill(name: str) -> Literal["ones", "zeros"] | None:
+POSITIONS = "positions 0 to L - 1"
+
+
+def _fill(name: str) -> str | None:
     """What an input of this name is filled with; the names are those of Hugging Face and of Google's BERT."""
     name = name.lower()
     if "mask" in name:
         return "ones"
+    if re.search(r"position_?ids?|pos_?ids?$", name):
+        return POSITIONS
     return "zeros" if "token_type" in name or "segment" in name else None
+
+
+def _positions(info: ValueInfoProto) -> list[Any]:
+    """Nodes that number the tokens of each sequence."""
+    label = f"leakaudit/{info.name}"
+
+    def whole(name: str, *values: int) -> Any:
+        dims = [] if name != "axis" else [1]
+        value = helper.make_tensor("value", TensorProto.INT64, dims, list(values))
+        return helper.make_node("Constant", [], [f"{label}/{name}"], f"{label}/{name}", value=value)
+
+    def node(kind: str, inputs: list[str], output: str, **settings: Any) -> Any:
+        return helper.make_node(kind, inputs, [output], f"{label}/{kind}", **settings)
+
+    return [
+        whole("first", 0),
+        whole("step", 1),
+        node("Gather", [_SHAPE, f"{label}/step"], f"{label}/length"),
+        node("Range", [f"{label}/first", f"{label}/length", f"{label}/step"], f"{label}/row"),
+        node("Expand", [f"{label}/row", _SHAPE], f"{label}/rows"),
+        node("Cast", [f"{label}/rows"], info.name, to=info.type.tensor_type.elem_type),
+    ]
 
 
 def _constant(info: ValueInfoProto, fill: str) -> Any:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
 from onnx import ModelProto
 
+from leakaudit.target.onnx.exporter import CALLED, RECIPES, automatic, fused
 from leakaudit.target.onnx.module import OnnxModule
+from leakaudit.target.onnx.roles import RAW, SPELT
 from leakaudit.target.onnx.selfcheck import Check
 from leakaudit.target.onnx.source import Source
 from leakaudit.target.onnx.values import attributes
 from leakaudit.target.target import FidelityNote
 
-RECIPE = (
-    'torch.onnx.export(model.eval(), x, "m.onnx", dynamo=False, opset_version=17, do_constant_folding=False, '
-    'input_names=["input"], dynamic_axes={"input": {0: "N"}}) keeps BatchNorm and all names'
-)
+_FUSED = re.compile("fused|bn_fold|fold_bn")
+_MANY, _MOST = 5, 0.8
+"""Convolutions that a network without BatchNorm seldom has, and the share of them that feeds an activation."""
 _ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "Clip", "HardSwish", "HardSigmoid", "Elu", "Sigmoid", "Gelu", "PRelu"})
 
 
@@ -22,7 +25,7 @@ def notes(
 ) -> list[FidelityNote]:
     """All notes about a file."""
     found: list[FidelityNote] = []
-    found += _folded(source)
+    found += _folded(source) or _other_tensors(source)
     found += _dropout(source, module)
     found += _training(source, model)
     found += _tensors(source)
@@ -39,24 +42,84 @@ def notes(
 
 
 def _folded(source: Source) -> list[FidelityNote]:
+    """BatchNorm that the exporter has folded: by what the file says, by names, or by the look of a larger network."""
+    evidence = _folding_named(source) or _folding_looks(source)
+    if not evidence:
+        return []
+    lost = _lost(source)
+    text = f"{CALLED[source.exporter.kind]} has folded BatchNorm, or may have: {evidence}; clients then train other "
+    text += "tensors"
+    text += f" ({len(lost)} of them are not in the file: {_names(lost)})" if lost else ""
+    return [FidelityNote("LA901", text, RECIPES[source.exporter.kind])]
+
+
+def _folding_named(source: Source) -> str:
+    """Evidence of folded BatchNorm in names: rewritten nodes, weights without a module's name, a mean that is left."""
+    rewritten = fused(source.nodes) if source.exporter.kind == "torch-default" else []
+    if rewritten:
+        return f"it rewrote {len(rewritten)} layers ({_names(tuple(n.name or n.op_type for n in rewritten))})"
+    weights = tuple(
+        dict.fromkeys(
+            node.input[1]
+            for node in source.nodes
+            if node.op_type in ("Conv", "ConvTranspose")
+            and node.input[1] in {*source.parameters, *source.buffers}
+            and (automatic(node.input[1]) or _FUSED.search(node.input[1]))
+        )
+    )
+    if weights:
+        return f"it computed the weights of {len(weights)} convolutions ({_names(weights)})"
+    spelt = tuple(name for name, why in source.excluded.items() if why == SPELT)
+    return (
+        f"a moving mean is subtracted in arithmetic ({_names(spelt)}), scaled by a tensor that it made" if spelt else ""
+    )
+
+
+def _folding_looks(source: Source) -> str:
     """Convolutions directly in front of an activation or a sum, in a graph without any normalisation."""
     readers: dict[str, list[str]] = {}
     for node in source.nodes:
         for name in node.input:
             readers.setdefault(name, []).append(node.op_type)
     convolutions = [node for node in source.nodes if node.op_type == "Conv"]
-    if any("Normalization" in node.op_type for node in source.nodes) or len(convolutions) < 5:
-        return []
+    if any("Normalization" in node.op_type for node in source.nodes) or len(convolutions) < _MANY:
+        return ""
+    if source.exporter.lists and not any(name.endswith("running_mean") for name in source.exporter.others):
+        return ""  # the module has none
     direct = [n for n in convolutions if set(readers.get(n.output[0], ())) & (_ACTIVATIONS | {"Add"})]
-    automatic = [n for n in convolutions if n.input[1].startswith("onnx::") or n.input[1].isdigit()]
-    if not automatic and len(direct) < 0.8 * len(convolutions):
-        return []
+    if len(direct) < _MOST * len(convolutions):
+        return ""
     biased = sum(len(node.input) == 3 for node in direct)
-    text = (
+    return (
         f"{len(direct)} of {len(convolutions)} convolutions ({biased} with a bias) feed an activation or sum directly "
-        "and nothing is normalised: the exporter may have folded BatchNorm; clients then train other tensors"
+        "and nothing is normalised"
     )
-    return [FidelityNote("LA901", text, RECIPE)]
+
+
+def _lost(source: Source) -> tuple[str, ...]:
+    """Parameters of the module that the file does not hold, but for those whose entries a recurrent node has."""
+    held = {*source.parameters, *source.buffers, *source.host}
+    held.update(origin for name in _recurrent(source) for origin in source.exporter.sources.get(name, ()))
+    return tuple(name for name in source.exporter.parameters if name not in held)
+
+
+def _recurrent(source: Source) -> set[str]:
+    """Tensors of recurrent nodes: an exporter must put their gates in another order, which changes no gradient."""
+    return {name for node in source.nodes if node.op_type in ("LSTM", "GRU", "RNN") for name in node.input if name}
+
+
+def _other_tensors(source: Source) -> list[FidelityNote]:
+    """Trained tensors that the exporter computed from the client's, and those of the client that are gone."""
+    lost, recurrent = _lost(source), _recurrent(source)
+    made = tuple(n for n in source.parameters if source.exporter.computed(n) and n not in recurrent and "#" not in n)
+    if source.exporter.kind == "other" or not (lost or made):
+        return []
+    parts = [f"{len(lost)} tensors that clients train are not in it ({_names(lost)})"] if lost else []
+    parts += [f"{len(made)} that it computed are trained in their place ({_names(made)})"] if made else []
+    text = (
+        f"{CALLED[source.exporter.kind]} has changed what is trained: {', '.join(parts)}; merged, folded or transposed"
+    )
+    return [FidelityNote("LA900", text, RECIPES[source.exporter.kind])]
 
 
 def _dropout(source: Source, module: OnnxModule) -> list[FidelityNote]:
@@ -104,7 +167,14 @@ def _tensors(source: Source) -> list[FidelityNote]:
         text = f"{len(odd)} tensors are taken as not trained: " + _names(
             tuple(f"{n} ({source.excluded[n]})" for n in odd)
         )
-        result.append(FidelityNote("LA908", text))
+        result.append(FidelityNote("LA908", text, "name those that clients train with --trained PATTERN"))
+    open_ = tuple(n for n, why in source.excluded.items() if why == RAW and n not in source.constants)
+    if open_:
+        text = f"the file does not say whether clients train {_names(open_)}: tensors at the input, taken as its "
+        result.append(FidelityNote("LA914", f"{text}normalisation", "if they do, pass --trained PATTERN"))
+    if source.scalars:
+        text = f"{len(source.scalars)} single numbers are taken as trained: {_names(source.scalars)}"
+        result.append(FidelityNote("LA915", text, "exclude those that are not with --frozen PATTERN"))
     if source.half:
         result.append(FidelityNote("LA909", "the file holds half precision numbers; they are computed in float32"))
     return result

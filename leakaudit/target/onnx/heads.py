@@ -56,6 +56,8 @@ def find(graph: GraphProto, nodes: list[NodeProto], output: str | None, path: st
 
 
 def _behind(name: str, producers: dict[str, NodeProto]) -> tuple[str, str]:
+    while name in producers and producers[name].op_type == "ZipMap":  # scikit-learn's probabilities by class
+        name = producers[name].input[0]
     start, logarithm = name, False
     while name in producers:
         node = producers[name]

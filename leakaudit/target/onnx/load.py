@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
 from leakaudit.domains.tokens import Tokens
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.target import layout as layouts
+from leakaudit.target.hashing import hash_model
 from leakaudit.target.onnx import fidelity, selfcheck
 from leakaudit.target.onnx.module import OnnxModule
 from leakaudit.target.onnx.prepare import prepare
 from leakaudit.target.onnx.read import read_model
 from leakaudit.target.onnx.source import Source, node_names
-from leakaudit.target.probe import batch_sizes, double_backward_note, run, silent_tensors
+from leakaudit.target.probabilities import without_probabilities
+from leakaudit.target.probe import batch_sizes, double_backward_note, reach, reach_note, run, silent_tensors
 from leakaudit.target.target import FidelityNote, Target
 from leakaudit.target.tokens import find_table
 from leakaudit.tasks.single_label import single_label
 
+_CUTS = frozenset(
+    {"ArgMax", "ArgMin", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal", "OneHot", "Hardmax", "IsNaN"}
+)
+"""Operators whose results have no derivative."""
 _STEPS = frozenset({"Sign", "Round", "Floor", "Ceil"})
 
 
@@ -32,10 +37,11 @@ def from_onnx(
     image_shape: tuple[int, ...] | None,
     dropout: dict[str, float],
     mode: Literal["eval", "train"],
+    trained: Sequence[str] = (),
 ) -> Target:
     """Load, check and describe an ONNX file; see `leakaudit.target.load` for the arguments."""
     model = read_model(path)
-    source = prepare(model, str(path), output, frozen)
+    source = prepare(model, str(path), output, frozen, trained)
     if not source.parameters:
         raise ModelError(f"{path} has no trainable tensors", "export the model with its weights; check --frozen")
     empty = [name for name, array in source.parameters.items() if array.size == 0]
@@ -53,12 +59,13 @@ def from_onnx(
     tokens = None if source.integer is None else _tokens(module, source, native, path)
     domain, vocabulary = layouts.domain_of(layout, native, image_shape, tokens)
     check = selfcheck.compare(model, module, source, native, str(path), vocabulary)
-    outputs = run(module, source.batch or 1, native, vocabulary=vocabulary).shape[1]
-    note = _output_note(outputs, source, path)
     sizes = batch_sizes(module, source.batch, native, vocabulary)
+    _, ending = without_probabilities(module, sizes, native, vocabulary)
+    outputs = run(module, source.batch or 1, native, vocabulary=vocabulary).shape[1]
+    note = ending or _output_note(outputs, source, path)
     notes += [*note, *fidelity.notes(source, module, model, check, sizes)]
+    notes += _reached(module, source, sizes, native, vocabulary, path)
     notes += double_backward_note(module, sizes, native, vocabulary)
-    notes += _silent(module, source, silent_tensors(module, sizes, native, vocabulary), path)
     module.train(mode == "train")
     return Target(
         module=module,
@@ -69,12 +76,37 @@ def from_onnx(
         domain=domain,
         task=single_label(outputs),
         path=str(path),
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        sha256=hash_model(path),
         fidelity=tuple(sorted(notes, key=lambda n: n.id)),
         batch_sizes=sizes,
         frozen=tuple(frozen),
         producer=_producer(model),
     )
+
+
+def _reached(
+    module: OnnxModule,
+    source: Source,
+    sizes: tuple[int, ...] | None,
+    native: tuple[int, ...],
+    vocabulary: int | None,
+    path: Path,
+) -> list[FidelityNote]:
+    """Notes on tensors and inputs that the update does not depend on; refuses where nothing trains the model."""
+    where = _cut(source)
+    differentiable = reach(module, sizes, native, vocabulary).outputs
+    notes = _silent(source, silent_tensors(module, sizes, native, vocabulary), path) if differentiable else []
+    return notes + reach_note(module, sizes, native, vocabulary, str(path), where)
+
+
+def _cut(source: Source) -> str:
+    """The last node that ends derivatives, or ""."""
+    cuts = [(node, name) for node, name in zip(source.nodes, node_names(source.nodes), strict=True) if _ends(node)]
+    return f"node {cuts[-1][1]!r} ({cuts[-1][0].op_type})" if cuts else ""
+
+
+def _ends(node: NodeProto) -> bool:
+    return node.op_type in _CUTS or node.op_type in _STEPS
 
 
 def _tokens(module: OnnxModule, source: Source, native: tuple[int, ...], path: Path) -> Tokens:
@@ -98,7 +130,7 @@ def _check_names(dropout: dict[str, float], source: Source, path: Path) -> None:
             raise UsageError(f"dropout of {p} behind {name!r}, expected at least 0 and less than 1")
 
 
-def _silent(module: OnnxModule, source: Source, silent: list[str], path: Path) -> list[FidelityNote]:
+def _silent(source: Source, silent: list[str], path: Path) -> list[FidelityNote]:
     """Refuse a model that steps cut off from its loss; note tensors that random inputs do not reach."""
     if not silent:
         return []

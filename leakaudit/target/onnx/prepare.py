@@ -14,10 +14,12 @@ from onnx import ModelProto, NodeProto, TensorProto, defs
 from leakaudit.errors import ModelError
 from leakaudit.target import layout as layouts
 from leakaudit.target.modules import check_patterns
-from leakaudit.target.onnx import heads, roles
+from leakaudit.target.onnx import heads, merged, roles
 from leakaudit.target.onnx.companions import TOKEN_TYPES, fill_companions
+from leakaudit.target.onnx.exporter import recognise
+from leakaudit.target.onnx.ops import find_own
 from leakaudit.target.onnx.read import all_nodes
-from leakaudit.target.onnx.registry import find_borrowed, find_own, since_version
+from leakaudit.target.onnx.registry import find_borrowed, since_version
 from leakaudit.target.onnx.source import Array, Source, node_names
 from leakaudit.target.onnx.tracer import Tracer
 from leakaudit.target.onnx.values import array, attributes, check_attributes, constant_value, filled, widen
@@ -27,12 +29,19 @@ _DETECTION = frozenset({"NonMaxSuppression", "RoiAlign", "MaxRoiPool"})
 _BUILT_IN = frozenset({"If", "Dropout", "ConstantOfShape", "Range"})
 
 
-def prepare(model: ModelProto, path: str, output: str | None = None, frozen: Sequence[str] = ()) -> Source:
+def prepare(
+    model: ModelProto,
+    path: str,
+    output: str | None = None,
+    frozen: Sequence[str] = (),
+    trained: Sequence[str] = (),
+) -> Source:
     """Split a model into parts; changes ``model`` in place.
 
     Raises:
         ModelError: Something in the file cannot be audited.
     """
+    exporter = recognise(model)
     opset = _normalise(model, path)
     _refuse_quantised(model, path)
     filled = fill_companions(model)
@@ -42,6 +51,7 @@ def prepare(model: ModelProto, path: str, output: str | None = None, frozen: Seq
     inputs = [info for info in graph.input if info.name not in initial]
     nodes, constants = _split_constants(list(graph.node), initial)
     nodes, copied = _resolve_identities(nodes, initial)
+    nodes, restored = merged.undo(nodes, initial, exporter)
     head = heads.find(graph, nodes, output, path)
     nodes = _reachable(nodes, head.logits)
     _refuse_missing(nodes, opset, path)
@@ -52,10 +62,11 @@ def prepare(model: ModelProto, path: str, output: str | None = None, frozen: Seq
         nodes, more = _split_constants(_without_branches(draft, path), initial)
         nodes = _reachable(nodes, head.logits)
         constants.update(more)
-    found = roles.assign(nodes, initial, constants, input_name)
+    found = roles.assign(nodes, initial, constants, input_name, exporter, trained)
     kept = {name for name in found.parameters if not any(fnmatchcase(name, pattern) for pattern in frozen)}
     floating = {name for name, value in initial.items() if value.dtype.kind == "f"}
     check_patterns(frozen, sorted(found.parameters | floating), path)
+    check_patterns(trained, sorted(found.parameters), path, "--trained")
     values = {**constants, **initial}
     used = {name for node in nodes for name in roles.all_inputs(node)} | {head.logits}
     floats = {n: v for n, v in values.items() if n in used and v.dtype.kind == "f" and n not in found.host}
@@ -72,11 +83,14 @@ def prepare(model: ModelProto, path: str, output: str | None = None, frozen: Seq
         half=half,
         promoted=tuple(name for name in floats if name in kept and name in constants),
         excluded=found.excluded,
-        copied=tuple(name for name in copied if name in kept),
+        copied=tuple(name for name in [*copied, *restored] if name in kept),
         shared=tuple(name for name in found.shared if name in kept),
         outputs=head.outputs,
         integer=integer,
         filled=filled,
+        exporter=exporter,
+        constants=frozenset(constants),
+        scalars=tuple(name for name in found.scalars if name in kept),
     )
 
 
@@ -257,7 +271,8 @@ def _sample_input(
         names = ", ".join(repr(info.name) for info in relevant)
         raise ModelError(
             f"{path} has {len(relevant)} inputs ({names}), expected one",
-            "export with a single input; beside token ids, a mask is filled with ones and segments with zeros",
+            "export with a single input; beside token ids, a mask is filled with ones, segments with zeros, and "
+            "positions from 0 on",
         )
     kind = relevant[0].type.tensor_type
     if kind.elem_type not in (TensorProto.FLOAT, *TOKEN_TYPES):

@@ -130,11 +130,26 @@ def _load_external_data(model: ModelProto, path: Path) -> None:
         del tensor.external_data[:]
 
 
-def _external_bytes(tensor: TensorProto, path: Path) -> bytes:
+def external_files(path: Path) -> list[Path]:
+    """The files of external data that an ONNX file names, in the order of their names; none if it cannot be read.
+
+    Raises:
+        ModelError: One is missing or outside the model's folder.
+    """
+    model = ModelProto()
+    try:
+        model.ParseFromString(path.read_bytes())
+    except DecodeError:
+        return []
+    outside = [tensor for tensor in _tensors(model) if tensor.data_location == TensorProto.EXTERNAL]
+    return sorted({_external_file(tensor, path) for tensor in outside})
+
+
+def _external_file(tensor: TensorProto, path: Path) -> Path:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
     folder = path.resolve().parent
-    where = (folder / location).resolve()
+    where: Path = (folder / location).resolve()
     if not location or where == folder or folder not in where.parents:
         raise ModelError(
             f"{path}: tensor {tensor.name!r} wants data from {location!r}, outside the model's folder",
@@ -145,6 +160,13 @@ def _external_bytes(tensor: TensorProto, path: Path) -> bytes:
             f"{path}: tensor {tensor.name!r} needs the file {location!r}, which is not there",
             "put the external data file beside the model, or export with external_data=False",
         )
+    return where
+
+
+def _external_bytes(tensor: TensorProto, path: Path) -> bytes:
+    where = _external_file(tensor, path)
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries["location"]
     try:
         offset = int(entries.get("offset", 0))
         length = int(entries.get("length", where.stat().st_size - offset))

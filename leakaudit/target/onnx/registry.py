@@ -71,14 +71,6 @@ def since_version(op_type: str, opset: int, domain: str = "") -> int:
         return opset
 
 
-def find_own(op_type: str, version: int) -> Operator | None:
-    """The own implementation in force at an operator version."""
-    import leakaudit.target.onnx.ops  # noqa: F401  (registers on import)
-
-    candidates = [entry for entry in OPERATORS.get(op_type, []) if entry.since <= version]
-    return candidates[-1] if candidates else None
-
-
 @lru_cache(maxsize=1)
 def _borrowed() -> dict[tuple[str, int], Any]:
     from onnx2torch.node_converters.registry import _CONVERTER_REGISTRY

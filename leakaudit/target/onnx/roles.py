@@ -4,20 +4,29 @@ The file does not say. What is known: weights sit at known inputs of known opera
 masks at others; torch writes weights as initialisers, some converters as Constant nodes. The rules, in order:
 
 1. A tensor at a place that is never trained (BatchNorm mean and variance, Clip limits, a dropout ratio, …) is a buffer.
-2. A subtraction, division, … of the raw input is its normalisation, not a layer: a buffer.
-3. An additive mask (only 0 and large negative numbers) is a buffer.
-4. Any other initialiser with at least one axis and more than one entry, or in the place of a weight, is trained.
-5. A constant is trained only in the place of a weight, or where it is added or multiplied behind a weighted layer.
+2. Where the exporter lists the module's parameters, these are trained, and neither its buffers nor what was made of no
+   parameter.
+3. A scale of ones or a shift of zeros that no module has a name for belongs to a normalisation without parameters.
+4. A subtraction, division, … of the raw input is its normalisation, not a layer: a buffer.
+5. An additive mask (only 0 and large negative numbers) is a buffer; so are the mean and the variance of a BatchNorm
+   that is spelt out in arithmetic.
+6. Any other initialiser of more than one entry, or in the place of a weight, is trained.
+7. A single number is trained in the place of a weight, where it is added to the single output of a layer, and where
+   torch has kept it under a module's name.
+8. A constant is trained only in the place of a weight, or where it is added or multiplied behind a weighted layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 from onnx import AttributeProto, NodeProto
+
+from leakaudit.target.onnx.exporter import Exporter, automatic
 
 Array = np.ndarray[Any, Any]
 Use = tuple[NodeProto, int]
@@ -46,6 +55,8 @@ _NUMBERS: dict[str, frozenset[int]] = {
 _VIEWS = frozenset(
     {"Identity", "Transpose", "Unsqueeze", "Squeeze", "Reshape", "Cast", "Flatten", "Expand", "CastLike", "Slice"}
 )
+RAW = "normalisation of the input"
+SPELT = "the mean of a BatchNorm spelt out"
 _MIXING = frozenset({"Add", "Sub", "Mul", "Div", "Sum"})
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "BatchNormalization", "LayerNormalization"})
 
@@ -59,12 +70,14 @@ class Roles:
         excluded: Names of tensors with an axis that are not trained, with the reason.
         shared: Trained tensors that feed several nodes.
         host: Single numbers and those that decide about shapes, folded into the graph.
+        scalars: Trained single numbers outside the place of a weight.
     """
 
     parameters: set[str] = field(default_factory=set)
     excluded: dict[str, str] = field(default_factory=dict)
     shared: list[str] = field(default_factory=list)
     host: set[str] = field(default_factory=set)
+    scalars: list[str] = field(default_factory=list)
 
 
 def all_inputs(node: NodeProto) -> Iterator[str]:
@@ -77,35 +90,99 @@ def all_inputs(node: NodeProto) -> Iterator[str]:
                 yield from all_inputs(inner)
 
 
-def assign(nodes: list[NodeProto], initial: dict[str, Array], constants: dict[str, Array], input_name: str) -> Roles:
-    """Decide about every float tensor that a node reads."""
-    readers: dict[str, list[Use]] = {}
-    for node in nodes:
-        for index, name in enumerate(node.input):
-            readers.setdefault(name, []).append((node, index))
-    raw = _raw_values(nodes, input_name, {*initial, *constants})
-    weighted = _weighted_values(nodes, {*initial, *constants})
-    numbers = _shaping_values(nodes)
+@dataclass(frozen=True)
+class Places:
+    """Where tensors and values stand in a graph.
+
+    Args:
+        readers: The uses of each value.
+        producers: The node that makes each value.
+        raw: Values that are the input, but for views and arithmetic with constants.
+        weighted: Values behind layers with weights.
+        numbers: Values that decide about shapes.
+        tensors: All tensors of the file.
+        exporter: What wrote it.
+    """
+
+    readers: dict[str, list[Use]]
+    producers: dict[str, NodeProto]
+    raw: set[str]
+    weighted: set[str]
+    numbers: set[str]
+    tensors: dict[str, Array]
+    exporter: Exporter
+
+
+def assign(
+    nodes: list[NodeProto],
+    initial: dict[str, Array],
+    constants: dict[str, Array],
+    input_name: str,
+    exporter: Exporter | None = None,
+    trained: Sequence[str] = (),
+) -> Roles:
+    """Decide about every float tensor that a node reads; those that match a pattern of ``trained`` are parameters."""
+    places = _places(nodes, {**constants, **initial}, input_name, exporter or Exporter())
     roles = Roles()
-    for name, value in {**constants, **initial}.items():
-        uses = readers.get(name, [])
+    for name, value in places.tensors.items():
+        uses = places.readers.get(name, [])
         if value.dtype.kind != "f" or not uses:
             continue
-        followed = _follow(uses, readers)
+        followed = _follow(uses, places.readers)
         strong = any(index in WEIGHTS.get(node.op_type, ()) for node, index in followed)
-        if value.ndim == 0 or ((value.size <= 1 or name in numbers) and not strong):
+        wanted = any(fnmatchcase(name, pattern) for pattern in trained)
+        single = value.size <= 1 and not (strong and value.ndim)
+        if not wanted and (
+            (single and not _trained_number(name, followed, places, name in initial))
+            or (name in places.numbers and not strong)
+        ):
             roles.host.add(name)
             continue
-        reason = _reason(value, followed, raw, strong)
-        if not reason and name in constants and not strong and not _behind_weights(followed, weighted):
-            reason = "a constant that is not in the place of a weight"
+        reason = "" if wanted else _reason(name, value, followed, places, strong, name in constants)
         if reason:
             roles.excluded[name] = reason
             continue
         roles.parameters.add(name)
+        if single and not places.exporter.lists and places.exporter.parameter(name):
+            roles.scalars.append(name)
         if sum(node.op_type not in ("Shape", "Size") for node, _ in uses) > 1:
             roles.shared.append(name)
     return roles
+
+
+def _places(nodes: list[NodeProto], tensors: dict[str, Array], input_name: str, exporter: Exporter) -> Places:
+    readers: dict[str, list[Use]] = {}
+    for node in nodes:
+        for index, name in enumerate(node.input):
+            readers.setdefault(name, []).append((node, index))
+    producers = {name: node for node in nodes for name in node.output}
+    raw, weighted = _raw_values(nodes, input_name, {*tensors}), _weighted_values(nodes, {*tensors})
+    return Places(readers, producers, raw, weighted, _shaping_values(nodes), tensors, exporter)
+
+
+def _trained_number(name: str, uses: list[Use], places: Places, initialiser: bool) -> bool:
+    """Whether a single number is trained: the bias of a single output, or a tensor that torch kept by its name."""
+    if name in places.numbers or not initialiser or not uses or _never(uses):
+        return False
+    if places.exporter.parameter(name):
+        return True
+    return places.tensors[name].ndim > 0 and any(_is_single_bias(node, index, places) for node, index in uses)
+
+
+def _is_single_bias(node: NodeProto, index: int, places: Places) -> bool:
+    """Whether a node adds its operand at ``index`` to the output of a layer that has one."""
+    if node.op_type not in ("Add", "Sum") or len(node.input) != 2:
+        return False
+    layer = places.producers.get(node.input[1 - index])
+    while layer is not None and layer.op_type in _VIEWS:
+        layer = places.producers.get(layer.input[0])
+    if layer is None or layer.op_type not in ("MatMul", "Gemm", "Conv") or layer.input[1] not in places.tensors:
+        return False
+    weight = places.tensors[layer.input[1]]
+    if layer.op_type == "MatMul":
+        return bool(weight.shape[-1:] == (1,))
+    turned = layer.op_type == "Conv" or any(a.name == "transB" and a.i for a in layer.attribute)
+    return bool((weight.shape[:1] if turned else weight.shape[-1:]) == (1,))
 
 
 def _follow(uses: list[Use], readers: dict[str, list[Use]]) -> list[Use]:
@@ -124,17 +201,57 @@ def _follow(uses: list[Use], readers: dict[str, list[Use]]) -> list[Use]:
     return found
 
 
-def _reason(value: Array, uses: list[Use], raw: set[str], strong: bool) -> str:
+def _never(uses: list[Use]) -> bool:
+    return all(index in NEVER.get(node.op_type, ()) for node, index in uses)
+
+
+def _reason(name: str, value: Array, uses: list[Use], places: Places, strong: bool, constant: bool) -> str:
     """Why a tensor is not trained, or ""."""
-    if uses and all(index in NEVER.get(node.op_type, ()) for node, index in uses):
+    if uses and _never(uses):
         return f"input {uses[0][1]} of {uses[0][0].op_type} is never trained"
+    if places.exporter.lists and name in places.exporter.parameters:
+        return ""
+    if places.exporter.fixed(name):
+        return "a buffer or constant of the module"
+    if (constant or automatic(name)) and uses and all(_is_neutral(value, node, index) for node, index in uses):
+        return "a normalisation without parameters"
     if strong:
         return ""
-    if uses and all(n.op_type in _MIXING and any(name in raw for name in n.input) for n, _ in uses):
-        return "normalisation of the input"
+    if uses and all(n.op_type in _MIXING and any(x in places.raw for x in n.input) for n, _ in uses):
+        return RAW
     if _is_mask(value):
         return "a mask"
+    if any(_is_spelt_mean(name, node, index, places) for node, index in uses):
+        return SPELT
+    if any(_is_spelt_variance(node, places) for node, _ in uses):
+        return "the variance of a normalisation spelt out"
+    if constant and not _behind_weights(uses, places.weighted):
+        return "a constant that is not in the place of a weight"
     return ""
+
+
+def _is_neutral(value: Array, node: NodeProto, index: int) -> bool:
+    """Whether a tensor is a scale of ones or a shift of zeros."""
+    return "Normalization" in node.op_type and index in (1, 2) and bool((value == 2 - index).all())
+
+
+def _is_spelt_mean(name: str, node: NodeProto, index: int, places: Places) -> bool:
+    """Whether a node subtracts a tensor of one value per channel behind a layer, and a scale of that size follows."""
+    if node.op_type != "Sub" or index != 1 or node.input[0] not in places.weighted:
+        return False
+    size = places.tensors[name].size
+    followed = _follow(places.readers.get(node.output[0], []), places.readers)
+    others = [n.input[1 - i] for n, i in followed if n.op_type in ("Mul", "Div") and len(n.input) == 2]
+    return any(other in places.tensors and places.tensors[other].size == size for other in others) or any(
+        n.op_type == "Div" and i == 0 for n, i in followed
+    )
+
+
+def _is_spelt_variance(node: NodeProto, places: Places) -> bool:
+    """Whether a node adds a single number to a tensor, and a square root follows."""
+    if node.op_type != "Add" or not any(n in places.tensors and places.tensors[n].size == 1 for n in node.input):
+        return False
+    return any(reader.op_type in ("Sqrt", "Pow") for reader, _ in places.readers.get(node.output[0], []))
 
 
 def _is_mask(value: Array) -> bool:

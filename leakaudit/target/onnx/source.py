@@ -14,6 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from onnx import NodeProto
 
+from leakaudit.target.onnx.exporter import Exporter
+
 Array = np.ndarray[Any, Any]
 
 
@@ -39,6 +41,9 @@ class Source:
         outputs: All float outputs of the file.
         integer: Type of the input where it takes integers, such as token ids; ``None`` for real numbers.
         filled: Further inputs that were replaced by constants, with what fills them.
+        exporter: What wrote the file.
+        scalars: Trainable single numbers, which no layer's place shows to be weights.
+        constants: Tensors that are part of the program, not stored beside it.
     """
 
     nodes: tuple[NodeProto, ...]
@@ -58,6 +63,9 @@ class Source:
     outputs: tuple[str, ...] = ()
     integer: Literal["int32", "int64"] | None = None
     filled: dict[str, str] = field(default_factory=dict)
+    exporter: Exporter = field(default_factory=Exporter)
+    scalars: tuple[str, ...] = ()
+    constants: frozenset[str] = frozenset()
 
     @property
     def batch(self) -> int | None:

@@ -25,8 +25,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from leakaudit.errors import LeakauditError, ModelError
+from leakaudit.target.modules import check_outputs
 from leakaudit.target.onnx.host import GROWING, evaluate
-from leakaudit.target.onnx.registry import Operator, find_borrowed, find_own, since_version
+from leakaudit.target.onnx.ops import find_own
+from leakaudit.target.onnx.registry import Operator, find_borrowed, since_version
 from leakaudit.target.onnx.source import Array, Source, node_names
 from leakaudit.target.onnx.values import array, attributes, check_size
 from leakaudit.target.program import Builder, Program, Slot
@@ -117,6 +119,7 @@ class Tracer:
                 "it needs a classifier; choose another output with --output NAME"
                 + (f": {', '.join(self.source.outputs)}" if len(self.source.outputs) > 1 else ""),
             )
+        check_outputs(shape, f"output {self.source.output_name!r}")
 
     def _placeholders(self) -> None:
         def tensor(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -1,0 +1,40 @@
+"""The hash of a model: of everything that is read for it, the files of external data beside an ONNX file included."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from leakaudit.errors import ModelError, UsageError
+
+
+def hash_model(path: Path) -> str:
+    """SHA-256 of a model file's bytes, and then of those of its external data files, in the order of their names.
+
+    Raises:
+        UsageError: There is no such file.
+        ModelError: It is an ONNX file whose external data is missing or outside its folder.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path} is not a file", "pass the path of a model file")
+    digest = hashlib.sha256()
+    for file in (path, *_external(path)):
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _external(path: Path) -> list[Path]:
+    """The files of external data that a model file names; none where it is no ONNX file."""
+    from leakaudit.target.readers import reader_of
+
+    try:
+        kind = reader_of(path).kind
+    except ModelError:  # no model at all: its bytes are what there is to compare
+        return []
+    if kind != "onnx":
+        return []
+    from leakaudit.target.onnx.read import external_files
+
+    return external_files(path)
