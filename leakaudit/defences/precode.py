@@ -38,8 +38,8 @@ class VariationalBottleneck(nn.Module):
 
     def __init__(self, features: int, width: int, generator: Generator) -> None:
         super().__init__()
-        self.encoder = _unfilled(features, 2 * width)
-        self.decoder = _unfilled(width, features)
+        self.encoder = nn.utils.skip_init(nn.Linear, features, 2 * width)  # type: ignore[no-untyped-call]
+        self.decoder = nn.utils.skip_init(nn.Linear, width, features)  # type: ignore[no-untyped-call]
         for layer in (self.encoder, self.decoder):
             bound = layer.in_features**-0.5
             for tensor in (layer.weight, layer.bias):
@@ -54,11 +54,6 @@ class VariationalBottleneck(nn.Module):
             return self.decoder(mean)  # type: ignore[no-any-return]
         noise = torch.randn(mean.shape, generator=self.generator).to(mean)
         return self.decoder(mean + noise * (0.5 * logarithm).exp())  # type: ignore[no-any-return]
-
-
-def _unfilled(inputs: int, outputs: int) -> nn.Linear:
-    """A layer whose weights are still to be set: making it draws nothing from torch's global generator."""
-    return nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
