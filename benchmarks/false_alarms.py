@@ -118,7 +118,7 @@ def table(rows: Iterator[tuple[str, list[Report], float]]) -> tuple[list[str], i
     leaks = total = 0
     for name, reports, seconds in rows:
         statuses = Counter(report.verdict.status for report in reports)
-        hit = sum(report.verdict.status.startswith("LEAKS") for report in reports)
+        hit = sum(report.verdict.code.leaks for report in reports)
         leaks, total = leaks + hit, total + len(reports)
         said = ", ".join(f"{status} {count}" for status, count in statuses.most_common())
         lines.append(f"| {name} | {len(reports)} | {hit} | {said} | {seconds:.1f} |")

@@ -60,7 +60,8 @@ class Observation:
         protocol: How the update was made; an honest-but-curious server sets it itself.
         domain: What a sample is: shape and normalisation of the model's inputs.
         threat_model: Letter A to E, see ARCHITECTURE.
-        labels: Class indices (B,), when given or already inferred; ``None`` otherwise.
+        labels: Class indices (B,), or the probabilities (1, K) of a soft label, when given or already inferred;
+            ``None`` otherwise.
         label_source: Where ``labels`` came from.
         masks: Dropout masks by step and layer, only for the well-informed attacker that measures an upper bound.
         auxiliary: Public images (N, C, H, W) in 0..1 under threat model D.

@@ -143,7 +143,7 @@ class Reconstruction:
 
     Args:
         inputs: Model inputs (B, *shape), inside the valid range: (B, C, H, W) of images, ids (B, 1, 1, L) of texts.
-        labels: Class indices (B,) that the attack used or recovered.
+        labels: Class indices (B,), or class probabilities (B, K), that the attack used or recovered.
         match: Final cosine distance to the update, whatever the attack's own objective is.
         residual: ‖g(x̂) − g*‖ / ‖g*‖ of the update regenerated from the reconstruction; filled in by the base class.
         history: Objective over iterations.

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 os.environ.pop("CI", None)  # it changes a default (--evidence); tests of that set it themselves
+os.environ.pop("PRE_COMMIT", None)  # so does this
 os.environ["LEAKAUDIT_CACHE"] = "0"  # no test finds what another one left; those of the cache ask for it
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: small networks gain nothing from threads that spin
 
@@ -105,3 +106,9 @@ def install(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFa
         monkeypatch.syspath_prepend(folder)
 
     return write
+
+
+def model_and_batch(folder: Path, module: nn.Module | None = None) -> tuple[Path, Path]:
+    """A model file of 12×12 colour images and a batch file of eight samples, for the command line."""
+    np.savez(folder / "batch.npz", x=smooth_images(8), y=np.arange(8) % 5)
+    return export(module or small_cnn(), folder / "net.onnx"), folder / "batch.npz"

@@ -45,7 +45,7 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("audit/cache.py", "torch.load weights_only=True"): "numbers that this user's earlier run stored",
     ("scoring/perceptual.py", "torch.load weights_only=True"): "numbers of the perceptual metric",
     ("client/readers/npz.py", "np.load allow_pickle=False"): "numbers",
-    ("client/rounds/files.py", "np.load allow_pickle=False"): "numbers",
+    ("client/rounds/arrays.py", "np.load allow_pickle=False"): "numbers",
     ("plugins.py", "point.load"): "attacks, defences, formats and readers of installed packages, by their entry points",
     ("tasks/base.py", "resolve_name"): "a constant of the task's class",
     ("scoring/base.py", "resolve_name"): "a constant of the domain's class",

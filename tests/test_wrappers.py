@@ -24,28 +24,66 @@ def load(name: str) -> Any:
     return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
 
 
+def scanned(folder: Path, given: dict[str, str], code: int = 0) -> tuple[list[str] | None, str, str]:
+    """Words that the action's step hands to leakaudit, its outputs, and what it says; no words if it does not."""
+    step = next(step for step in load("action.yml")["runs"]["steps"] if step.get("id") == "scan")
+    stub = folder / "leakaudit"
+    stub.write_text(f'#!/bin/sh\nprintf "%s\\0" "$@" > {folder}/args\nexit {code}\n')
+    stub.chmod(0o755)
+    environment = {
+        "PATH": f"{folder}:{os.environ['PATH']}", "MODEL": "", "BATCH": "", "ARGS": "", "OUT": "out",
+        "GITHUB_OUTPUT": str(folder / "output"), **given,
+    }  # fmt: skip
+    done = subprocess.run(
+        ["bash", "-e", "-c", step["run"]], check=True, env=environment, cwd=folder, capture_output=True, text=True
+    )
+    called = folder / "args"
+    words = called.read_text().split("\0")[:-1] if called.exists() else None
+    return words, (folder / "output").read_text(), done.stderr
+
+
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 @pytest.mark.parametrize(
     ("given", "code"), [({"MODEL": "my model.onnx", "BATCH": "b.npz", "ARGS": "--mean 0.5"}, 1), ({}, 0)]
 )
 def test_the_action_scans_and_hands_the_exit_code_on(tmp_path: Path, given: dict[str, str], code: int) -> None:
-    steps = {step.get("id", step["name"]): step for step in load("action.yml")["runs"]["steps"]}
-    stub = tmp_path / "leakaudit"
-    stub.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/args\nexit {code}\n')
-    stub.chmod(0o755)
-    environment = {
-        "PATH": f"{tmp_path}:{os.environ['PATH']}", "MODEL": "", "BATCH": "", "ARGS": "", "OUT": "out",
-        "GITHUB_OUTPUT": str(tmp_path / "output"), **given,
-    }  # fmt: skip
-    subprocess.run(["bash", "-e", "-c", steps["scan"]["run"]], check=True, env=environment)
-    words = (tmp_path / "args").read_text().splitlines()
+    words, output, _ = scanned(tmp_path, given, code)
+    assert words is not None
     assert words[:3] == ["scan", "-o", "out"]
     assert ("my model.onnx" in words) is bool(given)
     assert words[-2:] == (["--mean", "0.5"] if given else ["-f", "markdown"])
-    assert (tmp_path / "output").read_text() == f"exit-code={code}\n"
+    assert output == f"exit-code={code}\n"
     assert set(load("action.yml")["inputs"]) == {"model", "batch", "args", "out", "upload-sarif"}
     used = re.findall(r"inputs\.([a-z-]+)", (ROOT / "action.yml").read_text())
     assert set(used) == set(load("action.yml")["inputs"])
+
+
+ARGS = {
+    "--mean 0.5\n--std 0.25\n": ["--mean", "0.5", "--std", "0.25"],
+    "--mean 0.5\r\n--std 0.25": ["--mean", "0.5", "--std", "0.25"],
+    "--mean 0.5 \\\n  --std 0.25": ["--mean", "0.5", "--std", "0.25"],
+    '--auxiliary "my images" --set \'ig.iterations=5\'': ["--auxiliary", "my images", "--set", "ig.iterations=5"],
+    '--frozen "*.bias" --output ""': ["--frozen", "*.bias", "--output", ""],
+    "--output '$(touch ran) `touch ran` $HOME; touch x'": ["--output", "$(touch ran) `touch ran` $HOME; touch x"],
+    "--output a#b": ["--output", "a#b"],
+    "--output 'two\nlines'": ["--output", "two\nlines"],
+}  # fmt: skip
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize("args", ARGS)
+def test_the_action_reads_its_args_as_a_shell_would_and_runs_nothing(tmp_path: Path, args: str) -> None:
+    words, _, _ = scanned(tmp_path, {"ARGS": args})
+    assert words is not None
+    assert words[words.index("markdown") + 1 :] == ARGS[args]
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_the_action_says_which_args_it_cannot_read(tmp_path: Path) -> None:
+    words, output, said = scanned(tmp_path, {"ARGS": "--mean '0.5"})
+    assert (words, output) == (None, "exit-code=2\n")
+    assert said == "Error: args of the action cannot be read as words (No closing quotation): is a quote not closed?\n"
 
 
 def test_the_hook_runs_what_exists() -> None:

@@ -170,6 +170,7 @@ class April(Attack):
     reference: ClassVar[str] = (
         "Lu et al., APRIL: Finding the Achilles' Heel on Privacy for Vision Transformers, CVPR 2022"
     )
+    soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 12
     adapts: ClassVar[tuple[str, ...]] = ("dp", "int", "share", "soteria", "precode", "dropout")
     one_gradient: ClassVar[bool] = True

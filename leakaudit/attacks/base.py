@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, final
 
@@ -52,6 +53,9 @@ class Attack(ABC):
     """Whether a scan without ``--attack`` runs it; a baseline that another attack contains does not."""
     upper_bound: ClassVar[bool] = False
     """Whether it is given what no attacker has (the client's masks): a yardstick, never evidence of a leak."""
+    soft_labels: ClassVar[bool] = False
+    """Whether it takes class probabilities (B, K) as labels where the update shows that a label is no one class; all
+    others are given the class with the largest share, and the report says what they assumed."""
     one_gradient: ClassVar[bool] = False
     """Whether its algebra is that of one gradient; it is then not asked for an update of several local steps."""
     reads: ClassVar[tuple[str, ...]] = ("images",)
@@ -84,7 +88,9 @@ class Attack(ABC):
         if self.planned is None or iterations >= self.planned:
             return self
         each = max(1, iterations // int(getattr(self.settings, "restarts", 1)))
-        return type(self)(replace(self.settings, iterations=each))
+        limited = copy(self)
+        limited.settings = replace(self.settings, iterations=each)
+        return limited
 
     def rival(self) -> Attack | None:
         """The attack without this one's addition, at its best; the report shows its results beside this one's."""

@@ -172,6 +172,7 @@ class Dager(Attack):
     finding: ClassVar[str] = "LA207"
     needs: ClassVar[str] = "a model whose input indexes a trained embedding table; batch 1 for the sequence"
     reference: ClassVar[str] = "Petrov et al., DAGER: Exact Gradient Inversion for LLMs, NeurIPS 2024, arXiv 2405.15586"
+    soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 13
     adapts: ClassVar[tuple[str, ...]] = SEEN_THROUGH
     one_gradient: ClassVar[bool] = True

@@ -74,6 +74,7 @@ class DIA(Attack):
     finding: ClassVar[str] = "LA205"
     needs: ClassVar[str] = "dropout in train mode"
     reference: ClassVar[str] = "Scheliga et al., Dropout is not all you need, AAAI 2023, arXiv 2208.06163"
+    soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 60
     adapts: ClassVar[tuple[str, ...]] = (*MATCHING, "dropout")
     # paper: the authors' shipped configuration (λ_tv 1e-5, λ_m 1e-4, 20,000 steps, plateau 800, stop after 4,000 or

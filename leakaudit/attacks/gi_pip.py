@@ -73,6 +73,7 @@ class GIPIP(Attack):
     finding: ClassVar[str] = "LA206"
     needs: ClassVar[str] = "auxiliary images of a similar distribution"
     reference: ClassVar[str] = "Sun et al., GI-PIP, ICASSP 2024, arXiv 2401.11748"
+    soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 70
     adapts: ClassVar[tuple[str, ...]] = MATCHING
     # paper: the README's command for CIFAR-10, batch size 1 (α = β = 1e-6, 10,000 steps, unsigned). quick and standard:

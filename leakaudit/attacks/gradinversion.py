@@ -65,6 +65,7 @@ class GradInversion(Attack):
     finding: ClassVar[str] = "LA206"
     needs: ClassVar[str] = "BatchNorm layers, with statistics that the client shares or that training has left"
     reference: ClassVar[str] = "Yin et al., See through Gradients, CVPR 2021, arXiv 2104.07586"
+    soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 75
     adapts: ClassVar[tuple[str, ...]] = MATCHING
     # paper: 20,000 steps, learning rate 0.1, warm-up 50, cosine, first layer ×10, as in `breaching`; several seeds.

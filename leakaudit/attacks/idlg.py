@@ -30,6 +30,7 @@ class IDLG(Attack):
     threat_model: ClassVar[ThreatModel] = "B"
     needs: ClassVar[str] = "batch size 1 and a model with smooth activations"
     reference: ClassVar[str] = "Zhao et al., iDLG: Improved Deep Leakage from Gradients, 2020, arXiv 2001.02610"
+    soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 51
     adapts: ClassVar[tuple[str, ...]] = MATCHING
     # paper: the authors' 300 L-BFGS steps of at most 20 inner iterations. quick, standard: benchmarks/anchors.py.

@@ -61,6 +61,7 @@ class IG(Attack):
     threat_model: ClassVar[ThreatModel] = "B"
     needs: ClassVar[str] = "a differentiable model; labels are inferred from the update"
     reference: ClassVar[str] = "Geiping et al., Inverting Gradients, NeurIPS 2020, arXiv 2003.14053"
+    soft_labels: ClassVar[bool] = True
     adapts: ClassVar[tuple[str, ...]] = MATCHING
     # quick: measured on the LeNet and MLP of the authors' family. standard: 6,000 evaluations bring L-BFGS to 40 dB on
     # the sigmoid LeNet, and the tolerance ends it at about 50 dB where it is faster; both in benchmarks/anchors.py.

@@ -87,6 +87,7 @@ class LinearReader(Attack):
     finding: ClassVar[str] = "LA203"
     needs: ClassVar[str] = "a fully connected layer directly on the input; with a bias for batches"
     reference: ClassVar[str] = "Phong et al., Privacy-preserving deep learning via additively HE, IEEE TIFS 2018"
+    soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 5
     adapts: ClassVar[tuple[str, ...]] = (
         "dp", "prune", "int", "accumulate", "clients", "share", "soteria", "precode", "dropout",

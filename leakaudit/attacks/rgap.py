@@ -28,6 +28,7 @@ from torch import Generator, Tensor
 
 from leakaudit.attacks.base import Attack, relative_residual
 from leakaudit.attacks.labels.infer import infer_labels
+from leakaudit.attacks.reading.confirm import with_shares
 from leakaudit.attacks.reading.repeated import as_one, one_repeated, repeated
 from leakaudit.document.status import Cut, Lost
 from leakaudit.domains.base import Domain
@@ -81,6 +82,7 @@ class RGAP(Attack):
     reference: ClassVar[str] = (
         "Zhu & Blaschko, R-GAP: Recursive Gradient Attack on Privacy, ICLR 2021, arXiv 2010.07733"
     )
+    soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 10
     adapts: ClassVar[tuple[str, ...]] = ("share",)
     one_gradient: ClassVar[bool] = True
@@ -153,7 +155,8 @@ class RGAP(Attack):
         chosen, others, reasons, unique = choose(found, domain)
         reference = next(iter(target.parameters.values()))
         inputs = chosen.image.reshape(1, *domain.shape).to(reference)
-        labels = inferred if chosen.label is None else torch.full_like(inferred, chosen.label)
+        labels = inferred if chosen.label is None else inferred.new_tensor([chosen.label], dtype=torch.long)
+        labels = with_shares(observation, labels)
         residual = relative_residual(target, observation, Play(domain.project(inputs), labels))
         sound = not chosen.deficient and chosen.jump is None and unique
         snapshots = tuple(

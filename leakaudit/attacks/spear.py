@@ -42,7 +42,7 @@ from torch import Generator, Tensor
 from leakaudit.attacks.base import Attack, relative_residual
 from leakaudit.attacks.certificate import RESIDUAL_TOLERANCE
 from leakaudit.attacks.linear import first_layer_or_reason
-from leakaudit.attacks.reading.confirm import Recovered, assemble, match_labels
+from leakaudit.attacks.reading.confirm import Recovered, assemble, match_labels, with_shares
 from leakaudit.attacks.reading.first_layer import Entry, masks_unknown, mid_grey, probe_batch
 from leakaudit.attacks.reading.noise import live_rows, noise_share, rank_limit, spread, step_of
 from leakaudit.attacks.reading.one_sample import covered
@@ -134,6 +134,7 @@ class Spear(Attack):
     reference: ClassVar[str] = (
         "Dimitrov et al., SPEAR: Exact Gradient Inversion of Batches, NeurIPS 2024, arXiv 2403.03945"
     )
+    soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 15
     adapts: ClassVar[tuple[str, ...]] = ("dp", "int", "accumulate", "clients", "share", "soteria", "dropout")
     one_gradient: ClassVar[bool] = True
@@ -404,6 +405,7 @@ def _judge(
         return replace(found, confirmed=torch.zeros(len(found.images), dtype=torch.bool)), explained
     fits = explained and (noise > 0 or factors.floor <= ACCURACY)
     if not hidden and not (observation.rescaled and observation.channel is None):  # clipped one by one: unknown scales
-        play = Play(found.images.clamp(low, high), found.labels.to(images.device))
+        known = with_shares(observation, found.labels.to(images.device))
+        play = Play(found.images.clamp(low, high), known)
         fits &= relative_residual(target, observation, play) <= max(RESIDUAL_TOLERANCE[dtype], NOISY_RESIDUAL * noise)
     return replace(found, confirmed=torch.full((len(found.images),), fits and noise == 0)), fits

@@ -11,6 +11,7 @@ from torch import Tensor
 from leakaudit.attacks.base import Attack
 from leakaudit.client.rounds.files import RecordedUpdate
 from leakaudit.defences.base import Defence
+from leakaudit.document.paths import path_in_repository
 from leakaudit.document.schema import (
     AttackEntry,
     BatchSection,
@@ -42,6 +43,7 @@ from leakaudit.target.target import Target
 if TYPE_CHECKING:
     from leakaudit.attacks.certificate import Certificate
     from leakaudit.audit.victim import Outcome, Victim
+    from leakaudit.client.accuracy import Accuracy
     from leakaudit.client.batch import Batch
     from leakaudit.domains.base import Domain
     from leakaudit.scoring.base import Measure, SampleScore
@@ -62,6 +64,7 @@ def target_section(target: Target, unread: int = 0) -> TargetSection:
     return TargetSection(
         name=target.name,
         path=target.path,
+        repository_path=path_in_repository(target.path),
         sha256=target.sha256,
         format=target.format,
         producer=target.producer,
@@ -94,8 +97,13 @@ def _first_layer(target: Target, layers: Sequence[Layer]) -> FirstLayer | None:
     return None
 
 
-def batch_section(samples: Batch, domain: Domain, batch_size: int, victims: int, silent: int = 0) -> BatchSection:
-    """What may be said about the private samples; `silent` victims had an update of zero and were not attacked."""
+def batch_section(
+    samples: Batch, domain: Domain, batch_size: int, victims: int, known: Accuracy, silent: int = 0
+) -> BatchSection:
+    """What may be said about the private samples, and how the model does on them.
+
+    `silent` victims had an update of zero and were not attacked.
+    """
     nothing = (
         [f"{silent} more victim(s) drawn whose update is zero in every tensor: nothing to attack"] if silent else []
     )
@@ -107,6 +115,9 @@ def batch_section(samples: Batch, domain: Domain, batch_size: int, victims: int,
         victims=victims,
         mean=list(domain.normalisation[0]),
         std=list(domain.normalisation[1]),
+        accuracy=known.share,
+        accuracy_reason=known.reason,
+        accuracy_samples=known.samples,
         class_names=list(samples.class_names),
         notes=[*samples.notes, *nothing],
     )
@@ -119,11 +130,16 @@ def protocol_section(
     shared = f"after {', then '.join(map(str, defences))}" if defences else "undefended"
     made = "as a client recorded it and taken to be" if recorded else "computed"
     facts = protocol.facts()
-    known = {key: value for key, value in facts.items() if key in ProtocolSection.model_fields}
+    # the section's own weight decay is what was taken out of a recorded gradient
+    known = {
+        key: value for key, value in facts.items() if key in ProtocolSection.model_fields and key != "weight_decay"
+    }
     return ProtocolSection(
         **known,
         settings={key: value for key, value in facts.items() if key not in known},
         assumption=protocol.assumption(shared, made),
+        weight_decay=recorded.decay.rate if recorded and recorded.decay else None,
+        weight_decay_note=recorded.decay.told() if recorded and recorded.decay else "",
         update_path=recorded.path if recorded else None,
         update_sha256=recorded.sha256 if recorded else None,
     )
@@ -281,11 +297,18 @@ def _certified(certificate: Certificate | None, reconstruction: Reconstruction) 
 
 def label_result(task: Task, true: Tensor, inferred: Tensor, source: LabelGuess) -> LabelResult:
     """Labels as multisets; `correct` is how many are right, as the task counts; `source` says how they were read."""
-    truth, guess = sorted(true.tolist()), sorted(inferred.tolist())
-    assumed = _assumed(inferred, source)
-    correct = 0 if assumed else sum(task.match_labels(true, inferred))
+    known, read = task.hard(true), task.hard(inferred)
+    assumed = _assumed(read, source)
     soft = None if source.soft is None else source.soft.flatten().tolist()
-    return LabelResult(true=truth, inferred=guess, correct=correct, assumed=assumed, method=source.method, soft=soft)
+    return LabelResult(
+        true=sorted(known.tolist()),
+        inferred=sorted(read.tolist()),
+        correct=0 if assumed else sum(task.match_labels(known, read)),
+        assumed=assumed,
+        method=source.method,
+        soft=soft,
+        true_soft=true.tolist() if true.is_floating_point() else None,
+    )
 
 
 def _assumed(inferred: Tensor, source: LabelGuess) -> bool:
@@ -295,10 +318,10 @@ def _assumed(inferred: Tensor, source: LabelGuess) -> bool:
 
 def _labels_right(outcome: Outcome) -> Sequence[bool | None]:
     """Of every sample of the batch, whether its label is among those inferred; unknown where they were assumed."""
-    inferred = outcome.reconstruction.labels
+    inferred = outcome.task.hard(outcome.reconstruction.labels)
     if _assumed(inferred, outcome.victim.guess):
         return [None] * len(outcome.victim.batch)
-    return outcome.task.match_labels(outcome.victim.batch.labels, inferred)
+    return outcome.task.match_labels(outcome.victim.batch.classes, inferred)
 
 
 def _snapshot(outcome: Outcome, fraction: float, inputs: Tensor, order: Sequence[int]) -> SnapshotEntry | None:
@@ -313,8 +336,8 @@ def _sample(outcome: Outcome, score: SampleScore, label_right: bool | None) -> S
     batch, found, measure = outcome.victim.batch, score.identification, outcome.measure
     common = {
         "index": batch.indices[score.position],
-        "label": int(batch.labels[score.position]),
-        "inferred_label": int(outcome.reconstruction.labels[score.reconstruction]),
+        "label": int(batch.classes[score.position]),
+        "inferred_label": int(outcome.task.hard(outcome.reconstruction.labels)[score.reconstruction]),
         "label_right": label_right,
         "reidentified": found.identified,
         "rank_among": found.distractors + 1,

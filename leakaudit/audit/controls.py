@@ -2,10 +2,10 @@
 
 ======== =====================================================================================================
 positive A bundled network of the same input shape that is known to leak (`leakaudit.audit.references`), one generated
-         sample. For an optimisation attack it is of the kind and size of the model under audit, and an attack that
-         claims nothing has as many iterations as it did on the victim that got the fewest. If the sample is not
-         recovered, the attack is "not working here" and its failure elsewhere says nothing; where time ended the
-         control first, nothing is decided.
+         sample. For an optimisation attack that claims nothing it is of the kind and size of the model under audit, and
+         the attack has as many iterations as on the victim that got the fewest. If the sample is not recovered, the
+         attack is "not working here" and its failure elsewhere says nothing; where time ended the control first,
+         nothing is decided.
 negative The update of a different batch, scored against the victim. It must fall to the floors. With several
          victims these are the reconstructions at hand, exchanged; with one, a further run.
 prior    No update: every tensor replaced by Gaussian noise of the same norm, the inferred labels kept, no warm
@@ -158,7 +158,7 @@ def _plan(runs: Sequence[Run], level: Level) -> list[tuple[Kind, Run]]:
 
 def _positive(run: Run, scene: Scene, runs_left: int) -> tuple[Run, ControlEntry]:
     attack = run.attack if run.claims else run.attack.within(run.iterations)
-    found = _fitting_reference(attack, scene)
+    found = _fitting_reference(attack, scene, hard=not run.claims and attack.family == "optimisation")
     if isinstance(found, str):
         return run, _entry("positive", attack, None, found)
     reference, target, victim, population = found
@@ -180,13 +180,16 @@ def _positive(run: Run, scene: Scene, runs_left: int) -> tuple[Run, ControlEntry
     return run, _entry("positive", attack, score.leaked, detail, numbers)
 
 
-def _fitting_reference(attack: Attack, scene: Scene) -> tuple[Reference, Target, Victim, Batch] | str:
-    """The first bundled network that the attack applies to, with one victim; or why there is none."""
+def _fitting_reference(attack: Attack, scene: Scene, *, hard: bool) -> tuple[Reference, Target, Victim, Batch] | str:
+    """The first bundled network that the attack applies to, with one victim; or why there is none.
+
+    Where an attack recovered the samples themselves, any network will do; otherwise it is to be as hard as the case.
+    """
     device = next(iter(scene.target.parameters.values())).device
     classes = max(2, scene.target.classes)
     why = "there is none"
-    for reference in _ordered_references(attack, scene):
-        if attack.family == "optimisation":
+    for reference in _ordered_references(attack, scene, hard=hard):
+        if hard:
             size = sum(parameter.numel() for parameter in scene.target.parameters.values())
             reference = reference.like(scene.domain.shape, classes, size)
         target = reference_target(reference, scene.domain, classes).to(device)
@@ -201,11 +204,11 @@ def _fitting_reference(attack: Attack, scene: Scene) -> tuple[Reference, Target,
     return f"no bundled network fits this attack: {why}"
 
 
-def _ordered_references(attack: Attack, scene: Scene) -> list[Reference]:
-    """What the attack names itself first; of the rest those of the model's kind, where the attack's steps count."""
+def _ordered_references(attack: Attack, scene: Scene, *, hard: bool) -> list[Reference]:
+    """What the attack names itself first; of the rest, if it is to be hard, those of the model's kind."""
     wanted = attack.positive_control
     ordered = sorted(scene.domain.references, key=lambda r: wanted.index(r.name) if r.name in wanted else len(wanted))
-    if attack.family == "closed form":
+    if not hard:
         return ordered
     convolves = _convolves(scene.target)
     return sorted(ordered, key=lambda r: (r.name not in wanted, r.convolves != convolves))

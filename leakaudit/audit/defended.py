@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from leakaudit.attacks.base import Attack
 from leakaudit.client.examine import DefenceEvidence
 from leakaudit.defences.base import Defence
 from leakaudit.defences.evidence import Check
+from leakaudit.defences.obstacles import Circumstances, obstacle
 from leakaudit.document.schema import AccountingEntry, ClaimCheck, ClaimEntry, DefenceEntry
 from leakaudit.scoring.base import finite
 
@@ -19,21 +21,27 @@ UNACCOUNTED = "no bound: only clipping with Gaussian noise has one"
 
 
 def defence_entries(
-    defences: Sequence[Defence], batch_size: int, evidence: Sequence[DefenceEvidence], ran: Sequence[Attack]
+    defences: Sequence[Defence],
+    evidence: Sequence[DefenceEvidence],
+    ran: Sequence[Attack],
+    circumstances: Circumstances,
 ) -> list[DefenceEntry]:
     """The defences in the order of their application.
 
     Args:
         defences: What clients do.
-        batch_size: Samples behind one update.
         evidence: Of the same defences.
         ran: Attacks that were run on this model. The defences are evaluated by those that work through all of them; a
             yardstick that is given what no attacker has evaluates nothing.
+        circumstances: What holds for a guarantee of any of them.
     """
     knowing = [a for a in ran if not a.upper_bound and all(d.known_to(a.adapts) for d in defences)]
+    failed = tuple(dict.fromkeys((*circumstances.failed, *failing([found.checks for found in evidence]))))
     entries = []
-    for defence, found in zip(defences, evidence, strict=True):
-        accounting = _accounting(defence, batch_size, found)
+    for number, (defence, found) in enumerate(zip(defences, evidence, strict=True)):
+        again = tuple(str(later) for later in defences[number + 1 :] if not later.post_processing)
+        here = replace(circumstances, failed=failed, again=again, unchecked=found.unchecked)
+        accounting, reason, withheld = _accounting(defence, found, here)
         entries.append(
             DefenceEntry(
                 name=defence.name,
@@ -45,11 +53,17 @@ def defence_entries(
                 evaluated_by=[attack.name for attack in knowing],
                 reference=defence.reference,
                 accounting=accounting,
-                accounting_reason="" if accounting else UNACCOUNTED,
+                accounting_reason=reason,
+                withheld=withheld,
                 checks=[ClaimCheck(**dataclasses.asdict(check)) for check in found.checks],
             )
         )
     return entries
+
+
+def failing(checks: Iterable[Iterable[Check]]) -> tuple[str, ...]:
+    """What does not hold, by name."""
+    return tuple(check.what for found in checks for check in found if not check.holds)
 
 
 def claim_entry(text: str, checks: Sequence[Check]) -> ClaimEntry:
@@ -57,11 +71,17 @@ def claim_entry(text: str, checks: Sequence[Check]) -> ClaimEntry:
     return ClaimEntry(text=text, checks=[ClaimCheck(**dataclasses.asdict(check)) for check in checks])
 
 
-def _accounting(defence: Defence, batch_size: int, evidence: DefenceEvidence) -> AccountingEntry | None:
-    found = defence.guarantee(batch_size, PRIOR)
+def _accounting(
+    defence: Defence, evidence: DefenceEvidence, circumstances: Circumstances
+) -> tuple[AccountingEntry | None, str, bool]:
+    """The guarantee, or why there is none, and whether there would be one in other circumstances."""
+    found = defence.guarantee(circumstances.batch_size, PRIOR)
     if found is None:
-        return None
-    return AccountingEntry(
+        return None, UNACCOUNTED, False
+    if why := obstacle(circumstances) or defence.obstacle(circumstances):
+        return None, f"no bound: {why}", True
+    other = found.other
+    entry = AccountingEntry(
         epsilon=finite(found.epsilon),
         delta=found.delta,
         noise_multiplier=found.multiplier,
@@ -70,6 +90,17 @@ def _accounting(defence: Defence, batch_size: int, evidence: DefenceEvidence) ->
         prior=found.prior,
         reconstruction=found.reconstruction,
         reconstruction_one_step=found.one_step,
+        epsilon_one_step=_finite(found.epsilon_one_step),
+        epsilon_renyi=_finite(found.epsilon_renyi),
+        reading=found.reading,
+        other_reading=other.reading if other else "",
+        other_epsilon=finite(other.epsilon) if other else None,
+        other_reconstruction=other.reconstruction if other else None,
         mse=evidence.mse,
         mse_reason=evidence.mse_reason,
     )
+    return entry, "", False
+
+
+def _finite(number: float | None) -> float | None:
+    return None if number is None else finite(number)

@@ -100,6 +100,19 @@ class Positive(Kind):
 
 
 @dataclass(frozen=True)
+class NotNegative(Kind):
+    """A number from zero."""
+
+    def take(self, value: Any) -> float:
+        """The number."""
+        if not _number(value):
+            raise ValueError("expected a number")
+        if not value >= 0:
+            raise ValueError("expected 0 or more")
+        return float(value)
+
+
+@dataclass(frozen=True)
 class Numbers(Kind):
     """Several numbers, on the command line with commas between them."""
 

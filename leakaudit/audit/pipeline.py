@@ -32,10 +32,12 @@ from leakaudit.audit.intake import Material, read_material, settled
 from leakaudit.audit.memory import Memory
 from leakaudit.audit.request import Request
 from leakaudit.audit.victim import Knowledge, Victim, observe_victim
+from leakaudit.client.accuracy import Accuracy, accuracy_on
 from leakaudit.client.batch import Batch
 from leakaudit.client.examine import examine, examine_claims, examine_recorded
-from leakaudit.client.observe import NoTraceError
+from leakaudit.client.observe import NoTraceError, refuse_unfit
 from leakaudit.defences.base import defended_model, defended_protocol
+from leakaudit.defences.obstacles import Circumstances
 from leakaudit.document.schema import BatchSection, ClaimEntry, ControlEntry, DefenceEntry, RankSection
 from leakaudit.document.version import __version__
 from leakaudit.domains.base import Domain
@@ -45,11 +47,13 @@ from leakaudit.findings.recommend import recommend
 from leakaudit.findings.verdict import conclude
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.protocols.base import Protocol
+from leakaudit.protocols.fedavg import FedAvg
 from leakaudit.report.saving import Report
 from leakaudit.risk.dependence import read_entries
 from leakaudit.risk.rank import rank_analysis
 from leakaudit.risk.what_if import smallest_changes
 from leakaudit.scoring.base import Judging, Measure, measure_for
+from leakaudit.target.coupling import coupling
 from leakaudit.target.target import Target
 
 DEFAULT_VICTIMS = 4
@@ -93,6 +97,9 @@ def audit(
         device=choose_device(request.device),
         attacks=chosen_attacks(request),
     )
+    refuse_unfit(scope.target, request.defending())
+    for claim in request.claimed():
+        refuse_unfit(scope.target, [claim])
     measure = make_measure(target.domain, samples, request, scope.material.distractors, scope.read)
     return _reported(scope, measure, _measured(scope, measure), started)
 
@@ -114,11 +121,12 @@ class _Scope:
 
 @dataclass(frozen=True, eq=False)
 class _Measured:
-    """What was measured: rank, victims (and how many were silent), runs, why others did not run, and controls."""
+    """What was measured, in the order of measuring; `silent` counts victims without a trace."""
 
     rank: RankSection
     victims: list[Victim]
     silent: int
+    accuracy: Accuracy
     runs: list[Run]
     reasons: dict[str, Reason]
     controls: list[ControlEntry]
@@ -133,6 +141,7 @@ def _measured(scope: _Scope, measure: Measure[Any]) -> _Measured:
         target.to(scope.device)
         observer.stage("computing the client's updates")
         victims, silent = make_victims(target, scope.samples, request, scope.material)
+        accuracy = accuracy_on(target, scope.samples, target.domain)
         share = attacks_share(len(victims)) if request.controls != "none" else 1.0
         budget = Budget.of(observer, request.time_budget, share)
         runs, reasons, victims = run_attacks(scope.attacks, target, victims, measure, request, budget, scope.memory)
@@ -144,7 +153,7 @@ def _measured(scope: _Scope, measure: Measure[Any]) -> _Measured:
             level=request.controls,
         )
         runs, controls = control(runs, scene)
-    return _Measured(rank, victims, silent, runs, reasons, controls)
+    return _Measured(rank, victims, silent, accuracy, runs, reasons, controls)
 
 
 def _evidence(scope: _Scope, found: _Measured, batch: BatchSection) -> Evidence:
@@ -153,6 +162,7 @@ def _evidence(scope: _Scope, found: _Measured, batch: BatchSection) -> Evidence:
     chosen = {attack.name for attack in scope.attacks}
     entries = [entry_of(run, first, found.reasons) for run in found.runs]
     entries += [left_out(name, first, request) for name in available() if name not in chosen]
+    claims = _claims(target, first, request)
     return Evidence(
         assemble.target_section(target, int((~scope.read).sum())),
         assemble.protocol_section(first.observation.protocol, request.defending(), scope.material.recorded),
@@ -160,8 +170,8 @@ def _evidence(scope: _Scope, found: _Measured, batch: BatchSection) -> Evidence:
         entries,
         batch,
         found.controls,
-        _defences(target, first, request, [run.attack for run in found.runs if run.outcomes]),
-        _claims(target, first, request),
+        _defences(target, first, request, [run.attack for run in found.runs if run.outcomes], claims),
+        claims,
         partial="interrupted by the user; attacks not run are marked" if scope.observer.interrupted() else "",
     )
 
@@ -169,7 +179,8 @@ def _evidence(scope: _Scope, found: _Measured, batch: BatchSection) -> Evidence:
 def _reported(scope: _Scope, measure: Measure[Any], found: _Measured, started: float) -> Report:
     """Findings, advice and verdict, with what they follow from."""
     request, domain = scope.request, scope.target.domain
-    batch = assemble.batch_section(scope.samples, domain, request.protocol.batch_size, len(found.victims), found.silent)
+    size, victims = request.protocol.batch_size, len(found.victims)
+    batch = assemble.batch_section(scope.samples, domain, size, victims, found.accuracy, found.silent)
     evidence = _evidence(scope, found, batch)
     findings = judge(evidence)
     recommendations = recommend(scope.target, evidence)
@@ -237,6 +248,8 @@ def make_victims(
     """
     material = material or Material()
     protocol = _protocol(target, samples, request)
+    if material.recorded is not None and isinstance(protocol, FedAvg):
+        protocol = replace(protocol, shares="weights" if material.recorded.kind == "weights" else "delta")
     count = request.victims or max(1, min(DEFAULT_VICTIMS, len(samples) // protocol.batch_size))
     knowledge = _knowledge(request, material)
     recorded = material.recorded.tensors if material.recorded else None
@@ -252,23 +265,36 @@ def make_victims(
     return victims, len(silent)
 
 
-def _defences(target: Target, victim: Victim, request: Request, ran: Sequence[Attack]) -> list[DefenceEntry]:
+def _defences(
+    target: Target, victim: Victim, request: Request, ran: Sequence[Attack], claims: Sequence[ClaimEntry]
+) -> list[DefenceEntry]:
     """What the defences guarantee, what they did to the first victim's update, and which attacks evaluated them."""
     defences = request.defending()
     if not defences:
         return []
     seed = seed_of(request.seed, "client", victim.number)
-    evidence = examine(target, victim.batch, victim.observation, seed, defences)
-    return defence_entries(defences, victim.observation.batch_size, evidence, ran)
+    recorded = request.recorded
+    evidence = examine(target, victim.batch, victim.observation, seed, defences, recorded=recorded)
+    protocol = victim.observation.protocol
+    failed = tuple(check.what for claim in claims for check in claim.checks if not check.holds)
+    circumstances = Circumstances(
+        protocol.batch_size, coupling(target), protocol.beside, failed=failed, recorded=recorded
+    )
+    return defence_entries(defences, evidence, ran, circumstances)
 
 
 def _claims(target: Target, victim: Victim, request: Request) -> list[ClaimEntry]:
     """Whether the first victim's update looks as the client believes; a recorded one, as it should without a claim."""
     seed = seed_of(request.seed, "client", victim.number)
     claims = request.claimed()
-    if request.update and not (request.defences or claims):
+    if request.recorded and not (request.defences or claims):
         return [claim_entry("no defence", examine_recorded(target, victim.batch, victim.observation, seed))]
-    found = examine_claims(target, victim.batch, victim.observation, seed, claims) if claims else []
+    if not claims:
+        return []
+    found = examine_claims(
+        *(target, victim.batch, victim.observation, seed, claims, request.defending()),
+        recorded=request.recorded,
+    )
     return [claim_entry(str(claim), checks) for claim, checks in zip(claims, found, strict=True)]
 
 
@@ -276,9 +302,11 @@ def _protocol(target: Target, samples: Batch, request: Request) -> Protocol:
     """How clients make an update, defences included; refuses what the model file or the batch file cannot serve."""
     protocol = defended_protocol(request.protocol_for(target), request.defending())
     size = protocol.batch_size
-    if target.batch_sizes is not None and size not in target.batch_sizes:
-        sizes = ", ".join(map(str, target.batch_sizes))
+    wrong = [step for step in protocol.step_sizes if target.batch_sizes is not None and step not in target.batch_sizes]
+    if wrong:
+        sizes = ", ".join(map(str, target.batch_sizes or ()))
         what = f"--batch-size is {size}" if not request.defences else f"an update is of {size} samples"
+        what = f"a local step is of {wrong[0]} samples" if protocol.steps > 1 else what
         raise UsageError(f"{what}, the model file takes {sizes}", "export it with a dynamic batch axis")
     if size > len(samples) and size > request.protocol.batch_size:
         raise UsageError(

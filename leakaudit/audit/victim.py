@@ -31,6 +31,11 @@ WARM_START_RESIDUAL = 0.5
 """A closed-form result that explains less of the update than this is no better a start than noise; chosen, not
 measured."""
 
+ONE_CLASS = (
+    "it assumed one class per sample, but the client's labels are class probabilities, so that no guess of it "
+    "regenerates the update: an attack that finds the labels as well may show more"
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Knowledge:
@@ -104,6 +109,8 @@ class Victim:
             seen = replace(seen, batch_statistics=None)
         elif seen.batch_statistics:
             seen = replace(seen, threat_model="E")
+        if attack.soft_labels and self.guess.soft is not None and seen.labels is not None:
+            seen = replace(seen, labels=self.guess.soft.to(seen.labels.device))
         if attack.family == "optimisation" and self.partial:
             seen = replace(seen, start=min(self.partial, key=lambda r: r.residual).inputs)
         if attack.unaided:
@@ -204,6 +211,8 @@ def attack_together(
     seen = [victim.attacked_by(attack, target) for victim in victims]
     if any(model is not target for model, _ in seen):
         return None  # an adapted model differs by victim
+    if len({None if o.labels is None else o.labels.dim() for _, o in seen}) > 1:
+        return None  # soft labels beside classes
     found = attack_together_once(attack, target, [o for _, o in seen], seeds, monitor, memory)
     if found is None:
         return None
@@ -220,6 +229,8 @@ def outcome_of(
     reconstruction: Reconstruction,
 ) -> Outcome:
     """Certify and score what an attack made of a victim."""
+    if target.task.softened(victim.batch.labels, reconstruction.labels):
+        reconstruction = replace(reconstruction, notes=(*reconstruction.notes, ONE_CLASS))
     found = measure.recovered(victim.observation.domain, reconstruction)
     scores = measure.score(victim.batch, found)
     certificate = _certificate(attack, target, victim, reconstruction)

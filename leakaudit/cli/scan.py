@@ -86,6 +86,8 @@ def _conclude(report: Report, written: list[Path]) -> None:
     failing = [finding for finding in report.findings if finding.fails]
     shown = (failing or report.findings)[:1]
     say(f"{report.verdict.status}: {report.verdict.headline}")
+    if any(defence.accounting or defence.withheld for defence in report.defences):
+        say(f"At most: {report.verdict.at_most}")
     for finding in shown:
         say(f"{finding.id} [{finding.severity}, {finding.confidence}] {finding.message}")
     for note in departures(report.target.fidelity):

@@ -21,7 +21,7 @@ class Batch:
 
     Args:
         images: Values of the samples (N, *shape): pixels in 0..1, float32 (N, C, H, W); token ids, int64 (N, 1, 1, L).
-        labels: Class indices, int64 (N,).
+        labels: Class indices, int64 (N,), or class probabilities, float32 (N, K): soft labels.
         indices: Position of each sample in the file (N,).
         class_names: Names by class index, where the folder gives them.
         path: File or folder.
@@ -41,6 +41,11 @@ class Batch:
 
     def __len__(self) -> int:
         return int(self.images.shape[0])
+
+    @property
+    def classes(self) -> Tensor:
+        """Class indices (N,); of soft labels the class with the largest share."""
+        return self.labels if self.labels.dim() == 1 else self.labels.argmax(1)
 
     def subset(self, positions: Sequence[int]) -> Batch:
         """The samples at these positions, in this order."""

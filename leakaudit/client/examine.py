@@ -7,18 +7,21 @@ that an attacker sees; for clipping with noise there is a bound on the error tha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from leakaudit.client.batch import Batch
-from leakaudit.client.observe import observe
+from leakaudit.client.observe import Work, work_of
 from leakaudit.defences.base import Defence
-from leakaudit.defences.claims import check_claim, check_undefended
+from leakaudit.defences.claims import check_claim, check_decay, check_undefended
 from leakaudit.defences.evidence import Check, ErrorBound
 from leakaudit.observation import Observation
 from leakaudit.protocols.base import Play
 from leakaudit.target.target import Target
+
+SEVERAL = "what each of several defences did to the update is not told apart"
+UNKNOWN_DRAWS = "what the client drew (dropout masks) is not known, so its update cannot be computed once more"
 
 
 @dataclass(frozen=True)
@@ -29,15 +32,23 @@ class DefenceEvidence:
         checks: Whether the shared update looks as claimed.
         mse: Least mean squared error of unbiased attackers from one update, in pixel units, or ``None``.
         mse_reason: Why not.
+        unchecked: Why the update was not held against the defence, or "".
     """
 
     checks: tuple[Check, ...]
     mse: float | None = None
     mse_reason: str = ""
+    unchecked: str = ""
 
 
 def examine(
-    target: Target, batch: Batch, observation: Observation, seed: int, defences: Sequence[Defence]
+    target: Target,
+    batch: Batch,
+    observation: Observation,
+    seed: int,
+    defences: Sequence[Defence],
+    *,
+    recorded: bool = False,
 ) -> list[DefenceEvidence]:
     """Compare an observed update with the undefended one of the same batch, and bound what noise leaves.
 
@@ -47,31 +58,59 @@ def examine(
         observation: From :func:`leakaudit.client.observe.observe`, with the same seed and defences.
         seed: As there.
         defences: As there. With several, what each did to the update is not told apart, so none is checked.
+        recorded: Whether a real client made the update, which drew what nobody knows.
     """
     acting = [d for d in defences if type(d).protect is not Defence.protect]
-    raw = observe(target, batch, observation.protocol, observation.domain, seed)
+    work = _again(target, batch, observation, seed, defences, recorded=recorded)
     found = []
     for defence in defences:
-        checks = check_claim(defence, raw.update, observation.update) if acting == [defence] else []
-        bound = ErrorBound(None, "only for a single defence of clipping and noise")
-        if acting == [defence]:
-            bound = _least_error(target, batch, raw, defence, seed)
-        found.append(DefenceEvidence(tuple(checks), bound.mse, bound.reason))
+        if acting != [defence]:
+            bound = ErrorBound(None, "only for a single defence of clipping and noise")
+            found.append(DefenceEvidence((), bound.mse, bound.reason, SEVERAL if defence in acting else ""))
+            continue
+        checks = check_claim(defence, work.step, work.update, observation.update)
+        bound = _least_error(target, batch, replace(observation, update=work.update), defence, seed)
+        unchecked = "" if work.step.replayed else UNKNOWN_DRAWS
+        found.append(DefenceEvidence(tuple(checks), bound.mse, bound.reason, unchecked))
     return found
 
 
 def examine_claims(
-    target: Target, batch: Batch, observation: Observation, seed: int, claims: Sequence[Defence]
+    target: Target,
+    batch: Batch,
+    observation: Observation,
+    seed: int,
+    claims: Sequence[Defence],
+    defences: Sequence[Defence] = (),
+    *,
+    recorded: bool = False,
 ) -> list[tuple[Check, ...]]:
     """Whether an observed update looks as if each claim had been done to it, whatever was; see :func:`examine`."""
-    raw = observe(target, batch, observation.protocol, observation.domain, seed)
-    return [tuple(check_claim(claim, raw.update, observation.update)) for claim in claims]
+    work = _again(target, batch, observation, seed, defences, recorded=recorded)
+    return [tuple(check_claim(claim, work.step, work.update, observation.update)) for claim in claims]
 
 
 def examine_recorded(target: Target, batch: Batch, observation: Observation, seed: int) -> tuple[Check, ...]:
-    """Whether a recorded update is what an honest client without a defence would have shared; see :func:`examine`."""
-    raw = observe(target, batch, observation.protocol, observation.domain, seed)
-    return tuple(check_undefended(raw.update, observation.update))
+    """Whether a recorded update is what an honest client without a defence would have shared; see :func:`examine`.
+
+    Under dropout masks or in an order that nobody knows, an honest client's differs too, so it is told and not judged.
+    """
+    work = _again(target, batch, observation, seed, (), recorded=True)
+    shuffled = observation.protocol.order(torch.Generator(), len(batch)) is not None
+    if shuffled or not work.step.replayed:
+        return tuple(check_undefended(work.update, observation.update, judged=False))
+    weights = {name: tensor.detach() for name, tensor in target.parameters.items()}
+    decay = check_decay(work.update, observation.update, weights)
+    return (*check_undefended(work.update, observation.update), *decay)
+
+
+def _again(
+    target: Target, batch: Batch, observation: Observation, seed: int, defences: Sequence[Defence], *, recorded: bool
+) -> Work:
+    """The client's work once more; of a real client's not what it drew."""
+    work = work_of(target, batch, observation.protocol, observation.domain, seed, defences)
+    drew = any(work.masks) or any(type(d).drawing is not Defence.drawing for d in defences)
+    return replace(work, step=replace(work.step, replayed=not (recorded and drew)))
 
 
 def _least_error(target: Target, batch: Batch, raw: Observation, defence: Defence, seed: int) -> ErrorBound:

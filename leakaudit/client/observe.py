@@ -7,20 +7,21 @@ read by the same protocol.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from leakaudit.client.batch import Batch
-from leakaudit.defences.base import ClientStep, Defence, protected
+from leakaudit.defences.base import ClientStep, Defence, protected, refuse_order
 from leakaudit.domains.base import Domain
 from leakaudit.errors import AuditError
 from leakaudit.observation import Observation
-from leakaudit.protocols.base import Play, Protocol, Update
-from leakaudit.target.batchnorm import revealed, watched
+from leakaudit.protocols.base import Play, Protocol, Update, sample_gradients
+from leakaudit.target.batchnorm import Call, revealed, watched
+from leakaudit.target.coupling import refuse_coupled
 from leakaudit.target.dropout import Masks, Steps, dropout_layers, record
 from leakaudit.target.target import Target
 
@@ -73,22 +74,71 @@ def observe_step(
     """
     if recorded is not None:
         return Observation(protocol.from_shared(recorded, target.parameters), protocol, domain), ()
+    work = work_of(target, batch, protocol, domain, seed, defences)
+    update = protected(work.update, work.step, defences, seed) if defences else dict(work.update)
+    _refuse_broken(update)
+    once = protocol.steps == 1  # running statistics after several steps mix those of their batches
+    statistics = revealed(target, work.layers, protocol.shared_statistics) or None if once else None
+    return Observation(update=update, protocol=protocol, domain=domain, batch_statistics=statistics), work.masks
+
+
+def refuse_unfit(target: Target, defences: Sequence[Defence]) -> None:
+    """Refuse defences that cannot act on this model, or not in this order, before any time is spent on it.
+
+    Raises:
+        UsageError: See `refuse_order` and `refuse_coupled`.
+    """
+    refuse_order(defences)
+    for defence in defences:
+        if defence.acts_on_samples:
+            refuse_coupled(target, f"--defence {defence}")
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What a client has once it has computed its update, before it defends it.
+
+    Args:
+        update: Undefended.
+        step: What its defences are given.
+        masks: Dropout masks that it drew, by step and layer.
+        layers: Its BatchNorm layers at work.
+    """
+
+    update: Mapping[str, Tensor]
+    step: ClientStep
+    masks: Steps
+    layers: Mapping[str, Call]
+
+
+def work_of(
+    target: Target, batch: Batch, protocol: Protocol, domain: Domain, seed: int, defences: Sequence[Defence] = ()
+) -> Work:
+    """A client's work on a batch, see :func:`observe`; the same for the same arguments, whatever is shared of it."""
     device = next(iter(target.parameters.values())).device
     order = protocol.order(torch.Generator().manual_seed(seed), len(batch))
     play = Play(domain.encode(batch.images.to(device)), batch.labels.to(device), order)
+    with _drawing(target, defences, seed), _client_dropout(target, protocol, seed) as drawn, watched(target) as layers:
+        made = protocol.update(target, play)
+    masks: Steps = tuple(drawn) if any(drawn) else ()
+    play = replace(play, masks=masks)
+    alone = _Alone(target, protocol, play, lambda: _drawing(target, defences, seed), _redrawn(defences))
+    step = ClientStep(target, play.inputs, play.labels, alone)
+    return Work({name: tensor.detach() for name, tensor in made.items()}, step, masks, layers)
+
+
+@contextmanager
+def _drawing(target: Target, defences: Sequence[Defence], seed: int) -> Iterator[None]:
+    """What the defences draw within the model, each from a generator of its own; the same every time."""
     with ExitStack() as stack:
         for number, defence in enumerate(defences):
             stack.enter_context(defence.drawing(target, torch.Generator().manual_seed(seed + number)))
-        drawn = stack.enter_context(_client_dropout(target, protocol, seed))
-        layers = stack.enter_context(watched(target))
-        made = protocol.update(target, play)
-    update = {name: tensor.detach() for name, tensor in made.items()}
-    masks: Steps = tuple(drawn) if any(drawn) else ()
-    if defences:
-        update = protected(update, _step(target, protocol, replace(play, masks=masks)), defences, seed)
-    _refuse_broken(update)
-    statistics = revealed(target, layers, protocol.shared_statistics) or None
-    return Observation(update=update, protocol=protocol, domain=domain, batch_statistics=statistics), masks
+        yield
+
+
+def _redrawn(defences: Sequence[Defence]) -> bool:
+    """Whether a defence draws within the model, for the batch as a whole."""
+    return any(type(defence).drawing is not Defence.drawing for defence in defences)
 
 
 def _refuse_broken(update: Mapping[str, Tensor]) -> None:
@@ -105,22 +155,52 @@ def _refuse_broken(update: Mapping[str, Tensor]) -> None:
         )
 
 
-def _step(target: Target, protocol: Protocol, play: Play) -> ClientStep:
-    """What the client has in hand; the update of a sample is taken under the masks that it had.
+@dataclass(eq=False)
+class _Alone:
+    """The update of one sample of a batch by itself, under all that the client drew for it.
+
+    Args:
+        target: The model.
+        protocol: How updates are made.
+        play: Of the whole batch.
+        drawing: Draws within the model what was drawn for the batch.
+        together: Whether there is something drawn for the batch as a whole.
 
     Raises:
-        AuditError: When asked for a sample's own update, of which there is none after several local steps.
+        UsageError: When called: the samples are coupled.
+        AuditError: When called: after several local steps there is none.
     """
 
-    def alone(position: int) -> Update:
-        if protocol.steps > 1:
+    target: Target
+    protocol: Protocol
+    play: Play
+    drawing: Callable[[], AbstractContextManager[None]]
+    together: bool
+    asked: bool = False
+    known: list[dict[str, Tensor]] = field(default_factory=list)
+
+    def __call__(self, position: int) -> Update:
+        if self.protocol.steps > 1:
             raise AuditError(
-                f"a defence acts on each sample's gradient, the update is of {protocol.steps} local steps",
+                f"a defence acts on each sample's gradient, the update is of {self.protocol.steps} local steps",
                 "clip per update (per=update), or audit one gradient",
             )
-        return {name: g.detach() for name, g in protocol.alone(target, play, position).items()}
+        if not self.asked:
+            refuse_coupled(self.target, "a defence")
+            self.asked = True
+            if self._in_one_forward():
+                with self.drawing():
+                    self.known = sample_gradients(self.target, self.play)
+        if self.known:
+            return self.known[position]
+        return {name: g.detach() for name, g in self.protocol.alone(self.target, self.play, position).items()}
 
-    return ClientStep(target, play.inputs, play.labels, alone)
+    def _in_one_forward(self) -> bool:
+        """Whether samples cannot be run one by one: something has no row of each, or the file takes no single ones."""
+        size, sizes = len(self.play.inputs), self.target.batch_sizes
+        masks = (mask for step in self.play.masks for mask in step.values())
+        rows = all(len(mask) == 1 or len(mask) % size == 0 for mask in masks)
+        return self.together or not rows or (sizes is not None and 1 not in sizes)
 
 
 @contextmanager

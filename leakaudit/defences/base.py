@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -27,6 +27,8 @@ import torch
 from torch import Generator, Tensor
 
 from leakaudit.defences.evidence import Check, ErrorBound, Guarantee
+from leakaudit.defences.obstacles import Circumstances
+from leakaudit.errors import UsageError
 from leakaudit.observation import HANDED, Chained, Channel, Observation
 from leakaudit.protocols.base import Play, Protocol
 from leakaudit.target.target import Target
@@ -41,18 +43,20 @@ class ClientStep:
     Args:
         target: The model that the client trains.
         inputs: Normalised inputs (B, C, H, W).
-        labels: Class indices (B,).
-        alone: The update of one sample by itself, by its position in the batch, under the dropout masks that it had.
+        labels: Class indices (B,), or class probabilities (B, K).
+        alone: The update of one sample by itself, by its position in the batch, under all that the client drew for it.
+        replayed: Whether what the client drew (dropout masks) is known, so that its update can be computed once more.
     """
 
     target: Target
     inputs: Tensor
     labels: Tensor
     alone: Callable[[int], Mapping[str, Tensor]]
+    replayed: bool = True
 
-    def per_sample(self) -> list[Mapping[str, Tensor]]:
-        """The update of each sample by itself."""
-        return [self.alone(i) for i in range(len(self.inputs))]
+    def per_sample(self) -> Iterator[Mapping[str, Tensor]]:
+        """The update of each sample by itself, one after the other."""
+        return (self.alone(i) for i in range(len(self.inputs)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,12 @@ class Defence(ABC):
     """Paper that proposes it."""
     order: ClassVar[int] = 100
     """Place in lists and in the default grid; ours come first, in the order of the manual."""
+    pure: ClassVar[bool] = False
+    """Whether `protect` uses nothing but the update and the generator: what it makes is post-processing."""
+    selects: ClassVar[bool] = False
+    """Whether `protect` leaves out whole tensors and changes none."""
+    units: ClassVar[str] = ""
+    """What the numbers of its settings are measured in, where their names do not say it."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -77,11 +87,21 @@ class Defence(ABC):
 
     def __str__(self) -> str:
         changed = ",".join(
-            f"{f.name}={_text(value)}"
+            f"{f.name.replace('_', '-')}={_text(value)}"
             for f in dataclasses.fields(self)
             if (value := getattr(self, f.name)) != f.default
         )
         return changed or self.name
+
+    @property
+    def acts_on_samples(self) -> bool:
+        """Whether it acts on the gradients of single samples, which have to be apart, and discards what came before."""
+        return False
+
+    @property
+    def post_processing(self) -> bool:
+        """Whether `protect` makes what it shares of the update alone, so that an earlier guarantee still holds."""
+        return self.pure or type(self).protect is Defence.protect
 
     def model(self, target: Target, generator: Generator) -> Target:
         """The model that clients train under this defence; the given one is left as it is."""
@@ -135,6 +155,16 @@ class Defence(ABC):
         """
         return []
 
+    def check_step(self, step: ClientStep, raw: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> list[Check]:
+        """As :meth:`check`, by one who has the samples in hand; without a need for them the same.
+
+        Args:
+            step: The client's samples, and the gradients of each.
+            raw: The undefended update.
+            shared: What the client shares.
+        """
+        return self.check(raw, shared)
+
     def guarantee(self, batch_size: int, prior: float) -> Guarantee | None:
         """What it guarantees against whatever attack, or ``None``.
 
@@ -143,6 +173,10 @@ class Defence(ABC):
             prior: κ in 0..1, the probability of guessing a sample before any update.
         """
         return None
+
+    def obstacle(self, circumstances: Circumstances) -> str:
+        """Why its guarantee does not hold under these circumstances, beside what `obstacles` says of all; or empty."""
+        return ""
 
     def error_bound(self, target: Target, observation: Observation, play: Play, generator: Generator) -> ErrorBound:
         """The error that it leaves to every unbiased attacker from one update, by Fisher information.
@@ -170,8 +204,30 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def refuse_order(defences: Sequence[Defence]) -> None:
+    """Refuse what acts on the gradients of samples behind what has already acted on their mean: that would be lost.
+
+    Raises:
+        UsageError: So it is.
+    """
+    acting = ""
+    for defence in defences:
+        if defence.acts_on_samples and acting:
+            raise UsageError(
+                f"--defence {defence} acts on the gradient of every sample, after {acting} has acted on their mean",
+                f"name it before {acting}, or act on the mean (per=update)",
+            )
+        if type(defence).protect is not Defence.protect and not defence.selects:
+            acting = acting or str(defence)
+
+
 def protected(update: Mapping[str, Tensor], step: ClientStep, defences: Sequence[Defence], seed: int) -> Update:
-    """The update after all defences, in order; each draws from a generator of its own."""
+    """The update after all defences, in order; each draws from a generator of its own.
+
+    Raises:
+        UsageError: See :func:`refuse_order`.
+    """
+    refuse_order(defences)
     shared = dict(update)
     for number, defence in enumerate(defences):
         generator = torch.Generator("cpu").manual_seed(seed + number)

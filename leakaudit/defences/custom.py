@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Generator, Tensor
 
@@ -31,6 +31,8 @@ class CustomDefence(Defence):
 
     path: str
     function: Callable[..., Any] = field(repr=False, compare=False)
+
+    pure: ClassVar[bool] = True
 
     @property
     def name(self) -> str:  # type: ignore[override]

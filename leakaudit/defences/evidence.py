@@ -43,7 +43,11 @@ class Guarantee:
         steps: Number of steps.
         prior: κ, the probability of guessing a sample without any update.
         reconstruction: γ, the largest probability of reconstructing it, with all updates of the training.
-        one_step: The same with a single update.
+        one_step: The same with a single update that the sample took part in.
+        epsilon_one_step: ε of such an update, or ``None`` where the mechanism states none.
+        epsilon_renyi: ε for the whole training by Rényi accounting, or ``None``.
+        reading: How the settings were read: units of the noise, number of samples that it was divided by. May be empty.
+        other: The guarantee under the other unit that the noise may have been meant in, with its own reading.
     """
 
     epsilon: float
@@ -54,6 +58,10 @@ class Guarantee:
     prior: float
     reconstruction: float
     one_step: float
+    epsilon_one_step: float | None = None
+    epsilon_renyi: float | None = None
+    reading: str = ""
+    other: Guarantee | None = None
 
 
 @dataclass(frozen=True)

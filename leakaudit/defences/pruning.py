@@ -37,6 +37,7 @@ class Pruning(Defence):
     adaptive: ClassVar[str] = "compares the entries that survived; the others only have to stay below the threshold"
     reference: ClassVar[str] = "Zhu et al., Deep leakage from gradients, NeurIPS 2019, arXiv 1906.08935, section 5"
     order: ClassVar[int] = 20
+    pure: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.prune < 1:

@@ -38,6 +38,7 @@ class SignQuantisation(Defence):
     adaptive: ClassVar[str] = "asks for the right signs and no more, and leans on the smoothness of images"
     reference: ClassVar[str] = "Bernstein et al., signSGD, ICML 2018, arXiv 1802.04434"
     order: ClassVar[int] = 30
+    pure: ClassVar[bool] = True
 
     def protect(self, update: Update, step: ClientStep, generator: Generator) -> Update:
         """Signs times the mean magnitude of the entries that are not zero."""
@@ -103,6 +104,7 @@ class IntegerQuantisation(Defence):
         "takes the rounded values as they are: the rounding is small noise; closed forms know its step"
     )
     order: ClassVar[int] = 90
+    pure: ClassVar[bool] = True
     reference: ClassVar[str] = "Alistarh et al., QSGD, NeurIPS 2017, arXiv 1610.02132 (without its random rounding)"
 
     def __post_init__(self) -> None:

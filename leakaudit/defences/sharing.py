@@ -29,6 +29,8 @@ class PartialSharing(Defence):
     adaptive: ClassVar[str] = "compares only the tensors that are shared"
     reference: ClassVar[str] = "Arivazhagan et al., Federated learning with personalization layers, arXiv 1912.00818"
     order: ClassVar[int] = 95
+    pure: ClassVar[bool] = True
+    selects: ClassVar[bool] = True
 
     def protect(self, update: Update, step: ClientStep, generator: Generator) -> Update:
         """Drop what fits no pattern.

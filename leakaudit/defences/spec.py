@@ -1,8 +1,12 @@
-"""Defences as text: ``clip=1.0,noise=0.01``, ``prune=0.9``, ``sign``, ``module:function``."""
+"""Defences as text: ``clip=1.0,noise=0.01``, ``prune=0.9``, ``sign``, ``module:function``.
+
+The settings stand in any order, and a hyphen in a name is an underscore.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from collections.abc import Iterable
 from typing import Any
@@ -14,6 +18,8 @@ from leakaudit.errors import UsageError
 
 SWITCHES = {"": True, "true": True, "false": False}
 """Values of a setting that is a switch; named alone, it is on."""
+EXPECTED: dict[Any, str] = {bool: "true or false", float: "float, a finite number", int: "int, a whole number"}
+"""What a value should have been, by its type."""
 
 
 def parse_defences(texts: Iterable[str]) -> tuple[Defence, ...]:
@@ -34,22 +40,19 @@ def parse_defence(text: str) -> Defence:
     first = text.partition(",")[0].partition("=")[0].strip()
     if ":" in first:
         return load_custom(text)
-    known = available()
-    if first not in known:
-        raise UsageError(
-            f"--defence {text!r}: no defence begins with {first!r}",
-            f"there are: {', '.join(known)}, or module:function (leakaudit defences)",
-        )
-    kind = known[first]
+    kind = _kind(text)
     types = typing.get_type_hints(kind)
     values: dict[str, Any] = {}
     for part in text.split(","):
-        key, found, value = (piece.strip() for piece in part.partition("="))
+        name, found, value = (piece.strip() for piece in part.partition("="))
+        key = name.replace("-", "_")
         if key == kind.name and not found:
             continue
         if key not in {f.name for f in dataclasses.fields(kind)}:
-            settings = ", ".join(f.name for f in dataclasses.fields(kind)) or "no settings"
-            raise UsageError(f"--defence {text!r}: {kind.name} has no setting {key!r}", f"it has: {settings}")
+            settings = ", ".join(f.name.replace("_", "-") for f in dataclasses.fields(kind)) or "no settings"
+            raise UsageError(f"--defence {text!r}: {kind.name} has no setting {name!r}", f"it has: {settings}")
+        if key in values:
+            raise UsageError(f"--defence {text!r} sets {name} twice", "name every setting once")
         values[key] = _convert(text, key, value, types[key])
     for setting in dataclasses.fields(kind):
         optional = (setting.default, setting.default_factory) != (dataclasses.MISSING, dataclasses.MISSING)
@@ -61,10 +64,34 @@ def parse_defence(text: str) -> Defence:
         raise UsageError(f"--defence {text!r}: {error}") from error
 
 
+def _kind(text: str) -> type[Defence]:
+    """The kind of defence: the one that a key leads to, or the only one that has the first setting.
+
+    Raises:
+        UsageError: There is none.
+    """
+    known = available()
+    keys = [part.partition("=")[0].strip() for part in text.split(",")]
+    leading = next((key for key in keys if key in known), "")
+    if leading:
+        return known[leading]
+    first = keys[0].replace("-", "_")
+    owners = {kind for kind in known.values() if first in {f.name for f in dataclasses.fields(kind)}}
+    if len(owners) == 1:
+        return owners.pop()
+    raise UsageError(
+        f"--defence {text!r}: no defence begins with {keys[0]!r}",
+        f"there are: {', '.join(known)}, or module:function (leakaudit defences)",
+    )
+
+
 def _convert(text: str, key: str, value: str, kind: Any) -> Any:
     """A setting's value as its type says: a string, a number, or for a switch true or false."""
     try:
-        return SWITCHES[value.lower()] if kind is bool else kind(value)
+        found = SWITCHES[value.lower()] if kind is bool else kind(value)
+        if isinstance(found, float) and not math.isfinite(found):
+            raise ValueError(f"{value} is not finite")
+        return found
     except (ValueError, KeyError, TypeError) as error:
-        expected = "true or false" if kind is bool else getattr(kind, "__name__", str(kind))
+        expected = EXPECTED.get(kind, getattr(kind, "__name__", str(kind)))
         raise UsageError(f"--defence {text!r}: {key}={value!r}, expected {expected}") from error

@@ -16,6 +16,7 @@ VALUES = frozenset(
         "input_shape", "layout", "learning_rate", "loss", "lpips_margin", "mean", "mode", "paths", "pdf_variant",
         "preset", "psnr_margin", "resize", "seed", "set", "settings", "share_bn_statistics", "std", "steps", "target",
         "threat_model", "time_budget", "trust", "unsafe_pickle", "values", "victims",
+        "weight_decay",
     }
 )  # fmt: skip
 """Options whose value is shown, as on the command line and as parameters."""

@@ -7,6 +7,7 @@ the working folder, the home folder and the temporary folder.
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -32,6 +33,22 @@ _DATA = "data:image/"
 def short_paths(report: R) -> R:
     """The report without folders outside the working folder; a report without any is returned as an equal one."""
     return _section(report, shortener(_paths(report)))
+
+
+def path_in_repository(path: str | None) -> str | None:
+    """A file's path from the root of its repository, the nearest folder above it with a ``.git``.
+
+    Args:
+        path: The file; relative to the working folder. Links are not followed: the repository holds the link.
+
+    Returns:
+        With ``/`` between folders, or ``None`` where the file lies in no repository, or is not there.
+    """
+    if path is None or not os.path.lexists(path):
+        return None
+    file = Path(os.path.normpath(Path(path).absolute()))
+    root = next((folder for folder in file.parents if os.path.lexists(folder / ".git")), None)
+    return None if root is None else file.relative_to(root).as_posix()
 
 
 def shortener(paths: Iterable[str]) -> Callable[[str], str]:

@@ -20,6 +20,7 @@ from leakaudit.document.disclosure import CommandLine, FileName, OptionValue, Pi
 from leakaudit.document.earlier import upgraded
 from leakaudit.document.status import ControlStatus, Cut, RunStatus, VerdictStatus
 from leakaudit.errors import UsageError
+from leakaudit.safety.files import ordinary
 
 SCHEMA_VERSION = 1
 HASH_KEY = "self_sha256"
@@ -86,6 +87,9 @@ class TargetSection(_Model):
 
     name: Public[str]
     path: FileName[str | None]
+    repository_path: Public[str | None] = Field(
+        default=None, description="path from the root of the repository that holds the file, as code scanning wants it"
+    )
     sha256: Public[str | None]
     format: Public[str]
     producer: Public[str] = ""
@@ -118,6 +122,11 @@ class BatchSection(_Model):
     victims: Public[int]
     mean: Public[list[float]]
     std: Public[list[float]]
+    accuracy: Public[float | None] = Field(
+        default=None, description="share of the samples that the model classifies right, in eval mode"
+    )
+    accuracy_reason: Public[str] = ""
+    accuracy_samples: Public[int] = Field(default=0, description="how many samples of the file it was measured on")
     class_names: Private[list[str]] = Field(default_factory=list)
     notes: Private[list[str]] = Field(default_factory=list)
 
@@ -144,6 +153,10 @@ class ProtocolSection(_Model):
         default=None, description="File of a recorded update; without one it is computed"
     )
     update_sha256: Public[str | None] = None
+    weight_decay: Public[float | None] = Field(
+        default=None, description="weight decay that was subtracted from a recorded update"
+    )
+    weight_decay_note: Public[str] = Field(default="", description="how it is known")
 
 
 class ConstraintCounts(_Model):
@@ -341,6 +354,9 @@ class LabelResult(_Model):
         default=None,
         description="class probabilities of one sample, where the update shows its label to be no one class",
     )
+    true_soft: Private[list[list[float]] | None] = Field(
+        default=None, description="class probabilities of each sample in the order of the batch, where labels are soft"
+    )
 
     @model_validator(mode="after")
     def _counted(self) -> LabelResult:
@@ -447,7 +463,15 @@ class AccountingEntry(_Model):
     reconstruction: Public[float] = Field(
         description="largest probability of reconstructing it after all updates (ReRo)"
     )
-    reconstruction_one_step: Public[float]
+    reconstruction_one_step: Public[float] = Field(description="the same from one update that the sample took part in")
+    epsilon_one_step: Public[float | None] = Field(default=None, description="ε of such an update")
+    epsilon_renyi: Public[float | None] = Field(default=None, description="ε of the training by Rényi accounting")
+    reading: Public[str] = Field(default="", description="how the settings were read: units and divisor of the noise")
+    other_reading: Public[str] = Field(default="", description="another unit that the noise may have been meant in")
+    other_epsilon: Public[float | None] = Field(default=None, description="ε of the training, were it so")
+    other_reconstruction: Public[float | None] = Field(
+        default=None, description="the bound of the training, were it so"
+    )
     mse: Public[float | None] = Field(
         default=None, description="least MSE of unbiased attackers from one update, in pixels"
     )
@@ -477,7 +501,8 @@ class DefenceEntry(_Model):
     evaluated_by: Public[list[str]] = Field(default_factory=list, description="names of these attacks")
     reference: Public[str] = ""
     accounting: Public[AccountingEntry | None] = Field(default=None, description="only for a clipped and noised update")
-    accounting_reason: Public[str] = ""
+    accounting_reason: Public[str] = Field(default="", description="why there is no bound")
+    withheld: Public[bool] = Field(default=False, description="it would have a bound, and a premise of it fails here")
     checks: Public[list[ClaimCheck]] = Field(default_factory=list)
 
 
@@ -716,7 +741,7 @@ def read_document(path: str | Path) -> dict[str, Any]:
         UsageError: It is not there, or not a report of this schema version.
     """
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        document = json.loads(ordinary(Path(path)).read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read the report {path}: {error.strerror}", "give a report.json") from error
     except ValueError as error:

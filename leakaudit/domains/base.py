@@ -119,6 +119,18 @@ class Domain(ABC):
                 raise UsageError(f"{option} is for images, the model takes {self.takes}", f"leave out {option}")
         return self
 
+    def rescaled(self, slope: Tensor, offset: Tensor) -> tuple[Domain, str]:
+        """This domain for a model that does y = slope·x + offset to each value by itself.
+
+        Args:
+            slope: A number per entry of a sample, flat.
+            offset: As well.
+
+        Returns:
+            The domain, and a sentence on what the model takes where that is not what was to be expected, or "".
+        """
+        return self, ""
+
     def exposed(self, trained: Collection[str]) -> tuple[str, ...]:
         """What an update of these tensors shows whatever the ranks are, a sentence each."""
         return ()

@@ -22,6 +22,16 @@ TILE = 4
 """Side of the image over side of the patch in the tiled start (Wei et al. 2020, arXiv 2004.10397); chosen."""
 
 
+STEEPEST, LARGEST_OFFSET = 0.05, 10.0
+"""A model that multiplies its input by less than the first, or adds more than the second, takes pixels in 0..255: with
+pixels in 0..1 its first trained layer would see a picture with a contrast below 0.05, or far from zero; chosen: models
+for 0..255 multiply by 1/255 to 1/57 (0.0175), those for 0..1 by 1 to 5, and means in 0..255 are above 100."""
+FLATTEST = 1 / 2550
+"""Below this slope not even 0..255 would give the first layer a contrast of 0.1; chosen."""
+BYTES = 255.0
+"""White of 8 bits, by definition."""
+
+
 @dataclass(frozen=True)
 class Images(Domain):
     """The space of images.
@@ -31,6 +41,8 @@ class Images(Domain):
         mean: Per-channel mean in pixel units (pixels run from 0 to 1), length C.
         std: Per-channel standard deviation in pixel units, length C.
         guessed: Whether a vector of C·H·W numbers was only taken to be an image, by its length.
+        white: What the model is fed for white where no mean and standard deviation are given: 255 for one that divides
+            by 255 itself.
 
     A model input is ``x = (pixel - mean) / std``.
     """
@@ -45,6 +57,7 @@ class Images(Domain):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     guessed: bool = field(default=False, compare=False)
+    white: float = 1.0
 
     @classmethod
     def plain(cls, shape: Sequence[int], *, guessed: bool = False) -> Images:
@@ -105,14 +118,16 @@ class Images(Domain):
         return REFERENCES
 
     def normalised(self, mean: Sequence[float], std: Sequence[float]) -> Images:
-        """With this mean and standard deviation; none means pixels in 0..1 as they are, one value serves all channels.
+        """With this mean and standard deviation; one value serves all channels.
+
+        None means pixels as the model takes them: in 0..1, or in 0..white.
 
         Raises:
             UsageError: A wrong number of values, or a standard deviation that is not positive.
         """
         channels = self.shape[0]
         columns = []
-        for name, values, default in (("--mean", mean, 0.0), ("--std", std, 1.0)):
+        for name, values, default in (("--mean", mean, 0.0), ("--std", std, 1.0 / self.white)):
             column = tuple(float(v) for v in values) or (default,)
             column = column * channels if len(column) == 1 else column
             if len(column) != channels:
@@ -121,6 +136,22 @@ class Images(Domain):
         if any(value <= 0 for value in columns[1]):
             raise UsageError(f"--std is {columns[1]}, expected positive values")
         return replace(self, mean=columns[0], std=columns[1])
+
+    def rescaled(self, slope: Tensor, offset: Tensor) -> tuple[Images, str]:
+        """In 0..255 where the model's own change of its input brings these to the size of 1."""
+        steep, shift = float(slope.abs().median()), float(offset.abs().median())
+        said = f"the model changes each input value by itself, to {steep:.3g} times it"
+        said += f" {'+' if float(offset.median()) >= 0 else '-'} {shift:.3g}" if shift else ""
+        if steep < FLATTEST:
+            return self, f"{said}: what it takes for white is not known, and 1 was assumed"
+        if steep >= STEEPEST and shift <= LARGEST_OFFSET:
+            return self, ""
+        taken = replace(self, white=BYTES).normalised((), ())
+        return taken, f"{said}: it takes pixels in 0..255, and gets them so (as with --std {1 / BYTES:.6g})"
+
+    def on(self, found: Domain) -> Images:
+        """As the model of the other domain takes it: a unit that only this model has does not go along."""
+        return self if self.white == 1.0 else replace(self, std=tuple(s * self.white for s in self.std), white=1.0)
 
     def squared_unit(self) -> float:
         """Mean variance of the channels in pixel units."""

@@ -21,7 +21,7 @@ from leakaudit.document.status import RunStatus, VerdictStatus
 from leakaudit.findings import SEVERITIES, Evidence, samples_of
 from leakaudit.findings.effort import efforts, listed
 from leakaudit.findings.rules.fidelity import departures
-from leakaudit.report.views.defence_facts import VACUOUS, at_most
+from leakaudit.report.views.defence_facts import VACUOUS, at_most, bound_in_short, weakest
 from leakaudit.scoring.base import FEWEST_FOR_INTERVAL, leak_interval
 
 NO_UPPER_BOUND = "No upper bound. Failure of these attacks is not evidence of safety."
@@ -67,8 +67,10 @@ def conclude(evidence: Evidence, findings: Sequence[FindingEntry], preset: str) 
 
 def _not_shown(evidence: Evidence, preset: str) -> tuple[VerdictStatus, str, str]:
     """Status, the reason that stands with it, and headline where nothing leaked."""
-    if any(d.accounting and d.accounting.reconstruction <= VACUOUS for d in evidence.defences):
-        return VerdictStatus.BOUNDED, "", "No reconstruction was shown, and an accounted defence bounds what can be"
+    bounds = [d.accounting for d in evidence.defences if d.accounting and weakest(d.accounting) <= VACUOUS]
+    if bounds:
+        bound = bound_in_short(min(bounds, key=weakest))
+        return VerdictStatus.BOUNDED, "", f"No reconstruction was shown, and a {bound}"
     if not samples_of(evidence.attacks):
         return _nothing_ran(evidence)
     tried = efforts(evidence)
@@ -112,7 +114,8 @@ def _at_least(
 def _at_most(defences: Sequence[DefenceEntry]) -> str:
     """The bound of an accounted random defence; of several, each holds, since what follows one cannot weaken it."""
     bounds = [at_most(d.accounting) for d in defences if d.accounting]
-    return " ".join(bounds) if bounds else NO_UPPER_BOUND
+    withheld = [f"{d.text} has {d.accounting_reason}." for d in defences if d.withheld]
+    return " ".join(bounds or [NO_UPPER_BOUND, *withheld])
 
 
 _ATTACKER = {

@@ -31,6 +31,7 @@ from typing import Any, Literal, get_args
 
 from leakaudit.document.schema import FindingEntry, Severity
 from leakaudit.errors import UsageError
+from leakaudit.safety.files import ordinary
 from leakaudit.safety.ownership import foreign_hands
 
 if sys.version_info >= (3, 11):
@@ -169,7 +170,7 @@ def refuse_unknown(path: Path, options: Mapping[str, Any], known: set[str]) -> N
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
-        return dict(tomllib.loads(path.read_text(encoding="utf-8")))
+        return dict(tomllib.loads(ordinary(path).read_text(encoding="utf-8")))
     except OSError as error:
         raise UsageError(f"cannot read the policy {path}: {error.strerror}", "leakaudit init writes one") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -31,16 +32,18 @@ class Play:
 
     Args:
         inputs: (B, C, H, W) in the model's normalised space, or token ids (B, 1, 1, L).
-        labels: Class indices (B,), or class probabilities (B, K) while they are being optimised.
+        labels: Class indices (B,), or class probabilities (B, K) of soft labels, or while they are being optimised.
         order: Positions of the samples in the order of their visits, where the protocol has one: (epochs, B).
         masks: Dropout keep masks of every local step, by layer; empty where nothing is injected, and then layers do as
             their own mode says.
+        unknowns: What else a protocol asks a guess for, by the names that it gives them.
     """
 
     inputs: Tensor
     labels: Tensor
     order: Tensor | None = None
     masks: Steps = ()
+    unknowns: Mapping[str, Tensor] = field(default_factory=dict)
 
     def masks_of(self, step: int) -> Masks:
         """The masks of one step by layer; none where none are given."""
@@ -100,6 +103,24 @@ class Protocol(ABC):
         """Local steps behind one update."""
         return len(self.step_sizes)
 
+    @property
+    def linear(self) -> bool:
+        """Whether the update is a weighted mean of the steps' gradients: what spans and ratios of them need."""
+        return True
+
+    @property
+    def one_gradient(self) -> bool:
+        """Whether the update is a single gradient, whatever it is called: all algebra of one applies."""
+        return self.linear and self.steps == 1
+
+    def precision(self, before: Mapping[str, Tensor]) -> dict[str, float]:
+        """Standard deviation of the rounding in the update's entries beyond that of a gradient, by tensor; none here.
+
+        Args:
+            before: The trainable tensors before the first step, by name.
+        """
+        return {}
+
     @abstractmethod
     def update(
         self,
@@ -136,6 +157,15 @@ class Protocol(ABC):
             UpdateError: A tensor does not belong to the model.
         """
 
+    def moved(self, update: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Mapping[str, Tensor] | None:
+        """The difference of weights behind an update, after minus before; ``None`` where a gradient was sent.
+
+        Args:
+            update: In the units of :meth:`update`.
+            before: The trainable tensors before the first step, by name.
+        """
+        return None
+
     @abstractmethod
     def assumption(self, shared: str = "undefended", made: str = "computed") -> str:
         """The verdict's sentence on how the update is taken to be made.
@@ -144,6 +174,15 @@ class Protocol(ABC):
             shared: What was done to it before it was shared.
             made: Where it comes from.
         """
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """What is computed from the samples and shared with the update, in words; no defence adds noise to it.
+
+        A protocol that shares more (losses, control variates, how many samples were drawn) names that too: a privacy
+        guarantee is withheld wherever this is not empty.
+        """
+        return () if self.shared_statistics == "none" else (f"BatchNorm statistics ({self.shared_statistics})",)
 
     def order(self, generator: Generator, samples: int) -> Tensor | None:
         """Draw the order in which a client visits so many samples; ``None`` where the update does not depend on it."""
@@ -221,6 +260,29 @@ def gradient(
         values = target.parameters if parameters is None else dict(parameters)
         return dict(torch.func.grad(lambda p: target.loss(inputs, labels, p))(values))
     return target.gradient(inputs, labels, create_graph=create_graph, parameters=parameters)
+
+
+def sample_gradients(target: Target, play: Play) -> list[dict[str, Tensor]]:
+    """The gradient of every sample's loss in one forward of the whole batch: their mean is :func:`gradient`.
+
+    For a model that takes no single samples, or draws for the batch as a whole; else taking samples one by one is
+    cheaper.
+
+    Args:
+        target: The model.
+        play: Inputs, labels, and the masks of one step.
+    """
+    with injected_masks(target.module, play.masks_of(0)) if play.masks else nullcontext():
+        logits = target.logits(play.inputs)
+    values = target.parameters
+    found = []
+    for i in range(len(logits)):
+        loss = target.task.loss(logits[i : i + 1], play.labels[i : i + 1])
+        grads = torch.autograd.grad(
+            loss, list(values.values()), retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        found.append(dict(zip(values, grads, strict=True)))
+    return found
 
 
 def belonging(shared: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -29,10 +29,10 @@ from leakaudit.recursion import last_layer
 from leakaudit.recursion.obstacles import Obstacle, operator_of
 from leakaudit.recursion.plan import Planner, Step
 from leakaudit.recursion.recursion import LayerReport, Recovery, State, build_system
-from leakaudit.recursion.replay import replay
 from leakaudit.recursion.solve import SolverSettings
 from leakaudit.target.kinds import Layer
 from leakaudit.target.pointwise import INVERTIBLE
+from leakaudit.target.replay import replay
 
 IMAGE = -1
 """Index that stands for the image, by definition: layers count from 0."""

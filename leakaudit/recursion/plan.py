@@ -26,12 +26,12 @@ from torch.nn.modules.dropout import _DropoutNd
 from leakaudit.observation import Observation
 from leakaudit.recursion import activations
 from leakaudit.recursion.obstacles import UNREADABLE, Obstacle, operator_of, stop_at
-from leakaudit.recursion.replay import entry_order, replay, scale_and_shift
 from leakaudit.recursion.system import Pad
 from leakaudit.risk.chain import layer_system
 from leakaudit.risk.structural import StructuralRank
 from leakaudit.target.inventory import layers_and_outputs
 from leakaudit.target.kinds import Layer, consumers, parameter_users
+from leakaudit.target.replay import entry_order, replay, scale_and_shift
 from leakaudit.target.target import Target
 from leakaudit.target.trace import Trace, trace
 

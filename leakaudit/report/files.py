@@ -39,7 +39,7 @@ def replace_files(directory: Path, files: Mapping[str, bytes]) -> list[Path]:
         UsageError: The directory is not writable.
     """
     prepare(directory)
-    with _told(directory), ExitStack() as stack:
+    with told(directory), ExitStack() as stack:
         unfinished = {name: stack.enter_context(_unfinished(directory, content)) for name, content in files.items()}
         for name, path in unfinished.items():
             os.replace(path, directory / name)
@@ -52,7 +52,7 @@ def prepare(directory: Path) -> None:
     Raises:
         UsageError: It is not writable.
     """
-    with _told(directory):
+    with told(directory):
         directory.mkdir(parents=True, exist_ok=True)
         with _unfinished(directory, b""):
             pass
@@ -60,7 +60,7 @@ def prepare(directory: Path) -> None:
 
 
 @contextmanager
-def _told(directory: Path) -> Iterator[None]:
+def told(directory: Path) -> Iterator[None]:
     """An error of the system as one of usage."""
     try:
         yield

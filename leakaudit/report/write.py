@@ -6,6 +6,8 @@ by their owner only: they hold private images.
 A report of an interrupted audit goes beside a complete one, into :data:`PARTIAL`, which the next complete report
 removes. Below full evidence, older files of leakaudit that are not written anew are removed: they would show what the
 new ones hide.
+
+Where a report shows private samples, a ``.gitignore`` stands beside it (`leakaudit.report.ignoring`).
 """
 
 from __future__ import annotations
@@ -19,16 +21,13 @@ from typing import Literal
 from leakaudit.document.paths import short_paths
 from leakaudit.document.schema import Report
 from leakaudit.report.earlier import is_ours, is_partial, is_redundant_failure
-from leakaudit.report.files import prepare, replace_files
-from leakaudit.report.formats.base import Format, FormatUnavailable, Rendering
+from leakaudit.report.files import prepare, replace_files, told
+from leakaudit.report.formats.base import Format, FormatUnavailable, Rendering, ReportWarning
 from leakaudit.report.formats.registry import available, chosen
+from leakaudit.report.ignoring import keep_out_of_git, remove_ours
 
 PARTIAL = "partial"
 """Sub-folder for what an interrupted or failed audit has to say where a complete report is."""
-
-
-class ReportWarning(UserWarning):
-    """Something about the report's files that its reader should know; what was written is complete."""
 
 
 def write_report(
@@ -61,7 +60,10 @@ def write_report(
     report = short_paths(report) if paths == "short" else report
     place = directory / PARTIAL if report.partial and _holds_complete(directory) else directory
     prepare(place)
-    written = replace_files(place, dict(_rendered(wanted, Rendering(report, template_dir, pdf_variant), place)))
+    files = dict(_rendered(wanted, Rendering(report, template_dir, pdf_variant), place))
+    if report.evidence != "none" and (notice := _keep_out_of_git(place, files)):
+        warnings.warn(notice, ReportWarning, stacklevel=3)
+    written = replace_files(place, files)
     if not report.partial:
         _remove(directory / PARTIAL, _file_names())
     if report.evidence != "full":
@@ -72,7 +74,21 @@ def write_report(
 def write_beside(directory: Path, files: Mapping[str, bytes]) -> list[Path]:
     """Write what a failed audit has to say; where that would replace a report, into the sub-folder :data:`PARTIAL`."""
     taken = any((directory / n).exists() and not is_redundant_failure(directory / n) for n in files)
-    return replace_files(directory / PARTIAL if taken else directory, files)
+    place = directory / PARTIAL if taken else directory
+    prepare(place)
+    _keep_out_of_git(place, files)
+    return replace_files(place, files)
+
+
+def _keep_out_of_git(place: Path, files: Mapping[str, bytes]) -> str:
+    """See :func:`leakaudit.report.ignoring.keep_out_of_git`.
+
+    Raises:
+        UsageError: The folder is not writable.
+    """
+    ours = {PARTIAL, *(name for name in _file_names() if is_ours(place / name))}
+    with told(place):
+        return keep_out_of_git(place, ours, files)
 
 
 def _holds_complete(directory: Path) -> bool:
@@ -87,6 +103,7 @@ def _remove(directory: Path, names: Iterable[str]) -> list[str]:
     for name in removed:
         (directory / name).unlink(missing_ok=True)
     if directory.name == PARTIAL:
+        remove_ours(directory)
         with suppress(OSError):  # not empty, or not there
             directory.rmdir()
     return removed

@@ -347,7 +347,7 @@ class ImageMeasure(Measure[Found]):
         return self._floors[key]
 
     def _compute_floors(self, batch: Batch, position: int) -> dict[str, Scores]:
-        truth, label = batch.images[position], int(batch.labels[position])
+        truth, label = batch.images[position], int(batch.classes[position])
         colour = mean_colour(truth, self.read)
         floors = {
             "grey": self.measure(torch.full_like(truth, 0.5), truth),
@@ -358,7 +358,7 @@ class ImageMeasure(Measure[Found]):
         outside = [i for i in range(len(self.population)) if i not in within and not alike[i]]
         if outside:
             floors["mean"] = self.measure(self.population.images[outside].mean(0), truth)
-        same = [i for i in outside if int(self.population.labels[i]) == label]
+        same = [i for i in outside if int(self.population.classes[i]) == label]
         if same:
             floors["other"] = self.measure(self.population.images[same[0]], truth)
         return floors

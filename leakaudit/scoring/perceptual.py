@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from leakaudit.errors import UsageError
+from leakaudit.safety.files import ordinary
 
 HUB_FILE = "squeezenet1_1-b8a52dc0.pth"
 FEATURES_SHA256 = "8f728f13ffc4c9ed6b00faa9362ec13d7d3520652d0a8357047045aba9def764"
@@ -77,7 +78,7 @@ def _prepare(image: Tensor) -> Tensor:
 def _read_features(path: Path) -> dict[str, Tensor]:
     """The trunk's tensors by their number in ``features``."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(ordinary(path), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise UsageError(f"{path}: not a readable checkpoint ({error})", f"pass torchvision's {HUB_FILE}") from error
     if not isinstance(state, Mapping):

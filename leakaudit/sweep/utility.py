@@ -114,7 +114,7 @@ def evaluate(target: Target, samples: Batch) -> Utility:
             continue
         inputs, labels = target.domain.encode(part.images.to(like)), part.labels.to(like.device)
         losses += [float(target.loss(inputs, labels))] * len(part)
-        right += int((_predicted(target, inputs) == labels).sum())
+        right += int((_predicted(target, inputs) == target.task.hard(labels)).sum())
     return Utility(sum(losses) / len(losses), right / len(losses), len(losses))
 
 

@@ -70,6 +70,7 @@ def load(
     if mode not in ("eval", "train"):
         raise UsageError(f"mode is {mode!r}, expected eval or train", "only leakaudit scan compares both")
     from leakaudit.target.batchnorm import set_batchnorm, sharing
+    from leakaudit.target.rescaling import with_own_rescaling
 
     if isinstance(path, nn.Module):
         _check_trained(trained, "a module: requires_grad decides there")
@@ -102,7 +103,7 @@ def load(
         )
     if batchnorm is not None:
         set_batchnorm(target.module, batchnorm, target.name)
-    target = sharing(target, share_bn_statistics)
+    target = with_own_rescaling(sharing(target, share_bn_statistics))
     return target if loss is None else _with_loss(target, loss)
 
 

@@ -61,6 +61,14 @@ class Task(ABC):
     def predicted(self, outputs: Tensor) -> Tensor:
         """The labels (B, *label_shape) that the outputs (B, …) amount to."""
 
+    def hard(self, labels: Tensor) -> Tensor:
+        """Labels (B, *label_shape) of the same; of class probabilities the class with the largest share."""
+        return labels.argmax(1) if labels.is_floating_point() else labels
+
+    def softened(self, true: Tensor, assumed: Tensor) -> bool:
+        """Whether labels are class probabilities and were assumed to be single classes."""
+        return true.is_floating_point() and not assumed.is_floating_point()
+
     @abstractmethod
     def draw(self, count: int, generator: Generator) -> Tensor:
         """Random labels (count, *label_shape)."""

@@ -37,7 +37,7 @@ class SingleLabel(Task):
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy of logits (B, K) against class indices (B,) or class probabilities (B, K)."""
-        return F.cross_entropy(outputs, labels)
+        return F.cross_entropy(outputs, labels.to(outputs.dtype) if labels.is_floating_point() else labels)
 
     def predicted(self, outputs: Tensor) -> Tensor:
         """The class with the largest logit, (B,)."""

@@ -24,7 +24,7 @@ def scan(labels: list[int], frozen: tuple[str, ...] = ()) -> leakaudit.Report:
 
 
 def cover(report: leakaudit.Report) -> str:
-    return next(fact.value for fact in tiles(report) if fact.term == "Labels inferred")
+    return next(fact.text for fact in tiles(report) if fact.term == "Labels inferred")
 
 
 def test_cover_cards_and_json_count_alike() -> None:

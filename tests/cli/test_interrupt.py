@@ -97,7 +97,7 @@ def test_a_failed_audit_loses_nothing(model: Path, out: Path, tmp_path: Path) ->
     code, _, err = leakaudit("scan", model, "-b", tmp_path / "other.npz", "-o", out, *formats, "--evidence", "none")
     assert code == 3
     assert content(out) == before
-    assert {path.name for path in (out / "partial").iterdir()} == {"report.sarif", "report.junit.xml"}
+    assert {path.name for path in (out / "partial").iterdir()} == {".gitignore", "report.sarif", "report.junit.xml"}
     assert f"{out / 'partial' / 'report.sarif'}" in err
     assert "99" not in (out / "partial" / "report.junit.xml").read_text()
 
@@ -108,7 +108,7 @@ def test_render_does_not_hide_beside_its_source(tmp_path: Path) -> None:
     code, _, err = leakaudit(*words, "-f", "html")
     assert code == 2
     assert "choose another folder" in err
-    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+    assert {path.name for path in tmp_path.iterdir()} == {".gitignore", "report.json"}
     code, _, err = leakaudit(*words, "-f", "html", "-f", "json")
     assert code == 0, err
     assert json.loads((tmp_path / "report.json").read_text())["evidence"] == "none"

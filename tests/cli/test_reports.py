@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from leakaudit.client.readers.images import hash_batch, load_batch
+from leakaudit.document.schema import Report
 from leakaudit.domains.images import Images
 from leakaudit.policy.read import read_policy
-from tests.cli.build import leakaudit
-from tests.conftest import smooth_images
+from leakaudit.report.formats import pdf
+from leakaudit.report.formats.base import FormatUnavailable
+from tests.cli.build import export, leakaudit
+from tests.conftest import small_mlp, smooth_images
 from tests.report.builder import build
 
 
@@ -109,3 +113,83 @@ def test_a_policy_for_scans_serves_render_too(report: Path, tmp_path: Path, monk
     code, _, err = leakaudit("render", report, "-o", tmp_path / "out")
     assert code == 1, err
     assert (tmp_path / "out" / "report.sarif").is_file()
+
+
+# What was asked for and cannot be had
+
+
+@pytest.mark.parametrize("formats", [("pdf",), ("json", "pdf")])
+def test_a_pdf_that_was_asked_for_is_an_error_without_its_libraries(
+    report: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, formats: tuple[str, ...]
+) -> None:
+    monkeypatch.setitem(sys.modules, "weasyprint", None)
+    wanted = [word for name in formats for word in ("-f", name)]
+    code, out, err = leakaudit("render", report, "-o", tmp_path / "out", *wanted)
+    assert (code, out) == (2, "")
+    error, hint = err.splitlines()
+    assert error.startswith("Error: --format pdf cannot be written here. report.pdf not written: WeasyPrint does not")
+    assert "libpango-1.0-0" in error
+    assert hint == "Hint:  install that, or leave out --format pdf"
+    assert not (tmp_path / "out").exists(), "it is said before anything is done"
+    code, _, err = leakaudit("render", report, "-o", tmp_path / "out", "--fail-on", "never")
+    assert code == 0, "by default the others are written"
+    assert "Warning: report.pdf not written" in err
+
+
+def test_a_format_that_turns_out_to_be_unavailable_is_an_error_after_the_others(
+    report: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> bytes:
+        raise FormatUnavailable("report.pdf not written: out of fonts")
+
+    monkeypatch.setattr(pdf, "render_pdf", fail)
+    monkeypatch.setattr(pdf, "load_weasyprint", lambda: None)
+    code, _, err = leakaudit("render", report, "-o", tmp_path / "out", "-f", "pdf", "-f", "csv")
+    assert code == 2
+    assert "Warning: report.pdf not written: out of fonts" in err
+    assert "Error: report.pdf was asked for and could not be written" in err
+    assert (tmp_path / "out" / "scores.csv").exists()
+
+
+def test_a_hook_of_pre_commit_blurs_unless_told_otherwise(
+    report: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRE_COMMIT", "1")  # as pre-commit sets it for every hook that it runs
+    for number, (words, level) in enumerate((((), "blurred"), (("--evidence", "full"), "full"))):
+        out = tmp_path / str(number)
+        leakaudit("render", report, "-o", out, "-f", "json", *words)
+        assert Report.load(out / "report.json").evidence == level
+
+
+# Where code scanning looks for the model
+
+
+@pytest.mark.parametrize("evidence", ["full", "none"])
+@pytest.mark.parametrize(
+    ("folder", "path"), [("ci", "../models/net 1.onnx"), ("models", "net 1.onnx"), (".", "models/net 1.onnx")]
+)
+def test_sarif_names_the_model_from_the_root_of_its_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, path: str, evidence: str
+) -> None:
+    root = tmp_path / "repository"
+    for name in (".git", "ci", "models"):
+        (root / name).mkdir(parents=True)
+    export(small_mlp(), root / "models" / "net 1.onnx")
+    np.savez(root / "batch.npz", x=smooth_images(8), y=np.arange(8) % 5)
+    monkeypatch.chdir(root / folder)
+    words = ("--victims", 1, "--attack", "linear", "--controls", "none", "--fail-on", "never", "--evidence", evidence)
+    formats = ("-f", "sarif", "-f", "json", "-o", tmp_path / "out")
+    code, _, err = leakaudit("scan", path, "-b", root / "batch.npz", *words, *formats)
+    assert code in (0, 5), err
+
+    def named() -> set[str]:
+        run = json.loads((tmp_path / "out" / "report.sarif").read_text())["runs"][0]
+        places = [location["physicalLocation"] for result in run["results"] for location in result["locations"]]
+        return {place["artifactLocation"]["uri"] for place in places}
+
+    assert named() == {"models/net%201.onnx"}
+    monkeypatch.chdir(tmp_path)  # rendered anew elsewhere
+    (tmp_path / "out" / "report.sarif").unlink()
+    rendered = ("--evidence", evidence, "--fail-on", "never", *formats[:2], "-f", "json", *formats[4:])
+    assert leakaudit("render", tmp_path / "out" / "report.json", *rendered)[0] == 0
+    assert named() == {"models/net%201.onnx"}

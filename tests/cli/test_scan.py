@@ -65,9 +65,11 @@ def test_fail_on_decides_the_exit_code(model: Path, batch: Path, tmp_path: Path)
     weak = ("--set", "ig.iterations=1")
     assert leakaudit(*common, *weak)[0] == 5  # it recovers no known leak either
     weak = (*weak, "--controls", "none")
-    assert leakaudit(*common, *weak)[0] == 0  # nothing high
+    assert leakaudit(*common, *weak)[0] == 5  # nor was it asked for one
     assert leakaudit(*common, *weak, "--fail-on", "medium")[0] == 1  # the label
-    assert leakaudit(*common, *weak, "--fail-on", "never")[0] == 0
+    assert leakaudit(*common, *weak, "--fail-on", "never")[0] == 5
+    assert leakaudit(*common, "--set", "ig.iterations=150")[0] == 1
+    assert leakaudit(*common, "--set", "ig.iterations=150", "--fail-on", "never")[0] == 0
 
 
 def test_time_budget_plans_the_iterations(model: Path, batch: Path, tmp_path: Path) -> None:

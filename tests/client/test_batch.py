@@ -18,16 +18,12 @@ from leakaudit.errors import BatchError, UsageError
 from leakaudit.target.load import load
 from leakaudit.target.target import Target
 from tests.cli.build import leakaudit as command
+from tests.client.build import save
 
 SPACE = Images((3, 8, 10), (0.5,) * 3, (0.25,) * 3)
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (6, 3, 8, 10), dtype=np.uint8)
 LABELS = np.arange(6) % 4
-
-
-def save(path: Path, **arrays: np.ndarray) -> Path:
-    np.savez(path / "batch.npz", **arrays)
-    return path / "batch.npz"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from leakaudit.client.batch import Batch
 from leakaudit.client.readers.base import Reader, Source
-from leakaudit.client.readers.npz import check_labels
+from leakaudit.client.readers.labels import check_labels
 from leakaudit.domains.base import Domain, Start, drawn
 from leakaudit.domains.references import REFERENCES, Reference
 from leakaudit.domains.specs import Spec

@@ -116,4 +116,4 @@ def test_an_unknown_id_lists_its_family() -> None:
     assert "LA401, LA402" in caught.value.hint
     with pytest.raises(UsageError) as caught:
         rule_named("nonsense")
-    assert "LA101 to LA957" in caught.value.hint
+    assert "LA101 to LA958" in caught.value.hint

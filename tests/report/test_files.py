@@ -15,10 +15,11 @@ import pytest
 from leakaudit.document.redact import redact
 from leakaudit.errors import AuditError, BatchError
 from leakaudit.report.files import OLD_SECONDS, replace_files
+from leakaudit.report.formats.base import ReportWarning
 from leakaudit.report.formats.failure import write_failure
 from leakaudit.report.formats.registry import available
 from leakaudit.report.saving import Report
-from leakaudit.report.write import PARTIAL, ReportWarning, write_report
+from leakaudit.report.write import PARTIAL, write_report
 from tests.conftest import ROOT
 from tests.report.conftest import Printed
 from tests.report.printing import needs_pdf
@@ -37,7 +38,8 @@ def interrupted(report: Report) -> Report:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    """What stands there beside the ``.gitignore``, of which tests/report/test_ignoring.py says when there is one."""
+    return sorted(path.name for path in folder.iterdir() if path.name != ".gitignore")
 
 
 def killed(folder: Path, where: str) -> None:

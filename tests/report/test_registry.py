@@ -9,10 +9,10 @@ import pytest
 
 from leakaudit import Format, UsageError
 from leakaudit.report.formats import registry
-from leakaudit.report.formats.base import FormatUnavailable, Rendering
+from leakaudit.report.formats.base import FormatUnavailable, Rendering, ReportWarning
 from leakaudit.report.formats.failure import write_failure
 from leakaudit.report.formats.registry import GROUP, available, chosen, format_names
-from leakaudit.report.write import ReportWarning, write_report
+from leakaudit.report.write import write_report
 from tests.cli.build import leakaudit
 from tests.plugins import Install
 from tests.report.builder import build

@@ -15,8 +15,9 @@ import pytest
 
 from leakaudit.errors import UsageError
 from leakaudit.report.formats import pdf
+from leakaudit.report.formats.base import ReportWarning
 from leakaudit.report.saving import Report
-from leakaudit.report.write import ReportWarning, write_report
+from leakaudit.report.write import write_report
 from tests.report.conftest import Printed
 from tests.report.printing import needs_pdf
 
@@ -32,7 +33,7 @@ def test_files_are_complete_and_private(report: Report, tmp_path: Path) -> None:
     assert written == [folder / "report.html", folder / "report.json"]
     assert Report.load(folder / "report.json") == report
     assert {stat.S_IMODE(path.stat().st_mode) for path in written} == {0o600}
-    assert sorted(path.name for path in folder.iterdir()) == ["report.html", "report.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [".gitignore", "report.html", "report.json"]
 
 
 def test_a_failed_run_leaves_the_older_report_untouched(
@@ -77,6 +78,17 @@ def test_without_pango_the_rest_is_written(report: Report, tmp_path: Path, monke
     with pytest.warns(ReportWarning, match=r"libpango-1\.0-0.*from an earlier audit"):
         written = write_report(report, tmp_path)
     assert [path.name for path in written] == ["report.html", "report.json"]
+
+
+@needs_pdf
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # WeasyPrint leaves its profile open
+def test_characters_that_no_font_has_are_said_by_their_scripts(report: Report) -> None:
+    strange = "\U0001201f\U00012020\U00013080"  # cuneiform and hieroglyphs, which DejaVu and Noto Sans lack
+    named = report.model_copy(update={"target": report.target.model_copy(update={"name": f"net {strange}"})})
+    with pytest.warns(ReportWarning, match=r"shows 3 character\(s\) as empty boxes.*\(CUNEIFORM, EGYPTIAN\)") as seen:
+        pdf.render_pdf(named)
+    assert not any(character in str(seen[0].message) for character in strange), "they may be of private texts"
+    pdf.render_pdf(report)  # without a warning, which would be an error here
 
 
 def test_a_folder_that_cannot_be_written_is_a_usage_error(report: Report, tmp_path: Path) -> None:

@@ -78,17 +78,37 @@ def candidate_classes(target: Target, observation: Observation) -> list[int]:
     """The labels worth trying for one sample."""
     if target.classes <= ALL_CLASSES or observation.labels is None:
         return list(range(target.classes))
-    return sorted(set(observation.labels.tolist()))
+    return sorted(set(hard_labels(observation)))
 
 
-def class_errors(target: Target, entry: Entry, image: Tensor, classes: Sequence[int]) -> Tensor:
-    """First-layer error ∂ℓ/∂z (len(classes), m) of one image (C, H, W) under each label; needs the layer's bias."""
+def hard_labels(observation: Observation) -> list[int]:
+    """The inferred classes, of a soft label the one with the largest share; empty where none were inferred."""
+    labels = observation.labels
+    return [] if labels is None else (labels.argmax(1) if labels.dim() == 2 else labels).tolist()
+
+
+def with_shares(observation: Observation, labels: Tensor) -> Tensor:
+    """Class indices (B,) as the inferred soft labels (B, K) that have these classes, where there are such."""
+    soft = observation.labels
+    if soft is None or soft.dim() == 1 or not torch.equal(soft.argmax(1).cpu(), labels.cpu()):
+        return labels
+    return soft.to(labels.device)
+
+
+def class_errors(
+    target: Target, entry: Entry, image: Tensor, classes: Sequence[int], observation: Observation | None = None
+) -> Tensor:
+    """First-layer error ∂ℓ/∂z (len(classes), m) of one image (C, H, W) under each label; needs the layer's bias.
+
+    A class that an `observation` of one sample has inferred softly is taken with the shares of the others.
+    """
     if entry.bias is None:
         raise ValueError(f"{entry.weight} has no bias: its error is not a gradient of the update")
     inputs = probe_batch(target, image)
     errors = []
     for label in classes:
-        labels = torch.full((len(inputs),), label, device=inputs.device)
+        one = torch.tensor([label], device=inputs.device)
+        labels = (one if observation is None else with_shares(observation, one)).repeat_interleave(len(inputs), 0)
         errors.append(gradient_of(target, inputs, labels)[entry.bias].reshape(-1))
     return torch.stack(errors)
 
@@ -110,7 +130,7 @@ def match_labels(target: Target, observation: Observation, entry: Entry, images:
     for i, (image, error) in enumerate(zip(images, errors, strict=True)):
         read = torch.isfinite(error)
         seen = error[read].double()
-        predicted = class_errors(target, entry, image, classes)[:, read].double()
+        predicted = class_errors(target, entry, image, classes, observation)[:, read].double()
         if observation.rescaled and not hidden:  # the angle between them, which is their difference where it is small
             cosine = torch.nn.functional.cosine_similarity(predicted, seen[None], dim=1).cpu()
             mismatch[i] = (2 * (1 - cosine)).clamp_min(0).sqrt()
@@ -121,7 +141,7 @@ def match_labels(target: Target, observation: Observation, entry: Entry, images:
             mismatch[i] = ((times[:, None] * predicted - seen).norm(dim=1) / seen.norm()).cpu()
             counts[i] = times.long().cpu()
     if hidden and observation.labels is not None and len(images) <= len(observation.labels):
-        slots = torch.tensor([classes.index(label) for label in observation.labels.tolist() if label in classes])
+        slots = torch.tensor([classes.index(label) for label in hard_labels(observation) if label in classes])
         chosen = slots[linear_sum_assignment(mismatch[:, slots].numpy())[1]]
     else:
         chosen = mismatch.argmin(1)
@@ -137,10 +157,10 @@ def _multiple(predicted: Tensor, seen: Tensor, most: int) -> Tensor:
 
 def best_label(target: Target, observation: Observation, image: Tensor) -> tuple[int, float]:
     """The label under which the regenerated update fits best, and its residual; the inferred one is tried first."""
-    given = observation.labels.tolist() if observation.labels is not None else []
+    given = hard_labels(observation)
     best = (0, float("inf"))
     for label in [*given, *(c for c in candidate_classes(target, observation) if c not in given)]:
-        play = Play(image, torch.tensor([label], device=image.device))
+        play = Play(image, with_shares(observation, torch.tensor([label], device=image.device)))
         residual = relative_residual(target, observation, play)
         if residual < best[1]:
             best = (label, residual)
@@ -158,7 +178,7 @@ def assemble(target: Target, observation: Observation, found: Recovered, how: st
     order = torch.argsort(~found.confirmed, stable=True)[: observation.batch_size]
     reference = next(iter(observation.update.values()))
     inputs = mid_grey(observation, reference)
-    labels = fill_labels(found.labels[order], observation, reference.device)
+    labels = with_shares(observation, fill_labels(found.labels[order], observation, reference.device))
     inputs[: len(order)] = found.images[order.to(found.images.device)].to(inputs)
     count = int(found.confirmed[order].sum())
     exact = count == observation.batch_size and found.entries is None
@@ -189,7 +209,7 @@ def _note(count: int, shown: int, size: int, how: str) -> str:
 
 def fill_labels(known: Tensor, observation: Observation, device: torch.device) -> Tensor:
     """Labels (B,): the known ones first, then what is left of the inferred labels."""
-    inferred = observation.labels.tolist() if observation.labels is not None else [0] * observation.batch_size
+    inferred = hard_labels(observation) or [0] * observation.batch_size
     left = list((Counter(inferred) - Counter(known.tolist())).elements())
     missing = observation.batch_size - len(known)
     rest = (left + inferred)[:missing]

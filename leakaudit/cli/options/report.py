@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,11 @@ from leakaudit.plugins import FORMATS, names
 if TYPE_CHECKING:
     from leakaudit.observer import Observer
     from leakaudit.report.saving import Report
+
+
+UNWATCHED = ("CI", "PRE_COMMIT")
+"""Variables that say that nobody asked for the report at hand: a job of CI, a hook of git that pre-commit runs."""
+WITHOUT = "install that, or leave out --format {}"
 
 
 class FormatName(click.ParamType):  # type: ignore[type-arg]
@@ -37,9 +42,26 @@ class FormatName(click.ParamType):  # type: ignore[type-arg]
         return str(value)
 
 
+def _usable(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Formats that were asked for, if all can be written here: an hour of audit is too late to learn it."""
+    if not values or ctx.resilient_parsing:
+        return values
+    from leakaudit.report.formats.base import FormatUnavailable
+    from leakaudit.report.formats.registry import chosen
+
+    for kind in chosen(values):
+        try:
+            kind.needs()
+        except FormatUnavailable as notice:
+            raise UsageError(
+                f"--format {kind.name} cannot be written here. {notice}", WITHOUT.format(kind.name)
+            ) from notice
+    return values
+
+
 def _evidence(ctx: click.Context, param: click.Parameter, value: str | None) -> str:
-    in_ci = os.environ.get("CI", "").lower() in ("true", "1")
-    return value or ("blurred" if in_ci else "full")
+    unwatched = any(os.environ.get(name, "").lower() in ("true", "1") for name in UNWATCHED)
+    return value or ("blurred" if unwatched else "full")
 
 
 report_options = packed(
@@ -60,13 +82,15 @@ report_options = packed(
             "formats",
             multiple=True,
             type=FormatName(),
+            callback=_usable,
             help="Repeatable; default json, html, pdf, and what other packages write by default.",
         ),
         click.option(
             "--evidence",
             type=click.Choice(("full", "blurred", "none")),
             callback=_evidence,
-            help="What the report shows of private samples; default full, and blurred where CI=true.",
+            help="What the report shows of private samples; default full, and blurred where CI=true or in "
+            "a hook of pre-commit.",
         ),
         click.option(
             "--template-dir",
@@ -113,7 +137,7 @@ def write(report: Any, writing: dict[str, Any]) -> list[Path]:
     import warnings
 
     from leakaudit.document.paths import short_paths
-    from leakaudit.report.write import ReportWarning
+    from leakaudit.report.formats.base import ReportWarning
 
     report = short_paths(report) if writing["paths"] == "short" else report
     with warnings.catch_warnings(record=True) as notices:
@@ -128,10 +152,25 @@ def write(report: Any, writing: dict[str, Any]) -> list[Path]:
     for notice in notices:
         if issubclass(notice.category, ReportWarning):
             say(f"Warning: {notice.message}", err=True)
+    _refuse_missing(writing["formats"], written)
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary:
         _append_summary(Path(summary), report)
     return written
+
+
+def _refuse_missing(formats: Sequence[str], written: Sequence[Path]) -> None:
+    """End with an error where a format that was asked for is not among the files; the others are complete.
+
+    Raises:
+        UsageError: So it is.
+    """
+    from leakaudit.report.formats.registry import chosen
+
+    names = {path.name for path in written}
+    lacking = [kind for kind in chosen(formats) if kind.file not in names] if formats else []
+    if lacking:
+        raise UsageError(f"{lacking[0].file} was asked for and could not be written", WITHOUT.format(lacking[0].name))
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from leakaudit.audit.kinds import File, Files, Flag, OneOf, Positive, Whole
+from leakaudit.audit.kinds import File, Files, Flag, NotNegative, OneOf, Positive, Whole
 from leakaudit.audit.parameters import Group, Parameter, parameters
 from leakaudit.audit.request import Request
 from leakaudit.cli.options.cache import cache_usable
@@ -88,7 +88,7 @@ def _type(kind: Any) -> Any:
         return click.Choice(kind.choices)
     if isinstance(kind, File | Files):
         return click.Path(path_type=Path)
-    return int if isinstance(kind, Whole) else float if isinstance(kind, Positive) else str
+    return int if isinstance(kind, Whole) else float if isinstance(kind, Positive | NotNegative) else str
 
 
 def _checked(parameter: Parameter) -> Callable[[click.Context, click.Parameter, Any], Any]:

@@ -27,7 +27,8 @@ class Reading:
 
     Args:
         layout: Axis order of 4-D arrays; ``auto`` infers it from the model's shape.
-        values: ``pixels`` (0..1 or 0..255), ``normalized``, or ``auto``.
+        values: ``pixels`` (0..1, 0..255 or 0..65535), ``normalized`` (mean and std of the domain already applied), or
+            ``auto``, which also asks where pictures would be nearly black; see `leakaudit.client.readers.pixels`.
         resize: Resize and centre-crop images of a folder to the model's size.
     """
 

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from leakaudit.client.batch import Batch
 from leakaudit.client.readers.base import DataLayout, Reader, Source, ValueRange
-from leakaudit.client.readers.npz import check_labels, hash_files, read_npz
+from leakaudit.client.readers.labels import check_labels, label_note
+from leakaudit.client.readers.npz import hash_files, read_npz
+from leakaudit.client.readers.pixels import read_pictures, to_pixels
 from leakaudit.domains.images import Images
 from leakaudit.errors import BatchError, UsageError
 
@@ -55,8 +56,9 @@ class ImageReader(Reader):
         """Nothing: images take all of them."""
 
     def public(self, path: str | Path) -> Tensor:
-        """See :func:`load_images`."""
-        return load_images(path, self.domain, resize=self.reading.resize)
+        """See :func:`load_images`; that the batch is normalised says nothing of public images."""
+        values: ValueRange = "pixels" if self.reading.values == "pixels" else "auto"
+        return load_images(path, self.domain, resize=self.reading.resize, values=values)
 
 
 def load_batch(
@@ -75,7 +77,7 @@ def load_batch(
         domain: Shape and normalisation of the model's inputs.
         classes: Number of classes of the model.
         layout: Axis order of 4-D arrays; ``auto`` infers it from the model's shape.
-        values: ``pixels`` (0..1 or 0..255), ``normalized`` (mean and std of `domain` already applied), or ``auto``.
+        values: See `leakaudit.client.readers.base.Reading`.
         resize: Resize and centre-crop the images of a folder to the model's size.
 
     Raises:
@@ -86,19 +88,20 @@ def load_batch(
     if not path.exists():
         raise UsageError(f"no such batch file or folder: {path}", "pass --batch FILE.npz or a folder of images")
     if path.is_dir():
-        return _load_folder(path, domain, classes, resize)
+        return _load_folder(path, domain, classes, resize, values)
     found = read_npz(path)
     batch = from_arrays(found.inputs, found.labels, domain, classes, layout=layout, values=values, path=str(path))
     return replace(batch, class_names=found.class_names, sha256=hash_files([path]))
 
 
-def load_images(path: str | Path, domain: Images, *, resize: bool = False) -> Tensor:
+def load_images(path: str | Path, domain: Images, *, resize: bool = False, values: ValueRange = "auto") -> Tensor:
     """Public images without labels, for attacks that learn from them.
 
     Args:
         path: ``.npz`` with an array of inputs, or a folder of images, with or without sub-folders.
         domain: Shape and normalisation of the model's inputs.
         resize: Resize and centre-crop the images of a folder to the model's size.
+        values: As of :func:`load_batch`.
 
     Returns:
         Pixels in 0..1, float32 (N, C, H, W).
@@ -114,9 +117,9 @@ def load_images(path: str | Path, domain: Images, *, resize: bool = False) -> Te
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
         if not files:
             raise BatchError(f"{path}: no images", f"accepted: {', '.join(sorted(IMAGE_SUFFIXES))}")
-        return torch.from_numpy(np.stack([_read_image(file, domain.shape, resize) for file in files]))
+        return read_pictures(files, domain, resize, values, str(path))[0]
     arranged, _ = _arrange(read_npz(path, labelled=False).inputs, domain.shape, "auto", str(path))
-    return _to_pixels(arranged, domain, "auto", str(path))[0]
+    return to_pixels(arranged, domain, values, str(path))[0]
 
 
 def from_arrays(
@@ -133,11 +136,11 @@ def from_arrays(
 
     Args:
         inputs: Pixels or normalised values, (N, C, H, W), (N, H, W, C), (N, H, W) or flat rows (N, D).
-        labels: Class indices (N,) or one-hot rows (N, K).
+        labels: Class indices (N,), one-hot rows or class probabilities (N, K).
         domain: Shape and normalisation of the model's inputs.
         classes: Number of classes of the model.
         layout: Axis order of 4-D arrays; ``auto`` infers it from the model's shape.
-        values: ``pixels`` (0..1 or 0..255), ``normalized`` (mean and std of `domain` already applied), or ``auto``.
+        values: See `leakaudit.client.readers.base.Reading`.
         path: File that they came from.
 
     Raises:
@@ -146,13 +149,14 @@ def from_arrays(
     where = path or "batch"
     refuse_table(np.asarray(inputs).shape, domain, where)
     arranged, layout_note = _arrange(np.asarray(inputs), domain.shape, layout, where)
-    pixels, value_note = _to_pixels(arranged, domain, values, where)
+    pixels, value_note = to_pixels(arranged, domain, values, where)
+    checked = check_labels(np.asarray(labels), len(pixels), classes, where)
     return Batch(
         images=pixels,
-        labels=check_labels(np.asarray(labels), len(pixels), classes, where),
+        labels=checked,
         indices=tuple(range(len(pixels))),
         path=path,
-        notes=(layout_note, value_note),
+        notes=(layout_note, value_note, *label_note(checked)),
     )
 
 
@@ -176,7 +180,7 @@ def _arrange(
 ) -> tuple[np.ndarray[Any, Any], str]:
     """To (N, C, H, W)."""
     c, h, w = shape
-    if array.dtype.kind not in "uif":
+    if array.dtype.kind not in "uifb":
         raise BatchError(
             f"{where}: inputs have dtype {array.dtype}, expected uint8 or float", "convert them with .astype('float32')"
         )
@@ -200,43 +204,6 @@ def _arrange(
     )
 
 
-def _to_pixels(array: np.ndarray[Any, Any], domain: Images, values: ValueRange, where: str) -> tuple[Tensor, str]:
-    """To float32 pixels in 0..1."""
-    data = torch.from_numpy(np.array(array, dtype=np.float32))
-    finite = torch.isfinite(data)
-    if not bool(finite.all()):
-        first = int((~finite).flatten(1).any(1).nonzero()[0])
-        raise BatchError(
-            f"{where}: {int((~finite).sum())} input values are NaN or infinite, first in sample {first}",
-            "remove or repair those samples",
-        )
-    low, high = float(data.min()), float(data.max())
-    if values == "normalized" or (values == "auto" and low < 0 and array.dtype.kind == "f"):
-        return _denormalize(data, domain, low, high, where)
-    if array.dtype.kind in "ui" or high > 1.0:
-        whole = array.dtype.kind in "ui" or bool((data == data.round()).all())
-        if low < 0 or high > 255 or not whole:
-            raise BatchError(
-                f"{where}: inputs run from {low:g} to {high:g}, expected 0..1 or whole numbers 0..255",
-                "scale them, or pass the --mean and --std they were normalised with and --values normalized",
-            )
-        return data / 255.0, f"{array.dtype} values {low:g}..{high:g} read as 0..255"
-    return data, f"{array.dtype} values {low:g}..{high:g} read as 0..1"
-
-
-def _denormalize(data: Tensor, domain: Images, low: float, high: float, where: str) -> tuple[Tensor, str]:
-    mean = torch.tensor(domain.mean).view(-1, 1, 1)
-    std = torch.tensor(domain.std).view(-1, 1, 1)
-    pixels = data * std + mean
-    if float(pixels.min()) < -0.02 or float(pixels.max()) > 1.02:
-        raise BatchError(
-            f"{where}: inputs run from {low:g} to {high:g}, so normalised, but value × std + mean leaves 0..1 "
-            f"with mean {domain.mean} and std {domain.std}",
-            "pass the --mean and --std they were normalised with, or store pixels in 0..1",
-        )
-    return pixels.clamp(0.0, 1.0), f"values {low:g}..{high:g} read as already normalised"
-
-
 def _class_folders(path: Path) -> list[Path]:
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not folders:
@@ -254,48 +221,27 @@ def _images_of(folders: Sequence[Path]) -> list[tuple[int, Path]]:
     ]
 
 
-def _load_folder(path: Path, domain: Images, classes: int, resize: bool) -> Batch:
+def _load_folder(path: Path, domain: Images, classes: int, resize: bool, values: ValueRange) -> Batch:
     folders = _class_folders(path)
     names = [p.name for p in folders]
     by_number = all(name.isdigit() for name in names)
     files = [(file, int(names[place]) if by_number else place) for place, file in _images_of(folders)]
     if not files:
         raise BatchError(f"{path}: no images in its sub-folders", f"accepted: {', '.join(sorted(IMAGE_SUFFIXES))}")
-    pixels = np.stack([_read_image(file, domain.shape, resize) for file, _ in files])
+    pixels, notes = read_pictures([file for file, _ in files], domain, resize, values, str(path))
     labels = check_labels(np.array([label for _, label in files]), len(files), classes, str(path))
     return Batch(
-        images=torch.from_numpy(pixels),
+        images=pixels,
         labels=labels,
         indices=tuple(range(len(files))),
         class_names=() if by_number else tuple(names),
         path=str(path),
         sha256=hash_files([file for file, _ in files]),
-        notes=(f"{len(files)} images in {len(folders)} folders, classes " + ("by number" if by_number else "by name"),),
+        notes=(
+            f"{len(files)} images in {len(folders)} folders, classes " + ("by number" if by_number else "by name"),
+            *notes,
+        ),
     )
-
-
-def _read_image(file: Path, shape: tuple[int, ...], resize: bool) -> np.ndarray[Any, Any]:
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    channels, height, width = shape
-    mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels)
-    if mode is None:
-        raise BatchError(f"{file}: the model takes {channels} channels, images have 1, 3 or 4", "use an .npz file")
-    try:
-        with Image.open(file) as opened:
-            image = opened.convert(mode)
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise BatchError(f"{file}: not a readable image ({error})", "remove the file or write it again") from error
-    if image.size != (width, height):
-        if not resize:
-            raise BatchError(
-                f"{file}: is {image.size[0]}×{image.size[1]} pixels, the model takes {width}×{height}",
-                "pass --resize to scale and centre-crop, or store images of the model's size",
-            )
-        image = ImageOps.fit(image, (width, height))
-    array = np.asarray(image, dtype=np.float32) / 255.0
-    pixels: np.ndarray[Any, Any] = array.reshape(height, width, channels).transpose(2, 0, 1)
-    return pixels
 
 
 def hash_batch(path: Path) -> str:

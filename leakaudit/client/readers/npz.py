@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from leakaudit.errors import BatchError
+from leakaudit.safety.files import ordinary
 
 INPUT_KEYS = ("x", "X", "images", "image", "inputs", "input", "data", "samples", "arr_0")
 LABEL_KEYS = ("y", "Y", "labels", "label", "targets", "target", "arr_1")
@@ -25,7 +24,7 @@ def hash_files(paths: Sequence[Path]) -> str:
     """SHA-256 of the files' contents, one after the other."""
     digest = hashlib.sha256()
     for path in paths:
-        with path.open("rb") as stream:
+        with ordinary(path).open("rb") as stream:
             while chunk := stream.read(1 << 20):
                 digest.update(chunk)
     return digest.hexdigest()
@@ -44,9 +43,10 @@ def read_npz(path: Path, labelled: bool = True, keys: tuple[str, ...] = INPUT_KE
     """The arrays of an ``.npz`` file, by the first of the known names that it holds.
 
     Raises:
+        UsageError: It is a pipe or a device.
         BatchError: It is damaged, too large, or lacks inputs or labels.
     """
-    if not zipfile.is_zipfile(path):
+    if not zipfile.is_zipfile(ordinary(path)):
         raise BatchError(
             f"{path}: not an .npz file",
             "write one with numpy.savez(path, x=images, y=labels), or pass a folder of images",
@@ -95,32 +95,3 @@ def _read_array(archive: Any, key: str, path: Path) -> np.ndarray[Any, Any]:
 def _read_names(archive: Any, key: str, path: Path) -> tuple[str, ...]:
     found = _read_array(archive, key, path).ravel() if key in archive.files else ()
     return tuple(str(name)[:200] for name in found)
-
-
-def check_labels(labels: np.ndarray[Any, Any], count: int, classes: int, where: str) -> Tensor:
-    """Class indices, int64 (count,), from indices or one-hot rows.
-
-    Raises:
-        BatchError: They are not one class of the model per sample.
-    """
-    labels = labels.squeeze(-1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    if labels.ndim == 2 and labels.shape[1] == classes and labels.dtype.kind in "uifb":
-        labels = labels.argmax(1)
-    if labels.ndim != 1 or len(labels) != count:
-        raise BatchError(
-            f"{where}: labels have shape {labels.shape}, expected ({count},), one per sample",
-            "store one class index per sample",
-        )
-    if labels.dtype.kind not in "uif" or not np.all(np.isfinite(labels)) or np.any(labels != np.round(labels)):
-        raise BatchError(
-            f"{where}: labels have dtype {labels.dtype}, expected whole class indices", "store int64 labels"
-        )
-    outside = np.flatnonzero((labels < 0) | (labels >= classes))
-    if len(outside):
-        first = int(outside[0])
-        raise BatchError(
-            f"{where}: label {labels[first]:g} of sample {first} is out of range, the model has {classes} classes "
-            f"(0 to {classes - 1})",
-            "labels count from 0; check that the batch belongs to this model",
-        )
-    return torch.from_numpy(labels.astype(np.int64))

@@ -16,7 +16,8 @@ import torch
 
 from leakaudit.client.batch import Batch
 from leakaudit.client.readers.base import Reader, Source
-from leakaudit.client.readers.npz import INPUT_KEYS, Arrays, check_labels, hash_files, read_npz
+from leakaudit.client.readers.labels import check_labels, label_note
+from leakaudit.client.readers.npz import INPUT_KEYS, Arrays, hash_files, read_npz
 from leakaudit.domains.tokens import Tokens, tokens_of
 from leakaudit.errors import BatchError, UsageError
 from leakaudit.target.target import Target
@@ -84,13 +85,17 @@ def from_tokens(arrays: Arrays, domain: Tokens, classes: int, path: Path | None 
             f"{where}: array 'vocabulary' names {len(arrays.words)} tokens, the model has {domain.vocabulary}",
             "give one word per id, in the order of the ids, or leave the array out",
         )
+    labels = check_labels(arrays.labels, len(ids), classes, where)
     batch = Batch(
         images=torch.from_numpy(ids.astype(np.int64))[:, None, None, :],
-        labels=check_labels(arrays.labels, len(ids), classes, where),
+        labels=labels,
         indices=tuple(range(len(ids))),
         class_names=arrays.class_names,
         path=None if path is None else where,
-        notes=(f"{ids.dtype} token ids {int(ids.min())} to {int(ids.max())} read as (N, L) = {ids.shape}",),
+        notes=(
+            f"{ids.dtype} token ids {int(ids.min())} to {int(ids.max())} read as (N, L) = {ids.shape}",
+            *label_note(labels),
+        ),
         words=arrays.words,
     )
     return batch if path is None else replace(batch, sha256=hash_files([path]))

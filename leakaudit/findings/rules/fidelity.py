@@ -312,6 +312,21 @@ def companions(_: Evidence) -> Iterator[Found]:
 
 
 @rule(
+    "LA924",
+    "The model rescales its input by itself",
+    worst="low",
+    remedy="Nothing to do if clients feed the model pixels in 0..255; else pass the --mean and --std that they use.",
+)
+def rescales(evidence: Evidence) -> Iterator[Found]:
+    """The model's first layer is a constant one, such as Keras' `Rescaling(1/255)` or the subtraction of a mean.
+
+    Such a model takes pixels in 0..255. The samples were fed to it so, unless `--mean` or `--std` said otherwise. Fed
+    with 0..1, it would see nearly black images, whose update is not that of a client.
+    """
+    yield from _noted(evidence, "LA924")
+
+
+@rule(
     "LA930",
     "The model has no second derivative",
     worst="low",

@@ -22,8 +22,16 @@ class FormatUnavailable(Exception):
     """A library that a format needs is missing; the message is the notice for the user. The other files are written."""
 
 
+class ReportWarning(UserWarning):
+    """Something about the report's files that its reader should know; what was written is complete."""
+
+
 def _no(content: bytes) -> bool:
     return False
+
+
+def _nothing() -> None:
+    pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +72,7 @@ class Format:
         failure: What it says of an audit that could not be done, from the model's name and a message; ``None`` for a
             format that has no way to say it: an older file of it stays.
         ours: Whether the content of a file was written by leakaudit; what is not is never removed.
+        needs: Raises :class:`FormatUnavailable` where a library is missing, so that it is known before an audit.
         failed: Whether a content says no more than that an audit failed, so that it may be replaced.
     """
 
@@ -78,6 +87,7 @@ class Format:
     failure: Callable[[str, str], str] | None = None
     ours: Callable[[bytes], bool] = _no
     failed: Callable[[bytes], bool] = _no
+    needs: Callable[[], object] = _nothing
 
     def content(self, rendering: Rendering) -> bytes:
         """The file's bytes.

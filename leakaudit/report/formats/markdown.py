@@ -12,6 +12,7 @@ from leakaudit.document.status import RunStatus
 from leakaudit.report.domains import card_for
 from leakaudit.report.formats.base import HEAD, Format, Rendering
 from leakaudit.report.views.cells import lowered, with_unit
+from leakaudit.report.views.facts import accuracy
 from leakaudit.report.views.residual import SENTENCE
 from leakaudit.report.wording import MISSING, clip, fixed, seconds
 
@@ -32,7 +33,9 @@ def render_markdown(report: Report) -> str:
     if report.partial:
         lines += [f"> Partial report: {escape(report.partial)}", ""]
     lines += [f"- At least: {escape(verdict.at_least, 600)}", f"- At most: {escape(verdict.at_most, 600)}"]
-    lines += [f"- Model: {escape(report.target.name, 80)}, preset {escape(report.preset, 40)}, seed {report.seed}", ""]
+    lines += [f"- Model: {escape(report.target.name, 80)}, preset {escape(report.preset, 40)}, seed {report.seed}"]
+    lines += [f"- Classified right by the model: {escape(said)}"] if (said := accuracy(report)) else []
+    lines += [""]
     lines += _findings(report)
     lines += _attacks(report)
     if report.policy is not None and report.policy.suppressions:

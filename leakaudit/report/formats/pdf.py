@@ -7,17 +7,24 @@ come from the document, and the font library takes its date from that variable.
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
+import unicodedata
+import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from leakaudit.document.schema import Report
-from leakaudit.report.formats.base import HEAD, Format, FormatUnavailable, Rendering
+from leakaudit.report.formats.base import HEAD, Format, FormatUnavailable, Rendering, ReportWarning
 from leakaudit.report.formats.html import render_html, render_view
 
 _STREAM = re.compile(rb"stream\r?\n")
+_MISSING = ".notdef glyph rendered"
+"""How WeasyPrint's log begins where no font has a character; the code point is its last argument."""
 PACKAGES = "libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0 fonts-dejavu-core"
 VARIANTS = ("pdf/ua-1", "pdf/a-3u")
 """The first is the default; the second is for archives and has report.json attached."""
@@ -65,7 +72,42 @@ def render_pdf(report: Report, template_dir: Path | None = None, view: Any = Non
     document = weasyprint.HTML(string=page, url_fetcher=make_fetcher(weasyprint))
     identifier = hashlib.sha256(page.encode()).digest()[:16]
     attached = [_attachment(weasyprint, report)] if variant == "pdf/a-3u" else None
-    return bytes(document.write_pdf(pdf_variant=variant, pdf_identifier=identifier, attachments=attached))
+    with _missing_glyphs_told():
+        return bytes(document.write_pdf(pdf_variant=variant, pdf_identifier=identifier, attachments=attached))
+
+
+class _Missing(logging.Handler):
+    """Collects the code points that no font has a glyph for."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.points: set[int] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One record of WeasyPrint."""
+        if str(record.msg).startswith(_MISSING) and isinstance(record.args, tuple) and record.args:
+            point = record.args[-1]
+            self.points |= {point} if isinstance(point, int) else set()
+
+
+@contextmanager
+def _missing_glyphs_told() -> Iterator[None]:
+    """Warn of characters that are printed as empty boxes; by their scripts, since they may be of private texts."""
+    seen, logger = _Missing(), logging.getLogger("weasyprint")
+    logger.addHandler(seen)
+    try:
+        yield
+    finally:
+        logger.removeHandler(seen)
+    if seen.points:
+        scripts = sorted({unicodedata.name(chr(point), "UNNAMED").split()[0].split("-")[0] for point in seen.points})
+        warnings.warn(
+            f"report.pdf shows {len(seen.points)} character(s) as empty boxes, as no installed font has them "
+            f"({', '.join(scripts[:5])}{', …' if len(scripts) > 5 else ''}). Install a font that does, such as "
+            "fonts-noto-cjk or fonts-noto-core on Debian or Ubuntu, and render again; HTML and JSON are complete.",
+            ReportWarning,
+            stacklevel=2,
+        )
 
 
 def _attachment(weasyprint: Any, report: Report) -> Any:
@@ -110,4 +152,5 @@ FORMAT = Format(
     default=True,
     pictures=True,
     ours=_ours,
+    needs=load_weasyprint,
 )

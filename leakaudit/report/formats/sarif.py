@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import quote
 
 from leakaudit.document.fingerprint import architecture_hash, fingerprints
+from leakaudit.document.paths import path_in_repository
 from leakaudit.document.schema import FindingEntry, Report, Severity
 from leakaudit.document.status import RunStatus
 from leakaudit.document.version import __version__
@@ -140,13 +141,21 @@ def _notification(level: str, text: str) -> dict[str, Any]:
 
 
 def model_uri(report: Report) -> str:
-    """The model file relative to the working folder as a URI; its name alone where it lies elsewhere."""
+    """The model file as a URI relative to the root of its repository, which code scanning takes ``%SRCROOT%`` for.
+
+    In no repository it is relative to the working folder, and its name alone where it lies elsewhere.
+    """
+    known = report.target.repository_path or path_in_repository(report.target.path)
+    path = PurePath(shown(known)) if known else _below_working_folder(report)
+    return quote(path.as_posix()[-LONGEST:])
+
+
+def _below_working_folder(report: Report) -> PurePath:
     path = Path(shown(report.target.path or report.target.name or "model"))
     try:
-        path = path.resolve().relative_to(Path.cwd())
+        return path.resolve().relative_to(Path.cwd())
     except (ValueError, OSError):
-        path = Path(path.name)
-    return quote(path.as_posix()[-LONGEST:])
+        return PurePath(path.name)
 
 
 def failure_sarif(model: str, message: str) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from leakaudit.document.schema import AccountingEntry, Report
 from leakaudit.report.views.annex import leak_share
+from leakaudit.report.views.defence_facts import weakest
 from leakaudit.report.views.figures import ALERT, MUTED, RULE, SERIES, Figure, canvas_of, figure_of
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def bounds_chart(report: Report) -> Figure:
 def accounted(report: Report) -> AccountingEntry | None:
     """The strongest guarantee among the defences."""
     entries = [defence.accounting for defence in report.defences if defence.accounting is not None]
-    return min(entries, key=lambda entry: entry.reconstruction, default=None)
+    return min(entries, key=weakest, default=None)
 
 
 def _draw_least(axis: Axes, leaked: int, attacked: int, interval: Sequence[float] | None) -> str:
@@ -58,6 +59,7 @@ def _draw_most(axis: Axes, bound: AccountingEntry | None) -> str:
         axis.plot([0, 1], [MOST, MOST], color=RULE, linewidth=12, solid_capstyle="butt")
         axis.text(0.5, MOST, "no upper bound", color=MUTED, va="center", ha="center")
         return "At most: no upper bound"
-    axis.plot([0, bound.reconstruction], [MOST, MOST], color=SERIES[2], linewidth=7, alpha=0.3, solid_capstyle="butt")
-    axis.plot(bound.reconstruction, MOST, "|", color=SERIES[2], markersize=14, markeredgewidth=2.5)
-    return f"At most: {bound.reconstruction:.2%} by the accounted defence"
+    share = weakest(bound)
+    axis.plot([0, share], [MOST, MOST], color=SERIES[2], linewidth=7, alpha=0.3, solid_capstyle="butt")
+    axis.plot(share, MOST, "|", color=SERIES[2], markersize=14, markeredgewidth=2.5)
+    return f"At most: {share:.2%} by the accounted defence"

@@ -36,16 +36,49 @@ def _judged(checks: Sequence[ClaimCheck]) -> list[tuple[str, str]]:
     return facts
 
 
+def weakest(accounting: AccountingEntry) -> float:
+    """The larger of the two bounds on reconstruction: of an update that a sample took part in, and of the training."""
+    return max(accounting.reconstruction, accounting.reconstruction_one_step)
+
+
 def at_most(accounting: AccountingEntry) -> str:
     """The bound in words; a bound that excludes nothing says so."""
-    epsilon = "above what can be accounted" if accounting.epsilon is None else f"{accounting.epsilon:.3g}"
-    training = "one update" if accounting.steps == 1 else f"{accounting.steps} updates"
-    vacuous = "No useful upper bound: " if accounting.reconstruction > VACUOUS else ""
-    text = (
-        f"{vacuous}ε = {epsilon} at δ = {accounting.delta:g} for {training} (noise multiplier "
-        f"{accounting.noise_multiplier:.3g}, sampling rate {accounting.rate:g}); a sample that could be guessed with "
-        f"probability {accounting.prior:g} is reconstructed with probability at most {accounting.reconstruction:.3g}"
-    )
+    vacuous = "No useful upper bound: a" if weakest(accounting) > VACUOUS else "A"
+    text = f"{vacuous} {bound_in_short(accounting)}"
     if accounting.mse is not None:
         text += f"; unbiased attackers err by at least {accounting.mse:.2g} per squared pixel value, from one update"
-    return text + "."
+    reading = f": {accounting.reading}" if accounting.reading else ""
+    return f"{text}. Noise multiplier {accounting.noise_multiplier:.3g}{reading}.{_other(accounting)}"
+
+
+def bound_in_short(accounting: AccountingEntry) -> str:
+    """The bound of one update, and of the training where that is more than one update with every sample."""
+    epsilon, delta, renyi = _epsilon(accounting.epsilon), f"δ = {accounting.delta:g}", ""
+    if accounting.epsilon_renyi is not None:
+        renyi = f"; by Rényi accounting {accounting.epsilon_renyi:.3g}"
+    text = (
+        f"sample that could be guessed with probability {accounting.prior:g} is reconstructed with probability at most "
+        f"{accounting.reconstruction_one_step:.3g} from one update that it took part in"
+    )
+    if accounting.steps == 1 and accounting.rate == 1:
+        return f"{text} (ε = {epsilon} at {delta}{renyi})"
+    one = "" if accounting.epsilon_one_step is None else f" (ε = {accounting.epsilon_one_step:.3g} at {delta})"
+    updates = "1 update" if accounting.steps == 1 else f"{accounting.steps} updates"
+    return (
+        f"{text}{one}, and at most {accounting.reconstruction:.3g} from the training of {updates} at sampling rate "
+        f"{accounting.rate:g} (ε = {epsilon} at {delta}{renyi})"
+    )
+
+
+def _other(accounting: AccountingEntry) -> str:
+    """The bound in the other unit that the noise may have been meant in."""
+    if accounting.other_reconstruction is None:
+        return ""
+    return (
+        f" {accounting.other_reading[:1].upper()}{accounting.other_reading[1:]}; then ε = "
+        f"{_epsilon(accounting.other_epsilon)} and at most {accounting.other_reconstruction:.3g} for the training."
+    )
+
+
+def _epsilon(value: float | None) -> str:
+    return "above what can be accounted" if value is None else f"{value:.3g}"

@@ -74,10 +74,12 @@ def batch_facts(report: Report) -> list[Fact]:
         ("File", batch.path or ("in memory" if batch.sha256 is None else "left out")),
         ("SHA-256", batch.sha256 or ""),
         ("Samples in the file", number(batch.samples)),
+        ("Classified right by the model", accuracy(report)),
         ("Victims", f"{count(batch.victims, 'batch', 'batches')} of {count(batch.batch_size, 'sample')}"),
         ("Update", f"{protocol.title} of {count(protocol.batch_size, 'sample')}, {protocol.mode} mode"),
         ("Recorded in", protocol.update_path or ("left out" if protocol.update_sha256 else "")),
         ("SHA-256 of the update", protocol.update_sha256 or ""),
+        ("Weight decay", protocol.weight_decay_note),
         (
             "BatchNorm statistics",
             {
@@ -88,6 +90,15 @@ def batch_facts(report: Report) -> list[Fact]:
         ("Normalisation", f"mean {plain(batch.mean)}; std {plain(batch.std)}" if batch.mean else ""),
         ("Classes named", plain(batch.class_names[:20]) if batch.class_names else ""),
     )
+
+
+def accuracy(report: Report) -> str:
+    """The share of samples, or why there is none; empty in documents that do not say."""
+    batch = report.batch
+    if batch.accuracy is None:
+        return f"not known: {batch.accuracy_reason}" if batch.accuracy_reason else ""
+    chance = f"chance is {1 / report.target.classes:.0%}" if report.target.classes else ""
+    return f"{batch.accuracy:.0%} of {count(batch.accuracy_samples, 'sample')}; {chance}"
 
 
 def rank_facts(report: Report) -> list[Fact]:

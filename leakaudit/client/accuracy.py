@@ -1,0 +1,82 @@
+"""How many of the private samples the model classifies right: where samples are misread, it is the first to suffer.
+
+An untrained model is at chance whatever it is fed. A trained one that is far below what its owner knows of it was fed
+other pixels, other labels or another order of classes than it was trained with, and then the audited update is not the
+client's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from leakaudit.client.batch import Batch
+from leakaudit.domains.base import Domain
+from leakaudit.errors import AuditError
+from leakaudit.target.target import Target
+
+MOST = 1000
+"""Samples that are classified; chosen: their share is then known to 0.03, for the time of a few steps of an attack."""
+AT_ONCE = 64
+"""Samples in one forward pass; chosen for memory."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The model on the samples.
+
+    Args:
+        share: Of them that are classified right, or ``None``.
+        samples: How many were classified.
+        reason: Why there is no share.
+    """
+
+    share: float | None
+    samples: int = 0
+    reason: str = ""
+
+
+def accuracy_on(target: Target, samples: Batch, domain: Domain) -> Accuracy:
+    """Classify the first samples of a file, in eval mode; the model is left as it was.
+
+    Args:
+        target: The model.
+        samples: At least one; of soft labels the class with the largest share counts.
+        domain: With the client's normalisation.
+    """
+    size = max(target.batch_sizes) if target.batch_sizes else AT_ONCE
+    count = min(len(samples), MOST)
+    right = 0
+    try:
+        with evaluated(target.module), torch.no_grad():
+            for begin in range(0, count, size):
+                chosen = list(range(begin, min(begin + size, count)))
+                right += _right(target, samples, domain, chosen, size if target.batch_sizes else len(chosen))
+    except AuditError as error:
+        return Accuracy(None, reason=error.message)
+    return Accuracy(right / count, count)
+
+
+def _right(target: Target, samples: Batch, domain: Domain, chosen: list[int], size: int) -> int:
+    """How many of these are classified right; for a model of fixed batches the last one is repeated."""
+    part = samples.subset([*chosen, *chosen[-1:] * (size - len(chosen))])
+    like = next(iter(target.parameters.values()))
+    inputs = domain.encode(part.images.to(like.device))
+    guessed = target.task.predicted(target.logits(inputs))
+    return int((guessed == part.classes.to(guessed.device))[: len(chosen)].sum())
+
+
+@contextmanager
+def evaluated(module: nn.Module) -> Iterator[None]:
+    """Every layer in eval mode; afterwards each in the one that it was in."""
+    training = {layer: layer.training for layer in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for layer, mode in training.items():
+            layer.training = mode

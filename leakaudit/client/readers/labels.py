@@ -1,0 +1,104 @@
+"""The labels of a sample file: one class per sample, or the probabilities of all classes.
+
+=============================  ==================================================================
+labels                         read as
+=============================  ==================================================================
+whole numbers (N,) or (N, 1)   class indices
+one-hot rows (N, K)            class indices
+rows (N, K) that sum to 1      soft labels, as of mixup, label smoothing or distillation: kept
+rows of 0 and 1 otherwise      several classes per sample: refused, as their loss is another one
+all else                       refused
+=============================  ==================================================================
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from leakaudit.errors import BatchError
+
+UNIT = 1e-3
+"""How far a row of probabilities may be from a sum of 1 by rounding, as of float16; chosen."""
+
+
+def check_labels(labels: np.ndarray[Any, Any], count: int, classes: int, where: str) -> Tensor:
+    """Class indices, int64 (count,), or class probabilities, float32 (count, classes).
+
+    Args:
+        labels: As stored.
+        count: Number of samples.
+        classes: Number of classes of the model.
+        where: The file, for messages.
+
+    Raises:
+        BatchError: They are neither, or not of this model.
+    """
+    labels = labels.squeeze(-1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    if labels.ndim == 2 and labels.shape == (count, classes) and labels.dtype.kind in "uifb":
+        return _of_rows(labels.astype(np.float64), classes, where)
+    if labels.ndim != 1 or len(labels) != count:
+        raise BatchError(
+            f"{where}: labels have shape {labels.shape}, expected ({count},), one per sample, or ({count}, {classes})",
+            "store one class index per sample, or the probabilities of all classes",
+        )
+    if labels.dtype.kind not in "uif" or not np.all(np.isfinite(labels)) or np.any(labels != np.round(labels)):
+        raise BatchError(
+            f"{where}: labels have dtype {labels.dtype}, expected whole class indices",
+            f"store int64 labels, or the probabilities of all classes as rows ({count}, {classes})",
+        )
+    outside = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(outside):
+        first = int(outside[0])
+        raise BatchError(
+            f"{where}: label {labels[first]:g} of sample {first} is out of range, the model has {classes} classes "
+            f"(0 to {classes - 1})",
+            "labels count from 0; check that the batch belongs to this model",
+        )
+    return torch.from_numpy(labels.astype(np.int64))
+
+
+def _of_rows(rows: np.ndarray[Any, Any], classes: int, where: str) -> Tensor:
+    """Classes of one-hot rows, or the rows where they are probabilities.
+
+    Raises:
+        BatchError: They are neither.
+    """
+    sums = rows.sum(1)
+    valid = np.isfinite(rows).all(1) & (rows >= 0).all(1) & (np.abs(sums - 1) <= UNIT)
+    if not valid.all():
+        first = int(np.flatnonzero(~valid)[0])
+        _refuse_several(rows, first, where)
+        raise BatchError(
+            f"{where}: labels of sample {first} sum to {sums[first]:g}, expected probabilities of {classes} classes, "
+            "from 0 and with the sum 1",
+            "store one class index per sample, or rows of probabilities",
+        )
+    if ((rows == 0) | (rows == 1)).all():
+        return torch.from_numpy(rows.argmax(1))
+    return torch.from_numpy((rows / sums[:, None]).astype(np.float32))
+
+
+def _refuse_several(rows: np.ndarray[Any, Any], first: int, where: str) -> None:
+    """Refuse rows that mark any number of classes, by the name of their task."""
+    if not ((rows == 0) | (rows == 1)).all():
+        return
+    marked = int(rows[first].sum())
+    what = f"{marked} classes" if marked else "no class"
+    raise BatchError(
+        f"{where}: labels mark {what} for sample {first} (multi-hot): that is several labels per sample, trained with "
+        "binary cross-entropy, which cannot be audited yet",
+        "audit samples with exactly one class each, or, if the loss is cross-entropy, store rows that sum to 1",
+    )
+
+
+def label_note(labels: Tensor) -> tuple[str, ...]:
+    """A sentence where labels are soft."""
+    if labels.dim() == 1:
+        return ()
+    return (
+        f"labels are probabilities of {labels.shape[1]} classes; where one class is named, it has the largest share",
+    )
