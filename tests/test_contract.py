@@ -38,6 +38,7 @@ from leakaudit.report.formats.base import Rendering
 from leakaudit.report.formats.registry import available as formats
 from leakaudit.target.target import Target
 from tests.attacks.networks import BATCHNORM, INDEXED, SHORT, TEXTS, short
+from tests.conftest import make_target
 from tests.defences.build import EXAMPLES
 from tests.domains.toy import Signals
 from tests.plugins import Install
@@ -79,6 +80,8 @@ class Stopped(SilentMonitor):
 
 @cache
 def target_of(reference: Reference, domain: Domain) -> Target:
+    if reference is INDEXED:  # real-valued numbers of rows are refused where a model is loaded
+        return make_target(INDEXED.build(domain.shape, CLASSES), SMALL.shape, CLASSES)
     return reference_target(reference, domain, CLASSES)
 
 
@@ -236,13 +239,13 @@ def audited(domain: Domain, **more: Any) -> Report:
     target = target_of(domain.references[0], domain)
     return leakaudit.scan(
         target, synthetic_batch(target, target.domain, 8, 1), victims=1, controls="none", preset="quick",
-        settings=SHORT, **more,
+        settings={name: SHORT[name] for name in attacks() if name in SHORT}, **more,
     )  # fmt: skip
 
 
 def check_rendered(report: Report, *words: str) -> None:
     """In every installed format; those that print every attack or defence print these."""
-    assert Report.model_validate_json(report.model_dump_json()) == report
+    assert Report.model_validate_json(report.model_dump_json()).model_dump() == report.model_dump()
     for kind in formats().values():
         if kind.name == "pdf":  # prints the same page as html, in seconds
             continue
