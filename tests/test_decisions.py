@@ -32,8 +32,6 @@ EXCEPTIONS = {
     "report/formats/pdf.py": "WeasyPrint's own log records",
     "report/ignoring.py": "names of files, and the first line of one's own",
     "report/formats/csv.py": "cells that a spreadsheet would compute",
-    "report/formats/pdf.py": "log records of the library that draws",
-    "report/ignoring.py": "names and patterns of files",
     "report/views/svg.py": "declarations of a style",
     "report/wording.py": "signs of numbers",
     "scoring/perceptual.py": "names of tensors",
