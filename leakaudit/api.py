@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar, cast
 from torch import nn
 
 from leakaudit.audit.cache import Cache
-from leakaudit.audit.intake import Model, read_case, read_model, refuse_settings
+from leakaudit.audit.intake import Model, read_case, read_model, refuse_settings, with_round
 from leakaudit.audit.memory import Memory
 from leakaudit.audit.pipeline import audit
 from leakaudit.audit.request import Request, request_of, whole_signature
@@ -79,7 +79,7 @@ def scan(
         ModelError: A model that cannot be audited.
         BatchError: Samples that do not fit the model.
     """
-    request = request_of(Request, model, batch, keywords)
+    request = with_round(request_of(Request, model, batch, keywords))
     refuse_settings(request)
     observer = observer or SilentObserver()
     variants = _variants(request, None if isinstance(model, Request) else model)
@@ -94,10 +94,12 @@ def scan(
     if len(variants) == 1:
         observer.stage("loading the model")
         report = audit_one(variants[0].load())
-    elif request.update is None:
+    elif not request.recorded:
         report = audit_variants(variants, audit_one, observer)
     else:
-        raise UsageError("a recorded update is of one model in one mode", "scan the variants without --update")
+        raise UsageError(
+            "a recorded update is of one model in one mode", "scan the variants without --update and --round"
+        )
     return _judged(report, request.command())
 
 

@@ -1,10 +1,11 @@
-"""The wheel holds everything: installed elsewhere, it renders a report."""
+"""The archive of the source holds everything, and so does the wheel made of it: installed elsewhere, it renders."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -23,11 +24,28 @@ print([p.name for p in written])
 """
 
 
-def test_the_wheel_renders_a_report(tmp_path: Path) -> None:
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(ROOT)]
+def built(folder: Path) -> tuple[Path, Path]:
+    """The wheel, which is made of the archive of the source, and that archive."""
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
     done = subprocess.run(build, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    (wheel,), (source,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
+    return wheel, source
+
+
+def tracked() -> set[str]:
+    """The files of the repository; none where the tests run from the archive itself."""
+    if not (ROOT / ".git").exists():
+        return set()
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return {name for name in listed.stdout.splitlines() if (ROOT / name).exists()}
+
+
+def test_the_wheel_renders_a_report(tmp_path: Path) -> None:
+    wheel, source = built(tmp_path / "dist")
+    with tarfile.open(source) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    assert tracked() <= packed, "files that the repository has and the archive of the source has not"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path / "site")]
     subprocess.run([*install, str(wheel)], check=True, capture_output=True)
     with zipfile.ZipFile(wheel) as archive:

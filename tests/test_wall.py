@@ -110,7 +110,7 @@ def test_replacing_the_private_batch_changes_no_bit_of_what_an_attack_makes(
 ) -> None:
     found = attacked(name, space, size)
     if found is None:
-        assert size > 1, f"no network for {name}"
+        assert size > 1 or name == "dlfa", f"no network for {name}"  # a single sample has no order
         pytest.skip(f"{name} does not apply to a batch of {size} samples on any bundled network")
     target, victim = found
     before = run(name, target, victim)

@@ -130,7 +130,10 @@ def protocol_section(
     shared = f"after {', then '.join(map(str, defences))}" if defences else "undefended"
     made = "as a client recorded it and taken to be" if recorded else "computed"
     facts = protocol.facts()
-    known = {key: value for key, value in facts.items() if key in ProtocolSection.model_fields}
+    # the section's own weight decay is what was taken out of a recorded gradient
+    known = {
+        key: value for key, value in facts.items() if key in ProtocolSection.model_fields and key != "weight_decay"
+    }
     return ProtocolSection(
         **known,
         settings={key: value for key, value in facts.items() if key not in known},

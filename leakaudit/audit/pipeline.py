@@ -47,6 +47,7 @@ from leakaudit.findings.recommend import recommend
 from leakaudit.findings.verdict import conclude
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.protocols.base import Protocol
+from leakaudit.protocols.fedavg import FedAvg
 from leakaudit.report.saving import Report
 from leakaudit.risk.dependence import read_entries
 from leakaudit.risk.rank import rank_analysis
@@ -247,6 +248,8 @@ def make_victims(
     """
     material = material or Material()
     protocol = _protocol(target, samples, request)
+    if material.recorded is not None and isinstance(protocol, FedAvg):
+        protocol = replace(protocol, shares="weights" if material.recorded.kind == "weights" else "delta")
     count = request.victims or max(1, min(DEFAULT_VICTIMS, len(samples) // protocol.batch_size))
     knowledge = _knowledge(request, material)
     recorded = material.recorded.tensors if material.recorded else None
@@ -270,7 +273,7 @@ def _defences(
     if not defences:
         return []
     seed = seed_of(request.seed, "client", victim.number)
-    recorded = request.update is not None
+    recorded = request.recorded
     evidence = examine(target, victim.batch, victim.observation, seed, defences, recorded=recorded)
     protocol = victim.observation.protocol
     failed = tuple(check.what for claim in claims for check in claim.checks if not check.holds)
@@ -284,13 +287,13 @@ def _claims(target: Target, victim: Victim, request: Request) -> list[ClaimEntry
     """Whether the first victim's update looks as the client believes; a recorded one, as it should without a claim."""
     seed = seed_of(request.seed, "client", victim.number)
     claims = request.claimed()
-    if request.update and not (request.defences or claims):
+    if request.recorded and not (request.defences or claims):
         return [claim_entry("no defence", examine_recorded(target, victim.batch, victim.observation, seed))]
     if not claims:
         return []
     found = examine_claims(
         *(target, victim.batch, victim.observation, seed, claims, request.defending()),
-        recorded=request.update is not None,
+        recorded=request.recorded,
     )
     return [claim_entry(str(claim), checks) for claim, checks in zip(claims, found, strict=True)]
 
@@ -299,9 +302,11 @@ def _protocol(target: Target, samples: Batch, request: Request) -> Protocol:
     """How clients make an update, defences included; refuses what the model file or the batch file cannot serve."""
     protocol = defended_protocol(request.protocol_for(target), request.defending())
     size = protocol.batch_size
-    if target.batch_sizes is not None and size not in target.batch_sizes:
-        sizes = ", ".join(map(str, target.batch_sizes))
+    wrong = [step for step in protocol.step_sizes if target.batch_sizes is not None and step not in target.batch_sizes]
+    if wrong:
+        sizes = ", ".join(map(str, target.batch_sizes or ()))
         what = f"--batch-size is {size}" if not request.defences else f"an update is of {size} samples"
+        what = f"a local step is of {wrong[0]} samples" if protocol.steps > 1 else what
         raise UsageError(f"{what}, the model file takes {sizes}", "export it with a dynamic batch axis")
     if size > len(samples) and size > request.protocol.batch_size:
         raise UsageError(

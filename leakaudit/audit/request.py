@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import InitVar, dataclass, replace
+from dataclasses import InitVar, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
@@ -46,7 +46,17 @@ Device = Literal["auto", "cpu", "cuda"]
 Level = Literal["quick", "full", "none"]
 """Which controls are run, see `leakaudit.audit.controls`."""
 ADOPTED = {"batch_size": "batch_size", "mode": "mode", "share_bn_statistics": "shared_statistics"}
-"""Keywords that set a field of the protocol, and the field."""
+"""Keywords that set a field of every protocol, and the field."""
+LOCAL = (
+    "local_epochs",
+    "local_batch_size",
+    "learning_rate",
+    "momentum",
+    "nesterov",
+    "optimizer",
+    "drop_last",
+)
+"""Keywords that set a field of the same name of FedAvg, and ask for it."""
 Asked = TypeVar("Asked", bound="Request")
 
 
@@ -84,10 +94,21 @@ class Request:
         claims: What clients believe is done to their updates; compared with what they share under the defences.
         update: Update that a real client shared for exactly the samples of the batch: .npz or .safetensors, an array
             per trainable tensor. Attacked in place of a computed one, and compared with it and with defences or claims.
-        weight_decay: Weight decay of the client that made the update, which is subtracted, or 0; by default it is
-            fitted where rows that nothing else touched show it.
+        round: Folder of a round that leakaudit.capture recorded: what the client sent, and how it trained where no
+            option says so.
+        weight_decay: Weight decay of the local optimizer. Of a recorded gradient, what its client added, which is
+            subtracted, or 0; by default it is fitted where rows that nothing else touched show it.
         protocol: How a client makes an update; by default FedSGD with one sample in eval mode.
         batch_size: Samples behind one shared update; sets that of the protocol.
+        samples: Samples of one client that trains locally; default all of the batch file.
+        local_epochs: Passes over a client's samples before it shares its weights. This or any other option of the local
+            training makes clients share weights after local steps (FedAvg) instead of one gradient.
+        local_batch_size: Samples of a local step; default all of the client's.
+        learning_rate: Of the local optimizer.
+        momentum: Of sgd or rmsprop.
+        nesterov: Nesterov's form of the momentum.
+        optimizer: Local optimizer, with torch's defaults for what is not asked for; default sgd.
+        drop_last: Leave out a last local step of fewer samples.
         victims: Independent batches to attack, drawn by the seed; default up to 4.
         attacks: Attacks to run; default all (see leakaudit attacks).
         preset: How hard to try.
@@ -139,9 +160,18 @@ class Request:
     defences: Sequence[str] = asked(Texts("SPEC"), (), "--defence", group="samples")
     claims: Sequence[str] = asked(Texts("SPEC"), (), "--claim", group="samples")
     update: str | Path | None = asked(File("FILE"), None, "--update", group="samples")
+    round: str | Path | None = asked(File("DIR"), None, "--round", group="samples")
     weight_decay: float | None = asked(NotNegative("RATE"), None, "--weight-decay", group="samples")
     protocol: Protocol = asked(ProtocolValue(), default_protocol)
     batch_size: InitVar[int | None] = asked(Whole(least=1), None, "--batch-size", usual=1)
+    samples: int | None = asked(Whole(least=1), None, "--samples")
+    local_epochs: InitVar[int | None] = asked(Whole(least=1), None, "--local-epochs")
+    local_batch_size: InitVar[int | None] = asked(Whole(least=1), None, "--local-batch-size")
+    learning_rate: InitVar[float | None] = asked(Positive(), None, "--learning-rate")
+    momentum: InitVar[float | None] = asked(Positive(), None, "--momentum")
+    nesterov: InitVar[bool | None] = asked(Flag(), None, "--nesterov")
+    optimizer: InitVar[str | None] = asked(OneOf(choices=("sgd", "adam", "adamw", "rmsprop")), None, "--optimizer")
+    drop_last: InitVar[bool | None] = asked(Flag(), None, "--drop-last")
     victims: int | None = asked(Whole(least=1), None, "--victims")
     attacks: Sequence[str] = asked(Texts("NAME"), (), "--attack")
     preset: str = asked(OneOf(choices=("quick", "standard", "paper")), "standard", "--preset")
@@ -188,27 +218,39 @@ class Request:
     verb: ClassVar[str] = "scan"
     """The command that takes such a request."""
 
-    def __post_init__(self, batch_size: int | None, mode: str | None, share_bn_statistics: str | None) -> None:
-        adopted = {"batch_size": batch_size, "mode": mode, "share_bn_statistics": share_bn_statistics}
-        changes: dict[str, Any] = {}
+    def __post_init__(self, *initial: Any) -> None:
+        """Check every value, and put those of the protocol into it; `initial` are the ``InitVar``s, in their order."""
+        given = dict(zip(_initial(type(self)), initial, strict=True))
         for name, parameter in parameters(type(self)).items():
-            value = adopted[name] if name in adopted else getattr(self, name)
+            value = given[name] if name in given else getattr(self, name)
             if value is None and parameter.optional:
                 continue
             found = taken(parameter, value)
-            if name in adopted:
-                changes[ADOPTED[name]] = found
+            if name in given:
+                given[name] = found
             else:
                 object.__setattr__(self, name, found)
-        if mode is not None:
-            object.__setattr__(self, "both_modes", mode == "both")
-            changes["mode"] = "eval" if mode == "both" else mode
-        object.__setattr__(self, "protocol", replace(self.protocol, **changes))
+        if given["mode"] is not None:
+            object.__setattr__(self, "both_modes", given["mode"] == "both")
+            given["mode"] = "eval" if given["mode"] == "both" else given["mode"]
+        object.__setattr__(self, "protocol", _settled(self.protocol, given, self.samples, self.weight_decay))
         self.defending()
         self.claimed()
 
     def __hash__(self) -> int:
         return hash(self.key())
+
+    @property
+    def recorded(self) -> bool:
+        """Whether the update is one that a real client shared."""
+        return self.update is not None or self.round is not None
+
+    @property
+    def local(self) -> bool:
+        """Whether clients train locally and share weights."""
+        from leakaudit.protocols.fedavg import FedAvg
+
+        return isinstance(self.protocol, FedAvg)
 
     @property
     def modes(self) -> tuple[Mode, ...]:
@@ -247,10 +289,20 @@ class Request:
         """How clients make an update of a model, undefended: mode and statistics are those that it was read with."""
         return replace(self.protocol, mode=target.mode, shared_statistics=target.shared_statistics)
 
+    def says(self, name: str) -> bool:
+        """Whether a setting of local training was asked for, or differs from its default."""
+        return self.local and (name == "learning_rate" or _local_value(self.protocol, name) is not None)
+
     def value_of(self, name: str) -> Any:
         """What a parameter says, also one that only sets a field of the protocol."""
         if name == "mode" and self.both_modes:
             return "both"
+        if name in LOCAL:
+            return _local_value(self.protocol, name)
+        if name == "weight_decay" and self.local:
+            return _local_value(self.protocol, name)
+        if name == "batch_size" and self.local:
+            return None  # the samples of a client are another keyword
         return getattr(self.protocol, ADOPTED[name]) if name in ADOPTED else getattr(self, name)
 
     def key(self, scope: Decides = "audit") -> str:
@@ -271,12 +323,70 @@ class Request:
     def command(self) -> list[str]:
         """The words of a command line that asks for the same; none for what is in memory only."""
         in_files = self.files and self.batch is not None
-        plain = replace(default_protocol(), **{own: getattr(self.protocol, own) for own in ADOPTED.values()})
-        if not in_files or self.protocol != plain:
+        if not in_files or not self._said():
             return []
         values = {name: self.value_of(name) for name in parameters(type(self))}
         model = [] if self.model is None else [path_word(self.model)]
         return ["leakaudit", self.verb, *model, *command_words(values, list(parameters(type(self)).values()))]
+
+    def _said(self) -> bool:
+        """Whether keywords can say the whole protocol."""
+        if self.local:
+            return True
+        return self.protocol == replace(
+            default_protocol(), **{own: getattr(self.protocol, own) for own in ADOPTED.values()}
+        )
+
+
+def _initial(kind: type[Request]) -> list[str]:
+    """Names of the ``InitVar``s of a request, in the order in which they are passed on."""
+    plain = {field.name for field in fields(kind)}
+    return [name for name in parameters(kind) if name not in plain]
+
+
+def _settled(protocol: Protocol, given: Mapping[str, Any], samples: int | None, weight_decay: float | None) -> Protocol:
+    """The protocol with what the keywords say of it.
+
+    Raises:
+        UsageError: They do not go together.
+    """
+    from leakaudit.protocols.fedavg import FedAvg
+
+    changes = {field: given[name] for name, field in ADOPTED.items() if given[name] is not None}
+    local = {name: given[name] for name in LOCAL if given[name] is not None}
+    trains = isinstance(protocol, FedAvg)
+    if weight_decay is not None and (local or trains):
+        local["weight_decay"] = weight_decay
+    if not local and not trains:
+        if samples is not None:
+            raise UsageError(
+                f"samples is {samples}, but clients share one gradient", "use --batch-size, or add --learning-rate"
+            )
+        return replace(protocol, **changes)
+    if not trains and "learning_rate" not in local:
+        raise UsageError(f"{next(iter(local))} was given without a learning rate", "add --learning-rate, as 0.1")
+    if changes.pop("batch_size", 1) != 1:  # 1 is what the command line says where nothing is said
+        raise UsageError(
+            "batch_size was given beside local training", "a client has --samples, a local step --local-batch-size"
+        )
+    if trains:
+        size = protocol.batch_size if samples is None else samples
+        return replace(protocol, batch_size=size, **changes, **local)
+    # until the batch is read: all its samples, which are at least those of a step
+    size = samples or local.get("local_batch_size", 1)
+    facts = {"mode": protocol.mode, "shared_statistics": protocol.shared_statistics, **changes}
+    return FedAvg(size, **facts, **local)
+
+
+def _local_value(protocol: Protocol, name: str) -> Any:
+    """A setting of local training; ``None`` where it is the default, or there is none. The rate is always said."""
+    from leakaudit.protocols.fedavg import FedAvg
+
+    if not isinstance(protocol, FedAvg):
+        return None
+    value = getattr(protocol, name)
+    usual = FedAvg.__dataclass_fields__[name].default
+    return None if value == usual and name != "learning_rate" else value
 
 
 def taken(parameter: Parameter, value: Any) -> Any:

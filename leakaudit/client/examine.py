@@ -91,8 +91,14 @@ def examine_claims(
 
 
 def examine_recorded(target: Target, batch: Batch, observation: Observation, seed: int) -> tuple[Check, ...]:
-    """Whether a recorded update is what an honest client without a defence would have shared; see :func:`examine`."""
+    """Whether a recorded update is what an honest client without a defence would have shared; see :func:`examine`.
+
+    Under dropout masks or in an order that nobody knows, an honest client's differs too, so it is told and not judged.
+    """
     work = _again(target, batch, observation, seed, (), recorded=True)
+    shuffled = observation.protocol.order(torch.Generator(), len(batch)) is not None
+    if shuffled or not work.step.replayed:
+        return tuple(check_undefended(work.update, observation.update, judged=False))
     weights = {name: tensor.detach() for name, tensor in target.parameters.items()}
     decay = check_decay(work.update, observation.update, weights)
     return (*check_undefended(work.update, observation.update), *decay)

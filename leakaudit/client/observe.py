@@ -77,7 +77,8 @@ def observe_step(
     work = work_of(target, batch, protocol, domain, seed, defences)
     update = protected(work.update, work.step, defences, seed) if defences else dict(work.update)
     _refuse_broken(update)
-    statistics = revealed(target, work.layers, protocol.shared_statistics) or None
+    once = protocol.steps == 1  # running statistics after several steps mix those of their batches
+    statistics = revealed(target, work.layers, protocol.shared_statistics) or None if once else None
     return Observation(update=update, protocol=protocol, domain=domain, batch_statistics=statistics), work.masks
 
 

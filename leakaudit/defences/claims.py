@@ -30,16 +30,30 @@ def check_claim(claim: Defence, step: ClientStep, raw: Tensors, shared: Tensors)
     return [*claim.check_step(step, raw, shared), _resemblance(raw, shared)]
 
 
-def check_undefended(raw: Tensors, shared: Tensors) -> list[Check]:
-    """Compare a recorded update with the one computed from the samples that are said to be behind it."""
+def check_undefended(raw: Tensors, shared: Tensors, *, judged: bool = True) -> list[Check]:
+    """Compare a recorded update with the one computed from the samples that are said to be behind it.
+
+    Args:
+        raw: The computed update.
+        shared: The recorded one.
+        judged: Whether all that the client drew is known, so that the two must agree.
+    """
     names = [name for name in raw if name in shared]
     ratio = float(flat(shared, names).norm() / flat(raw, names).norm().clamp_min(1e-300))
-    found = [
-        Check("shared tensors", str(len(raw)), str(len(names)), len(names) == len(raw)),
-        Check("norm over that of the computed update", "1", f"{ratio:.4g}", abs(ratio - 1) <= SAME_NORM),
-    ]
+    count = Check("shared tensors", str(len(raw)), str(len(names)), len(names) == len(raw))
     cosine = _cosine(raw, shared)
-    return [*found, Check("cosine with the computed update", f"at least {SAME:g}", f"{cosine:.4f}", cosine >= SAME)]
+    if not judged:
+        unknown = "not judged: what the client drew is not known"
+        return [
+            count,
+            Check("norm over that of the computed update", unknown, f"{ratio:.4g}", True),
+            Check("cosine with the computed update", unknown, f"{cosine:.4f}", True),
+        ]
+    return [
+        count,
+        Check("norm over that of the computed update", "1", f"{ratio:.4g}", abs(ratio - 1) <= SAME_NORM),
+        Check("cosine with the computed update", f"at least {SAME:g}", f"{cosine:.4f}", cosine >= SAME),
+    ]
 
 
 def check_decay(raw: Tensors, shared: Tensors, weights: Tensors) -> list[Check]:

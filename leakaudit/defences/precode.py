@@ -38,8 +38,8 @@ class VariationalBottleneck(nn.Module):
 
     def __init__(self, features: int, width: int, generator: Generator) -> None:
         super().__init__()
-        self.encoder = nn.utils.skip_init(nn.Linear, features, 2 * width)
-        self.decoder = nn.utils.skip_init(nn.Linear, width, features)
+        self.encoder = nn.utils.skip_init(nn.Linear, features, 2 * width)  # type: ignore[no-untyped-call]
+        self.decoder = nn.utils.skip_init(nn.Linear, width, features)  # type: ignore[no-untyped-call]
         for layer in (self.encoder, self.decoder):
             bound = layer.in_features**-0.5
             for tensor in (layer.weight, layer.bias):

@@ -12,7 +12,8 @@ from leakaudit.target.batchnorm import Statistics, normalised
 from leakaudit.target.target import Target
 
 Variables = Mapping[str, Tensor]
-"""What is optimised: ``inputs`` (B, C, H, W), and where wanted ``labels`` (B, K) logits, ``mask:step/layer`` (B, …)."""
+"""What is optimised: ``inputs`` (B, C, H, W), and where wanted ``labels`` (B, K) logits, ``mask:step/layer`` (B, …),
+and ``client:name`` what the protocol asks for."""
 Prior = Callable[[Variables], Tensor]
 """A weighted term of the objective, a scalar."""
 

@@ -24,6 +24,8 @@ from leakaudit.target.target import Target
 
 MASK = "mask:"
 """Before ``step/layer`` in the name of an unknown mask; masks that are known are kept by ``step/layer``."""
+CLIENT = "client:"
+"""Before the name of an unknown that the protocol asks for, see :class:`leakaudit.protocols.base.Play`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +145,8 @@ class GradientMatching:
         labels = variables["labels"].softmax(1) if "labels" in variables else case.labels
         limited = self._limited(variables)
         free = {name.removeprefix(MASK): value for name, value in limited.items() if name.startswith(MASK)}
-        return Play(variables["inputs"], labels, masks=by_step({**case.masks, **free}))
+        asked = {name.removeprefix(CLIENT): value for name, value in variables.items() if name.startswith(CLIENT)}
+        return Play(variables["inputs"], labels, masks=by_step({**case.masks, **free}), unknowns=asked)
 
     def cosine(self, variables: Variables) -> float:
         """Cosine distance of a guess, whatever the objective is: the yardstick that compares different objectives."""

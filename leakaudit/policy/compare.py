@@ -84,7 +84,7 @@ class Setup:
         protocol = defended_protocol(request.protocol, request.defending())
         return cls(
             mode=tuple(sorted(request.modes)),
-            batch_size=before.batch.batch_size if request.update else request.protocol.batch_size,
+            batch_size=before.batch.batch_size if request.recorded else request.protocol.batch_size,
             defences=tuple(map(str, request.defending())),
             threat_model=request.threat_model,
             protocol=(protocol.name, protocol.steps, protocol.shared_statistics),

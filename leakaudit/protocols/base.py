@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -36,12 +36,14 @@ class Play:
         order: Positions of the samples in the order of their visits, where the protocol has one: (epochs, B).
         masks: Dropout keep masks of every local step, by layer; empty where nothing is injected, and then layers do as
             their own mode says.
+        unknowns: What else a protocol asks a guess for, by the names that it gives them.
     """
 
     inputs: Tensor
     labels: Tensor
     order: Tensor | None = None
     masks: Steps = ()
+    unknowns: Mapping[str, Tensor] = field(default_factory=dict)
 
     def masks_of(self, step: int) -> Masks:
         """The masks of one step by layer; none where none are given."""
@@ -101,6 +103,24 @@ class Protocol(ABC):
         """Local steps behind one update."""
         return len(self.step_sizes)
 
+    @property
+    def linear(self) -> bool:
+        """Whether the update is a weighted mean of the steps' gradients: what spans and ratios of them need."""
+        return True
+
+    @property
+    def one_gradient(self) -> bool:
+        """Whether the update is a single gradient, whatever it is called: all algebra of one applies."""
+        return self.linear and self.steps == 1
+
+    def precision(self, before: Mapping[str, Tensor]) -> dict[str, float]:
+        """Standard deviation of the rounding in the update's entries beyond that of a gradient, by tensor; none here.
+
+        Args:
+            before: The trainable tensors before the first step, by name.
+        """
+        return {}
+
     @abstractmethod
     def update(
         self,
@@ -136,6 +156,15 @@ class Protocol(ABC):
         Raises:
             UpdateError: A tensor does not belong to the model.
         """
+
+    def moved(self, update: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Mapping[str, Tensor] | None:
+        """The difference of weights behind an update, after minus before; ``None`` where a gradient was sent.
+
+        Args:
+            update: In the units of :meth:`update`.
+            before: The trainable tensors before the first step, by name.
+        """
+        return None
 
     @abstractmethod
     def assumption(self, shared: str = "undefended", made: str = "computed") -> str:

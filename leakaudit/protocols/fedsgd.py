@@ -54,10 +54,10 @@ class FedSGD(Protocol):
         return f"FedSGD: the client shares the gradient of {samples}, {shared}, {made} in {self.mode} mode."
 
 
-def gradient_of(target: Target, inputs: Tensor, labels: Tensor) -> Update:
-    """The gradient of the mean loss at samples of a reader's own choice, detached.
+def gradient_of(target: Target, inputs: Tensor, labels: Tensor, *, create_graph: bool = False) -> Update:
+    """The gradient of the mean loss at samples of a reader's own choice, detached unless a graph is asked for.
 
     Readers of a single gradient experiment with it to learn which tensor shows what; it stands for no client's update.
     """
-    found = FedSGD(len(inputs), target.mode).update(target, Play(inputs, labels))
-    return {name: tensor.detach() for name, tensor in found.items()}
+    found = FedSGD(len(inputs), target.mode).update(target, Play(inputs, labels), create_graph=create_graph)
+    return found if create_graph else {name: tensor.detach() for name, tensor in found.items()}

@@ -24,8 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from leakaudit.protocols.base import Play
-from leakaudit.protocols.fedsgd import FedSGD
+from leakaudit.protocols.fedsgd import gradient_of
 from leakaudit.target.target import Target
 
 PROBES = 4
@@ -139,8 +138,7 @@ def _logits(target: Target, inputs: Tensor) -> list[Tensor]:
 
 def _update(target: Target, inputs: Tensor) -> list[Tensor]:
     labels = target.task.draw(len(inputs), torch.Generator().manual_seed(0)).to(inputs.device)
-    update = FedSGD(len(inputs), target.mode).update(target, Play(inputs, labels), create_graph=inputs.requires_grad)
-    return list(update.values())
+    return list(gradient_of(target, inputs, labels, create_graph=inputs.requires_grad).values())
 
 
 def _flat_update(target: Target, inputs: Tensor) -> Tensor:

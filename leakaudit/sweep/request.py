@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from leakaudit.audit.kinds import File, Kind, OneOf, Positive, Texts, Whole
 from leakaudit.audit.parameters import asked
@@ -41,7 +41,7 @@ class DefendRequest(Request):
         grid: Settings to try, as prune=0.99 (see leakaudit defences); default a grid over all.
         utility_data: Samples to train and evaluate with, as the batch; default those of the batch.
         steps: Training steps for the cost.
-        learning_rate: Of these.
+        utility_rate: Learning rate of these.
         preset: How hard to try.
 
     Raises:
@@ -52,17 +52,19 @@ class DefendRequest(Request):
     checkpoints: Sequence[str | Path] = asked(Texts(), ())
     defences: Sequence[str] = asked(Texts(), ())
     update: str | Path | None = asked(File())
+    round: str | Path | None = asked(File())
     goal: str = asked(Kind("GOAL"), "leaked=0", "--target", group="samples")
     grid: Sequence[str] = asked(Texts("SPEC"), (), "--defence", group="samples")
     utility_data: str | Path | None = asked(File(), None, "--utility-data", group="samples")
     steps: int = asked(Whole(least=1), TrainingPlan.steps, "--steps", group="samples")
-    learning_rate: float = asked(Positive(), TrainingPlan.learning_rate, "--learning-rate", group="samples")
+    utility_rate: float = asked(Positive(), TrainingPlan.learning_rate, "--utility-rate", group="samples")
 
     verb: ClassVar[str] = "defend"
 
-    def __post_init__(self, batch_size: int | None, mode: str | None, share_bn_statistics: str | None) -> None:
-        super().__post_init__(batch_size, mode, share_bn_statistics)
-        if self.update is not None:
+    def __post_init__(self, *initial: Any) -> None:
+        """As of a request, and what only a scan takes is refused."""
+        super().__post_init__(*initial)
+        if self.recorded:
             raise UsageError("defend computes its updates itself", "audit a recorded one with leakaudit scan")
         if self.defences:
             raise UsageError("defences to try go into the grid", "pass them to leakaudit defend by --defence")
@@ -85,7 +87,7 @@ class DefendRequest(Request):
     @property
     def plan(self) -> TrainingPlan:
         """How utility is measured."""
-        return TrainingPlan(steps=self.steps, learning_rate=self.learning_rate)
+        return TrainingPlan(steps=self.steps, learning_rate=self.utility_rate)
 
     def scanning(self) -> Request:
         """The request of each audit."""

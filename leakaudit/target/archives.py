@@ -100,7 +100,8 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _scanned_state_dict(path: Path) -> dict[str, Tensor]:
+def scanned_state_dict(path: Path) -> dict[str, Tensor]:
+    """Tensors of a zip archive by name, after a look at its sizes."""
     scan(path)
     return _state_dict(path)
 
@@ -271,7 +272,7 @@ CHECKPOINT = Reader(
     called="a torch.save file",
     recognises=_is_checkpoint,
     read=_read_checkpoint,
-    weights=_scanned_state_dict,
+    weights=scanned_state_dict,
     order=52,
 )
 SAFETENSORS = Reader(

@@ -188,8 +188,10 @@ def _results(module: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]] | None
     """Outputs (B, K) of a module and the results of its calls that could be logits; ``None`` where it cannot run."""
     try:
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-            width = module(x).reshape(len(x), -1).shape[1]
-            with _Watch(len(x), (1, width), _CONSIDERED) as watch:
+            first = module(x)
+            if not isinstance(first, Tensor):  # several heads in one mode, refused where that mode is asked for
+                return None
+            with _Watch(len(x), (1, first[0].numel()), _CONSIDERED) as watch:
                 outputs = module(x).reshape(len(x), -1)
     except (RuntimeError, ValueError, ModelError):  # train mode does not take every batch
         return None

@@ -138,7 +138,8 @@ def reach_note(
         where: The node that ends the derivative, where the caller knows it better.
 
     Raises:
-        ModelError: The outputs have no derivative, or none that the input has a part in, behind a call that ends it.
+        ModelError: The outputs have no derivative, or what stands between the input and a call that ends it is trained
+            without a gradient.
     """
     found = reach(module, sizes, native, vocabulary)
     cut = where or found.cut
@@ -148,6 +149,8 @@ def reach_note(
             "choose the scores in front of it with --output NAME, or export the model that is trained",
         )
     if cut and not _input_has_part(module, sizes, native, vocabulary):
+        if not silent_tensors(module, sizes, native, vocabulary):
+            return []  # a look-up in a trained table
         raise ModelError(
             f"{label}: the input reaches the output through {cut} alone, which has no derivative: a tree ensemble or a "
             "rule written as matrices, which no gradient trains",

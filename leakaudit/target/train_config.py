@@ -9,6 +9,14 @@
     loss = "cross-entropy"          # or "bce", for a single logit
     batchnorm = "running"           # or "batch"; follows the mode where it is left out
     share_bn_statistics = "batch"   # or "running": BatchNorm statistics that go with an update; "none"
+    learning_rate = 0.01            # clients take local steps and share their weights; with it
+    local_epochs = 1                # all of these
+    local_batch_size = 32
+    optimizer = "sgd"               # or "adam", "adamw", "rmsprop"
+    momentum = 0.9
+    nesterov = false
+    weight_decay = 5e-4
+    drop_last = false
 
     [dropout]                       # put back behind these nodes or modules
     "/relu/Relu" = 0.5
@@ -81,6 +89,14 @@ def _is_probabilities(value: Any) -> bool:
     return isinstance(value, dict) and all(_is_probability(p) for p in value.values())
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+_POSITIVE = ("a number above 0", lambda value: _is_number(value) and 0 < value < float("inf"))
+_COUNT = ("a whole number, 1 or more", lambda value: _is_number(value) and isinstance(value, int) and value > 0)
+_YES_OR_NO = ("true or false", lambda value: isinstance(value, bool))
+
 _KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "mode": _one_of("eval", "train"),
     "frozen": ('a list of patterns, as ["features.*"]', _is_texts),
@@ -90,6 +106,14 @@ _KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "loss": _one_of("cross-entropy", "bce"),
     "batchnorm": _one_of("batch", "running"),
     "share_bn_statistics": _one_of("none", "batch", "running"),
+    "learning_rate": _POSITIVE,
+    "local_epochs": _COUNT,
+    "local_batch_size": _COUNT,
+    "optimizer": _one_of("sgd", "adam", "adamw", "rmsprop"),
+    "momentum": _POSITIVE,
+    "nesterov": _YES_OR_NO,
+    "weight_decay": _POSITIVE,
+    "drop_last": _YES_OR_NO,
 }
 
 
@@ -101,22 +125,19 @@ def _offender(key: str, value: Any) -> str:
     return f"{key} = {value!r}"
 
 
-_NOT_A_GRADIENT = {
-    "weight_decay": "weight decay adds a multiple of the weights, which the server knows and subtracts",
-    "momentum": "the server knows the earlier updates and subtracts their share",
-    "optimizer": "clients share the gradient before any optimizer uses it",
-    "algorithm": "FedAvg differences of weights are not gradients and are not audited yet",
-    "local_steps": "FedAvg differences of weights are not gradients and are not audited yet",
-    "local_epochs": "FedAvg differences of weights are not gradients and are not audited yet",
-    "learning_rate": "a single step's rate scales the update by a number that the server knows",
-    "reduction": "a sum over the batch is its mean times the batch size, which the server knows",
+_OTHERWISE = {
+    "algorithm": "clients that set learning_rate take local steps and share weights, others share one gradient",
+    "local_steps": "the number of steps follows from local_epochs and local_batch_size",
+    "lr": "write learning_rate",
+    "batch_size": "write local_batch_size",
+    "epochs": "write local_epochs",
+    "reduction": "a sum over the batch is its mean times the batch size, which the server knows: leave the key out",
+    "label_smoothing": "label smoothing is not supported yet",
 }
-"""Settings that would make the update something else than one gradient of the mean loss, and what that changes."""
+"""Keys that people write for what is said otherwise, or not at all."""
 
 
 def _hint(key: str) -> str:
-    if key == "label_smoothing":
-        return "label smoothing is not supported yet"
-    if key in _NOT_A_GRADIENT:
-        return f"the audit is of one gradient of the mean loss; {_NOT_A_GRADIENT[key]}: leave the key out"
+    if key in _OTHERWISE:
+        return _OTHERWISE[key]
     return "node names with dots or slashes belong in quotes below [dropout]" if "." in key or "/" in key else ""

@@ -16,12 +16,13 @@ from leakaudit.domains.base import Domain
 from leakaudit.domains.images import Images
 from leakaudit.domains.references import REFERENCES, TEXT_REFERENCES, VOCABULARY, Reference
 from leakaudit.domains.tokens import Tokens
+from leakaudit.protocols.fedavg import FedAvg
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.target.target import Target
 
 SHORT = {
     "gi-pip": {"iterations": "12", "training_steps": "3"},
-    **{name: {"iterations": "12"} for name in ("ig", "dlg", "idlg", "dia", "wia", "gradinversion")},
+    **{name: {"iterations": "12"} for name in ("ig", "dlg", "idlg", "dia", "wia", "gradinversion", "sme", "dlfa")},
 }
 
 
@@ -59,12 +60,21 @@ def short(name: str) -> Attack:
     return create(name, "quick", SHORT.get(name))
 
 
-def victim_of(reference: Reference, domain: Domain, size: int) -> tuple[Target, Victim]:
-    """A bundled network with a private batch of some samples."""
+STEPS: dict[str, dict[str, int]] = {
+    "sme": {"local_epochs": 2},
+    "dlfa": {"local_epochs": 2, "local_batch_size": 1},
+}
+"""Local training that an attack on several steps needs, beside which it has nothing to read."""
+
+
+def victim_of(reference: Reference, domain: Domain, size: int, name: str = "") -> tuple[Target, Victim]:
+    """A bundled network with a private batch of some samples, for an attack of this name."""
     target = reference_target(reference, domain, 5)
     private = synthetic_batch(target, target.domain, 8, 1).subset(range(size))
     knowledge = Knowledge(auxiliary=synthetic_batch(target, target.domain, 64, 7).images)
-    return target, observe_victim(target, private, FedSGD(size, target.mode), target.domain, knowledge, 0)
+    steps = STEPS.get(name)
+    protocol = FedAvg(size, target.mode, **steps) if steps else FedSGD(size, target.mode)
+    return target, observe_victim(target, private, protocol, target.domain, knowledge, 0)
 
 
 _looked_at = cache(victim_of)
@@ -75,7 +85,8 @@ def attacked(name: str, space: Images, size: int) -> tuple[Target, Victim] | Non
     attack = short(name)
     for reference in (*REFERENCES, BATCHNORM, *TEXT_REFERENCES):
         domain = TEXTS if reference in TEXT_REFERENCES else space
-        target, victim = _looked_at(reference, domain, size)
+        needed = name if name in STEPS else ""
+        target, victim = _looked_at(reference, domain, size, needed)
         if attack.refusal(*victim.attacked_by(attack, target)) is None:
-            return victim_of(reference, domain, size)
+            return victim_of(reference, domain, size, needed)
     return None

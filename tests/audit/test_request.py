@@ -21,6 +21,7 @@ from leakaudit.audit.request import Request, default_protocol
 from leakaudit.cli import cli
 from leakaudit.cli.options.request import described
 from leakaudit.errors import UsageError
+from leakaudit.protocols.fedavg import FedAvg
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.sweep.request import DefendRequest
 from tests.audit.build import scan
@@ -34,6 +35,7 @@ VALUES: dict[str, Any] = {
     "defences": ("clip=1.0,noise=0.01", "prune=0.5"),
     "claims": ("sign",),
     "update": FOLDER / "-update.npz",
+    "round": FOLDER / "round-1",
     "weight_decay": 0.0005,
     "batch_size": 4,
     "victims": 3,
@@ -61,6 +63,7 @@ VALUES: dict[str, Any] = {
     "share_bn_statistics": "running",
     "output": "logits",
     "frozen": ("conv1.*", "head"),
+    "trained": ("norm.*",),
     "dropout": {"/relu/Relu": 0.5, "a=b": 0.25},
     "loss": "bce",
     "batchnorm": "running",
@@ -75,8 +78,20 @@ DEFENDING = {
     "grid": ("prune=0.9", "sign"),
     "utility_data": FOLDER / "more.npz",
     "steps": 7,
-    "learning_rate": 0.0123,
+    "utility_rate": 0.0123,
 }
+LOCAL: dict[str, Any] = {
+    "samples": 24,
+    "local_epochs": 2,
+    "local_batch_size": 8,
+    "learning_rate": 0.0123,
+    "momentum": 0.9,
+    "nesterov": True,
+    "weight_decay": 5e-4,
+    "optimizer": "rmsprop",
+    "drop_last": True,
+}
+"""The same for local training, which most of them need a learning rate for."""
 NOT_DECIDING = {"cache", "trust", "unsafe_pickle"}
 
 
@@ -106,7 +121,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Reque
 
 def test_every_parameter_is_tried() -> None:
     unsaid = {"model", "protocol", "both_modes"}
-    assert set(VALUES) == set(parameters(Request)) - unsaid
+    assert set(VALUES) | set(LOCAL) == set(parameters(Request)) - unsaid
     assert set(DEFENDING) == set(parameters(DefendRequest)) - set(parameters(Request))
     assert unsaid == {name for name, parameter in parameters(Request).items() if not parameter.option}
 
@@ -142,6 +157,61 @@ def test_every_parameter_is_a_keyword_an_option_and_a_key(
     rest = [] if name == "batch" else ["--batch", "batch.npz"]
     assert told("scan", "model.onnx", *rest, *words_of(name, value)) == by_keyword
     assert told("scan", "model.onnx", *rest, "--policy", "named.toml") == by_keyword
+
+
+def local_keywords(name: str) -> dict[str, Any]:
+    """A setting of local training with those that it needs."""
+    needed = {"learning_rate": 0.1, **({"momentum": 0.5} if name == "nesterov" else {})}
+    return {**needed, name: LOCAL[name]}
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_local_training_is_keywords_options_and_keys(name: str, told: Callable[..., Request], tmp_path: Path) -> None:
+    keywords = local_keywords(name)
+    common: dict[str, Any] = {"model": Path("model.onnx"), "batch": Path("batch.npz"), "cache": True}
+    by_keyword = Request(**common, **keywords)
+    assert isinstance(by_keyword.protocol, FedAvg)
+    assert by_keyword.value_of(name) == LOCAL[name]
+    assert (by_keyword.key() == Request(**common, learning_rate=0.1).key()) is False
+    (tmp_path / "named.toml").write_text("".join(toml_of(own, value) for own, value in keywords.items()))
+    words = [word for own, value in keywords.items() for word in words_of(own, value)]
+    assert told("scan", "model.onnx", "--batch", "batch.npz", *words) == by_keyword
+    assert told("scan", "model.onnx", "--batch", "batch.npz", "--policy", "named.toml") == by_keyword
+    assert told(*by_keyword.command()[1:]) == by_keyword
+    if name != "samples":
+        told_by_file = "".join(f"{own} = {_toml(value)}\n" for own, value in keywords.items())
+        (tmp_path / "clients.toml").write_text(told_by_file)
+        assert told("scan", "model.onnx", "-b", "batch.npz", "--train-config", "clients.toml") == by_keyword
+
+
+def _toml(value: Any) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value).lower()
+
+
+def test_all_of_local_training_at_once(told: Callable[..., Request]) -> None:
+    rest = {name: value for name, value in LOCAL.items() if name not in ("nesterov", "momentum")}
+    request = Request(model=Path("m.onnx"), batch=Path("b.npz"), cache=True, mode="train", momentum=0.5, **rest)
+    assert request.protocol == FedAvg(24, "train", "none", 2, 8, 0.0123, 0.5, False, 5e-4, "rmsprop", True)
+    assert told(*request.command()[1:]) == request
+    assert pickle.loads(pickle.dumps(request)) == request
+    assert replace(request, seed=1).protocol == request.protocol
+    assert replace(request, local_epochs=3).protocol == replace(request.protocol, local_epochs=3)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "words"),
+    [
+        ({"local_epochs": 2}, "local_epochs was given without a learning rate"),
+        ({"optimizer": "adam"}, "optimizer was given without a learning rate"),
+        ({"samples": 4}, "samples is 4, but clients share one gradient"),
+        ({"learning_rate": 0.1, "batch_size": 4}, "batch_size was given beside local training"),
+        ({"learning_rate": 0.1, "nesterov": True}, "nesterov True: expected only with sgd and a momentum"),
+        ({"learning_rate": 0.1, "optimizer": "adam", "momentum": 0.9}, "momentum 0.9: expected none with adam"),
+    ],
+)
+def test_settings_of_local_training_that_do_not_go_together(keywords: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        Request(**keywords)
 
 
 @pytest.mark.parametrize("name", DEFENDING)
@@ -289,6 +359,7 @@ def test_a_command_of_one_model_takes_one_mode(command: str, tmp_path: Path) -> 
     (leakaudit.scan, "batchsize", "batch_size"),
     (leakaudit.scan, "defenses", "defences"),
     (leakaudit.defend, "learnin_rate", "learning_rate"),
+    (leakaudit.defend, "utility_rat", "utility_rate"),
 ])  # fmt: skip
 def test_a_misspelt_keyword_is_one_line(function: Any, name: str, meant: str) -> None:
     with pytest.raises(UsageError, match=f"no keyword named '{name}'") as caught:

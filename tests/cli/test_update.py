@@ -69,7 +69,7 @@ def test_a_deployed_filter_is_held_against_what_it_should_do(model: Path, record
     np.savez(tmp_path / "batch.npz", x=x, y=y)
     bounds = {n: np.quantile(np.abs(g), 0.9) for n, g in update.items()}
     np.savez(tmp_path / "pruned.npz", **{n: np.where(np.abs(g) >= bounds[n], g, 0) for n, g in update.items()})
-    np.savez(tmp_path / "scaled.npz", **{n: np.float32(-0.1) * g for n, g in update.items()})
+    np.savez(tmp_path / "scaled.npz", **{n: np.float32(0.1) * g for n, g in update.items()})
     common = ("--controls", "none", "--set", "ig.iterations=5", "--fail-on", "never")
     scan(model, tmp_path, "--update", tmp_path / "pruned.npz", "--defence", "prune=0.9", *common)
     assert all(check["holds"] for check in report_of(tmp_path)["defences"][0]["checks"])
@@ -77,7 +77,43 @@ def test_a_deployed_filter_is_held_against_what_it_should_do(model: Path, record
     assert not all(check["holds"] for check in report_of(tmp_path)["defences"][0]["checks"])
     scan(model, tmp_path, "--update", tmp_path / "scaled.npz", *common)
     failed = {c["what"] for c in report_of(tmp_path)["claims"][0]["checks"] if not c["holds"]}
-    assert failed == {"norm over that of the computed update", "cosine with the computed update"}
+    assert failed == {"norm over that of the computed update"}
+
+
+def test_weights_and_differences_are_told_from_a_gradient(model: Path, recorded: Any, tmp_path: Path) -> None:
+    """What Flower and NVFlare send after one step leaks as its gradient does; without a learning rate it is refused."""
+    update, (x, y) = recorded
+    np.savez(tmp_path / "batch.npz", x=x, y=y)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.GELU(), nn.Flatten(), nn.Linear(1152, CLASSES))
+    before = {name: tensor.detach().numpy() for name, tensor in net.named_parameters()}
+    rate = np.float32(0.05)
+    weights = {name: before[name] - rate * gradient for name, gradient in update.items()}
+    np.savez(tmp_path / "list.npz", *weights.values())
+    torch.save({name: torch.from_numpy(tensor) for name, tensor in weights.items()}, tmp_path / "weights.pt")
+    np.savez(tmp_path / "delta.npz", **{f"module.{name}": tensor - before[name] for name, tensor in weights.items()})
+    np.savez(tmp_path / "gradient.npz", **update)
+    psnr = {}
+    for name in ("list.npz", "weights.pt", "delta.npz"):
+        file = ("--update", tmp_path / name, "--controls", "none")
+        code, _, err = scan(model, tmp_path, *file, "--learning-rate", rate)
+        assert code == 1, err
+        report = report_of(tmp_path)
+        assert all(check["holds"] for check in report["claims"][0]["checks"]), report["claims"]
+        shared = "the difference of its weights" if name == "delta.npz" else "its weights after 1 step"
+        assert any(shared in line for line in report["verdict"]["assumed"])
+        psnr[name] = report["attacks"][0]["results"][0]["samples"][0]["metrics"]["psnr"]
+        code, _, err = scan(model, tmp_path, *file)
+        assert code == 3
+        kind = "a difference of weights" if name == "delta.npz" else "holds weights after local training"
+        assert kind in " ".join(err.split())
+        assert "--learning-rate" in err
+    scan(model, tmp_path, "--update", tmp_path / "gradient.npz", "--controls", "none")
+    plain = report_of(tmp_path)["attacks"][0]["results"][0]["samples"][0]["metrics"]["psnr"]
+    assert all(value == pytest.approx(plain, abs=1.0) for value in psnr.values()), (psnr, plain)
+    code, _, err = scan(model, tmp_path, "--update", tmp_path / "gradient.npz", "--learning-rate", rate)
+    assert code == 3
+    assert "no difference of weights" in " ".join(err.split())
 
 
 def test_updates_that_do_not_fit_are_refused_in_one_line(model: Path, recorded: Any, tmp_path: Path) -> None:

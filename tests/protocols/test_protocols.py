@@ -6,10 +6,12 @@ import copy
 import pickle
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from leakaudit import scan
 from leakaudit.attacks.base import cpu_generator, relative_residual
 from leakaudit.attacks.certificate import certify
 from leakaudit.attacks.dia import DIA, DIASettings
@@ -29,9 +31,10 @@ from leakaudit.observation import Observation
 from leakaudit.protocols.base import Play, Protocol
 from leakaudit.protocols.fedsgd import FedSGD, gradient_of
 from leakaudit.reconstruction import NotApplicable
+from leakaudit.report.formats.html import render_html
 from leakaudit.target.dropout import Dropout, by_step, keyed
 from leakaudit.target.target import Target
-from tests.conftest import make_target
+from tests.conftest import make_target, smooth_images
 from tests.protocols.two_steps import TwoSteps
 
 LABEL = torch.tensor([2])
@@ -258,3 +261,21 @@ def test_experiments_of_readers_are_of_one_gradient(target: Target, samples: Bat
     seen = Observation(found, FedSGD(2), space)
     assert relative_residual(target, seen, Play(inputs, samples.labels[:2])) == 0
     assert not any(g.requires_grad for g in found.values())
+
+
+def test_a_protocol_of_another_package_is_audited_end_to_end() -> None:
+    """Its client, its attacker, its controls and its place in the document; nothing else was registered."""
+    report = scan(
+        smooth_net(), (smooth_images(12), np.arange(12) % 5), protocol=TwoSteps(1, rate=1.0), victims=1,
+        attacks=["linear", "ig"], settings={"ig": {"iterations": "150", "optimizer": "lbfgs", "distance": "euclidean"}},
+        mean=[0.5], std=[0.25], preset="quick",
+    )  # fmt: skip
+    facts = report.protocol
+    assert (facts.algorithm, facts.steps, facts.settings) == ("two-steps", 2, {"rate": 1.0})
+    by_name = {attack.name: attack for attack in report.attacks}
+    assert by_name["linear"].status == "not_applicable"
+    assert "2 local steps" in by_name["linear"].reason
+    assert by_name["ig"].status == "run"
+    assert by_name["ig"].results[0].samples[0].leaked
+    assert report.verdict.status.startswith("LEAKS")
+    assert "Two steps of SGD at rate 1" in render_html(report)

@@ -11,7 +11,6 @@ whatever is missing or unreadable counts as not said.
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,8 +41,6 @@ CALLED: dict[Kind, str] = {
 _AUTOMATIC = re.compile(r"onnx::\w+|val_\d+|\d+|.*_output_\d+|const_fold_opt__\d+|leakaudit/.*")
 _LISTED = re.compile(r"^\S+: (PARAMETER|BUFFER|CONSTANT_TENSOR|CUSTOM_OBJ)\b.*?target='([^']*)'", re.MULTILINE)
 _SIGNATURE = "pkg.torch.export.ExportedProgram.graph_signature"
-_LONGEST = 1 << 20
-"""Characters of a list of names that is read; chosen, ten times what the largest models have."""
 _FOLDED = "pkg.onnxscript.optimizer.folded_from"
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _RULE = "pkg.onnxscript.rewriter.rule_name"
@@ -111,14 +108,8 @@ def recognise(model: ModelProto) -> Exporter:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    """A list of names that the file holds as text; nothing where it is anything else."""
-    if len(text) > _LONGEST:
-        return ()
-    try:
-        found = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return ()
-    return tuple(item for item in found if isinstance(item, str)) if isinstance(found, list) else ()
+    """The names in a list that the file holds as text, as Python prints it."""
+    return tuple(re.findall(r"'([^']*)'", text))
 
 
 def scopes(node: NodeProto) -> tuple[str, ...]:

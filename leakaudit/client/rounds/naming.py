@@ -1,0 +1,159 @@
+"""Which tensor of the model an array of a framework's payload is.
+
+Frameworks prefix names, send lists without names, mix buffers with parameters, and add counters of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from leakaudit.client.rounds.arrays import NAMELESS
+from leakaudit.errors import UpdateError
+from leakaudit.target.target import Target
+
+PREFIXES = ("_module.", "module.", "_orig_mod.", "base_model.model.")
+"""Put before every name by Opacus, data-parallel wrappers, torch.compile and peft."""
+INFIXES = (".default",)
+"""Put into names by peft, for the adapter of that name."""
+QUANTISED = {torch.uint8, torch.int8}
+COUNTER = "num_batches_tracked"
+
+
+@dataclass(frozen=True, eq=False)
+class Payload:
+    """What a client or server sent, by the names of the model.
+
+    Args:
+        tensors: Of trainable tensors, in their types.
+        buffers: Of others that the model keeps, such as running statistics.
+        notes: What was left out or renamed, one sentence each.
+    """
+
+    tensors: Mapping[str, Tensor]
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def payload(arrays: Mapping[str, Tensor], target: Target, source: str) -> Payload:
+    """Arrays by the model's names; every one that has no place is named.
+
+    Args:
+        arrays: As they were read, those of a list in its order.
+        target: The model.
+        source: Where they come from, for errors.
+
+    Raises:
+        UpdateError: One fits no tensor of the model, or holds no finite real numbers.
+    """
+    notes: list[str] = []
+    if all(NAMELESS.fullmatch(name) for name in arrays):
+        arrays = _in_order(list(arrays.values()), target, source)
+        notes.append(f"arrays without names, taken in the order of the model's {len(arrays)} tensors")
+    else:
+        arrays, renamed = _without_prefixes(arrays, target)
+        notes += [f"prefix {prefix} taken off the names" for prefix in renamed]
+    trained, kept = target.parameters, _kept(target)
+    tensors: dict[str, Tensor] = {}
+    buffers: dict[str, Tensor] = {}
+    frozen = 0
+    for name, array in arrays.items():
+        if name in trained:
+            tensors[name] = _checked(name, array, trained[name], source)
+        elif name in kept:
+            buffers[name] = array
+            frozen += name in dict(target.module.named_parameters())
+        elif name.rpartition(".")[2] != COUNTER and array.numel() > 1:
+            raise UpdateError(
+                f"{source} has {name!r}, which is no trainable tensor of the model", f"name the arrays {_some(trained)}"
+            )
+        elif name.rpartition(".")[2] != COUNTER:
+            notes.append(f"{name} is a single number that the model does not have: left out")
+    if frozen:
+        notes.append(f"{frozen} tensors that are not trained left out")
+    if not tensors:
+        raise UpdateError(f"{source} holds no trainable tensor of the model", f"name the arrays {_some(trained)}")
+    if missing := [name for name in trained if name not in tensors]:
+        notes.append(f"{missing[0]} is not in it" + (f", nor are {len(missing) - 1} more" if missing[1:] else ""))
+    return Payload({name: tensors[name] for name in trained if name in tensors}, buffers, tuple(notes))
+
+
+def _kept(target: Target) -> dict[str, Tensor]:
+    """What the module has beside its trainable tensors."""
+    trained = target.parameters
+    found = {**dict(target.module.named_parameters()), **dict(target.module.named_buffers())}
+    return {name: tensor for name, tensor in found.items() if name not in trained}
+
+
+def _in_order(arrays: list[Tensor], target: Target, source: str) -> dict[str, Tensor]:
+    """Arrays of a list by the names of the tensors in whose order they come: of a state dict, or of parameters only.
+
+    Raises:
+        UpdateError: Neither has so many, or a shape differs.
+    """
+    state = dict(target.module.state_dict())
+    whole = {name: state[name] for name in state}
+    counted = {name: tensor for name, tensor in whole.items() if not name.endswith(COUNTER)}
+    orders = (whole, counted, dict(target.module.named_parameters()), target.parameters)
+    fitting = next((order for order in orders if len(order) == len(arrays)), None)
+    if fitting is None:
+        counts = " or ".join(map(str, dict.fromkeys(len(order) for order in orders)))
+        raise UpdateError(
+            f"{source} holds {len(arrays)} arrays without names, expected {counts}", "save them under the model's names"
+        )
+    for number, (array, (name, tensor)) in enumerate(zip(arrays, fitting.items(), strict=True)):
+        if array.shape != tensor.shape:
+            got, expected = tuple(array.shape), tuple(tensor.shape)
+            raise UpdateError(
+                f"{source}: array {number} has shape {got}, expected {expected} for {name}, its place in the model",
+                "save the arrays in the order of the state dict, or under the model's names",
+            )
+    return dict(zip(fitting, arrays, strict=True))
+
+
+def _without_prefixes(arrays: Mapping[str, Tensor], target: Target) -> tuple[dict[str, Tensor], list[str]]:
+    """Names without what wrappers put there, where the model does not know them with it."""
+    known = {*target.parameters, *_kept(target)}
+    renamed: dict[str, None] = {}
+    found: dict[str, Tensor] = {}
+    for name, array in arrays.items():
+        short = name
+        while short not in known and (prefix := next((p for p in PREFIXES if short.startswith(p)), "")):
+            short = short.removeprefix(prefix)
+            renamed[prefix] = None
+        if short not in known:
+            for infix in INFIXES:
+                if (plain := short.replace(infix, "")) in known:
+                    renamed[infix] = None
+                    short = plain
+        found[short] = array
+    return found, list(renamed)
+
+
+def _checked(name: str, array: Tensor, like: Tensor, source: str) -> Tensor:
+    """An array in the type of its tensor.
+
+    Raises:
+        UpdateError: It has another shape, or holds no finite real numbers.
+    """
+    if array.shape != like.shape:
+        got, expected = tuple(array.shape), tuple(like.shape)
+        raise UpdateError(f"{source}: {name} has shape {got}, expected {expected}", "save it as the model has it")
+    if array.dtype in QUANTISED:
+        raise UpdateError(
+            f"{source}: {name} holds {str(array.dtype).removeprefix('torch.')}: a quantised payload",
+            "record it before the filter that quantises, or undo that with the filter's own scale",
+        )
+    if not array.is_floating_point() or not bool(torch.isfinite(array).all()):
+        raise UpdateError(
+            f"{source}: {name} holds values that are not finite real numbers", "record what the client sent, undamaged"
+        )
+    return array.to(like.dtype)
+
+
+def _some(names: Mapping[str, Tensor]) -> str:
+    own = list(names)
+    return ", ".join(own[:3]) + (f", … ({len(own)} in all)" if len(own) > 3 else "")

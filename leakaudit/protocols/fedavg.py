@@ -1,0 +1,232 @@
+r"""FedAvg: K local steps on a client's own data, then its weights are shared (McMahan et al. 2017, arXiv 1602.05629).
+
+With SGD, momentum and coupled weight decay included, what was learnt is linear in the gradients of the steps,
+
+.. math:: \theta_K = a\,\theta_0 - \sum_k c_k\, g_k, \qquad u = \frac{a\,\theta_0 - \theta_K}{\sum_k c_k},
+
+so the update here, u, is a weighted mean of gradients: what is known of the decay is taken off, and one step gives the
+gradient itself. Adam, AdamW and RMSprop are not linear: there :math:`u = (\theta_0 - \theta_K)/(\eta K)`.
+
+The weights go through float32 as they do at the client, so u carries a rounding of about :math:`ulp(\theta)/\sum c_k`
+in every entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Generator, Tensor
+
+from leakaudit.errors import UsageError
+from leakaudit.protocols.base import Play, Protocol, Update, belonging, gradient
+from leakaudit.protocols.optimizers import LINEAR, OPTIMIZERS, Name, State, impulses, make_step
+from leakaudit.target.target import Target
+
+Shares = Literal["weights", "delta"]
+
+
+@dataclass(frozen=True)
+class FedAvg(Protocol):
+    """The client trains for some epochs and shares its weights, or their difference.
+
+    Args:
+        local_epochs: Passes over the client's data, each in an order of its own.
+        local_batch_size: Samples of a step; ``None`` for all of them. The last step of a pass takes what remains.
+        learning_rate: η of the local optimizer; chosen for examples, as a client has its own.
+        momentum: Of SGD and RMSprop; it begins at zero in every round.
+        nesterov: Nesterov's form of it, SGD only.
+        weight_decay: λ, added to the gradient, or decoupled with AdamW.
+        optimizer: See :data:`leakaudit.protocols.optimizers.OPTIMIZERS`.
+        drop_last: Leave out a last step of fewer samples.
+        shares: ``weights`` after training, or the ``delta``, weights after minus weights before.
+    """
+
+    local_epochs: int = 1
+    local_batch_size: int | None = None
+    learning_rate: float = 0.1
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    optimizer: Name = "sgd"
+    drop_last: bool = False
+    shares: Shares = "weights"
+
+    name: ClassVar[str] = "fedavg"
+
+    def __post_init__(self) -> None:
+        self._check("local epochs", self.local_epochs >= 1, self.local_epochs, "1 or more")
+        size = self.local_batch_size
+        self._check("local batch size", size is None or size >= 1, size, "1 or more")
+        rate = self.learning_rate
+        self._check("learning rate", 0 < rate < float("inf"), rate, "a number above 0")
+        self._check("momentum", 0 <= self.momentum < 1, self.momentum, "0 or more, below 1")
+        self._check("weight decay", 0 <= self.weight_decay < float("inf"), self.weight_decay, "0 or more")
+        self._check("optimizer", self.optimizer in OPTIMIZERS, self.optimizer, f"one of {', '.join(OPTIMIZERS)}")
+        takes = self.optimizer in ("sgd", "rmsprop") or not self.momentum
+        self._check("momentum", takes, self.momentum, f"none with {self.optimizer}, which has its own")
+        takes = not self.nesterov or (self.optimizer == "sgd" and self.momentum > 0)
+        self._check("nesterov", takes, self.nesterov, "only with sgd and a momentum above 0")
+        some = not self.drop_last or self._size <= self.batch_size
+        self._check("local batch size", some, size, f"at most the {self.batch_size} samples, with drop-last")
+
+    def _check(self, what: str, right: bool, value: object, expected: str) -> None:
+        if not right:
+            raise UsageError(f"{what} {value}: expected {expected}")
+
+    @property
+    def title(self) -> str:  # type: ignore[override]
+        """Names what is shared, and after how many steps."""
+        shared = "weights" if self.shares == "weights" else "difference of weights"
+        return f"FedAvg: {shared} after {_count(self.steps, 'local step')}"
+
+    @property
+    def _size(self) -> int:
+        return self.local_batch_size or self.batch_size
+
+    @property
+    def step_sizes(self) -> tuple[int, ...]:
+        """As a loader makes them: full steps, then the rest, in every epoch."""
+        full, rest = divmod(self.batch_size, self._size)
+        return ((self._size,) * full + ((rest,) if rest and not self.drop_last else ())) * self.local_epochs
+
+    @property
+    def linear(self) -> bool:
+        """Whether the update is a weighted mean of the steps' gradients."""
+        return self.optimizer in LINEAR
+
+    @cached_property
+    def _weights(self) -> tuple[float, list[float]]:
+        if self.linear:
+            return impulses(self.steps, self.learning_rate, self.momentum, self.nesterov, self.weight_decay)
+        return 1.0, [self.learning_rate] * self.steps
+
+    @property
+    def shares_of_steps(self) -> tuple[float, ...]:
+        """Weight of each step's gradient in the update, summing to 1; of Adam and alike only a convention."""
+        _, parts = self._weights
+        return tuple(part / sum(parts) for part in parts)
+
+    @property
+    def scale(self) -> float:
+        """Length of the difference of weights per length of the update, weight decay aside."""
+        return sum(self._weights[1])
+
+    def update(
+        self,
+        target: Target,
+        play: Play,
+        *,
+        create_graph: bool = False,
+        parameters: Mapping[str, Tensor] | None = None,
+        functional: bool = False,
+    ) -> Update:
+        """Train from the model's weights on the play; without an order, samples are visited as they stand."""
+        before = target.parameters if parameters is None else dict(parameters)
+        step = make_step(
+            *(self.optimizer, self.learning_rate),
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            weight_decay=self.weight_decay,
+        )
+        keep = create_graph or functional
+        now, state = before, State()
+        for number, chosen in enumerate(self.visits(play)):
+            found = gradient(
+                *(target, play.inputs[chosen], play.labels[chosen], play.masks_of(number)),
+                create_graph=create_graph,
+                parameters=now,
+                functional=functional,
+            )
+            now, state = step(now, found, state, number)
+            if not keep:
+                now = {name: tensor.detach().requires_grad_() for name, tensor in now.items()}
+        made = self._in_units(now, before)
+        return made if keep else {name: tensor.detach() for name, tensor in made.items()}
+
+    def visits(self, play: Play) -> Iterator[Tensor]:
+        """Positions of the samples of every local step (n,), in order."""
+        device = play.inputs.device
+        for epoch in range(self.local_epochs):
+            given = torch.arange(len(play.inputs)) if play.order is None else play.order[epoch]
+            for chosen in torch.split(given.to(device), self._size):
+                if not (self.drop_last and len(chosen) < self._size):
+                    yield chosen
+
+    def _in_units(self, after: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        kept, parts = self._weights
+        total = sum(parts)
+        if kept == 1:
+            return {name: (before[name] - tensor) / total for name, tensor in after.items()}
+        # the decay's share is taken off in float64: θ is far larger than what was learnt
+        return {
+            name: ((kept * before[name].double() - tensor.double()) / total).to(tensor.dtype)
+            for name, tensor in after.items()
+        }
+
+    def from_shared(self, shared: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Update:
+        """What the client learnt, from its weights or their difference, as a weighted mean of gradients."""
+        tensors = belonging(shared, before)
+        begun = {name: before[name].detach() for name in tensors}
+        if self.shares == "delta":
+            tensors = {name: begun[name].double() + tensor.double() for name, tensor in tensors.items()}
+        return {name: tensor.to(begun[name].dtype) for name, tensor in self._in_units(tensors, begun).items()}
+
+    def precision(self, before: Mapping[str, Tensor]) -> dict[str, float]:
+        """Standard deviation of the rounding in the update's entries, by tensor.
+
+        Every step rounds a weight to the nearest float, an error uniform within one ulp (FEDERATED, section 2).
+        """
+        found = {}
+        for name, tensor in before.items():
+            size = tensor.detach().abs()
+            ulp = torch.nextafter(size, torch.full_like(size, float("inf"))) - size
+            found[name] = float(ulp.double().square().mean().sqrt()) * (self.steps / 12) ** 0.5 / self.scale
+        return found
+
+    def moved(self, update: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The inverse of the update's units."""
+        kept, parts = self._weights
+        return {name: (kept - 1) * before[name].detach() - sum(parts) * tensor for name, tensor in update.items()}
+
+    def order(self, generator: Generator, samples: int) -> Tensor | None:
+        """A shuffle per epoch, (epochs, samples); none where every step takes all samples."""
+        if samples <= self._size:
+            return None
+        return torch.stack([torch.randperm(samples, generator=generator) for _ in range(self.local_epochs)])
+
+    def assumption(self, shared: str = "undefended", made: str = "computed") -> str:
+        """How many samples, steps and epochs, and with which optimizer."""
+        what = "its weights" if self.shares == "weights" else "the difference of its weights"
+        momentum = f", {'Nesterov ' if self.nesterov else ''}momentum {self.momentum:g}" if self.momentum else ""
+        decay = f", weight decay {self.weight_decay:g}" if self.weight_decay else ""
+        return (
+            f"FedAvg: the client shares {what} after {_count(self.steps, 'step')} of {_NAMES[self.optimizer]} "
+            f"(learning rate {self.learning_rate:g}{momentum}{decay}; {_count(self.batch_size, 'sample')}, "
+            f"{_count(self.local_epochs, 'epoch')}, steps of {self._size}), {shared}, {made} in {self.mode} mode."
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """With the local training."""
+        return {
+            **super().facts(),
+            "local_epochs": self.local_epochs,
+            "local_batch_size": self._size,
+            "local_steps": self.steps,
+            "learning_rate": self.learning_rate,
+            "momentum": self.momentum,
+            "nesterov": self.nesterov,
+            "weight_decay": self.weight_decay,
+            "optimizer": self.optimizer,
+            "samples": self.batch_size,
+        }
+
+
+_NAMES: dict[Name, str] = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

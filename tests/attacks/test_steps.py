@@ -1,0 +1,203 @@
+"""Attacks on an update of several local steps: what each adds, and where it does not apply."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from leakaudit.attacks.base import Attack, cpu_generator
+from leakaudit.attacks.dlfa import DLFA, DLFASettings, SameMean, aligned
+from leakaudit.attacks.ig import IG, IGSettings
+from leakaudit.attacks.registry import create
+from leakaudit.attacks.sme import SME, SMESettings
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe
+from leakaudit.domains.images import Images
+from leakaudit.matching.problem import CLIENT, GradientMatching
+from leakaudit.observation import Observation
+from leakaudit.protocols.base import Play
+from leakaudit.protocols.fedavg import FedAvg
+from leakaudit.protocols.fedsgd import FedSGD
+from leakaudit.protocols.surrogates import ALPHA, Between, PerEpoch
+from leakaudit.reconstruction import NotApplicable, SilentMonitor
+from leakaudit.target.target import Target
+from tests.conftest import make_target
+
+STEPS: dict[str, Any] = {"signed": False, "tv_weight": 1e-2}
+
+
+def network(activation: type[nn.Module] = nn.GELU) -> Target:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(432, 48), activation(), nn.Linear(48, 5))
+    return make_target(net, (3, 12, 12), 5)
+
+
+def convolutions() -> Target:
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(3, 8, 5, padding=2, stride=2), nn.Conv2d(8, 8, 3, padding=1)
+    net = nn.Sequential(first, nn.GELU(), second, nn.GELU(), nn.Flatten(), nn.Linear(288, 5))
+    return make_target(net, (3, 12, 12), 5)
+
+
+def shared(target: Target, samples: Batch, space: Images, protocol: FedAvg, *positions: int) -> Observation:
+    batch = samples.subset(list(positions))
+    found = observe(target, batch, protocol, space, seed=2)
+    return replace(found, labels=batch.labels, label_source="given")
+
+
+def error(found: Tensor, samples: Batch, space: Images, *positions: int) -> float:
+    return float((space.decode(found) - samples.images[list(positions)]).square().mean())
+
+
+def test_the_surrogate_at_zero_is_the_naive_gradient(samples: Batch, space: Images) -> None:
+    target, protocol = network(), FedAvg(2, local_epochs=3, learning_rate=0.5)
+    observation = shared(target, samples, space, protocol, 0, 1)
+    moved = protocol.moved(observation.update, target.parameters)
+    play = Play(space.encode(samples.images[:2]), samples.labels[:2])
+    plain = Between(2, way=moved, fixed=0.0).update(target, play)
+    gradient = FedSGD(2).update(target, play)
+    assert all(torch.equal(plain[name], tensor) for name, tensor in gradient.items())
+    after = {name: tensor + moved[name] for name, tensor in target.parameters.items()}
+    at_the_end = Between(2, way=moved).update(target, replace(play, unknowns={ALPHA: torch.tensor([40.0])}))
+    for name, tensor in target.gradient(play.inputs, play.labels, parameters=after).items():
+        torch.testing.assert_close(at_the_end[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_the_weights_after_training_follow_from_the_update(samples: Batch, space: Images) -> None:
+    target = network()
+    for protocol in (
+        FedAvg(2, local_epochs=3, learning_rate=0.5, momentum=0.5, weight_decay=0.1),
+        FedAvg(2, local_epochs=3, learning_rate=0.01, optimizer="adam"),
+    ):
+        observation = shared(target, samples, space, protocol, 0, 1)
+        moved = protocol.moved(observation.update, target.parameters)
+        sent = {name: (tensor + moved[name]).detach() for name, tensor in target.parameters.items()}
+        again = protocol.from_shared(sent, target.parameters)
+        for name, tensor in observation.update.items():
+            torch.testing.assert_close(again[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_the_place_on_the_path_is_differentiable(samples: Batch, space: Images) -> None:
+    target, protocol = network(), FedAvg(2, local_epochs=3, learning_rate=0.5)
+    observation = shared(target, samples, space, protocol, 0, 1)
+    target.module.double()
+    observation = replace(observation, update={name: g.double() for name, g in observation.update.items()})
+    seen = replace(observation, protocol=Between(2, way=protocol.moved(observation.update, target.parameters)))
+    problem = GradientMatching(target, seen, samples.labels[:2], IGSettings(**STEPS))
+    inputs = space.encode(samples.images[2:4]).double()
+
+    def value(place: Tensor) -> Tensor:
+        return problem.objective({"inputs": inputs, CLIENT + ALPHA: place})[0]
+
+    place = torch.zeros(1).double().requires_grad_()
+    (slope,) = torch.autograd.grad(value(place), place)
+    ahead, behind = (value(torch.full((1,), s * 1e-5).double().requires_grad_()).detach() for s in (1, -1))
+    assert float(slope) == pytest.approx(float(ahead - behind) / 2e-5, rel=1e-4)
+    assert abs(float(slope)) > 1e-4
+
+
+def test_sme_gains_where_the_weights_move(samples: Batch, space: Images) -> None:
+    target, protocol = convolutions(), FedAvg(2, local_epochs=5, learning_rate=0.1)
+    observation = shared(target, samples, space, protocol, 0, 1)
+    sme = SME(SMESettings(iterations=400, bend=False, **STEPS))(target, observation, cpu_generator(0))
+    naive = IG(IGSettings(iterations=400, **STEPS))(target, replace(observation, protocol=FedSGD(2)), cpu_generator(0))
+    gained = error(naive.inputs, samples, space, 0, 1) / error(sme.inputs, samples, space, 0, 1)
+    assert gained > 3, gained
+    assert any("between those before and after, at 0." in note for note in sme.notes)
+
+
+def test_sme_falls_back_to_the_weights_before(samples: Batch, space: Images) -> None:
+    """Where the weights hardly move, what it finds is no worse than the naive reading."""
+    target, protocol = network(nn.Sigmoid), FedAvg(1, local_epochs=5, learning_rate=1e-3)
+    observation = shared(target, samples, space, protocol, 2)
+    settings: dict[str, Any] = {"optimizer": "lbfgs", "distance": "euclidean", "tv_weight": 0.0}
+    sme = SME(SMESettings(iterations=400, **settings))(target, observation, cpu_generator(0))
+    naive = IG(IGSettings(iterations=400, **settings))(
+        target, replace(observation, protocol=FedSGD(1)), cpu_generator(0)
+    )
+    assert error(sme.inputs, samples, space, 2) < 1.5 * error(naive.inputs, samples, space, 2) + 1e-6
+
+
+def test_the_epochs_of_dlfa_are_tied_matched_and_averaged(samples: Batch, space: Images) -> None:
+    target, protocol = convolutions(), FedAvg(4, local_epochs=2, local_batch_size=2, learning_rate=0.1)
+    observation = shared(target, samples, space, protocol, 0, 1, 2, 3)
+    dlfa = DLFA(DLFASettings(iterations=200, **STEPS))(target, observation, cpu_generator(0))
+    assert dlfa.inputs.shape == (4, 3, 12, 12)
+    assert torch.equal(dlfa.labels, samples.labels[:4])
+    assert dlfa.snapshots[0].inputs.shape == dlfa.inputs.shape
+    noise = space.finish(torch.randn(4, 3, 12, 12, generator=cpu_generator(1)))
+    assert error(dlfa.inputs, samples, space, 0, 1, 2, 3) < 0.2 * error(noise, samples, space, 0, 1, 2, 3)
+
+
+def test_the_tie_depends_on_no_order() -> None:
+    inputs = torch.randn(6, 3, 4, 4, generator=cpu_generator(0))
+    prior = SameMean(2, 1.0)
+    shuffled = torch.cat([inputs[:3], inputs[3:][[2, 0, 1]]])
+    torch.testing.assert_close(prior({"inputs": shuffled}), prior({"inputs": inputs}))
+    first, second = inputs[:3].mean(0), inputs[3:].mean(0)
+    by_hand = 2 * (first - second).square().mean() / 4  # two of the four pairs differ
+    torch.testing.assert_close(prior({"inputs": inputs}), by_hand)
+    assert float(prior({"inputs": inputs[:3].repeat(2, 1, 1, 1)})) == pytest.approx(0, abs=1e-12)
+
+
+def test_samples_are_matched_within_their_label() -> None:
+    first = torch.arange(4.0).reshape(4, 1, 1, 1).expand(4, 1, 2, 2)
+    labels = torch.tensor([0, 0, 1, 1])
+    places = aligned(torch.stack([first, first[[1, 0, 3, 2]] + 0.1]), labels)
+    assert [place.tolist() for place in places] == [[0, 1, 2, 3], [1, 0, 3, 2]]
+    near_another_label = torch.stack([first, first[[2, 3, 0, 1]]])
+    assert set(aligned(near_another_label, labels)[1][:2].tolist()) == {0, 1}
+
+
+def test_a_replay_of_all_epochs_is_the_client(samples: Batch, space: Images) -> None:
+    """With the client's own samples in the client's own order, per epoch, the update is the client's."""
+    target, protocol = network(), FedAvg(4, local_epochs=2, local_batch_size=2, learning_rate=0.5)
+    observation = shared(target, samples, space, protocol, 0, 1, 2, 3)
+    order = protocol.order(torch.Generator().manual_seed(2), 4)
+    assert order is not None
+    inputs = space.encode(samples.images[:4])
+    visited = Play(inputs[order.flatten()], samples.labels[:4][order.flatten()])
+    replayed = PerEpoch.of(protocol).update(target, visited)
+    for name, tensor in observation.update.items():
+        torch.testing.assert_close(replayed[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "protocol", "words"),
+    [
+        ("sme", FedSGD(2), "of one step"),
+        ("sme", FedAvg(2), "of one step"),
+        ("dlfa", FedSGD(2), "visits its samples once"),
+        ("dlfa", FedAvg(2, local_batch_size=1), "visits its samples once"),
+        ("dlfa", FedAvg(2, local_epochs=3), "every step visits all samples"),
+        ("linear", FedAvg(2, local_epochs=3), "2 samples|3 local steps|single gradient"),
+    ],
+)
+def test_where_they_do_not_apply(name: str, protocol: Any, words: str, samples: Batch, space: Images) -> None:
+    target = network()
+    refusal = create(name, "quick").refusal(target, shared(target, samples, space, protocol, 0, 1))
+    assert isinstance(refusal, NotApplicable)
+    assert any(word in refusal.reason for word in words.split("|")), refusal.reason
+
+
+@pytest.mark.parametrize(
+    "attack", [SME(SMESettings(iterations=60, **STEPS)), DLFA(DLFASettings(iterations=30, **STEPS))]
+)
+def test_they_stop_when_told_and_repeat_themselves(attack: Attack, samples: Batch, space: Images) -> None:
+    target, protocol = network(), FedAvg(4, local_epochs=2, local_batch_size=2, learning_rate=0.5)
+    observation = shared(target, samples, space, protocol, 0, 1, 2, 3)
+    first, again = (attack(target, observation, cpu_generator(3)) for _ in range(2))
+    assert torch.equal(first.inputs, again.inputs)
+
+    class Impatient(SilentMonitor):
+        def should_stop(self) -> bool:
+            return True
+
+    stopped = attack(target, observation, cpu_generator(3), Impatient())
+    assert stopped.cuts
+    assert stopped.iterations < first.iterations
+    assert stopped.inputs.shape == first.inputs.shape
