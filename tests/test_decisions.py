@@ -30,8 +30,6 @@ EXCEPTIONS = {
     "document/redact.py": "the data of a data URI",
     "policy/read.py": "prefixes of rule ids",
     "report/formats/csv.py": "cells that a spreadsheet would compute",
-    "report/formats/pdf.py": "log records of the library that draws",
-    "report/ignoring.py": "names and patterns of files",
     "report/views/svg.py": "declarations of a style",
     "report/wording.py": "signs of numbers",
     "scoring/perceptual.py": "names of tensors",
