@@ -237,22 +237,24 @@ def test_an_unsafe_policy_is_one_line_and_can_be_named(repository: Path) -> None
     assert leakaudit(*command, "--policy", "leakaudit.toml")[0] in (0, 5)
 
 
+MODULES = {"factory": "own", "defence": "mine"}
 SHADOWS = ("scipy", "adjustText", "dp_accounting", "torchvision", "weasyprint", "lpips", "onnxruntime", "psutil", "pip")
 
 
-@pytest.mark.parametrize("named", ["nothing", "factory", "defence"])
-def test_only_the_named_module_of_the_current_folder_is_imported(repository: Path, named: str) -> None:
+@pytest.mark.parametrize("named", [(), ("factory", "defence")], ids=["nothing", "factory and defence"])
+def test_only_the_named_modules_of_the_current_folder_are_imported(repository: Path, named: tuple[str, ...]) -> None:
     for name in SHADOWS:
         (repository / f"{name}.py").write_text(f"from pathlib import Path\nPath('{name}.ran').touch()\n")
-    (repository / "own.py").write_text(EVIL.format(marker="ran"))
-    model = "weights.pt" if named == "factory" else "model.onnx"
-    extra = {"factory": ["--factory", "own:build", "--input-shape", "3,12,12"], "defence": ["--defence", "own:defend"]}
-    command = ["scan", model, "-b", "batch.npz", "--fail-on", "never", *FAST, *extra.get(named, [])]
+    for option, module in MODULES.items():
+        (repository / f"{module}.py").write_text(EVIL.format(marker=f"{option} was imported"))
+    words = {"factory": ["--factory", "own:build", "--input-shape", "3,12,12"], "defence": ["--defence", "mine:defend"]}
+    command = ["scan", "weights.pt" if named else "model.onnx", "-b", "batch.npz", "--fail-on", "never", *FAST]
+    command += [word for option in named for word in words[option]]
     program = "import sys; sys.path[:] = [p for p in sys.path if p]; from leakaudit.cli import main; main()"
     run = subprocess.run([sys.executable, "-c", program, *command], capture_output=True, text=True, timeout=300)
     assert run.returncode in (0, 5), run.stderr
     assert [path.name for path in repository.glob("*.ran")] == []
-    assert (repository / "ran").exists() is (named != "nothing")
+    assert {option for option in MODULES if (repository / f"{option} was imported").exists()} == set(named)
 
 
 def test_the_current_folder_leaves_the_path_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name != ".gitignore")
 
 
-def killed(folder: Path, where: str) -> None:
+def killed(folder: Path, where: str, *formats: str) -> None:
     """Write a report in a process that is killed at a function."""
     module, _, name = where.rpartition(".")
     script = (
@@ -50,19 +50,19 @@ def killed(folder: Path, where: str) -> None:
         f"from leakaudit.report.write import write_report\nreport = build(victims=1, runs=1)\n"
         f"module = importlib.import_module({module!r})\n"
         f"module.{name} = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"write_report(report, Path({str(folder)!r}), ('html', 'pdf', 'json'))\n"
+        f"write_report(report, Path({str(folder)!r}), {formats!r})\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 def test_a_kill_while_rendering_leaves_nothing(tmp_path: Path) -> None:
-    killed(tmp_path, "leakaudit.report.formats.pdf.render_pdf")
+    killed(tmp_path, "leakaudit.report.formats.pdf.render_pdf", "html", "pdf", "json")
     assert names(tmp_path) == []
 
 
 def test_a_kill_while_renaming_leaves_what_the_next_run_removes(report: Report, tmp_path: Path) -> None:
-    killed(tmp_path, "os.replace")
+    killed(tmp_path, "os.replace", "html", "json")
     assert len(names(tmp_path)) > 1
     assert all(name.startswith(".leakaudit-") for name in names(tmp_path))
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}

@@ -15,7 +15,7 @@ from leakaudit.safety.text import clean, shown
 from tests.safety.hostile import check_lines, hostile_text
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(hostile_text)
 @example("\udcff")
 @example(" \u3000::error::")
@@ -45,7 +45,7 @@ def test_what_was_there_can_be_read() -> None:
     assert clean("a\nb\tc\x00") == "a\nb\tc\\x00"
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(hostile_text, max_size=6))
 @example([" ", ":", ":error::x"])
 @example([":", ":error::x"])

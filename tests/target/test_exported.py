@@ -86,10 +86,19 @@ def _net(name: str) -> tuple[nn.Module, tuple[int, ...]]:
     return (own[name](), (6,)) if name in own else zoo.build(name)
 
 
+NAMES = ("tied", "blocks", "recurrent", "named", "lenet", "lstm", "encoder", "residual", "mobilenet_v3", "vit")
+LONG = {("mobilenet_v3", False), ("mobilenet_v3", True), ("lstm", True), ("vit", True)}
+"""Seconds each; smaller networks have their operators, whole and decomposed."""
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's own, of its `cond`
-@pytest.mark.parametrize("decomposed", [False, True])
 @pytest.mark.parametrize(
-    "name", ["tied", "blocks", "recurrent", "named", "lenet", "lstm", "encoder", "residual", "mobilenet_v3", "vit"]
+    ("name", "decomposed"),
+    [
+        pytest.param(name, decomposed, marks=[pytest.mark.slow] if (name, decomposed) in LONG else [])
+        for name in NAMES
+        for decomposed in (False, True)
+    ],
 )
 def test_same_as_torch(tmp_path: Path, name: str, decomposed: bool) -> None:
     torch.manual_seed(0)
