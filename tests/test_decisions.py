@@ -29,6 +29,8 @@ EXCEPTIONS = {
     "document/paths.py": "paths in texts",
     "document/redact.py": "the data of a data URI",
     "policy/read.py": "prefixes of rule ids",
+    "report/formats/pdf.py": "WeasyPrint's own log records",
+    "report/ignoring.py": "names of files, and the first line of one's own",
     "report/formats/csv.py": "cells that a spreadsheet would compute",
     "report/views/svg.py": "declarations of a style",
     "report/wording.py": "signs of numbers",
