@@ -1,7 +1,7 @@
 """Operators of torch without a second derivative, composed of those that have one.
 
 Of the operators in torch's and torchvision's classifiers, hardsigmoid alone lacks the derivative of its derivative
-(torch 2.15, tests/target/test_composed.py): ``hardsigmoid(x) = clamp(x + 3, 0, 6) / 6``, bit for bit. Hard-swish and
+(torch 2.15, tests/target/test_composed.py): it is ``clamp(x + 3, 0, 6) / 6``, bit for bit. Hard-swish and
 hard-tanh are composed as well: their derivatives are then those of one clamp, whatever kernel torch chooses.
 """
 
