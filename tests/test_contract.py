@@ -32,12 +32,13 @@ from leakaudit.domains.references import Reference
 from leakaudit.errors import LeakauditError
 from leakaudit.observation import Observation
 from leakaudit.protocols.base import Protocol
+from leakaudit.protocols.fedavg import FedAvg
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import NotApplicable, Reconstruction, SilentMonitor
 from leakaudit.report.formats.base import Rendering
 from leakaudit.report.formats.registry import available as formats
 from leakaudit.target.target import Target
-from tests.attacks.networks import BATCHNORM, INDEXED, SHORT, TEXTS, short
+from tests.attacks.networks import BATCHNORM, INDEXED, SHORT, STEPS, TEXTS, short
 from tests.conftest import make_target
 from tests.defences.build import EXAMPLES
 from tests.domains.toy import Signals
@@ -92,17 +93,20 @@ def client_of(target: Target, *defences: Defence) -> tuple[Target, Batch, Protoc
     return target, synthetic_batch(target, target.domain, 8, 1).subset(range(protocol.batch_size)), protocol
 
 
-def victim_of(target: Target, *defences: Defence) -> tuple[Target, Victim]:
-    """The model that clients train, and one update of theirs with inferred labels."""
+def victim_of(target: Target, *defences: Defence, steps: str = "") -> tuple[Target, Victim]:
+    """The model that clients train, and one update of theirs with inferred labels; of local steps where needed."""
     target, private, protocol = client_of(target, *defences)
+    if steps in STEPS:
+        private = synthetic_batch(target, target.domain, 8, 1).subset(range(2))
+        protocol = FedAvg(2, target.mode, **STEPS[steps])
     auxiliary = synthetic_batch(target, target.domain, 64, 7).images
     knowledge = Knowledge(defences=defences, auxiliary=auxiliary)
     return target, observe_victim(target, private, protocol, target.domain, knowledge, 0)
 
 
 @cache
-def undefended(reference: Reference, domain: Domain) -> tuple[Target, Victim]:
-    return victim_of(target_of(reference, domain))
+def undefended(reference: Reference, domain: Domain, steps: str = "") -> tuple[Target, Victim]:
+    return victim_of(target_of(reference, domain), steps=steps)
 
 
 def networks(domain: Domain) -> tuple[Reference, ...]:
@@ -152,7 +156,7 @@ def clear(reason: str) -> bool:
 def test_an_attack_refuses_or_keeps_the_contract(name: str, domain: Domain) -> None:
     attack = short(name)
     for reference in networks(domain):
-        original, victim = undefended(reference, domain)
+        original, victim = undefended(reference, domain, name if name in STEPS else "")
         target, observation = victim.attacked_by(attack, original)
         with untouched(original, observation):
             refused = attack.refusal(target, observation)

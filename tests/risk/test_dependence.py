@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,9 +85,11 @@ def test_rank_analysis_says_so() -> None:
 
 
 def test_a_model_that_rescales_pixels_by_itself(data: Path) -> None:
-    """Fed pixels in 0..1 it hardly sees them; as it was trained, it does."""
+    """Fed pixels in 0..1 it would hardly see them; it is fed what it was trained on, and does."""
     path = data.parent / "cases" / "onnx" / "rescale_keras.onnx"
     if not path.is_file():
         pytest.skip(f"no {path.name} beside the test data")
     target = load(str(path))
-    assert "hardly depends" in dependence(target).told
+    assert dependence(target).told == ""
+    domain = replace(target.domain, std=(1.0,), white=1.0)
+    assert "hardly depends" in dependence(replace(target, domain=domain)).told

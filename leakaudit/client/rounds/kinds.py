@@ -23,14 +23,20 @@ ALIKE = 0.5
 """Cosine with the model's weights from which on numbers are weights (NVFlare's issue 3959, where they were taken for a
 difference); chosen between the rounds that frameworks recorded, .999, one step at a high rate, .9, and gradients and
 differences, less than .1."""
+SIZES = 3.0
+"""Factor within which the norm of weights stays in one round; chosen: what weight decay alone adds is a hundredth."""
 OPPOSED = -0.1
 """Cosine with the gradient below which numbers point against it; chosen: under other dropout masks it is still .29 for
 a gradient, so −.29 for a difference, and chance gives 1/√d."""
 
 
 def are_weights(shared: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> bool:
-    """Whether tensors are the model's weights, hardly moved."""
-    return cosine(shared, before) >= ALIKE
+    """Whether tensors are the model's weights, hardly moved: of their direction and of their size."""
+    if cosine(shared, before) < ALIKE:
+        return False
+    names = [name for name in shared if name in before]
+    ratio = float(flat(shared, names).norm() / flat(before, names).norm().clamp_min(1e-300))
+    return 1 / SIZES <= ratio <= SIZES
 
 
 def refuse_mistaken(
