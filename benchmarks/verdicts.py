@@ -6,7 +6,7 @@
 *Mismatched*: the update is of other samples than those that reconstructions are scored against. At most 1 of
 200 may say LEAKS. *True*: updates of single samples through networks that leak. At least 97 of 100 must say LEAKS.
 Every scan is the whole pipeline with its controls. Images are of CIFAR-10 at 16 px, from $LEAKAUDIT_DATA; texts are
-random ids with the frequencies of a language. Ten minutes on one core.
+random ids with the frequencies of a language. Twenty minutes on one core.
 """
 
 from __future__ import annotations

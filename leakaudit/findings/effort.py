@@ -82,14 +82,26 @@ def _gaps(attack: AttackEntry, victims: int) -> Iterator[str]:
     """What is missing beside a control."""
     if not attack.results:
         yield attack.cut.told if attack.cut else "it did not run"
-    done = sum(result.iterations for result in attack.results)
-    if attack.planned is not None and done < LEAST_SHARE * attack.planned * victims:
-        yield f"that is {number(100 * done / (attack.planned * victims), 2)} % of its plan"
+    if attack.planned and (share := done_of_plan(attack, victims)) < LEAST_SHARE:
+        yield f"that is {number(100 * share, 2)} % of its plan"
     if attack.family == "closed form" and any(cut.stopped for result in attack.results for cut in result.cuts):
         yield "it was stopped before it was through"
     stuck = sum(not fell(result) for result in attack.results)
     if attack.family == "optimisation" and stuck:
         yield f"its objective did not fall on {stuck} of {len(attack.results)} victims"
+
+
+def done_of_plan(attack: AttackEntry, victims: int) -> float:
+    """Share of an attack's iterations on so many victims that it did; all of it where it does not plan any."""
+    done = sum(result.iterations for result in attack.results)
+    return done / (attack.planned * victims) if attack.planned else 1.0
+
+
+def starved(attacks: Sequence[AttackEntry]) -> bool:
+    """Whether an attack that some attacker could run had no time, or too little to say something."""
+    real = [attack for attack in attacks if not attack.upper_bound]
+    short = (done_of_plan(a, a.cut.planned if a.cut else len(a.results)) < LEAST_SHARE for a in real if a.results)
+    return any(attack.cut is not None and not attack.results for attack in real) or any(short)
 
 
 def fell(result: VictimResult) -> bool:

@@ -26,9 +26,10 @@ from leakaudit.client.batch import Batch
 from leakaudit.defences.registry import default_grid
 from leakaudit.defences.spec import parse_defence
 from leakaudit.document.schema import DefenceTrial, SampleResult
-from leakaudit.document.status import RunStatus
+from leakaudit.document.status import ControlStatus, RunStatus
 from leakaudit.errors import LeakauditError
 from leakaudit.findings import samples_of
+from leakaudit.findings.effort import starved
 from leakaudit.matching.settings import MatchSettings
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.report.saving import Report
@@ -189,13 +190,18 @@ class _Sweep:
             told="" if best is None else best[2].told,
             attack="" if best is None else best[0].title,
             value=self.goal.value(report),
-            meets=bool(scored) and evaluated and self.goal.met(report),
+            meets=bool(scored) and evaluated and self._holds(report),
             loss=utility.loss,
             accuracy=utility.accuracy,
             evaluated_on=utility.samples,
             accounting=entry.accounting if entry else None,
             seconds=report.seconds,
         )
+
+    def _holds(self, report: Report) -> bool:
+        """Whether the goal is met, by attacks that had time and that recover what is known to leak."""
+        broken = any(c.kind == "positive" and c.status is ControlStatus.FAILED for c in report.controls)
+        return self.goal.met(report) and not broken and not starved(report.attacks)
 
     def recommend(self, trials: Sequence[DefenceTrial]) -> tuple[DefenceTrial | None, str]:
         """The cheapest setting that meets the goal, and meets it again with another seed."""
@@ -210,7 +216,7 @@ class _Sweep:
                 break
             self.observer.stage(f"confirming {trial.text} with another seed")
             again_report = self._with(trial.text, self.request.seed + SECOND_SEED, stronger=True)
-            met = _evaluated(again_report) and goal.met(again_report)
+            met = _evaluated(again_report) and self._holds(again_report)
             if met and not self.observer.interrupted():
                 again = f" {', '.join(failed)} met it once and missed it then." if failed else ""
                 return trial, (

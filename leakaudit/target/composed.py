@@ -1,8 +1,8 @@
 """Operators of torch without a second derivative, composed of those that have one.
 
 Of the operators in torch's and torchvision's classifiers, hardsigmoid alone lacks the derivative of its derivative
-(torch 2.15, tests/target/test_composed.py): ``hardsigmoid(x) = clamp(x/6 + 1/2, 0, 1)``. Hard-swish and hard-tanh are
-composed as well: their derivatives are then those of one clamp, whatever kernel torch chooses.
+(torch 2.15, tests/target/test_composed.py): it is ``clamp(x + 3, 0, 6) / 6``, bit for bit. Hard-swish and
+hard-tanh are composed as well: their derivatives are then those of one clamp, whatever kernel torch chooses.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from leakaudit.target.probe import run
 
 
 def hardsigmoid(x: Tensor, inplace: bool = False) -> Tensor:
-    """Clamp of x/6 + 1/2 to 0..1; never in place."""
-    return (x / 6 + 0.5).clamp(0, 1)
+    """Clamp of x + 3 to 0..6, over 6; never in place."""
+    return (x + 3).clamp(0, 6) / 6
 
 
 def hardswish(x: Tensor, inplace: bool = False) -> Tensor:
     """x times its hardsigmoid; never in place."""
-    return x * hardsigmoid(x)
+    return x * (x + 3).clamp(0, 6) / 6
 
 
 def hardtanh(x: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:

@@ -31,11 +31,9 @@ def ig_and_control(report: leakaudit.Report) -> tuple[AttackEntry, ControlEntry]
     return attack, control
 
 
-def test_a_standard_scan_in_a_second_is_inconclusive() -> None:
-    report = scan(small_cnn(), preset="standard", time_budget=1.0, victims=4)
+def test_a_standard_scan_in_no_time_is_inconclusive() -> None:
+    report = scan(small_cnn(), preset="standard", time_budget=0.05, victims=4)
     attack, _ = ig_and_control(report)
-    if report.verdict.code.leaks:
-        pytest.skip("this machine found the sample in a second")
     assert report.verdict.code is leakaudit.VerdictStatus.INCONCLUSIVE
     assert "of 6000 iterations on" in report.verdict.headline
     assert f"of {attack.cut.planned if attack.cut else len(attack.results)} victims" in report.verdict.headline

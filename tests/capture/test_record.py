@@ -27,6 +27,7 @@ def test_a_round_is_numbers_and_a_document(tmp_path: Path) -> None:
     after = {name: value + 1 for name, value in arrays().items()}
     place = record(arrays(), after, out=tmp_path / "round-1", learning_rate=np.float32(0.5), local_epochs=2)
     assert place == tmp_path / "round-1"
+    assert place.stat().st_mode & 0o777 == 0o700, "weights and samples are for their owner"
     assert sorted(file.name for file in place.iterdir()) == ["after.safetensors", "before.safetensors", "round.json"]
     document = json.loads((place / "round.json").read_text(encoding="utf-8"))
     assert document == {

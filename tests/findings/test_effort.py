@@ -9,6 +9,7 @@ import pytest
 from leakaudit.document.schema import AttackEntry, ControlEntry, HistoryPoint, Verdict, VictimResult
 from leakaudit.document.status import Cause, Cut, Lost, VerdictStatus
 from leakaudit.findings import judge
+from leakaudit.findings.effort import starved
 from leakaudit.findings.verdict import conclude
 from tests.findings.build import CONTROLS, control, entry, evidence, sample, victim
 
@@ -111,3 +112,12 @@ def test_a_leak_needs_no_budget() -> None:
     verdict, findings = told([entry(results=[leaked], planned=6000)], [])
     assert verdict.code is VerdictStatus.LEAKS_MEASURED
     assert "LA958" not in findings
+
+
+def test_what_had_too_little_time_is_starved() -> None:
+    nothing = entry(results=[], status="not_run", cut=Cut(Lost.VICTIMS, Cause.BUDGET, 0, 4))
+    assert not starved([ran(100), ran(10), ran(0, planned=None), entry(results=[], status="not_run")])
+    assert starved([ran(100), nothing])
+    assert starved([ran(100), ran(9)])
+    assert starved([ran(39, cut=LEFT)])
+    assert not starved([ran(100), ran(1, upper_bound=True)])

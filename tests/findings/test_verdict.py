@@ -71,3 +71,16 @@ def test_an_interval_from_five_samples_on() -> None:
     assert (found.samples_leaked, found.samples_attacked) == (3, 10)
     assert found.interval == pytest.approx([0.0667395, 0.6524529], abs=1e-6)  # Clopper and Pearson 1934, 3 of 10
     assert "7% to 65%" in found.at_least
+
+
+@pytest.mark.parametrize("name", ["LA900", "LA901", "LA916", "LA933"])
+def test_a_network_that_is_not_the_clients_is_said_first_and_lowers_the_confidence(name: str) -> None:
+    def concluded(*fidelity: str) -> Verdict:
+        found = evidence([entry(results=[victim(sample(True), certified=True)])], controls=CONTROLS, fidelity=fidelity)
+        return conclude(found, judge(found), "quick")
+
+    verdict = concluded(name)
+    assert verdict.assumed[0].startswith("The audited network may not be the client's: a note")
+    assert verdict.confidence == "estimated"
+    assert concluded("LA902").confidence != "estimated"
+    assert "client's:" not in concluded("LA902").assumed[0]
