@@ -23,14 +23,19 @@ ALIKE = 0.5
 """Cosine with the model's weights from which on numbers are weights (NVFlare's issue 3959, where they were taken for a
 difference); chosen between the rounds that frameworks recorded, .999, one step at a high rate, .9, and gradients and
 differences, less than .1."""
+SHORTEST = 0.1
+"""Length over that of the model's weights below which numbers are no weights whatever their direction: an update of
+weight decay alone is 5e-4 of them; chosen, as training does not shrink a model to a tenth."""
 OPPOSED = -0.1
 """Cosine with the gradient below which numbers point against it; chosen: under other dropout masks it is still .29 for
 a gradient, so −.29 for a difference, and chance gives 1/√d."""
 
 
 def are_weights(shared: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> bool:
-    """Whether tensors are the model's weights, hardly moved."""
-    return cosine(shared, before) >= ALIKE
+    """Whether tensors are the model's weights, hardly moved: along them and about as long."""
+    names = [name for name in shared if name in before]
+    long = float(flat(shared, names).norm()) >= SHORTEST * float(flat(before, names).norm())
+    return long and cosine(shared, before) >= ALIKE
 
 
 def refuse_mistaken(
