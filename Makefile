@@ -39,7 +39,7 @@ lint: $(INSTALLED)
 docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-check: lint docs coverage
+check: lint docs test
 
 clean:
 	rm -rf $(VENV) dist build demo-report leakaudit-report .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
