@@ -101,8 +101,14 @@ class Attack(ABC):
         """Why this attack cannot run here, or ``None``: what its class facts rule out, then what `applies` says."""
         if target.domain.kind not in self.reads:
             return NotApplicable(f"the model takes {target.domain.takes}; this attack recovers {taken(self.reads)}")
-        if self.one_gradient and (steps := observation.protocol.steps) > 1:
-            return NotApplicable(f"the update is of {steps} local steps; this attack reads a single gradient")
+        protocol = observation.protocol
+        if self.one_gradient and not protocol.one_gradient:
+            why = (
+                f"is of {protocol.steps} local steps"
+                if protocol.steps > 1
+                else "went through an optimizer that bends it"
+            )
+            return NotApplicable(f"the update {why}; this attack reads a single gradient")
         return self.applies(target, observation)
 
     @abstractmethod

@@ -107,7 +107,7 @@ class DIA(Attack):
             settings = replace(settings, polish=False)
         layers = masked_layers(target, observation)
         drawn = cpu_generator(generator.initial_seed())  # of its own: read or not, the starts are the same
-        alone = observation.protocol.steps == 1  # a zero column of several steps was dropped in all of them
+        alone = observation.protocol.one_gradient  # a zero column of several steps was dropped in all of them
         read = read_masks(target, observation, layers, drawn) if settings.read and alone else {}
         single = observation.batch_size == 1
         known = read if single else {}

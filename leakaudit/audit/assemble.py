@@ -129,17 +129,14 @@ def protocol_section(
     """How the update was made and defended, or where a recorded one came from."""
     shared = f"after {', then '.join(map(str, defences))}" if defences else "undefended"
     made = "as a client recorded it and taken to be" if recorded else "computed"
-    facts = protocol.facts()
-    # the section's own weight decay is what was taken out of a recorded gradient
-    known = {
-        key: value for key, value in facts.items() if key in ProtocolSection.model_fields and key != "weight_decay"
-    }
+    own = protocol.settings
     return ProtocolSection(
-        **known,
-        settings={key: value for key, value in facts.items() if key not in known},
+        **{name: value for name, value in protocol.facts().items() if name not in own},
+        settings=own,
         assumption=protocol.assumption(shared, made),
         weight_decay=recorded.decay.rate if recorded and recorded.decay else None,
         weight_decay_note=recorded.decay.told() if recorded and recorded.decay else "",
+        update_notes=list(recorded.notes) if recorded else [],
         update_path=recorded.path if recorded else None,
         update_sha256=recorded.sha256 if recorded else None,
     )

@@ -14,7 +14,7 @@ from leakaudit.audit.request import LOCAL, Request
 from leakaudit.client.batch import Batch, refuse_overlap
 from leakaudit.client.readers.base import Reader, Reading, Source, reader_for
 from leakaudit.client.rounds.files import RecordedUpdate, load_update
-from leakaudit.client.rounds.folder import read_round, read_settings
+from leakaudit.client.rounds.folder import kind_of, read_round, read_settings
 from leakaudit.client.rounds.kinds import refuse_mistaken
 from leakaudit.errors import UpdateError, UsageError
 from leakaudit.observer import Observer
@@ -146,7 +146,7 @@ def read_material(request: Request, target: Target, samples: Batch) -> Material:
     distractors = reader.public(request.distractors) if request.distractors else None
     recorded = None
     if request.round:
-        recorded = read_round(request.round, target).update
+        recorded = read_round(request.round, target)
     elif request.update:
         recorded = load_update(request.update, target, request.weight_decay, local=request.local)
     if recorded is not None:
@@ -172,7 +172,7 @@ def with_round(request: Request) -> Request:
         known["mode"] = "train"
     if told.get("weight_decay") and request.weight_decay is None:
         known["weight_decay"] = told["weight_decay"]
-    if (Path(request.round) / "gradient.safetensors").is_file():
+    if kind_of(Path(request.round)) == "gradient":
         return replace(request, **{name: value for name, value in known.items() if name == "mode"})
     if not request.local and "learning_rate" not in known:
         raise UsageError(

@@ -180,9 +180,10 @@ class _Alone:
     known: list[dict[str, Tensor]] = field(default_factory=list)
 
     def __call__(self, position: int) -> Update:
-        if self.protocol.steps > 1:
+        if not self.protocol.one_gradient:
+            what = f"{self.protocol.steps} local steps" if self.protocol.steps > 1 else "an optimizer that bends it"
             raise AuditError(
-                f"a defence acts on each sample's gradient, the update is of {self.protocol.steps} local steps",
+                f"a defence acts on each sample's gradient, the update is of {what}",
                 "clip per update (per=update), or audit one gradient",
             )
         if not self.asked:

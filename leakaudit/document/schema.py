@@ -153,6 +153,9 @@ class ProtocolSection(_Model):
         default=None, description="File of a recorded update; without one it is computed"
     )
     update_sha256: Public[str | None] = None
+    update_notes: Public[list[str]] = Field(
+        default_factory=list, description="What was renamed or left out in reading a recorded update, one sentence each"
+    )
     weight_decay: Public[float | None] = Field(
         default=None, description="weight decay that was subtracted from a recorded update"
     )

@@ -127,7 +127,7 @@ def find_masks(
     total = problem.settings.iterations
     steps = round(TRIAL_SHARE * total)
     entries = sum(value.numel() for name, value in guesses[0].items() if name.startswith(MASK))
-    if not (steps and 0 < entries <= FEW and problem.observation.protocol.steps == 1):
+    if not (steps and 0 < entries <= FEW and problem.observation.protocol.one_gradient):
         return _stop_told(*_by_adam(problem, guesses, generator, progress), total * len(guesses))
     free = problem.under(problem.settings, priors=())
     trials: list[Solution] = []

@@ -8,9 +8,9 @@ found nothing before.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 from leakaudit.audit.request import Request
 from leakaudit.defences.base import defended_protocol
@@ -56,14 +56,14 @@ class Setup:
         batch_size: Samples that a client has behind an update, before defences.
         defences: What clients do to their updates, in this order.
         threat_model: Attacks that need a stronger attacker than this letter were not run.
-        protocol: Name of the protocol, its local steps and the statistics that are shared.
+        protocol: Name of the protocol, its local steps, the statistics that are shared, and its own settings.
     """
 
     mode: tuple[str, ...]
     batch_size: int
     defences: tuple[str, ...]
     threat_model: str | None = None
-    protocol: tuple[str, int, str] | None = None
+    protocol: tuple[str, int, str, str] | None = None
 
     @classmethod
     def of(cls, report: Report) -> Setup:
@@ -75,19 +75,24 @@ class Setup:
             batch_size=report.batch.batch_size,
             defences=tuple(defence.text for defence in report.defences),
             threat_model=report.threat_model,
-            protocol=(protocol.algorithm, protocol.steps, protocol.shared_statistics),
+            protocol=(protocol.algorithm, protocol.steps, protocol.shared_statistics, _listed(protocol.settings)),
         )
 
     @classmethod
     def asked(cls, request: Request, before: Report) -> Setup:
-        """Of the audit that a request asks for; of a recorded update the batch has the size of the one before."""
+        """Of the audit that a request asks for.
+
+        Of a recorded update, and of a client that trains on all samples, the size is taken to be the one before.
+        """
+        if request.local and request.samples is None:
+            request = replace(request, samples=before.batch.batch_size)
         protocol = defended_protocol(request.protocol, request.defending())
         return cls(
             mode=tuple(sorted(request.modes)),
             batch_size=before.batch.batch_size if request.recorded else request.protocol.batch_size,
             defences=tuple(map(str, request.defending())),
             threat_model=request.threat_model,
-            protocol=(protocol.name, protocol.steps, protocol.shared_statistics),
+            protocol=(protocol.name, protocol.steps, protocol.shared_statistics, _listed(protocol.settings)),
         )
 
     def differs(self, other: Setup) -> list[str]:
@@ -102,8 +107,16 @@ class Setup:
         return [f"{name} {a} before, {b} now" for name, a, b in pairs if None not in (a, b) and a != b]
 
 
-def _told(protocol: tuple[str, int, str] | None) -> str | None:
-    return protocol and f"{protocol[0]} of {protocol[1]} step(s), statistics shared: {protocol[2]}"
+def _listed(settings: Mapping[str, Any]) -> str:
+    """A protocol's own settings in one text, in the order of their names."""
+    return ", ".join(f"{name} {value}" for name, value in sorted(settings.items()))
+
+
+def _told(protocol: tuple[str, int, str, str] | None) -> str | None:
+    if protocol is None:
+        return None
+    name, steps, statistics, settings = protocol
+    return f"{name} of {steps} step(s), statistics shared: {statistics}" + (f", {settings}" if settings else "")
 
 
 def refuse_different(old: Setup, new: Setup) -> None:

@@ -113,14 +113,6 @@ class Protocol(ABC):
         """Whether the update is a single gradient, whatever it is called: all algebra of one applies."""
         return self.linear and self.steps == 1
 
-    def precision(self, before: Mapping[str, Tensor]) -> dict[str, float]:
-        """Standard deviation of the rounding in the update's entries beyond that of a gradient, by tensor; none here.
-
-        Args:
-            before: The trainable tensors before the first step, by name.
-        """
-        return {}
-
     @abstractmethod
     def update(
         self,
@@ -225,6 +217,12 @@ class Protocol(ABC):
             "batch_size": self.batch_size,
             "shared_statistics": self.shared_statistics,
         }
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The facts that only this protocol has, such as a learning rate."""
+        common = Protocol.facts(self)
+        return {name: value for name, value in self.facts().items() if name not in common}
 
 
 def gradient(

@@ -70,8 +70,8 @@ class FedAvg(Protocol):
         self._check("momentum", takes, self.momentum, f"none with {self.optimizer}, which has its own")
         takes = not self.nesterov or (self.optimizer == "sgd" and self.momentum > 0)
         self._check("nesterov", takes, self.nesterov, "only with sgd and a momentum above 0")
-        some = not self.drop_last or self._size <= self.batch_size
-        self._check("local batch size", some, size, f"at most the {self.batch_size} samples, with drop-last")
+        some = not self.drop_last or self._size <= self.samples
+        self._check("local batch size", some, size, f"at most the {self.samples} samples, with drop-last")
 
     def _check(self, what: str, right: bool, value: object, expected: str) -> None:
         if not right:
@@ -84,13 +84,18 @@ class FedAvg(Protocol):
         return f"FedAvg: {shared} after {_count(self.steps, 'local step')}"
 
     @property
+    def samples(self) -> int:
+        """Of the client, visited once an epoch."""
+        return self.batch_size
+
+    @property
     def _size(self) -> int:
-        return self.local_batch_size or self.batch_size
+        return self.local_batch_size or self.samples
 
     @property
     def step_sizes(self) -> tuple[int, ...]:
         """As a loader makes them: full steps, then the rest, in every epoch."""
-        full, rest = divmod(self.batch_size, self._size)
+        full, rest = divmod(self.samples, self._size)
         return ((self._size,) * full + ((rest,) if rest and not self.drop_last else ())) * self.local_epochs
 
     @property
@@ -103,17 +108,6 @@ class FedAvg(Protocol):
         if self.linear:
             return impulses(self.steps, self.learning_rate, self.momentum, self.nesterov, self.weight_decay)
         return 1.0, [self.learning_rate] * self.steps
-
-    @property
-    def shares_of_steps(self) -> tuple[float, ...]:
-        """Weight of each step's gradient in the update, summing to 1; of Adam and alike only a convention."""
-        _, parts = self._weights
-        return tuple(part / sum(parts) for part in parts)
-
-    @property
-    def scale(self) -> float:
-        """Length of the difference of weights per length of the update, weight decay aside."""
-        return sum(self._weights[1])
 
     def update(
         self,
@@ -161,11 +155,16 @@ class FedAvg(Protocol):
         total = sum(parts)
         if kept == 1:
             return {name: (before[name] - tensor) / total for name, tensor in after.items()}
-        # the decay's share is taken off in float64: θ is far larger than what was learnt
-        return {
-            name: ((kept * before[name].double() - tensor.double()) / total).to(tensor.dtype)
-            for name, tensor in after.items()
-        }
+        return {name: self._learnt(kept * before[name].double(), tensor) / total for name, tensor in after.items()}
+
+    def _learnt(self, decayed: Tensor, after: Tensor) -> Tensor:
+        """What is left without the decay's share, in float64 as θ is far larger; zero where that is the rounding alone.
+
+        An entry that no gradient touched differs from its decayed start by one rounding a step at most.
+        """
+        difference = decayed - after.double()
+        rounding = self.steps * torch.finfo(after.dtype).eps * decayed.detach().abs()
+        return difference.where(difference.detach().abs() > rounding, 0.0).to(after.dtype)
 
     def from_shared(self, shared: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Update:
         """What the client learnt, from its weights or their difference, as a weighted mean of gradients."""
@@ -174,18 +173,6 @@ class FedAvg(Protocol):
         if self.shares == "delta":
             tensors = {name: begun[name].double() + tensor.double() for name, tensor in tensors.items()}
         return {name: tensor.to(begun[name].dtype) for name, tensor in self._in_units(tensors, begun).items()}
-
-    def precision(self, before: Mapping[str, Tensor]) -> dict[str, float]:
-        """Standard deviation of the rounding in the update's entries, by tensor.
-
-        Every step rounds a weight to the nearest float, an error uniform within one ulp (FEDERATED, section 2).
-        """
-        found = {}
-        for name, tensor in before.items():
-            size = tensor.detach().abs()
-            ulp = torch.nextafter(size, torch.full_like(size, float("inf"))) - size
-            found[name] = float(ulp.double().square().mean().sqrt()) * (self.steps / 12) ** 0.5 / self.scale
-        return found
 
     def moved(self, update: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The inverse of the update's units."""
@@ -221,7 +208,7 @@ class FedAvg(Protocol):
             "nesterov": self.nesterov,
             "weight_decay": self.weight_decay,
             "optimizer": self.optimizer,
-            "samples": self.batch_size,
+            "samples": self.samples,
         }
 
 

@@ -8,15 +8,16 @@ the unknown order of the samples does not matter (DLFA, Dimitrov et al. 2022, ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
-from leakaudit.protocols.base import Play, Protocol, Update, belonging, gradient
+from leakaudit.protocols.base import Play, Update
 from leakaudit.protocols.fedavg import FedAvg
+from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.target.target import Target
 
 ALPHA = "alpha"
@@ -27,21 +28,8 @@ BEND_UNIT = 0.1
 """Of the root mean square of the way that the tensor went, so that Adam's steps suit every tensor; chosen."""
 
 
-@dataclass(frozen=True)
-class _Surrogate(Protocol):
-    """Stands for another protocol on the attacker's side only."""
-
-    def from_shared(self, shared: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Update:
-        """What was sent, unchanged: the attacker has it in the update's units already."""
-        return belonging(shared, before)
-
-    def assumption(self, shared: str = "undefended", made: str = "computed") -> str:
-        """What the attacker takes the update to be."""
-        return f"{self.title}, {shared}, {made} in {self.mode} mode."
-
-
 @dataclass(frozen=True, eq=False)
-class Between(_Surrogate):
+class Between(FedSGD):
     """One gradient of all samples, at weights between those before and those after the local steps.
 
     Args:
@@ -54,11 +42,6 @@ class Between(_Surrogate):
 
     name: ClassVar[str] = "between"
     title: ClassVar[str] = "One gradient between the weights before and after"
-
-    @property
-    def step_sizes(self) -> tuple[int, ...]:
-        """One."""
-        return (self.batch_size,)
 
     def update(
         self,
@@ -73,12 +56,7 @@ class Between(_Surrogate):
         before = target.parameters if parameters is None else dict(parameters)
         alpha: Tensor | float = play.unknowns[ALPHA].sigmoid() if self.fixed is None else self.fixed
         there = before if self.fixed == 0 else {n: t + self._along(n, alpha, play) for n, t in before.items()}
-        return gradient(
-            *(target, play.inputs, play.labels, play.masks_of(0)),
-            create_graph=create_graph,
-            parameters=there,
-            functional=functional,
-        )
+        return super().update(target, play, create_graph=create_graph, parameters=there, functional=functional)
 
     def _along(self, name: str, alpha: Tensor | float, play: Play) -> Tensor | float:
         """From the weights before to the place on the path: a line, or a quadratic Bézier curve."""
@@ -93,43 +71,27 @@ class Between(_Surrogate):
 
 
 @dataclass(frozen=True)
-class PerEpoch(_Surrogate):
-    """The local steps with samples of their own in each epoch; the batch is that of all epochs, one after another.
-
-    Args:
-        inner: What the client does.
-    """
-
-    inner: FedAvg = field(default_factory=lambda: FedAvg(1))
+class PerEpoch(FedAvg):
+    """The local steps with samples of their own in each epoch; the batch is that of all epochs, one after another."""
 
     name: ClassVar[str] = "per-epoch"
-    title: ClassVar[str] = "Local steps with samples of their own in each epoch"
 
     @classmethod
-    def of(cls, inner: FedAvg) -> PerEpoch:
+    def of(cls, client: FedAvg) -> PerEpoch:
         """For a client."""
-        return cls(inner.batch_size * inner.local_epochs, inner.mode, inner.shared_statistics, inner=inner)
+        facts = {each.name: getattr(client, each.name) for each in fields(client)}
+        return cls(**{**facts, "batch_size": client.batch_size * client.local_epochs})
 
     @property
-    def step_sizes(self) -> tuple[int, ...]:
-        """Those of the client."""
-        return self.inner.step_sizes
+    def samples(self) -> int:
+        """Of one epoch."""
+        return self.batch_size // self.local_epochs
 
-    def update(
-        self,
-        target: Target,
-        play: Play,
-        *,
-        create_graph: bool = False,
-        parameters: Mapping[str, Tensor] | None = None,
-        functional: bool = False,
-    ) -> Update:
-        """The update of the client that visits each epoch's own samples as they stand."""
-        epochs = self.inner.local_epochs
-        visits = torch.arange(len(play.inputs), device=play.inputs.device).reshape(epochs, -1)
-        return self.inner.update(
-            *(target, replace(play, order=visits)),
-            create_graph=create_graph,
-            parameters=parameters,
-            functional=functional,
-        )
+    def order(self, generator: Generator, samples: int) -> Tensor | None:
+        """None that is drawn: every epoch visits its own samples as they stand."""
+        return None
+
+    def visits(self, play: Play) -> Iterator[Tensor]:
+        """Each epoch's own samples."""
+        own = torch.arange(len(play.inputs), device=play.inputs.device).reshape(self.local_epochs, -1)
+        return super().visits(replace(play, order=own))

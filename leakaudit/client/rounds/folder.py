@@ -1,14 +1,12 @@
 """A recorded round: a folder that `leakaudit.capture` wrote.
 
-``before.safetensors`` must be the model under audit; ``round.json`` says what is known of the local training, and
-``batch.npz`` may hold the samples.
+``before.safetensors`` must be the model under audit; ``round.json`` says what is known of the local training.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +23,6 @@ LIMIT = 1 << 20
 """Largest round.json in bytes; chosen, a thousand times what a recorder writes."""
 CLOSE = 1e-6
 """Relative difference within which weights are the same; about eight roundings of float32."""
-
-
-@dataclass(frozen=True, eq=False)
-class Round:
-    """What one client of one round sent.
-
-    Args:
-        path: The folder.
-        update: What it sent.
-        settings: What is known of the training, by the names of :data:`leakaudit.capture.record.SETTINGS`.
-        batch: File of its samples, or ``None``.
-    """
-
-    path: Path
-    update: RecordedUpdate
-    settings: Mapping[str, Any]
-    batch: Path | None
 
 
 def is_round(path: str | Path) -> bool:
@@ -77,8 +58,8 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     return {name: value for name, value in document.items() if name in SETTINGS}
 
 
-def read_round(path: str | Path, target: Target) -> Round:
-    """A recorded round of a model.
+def read_round(path: str | Path, target: Target) -> RecordedUpdate:
+    """What the client of a recorded round sent.
 
     Args:
         path: Its folder.
@@ -89,23 +70,22 @@ def read_round(path: str | Path, target: Target) -> Round:
         UpdateError: It is of another model, or damaged.
     """
     folder = Path(path)
-    settings = read_settings(folder)
+    kind = kind_of(folder)
+    _same_model(folder / "before.safetensors", target)
+    return load_update(folder / f"{kind}.safetensors", target, kind=FILES[kind], option="--round")
+
+
+def kind_of(folder: Path) -> str:
+    """Which of :data:`FILES` a round holds.
+
+    Raises:
+        UpdateError: None of them, or several.
+    """
     sent = [name for name in FILES if (folder / f"{name}.safetensors").is_file()]
     if len(sent) != 1:
         got = ", ".join(sent) or "none of them"
         raise UpdateError(f"{folder} has {got}, expected one of {', '.join(FILES)}.safetensors", "record it again")
-    _same_model(folder / "before.safetensors", target)
-    update = load_update(folder / f"{sent[0]}.safetensors", target, kind=FILES[sent[0]], option="--round")
-    samples = folder / "batch.npz"
-    return Round(folder, update, settings, samples if _has_samples(samples) else None)
-
-
-def _has_samples(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    from leakaudit.client.readers.npz import INPUT_KEYS
-
-    return bool(set(read_arrays(path, "--round")) & set(INPUT_KEYS))
+    return sent[0]
 
 
 def _same_model(path: Path, target: Target) -> None:

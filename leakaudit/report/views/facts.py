@@ -79,6 +79,7 @@ def batch_facts(report: Report) -> list[Fact]:
         ("Update", f"{protocol.title} of {count(protocol.batch_size, 'sample')}, {protocol.mode} mode"),
         ("Recorded in", protocol.update_path or ("left out" if protocol.update_sha256 else "")),
         ("SHA-256 of the update", protocol.update_sha256 or ""),
+        ("Read with", "; ".join(protocol.update_notes)),
         ("Weight decay", protocol.weight_decay_note),
         (
             "BatchNorm statistics",
