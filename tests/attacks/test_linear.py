@@ -8,7 +8,7 @@ from torch import nn
 
 from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.linear import LinearReader, LinearSettings
-from leakaudit.attacks.reading.first_layer import find_linear
+from leakaudit.attacks.reading.first_layer import find_linears
 from leakaudit.client.batch import Batch
 from leakaudit.domains.images import Images
 from leakaudit.reconstruction import NotApplicable, Reconstruction
@@ -134,7 +134,7 @@ def test_refusals_name_the_reason(samples: Batch, space: Images) -> None:
 def test_a_layer_behind_an_activation_is_not_taken_for_the_first() -> None:
     torch.manual_seed(0)
     target = make_target(nn.Sequential(nn.Flatten(), nn.Tanh(), nn.Linear(432, 5)), (3, 12, 12), 5)
-    assert find_linear(target) is None
+    assert find_linears(target) == ()
 
 
 def test_settings_are_checked() -> None:

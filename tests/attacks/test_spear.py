@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from leakaudit.attacks.base import cpu_generator
-from leakaudit.attacks.reading.first_layer import find_linear
+from leakaudit.attacks.reading.first_layer import find_linears
 from leakaudit.attacks.spear import Spear, SpearSettings, factorize, numerical_rank, select, sparsify
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
@@ -64,7 +64,7 @@ def test_a_repeated_sample_lowers_the_rank_and_is_found_twice(space: Images) -> 
 
 def test_the_rank_is_the_batch_size(space: Images) -> None:
     target = make_target(relu_mlp(), (3, 12, 12), 5)
-    entry = find_linear(target)
+    entry = next(iter(find_linears(target)), None)
     assert entry is not None
     for size in (1, 2, 7, 16):
         observation = observe(target, noise_batch(size), FedSGD(size), space)

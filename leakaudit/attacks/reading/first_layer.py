@@ -195,11 +195,6 @@ def find_entries(target: Target, generator: Generator) -> tuple[Entry, ...]:
     return tuple(entries)
 
 
-def find_linear(target: Target) -> Entry | None:
-    """The linear layer of one token per sample that reads the input, with a bias if there is a choice."""
-    return next(iter(find_linears(target)), None)
-
-
 def find_linears(target: Target) -> tuple[Entry, ...]:
     """The linear layers of one token per sample that read the input or a part of it, those with a bias first."""
     entries = find_entries(target, torch.Generator().manual_seed(0))
