@@ -25,12 +25,13 @@ from leakaudit.audit import assemble
 from leakaudit.audit.budget import Budget, attacks_share
 from leakaudit.audit.cache import Cache
 from leakaudit.audit.campaign import Reason, entry_of, left_out, run_attacks
-from leakaudit.audit.controls import Run, Scene, control
+from leakaudit.audit.controls import control
 from leakaudit.audit.defended import claim_entry, defence_entries
 from leakaudit.audit.environment import choose_device, reproducible, seed_of, timestamp, versions
 from leakaudit.audit.intake import Material, read_material, settled
 from leakaudit.audit.memory import Memory
 from leakaudit.audit.request import Request
+from leakaudit.audit.scene import Run, Scene
 from leakaudit.audit.victim import Knowledge, Victim, observe_victim
 from leakaudit.client.accuracy import Accuracy, accuracy_on
 from leakaudit.client.batch import Batch

@@ -45,6 +45,7 @@ CONTROL_NUMBERS = limited(
     "passing_as_leak",
     "precision",
     "psnr",
+    "reached",
     "recall",
     "reference",
     "seconds",
@@ -439,12 +440,21 @@ class AttackEntry(_Model):
 class ControlEntry(_Model):
     """One control run."""
 
-    kind: Public[Literal["positive", "negative", "prior_only"]]
+    kind: Public[Literal["positive", "negative", "prior_only", "ladder"]]
     attack: Public[str] = Field(description="name of the attack")
     title: Public[str] = ""
     passed: Public[bool | None] = Field(description="null where the control could not run; the detail says why")
     detail: Public[str]
     numbers: Annotated[dict[str, Any], CONTROL_NUMBERS] = Field(default_factory=dict)
+    steps: Public[list[int]] = Field(default_factory=list, description="of a ladder: the numbers of local steps tried")
+    recovered: Public[list[bool | None]] = Field(
+        default_factory=list, description="whether what is known was recovered at each; null where that is not decided"
+    )
+
+    @property
+    def reached(self) -> int:
+        """K*, the largest number of local steps at which what is known was recovered; 0 for none."""
+        return max((steps for steps, found in zip(self.steps, self.recovered, strict=True) if found), default=0)
 
     @property
     def status(self) -> ControlStatus:

@@ -20,6 +20,7 @@ from leakaudit.document.schema import AttackEntry, DefenceEntry, FindingEntry, V
 from leakaudit.document.status import RunStatus, VerdictStatus
 from leakaudit.findings import SEVERITIES, Evidence, samples_of
 from leakaudit.findings.effort import efforts, listed
+from leakaudit.findings.ladder import told
 from leakaudit.findings.rules.fidelity import departures
 from leakaudit.report.views.defence_facts import VACUOUS, at_most, bound_in_short, weakest
 from leakaudit.scoring.base import FEWEST_FOR_INTERVAL, leak_interval
@@ -55,6 +56,7 @@ def conclude(evidence: Evidence, findings: Sequence[FindingEntry], preset: str) 
             attacked,
             hit,
             whole=any(s.part is None for _, _, s in leaks),
+            steps=told(evidence, leaked=bool(leaks)),
         ),
         at_most=_at_most(evidence.defences),
         assumed=_assumptions(evidence, preset),
@@ -96,8 +98,19 @@ def _nothing_ran(evidence: Evidence) -> tuple[VerdictStatus, str, str]:
 
 
 def _at_least(
-    attacks: Sequence[AttackEntry], leaking: Sequence[str], attacked: int, hit: int, *, whole: bool = True
+    attacks: Sequence[AttackEntry],
+    leaking: Sequence[str],
+    attacked: int,
+    hit: int,
+    *,
+    whole: bool = True,
+    steps: str = "",
 ) -> str:
+    said = _shown(attacks, leaking, attacked, hit, whole=whole)
+    return f"{said} {steps}" if steps else said
+
+
+def _shown(attacks: Sequence[AttackEntry], leaking: Sequence[str], attacked: int, hit: int, *, whole: bool) -> str:
     ran = [a.title for a in attacks if a.status is RunStatus.RUN and not a.upper_bound]
     if not ran:
         return "Nothing: no attack ran."

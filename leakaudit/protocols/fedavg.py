@@ -14,7 +14,7 @@ in every entry.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -184,6 +184,18 @@ class FedAvg(Protocol):
         if samples <= self._size:
             return None
         return torch.stack([torch.randperm(samples, generator=generator) for _ in range(self.local_epochs)])
+
+    def of_samples(self, samples: int) -> FedAvg:
+        """In steps of one sample where the client's steps take a part of its samples, else of all."""
+        apart = samples > 1 and self._size < self.samples
+        return replace(self, batch_size=samples, local_batch_size=1 if apart else None)
+
+    def taking(self, steps: int) -> FedAvg:
+        """In other epochs, or with fewer samples where one epoch takes more steps than that."""
+        each = self.steps // self.local_epochs
+        if steps >= each:
+            return replace(self, local_epochs=steps // each)
+        return replace(self, local_epochs=1, batch_size=sum(self.step_sizes[:steps]))
 
     def assumption(self, shared: str = "undefended", made: str = "computed") -> str:
         """How many samples, steps and epochs, and with which optimizer."""
