@@ -84,8 +84,12 @@ class Between(FedSGD):
         return {n: tensor + alpha * self.way[n] if n in self.way else tensor for n, tensor in before.items()}
 
 
+SMALLEST = 1e-30
+"""Least norm that is divided by; chosen, above the 1e-38 where float32's precision ends."""
+
+
 def _norm(tensors: Mapping[str, Tensor]) -> Tensor:
-    return squared_norm(list(tensors.values())).clamp_min(TINY).sqrt()
+    return torch.cat([tensor.flatten() for tensor in tensors.values()]).square().sum().sqrt().clamp_min(SMALLEST)
 
 
 @dataclass(frozen=True)
