@@ -16,7 +16,7 @@ ladder   Of several local steps: what the positive control asks, and the same of
 
 ``quick`` runs the negative and the prior-only control of every attack that claims a leak, on one victim, and the
 positive control of the strongest of them; where nothing leaked, or every claim was taken back, the positive control of
-every attack that ran. The ladder is climbed by the strongest attack.
+every attack that ran. The strongest attack climbs the ladder.
 ``full`` runs the first three for every attack and every victim. An attack that refuses to run without information passes.
 """
 
@@ -35,7 +35,6 @@ from leakaudit.audit.known import on_reference
 from leakaudit.audit.ladder import ladder_on_model, ladder_on_reference
 from leakaudit.audit.memory import attack_once
 from leakaudit.audit.references import synthetic_batch
-from leakaudit.audit.request import Level
 from leakaudit.audit.scene import ENDED, Kind, Run, Scene, control_entry
 from leakaudit.audit.victim import Outcome, Victim, observe_victim
 from leakaudit.document.schema import ControlEntry

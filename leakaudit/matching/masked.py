@@ -58,7 +58,7 @@ def cost(problem: GradientMatching, values: Mapping[str, Tensor]) -> float:
 
 
 def masked_activations(problem: GradientMatching, values: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Input h and mask m of every dropout whose mask is unknown, by ``step/layer``: of each local step, at its weights."""
+    """Input h and mask m of every dropout whose mask is unknown, by ``step/layer``; each at its step's weights."""
     masks = {name.removeprefix(MASK): value for name, value in values.items() if name.startswith(MASK)}
     seen = _Seen()
     module = problem.target.module

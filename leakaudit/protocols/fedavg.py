@@ -103,6 +103,11 @@ class FedAvg(Protocol):
         """Whether the update is a weighted mean of the steps' gradients."""
         return self.optimizer in LINEAR
 
+    @property
+    def step_weights(self) -> list[float]:
+        """How much the gradient of every step counts in what was learnt, c_k; the learning rate where not linear."""
+        return self._weights[1]
+
     @cached_property
     def _weights(self) -> tuple[float, list[float]]:
         if self.linear:

@@ -6,8 +6,8 @@ activations that are never 0 (GELU, SiLU, sigmoid, tanh), and effectively for Re
 masked. The rows of the weight in front of it vanish likewise. Channel dropout is read off convolutions in the same way.
 A mask of several positions that share a weight (attention, tokens, a convolution's map) cannot be read.
 
-For more samples a column is zero where all of them drop the unit: entries of every mask that need not be searched. After
-several local steps it is zero where all of them drop it in every step; for one sample too that is then all that is read.
+For more samples a column is zero where all of them drop the unit: entries of every mask that need not be searched.
+After several local steps it is zero where all of them drop it in every step; of one sample too no more is then read.
 
 Which tensor reads which layer is found by experiment, not from the architecture: two updates of random inputs under a
 random mask and its complement; a tensor reads the layer if its slices vanish wherever the mask does.
@@ -93,7 +93,7 @@ def masked_layers(target: Target, observation: Observation) -> tuple[MaskedLayer
 def read_masks(
     target: Target, observation: Observation, layers: tuple[MaskedLayer, ...], generator: Generator
 ) -> dict[str, Tensor]:
-    """What an update says about its masks, by ``step/layer``: 0 for a unit that no sample keeps in any step, else 1.
+    """What an update says of its masks, by ``step/layer``: 0 for a unit that no sample keeps in any step, else 1.
 
     For one sample and one step that is the mask, of shape ``layer.shape``; otherwise all samples and steps get the same.
     Empty where the zeros of the update may be something else than masks.
