@@ -2,10 +2,10 @@
 
 ======== =====================================================================================================
 positive A bundled network of the same input shape that is known to leak (`leakaudit.audit.references`), one generated
-         sample (two where an attack needs an order). For an optimisation attack that claims nothing it is of the kind and size of the model under audit, and
-         the attack has as many iterations as on the victim that got the fewest. If the sample is not recovered, the
-         attack is "not working here" and its failure elsewhere says nothing; where time ended the control first,
-         nothing is decided.
+         sample, or two for an attack that needs an order. For an optimisation attack that claims nothing it is of the
+         kind and size of the model under audit, and the attack has as many iterations as on the victim that got the
+         fewest. If the sample is not recovered, the attack is "not working here" and its failure elsewhere says
+         nothing; where time ended the control first, nothing is decided.
 negative The update of a different batch, scored against the victim. It must fall to the floors. With several
          victims these are the reconstructions at hand, exchanged; with one, a further run.
 prior    No update: every tensor replaced by Gaussian noise of the same norm, the inferred labels kept, no warm
@@ -17,7 +17,7 @@ ladder   Of several local steps: what the positive control asks, and the same of
 ``quick`` runs the negative and the prior-only control of every attack that claims a leak, on one victim, and the
 positive control of the strongest of them; where nothing leaked, or every claim was taken back, the positive control of
 every attack that ran. The strongest attack climbs the ladder.
-``full`` runs the first three for every attack and every victim. An attack that refuses to run without information passes.
+``full`` runs the first three for every attack and victim. An attack that refuses to run without information passes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What was tried: how much of its plan each attack ran, and what is missing for its failure to be evidence.
 
 That an attack recovered nothing says something only where it works: where its positive control passed, with no more
-iterations than the victims had, where it ran a fair part of its plan on all victims, where its objective fell, and where its ladder of local steps
-reached as many as the clients take.
+iterations than the victims had, where it ran a fair part of its plan on all victims, where its objective fell, and
+where its ladder of local steps reached as many as clients take.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class Between(FedSGD):
             return super().update(target, play, parameters=self._line(before, alpha), **how)
         first = super().update(target, play, parameters=before, **how)
         leg = play.unknowns[LENGTH].exp() * _norm(self.way) / _norm({name: first[name] for name in self.way})
-        # θ_0 (1−α)² + 2α(1−α) c + α² θ_K, whose control point c = θ_0 − leg · g(θ_0) makes it leave θ_0 down the gradient
+        # θ_0 (1−α)² + 2α(1−α) c + α² θ_K with c = θ_0 − leg · g(θ_0): it leaves θ_0 down the gradient
         there = {
             name: tensor + alpha**2 * self.way[name] - 2 * alpha * (1 - alpha) * leg * first[name]
             if name in self.way

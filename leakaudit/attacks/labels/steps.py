@@ -1,8 +1,9 @@
 r"""Mean prediction over K local steps, from dummy features whose replayed training of the last layer gives its update.
 
-After several steps :math:`g = \sum_k c_k\,\overline{(p_k - y)} / \sum_k c_k`: the predictions are those of weights
-that move from step to step, so that the model before the first step tells too little of them. What moves them most is
-the last layer itself. Its training needs no weights: with the features fixed, a step on samples S moves the logits of every sample n by
+After several steps the predictions in :math:`g = \sum_k c_k\,\overline{(p_k - y)} / \sum_k c_k` are those of weights
+that move from step to step, and the model before the first step tells too little of them. What moves them most is the
+last layer itself. Its training needs no weights: with the features fixed, a step on samples S moves the logits of every
+sample n by
 
 .. math:: z_n \leftarrow z_n - \eta \sum_{i \in S} (h_i \cdot h_n + 1)\,(p_i - y_i) / |S|
 

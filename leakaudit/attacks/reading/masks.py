@@ -93,9 +93,9 @@ def masked_layers(target: Target, observation: Observation) -> tuple[MaskedLayer
 def read_masks(
     target: Target, observation: Observation, layers: tuple[MaskedLayer, ...], generator: Generator
 ) -> dict[str, Tensor]:
-    """What an update says of its masks, by ``step/layer``: 0 for a unit that no sample keeps in any step, else 1.
+    """What an update says of masks, by ``step/layer``: 0 where no sample keeps a unit in any step, else 1.
 
-    For one sample and one step that is the mask, of shape ``layer.shape``; otherwise all samples and steps get the same.
+    """What an update says of masks by ``step/layer``: 0 where no sample keeps a unit in any of the steps, else 1.
     Empty where the zeros of the update may be something else than masks.
 
     Args:
