@@ -95,7 +95,7 @@ def read_masks(
 ) -> dict[str, Tensor]:
     """What an update says of masks, by ``step/layer``: 0 where no sample keeps a unit in any step, else 1.
 
-    """What an update says of masks by ``step/layer``: 0 where no sample keeps a unit in any of the steps, else 1.
+    For one sample and one step that is the mask, of shape ``layer.shape``; otherwise all samples and steps get one.
     Empty where the zeros of the update may be something else than masks.
 
     Args:
