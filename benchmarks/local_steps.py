@@ -4,7 +4,7 @@
 
 A case is a network, how its client trains, and an attack. *naive* is IG that takes the update for one gradient. Labels
 are the true ones. PSNR in 0..1, samples matched (Hungarian), mean over the samples of a victim; median and range over
-the victims. Victim v has the weights and the samples of seed v; settings were chosen on victims below 100, and victims
+the victims. Victim v has the weights and the samples of seed v, of distinct classes where there are as many; settings were chosen on victims below 100, and victims
 from 100 on confirm them. Measured victims are kept in ``--store`` and not measured again. Needs fashion_mnist_test.npz
 in $LEAKAUDIT_DATA/images.
 """
@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 import torch
-from networks import cifar
+from networks import cifar, distinct
 from scipy.optimize import linear_sum_assignment
 from store import RESULTS, Measurement, Store, machine
 from torch import Tensor, nn
@@ -40,6 +40,7 @@ from leakaudit.tasks.single_label import SingleLabel
 FASHION = Images((1, 28, 28), (0.0,), (1.0,))
 """Pixels as they are; rows *normalised* have mean 0.2860 and standard deviation 0.3530, which moves weights further."""
 NORMALISED = Images((1, 28, 28), (0.2860,), (0.3530,))
+CLASSES = 10
 Activation = Callable[[], nn.Module]
 
 
@@ -81,8 +82,8 @@ class Case:
     space: Images = FASHION
 
 
-SMOOTH = {"search": False, "optimizer": "lbfgs", "distance": "euclidean", "tv_weight": 0.0, "tolerance": 1e-13}
-"""L-BFGS on the squared distance of the replayed update, down to the rounding of the weights."""
+EXACT = {"tolerance": 1e-13}
+"""Down to the rounding of the weights."""
 
 
 def gelu() -> nn.Module:
@@ -101,7 +102,7 @@ def _cell(name: str, build: Callable[[], nn.Module], client: FedAvg, steps: int,
     """The naive attack and those named, on one client."""
     cases = {f"{name} naive": Case(build, client, "naive", steps)}
     for attack, bar in bars.items():
-        own = SMOOTH if attack == "ig" else {}
+        own = EXACT if attack == "ig" else {}
         cases[f"{name} {attack}"] = Case(build, client, attack, steps, bar, own)
     return cases
 
@@ -111,7 +112,7 @@ def _normalised(cases: dict[str, Case]) -> dict[str, Case]:
 
 
 CASES: dict[str, Case] = {
-    **_cell("gelu N2 B2 E5 .1", gelu, FedAvg(2, local_epochs=5, learning_rate=0.1), 0, sme="≥ 33", ig="≥ 100"),
+    **_cell("gelu N2 B2 E5 .1", gelu, FedAvg(2, local_epochs=5, learning_rate=0.1), 4500, sme="≥ 33", ig="≥ 100"),
     **_cell("sigmoid N1 B1 E5 .1", sigmoid, FedAvg(1, local_epochs=5, learning_rate=0.1), 3000, sme="", ig="≥ 48"),
     **_cell("cnn N8 B4 E5 .1", cnn, FedAvg(8, "eval", "none", 5, 4, 0.1), 400, sme="", dlfa="≥ 13"),
     **_cell("cnn N8 B4 E5 .004", cnn, FedAvg(8, "eval", "none", 5, 4, 0.004), 400, sme="", dlfa="≥ 25"),
@@ -119,15 +120,15 @@ CASES: dict[str, Case] = {
     **_cell("gelu N4 B2 E5 .1", gelu, FedAvg(4, "eval", "none", 5, 2, 0.1), 2000, sme="≥ 16", dlfa="≥ 17"),
     **_cell("gelu N4 B2 E5 .004", gelu, FedAvg(4, "eval", "none", 5, 2, 0.004), 2000, sme="", dlfa=""),
 }
-CASES |= _normalised(_cell("gelu N2 B2 E5 .1", gelu, FedAvg(2, local_epochs=5, learning_rate=0.1), 0, sme="", ig=""))
+CASES |= _normalised(_cell("gelu N2 B2 E5 .1", gelu, FedAvg(2, local_epochs=5, learning_rate=0.1), 4500, sme="", ig=""))
 
 
 def _dropout(name: str, client: FedAvg, joint: str) -> dict[str, Case]:
     client = replace(client, mode="train")
     return {
-        f"dropout {name} known": Case(dropped, client, "wia", 0, "≥ 100", SMOOTH),
-        f"dropout {name} joint": Case(dropped, client, "dia", 0, joint),
-        f"dropout {name} plain": Case(dropped, client, "ig", 0, "< 17"),
+        f"dropout {name} known": Case(dropped, client, "wia", 3000, "≥ 100", EXACT),
+        f"dropout {name} joint": Case(dropped, client, "dia", 3000, joint),
+        f"dropout {name} plain": Case(dropped, client, "ig", 1000, "< 17"),
     }
 
 
@@ -149,9 +150,11 @@ def attack_of(case: Case) -> Attack:
 def observed(case: Case, number: int) -> tuple[Target, Observation, Tensor]:
     """The network, what a server sees, and the samples (N, 1, 28, 28) in 0..1."""
     torch.manual_seed(number)
-    net = Target(case.build().eval(), "net", "module", FASHION.shape, "NCHW", case.space, SingleLabel(10))
+    net = Target(case.build().eval(), "net", "module", FASHION.shape, "NCHW", case.space, SingleLabel(CLASSES))
     images, labels = cifar("fashion_mnist_test.npz")
-    chosen = torch.randperm(len(images), generator=cpu_generator(number))[: case.client.batch_size]
+    size = case.client.batch_size
+    drawn = torch.randperm(len(images), generator=cpu_generator(number))[:size]
+    chosen = distinct(labels, size, number) if size <= CLASSES else drawn
     batch = Batch(images[chosen].reshape(-1, *FASHION.shape), labels[chosen], tuple(chosen.tolist()))
     seen, masks = observe_step(net, batch, case.client, case.space, number)
     seen = replace(seen, labels=batch.labels, label_source="given", masks=masks or None)
