@@ -1,12 +1,12 @@
 """Attacks on updates of several local steps, on Fashion-MNIST: replayed, epoch by epoch, by a surrogate, naive.
 
-    python benchmarks/local_steps.py [CASE ...] [--first 100] [--victims 4] [--out benchmarks/results/local_steps.md]
+    python benchmarks/local_steps.py [CASE ...] [--first 100] [--victims 4]
 
 A case is a network, how its client trains, and an attack. *naive* is IG that takes the update for one gradient. Labels
 are the true ones. PSNR in 0..1, samples matched (Hungarian), mean over the samples of a victim; median and range over
-the victims. Victim v has the weights and the samples of seed v, of distinct classes where there are as many; settings were chosen on victims below 100, and victims
-from 100 on confirm them. Measured victims are kept in ``--store`` and not measured again. Needs fashion_mnist_test.npz
-in $LEAKAUDIT_DATA/images.
+the victims. Victim v has the weights and the samples of seed v, of distinct classes where there are as many; settings
+were chosen on victims below 100, and victims from 100 on confirm them. Measured victims are kept in ``--store`` and not
+measured again. Needs fashion_mnist_test.npz in $LEAKAUDIT_DATA/images.
 """
 
 from __future__ import annotations
