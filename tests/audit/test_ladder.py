@@ -11,9 +11,17 @@ import numpy as np
 import pytest
 
 import leakaudit
+from leakaudit.attacks.registry import create
+from leakaudit.audit.budget import Budget
+from leakaudit.audit.known import on_reference
 from leakaudit.audit.ladder import rungs
+from leakaudit.audit.memory import Memory
+from leakaudit.audit.scene import Scene
+from leakaudit.audit.victim import Knowledge
+from leakaudit.client.batch import Batch
 from leakaudit.document.schema import ControlEntry, Report
 from leakaudit.document.status import VerdictStatus
+from leakaudit.domains.images import Images
 from leakaudit.findings.effort import efforts
 from leakaudit.findings.ladder import told
 from leakaudit.findings.verdict import conclude
@@ -21,7 +29,8 @@ from leakaudit.observer import SilentObserver
 from leakaudit.protocols.fedavg import FedAvg
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.report.write import write_report
-from tests.conftest import small_mlp, smooth_images
+from leakaudit.scoring.images import ImageMeasure
+from tests.conftest import make_target, small_mlp, smooth_images
 from tests.findings.build import CONTROLS, entry, evidence, sample
 from tests.protocols.two_steps import TwoSteps
 
@@ -131,13 +140,19 @@ def test_a_ladder_is_announced_and_can_be_interrupted() -> None:
     assert (model.steps, model.detail) == ([], "not run: interrupted")
 
 
-def test_dlfa_has_a_positive_control_of_two_samples() -> None:
-    options = {"attacks": ["dlfa"], "settings": {"dlfa": {"iterations": "60"}}, "samples": 4}
-    report = scan(4, local_batch_size=2, **{**options, **LOCAL, "local_epochs": 2})
-    positive = next(control for control in report.controls if control.kind == "positive")
-    assert positive.passed, positive.detail
-    assert "a sample of 2 of the bundled network" in positive.detail
-    assert ladders(report)[0].steps[0] > 1  # one step has no epochs to tie
+def test_dlfa_has_a_positive_control_of_two_samples(samples: Batch, space: Images) -> None:
+    """It needs an order, which one sample has not; on a network known to leak it recovers one of two."""
+    target, client = make_target(small_mlp(), SHAPE, 5), FedAvg(4, "eval", "none", 2, 2, 0.01)
+    budget = Budget.of(SilentObserver(), None)
+    scene = Scene(target, samples, space, ImageMeasure(samples), client, Knowledge(), budget, Memory(), "quick")
+    attack = create("dlfa", "quick", {"iterations": "60"})
+    known = on_reference(attack, scene, hard=False)
+    assert not isinstance(known, str), known
+    assert known.victim.observation.protocol.step_sizes == (1, 1, 1, 1)
+    assert known.attacked(attack, scene, "positive", budget.share(1)).leaked
+    refused = on_reference(attack, scene, hard=False, steps=1)
+    assert isinstance(refused, str)
+    assert "visits its samples once" in refused
 
 
 def ladder(recovered: list[bool | None], reference: str = "") -> ControlEntry:
