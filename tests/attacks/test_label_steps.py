@@ -57,16 +57,10 @@ def test_half_way_is_the_middle_of_the_weights(samples: Batch, space: Images) ->
     assert halfway(target, observe(target, samples.subset(range(8)), FedSGD(8), space)) is target
 
 
-@pytest.mark.parametrize(
-    "client", [FedAvg(8, local_epochs=4, learning_rate=0.05), FedAvg(16, "eval", "none", 1, 4, 0.05)]
-)
-def test_counts_after_several_steps(client: FedAvg, samples: Batch, space: Images) -> None:
-    target = make_target(small_cnn(), (3, 12, 12), 5)
-    right = total = 0
-    for seed in range(2):
-        (victim,) = samples.draw(1, client.samples, seed)
-        guess = infer_labels(target, observe(target, victim, client, space, seed=seed), cpu_generator(seed))
-        assert "in 4 steps" in guess.method
-        right += sum((Counter(victim.labels.tolist()) & Counter(guess.labels.tolist())).values())
-        total += client.samples
-    assert right / total >= 0.9, right / total
+def test_counts_after_several_steps(samples: Batch, space: Images) -> None:
+    target, client = make_target(small_cnn(), (3, 12, 12), 5), FedAvg(16, "eval", "none", 1, 4, 0.05)
+    (victim,) = samples.draw(1, 16, 0)
+    guess = infer_labels(target, observe(target, victim, client, space, seed=0), cpu_generator(0))
+    assert "in 4 steps" in guess.method
+    right = sum((Counter(victim.labels.tolist()) & Counter(guess.labels.tolist())).values())
+    assert right >= 15, right
