@@ -93,6 +93,8 @@ def _conclude(report: Report, written: list[Path]) -> None:
     for note in departures(report.target.fidelity):
         if note.id not in {finding.id for finding in shown}:
             say(f"{note.id} {note.message}; {note.hint}")
+    for left_out in report.protocol.left_out:
+        say(f"Left out: {left_out.label or 'a recorded round'}: {left_out.reason or 'see the full report'}")
     expired = report.policy.suppressions if report.policy else []
     for entry in (s for s in expired if s.state == "expired"):
         say(f"Expired: the suppression of {entry.rule} ended on {entry.expires}: {entry.reason}")

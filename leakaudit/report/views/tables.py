@@ -224,12 +224,15 @@ def label_table(report: Report) -> Table:
         for result in attack.results:
             labels = result.labels
             right = f"assumed, {labels.count}" if labels.assumed else f"{labels.correct} of {labels.count}"
+            right = right if labels.known else "not known"
             cells: list[Cell | str] = [
                 clip(attack.title, 60),
                 Cell(str(result.victim), str(result.victim)),
                 Cell(", ".join(class_name(report, label) for label in labels.true) or MISSING),
                 Cell(", ".join(class_name(report, label) for label in labels.inferred) or MISSING),
-                Cell(right, str(labels.correct), mark="leak" if labels.correct == labels.count else ""),
+                Cell(
+                    right, str(labels.correct), mark="leak" if labels.known and labels.correct == labels.count else ""
+                ),
                 labels.method + _soft_label(report, labels.soft),
             ]
             table.add(cells, attack.name, str(result.victim))
