@@ -24,7 +24,6 @@ from leakaudit.client.rounds.carried import Carried, Trained, carried_between
 from leakaudit.client.rounds.files import RecordedUpdate, load_update
 from leakaudit.client.rounds.folder import (
     began_with,
-    differing,
     kind_of,
     read_settings,
     read_shared,
@@ -32,8 +31,10 @@ from leakaudit.client.rounds.folder import (
     samples_of,
 )
 from leakaudit.client.rounds.mistaken import refuse_mistaken
-from leakaudit.client.rounds.statistics import sent_statistics
+from leakaudit.client.rounds.naming import differing
+from leakaudit.client.rounds.statistics import counted_steps, sent_statistics
 from leakaudit.errors import AuditError, LeakauditError, UpdateError, UsageError
+from leakaudit.protocols.fedavg import FedAvg
 from leakaudit.target.target import Target
 
 ALIKE = (*LOCAL, "weight_decay", "mode")
@@ -85,8 +86,6 @@ class Rounds:
 def with_round(request: Request) -> Request:
     """The request with what the document of its round says of the client's training, where no keyword says so.
 
-    Of several rounds it is the first that decides; the others have to agree with it.
-
     Raises:
         UsageError: The folder is no recorded round, or neither tells the learning rate.
         UpdateError: Its document is damaged, or a setting in it cannot be.
@@ -95,32 +94,59 @@ def with_round(request: Request) -> Request:
         return request
     if request.update is not None:
         raise UsageError("--update and --round were both given", "a round holds its update: leave out one of them")
-    folders = rounds_in(request.round)
+    said: dict[str, Any] = {name: request.value_of(name) for name in LOCAL if request.says(name)}
+    said |= {"mode": request.protocol.mode, "weight_decay": request.weight_decay, "samples": request.samples}
+    said |= {} if request.local else {"batch_size": request.protocol.batch_size}
+    known = told_beside({**said, "round": request.round})
+    folder = rounds_in(request.round)[0]
+    if kind_of(folder) != "gradient" and not request.local and "learning_rate" not in known:
+        raise UsageError(f"{folder} does not tell the learning rate of the client", "add --learning-rate, as 0.1")
+    return replace(request, **known)
+
+
+def told_beside(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """What the document of a round adds to the keywords of a request, which go before it.
+
+    Of several rounds it is the first that decides; the others have to agree with it, but for the number of samples.
+
+    Raises:
+        UsageError: ``round`` is no recorded round.
+        UpdateError: Its document is damaged.
+    """
+    if keywords.get("round") is None:
+        return {}
+    folders = rounds_in(keywords["round"])
     told = read_settings(folders[0])
-    number = None if len(folders) > 1 else _number(request, told)
-    known = {name: told[name] for name in LOCAL if told.get(name) not in (None, False, 0) and not request.says(name)}
-    if told.get("mode") == "train" and request.protocol.mode == "eval":
+    known: dict[str, Any] = {}
+    if told.get("mode") == "train" and keywords.get("mode") in (None, "eval"):
         known["mode"] = "train"
-    if told.get("weight_decay") and request.weight_decay is None:
+    number = told.get("num_examples") if len(folders) == 1 else None
+    counts = isinstance(number, int) and number > 0 and keywords.get("samples") is None
+    if kind_of(folders[0]) == "gradient":
+        return known | ({"batch_size": number} if counts and keywords.get("batch_size") in (None, 1) else {})
+    for name in LOCAL:
+        if told.get(name) not in (None, False, 0) and keywords.get(name) in (None, False):
+            known[name] = told[name]
+    if told.get("weight_decay") and keywords.get("weight_decay") is None:
         known["weight_decay"] = told["weight_decay"]
-    gradient = kind_of(folders[0]) == "gradient"
-    if gradient:
-        known = {name: value for name, value in known.items() if name == "mode"}
-    elif not request.local and "learning_rate" not in known:
-        raise UsageError(f"{folders[0]} does not tell the learning rate of the client", "add --learning-rate, as 0.1")
-    if number is not None:
-        known["batch_size" if gradient else "samples"] = number
+    known |= {"samples": number} if counts else {}
+    _refuse_impossible(folders[0], known, keywords)
+    return known
+
+
+def _refuse_impossible(folder: Path, known: Mapping[str, Any], keywords: Mapping[str, Any]) -> None:
+    """Refuse settings of a document that cannot be, by its name.
+
+    Raises:
+        UpdateError: One cannot be.
+    """
+    merged = {name: keywords.get(name) for name in (*LOCAL, "weight_decay", "samples")} | known
+    if merged["learning_rate"] is None:
+        return
     try:
-        return replace(request, **known)
+        Request(**merged)
     except UsageError as error:
-        raise UpdateError(f"{folders[0]}/round.json: {error.message}", error.hint) from error
-
-
-def _number(request: Request, told: Mapping[str, Any]) -> int | None:
-    """How many samples a round says are behind it, where no keyword says so."""
-    given = request.samples is not None or (not request.local and request.protocol.batch_size > 1)
-    number = told.get("num_examples")
-    return None if given or not isinstance(number, int) or number < 1 else number
+        raise UpdateError(f"{folder}/round.json: {error.message}", error.hint) from error
 
 
 def refuse_shared_batch(request: Request) -> None:
@@ -204,7 +230,7 @@ def _several(request: Request, folders: Sequence[Path], target: Target, samples:
             _refuse_other_settings(folder, told, first)
             update = read_shared(folder, own or target)
             audited.append(_checked(request, Round(update, batch, told, folder.name, own), own or target))
-            trained.append(Trained(folder.name, told, weights, update.tensors, update.kind))
+            trained.append(_trained(audited[-1], request, weights, own or target))
         except AuditError as error:
             left_out.append(LeftOut(folder.name, error.message))
             errors.append(error)
@@ -213,6 +239,14 @@ def _several(request: Request, folders: Sequence[Path], target: Target, samples:
             raise errors[0]
         raise UpdateError(*differing(began_with(folders[0], target), target))
     return Rounds(tuple(audited), tuple(left_out), tuple(carried_between(trained)))
+
+
+def _trained(round_: Round, request: Request, weights: Mapping[str, Tensor], target: Target) -> Trained:
+    """A round with what its settings say of its momentum."""
+    protocol = settled(request, round_).protocol_for(target)
+    momentum = protocol.momentum if isinstance(protocol, FedAvg) and protocol.optimizer == "sgd" else 0.0
+    update = round_.update
+    return Trained(round_.label, round_.told, weights, update.tensors, update.kind, momentum, protocol.steps)
 
 
 def _target_of(
@@ -280,9 +314,13 @@ def _checked(request: Request, round_: Round, target: Target) -> Round:
             f"{protocol.batch_size} samples",
             "add --local-epochs and --local-batch-size as the client has them",
         )
-    if round_.batch.indices:
+    if not round_.batch.indices:
+        round_ = replace(round_, batch=Batch.unknown(target.image_shape, range(protocol.batch_size)))
+    counted = counted_steps(target, round_.update.buffers)
+    if counted is None or counted == protocol.steps:
         return round_
-    return replace(round_, batch=Batch.unknown(target.image_shape, range(protocol.batch_size)))
+    note = f"BatchNorm's own counters say {counted} steps, the settings make {protocol.steps}"
+    return replace(round_, update=replace(round_.update, notes=(*round_.update.notes, note)))
 
 
 def settled(request: Request, round_: Round) -> Request:

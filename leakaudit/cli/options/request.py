@@ -133,6 +133,15 @@ def with_cache(asked: dict[str, Any], evidence: str) -> dict[str, Any]:
     return {**asked, "cache": wanted and cache_usable()}
 
 
+def with_told(asked: dict[str, Any]) -> dict[str, Any]:
+    """The values with what the document of a recorded round says of the training, where no option says so."""
+    if asked["round"] is None:
+        return asked
+    from leakaudit.audit.rounds import told_beside
+
+    return {**asked, **told_beside(asked)}
+
+
 def refuse_absent(request: Request) -> None:
     """Refuse files that are not there before anything is loaded.
 

@@ -6,12 +6,17 @@ round alone. One that is kept adds what is left of the round before: after a sin
 .. math:: \Delta_2 = \mu\,(1 + \mu + \dots)\,\Delta_1 + \dots
 
 so a row that no sample of the second round touched (of a token that does not occur, of a unit that was off) repeats the
-row of the first, and all such rows by the same factor. Rows that one sample touched in both rounds are parallel too,
-each by a factor of its own: only a factor that most parallel rows share, to rounding, is momentum. Where *every* row is
-parallel (a client of one sample) nothing is said.
+row of the first, and all such rows by the same factor. After K steps there, the factor depends on the one step k that
+touched the row,
 
-Fails where every row was touched in the second round, and where rows were touched by several steps of the first; so
-finding nothing is no evidence.
+.. math:: \rho_k = \mu^{K-k} \, (1 - \mu^{K'}) / (1 - \mu^{K-k})
+
+for K' steps of the second round. Rows that one sample touched in both rounds are parallel too, each by a factor of its
+own: only factors that follow from the momentum, or else one that most parallel rows share, to rounding, are momentum.
+Where *every* row is parallel (a client of one sample) nothing is said.
+
+Fails where every row was touched in the second round, and for rows that several steps of the first touched; so finding
+nothing is no evidence.
 """
 
 from __future__ import annotations
@@ -46,6 +51,8 @@ class Trained:
         before: The weights that it began with, by name.
         shared: What the client sent.
         kind: What that is.
+        momentum: Of its optimizer, as far as it is told.
+        steps: Local steps, where they are known.
     """
 
     label: str
@@ -53,6 +60,8 @@ class Trained:
     before: Mapping[str, Tensor]
     shared: Mapping[str, Tensor]
     kind: Kind
+    momentum: float = 0.0
+    steps: int | None = None
 
     def changes(self) -> dict[str, Tensor]:
         """Weights after minus weights before; nothing of a gradient."""
@@ -104,18 +113,28 @@ def _repeated(earlier: Trained, later: Trained) -> Carried | None:
     """The tensor with the most rows that repeat those of the round before by one factor."""
     first, second = earlier.changes(), later.changes()
     best: Carried | None = None
+    predicted = _factors(earlier, later)
     for name, tensor in second.items():
         if name not in first or tensor.dim() < 2 or tensor[0].numel() < SHORTEST:
             continue
         weights = torch.maximum(earlier.before[name].abs(), later.before[name].abs())
-        rows, factor = _agreeing(first[name].flatten(1), tensor.flatten(1), weights.flatten(1))
+        rows, factor = _agreeing(first[name].flatten(1), tensor.flatten(1), weights.flatten(1), predicted)
         if rows >= FEWEST and (best is None or rows > best.rows):
             best = Carried(earlier.label, later.label, name, rows, factor)
     return best
 
 
-def _agreeing(first: Tensor, second: Tensor, weights: Tensor) -> tuple[int, float]:
-    """How many rows (R, n) repeat the first by one factor, and that factor; 0 where that says nothing."""
+def _factors(earlier: Trained, later: Trained) -> Tensor:
+    """The factors that rows of one step each repeat by, where momentum and steps are told; else none."""
+    mu, there, here = earlier.momentum, earlier.steps, later.steps
+    if not mu or not there or not here:
+        return torch.empty(0, dtype=torch.float64)
+    left = torch.arange(1, there + 1, dtype=torch.float64)  # K - k
+    return mu**left * (1 - mu**here) / (1 - mu**left)
+
+
+def _agreeing(first: Tensor, second: Tensor, weights: Tensor, predicted: Tensor) -> tuple[int, float]:
+    """How many rows (R, n) repeat the first by momentum, and their median factor; 0 where that says nothing."""
     a, b = first.double().cpu(), second.double().cpu()
     rounding = torch.finfo(first.dtype).eps * weights.double().cpu().norm(dim=1)
     moved = (a.norm(dim=1) > 0) & (b.norm(dim=1) > 0)
@@ -125,6 +144,9 @@ def _agreeing(first: Tensor, second: Tensor, weights: Tensor) -> tuple[int, floa
     parallel = moved & (factor > 0) & (miss <= SAME) & (error <= SAME)
     if int(parallel.sum()) < FEWEST or int(parallel.sum()) == int(moved.sum()):
         return 0, 0.0
-    middle = float(factor[parallel].median())
-    agreeing = int(((factor[parallel] - middle).abs() <= SAME * middle).sum())
-    return (agreeing, middle) if agreeing >= SHARE * int(parallel.sum()) else (0, 0.0)
+    found = factor[parallel]
+    for wanted in (predicted, found.median()[None]):
+        near = ((found[:, None] - wanted).abs() <= SAME * wanted).any(1)
+        if int(near.sum()) >= max(FEWEST, SHARE * len(found)):
+            return int(near.sum()), float(found[near].median())
+    return 0, 0.0

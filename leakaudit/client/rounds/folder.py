@@ -21,15 +21,13 @@ from leakaudit.client.readers.tokens import TOKEN_KEYS
 from leakaudit.client.rounds.arrays import read_arrays
 from leakaudit.client.rounds.files import RecordedUpdate, load_update
 from leakaudit.client.rounds.kinds import Kind
-from leakaudit.client.rounds.naming import payload
+from leakaudit.client.rounds.naming import differing, payload
 from leakaudit.errors import UpdateError, UsageError
 from leakaudit.target.target import Target
 
 FILES: Mapping[str, Kind] = {"after": "weights", "delta": "delta", "gradient": "gradient"}
 LIMIT = 1 << 20
 """Largest round.json in bytes; chosen, a thousand times what a recorder writes."""
-CLOSE = 1e-6
-"""Relative difference within which weights are the same; about eight roundings of float32."""
 
 
 def is_round(path: str | Path) -> bool:
@@ -143,6 +141,11 @@ def kind_of(folder: Path) -> str:
     return sent[0]
 
 
+def shared_in(path: Path) -> list[Path]:
+    """The files of what clients sent in the rounds of a folder."""
+    return [folder / f"{kind_of(folder)}.safetensors" for folder in rounds_in(path)]
+
+
 def began_with(folder: Path, target: Target) -> dict[str, Tensor]:
     """The weights and statistics that a round began with, by the model's names.
 
@@ -155,28 +158,3 @@ def began_with(folder: Path, target: Target) -> dict[str, Tensor]:
         if name not in found.tensors:
             raise UpdateError(f"{path} does not hold {name}", "record all weights that the client started from")
     return {**found.tensors, **found.buffers}
-
-
-def differing(weights: Mapping[str, Tensor], target: Target) -> tuple[str, str] | None:
-    """In which tensor weights differ most from those of a model, as an error's message and way out; ``None`` if equal.
-
-    Args:
-        weights: As of :func:`began_with`.
-        target: The model.
-    """
-    module = target.module
-    state = {**dict(module.named_buffers()), **dict(module.named_parameters())}
-    worst, most = "", CLOSE
-    for name, tensor in weights.items():
-        own = state[name].detach().cpu()
-        if not own.is_floating_point():
-            continue
-        difference = float((tensor.to(own) - own).norm() / own.norm().clamp_min(1e-30))
-        if not difference <= most:
-            worst, most = name, difference
-    if not worst:
-        return None
-    return (
-        f"the round did not begin with this model: {worst} differs by {most:.2g} of its norm",
-        "scan the weights in before.safetensors, or the round of this model",
-    )

@@ -38,9 +38,10 @@ def refuse_mistaken(
         UpdateError: It is.
     """
     local = protocol.moved({}, {}) is not None
-    if kind == "weights" and not local:
+    if kind != "gradient" and not local:
+        what = "weights" if kind == "weights" else "a difference of weights"
         raise UpdateError(
-            f"{source} holds weights after local training, not a gradient",
+            f"{source} holds {what} after local training, not a gradient",
             "say how the client trained: --learning-rate, and --local-epochs and the like where it took several steps",
         )
     if kind == "weights":

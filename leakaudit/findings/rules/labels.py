@@ -27,10 +27,11 @@ def labels_recovered(evidence: Evidence) -> Iterator[Found]:
     unknown = [v for v in _labels(evidence) if not v.assumed and not v.known and v.inferred_count]
     if unknown and not victims:
         count = sum(v.inferred_count for v in unknown)
+        what = "1 label was" if count == 1 else f"{count} labels were"
         yield Found(
             "medium",
             "estimated",
-            f"{count} labels were inferred from the update; nobody has the true ones to compare with.",
+            f"{what} inferred from the update; nobody has the true ones to compare with.",
             {"total": count},
         )
     total, correct = sum(len(labels.true) for labels in victims), sum(labels.correct for labels in victims)
