@@ -33,6 +33,7 @@ from leakaudit.client.rounds.folder import (
 from leakaudit.client.rounds.mistaken import refuse_mistaken
 from leakaudit.client.rounds.naming import differing
 from leakaudit.client.rounds.statistics import counted_steps, sent_statistics
+from leakaudit.defences.quantisation import SignQuantisation
 from leakaudit.errors import AuditError, LeakauditError, UpdateError, UsageError
 from leakaudit.protocols.fedavg import FedAvg
 from leakaudit.target.target import Target
@@ -306,11 +307,13 @@ def _checked(request: Request, round_: Round, target: Target) -> Round:
     """
     asked = settled(request, round_)
     protocol = asked.protocol_for(target)
-    refuse_mistaken(round_.update.tensors, round_.update.kind, target, round_.batch, protocol, round_.update.path)
+    update = round_.update
+    signs = any(defence.name == SignQuantisation.name for defence in (*request.defending(), *request.claimed()))
+    refuse_mistaken(update.tensors, update.kind, target, round_.batch, protocol, update.path, signs=signs)
     steps = round_.told.get("local_steps")
     if request.local and isinstance(steps, int) and steps != protocol.steps:
         raise UpdateError(
-            f"{round_.update.path}: the round says {steps} local steps, its settings make {protocol.steps} of "
+            f"{update.path}: the round says {steps} local steps, its settings make {protocol.steps} of "
             f"{protocol.batch_size} samples",
             "add --local-epochs and --local-batch-size as the client has them",
         )

@@ -52,9 +52,7 @@ def check_update(report: Path, update: Path) -> Check:
         return _compare("update", section.get("update_sha256"), found.pop() if len(found) == 1 else "several files")
     missing = [digest for digest in rounds if digest not in found]
     if missing:
-        return Check(
-            "update", False, f"{len(missing)} of {len(rounds)} rounds of the report are not there as they were"
-        )
+        return Check("update", False, f"{len(missing)} of the report's {len(rounds)} rounds are not there as they were")
     return Check("update", True, f"{len(rounds)} rounds, each with the SHA-256 of the report")
 
 

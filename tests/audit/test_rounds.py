@@ -144,7 +144,7 @@ def test_a_folder_of_rounds_of_another_model_is_refused(tmp_path: Path) -> None:
     rounds_of(tmp_path, 2)
     other = mlp()
     train(other, [3])
-    with pytest.raises(UpdateError, match="the round did not begin with this model: .* differs by"):
+    with pytest.raises(UpdateError, match=r"the round did not begin with this model: .* differs by"):
         leakaudit.scan(other, round=tmp_path, **READER)
 
 

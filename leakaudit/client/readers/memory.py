@@ -78,9 +78,7 @@ def _joined(items: Iterable[Any], *, whole: bool) -> tuple[Any, Any]:
         found, label = _plain(*_pair(item))
         size += found.nbytes
         if size > MAX_BYTES:
-            raise BatchError(
-                f"the samples take more than {MAX_BYTES / 2**30:.0f} GiB", "pass the samples of one client"
-            )
+            raise BatchError(f"the samples take over {MAX_BYTES / 2**30:.0f} GiB", "pass the samples of one client")
         inputs.append(found)
         labels.append(label)
     if not inputs:

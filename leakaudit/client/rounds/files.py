@@ -18,7 +18,7 @@ from leakaudit.client.rounds.arrays import ordered, read_sent
 from leakaudit.client.rounds.decay import Decay, without_decay
 from leakaudit.client.rounds.fobs import Sent
 from leakaudit.client.rounds.given import Given
-from leakaudit.client.rounds.kinds import Kind, are_weights
+from leakaudit.client.rounds.kinds import ALIKE, Kind, are_weights, cosine
 from leakaudit.client.rounds.naming import differing, payload
 from leakaudit.errors import UpdateError
 from leakaudit.target.target import Target
@@ -26,6 +26,8 @@ from leakaudit.target.target import Target
 IN_MEMORY = "the update in memory"
 LOST = 0.1
 """Largest share of what weights moved that their rounding may be; chosen: it is then noise at 20 dB."""
+SWAPPED = 0.9
+"""Cosine with another tensor of the model from which on weights are taken for that one; chosen, above ALIKE."""
 UNIT = "an update is a gradient, or weights after local training with --learning-rate and what is known of it"
 
 
@@ -88,6 +90,7 @@ def load_update(
     told = kind or ("weights" if are_weights(tensors, before) else "delta" if local else "gradient")
     if told == "weights":
         _refuse_unmoved(tensors, before, source, sent.arrays)
+        _refuse_swapped(tensors, before, source)
     decay = None
     if told == "gradient":
         tensors, decay = without_decay(tensors, target.parameters, weight_decay)
@@ -131,6 +134,23 @@ def _refuse_unmoved(
             + f": their rounding alone is {rounding * size / moved:.0%} of what they moved",
             "record them before the filter that rounds, or have clients send the difference of weights",
         )
+
+
+def _refuse_swapped(tensors: Mapping[str, Tensor], before: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights of which one is unlike its own before, and like another of the same shape.
+
+    Raises:
+        UpdateError: Names both.
+    """
+    for name, tensor in tensors.items():
+        if cosine({"": tensor}, {"": before[name]}) >= ALIKE or not bool(before[name].any()):
+            continue
+        for other, own in before.items():
+            if own.shape == tensor.shape and cosine({"": tensor}, {"": own}) >= SWAPPED:
+                raise UpdateError(
+                    f"{source}: {name} looks like the model's {other}: the arrays are in another order",
+                    "save them in the order of the state dict, or under the model's names",
+                )
 
 
 def _halves(arrays: Mapping[str, Tensor]) -> list[Tensor]:
