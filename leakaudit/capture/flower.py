@@ -117,10 +117,18 @@ def _save(
             "the reply holds no arrays (an error, or secure aggregation): not recorded", CaptureWarning, stacklevel=2
         )
         return
-    number, client = message.metadata.group_id, message.metadata.dst_node_id
+    number, client = _round(message), message.metadata.dst_node_id
     facts: dict[str, Any] = {"framework": "flower", "round": number, "client": client, **known}
     facts.update(_version(), **_counted(reply), **settings)
     record(before, sent, out=out / folder_name(number, client), **facts)
+
+
+def _round(message: Any) -> Any:
+    """The number of the round: strategies put it into the configuration, servers of one's own into the group."""
+    for own in message.content.config_records.values():
+        if "server-round" in own:
+            return own["server-round"]
+    return message.metadata.group_id
 
 
 def _version() -> dict[str, str]:
