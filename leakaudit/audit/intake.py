@@ -14,7 +14,7 @@ from leakaudit.audit.request import Request
 from leakaudit.audit.rounds import Rounds, own_samples, read_recorded, refuse_shared_batch
 from leakaudit.client.batch import Batch, refuse_overlap
 from leakaudit.client.readers.base import Reader, Reading, Source, reader_for
-from leakaudit.errors import UsageError
+from leakaudit.errors import UsageError, nearest
 from leakaudit.observer import Observer
 from leakaudit.target import Target, load
 
@@ -177,6 +177,6 @@ def refuse_settings(request: Request) -> None:
         if name not in known:
             raise UsageError(
                 f"--set {name}.{next(iter(own), '…')}: no attack named {name!r}",
-                f"there are: {', '.join(known)} (leakaudit attacks)",
+                nearest(name, known, f"there are: {', '.join(known)} (leakaudit attacks)"),
             )
         create(name, request.preset, own)
