@@ -34,7 +34,7 @@ from leakaudit.client.rounds.mistaken import refuse_mistaken
 from leakaudit.client.rounds.naming import differing
 from leakaudit.client.rounds.statistics import counted_steps, sent_statistics
 from leakaudit.defences.quantisation import SignQuantisation
-from leakaudit.errors import AuditError, LeakauditError, UpdateError, UsageError
+from leakaudit.errors import LeakauditError, UpdateError, UsageError
 from leakaudit.protocols.fedavg import FedAvg
 from leakaudit.target.target import Target
 
@@ -221,6 +221,7 @@ def _several(request: Request, folders: Sequence[Path], target: Target, samples:
     known = 0
     first = read_settings(folders[0])
     for folder in folders:
+        label = str(folder.relative_to(Path(str(request.round))))
         try:
             told = read_settings(folder)
             batch = _samples_of(folder, request, told, target, reader)
@@ -230,15 +231,15 @@ def _several(request: Request, folders: Sequence[Path], target: Target, samples:
             own = _target_of(weights, target, begun)
             _refuse_other_settings(folder, told, first)
             update = read_shared(folder, own or target)
-            audited.append(_checked(request, Round(update, batch, told, folder.name, own), own or target))
+            audited.append(_checked(request, Round(update, batch, told, label, own), own or target))
             trained.append(_trained(audited[-1], request, weights, own or target))
-        except AuditError as error:
-            left_out.append(LeftOut(folder.name, error.message))
+        except LeakauditError as error:
+            left_out.append(LeftOut(label, error.message))
             errors.append(error)
     if not audited or all(round_.target is not None for round_ in audited):
         if errors:
             raise errors[0]
-        raise UpdateError(*differing(began_with(folders[0], target), target))
+        raise UpdateError(*(differing(began_with(folders[0], target), target) or ("no round fits the model", "")))
     return Rounds(tuple(audited), tuple(left_out), tuple(carried_between(trained)))
 
 
@@ -276,9 +277,10 @@ def _refuse_other_settings(folder: Path, told: Mapping[str, Any], first: Mapping
         UpdateError: Names the setting.
     """
     for name in ALIKE:
-        if told.get(name) != first.get(name):
+        mine, theirs = told.get(name) or None, first.get(name) or None
+        if mine != theirs:
             raise UpdateError(
-                f"{folder}: {name} is {told.get(name)}, the first round has {first.get(name)}",
+                f"{folder}: {name} is {mine}, the first round has {theirs}",
                 "audit rounds of one kind of training together, the others on their own",
             )
 

@@ -81,6 +81,14 @@ def test_weights_and_differences_are_no_gradient(kind: Any) -> None:
         refuse_mistaken(trained(torch.optim.SGD, lr=0.1), kind, target, NOBODY, FedSGD(2), "file")
 
 
+def test_a_gradient_is_no_local_training() -> None:
+    target = load(small_mlp(), image_shape=SHAPE)
+    shared = {name: torch.randn_like(tensor) for name, tensor in target.parameters.items()}
+    with pytest.raises(UpdateError, match="file is a gradient, and clients are said to train locally"):
+        refuse_mistaken(shared, "gradient", target, NOBODY, FedAvg(2, learning_rate=0.1), "file")
+    refuse_mistaken(shared, "gradient", target, NOBODY, FedSGD(2), "file")
+
+
 def test_signs_that_were_read_from_rounded_weights_are_signs() -> None:
     """A step of ±1e-3 of weights of 0.1 comes back with a rounding; other magnitudes are still told."""
     before = small_mlp().state_dict()

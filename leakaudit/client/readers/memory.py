@@ -84,7 +84,7 @@ def _joined(items: Iterable[Any], *, whole: bool) -> tuple[Any, Any]:
     if not inputs:
         raise BatchError("the batch is empty", "pass the samples behind one update, or more")
     try:
-        put = np.concatenate if whole else np.stack
+        put: Any = np.concatenate if whole else np.stack
         return put(inputs), put(labels)
     except ValueError as error:
         raise BatchError(f"the samples do not go together: {error}", "give all of them one shape") from error

@@ -58,6 +58,11 @@ def refuse_mistaken(
             f"{source} holds {what} after local training, not a gradient",
             "say how the client trained: --learning-rate, and --local-epochs and the like where it took several steps",
         )
+    if kind == "gradient" and local:
+        raise UpdateError(
+            f"{source} is a gradient, and clients are said to train locally",
+            "leave out --learning-rate and what else says how they train",
+        )
     changes = _changes(shared, kind, target)
     if local and protocol.linear and not signs and even(changes):
         raise UpdateError(
