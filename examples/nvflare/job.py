@@ -39,7 +39,7 @@ def main(rounds: Path, workspace: Path) -> None:
         job.to(str(HERE / "net.py"), site)
         recorder = nvflare_filter(rounds.resolve(), **SETTINGS)
         job.to(recorder, site, tasks=["train"], filter_type=FilterType.TASK_RESULT)
-    job.simulator_run(str(workspace), n_clients=2, log_config="concise")
+    job.simulator_run(str(workspace), log_config="concise")
     images, labels = samples(1, SAMPLES)
     np.savez("client.npz", x=images, y=labels)
 

@@ -88,7 +88,7 @@ class Setup:
         if request.local and request.samples is None:
             request = replace(request, samples=before.batch.batch_size)
         protocol = defended_protocol(request.protocol, request.defending())
-        statistics = protocol.shared_statistics
+        statistics: str = protocol.shared_statistics
         if request.recorded and statistics == "none":
             statistics = before.protocol.shared_statistics
         return cls(

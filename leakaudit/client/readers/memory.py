@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -98,6 +99,6 @@ def _array(value: Any) -> np.ndarray[Any, Any]:
     """An array on the CPU; of a PIL image, its channels first."""
     if isinstance(value, Tensor):
         value = value.detach().cpu()
-        return (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
-    array = np.asarray(value)
+        value = (value.float() if value.dtype is torch.bfloat16 else value).numpy()
+    array: np.ndarray[Any, Any] = np.asarray(value)
     return array.transpose(2, 0, 1) if hasattr(value, "getbands") and array.ndim == 3 else array

@@ -117,7 +117,8 @@ def _array(data: Any, kind: str, path: str, name: str) -> Tensor:
         from safetensors.torch import load
 
         try:
-            return next(iter(load(held).values()))
+            found: Tensor = next(iter(load(held).values()))
+            return found
         except SafetensorError as error:
             raise ValueError(str(error)) from error
     except (ValueError, TypeError, EOFError, StopIteration) as error:
