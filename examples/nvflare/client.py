@@ -28,7 +28,7 @@ def main() -> None:
                 optimizer.zero_grad()
                 F.cross_entropy(net(some), classes).backward()
                 optimizer.step()
-        weights = {name: tensor.numpy() for name, tensor in net.state_dict().items()}
+        weights = {name: tensor.clone() for name, tensor in net.state_dict().items()}
         meta = {"NUM_STEPS_CURRENT_ROUND": EPOCHS * len(loader)}
         flare.send(flare.FLModel(params=weights, metrics={"accuracy": 0.0}, meta=meta))
 

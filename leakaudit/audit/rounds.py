@@ -114,7 +114,7 @@ def told_beside(keywords: Mapping[str, Any]) -> dict[str, Any]:
         UsageError: ``round`` is no recorded round.
         UpdateError: Its document is damaged.
     """
-    if keywords.get("round") is None:
+    if keywords.get("round") is None or not Path(keywords["round"]).is_dir():
         return {}
     folders = rounds_in(keywords["round"])
     told = read_settings(folders[0])

@@ -109,7 +109,7 @@ def test_the_weighted_mean_of_four_steps_is_what_the_batches_make(cases: Path) -
     assert recorded_statistics(target, buffers, several) == {}
     mean, variance = recorded_statistics(target, buffers, FedAvg(32, "train", "running", learning_rate=0.01))["bn1"]
     with np.load(folder / "batch0.npz") as batch:
-        images = torch.from_numpy(batch["x"]).permute(0, 3, 1, 2).float() / 255
+        images = torch.from_numpy(batch["x"]).float() / 255
     inputs = (images - MEAN.view(3, 1, 1)) / STD.view(3, 1, 1)
     maps = target.module.conv1(inputs)
     true = maps.mean((0, 2, 3))

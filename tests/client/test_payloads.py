@@ -100,7 +100,7 @@ RIGHT: dict[str, Form] = {
 }
 WRONG: dict[str, tuple[Form, str]] = {
     "weights in float16": (
-        lambda before, after: {n: t.half() if t.is_floating_point() else t for n, t in after.items()},
+        lambda before, after: {n: (before[n] + 0.02 * t).half() for n, t in delta(before, after).items()},
         r"weights in float16: their rounding alone is \d+% of what they moved",
     ),
     "int8": (

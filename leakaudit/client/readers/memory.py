@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from leakaudit.client.batch import Batch
-from leakaudit.client.readers.npz import INPUT_KEYS, LABEL_KEYS, MAX_BYTES
+from leakaudit.client.readers.npz import LABEL_KEYS, MAX_BYTES, SAMPLE_KEYS
 from leakaudit.errors import BatchError, UsageError
 
-NAMES = (*INPUT_KEYS, "input_ids", "tokens", "pixel_values", "img")
+NAMES = (*SAMPLE_KEYS, "pixel_values", "img")
 """Keys of inputs, those of Hugging Face's batches among them."""
 FORMS = "a path, (inputs, labels), {'inputs': …, 'labels': …}, a DataLoader or a Dataset"
 

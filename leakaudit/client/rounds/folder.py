@@ -16,8 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from leakaudit.capture.record import FORMAT, SETTINGS, VERSION
-from leakaudit.client.readers.npz import INPUT_KEYS
-from leakaudit.client.readers.tokens import TOKEN_KEYS
+from leakaudit.client.readers.npz import SAMPLE_KEYS
 from leakaudit.client.rounds.arrays import read_arrays
 from leakaudit.client.rounds.files import RecordedUpdate, load_update
 from leakaudit.client.rounds.kinds import Kind
@@ -65,7 +64,7 @@ def samples_of(folder: Path) -> Path | None:
         return None
     with zipfile.ZipFile(file) as archive:
         names = {name.removesuffix(".npy") for name in archive.namelist()}
-    return file if names & {*INPUT_KEYS, *TOKEN_KEYS} else None
+    return file if names & {*SAMPLE_KEYS} else None
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
