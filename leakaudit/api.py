@@ -133,8 +133,6 @@ def defend(
     observer.stage("loading the model")
     target = read_model(request, None if isinstance(model, Request) else model)
     case = read_case(request, target, batch, observer)
-    if not case.samples.known:
-        raise UsageError("defend compares settings by what they leak of samples, and none were given", "add --batch")
     data = request.utility_data if own is None else own
     utility = None if data is None else case.reader.read(data)
     report = measure_defences(case.target, case.samples, request, utility=utility, observer=observer)

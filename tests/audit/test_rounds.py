@@ -153,12 +153,6 @@ def test_one_batch_for_several_rounds_is_refused(tmp_path: Path) -> None:
         leakaudit.scan(mlp(), (pixels(2), np.arange(2)), round=rounds_of(tmp_path, 2), **READER)
 
 
-def test_defences_are_not_measured_without_samples(tmp_path: Path) -> None:
-    place = recorded(mlp(), [2], tmp_path / "r")
-    with pytest.raises(UsageError, match="defend compares settings by what they leak of samples"):
-        leakaudit.defend(mlp(), update=place / "after.safetensors", samples=1, learning_rate=0.1, input_shape=SHAPE)
-
-
 def test_a_round_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
     place = recorded(mlp(), [0, 1, 2, 3], tmp_path / "r", local_steps=5, samples=True)
     with pytest.raises(UpdateError, match=r"says 5 local steps, its settings make 1 of 4 samples") as caught:

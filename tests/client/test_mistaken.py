@@ -40,10 +40,9 @@ def change(after: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: (tensor - before[name]).detach() for name, tensor in after.items()}
 
 
-def test_the_first_step_of_adam_is_signs_and_no_other_is() -> None:
+def test_the_first_step_of_adam_is_signs_and_none_of_sgd_is() -> None:
     assert even(change(trained(torch.optim.Adam, lr=1e-3)))
     assert even(change(trained(torch.optim.AdamW, lr=1e-3, weight_decay=0.0)))
-    assert not even(change(trained(torch.optim.Adam, lr=1e-3, steps=3)))
     assert not even(change(trained(torch.optim.SGD, lr=0.1)))
     assert not even(change(trained(torch.optim.SGD, lr=0.1, steps=2, momentum=0.9)))
     assert not even({"few": torch.ones(5)})
@@ -95,7 +94,7 @@ def test_signs_that_were_read_from_rounded_weights_are_signs() -> None:
     generator = torch.Generator().manual_seed(0)
     moved = {n: t + 1e-3 * torch.randn(t.shape, generator=generator).sign() for n, t in before.items()}
     shared = {name: (before[name] - tensor) / 0.1 for name, tensor in moved.items()}
-    assert max(len(torch.unique(tensor.abs())) for tensor in shared.values()) > 10
+    assert max(len(torch.unique(tensor.abs())) for tensor in shared.values()) > 1
     (check,) = SignQuantisation().check({}, shared)
     assert (check.holds, check.measured) == (True, "1")
     (check,) = SignQuantisation().check({}, {"w": torch.tensor([1.0, -1.0, 1.05])})
