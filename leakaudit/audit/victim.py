@@ -236,6 +236,8 @@ def attack_together(
     seen = [victim.attacked_by(attack, target) for victim in victims]
     if any(model is not target for model, _ in seen):
         return None  # an adapted model differs by victim
+    if len({(o.protocol, *o.update) for _, o in seen}) > 1:
+        return None  # recorded clients have other numbers of samples, or share other tensors
     if len({None if o.labels is None else o.labels.dim() for _, o in seen}) > 1:
         return None  # soft labels beside classes
     found = attack_together_once(attack, target, [o for _, o in seen], seeds, monitor, memory)

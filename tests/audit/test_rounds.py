@@ -112,6 +112,16 @@ def test_some_rounds_may_have_their_samples(tmp_path: Path) -> None:
     assert all(check.holds for claim in report.claims for check in claim.checks)
 
 
+def test_clients_of_other_sizes_are_attacked_in_turn(tmp_path: Path) -> None:
+    """An optimisation of several victims at once takes them to be alike."""
+    for number, own in enumerate(([0], [1, 2], [3])):
+        recorded(mlp(), own, tmp_path / f"round-1_client-{number}", client=number, round=1, samples=True)
+    report = leakaudit.scan(mlp(), round=tmp_path, **SEARCH)
+    results = next(a for a in report.attacks if a.name == "ig").results
+    assert [len(result.samples) for result in results] == [1, 2, 1]
+    assert report.verdict.samples_attacked == 4
+
+
 def test_a_later_round_is_attacked_at_its_own_weights(tmp_path: Path) -> None:
     later = mlp()
     train(later, [6, 7], rate=0.5)

@@ -39,7 +39,7 @@ def test_weights_may_be_an_npz(form: str, tmp_path: Path) -> None:
 
 def test_an_npz_that_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
     np.savez(tmp_path / "short.npz", *[tensor.numpy() for tensor in list(state().values())[:-1]])
-    with pytest.raises(ModelError, match="does not fit the module of .*tensors are missing"):
+    with pytest.raises(ModelError, match=r"does not fit the module of .*tensors are missing"):
         load(tmp_path / "short.npz", factory=FACTORY, image_shape=SHAPE)
     np.savez(tmp_path / "objects.npz", a=np.array([{}], dtype=object))
     with pytest.raises(ModelError, match=r"is a damaged \.npz file"):
