@@ -90,13 +90,18 @@ def _plan(runs: Sequence[Run], scene: Scene) -> list[Planned]:
     if scene.level == "none" or not ran:
         return []
     claiming = [run for run in ran if run.claims]
-    questioned = ran if scene.level == "full" else claiming
+    questioned = [run for run in (ran if scene.level == "full" else claiming) if _scored(run).outcomes]
     strongest = max(claiming or ran, key=lambda run: (run.attack.family == "optimisation", run.strength))
     asked = [strongest] if claiming and scene.level != "full" else ran
     plan = [(name, run) for name in ("negative", "prior_only") for run in questioned]
     plan += [("positive", run) for run in asked]
     ladders = ("reference_ladder", "model_ladder") if scene.protocol.steps > 1 else ()
     return plan + [(name, strongest) for name in ladders]
+
+
+def _scored(run: Run) -> Run:
+    """The run on victims whose samples somebody has: others are not scored, and claim only what proves itself."""
+    return replace(run, outcomes=[outcome for outcome in run.outcomes if outcome.victim.batch.known])
 
 
 def _positive(run: Run, scene: Scene, runs_left: int) -> tuple[Run, ControlEntry]:
@@ -123,7 +128,7 @@ def _positive(run: Run, scene: Scene, runs_left: int) -> tuple[Run, ControlEntry
 
 
 def _negative(run: Run, scene: Scene, runs_left: int) -> tuple[Run, ControlEntry]:
-    outcomes = run.outcomes if scene.level == "full" else sorted(run.outcomes, key=lambda o: not o.leaked)
+    outcomes = sorted(_scored(run).outcomes, key=lambda o: scene.level != "full" and not o.leaked)
     pairs = [
         (o.victim, other.recovered)
         for o in outcomes
@@ -177,7 +182,7 @@ def _unclaimed(score: SampleScore) -> SampleScore:
 
 
 def _prior_only(run: Run, scene: Scene, runs_left: int) -> tuple[Run, ControlEntry]:
-    ranked = sorted(run.outcomes, key=lambda o: not o.leaked)
+    ranked = sorted(_scored(run).outcomes, key=lambda o: not o.leaked)
     made: list[Any] = []
     refusal = ""
     for outcome in ranked if scene.level == "full" else ranked[:1]:

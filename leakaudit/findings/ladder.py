@@ -17,13 +17,13 @@ def ladders(evidence: Evidence) -> list[ControlEntry]:
 
 
 def told(evidence: Evidence, *, leaked: bool) -> str:
-    """The verdict's sentence on the number of local steps; "" of a single one, or without a ladder."""
+    """The verdict's last sentence, on the number of local steps; "" of a single one, or without a ladder."""
     steps, found = evidence.protocol.steps, ladders(evidence)
     if steps == 1 or not found:
         return ""
     parts = [f"K* = {ladder.reached} ({_where(ladder)})" for ladder in found]
     shown = "Shown" if leaked else "Not shown"
-    return f"{shown} at K = {steps} local steps; the attacks recovered their controls up to {' and '.join(parts)}."
+    return f" {shown} at K = {steps} local steps; the attacks recovered their controls up to {' and '.join(parts)}."
 
 
 def _where(ladder: ControlEntry) -> str:
