@@ -186,4 +186,4 @@ def test_masks_of_every_step_are_found_with_the_inputs(samples: Batch, space: Im
     assert found.masks is not None
     assert [set(step) for step in found.masks] == [{"drop"}, {"drop"}]
     errors = [float((space.decode(r.inputs) - samples.images[:1]).square().mean()) for r in (found, plain)]
-    assert errors[0] < 0.1 * errors[1], errors
+    assert errors[0] < 0.2 * errors[1], errors
