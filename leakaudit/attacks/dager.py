@@ -18,6 +18,9 @@ batches as sequences (only the token set is read then), for more tokens than dim
 ``MAX_VOCABULARY`` in the span test. Deviation: the published attack decodes sequences of batches greedily through the
 second layer as well; not done here.
 
+Over local steps of SGD the first two facts stay, as sums over the steps. The third asks for inputs that do not move:
+it is left where the table is trained, or anything else before the layer.
+
 Through known noise the rows are told as in `leakaudit.attacks.embedding`, places by rows that agree up to the noise and
 with no other, and the span by the singular values that are more than noise; a span that noise tilts by more than
 `WIDEST` tells nothing.
@@ -25,6 +28,7 @@ with no other, and the span by the singular values that are more than noise; a s
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
@@ -34,10 +38,12 @@ import torch
 from torch import Generator, Tensor
 
 from leakaudit.attacks.base import Attack
+from leakaudit.attacks.certificate import tolerance_of
 from leakaudit.attacks.embedding import SEEN_THROUGH, counted, seen_tokens
 from leakaudit.attacks.reading.confirm import Recovered, assemble, best_label
 from leakaudit.attacks.reading.first_layer import Use, like, masks_unknown, token_table, watch
 from leakaudit.attacks.reading.noise import live_rows, rank_limit, spread
+from leakaudit.attacks.reading.steps import ends
 from leakaudit.attacks.reading.token_places import position_scale, sequence_by_positions, sequence_through_noise
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.protocols.fedsgd import gradient_of
@@ -175,7 +181,7 @@ class Dager(Attack):
     soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 13
     adapts: ClassVar[tuple[str, ...]] = SEEN_THROUGH
-    one_gradient: ClassVar[bool] = True
+    sum_of_gradients: ClassVar[bool] = True
     reads: ClassVar[tuple[str, ...]] = ("images", "tokens")  # real-valued inputs may index a table too
     presets: ClassVar[dict[str, DagerSettings]] = {
         "quick": DagerSettings(),
@@ -207,7 +213,8 @@ class Dager(Attack):
             return replace(result, tokens=_reading(target, observation, known, None))
         image = found.sequence.to(like(target)).view(1, *target.image_shape)
         label, residual = best_label(target, observation, image)
-        certain = found.certain and (masks_unknown(target, observation) or residual <= 1e-4)
+        exact = masks_unknown(target, observation) or residual <= tolerance_of(observation)
+        certain = found.certain and exact
         result = assemble(target, observation, _recovered(target, image, label, certain), found.how)
         known = torch.unique(found.sequence.cpu()[found.placed]) if everything else known
         return replace(result, tokens=_reading(target, observation, known, found.placed))
@@ -268,6 +275,8 @@ def _span_reader(target: Target, observation: Observation, table: str) -> Reader
     reader = find_reader(target, table)
     if reader is None or reader.weight not in observation.update:
         return "no linear layer reads the tokens one by one"
+    if observation.protocol.steps > 1 and _inputs_move(target, observation, reader, table):
+        return f"the inputs of {reader.weight} moved with what stands before it, from step to step"
     gradient, noise = reader.gradient(observation.update), spread(observation, reader.weight)
     rank, tilt = span_rank(gradient, noise), span_tilt(gradient, noise)
     if rank >= reader.width:
@@ -275,6 +284,21 @@ def _span_reader(target: Target, observation: Observation, table: str) -> Reader
     if rank == 0 or tilt > WIDEST:
         return f"noise covers the span of {reader.weight}"
     return reader
+
+
+def _inputs_move(target: Target, observation: Observation, reader: Reader, table: str) -> bool:
+    """Whether a token's input to a layer is another one after the local steps: the table moved, or what follows it."""
+    if table in observation.update:
+        return True
+    after = copy.deepcopy(target.module)
+    changed = ends(target, observation)[-1]
+    with torch.no_grad():
+        for name, tensor in after.named_parameters():
+            if name in changed:
+                tensor.copy_(changed[name])
+    tokens = _constant(target, 0, first=1)
+    uses = [watch(model, tokens)[reader.weight][0] for model in (target, replace(target, module=after))]
+    return not torch.equal(uses[0].operand, uses[1].operand)
 
 
 def _reach(reader: Reader, observation: Observation, settings: DagerSettings) -> float:
@@ -316,7 +340,8 @@ def _by_positions(
                 how = f"{table} and {name} up to the noise, {int(placed.sum())} of {places} places unique"
                 return _Sequence(sequence, placed.cpu(), False, how)
             continue
-        sequence, misfit = sequence_by_positions(update[table], rows, tokens)
+        rounding = max(observation.exchange.get(table, 0.0), observation.exchange.get(name, 0.0))
+        sequence, misfit = sequence_by_positions(update[table], rows, tokens, rounding)
         if misfit <= settings.span:
             everywhere = torch.ones(places, dtype=torch.bool)
             return _Sequence(sequence, everywhere, True, f"{table} and {name}, misfit {misfit:.1e}")

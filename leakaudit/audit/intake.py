@@ -16,8 +16,10 @@ from leakaudit.client.readers.base import Reader, Reading, Source, reader_for
 from leakaudit.client.rounds.files import RecordedUpdate, load_update
 from leakaudit.client.rounds.folder import kind_of, read_round, read_settings
 from leakaudit.client.rounds.kinds import refuse_mistaken
+from leakaudit.client.rounds.local import local_decay
 from leakaudit.errors import UpdateError, UsageError
 from leakaudit.observer import Observer
+from leakaudit.protocols.fedavg import FedAvg
 from leakaudit.target import Target, load
 
 Model = str | Path | nn.Module | Target
@@ -152,6 +154,8 @@ def read_material(request: Request, target: Target, samples: Batch) -> Material:
     if recorded is not None:
         protocol = request.protocol_for(target)
         refuse_mistaken(recorded.tensors, recorded.kind, target, samples, protocol, recorded.path)
+        if isinstance(protocol, FedAvg) and protocol.linear and request.weight_decay is None:
+            recorded = local_decay(recorded, target.parameters, protocol)
     return Material(auxiliary, distractors, recorded)
 
 

@@ -179,8 +179,8 @@ def _evidence(scope: _Scope, found: _Measured, batch: BatchSection) -> Evidence:
 def _reported(scope: _Scope, measure: Measure[Any], found: _Measured, started: float) -> Report:
     """Findings, advice and verdict, with what they follow from."""
     request, domain = scope.request, scope.target.domain
-    size, victims = request.protocol.batch_size, len(found.victims)
-    batch = assemble.batch_section(scope.samples, domain, size, victims, found.accuracy, found.silent)
+    size = request.protocol.batch_size
+    batch = assemble.batch_section(scope.samples, domain, size, found.victims, found.accuracy, found.silent)
     evidence = _evidence(scope, found, batch)
     findings = judge(evidence)
     recommendations = recommend(scope.target, evidence)
@@ -249,7 +249,9 @@ def make_victims(
     material = material or Material()
     protocol = _protocol(target, samples, request)
     if material.recorded is not None and isinstance(protocol, FedAvg):
-        protocol = replace(protocol, shares="weights" if material.recorded.kind == "weights" else "delta")
+        decay = material.recorded.decay
+        known = {} if decay is None else {"weight_decay": decay.rate}
+        protocol = replace(protocol, shares="weights" if material.recorded.kind == "weights" else "delta", **known)
     count = request.victims or max(1, min(DEFAULT_VICTIMS, len(samples) // protocol.batch_size))
     knowledge = _knowledge(request, material)
     recorded = material.recorded.tensors if material.recorded else None

@@ -73,13 +73,16 @@ def observe_step(
     A `recorded` update of a real client is taken as it was sent; of its masks and statistics nothing is known.
     """
     if recorded is not None:
-        return Observation(protocol.from_shared(recorded, target.parameters), protocol, domain), ()
+        sent = protocol.from_shared(recorded, target.parameters)
+        return Observation(sent, protocol, domain, exchange=protocol.rounding(sent, target.parameters)), ()
     work = work_of(target, batch, protocol, domain, seed, defences)
     update = protected(work.update, work.step, defences, seed) if defences else dict(work.update)
     _refuse_broken(update)
     once = protocol.steps == 1  # running statistics after several steps mix those of their batches
     statistics = revealed(target, work.layers, protocol.shared_statistics) or None if once else None
-    return Observation(update=update, protocol=protocol, domain=domain, batch_statistics=statistics), work.masks
+    exchange = protocol.rounding(work.update, target.parameters)
+    seen = Observation(update, protocol, domain, batch_statistics=statistics, exchange=exchange)
+    return seen, work.masks
 
 
 def refuse_unfit(target: Target, defences: Sequence[Defence]) -> None:

@@ -5,7 +5,8 @@ With SGD, momentum and coupled weight decay included, what was learnt is linear 
 .. math:: \theta_K = a\,\theta_0 - \sum_k c_k\, g_k, \qquad u = \frac{a\,\theta_0 - \theta_K}{\sum_k c_k},
 
 so the update here, u, is a weighted mean of gradients: what is known of the decay is taken off, and one step gives the
-gradient itself. Adam, AdamW and RMSprop are not linear: there :math:`u = (\theta_0 - \theta_K)/(\eta K)`.
+gradient itself. Adam, AdamW and RMSprop are not linear: there :math:`u = (a\,\theta_0 - \theta_K)/(\eta K)`, with
+:math:`a = (1 - \eta\lambda)^K` of AdamW's decoupled decay and 1 otherwise.
 
 The weights go through float32 as they do at the client, so u carries a rounding of about :math:`ulp(\theta)/\sum c_k`
 in every entry.
@@ -14,7 +15,7 @@ in every entry.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -103,11 +104,31 @@ class FedAvg(Protocol):
         """Whether the update is a weighted mean of the steps' gradients."""
         return self.optimizer in LINEAR
 
+    @property
+    def bent_by(self) -> str:
+        """Adam, AdamW or RMSprop."""
+        return "" if self.linear else _NAMES[self.optimizer]
+
+    @property
+    def shuffled(self) -> bool:
+        """Whether a step takes some of the samples only."""
+        return self.samples > self._size
+
+    def only(self, samples: int) -> FedAvg:
+        """The same client with so many samples, all of them in every step: one step an epoch."""
+        return replace(self, batch_size=samples, local_batch_size=None, drop_last=False)
+
+    @property
+    def kept(self) -> float:
+        """a, the share of the weights that decay leaves of a row that no gradient touched."""
+        return self._weights[0]
+
     @cached_property
     def _weights(self) -> tuple[float, list[float]]:
         if self.linear:
             return impulses(self.steps, self.learning_rate, self.momentum, self.nesterov, self.weight_decay)
-        return 1.0, [self.learning_rate] * self.steps
+        decoupled = self.weight_decay if self.optimizer == "adamw" else 0.0
+        return (1 - self.learning_rate * decoupled) ** self.steps, [self.learning_rate] * self.steps
 
     def update(
         self,
@@ -179,6 +200,14 @@ class FedAvg(Protocol):
         kept, parts = self._weights
         return {name: (kept - 1) * before[name].detach() - sum(parts) * tensor for name, tensor in update.items()}
 
+    def rounding(self, update: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict[str, float]:
+        """Of weights rounded once a step: σ = rms(ulp) √(K/12) / Σ c, the ulp at the larger of the weights at both
+        ends."""
+        total = sum(self._weights[1])
+        moved = self.moved(update, before)
+        largest = {name: torch.maximum(before[name].abs(), (before[name] + way).abs()) for name, way in moved.items()}
+        return {n: spacing(tensor.detach()) * (self.steps / 12) ** 0.5 / total for n, tensor in largest.items()}
+
     def order(self, generator: Generator, samples: int) -> Tensor | None:
         """A shuffle per epoch, (epochs, samples); none where every step takes all samples."""
         if samples <= self._size:
@@ -213,6 +242,13 @@ class FedAvg(Protocol):
 
 
 _NAMES: dict[Name, str] = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}
+
+
+def spacing(tensor: Tensor) -> float:
+    """Root mean square of the distances of numbers to the next one of their type."""
+    _, exponent = torch.frexp(tensor)
+    ulp = torch.ldexp(torch.ones_like(tensor, dtype=torch.float64), exponent - 1) * torch.finfo(tensor.dtype).eps
+    return float(ulp.where(tensor != 0, 0.0).square().mean().sqrt())
 
 
 def _count(number: int, noun: str) -> str:

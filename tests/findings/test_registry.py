@@ -33,6 +33,7 @@ CASES: dict[str, Evidence] = {
     "LA208": evidence([entry(sample(True, part=PartResult(entries=25, of=48, psnr=None)))]),
     "LA301": evidence([entry(sample(False))]),
     "LA302": evidence([entry(results=[victim(sample(False), labels=PRESENT)])]),
+    "LA303": evidence([], algorithm="fedavg", distinct_records=[3]),
     "LA401": evidence([], batch_size=1),
     "LA402": evidence([], target={"batchnorm_layers": ["bn1"]}),
     "LA403": evidence([]),
