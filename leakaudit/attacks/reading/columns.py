@@ -10,6 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
+TELLING = 0.01
+"""Noise of a ratio of two entries, relative, up to which it is compared; chosen."""
+ENTANGLED = 0.05
+"""Rows with one ratio, as a share of the smaller of two columns, that are more than chance; chosen: a mixture of two has
+it in about half, one of four in an eighth."""
 SAME = 1 - 1e-6
 """|cos| above which two candidates are the same column; chosen, an angle of 0.08 degrees."""
 
@@ -79,3 +84,27 @@ def select(candidates: Tensor, size: int) -> Tensor:
         if len(chosen) == size:
             break
     return torch.stack(chosen) if chosen else basis
+
+
+def entangled(errors: Tensor, noise: float) -> bool:
+    """Whether one of a choice of columns (B, m) holds another beside itself, so that a sparser choice exists.
+
+    A column that is ``d + β e`` beside e has the same ratio to it, β, wherever d is zero and e is not: in a quarter of the
+    rows where each is zero in half. Columns of single samples have ratios of their own.
+
+    Args:
+        errors: The columns.
+        noise: Entries of a column of unit norm below this are zero.
+    """
+    unit = errors / errors.norm(dim=1, keepdim=True).clamp_min(1e-300)
+    doubt = noise / unit.abs().clamp_min(noise)
+    for i in range(len(unit)):
+        for j in range(i):
+            both = (doubt[i] + doubt[j] <= TELLING).nonzero().flatten()
+            ratio, wrong = unit[i][both] / unit[j][both], (doubt[i] + doubt[j])[both]
+            allowed = (wrong[:, None] + wrong[None, :]) * ratio.abs()[:, None]
+            same = ((ratio[:, None] - ratio[None, :]).abs() <= allowed).sum(1)
+            support = min(int((doubt[i] < 1).sum()), int((doubt[j] < 1).sum()))
+            if len(both) and int(same.max()) > ENTANGLED * support:
+                return True
+    return False
