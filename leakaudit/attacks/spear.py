@@ -41,7 +41,7 @@ from torch import Generator, Tensor
 from leakaudit.attacks.base import Attack, relative_residual
 from leakaudit.attacks.certificate import tolerance_of
 from leakaudit.attacks.linear import first_layer_or_reason
-from leakaudit.attacks.reading.columns import distinct, entangled, select, sparsify, starts
+from leakaudit.attacks.reading.columns import POWERS, distinct, entangled, select, sparsify, starts
 from leakaudit.attacks.reading.confirm import Recovered, assemble, match_labels, with_shares
 from leakaudit.attacks.reading.factors import Factors, disaggregate, factorize
 from leakaudit.attacks.reading.first_layer import Entry, masks_unknown, mid_grey, probe_batch
@@ -65,11 +65,11 @@ ACCURACY = 1e-3
 """Largest relative rounding noise of the weakest sample for a result that may be called exact; chosen, as in
 `benchmarks/exact_readings.py`."""
 BETWEEN_SHARE = 0.3
-"""Units, as a share of all with an error, that may have been active between the ends of the training only; chosen, where
-a fifth was seen (`benchmarks/results/local_readers.md`) and half is chance."""
+"""Units, as a share of all with an error, that may have been active between the ends of the training only; chosen,
+where a fifth was seen (`benchmarks/results/local_readers.md`) and half is chance."""
 ABSENT_SHARE = 0.15
-"""Units, as a share of all with an error, that may be active at both ends and without an error; chosen, where a tenth was
-seen (`benchmarks/results/local_readers.md`) and half is chance."""
+"""Units, as a share of all with an error, that may be active at both ends and without an error; chosen, where a
+tenth was seen (`benchmarks/results/local_readers.md`) and half is chance."""
 SILENT_SHARE = 0.05
 """Active units, as a share of all, whose error may be too small to be told from zero; chosen, not measured."""
 
@@ -225,7 +225,8 @@ def _search(
         if size > 1:
             count = settings.starts if number > 1 else min(settings.starts, max(FIRST_STARTS, size * size))
             directions = starts(factors.left, select(pool, size), count, generator)
-            directions = torch.cat([pool, sparsify(factors.left, directions, settings.steps)])
+            power = POWERS[(number - 1) % len(POWERS)]
+            directions = torch.cat([pool, sparsify(factors.left, directions, settings.steps, power)])
             pool = distinct(factors.left, directions, noise)
         columns = select(pool, size)
         monitor.update(number / settings.rounds, 1 - len(columns) / size)
@@ -258,7 +259,7 @@ def _judge(
     low, high = observation.domain.box(images)
     slack = 1e-2 * (high - low)
     inside = ((images >= low - slack) & (images <= high + slack)).flatten(1).all(1)
-    sparsest = observation.protocol.one_gradient or not entangled(errors, factors.noise)
+    sparsest = observation.protocol.one_gradient or not entangled(errors, factors.noise / factors.margin)
     if not (sparsest and bool((pattern & inside).all())) or covered(target, [entry]) is not None:
         labels = torch.zeros(len(images), dtype=torch.long)
         return Recovered(images, labels, torch.zeros(len(images), dtype=torch.bool)), False

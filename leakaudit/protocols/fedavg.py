@@ -219,10 +219,12 @@ class FedAvg(Protocol):
         what = "its weights" if self.shares == "weights" else "the difference of its weights"
         momentum = f", {'Nesterov ' if self.nesterov else ''}momentum {self.momentum:g}" if self.momentum else ""
         decay = f", weight decay {self.weight_decay:g}" if self.weight_decay else ""
+        alone = " One step of SGD over all samples is the gradient itself." if self.one_gradient else ""
         return (
             f"FedAvg: the client shares {what} after {_count(self.steps, 'step')} of {_NAMES[self.optimizer]} "
             f"(learning rate {self.learning_rate:g}{momentum}{decay}; {_count(self.batch_size, 'sample')}, "
             f"{_count(self.local_epochs, 'epoch')}, steps of {self._size}), {shared}, {made} in {self.mode} mode."
+            f"{alone}"
         )
 
     def facts(self) -> dict[str, Any]:

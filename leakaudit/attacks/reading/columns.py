@@ -10,11 +10,15 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
+POWERS = (1.0, 0.5)
+"""p of the rounds, in turn; chosen: half finds columns that 1 does not, and fewer of the others."""
+WIDTH = {1.0: 0.3, 0.5: 1.0}
+"""First ε by p, over the mean entry; chosen."""
 TELLING = 0.01
 """Noise of a ratio of two entries, relative, up to which it is compared; chosen."""
 ENTANGLED = 0.05
-"""Rows with one ratio, as a share of the smaller of two columns, that are more than chance; chosen: a mixture of two has
-it in about half, one of four in an eighth."""
+"""Rows with one ratio, as a share of the smaller of two columns, that are more than chance; chosen: a mixture of two
+has it in about half, one of four in an eighth."""
 SAME = 1 - 1e-6
 """|cos| above which two candidates are the same column; chosen, an angle of 0.08 degrees."""
 
@@ -31,18 +35,27 @@ def starts(left: Tensor, found: Tensor, count: int, generator: Generator) -> Ten
     return directions
 
 
-def sparsify(left: Tensor, directions: Tensor, steps: int) -> Tensor:
-    """Descend ``‖U q‖₁`` on the unit sphere from many directions (N, B) at once, by reweighted inverse iteration.
+def sparsify(left: Tensor, directions: Tensor, steps: int, power: float = 1.0) -> Tensor:
+    """Descend ``‖U q‖_p`` on the unit sphere from many directions (N, B) at once, by reweighted inverse iteration.
 
-    With weights ``w_j = 1 / sqrt((U_j q)² + ε²)`` and ε shrinking, each step solves ``(Uᵀ diag(w) U) q⁺ = q``.
+    With weights ``w_j = ((U_j q)² + ε²)^(p/2 − 1)`` and ε shrinking, each step solves ``(Uᵀ diag(w) U) q⁺ = q``. A
+    column that is like others where both are not zero is no minimum at p = 1, and is one below.
+
+    Args:
+        left: U (m, B).
+        directions: Starts (N, B).
+        steps: Reweightings.
+        power: p.
     """
+    wide = WIDTH[power]
     rows, size = left.shape
     products = (left[:, :, None] * left[:, None, :]).reshape(rows, -1)
     identity = torch.eye(size, dtype=left.dtype, device=left.device)
     for step in range(steps):
         values = directions @ left.T
-        width = values.abs().mean(1, keepdim=True) * max(1e-6, 0.3 * 0.7**step)
-        weights = (values.square() + width.square()).rsqrt()
+        width = values.abs().mean(1, keepdim=True) * max(1e-6, wide * 0.7**step)
+        weights = (values.square() + width.square()) ** (power / 2 - 1)
+        weights = weights / weights.mean(1, keepdim=True)
         normal = (weights @ products).view(-1, size, size)
         ridge = 1e-12 * normal.diagonal(dim1=1, dim2=2).mean(1)
         factor = torch.linalg.cholesky(normal + ridge[:, None, None] * identity)
@@ -89,12 +102,12 @@ def select(candidates: Tensor, size: int) -> Tensor:
 def entangled(errors: Tensor, noise: float) -> bool:
     """Whether one of a choice of columns (B, m) holds another beside itself, so that a sparser choice exists.
 
-    A column that is ``d + β e`` beside e has the same ratio to it, β, wherever d is zero and e is not: in a quarter of the
-    rows where each is zero in half. Columns of single samples have ratios of their own.
+    A column that is ``d + β e`` beside e has the same ratio to it, β, wherever d is zero and e is not: in a quarter
+    of the rows where each is zero in half. Columns of single samples have ratios of their own.
 
     Args:
         errors: The columns.
-        noise: Entries of a column of unit norm below this are zero.
+        noise: What is wrong with an entry of a column of unit norm.
     """
     unit = errors / errors.norm(dim=1, keepdim=True).clamp_min(1e-300)
     doubt = noise / unit.abs().clamp_min(noise)
