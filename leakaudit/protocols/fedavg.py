@@ -176,15 +176,19 @@ class FedAvg(Protocol):
         total = sum(parts)
         if kept == 1:
             return {name: (before[name] - tensor) / total for name, tensor in after.items()}
-        return {name: self._learnt(kept * before[name].double(), tensor) / total for name, tensor in after.items()}
+        return {
+            name: self._learnt(kept * before[name].double(), tensor, before[name].dtype) / total
+            for name, tensor in after.items()
+        }
 
-    def _learnt(self, decayed: Tensor, after: Tensor) -> Tensor:
+    def _learnt(self, decayed: Tensor, after: Tensor, trained: torch.dtype) -> Tensor:
         """What is left without the decay's share, in float64 as θ is far larger; zero where that is the rounding alone.
 
-        An entry that no gradient touched differs from its decayed start by one rounding a step at most.
+        An entry that no gradient touched differs from its decayed start by one rounding a step at most, of the type
+        that was trained.
         """
         difference = decayed - after.double()
-        rounding = self.steps * torch.finfo(after.dtype).eps * decayed.detach().abs()
+        rounding = self.steps * torch.finfo(trained).eps * decayed.detach().abs()
         return difference.where(difference.detach().abs() > rounding, 0.0).to(after.dtype)
 
     def from_shared(self, shared: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Update:
