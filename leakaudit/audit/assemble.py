@@ -34,6 +34,7 @@ from leakaudit.matching.candidates import SEARCHED
 from leakaudit.observation import Observation
 from leakaudit.protocols.base import Protocol
 from leakaudit.reconstruction import Reconstruction
+from leakaudit.risk.resting import resting
 from leakaudit.scoring.base import finite
 from leakaudit.target.dropout import dropout_layers
 from leakaudit.target.inventory import inventory
@@ -78,6 +79,7 @@ def target_section(target: Target, unread: int = 0) -> TargetSection:
         parameters=sum(p.numel() for p in target.parameters.values()),
         trainable_tensors=len(target.parameters),
         layers=[f"{layer.name} ({layer.kind})" for layer in layers],
+        resting=list(resting(target)),
         dropout_layers=list(dropout_layers(target.module)),
         batchnorm_layers=[layer.name for layer in layers if layer.kind == "batchnorm"],
         first_layer=_first_layer(target, layers),

@@ -47,7 +47,7 @@ from leakaudit.findings.recommend import recommend
 from leakaudit.findings.verdict import conclude
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.protocols.base import Protocol
-from leakaudit.protocols.fedavg import FedAvg
+from leakaudit.protocols.fedavg import FedAvg, Shares
 from leakaudit.report.saving import Report
 from leakaudit.risk.dependence import read_entries
 from leakaudit.risk.rank import rank_analysis
@@ -250,8 +250,9 @@ def make_victims(
     protocol = _protocol(target, samples, request)
     if material.recorded is not None and isinstance(protocol, FedAvg):
         decay = material.recorded.decay
-        known = {} if decay is None else {"weight_decay": decay.rate}
-        protocol = replace(protocol, shares="weights" if material.recorded.kind == "weights" else "delta", **known)
+        rate = protocol.weight_decay if decay is None else decay.rate
+        shares: Shares = "weights" if material.recorded.kind == "weights" else "delta"
+        protocol = replace(protocol, shares=shares, weight_decay=rate)
     count = request.victims or max(1, min(DEFAULT_VICTIMS, len(samples) // protocol.batch_size))
     knowledge = _knowledge(request, material)
     recorded = material.recorded.tensors if material.recorded else None

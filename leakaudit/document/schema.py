@@ -105,6 +105,9 @@ class TargetSection(_Model):
     parameters: Public[int]
     trainable_tensors: Public[int]
     layers: Public[list[str]] = Field(default_factory=list)
+    resting: Public[list[str]] = Field(
+        default_factory=list, description="trained tensors that have no gradient only because others are still zero"
+    )
     dropout_layers: Public[list[str]] = Field(default_factory=list)
     batchnorm_layers: Public[list[str]] = Field(default_factory=list)
     first_layer: Public[FirstLayer | None] = None

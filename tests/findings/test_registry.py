@@ -38,6 +38,7 @@ CASES: dict[str, Evidence] = {
     "LA402": evidence([], target={"batchnorm_layers": ["bn1"]}),
     "LA403": evidence([]),
     "LA404": evidence([], mode="eval", target={"dropout_layers": ["drop"]}),
+    "LA409": evidence([], target={"resting": ["lora_A.weight"]}),
     "LA501": evidence([], claims=[ClaimEntry(text="prune=0.9", checks=[UNMET])]),
     "LA502": evidence([entry(sample(True))], defences=[NOISE]),
     "LA503": evidence([], defences=[NOISE.model_copy(update={"evaluated": False})]),

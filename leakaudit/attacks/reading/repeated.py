@@ -46,7 +46,7 @@ def one_repeated(target: Target, observation: Observation) -> bool:
             continue
         gradient = planner.weighted(layer, ()).gradient
         if gradient is not None:
-            names = [name for name in (layer.weight, layer.bias) if name in observation.update]
+            names = [name for name in (layer.weight, layer.bias) if name is not None and name in observation.update]
             return from_bias(gradient, delta.flatten()).residual <= tolerance_of(observation, *names)
     return False
 

@@ -29,8 +29,8 @@ from leakaudit.attacks.reading.steps import ends
 from leakaudit.observation import Observation
 from leakaudit.target.target import Target
 
-ROUNDING = 1e-5
-"""Singular values below this share of the largest are rounding noise: 84 times the precision of float32."""
+ROUNDING = 1e-6
+"""Singular values below this share of the largest are rounding noise: 8 times the precision of float32."""
 WIDEST = 0.1
 """Sine of the angle by which noise may tilt the span, chosen; inputs at random are at an angle near 1."""
 NEAREST = 3e-6
