@@ -207,6 +207,14 @@ class Protocol(ABC):
         """Draw the order in which a client visits so many samples; ``None`` where the update does not depend on it."""
         return None
 
+    def of_samples(self, samples: int) -> Protocol:
+        """The same for so many samples, for a control; with an order where this has one and they can have one."""
+        return replace(self, batch_size=samples)
+
+    def taking(self, steps: int) -> Protocol:
+        """The same in so many local steps, or fewer where they do not come out even; itself if it cannot be varied."""
+        return self
+
     def mask_shapes(self, target: Target) -> tuple[Mapping[str, tuple[int, ...]], ...]:
         """Shapes of the keep masks that a client draws, by step and layer in order of execution; eval mode has none."""
         if self.mode != "train":

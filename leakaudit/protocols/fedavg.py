@@ -123,6 +123,11 @@ class FedAvg(Protocol):
         """a, the share of the weights that decay leaves of a row that no gradient touched."""
         return self._weights[0]
 
+    @property
+    def step_weights(self) -> list[float]:
+        """How much the gradient of every step counts in what was learnt, c_k; the learning rate where not linear."""
+        return self._weights[1]
+
     @cached_property
     def _weights(self) -> tuple[float, list[float]]:
         if self.linear:
@@ -217,6 +222,18 @@ class FedAvg(Protocol):
         if samples <= self._size:
             return None
         return torch.stack([torch.randperm(samples, generator=generator) for _ in range(self.local_epochs)])
+
+    def of_samples(self, samples: int) -> FedAvg:
+        """In steps of one sample where the client's steps take a part of its samples, else of all."""
+        apart = samples > 1 and self._size < self.samples
+        return replace(self, batch_size=samples, local_batch_size=1 if apart else None)
+
+    def taking(self, steps: int) -> FedAvg:
+        """In other epochs, or with fewer samples where one epoch takes more steps than that."""
+        each = self.steps // self.local_epochs
+        if steps >= each:
+            return replace(self, local_epochs=steps // each)
+        return replace(self, local_epochs=1, batch_size=sum(self.step_sizes[:steps]))
 
     def assumption(self, shared: str = "undefended", made: str = "computed") -> str:
         """How many samples, steps and epochs, and with which optimizer."""
