@@ -31,9 +31,9 @@ Confidence = Literal["certified", "measured", "estimated"]
 EVIDENCE = limited(
     "accuracy", "attack", "attacks", "attacks_that_used_them", "batch_size", "batches", "claimed", "correct", "defence",
     "defences", "deficient_layers", "fewer_iterations", "layer", "layers", "level", "lpips", "margin", "measured",
-    "most", "mse", "not_run", "others", "parameters", "precision", "property", "psnr", "ratio", "recall", "samples",
-    "samples_attacked", "samples_leaked", "score", "shared", "skill", "ssim", "stopped", "tensors", "total", "unknowns",
-    "rounds", "variants", "victim",
+    "most", "mse", "not_run", "others", "parameters", "precision", "property", "psnr", "ratio", "recall", "records",
+    "rounds", "samples", "samples_attacked", "samples_leaked", "score", "shared", "skill", "ssim", "stopped", "tensors",
+    "total", "unknowns", "variants", "victim",
 )  # fmt: skip
 """Keys of a finding's evidence that say nothing of a sample's content; ``samples`` are positions in the batch file."""
 CONTROL_NUMBERS = limited(
@@ -106,6 +106,9 @@ class TargetSection(_Model):
     parameters: Public[int]
     trainable_tensors: Public[int]
     layers: Public[list[str]] = Field(default_factory=list)
+    resting: Public[list[str]] = Field(
+        default_factory=list, description="trained tensors that have no gradient only because others are still zero"
+    )
     dropout_layers: Public[list[str]] = Field(default_factory=list)
     batchnorm_layers: Public[list[str]] = Field(default_factory=list)
     first_layer: Public[FirstLayer | None] = None
@@ -130,6 +133,10 @@ class BatchSection(_Model):
     accuracy_samples: Public[int] = Field(default=0, description="how many samples of the file it was measured on")
     class_names: Private[list[str]] = Field(default_factory=list)
     notes: Private[list[str]] = Field(default_factory=list)
+    distinct_records: Public[list[int | None]] = Field(
+        default_factory=list,
+        description="of each victim, how many distinct records the rank of its update shows; null where none does",
+    )
 
 
 class RoundEntry(_Model):

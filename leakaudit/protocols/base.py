@@ -113,6 +113,20 @@ class Protocol(ABC):
         """Whether the update is a single gradient, whatever it is called: all algebra of one applies."""
         return self.linear and self.steps == 1
 
+    @property
+    def bent_by(self) -> str:
+        """The optimizer behind which the update is no weighted mean of gradients, by name; "" where it is one."""
+        return "" if self.linear else "the client's optimizer"
+
+    @property
+    def shuffled(self) -> bool:
+        """Whether the update depends on an order of the samples, which the client draws and nobody else knows."""
+        return False
+
+    def only(self, samples: int) -> Protocol:
+        """The same client with so many samples, all of them in every step."""
+        return replace(self, batch_size=samples)
+
     @abstractmethod
     def update(
         self,
@@ -157,6 +171,19 @@ class Protocol(ABC):
             before: The trainable tensors before the first step, by name.
         """
         return None
+
+    def rounding(self, update: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict[str, float]:
+        """What is wrong with an update that was exchanged as weights, which have a precision of their own.
+
+        Args:
+            update: In the units of :meth:`update`.
+            before: The trainable tensors before the first step, by name.
+
+        Returns:
+            Standard deviation of the rounding of an entry, by tensor, in units of the update; empty where a gradient
+            was sent.
+        """
+        return {}
 
     @abstractmethod
     def assumption(self, shared: str = "undefended", made: str = "computed") -> str:
@@ -213,7 +240,7 @@ class Protocol(ABC):
             repeats: How often the sample stands in the batch, for a model that takes no single samples.
         """
         whole = play if self.steps == 1 else Play(play.inputs, play.labels)
-        return replace(self, batch_size=repeats).update(target, whole.of([position] * repeats))
+        return self.only(repeats).update(target, whole.of([position] * repeats))
 
     def facts(self) -> dict[str, Any]:
         """The document's section on the protocol, by its keys; names, numbers and text only."""
