@@ -42,7 +42,6 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("target/archives.py", "torch.load weights_only=False"): "--unsafe-pickle, which says that it runs code",
     ("target/archives.py", "torch.jit.load"): "--trust, which says that the program can read and write files",
     ("target/exported/read.py", "torch.load weights_only=True"): "numbers of the format before torch 2.8",
-    ("audit/cache.py", "torch.load weights_only=True"): "numbers that this user's earlier run stored",
     ("scoring/perceptual.py", "torch.load weights_only=True"): "numbers of the perceptual metric",
     ("client/readers/npz.py", "np.load allow_pickle=False"): "numbers",
     ("client/rounds/arrays.py", "np.load allow_pickle=False"): "numbers",

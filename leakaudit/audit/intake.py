@@ -19,6 +19,7 @@ from leakaudit.client.rounds.kinds import refuse_mistaken
 from leakaudit.errors import UpdateError, UsageError
 from leakaudit.observer import Observer
 from leakaudit.target import Target, load
+from leakaudit.target.isolated import load_isolated
 
 Model = str | Path | nn.Module | Target
 FOR_FILES = ("output", "factory")
@@ -79,7 +80,8 @@ def read_model(request: Request, model: Model | None = None) -> Target:
     if isinstance(source, nn.Module):
         _refuse(request, FOR_FILES, "the model is a module in memory", "leave it out")
         source = copy.deepcopy(source)
-    return load(
+    read = load if isinstance(source, nn.Module) else load_isolated
+    return read(
         source,
         mode=request.protocol.mode,
         output=request.output,

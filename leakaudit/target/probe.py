@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from leakaudit.errors import ModelError
+from leakaudit.target.answers import answered
 from leakaudit.target.target import FidelityNote
 
 TOLERANCE = 1e-4
@@ -39,6 +40,7 @@ def run(module: nn.Module, batch: int, native: tuple[int, ...], seed: int = 0, v
     return result
 
 
+@answered()
 def batch_sizes(
     module: nn.Module, exported: int | None, native: tuple[int, ...], vocabulary: int | None = None
 ) -> tuple[int, ...] | None:
@@ -90,6 +92,7 @@ class _Cuts(TorchFunctionMode):
         return result
 
 
+@answered(Reach)
 def reach(
     module: nn.Module, sizes: tuple[int, ...] | None, native: tuple[int, ...], vocabulary: int | None = None
 ) -> Reach:
@@ -119,6 +122,7 @@ HARDLY = 1e-3
 network is about 1e-5, and the smallest change of a trained classifier in the tests is 0.02."""
 
 
+@answered(FidelityNote)
 def reach_note(
     module: nn.Module,
     sizes: tuple[int, ...] | None,
@@ -175,6 +179,7 @@ def _input_has_part(
     return slope is not None and bool(slope.any())
 
 
+@answered()
 def silent_tensors(
     module: nn.Module, sizes: tuple[int, ...] | None, native: tuple[int, ...], vocabulary: int | None = None
 ) -> list[str]:
@@ -189,6 +194,7 @@ def silent_tensors(
     return [name for name, grad in zip(named, grads, strict=True) if grad is None or not bool(grad.any())]
 
 
+@answered(FidelityNote)
 def double_backward_note(
     module: nn.Module, sizes: tuple[int, ...] | None, native: tuple[int, ...], vocabulary: int | None = None
 ) -> list[FidelityNote]:

@@ -38,10 +38,11 @@ def from_onnx(
     dropout: dict[str, float],
     mode: Literal["eval", "train"],
     trained: Sequence[str] = (),
+    trusted: bool = False,
 ) -> Target:
     """Load, check and describe an ONNX file; see `leakaudit.target.load` for the arguments."""
     model = read_model(path)
-    source = prepare(model, str(path), output, frozen, trained)
+    source = prepare(model, str(path), output, frozen, trained, trusted)
     if not source.parameters:
         raise ModelError(f"{path} has no trainable tensors", "export the model with its weights; check --frozen")
     empty = [name for name, array in source.parameters.items() if array.size == 0]

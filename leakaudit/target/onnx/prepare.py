@@ -15,6 +15,7 @@ from leakaudit.errors import ModelError
 from leakaudit.target import layout as layouts
 from leakaudit.target.modules import check_patterns
 from leakaudit.target.onnx import heads, merged, roles
+from leakaudit.target.onnx.allowance import Allowance, made
 from leakaudit.target.onnx.companions import TOKEN_TYPES, fill_companions
 from leakaudit.target.onnx.exporter import recognise
 from leakaudit.target.onnx.ops import find_own
@@ -35,6 +36,7 @@ def prepare(
     output: str | None = None,
     frozen: Sequence[str] = (),
     trained: Sequence[str] = (),
+    trusted: bool = False,
 ) -> Source:
     """Split a model into parts; changes ``model`` in place.
 
@@ -49,7 +51,8 @@ def prepare(
     graph = model.graph
     initial = {tensor.name: array(tensor, tensor.name) for tensor in graph.initializer}
     inputs = [info for info in graph.input if info.name not in initial]
-    nodes, constants = _split_constants(list(graph.node), initial)
+    allowed = made(trusted)
+    nodes, constants = _split_constants(list(graph.node), initial, allowed)
     nodes, copied = _resolve_identities(nodes, initial)
     nodes, restored = merged.undo(nodes, initial, exporter)
     head = heads.find(graph, nodes, output, path)
@@ -58,8 +61,8 @@ def prepare(
     input_name, input_shape, integer = _sample_input(inputs, nodes, path)
     if any(node.op_type == "If" for node in nodes):
         draft = _draft(nodes, opset, {**constants, **initial}, (input_name, input_shape), head.logits)
-        draft = replace(draft, integer=integer)
-        nodes, more = _split_constants(_without_branches(draft, path), initial)
+        draft = replace(draft, integer=integer, trusted=trusted)
+        nodes, more = _split_constants(_without_branches(draft, path), initial, allowed)
         nodes = _reachable(nodes, head.logits)
         constants.update(more)
     found = roles.assign(nodes, initial, constants, input_name, exporter, trained)
@@ -91,6 +94,7 @@ def prepare(
         exporter=exporter,
         constants=frozenset(constants),
         scalars=tuple(name for name in found.scalars if name in kept),
+        trusted=trusted,
     )
 
 
@@ -142,7 +146,9 @@ def _refuse_quantised(model: ModelProto, path: str) -> None:
         )
 
 
-def _split_constants(nodes: list[NodeProto], initial: dict[str, Array]) -> tuple[list[NodeProto], dict[str, Array]]:
+def _split_constants(
+    nodes: list[NodeProto], initial: dict[str, Array], allowed: Allowance
+) -> tuple[list[NodeProto], dict[str, Array]]:
     """Take Constant and constant ConstantOfShape nodes out of the graph."""
     constants: dict[str, Array] = {}
     rest: list[NodeProto] = []
@@ -152,7 +158,7 @@ def _split_constants(nodes: list[NodeProto], initial: dict[str, Array]) -> tuple
             continue
         sizes = constants.get(node.input[0], initial.get(node.input[0])) if node.input else None
         if node.op_type == "ConstantOfShape" and sizes is not None:
-            constants[node.output[0]] = filled(node, sizes)
+            constants[node.output[0]] = filled(node, sizes, allowed)
             continue
         rest.append(node)
     return rest, constants
