@@ -36,7 +36,6 @@ ALLOWED: dict[tuple[str, str], str] = {
         "importlib.import_module",
     ): "the function that the user names with --defence custom=module:function",
     ("risk/jacobian.py", "importlib.import_module"): "a constant: torch's forward-mode decompositions",
-    ("target/train_config.py", "importlib.import_module"): "a constant: tomllib or tomli",
     ("target/archives.py", "importlib.import_module"): "the function that the user names with --factory",
     ("target/archives.py", "torch.load weights_only=True"): "numbers",
     ("target/archives.py", "torch.load weights_only=False"): "--unsafe-pickle, which says that it runs code",

@@ -29,7 +29,7 @@ _TYPES = {
     )
 }  # fmt: skip
 """Number types of tensors by their name in the structure."""
-_KINDS = frozenset("biufcSU")
+PLAIN_KINDS = frozenset("biufcSU")
 """Kinds of NumPy's types that are numbers or text."""
 
 
@@ -85,7 +85,7 @@ def _noted(value: Any, buffers: list[bytes]) -> Any:
         return {"bytes": len(value)}
     if isinstance(value, Tensor):
         return _noted_tensor(value, buffers)
-    if isinstance(value, np.ndarray) and value.dtype.kind in _KINDS:
+    if isinstance(value, np.ndarray) and value.dtype.kind in PLAIN_KINDS:
         buffers.append(value.tobytes())
         return {"array": list(value.shape), "type": value.dtype.str}
     raise NotPlain(f"{type(value).__name__} is no plain value")
@@ -127,7 +127,7 @@ class _Reader:
 
     def _array(self, noted: dict[str, Any]) -> np.ndarray[Any, Any]:
         kind, shape = np.dtype(str(noted["type"])), _shape(noted["array"])
-        if kind.kind not in _KINDS:
+        if kind.kind not in PLAIN_KINDS:
             raise ValueError(f"arrays of {kind} are not read")
         raw = bytearray(self._taken(math.prod(shape) * kind.itemsize))
         return np.frombuffer(raw, dtype=kind).reshape(shape) if raw else np.empty(shape, kind)

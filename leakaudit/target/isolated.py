@@ -7,13 +7,20 @@ the network again. A file that kills the child is never opened here.
 What is not done twice: the function of ``--factory`` and what ``--unsafe-pickle`` unpickles are the user's own code and
 run here alone; of the first the weights are read in the child.
 
+After a first derivative, torch computes none in forked processes (its engine keeps threads). Where this process has
+computed one, as from the second model of a session on, the child tells what it found out before the first derivative,
+and the rest is asked here.
+
 Fails where a file changes between both readings and back again.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.safety.confined import Limits, confined, grant
@@ -66,6 +73,26 @@ def _looked_at(file: Path, size: int, options: dict[str, Any]) -> dict[str, Any]
     """In the child: the hash of the file, and what running it answered."""
     grant(GROWTH * size)
     sha256 = hash_model(file)
-    with recording() as answers:
+    if not _differentiates():
+        torch.autograd.grad = torch.autograd.backward = _no_derivative
+    with recording() as answers, suppress(_NoDerivative):
         load(file, **options)
     return {"sha256": sha256, "answers": answers}
+
+
+class _NoDerivative(BaseException):
+    """Torch computes no derivative in this process; no reader may take that for a trait of the model."""
+
+
+def _no_derivative(*_: Any, **__: Any) -> Any:
+    raise _NoDerivative
+
+
+def _differentiates() -> bool:
+    """Whether torch computes derivatives in this process."""
+    x = torch.ones((), requires_grad=True)
+    try:
+        torch.autograd.grad(x * x, x)
+    except RuntimeError:
+        return False
+    return True

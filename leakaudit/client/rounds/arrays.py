@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ import torch
 from torch import Tensor
 
 from leakaudit.errors import ModelError, UpdateError, UsageError
+from leakaudit.safety.archives import check_unpacked
+from leakaudit.safety.confined import confined, grant
 from leakaudit.target.archives import scanned_state_dict
 
 SUFFIXES = (".npz", ".safetensors", ".pt", ".pth")
-MAX_BYTES = 8 * 2**30
-"""Largest sum of the arrays of a file; chosen: the largest model that this machine class trains."""
+COPIES = 4
+"""How often the numbers of a file may stand in memory while they are read; chosen."""
 NAMELESS = re.compile(r"(?:arr_)?(\d+)")
 """Names that numpy and Flower give to arrays of a list."""
 
@@ -37,7 +40,8 @@ def read_arrays(path: str | Path, option: str = "--update") -> dict[str, Tensor]
     if path.suffix not in SUFFIXES:
         hint = "save it with numpy.savez(path, **update)"
         raise UsageError(f"{option} {path}: expected {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}", hint)
-    found = {".npz": _npz, ".safetensors": _safetensors}.get(path.suffix, _state_dict)(path)
+    read = {".npz": _npz, ".safetensors": _safetensors}.get(path.suffix, _state_dict)
+    found = confined(lambda: read(path), str(path), UpdateError)
     if not found:
         raise UpdateError(f"{path} holds no arrays", "save it with numpy.savez(path, **update)")
     if all(NAMELESS.fullmatch(name) for name in found):
@@ -48,13 +52,10 @@ def read_arrays(path: str | Path, option: str = "--update") -> dict[str, Tensor]
 def _npz(path: Path) -> dict[str, Tensor]:
     way_out = "save it with numpy.savez(path, **update)"
     try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(info.file_size for info in archive.infolist())
-        if size > MAX_BYTES:
-            raise UpdateError(f"{path}: unpacks to {size / 2**30:.1f} GiB, the limit is {MAX_BYTES / 2**30:.0f} GiB")
+        check_unpacked(path, UpdateError)
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return {name: torch.from_numpy(archive[name]) for name in archive.files}
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError) as error:
         raise UpdateError(f"{path} is no readable .npz ({error})", way_out) from error
 
 
@@ -62,6 +63,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    grant(COPIES * path.stat().st_size)
     try:
         return dict(load_file(str(path)))
     except (SafetensorError, OSError, ValueError) as error:
@@ -70,6 +72,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _state_dict(path: Path) -> dict[str, Tensor]:
+    grant(COPIES * path.stat().st_size)
     try:
         return dict(scanned_state_dict(path))
     except (ModelError, OSError, zipfile.BadZipFile) as error:

@@ -21,7 +21,7 @@ from leakaudit.safety.confined import grant
 MAX_FILE_BYTES = 2 << 30
 """A protobuf file cannot be larger; external data may add as much again."""
 MAX_NODES = 50_000
-"""Nodes after the local functions are expanded; chosen, several times what exporters make of the largest classifiers."""
+"""Nodes after the local functions are expanded; chosen, several times what the largest classifiers have."""
 REPEATS = 4
 """How often external data may be read, on average: tied weights are stored once; chosen."""
 
