@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from leakaudit.errors import BatchError
-from leakaudit.safety.archives import check_unpacked
+from leakaudit.safety.archives import check_arrays, check_unpacked
 from leakaudit.safety.confined import confined
 from leakaudit.safety.files import ordinary
 from leakaudit.safety.plain import PLAIN_KINDS
@@ -61,6 +61,7 @@ def _read(path: Path, labelled: bool, keys: tuple[str, ...]) -> Arrays:
         )
     try:
         check_unpacked(path, BatchError)
+        check_arrays(path, BatchError)
         with np.load(path, allow_pickle=False) as archive:
             names = list(archive.files)
             x_key = _pick_key(names, keys, "inputs", path)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from leakaudit.errors import ModelError, UpdateError, UsageError
-from leakaudit.safety.archives import check_unpacked
+from leakaudit.safety.archives import check_arrays, check_unpacked
 from leakaudit.safety.confined import confined, grant
 from leakaudit.target.archives import scanned_state_dict
 
@@ -53,6 +53,7 @@ def _npz(path: Path) -> dict[str, Tensor]:
     way_out = "save it with numpy.savez(path, **update)"
     try:
         check_unpacked(path, UpdateError)
+        check_arrays(path, UpdateError)
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return {name: torch.from_numpy(archive[name]) for name in archive.files}
     except (OSError, ValueError, TypeError, zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError) as error:
