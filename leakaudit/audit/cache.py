@@ -48,8 +48,16 @@ _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 def cache_directory() -> Path:
     """The folder in which the cache makes its own; need not exist."""
     if own := os.environ.get("LEAKAUDIT_CACHE_DIR"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "leakaudit"
+        return _expanded(own)
+    return _expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "leakaudit"
+
+
+def _expanded(path: str) -> Path:
+    """The path with its ``~``; of a user without a home it stays, below a folder that cannot be made."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(os.devnull, path)
 
 
 class Cache:

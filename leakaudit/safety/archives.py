@@ -72,7 +72,7 @@ def check_arrays(path: Path, error: type[LeakauditError]) -> None:
 
 
 def _asked_bytes(stream: IO[bytes]) -> int | None:
-    """Bytes of the array that a description is of, 0 for objects, which are never read; ``None`` if it is unreadable."""
+    """Bytes of the array that a description is of, 0 for objects, which are never read; ``None`` if unreadable."""
     try:
         version = np.lib.format.read_magic(stream)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

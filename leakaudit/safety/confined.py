@@ -162,7 +162,9 @@ def _restrict(limits: Limits) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(null, stream)
-    sys.stdout = sys.stderr = os.fdopen(null, "w", encoding="utf-8")
+    silent = os.fdopen(null, "w", encoding="utf-8")
+    for name in ("stdout", "stderr"):
+        setattr(sys, name, silent)
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_FSIZE, 0)
     _limit(resource.RLIMIT_CPU, int(time.process_time()) + limits.seconds)

@@ -13,22 +13,22 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
 
 _HEAD = 8
-_TYPES = {
-    str(kind).removeprefix("torch."): kind
-    for kind in (
-        torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16, torch.bfloat16, torch.float32,
-        torch.float64, torch.complex64, torch.complex128, torch.bool,
-    )
-}  # fmt: skip
-"""Number types of tensors by their name in the structure."""
+_TYPES = frozenset(
+    {
+        "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64", "complex64",
+        "complex128", "bool",
+    }
+)  # fmt: skip
+"""Number types of tensors, by torch's names."""
 PLAIN_KINDS = frozenset("biufcSU")
 """Kinds of NumPy's types that are numbers or text."""
 
@@ -72,8 +72,6 @@ def _noted(value: Any, buffers: list[bytes]) -> Any:
     """A value in JSON; whatever JSON lacks is a dictionary with one of our keys."""
     if value is None or type(value) in (bool, int, float, str):
         return value
-    if isinstance(value, np.generic) and value.dtype.kind in "biuf":
-        return value.item()
     if isinstance(value, list):
         return [_noted(item, buffers) for item in value]
     if isinstance(value, tuple):
@@ -83,15 +81,20 @@ def _noted(value: Any, buffers: list[bytes]) -> Any:
     if isinstance(value, bytes):
         buffers.append(value)
         return {"bytes": len(value)}
-    if isinstance(value, Tensor):
+    torch, numpy = (sys.modules.get(name) for name in ("torch", "numpy"))  # who has a value has imported its library
+    if torch is not None and isinstance(value, torch.Tensor):
         return _noted_tensor(value, buffers)
-    if isinstance(value, np.ndarray) and value.dtype.kind in PLAIN_KINDS:
+    if numpy is not None and isinstance(value, numpy.generic) and value.dtype.kind in "biuf":
+        return value.item()
+    if numpy is not None and isinstance(value, numpy.ndarray) and value.dtype.kind in PLAIN_KINDS:
         buffers.append(value.tobytes())
         return {"array": list(value.shape), "type": value.dtype.str}
     raise NotPlain(f"{type(value).__name__} is no plain value")
 
 
 def _noted_tensor(value: Tensor, buffers: list[bytes]) -> Any:
+    import torch
+
     name = str(value.dtype).removeprefix("torch.")
     if name not in _TYPES or value.layout is not torch.strided:
         raise NotPlain(f"a tensor of {value.dtype} with layout {value.layout} is no plain value")
@@ -121,11 +124,17 @@ class _Reader:
         return self._tensor(noted) if "tensor" in noted else self._array(noted)
 
     def _tensor(self, noted: dict[str, Any]) -> Tensor:
-        kind, shape = _TYPES[noted["type"]], _shape(noted["tensor"])
+        import torch
+
+        if noted["type"] not in _TYPES:
+            raise ValueError(f"tensors of {noted['type']} are not read")
+        kind, shape = getattr(torch, noted["type"]), _shape(noted["tensor"])
         raw = bytearray(self._taken(math.prod(shape) * kind.itemsize))
         return torch.frombuffer(raw, dtype=kind).reshape(shape) if raw else torch.empty(shape, dtype=kind)
 
     def _array(self, noted: dict[str, Any]) -> np.ndarray[Any, Any]:
+        import numpy as np
+
         kind, shape = np.dtype(str(noted["type"])), _shape(noted["array"])
         if kind.kind not in PLAIN_KINDS:
             raise ValueError(f"arrays of {kind} are not read")

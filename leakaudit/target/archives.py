@@ -21,7 +21,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from leakaudit.errors import ModelError, UsageError
+from leakaudit.errors import LeakauditError, ModelError, UsageError
 from leakaudit.safety.archives import check_unpacked
 from leakaudit.safety.importing import current_folder_importable
 from leakaudit.target.hashing import hash_model
@@ -119,11 +119,17 @@ def _build(factory: str) -> nn.Module:
 
 def _built(factory: str, location: str, name: str) -> nn.Module:
     try:
-        function = getattr(importlib.import_module(location), name)
+        function = getattr(importlib.import_module(location), name, None)
+        if function is None:
+            raise UsageError(f"module {location!r} has no function {name!r}", "correct --factory")
+    except LeakauditError:
+        raise
     except ImportError as error:
         raise UsageError(f"factory {factory!r} cannot be imported: {error}", "run leakaudit where it can be") from error
-    except AttributeError:
-        raise UsageError(f"module {location!r} has no function {name!r}", "correct --factory") from None
+    except (Exception, SystemExit) as error:  # whatever the user's module does while it is imported
+        raise UsageError(
+            f"factory {factory!r} cannot be imported: {type(error).__name__}: {error}", "mend the module that it is in"
+        ) from error
     try:
         module = function()
     except Exception as error:  # the user's own code; whatever it raises, the way out is the same
