@@ -20,12 +20,15 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from leakaudit.safety import confined as confined_module
-from tests.fuzz.runner import Outcome, attempt, outcome
+from tests.fuzz.runner import Outcome, attempt, here, outcome
 from tests.fuzz.subjects import SUBJECTS, Subject
+
+UNFORESEEN = "cannot be opened ("
+"""In the message of an error that no reader has foreseen: typed, but it could say more."""
 
 
 def say(*lines: object) -> None:
@@ -61,31 +64,71 @@ def order(seed: int, count: int) -> Iterator[tuple[Subject, int]]:
         numbers[subject.name] += 1
 
 
-def run(seed: int, count: int, kept: Path | None = None, kinds: frozenset[str] = frozenset()) -> tuple[
-    list[Finding], Counter[tuple[str, str]], float, int
-]:  # fmt: skip
-    """Run a campaign; defects, how many inputs came to what by kind, and the longest time and largest growth."""
-    findings: list[Finding] = []
-    counts: Counter[tuple[str, str]] = Counter()
-    longest, largest = 0.0, 0
-    for subject in SUBJECTS:
-        subject.honest()
-    for subject, number in order(seed, count):
-        if kinds and subject.name not in kinds:
+@dataclass
+class Result:
+    """What a campaign came to.
+
+    Args:
+        findings: Defects.
+        counts: Inputs by kind of input and what came of them.
+        longest: Seconds of the slowest.
+        largest: Bytes of growth of the largest.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    longest: float = 0.0
+    largest: int = 0
+
+    def add(self, subject: Subject, number: int, found: Outcome) -> None:
+        """Count an outcome, and tell of one that is a defect or could be told better."""
+        unforeseen = UNFORESEEN in found.text
+        self.counts[subject.name, "unforeseen" if unforeseen and not found.fails else found.kind] += 1
+        self.longest, self.largest = max(self.longest, found.seconds), max(self.largest, found.memory)
+        if unforeseen:
+            say(f"{subject.name}:{number} unforeseen: {found.text[-200:]}")
+        if found.fails:
+            self.findings.append(Finding(subject.name, number, found))
+            say(f"{subject.name}:{number} {found.kind}: {found.text}", *found.trace.strip().splitlines()[-4:])
+
+
+def run(
+    seed: int,
+    count: int,
+    *,
+    first: int = 0,
+    kept: Path | None = None,
+    kinds: frozenset[str] = frozenset(),
+    apart: bool = True,
+) -> Result:
+    """Run a campaign.
+
+    Args:
+        seed: Of the inputs.
+        count: Of inputs.
+        first: Inputs that are left out.
+        kept: Folder for the files of defects.
+        kinds: Only these, all where empty; the others are left out.
+        apart: Whether each input is read in a process of its own.
+    """
+    result = Result()
+    for place, (subject, number) in enumerate(order(seed, count)):
+        if place < first or (kinds and subject.name not in kinds):
             continue
-        with tempfile.TemporaryDirectory() as place:
-            path = made(subject, seed, number, Path(place))
-            found = outcome(subject.read, path)
-            counts[subject.name, found.kind] += 1
-            longest, largest = max(longest, found.seconds), max(largest, found.memory)
-            if found.fails:
-                findings.append(Finding(subject.name, number, found))
-                told = found.trace.strip().splitlines()[-4:] if found.trace else []
-                say(f"{subject.name}:{number} {found.kind}: {found.text}", *told)
-                if kept is not None:
-                    shutil.copytree(place, kept / f"{subject.name}-{number}", symlinks=True, dirs_exist_ok=True,
-                                    ignore=lambda folder, names: [n for n in names if Path(folder, n).is_fifo()])  # fmt: skip
-    return findings, counts, longest, largest
+        with tempfile.TemporaryDirectory() as folder:
+            path = made(subject, seed, number, Path(folder))
+            found = outcome(subject.read, path) if apart else here(subject.read, path)
+            result.add(subject, number, found)
+            if found.fails and kept is not None:
+                _keep(Path(folder), kept / f"{subject.name}-{number}")
+    return result
+
+
+def _keep(folder: Path, place: Path) -> None:
+    def pipes(inside: str, names: list[str]) -> list[str]:
+        return [name for name in names if Path(inside, name).is_fifo()]
+
+    shutil.copytree(folder, place, symlinks=True, dirs_exist_ok=True, ignore=pipes)
 
 
 def warm() -> None:
@@ -137,6 +180,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--kept", type=Path)
     parser.add_argument("--kinds", default="")
     parser.add_argument("--only", default="")
@@ -150,12 +194,13 @@ def main() -> int:
         return 0
     warm()
     kinds = frozenset(asked.kinds.split(",")) - {""}
-    findings, counts, longest, largest = run(asked.seed, asked.count, asked.kept, kinds)
-    for (name, kind), number in sorted(counts.items()):
-        say(f"{name:10} {kind:10} {number}")
-    say(f"{sum(counts.values())} inputs of seed {asked.seed}: {len(findings)} defects; longest {longest:.1f} s; "
-          f"largest growth {largest / 2**20:.0f} MiB")  # fmt: skip
-    return 1 if findings else 0
+    found = run(asked.seed, asked.count, first=asked.first, kept=asked.kept, kinds=kinds)
+    say(*(f"{name:10} {kind:10} {number}" for (name, kind), number in sorted(found.counts.items())))
+    say(
+        f"{sum(found.counts.values())} inputs of seed {asked.seed}: {len(found.findings)} defects; longest "
+        f"{found.longest:.1f} s; largest growth {found.largest / 2**20:.0f} MiB"
+    )
+    return 1 if found.findings else 0
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ a graph is traced with fake tensors (`leakaudit.target.onnx.tracer`), so they ar
 | what | limit |
 |---|---|
 | constants that are made of a few bytes | :data:`MADE`, together |
-| one sample of the input | :data:`SAMPLE` |
+| one sample of the input, and a batch of the file's size | :data:`SAMPLE`, :data:`BATCH` |
 | results of all nodes for one sample | :data:`RESULTS`, and :data:`PER_WEIGHT` times the weights |
 
 All limits are far above those of mainstream models (measured in ``benchmarks/results/allowance.md``) and are lifted by
@@ -16,6 +16,9 @@ All limits are far above those of mainstream models (measured in ``benchmarks/re
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from leakaudit.errors import ModelError
 from leakaudit.safety.confined import grant
 
@@ -23,6 +26,8 @@ MADE = 640 << 20
 """Bytes of constants that a graph may make; chosen: a VGG-19 whose weights are ConstantOfShape nodes has 548 MiB."""
 SAMPLE = 64 << 20
 """Bytes of one sample; chosen: 2048 × 2048 pixels in colour have 48 MiB."""
+BATCH = 8 * SAMPLE
+"""Bytes of a batch of the size that the file asks for; chosen: 256 images of 3 × 224 × 224 have 147 MiB."""
 RESULTS = 512 << 20
 """Bytes of all results of nodes for one sample; chosen, DenseNet-121 at 224 × 224 has about 300 MiB."""
 PER_WEIGHT = 64
@@ -74,10 +79,18 @@ def results(weights: int, samples: int, trusted: bool = False) -> Allowance:
     return Allowance((RESULTS + PER_WEIGHT * weights) * max(1, samples), "the results of its nodes", trusted)
 
 
-def check_sample(size: int, name: str, trusted: bool = False) -> None:
-    """Refuse an input whose samples are too large.
+def check_input(shape: Sequence[int], samples: int, name: str, trusted: bool = False) -> None:
+    """Refuse an input that is too large, before one is made.
+
+    Args:
+        shape: Of a sample; its entries have four bytes.
+        samples: That the file asks for at least.
+        name: Of the input.
+        trusted: Whether the caller vouches for the file.
 
     Raises:
-        ModelError: They are.
+        ModelError: A sample is too large, or as many samples are.
     """
+    size = 4 * math.prod(shape)
     Allowance(SAMPLE, "a sample", trusted).take(size, f"input {name!r}")
+    Allowance(BATCH, f"a batch of {samples}", trusted).take(size * samples, f"input {name!r}")

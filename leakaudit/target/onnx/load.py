@@ -13,6 +13,7 @@ from leakaudit.errors import ModelError, UsageError
 from leakaudit.target import layout as layouts
 from leakaudit.target.hashing import hash_model
 from leakaudit.target.onnx import fidelity, selfcheck
+from leakaudit.target.onnx.allowance import check_input
 from leakaudit.target.onnx.module import OnnxModule
 from leakaudit.target.onnx.prepare import prepare
 from leakaudit.target.onnx.read import read_model
@@ -153,6 +154,7 @@ def _native(
     """The first candidate shape that the graph accepts."""
     error: ModelError | None = None
     for native in candidates:
+        check_input(native, source.batch or 1, source.input_name, source.trusted)
         try:
             run(module, source.batch or 1, native, vocabulary=None if source.integer is None else 1)
         except (ModelError, IndexError) as refused:

@@ -23,7 +23,7 @@ from leakaudit.target.onnx.read import all_nodes
 from leakaudit.target.onnx.registry import find_borrowed, since_version
 from leakaudit.target.onnx.source import Array, Source, node_names
 from leakaudit.target.onnx.tracer import Tracer
-from leakaudit.target.onnx.values import array, attributes, check_attributes, constant_value, filled, widen
+from leakaudit.target.onnx.values import array, attributes, check_attributes, constant_value, filled, type_name, widen
 
 _QUANTISED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
 _DETECTION = frozenset({"NonMaxSuppression", "RoiAlign", "MaxRoiPool"})
@@ -283,7 +283,7 @@ def _sample_input(
     kind = relevant[0].type.tensor_type
     if kind.elem_type not in (TensorProto.FLOAT, *TOKEN_TYPES):
         raise ModelError(
-            f"{path}: input {relevant[0].name!r} takes {TensorProto.DataType.Name(kind.elem_type)} values, expected "
+            f"{path}: input {relevant[0].name!r} takes {type_name(kind.elem_type)} values, expected "
             "real numbers, or token ids of type int32 or int64",
             "export the model for float inputs, without a cast in front",
         )

@@ -10,7 +10,6 @@ Fails where a shape or a branch depends on the values of the input.
 from __future__ import annotations
 
 import logging
-import math
 import operator as python
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +26,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from leakaudit.errors import LeakauditError, ModelError
 from leakaudit.target.modules import check_outputs
-from leakaudit.target.onnx.allowance import check_sample, made, results
+from leakaudit.target.onnx.allowance import made, results
 from leakaudit.target.onnx.host import GROWING, evaluate
 from leakaudit.target.onnx.ops import find_own
 from leakaudit.target.onnx.registry import Operator, find_borrowed, since_version
@@ -130,8 +129,6 @@ class Tracer:
         def tensor(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
             return torch.empty(shape, dtype=dtype, device=self.device)
 
-        sample = math.prod(self.shape[1:]) * self.input_dtype.itemsize
-        check_sample(sample, self.source.input_name, self.source.trusted)
         self.env[self.source.input_name] = Traced(self.program.input(), tensor(self.shape, self.input_dtype))
         tensors = {**self.source.parameters, **self.source.buffers}
         for name in self.names:

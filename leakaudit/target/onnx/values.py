@@ -62,6 +62,11 @@ def _type_name(kind: int) -> str:
     return str(AttributeProto.AttributeType.Name(kind)) if kind in AttributeProto.AttributeType.values() else str(kind)
 
 
+def type_name(kind: int) -> str:
+    """The name of a type of numbers, or its code where it has none."""
+    return str(TensorProto.DataType.Name(kind)) if kind in TensorProto.DataType.values() else f"unknown ({kind})"
+
+
 def attributes(node: NodeProto) -> dict[str, Any]:
     """Attributes as Python values; strings decoded, subgraphs and tensors as protos."""
     return {attribute.name: _attribute(attribute) for attribute in node.attribute}
