@@ -27,6 +27,8 @@ from leakaudit.safety import confined as confined_module
 from tests.fuzz.runner import Outcome, attempt, here, outcome
 from tests.fuzz.subjects import SUBJECTS, Subject
 
+AS_COMMANDS = 8
+"""One of so many inputs is read as commands read it, in a child of the process that reads the others."""
 UNFORESEEN = "cannot be opened ("
 """In the message of an error that no reader has foreseen: typed, but it could say more."""
 
@@ -117,7 +119,8 @@ def run(
             continue
         with tempfile.TemporaryDirectory() as folder:
             path = made(subject, seed, number, Path(folder))
-            found = outcome(subject.read, path) if apart else here(subject.read, path)
+            children = number % AS_COMMANDS == 0
+            found = outcome(subject.read, path, children=children) if apart else here(subject.read, path)
             result.add(subject, number, found)
             if found.fails and kept is not None:
                 _keep(Path(folder), kept / f"{subject.name}-{number}")

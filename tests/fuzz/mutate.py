@@ -248,6 +248,6 @@ def changed_archive(content: bytes, draw: Draw, member: Callable[[str, bytes, Dr
     with warnings.catch_warnings(), zipfile.ZipFile(stream, "w", packing) as archive:
         warnings.simplefilter("ignore")  # of two members of one name
         for inner, data in members:
-            archive.writestr(inner, data)
+            archive.writestr(inner.replace("\0", "") or "y", data)
     packed = stream.getvalue()
     return damaged(packed, draw) if draw.random() < 0.1 else packed
