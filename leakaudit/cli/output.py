@@ -158,6 +158,7 @@ def guarded() -> Iterator[None]:
 
 def cut_off() -> OSError | None:
     """Why not all lines could be written to standard output, or ``None``."""
+    sys.stdout.flush()
     failure: OSError | None = getattr(sys.stdout, "failure", None)
     return failure
 

@@ -22,6 +22,7 @@ from leakaudit.document.status import ControlStatus, Cut, RunStatus, VerdictStat
 from leakaudit.errors import UsageError
 from leakaudit.safety.confined import confined
 from leakaudit.safety.files import ordinary
+from leakaudit.safety.text import encodable
 
 SCHEMA_VERSION = 1
 HASH_KEY = "self_sha256"
@@ -60,6 +61,12 @@ R = TypeVar("R", bound="Report")
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", ser_json_inf_nan="null")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_unicode(cls, values: Any) -> Any:
+        """Names of files may hold bytes of no encoding; a document that is made of one is still written."""
+        return encodable(values)
 
 
 class Tool(_Model):

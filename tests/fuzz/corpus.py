@@ -104,7 +104,12 @@ def range_of_step_zero(path: Path) -> Path:
     return model(path, nodes, scalars)
 
 
-@case("onnx")
+@case("onnx", "which there are not")
+def a_version_of_operators_beyond_32_bits(path: Path) -> Path:
+    return edited(path, lambda m: setattr(m.opset_import[0], "version", 1 << 40))
+
+
+@case("onnx", "which there are not")
 def opsets_of_foreign_domains(path: Path) -> Path:
     return edited(path, lambda m: m.opset_import.add(domain="no.such.domain", version=-5))
 

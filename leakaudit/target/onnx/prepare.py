@@ -25,6 +25,8 @@ from leakaudit.target.onnx.source import Array, Source, node_names
 from leakaudit.target.onnx.tracer import Tracer
 from leakaudit.target.onnx.values import array, attributes, check_attributes, constant_value, filled, type_name, widen
 
+MOST_VERSIONS = 1_000_000
+"""Versions that a set of operators may have; chosen, ONNX's own has two dozen."""
 _QUANTISED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
 _DETECTION = frozenset({"NonMaxSuppression", "RoiAlign", "MaxRoiPool"})
 _BUILT_IN = frozenset({"If", "Dropout", "ConstantOfShape", "Range"})
@@ -104,6 +106,11 @@ def _normalise(model: ModelProto, path: str) -> int:
     for node in model.graph.node:
         if node.domain == "ai.onnx":
             node.domain = ""
+    if any(not 0 <= version <= MOST_VERSIONS for version in versions.values()):
+        raise ModelError(
+            f"{path} uses versions {sorted(versions.values())} of sets of operators, which there are not",
+            "the file is damaged: export or copy it again",
+        )
     if "" not in versions:
         raise ModelError(f"{path} uses none of ONNX's own operators, only those of {sorted(versions)}")
     _check_arity(model.graph.node, int(versions[""]), path)
