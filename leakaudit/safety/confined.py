@@ -20,6 +20,7 @@ import os
 import select
 import signal
 import sys
+import tempfile
 import time
 import traceback
 import warnings
@@ -38,6 +39,10 @@ if sys.platform == "linux":
 T = TypeVar("T")
 SUPPORTED = sys.platform == "linux"
 _CHUNK = 1 << 20
+WAITING = 60.0
+"""Seconds after which a child that uses no processor time is given up: it waits for what never comes; chosen."""
+_TICK = 2.0
+"""Seconds between two looks at a child's processor time; chosen."""
 _WAY_OUT = "the file is damaged or hostile: make it again"
 
 
@@ -47,11 +52,15 @@ class Limits:
 
     Args:
         memory: Bytes of memory beyond those that the process has already; more can be granted, see :func:`grant`.
-        seconds: Of processor time; four times as much may pass on the clock.
+        seconds: Of processor time.
     """
 
     memory: int = 3 << 29
     seconds: int = 50
+
+
+ORPHANED = 3600
+"""Seconds after which a child ends whatever it does, as its parent may be gone; chosen."""
 
 
 class _State:
@@ -80,20 +89,21 @@ def confined(work: Callable[[], T], what: str, error: type[LeakauditError], limi
     if _State.inside or not (_State.enabled and SUPPORTED):
         return _here(work, what, error)
     limits = limits or Limits()
+    tempfile.gettempdir()  # it tries whether files can be written; not in a child, where none can
     read, write = os.pipe()
     child = _fork()
     if child == 0:
         _run(work, read, write, limits)
     os.close(write)
     try:
-        content = _received(read, time.monotonic() + 4 * limits.seconds)
+        content = _received(read, child)
     finally:
         os.close(read)
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)  # it has answered, or is given up
         _, status = os.waitpid(child, 0)
     if content is None:
-        raise error(f"{what} takes more than {limits.seconds} s of processor time to open", _WAY_OUT)
+        raise error(f"{what} waits for something that does not come, for {WAITING:.0f} s", _WAY_OUT)
     result: T = _answer(content, status, what, error, limits)
     return result
 
@@ -169,7 +179,7 @@ def _restrict(limits: Limits) -> None:
     _limit(resource.RLIMIT_FSIZE, 0)
     _limit(resource.RLIMIT_CPU, int(time.process_time()) + limits.seconds)
     _limit(resource.RLIMIT_DATA, _held() + limits.memory)
-    signal.alarm(4 * limits.seconds)  # the parent may be gone by then
+    signal.alarm(ORPHANED)
     faulthandler.disable()  # it would tell of a crash on the parent's terminal
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
@@ -198,18 +208,35 @@ def _attempted(work: Callable[[], Any]) -> bytes:
         return packed({"failed": _reason(error), "memory": out_of_memory(error), "traceback": told})
 
 
-def _received(read: int, deadline: float) -> bytes | None:
-    """All that the child writes, or ``None`` when its time is over."""
+def _received(read: int, child: int) -> bytes | None:
+    """All that the child writes, or ``None`` when it does nothing any more.
+
+    A child that computes too much is ended by its limit; on a busy machine that may take any time on the clock.
+    """
     parts: list[bytes] = []
-    while (left := deadline - time.monotonic()) > 0:
-        ready, _, _ = select.select([read], [], [], left)
+    used, since = 0.0, time.monotonic()
+    while time.monotonic() - since < WAITING:
+        ready, _, _ = select.select([read], [], [], _TICK)
         if not ready:
-            break
+            now = _processor_time(child)
+            used, since = (now, time.monotonic()) if now > used else (used, since)
+            continue
         part = os.read(read, _CHUNK)
         if not part:
             return b"".join(parts)
         parts.append(part)
+        since = time.monotonic()
     return None
+
+
+def _processor_time(child: int) -> float:
+    """Seconds of processor time that a process has used."""
+    try:
+        with open(f"/proc/{child}/stat", encoding="ascii", errors="replace") as stream:
+            fields = stream.read().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _answer(content: bytes, status: int, what: str, error: type[LeakauditError], limits: Limits) -> Any:

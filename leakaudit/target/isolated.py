@@ -54,12 +54,25 @@ def load_isolated(path: str | Path, **options: Any) -> Target:
     if options.get("factory"):
         confined(lambda: _weights(file, size), str(file), ModelError, limits)
         return load(file, **options)
+    _import_what_both_need()
     found = confined(lambda: _looked_at(file, size, options), str(file), ModelError, limits)
     with giving(found["answers"]):
         target = load(file, **options)
     if target.sha256 != found["sha256"]:
         raise ModelError(f"{file} changed while it was read", "scan a file that nobody writes to")
     return target
+
+
+def _import_what_both_need() -> None:
+    """Import before the fork: what a child imports, its parent would import once more."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    import leakaudit.target.modules
+    import leakaudit.target.onnx.load  # noqa: F401
+    from leakaudit.target.onnx.registry import find_borrowed
+
+    find_borrowed("Relu", 14)
+    FakeTensorMode()  # torch imports its compiler when the first is made
 
 
 def _weights(file: Path, size: int) -> int:
