@@ -123,6 +123,16 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
+def refuse_exhaustion(error: BaseException) -> None:
+    """Where memory could not be had, nothing follows about what was computed.
+
+    Raises:
+        MemoryError: So it is.
+    """
+    if out_of_memory(error):
+        raise MemoryError(str(error)) from error
+
+
 def _here(work: Callable[[], T], what: str, error: type[LeakauditError]) -> T:
     """In this process; errors are the same as from a child."""
     try:

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from leakaudit.errors import ModelError
+from leakaudit.safety.confined import refuse_exhaustion
 from leakaudit.target.answers import answered
 from leakaudit.target.target import FidelityNote
 
@@ -54,7 +55,8 @@ def batch_sizes(
         try:
             together = module(inputs[:3])
             alone = module(inputs[:base])[:3] if base > 1 else torch.cat([module(inputs[i : i + 1]) for i in range(3)])
-        except (ModelError, RuntimeError):
+        except (ModelError, RuntimeError) as error:
+            refuse_exhaustion(error)
             return (base,)
     scale = max(1.0, float(alone.abs().max()))
     same = together.shape[0] == 3 and float((together[: len(alone)] - alone).abs().max()) <= TOLERANCE * scale
@@ -212,6 +214,7 @@ def double_backward_note(
         total = torch.stack([g.square().sum() for g in grads if g is not None]).sum()
         (second,) = torch.autograd.grad(total, x, allow_unused=True)
     except RuntimeError as error:
+        refuse_exhaustion(error)
         reason = str(error).splitlines()[0]
         text = f"the model has no second derivative ({reason}); only closed-form attacks can run"
         return [FidelityNote("LA930", text, "replace the operator, e.g. use relu6(x + 3) / 6 for hardsigmoid")]

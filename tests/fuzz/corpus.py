@@ -139,6 +139,11 @@ def a_tensor_of_element_type_9999(path: Path) -> Path:
     return edited(path, change)
 
 
+@case("onnx", "stands in none")
+def an_attribute_that_refers_to_a_function(path: Path) -> Path:
+    return edited(path, lambda m: setattr(m.graph.node[0].attribute[0], "ref_attr_name", "a"))
+
+
 @case("onnx", "of one name")
 def overloads_that_share_a_key(path: Path) -> Path:
     """Each of them calls the one before it ten times; only the last was counted."""

@@ -159,9 +159,8 @@ def test_it_works_beside_threads_and_after_their_pools_ran() -> None:
             thread.start()
 
         def work() -> float:
-            weight = torch.rand(300, 300, requires_grad=True)
-            ((weight @ weight).relu().sum()).backward()
-            return float(weight.grad.isfinite().all())  # type: ignore[union-attr]
+            weight = torch.rand(300, 300)
+            return float((weight @ weight).relu().isfinite().all())
 
         for _ in range(5):
             assert confined(work, "x", ModelError) == 1.0

@@ -10,8 +10,7 @@ a graph is traced with fake tensors (`leakaudit.target.onnx.tracer`), so they ar
 | one sample of the input, and a batch of the file's size | :data:`SAMPLE`, :data:`BATCH` |
 | results of all nodes for one sample | :data:`RESULTS`, and :data:`PER_WEIGHT` times the weights |
 
-All limits are far above those of mainstream models (measured in ``benchmarks/results/allowance.md``) and are lifted by
-``--trust``.
+All limits are far above those of mainstream models, and are lifted by ``--trust``.
 """
 
 from __future__ import annotations

@@ -41,6 +41,12 @@ def check_attributes(node: NodeProto, opset: int, path: str) -> None:
     except defs.SchemaError:  # an unknown operator, named later with all others
         schema = None
     for attribute in node.attribute:
+        if attribute.ref_attr_name:
+            raise ModelError(
+                f"{path}: attribute {attribute.name!r} of node {node.name or node.op_type!r} ({node.op_type}) refers to "
+                f"{attribute.ref_attr_name!r} of a function, and stands in none",
+                "the file is damaged or hostile: export or copy it again",
+            )
         known = None if schema is None else schema.attributes.get(attribute.name)
         expected = _PLAIN if known is None else (int(known.type.value),)
         if attribute.type not in expected:
