@@ -43,7 +43,7 @@ def check_attributes(node: NodeProto, opset: int, path: str) -> None:
     for attribute in node.attribute:
         if attribute.ref_attr_name:
             raise ModelError(
-                f"{path}: attribute {attribute.name!r} of node {node.name or node.op_type!r} ({node.op_type}) refers to "
+                f"{path}: attribute {attribute.name!r} of node {node.name or node.op_type!r} refers to "
                 f"{attribute.ref_attr_name!r} of a function, and stands in none",
                 "the file is damaged or hostile: export or copy it again",
             )
