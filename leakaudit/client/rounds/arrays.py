@@ -4,31 +4,21 @@ from __future__ import annotations
 
 import re
 import zipfile
-<<<<<<< HEAD
-import zlib
-=======
 from collections.abc import Mapping
->>>>>>> main
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from leakaudit.client.rounds.fobs import Sent, read_fobs
 from leakaudit.errors import ModelError, UpdateError, UsageError
-<<<<<<< HEAD
-from leakaudit.safety.archives import check_arrays, check_unpacked
 from leakaudit.safety.confined import confined, grant
-from leakaudit.target.archives import scanned_state_dict
-
-SUFFIXES = (".npz", ".safetensors", ".pt", ".pth")
-COPIES = 4
-"""How often the numbers of a file may stand in memory while they are read; chosen."""
-=======
 from leakaudit.safety.npz import arrays_of
 from leakaudit.target.archives import scanned_state_dict
 
 SUFFIXES = (".npz", ".safetensors", ".fobs", ".pt", ".pth")
->>>>>>> main
+COPIES = 4
+"""How often the numbers of a file may stand in memory while they are read; chosen."""
 NAMELESS = re.compile(r"(?:arr_)?(\d+)")
 """Names that numpy and Flower give to arrays of a list."""
 
@@ -55,17 +45,20 @@ def read_sent(path: str | Path, option: str = "--update") -> Sent:
     if path.suffix not in SUFFIXES:
         hint = "save it with numpy.savez(path, **update)"
         raise UsageError(f"{option} {path}: expected {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}", hint)
-<<<<<<< HEAD
-    read = {".npz": _npz, ".safetensors": _safetensors}.get(path.suffix, _state_dict)
-    found = confined(lambda: read(path), str(path), UpdateError)
-=======
-    if path.suffix == ".fobs":
-        return read_fobs(path)
-    found = {".npz": _npz, ".safetensors": _safetensors}.get(path.suffix, _state_dict)(path)
->>>>>>> main
+    found, kind, meta = confined(lambda: _found(path), str(path), UpdateError)
     if not found:
         raise UpdateError(f"{path} holds no arrays", "save it with numpy.savez(path, **update)")
-    return Sent(ordered(found))
+    return Sent(ordered(found), kind, meta)
+
+
+def _found(path: Path) -> tuple[dict[str, Tensor], Any, dict[str, Any]]:
+    """In the child: arrays by name, their kind where the file says it, and what else it says."""
+    if path.suffix == ".fobs":
+        grant(COPIES * path.stat().st_size)
+        sent = read_fobs(path)
+        return dict(sent.arrays), sent.kind, dict(sent.meta)
+    read = {".npz": _npz, ".safetensors": _safetensors}.get(path.suffix, _state_dict)
+    return read(path), None, {}
 
 
 def ordered(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -77,20 +70,11 @@ def ordered(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _npz(path: Path) -> dict[str, Tensor]:
     try:
-<<<<<<< HEAD
-        check_unpacked(path, UpdateError)
-        check_arrays(path, UpdateError)
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            return {name: torch.from_numpy(archive[name]) for name in archive.files}
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError) as error:
-        raise UpdateError(f"{path} is no readable .npz ({error})", way_out) from error
-=======
         return arrays_of(path)
     except ValueError as error:
         raise UpdateError(
             f"{path} is no readable .npz ({error})", "save it with numpy.savez(path, **update)"
         ) from error
->>>>>>> main
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
