@@ -22,6 +22,7 @@ from leakaudit.observer import Observer, SilentObserver
 from leakaudit.policy.apply import apply_policy
 from leakaudit.policy.read import Policy
 from leakaudit.report.saving import Report
+from leakaudit.safety.text import encodable
 from leakaudit.sweep.defend import defend as measure_defences
 from leakaudit.sweep.request import DefendRequest
 from leakaudit.sweep.variants import Variant, audit_variants, name_variants
@@ -141,7 +142,7 @@ def defend(
 
 def _judged(report: Report, command: list[str]) -> Report:
     """By the default policy, and with the words that reproduce it."""
-    return apply_policy(report.model_copy(update={"command": command}), Policy())
+    return apply_policy(report.model_copy(update={"command": encodable(command)}), Policy())
 
 
 def _variants(request: Request, model: Model | None) -> list[Variant]:

@@ -20,10 +20,14 @@ from leakaudit.document.disclosure import CommandLine, FileName, OptionValue, Pi
 from leakaudit.document.earlier import upgraded
 from leakaudit.document.status import ControlStatus, Cut, RunStatus, VerdictStatus
 from leakaudit.errors import UsageError
+from leakaudit.safety.confined import confined
 from leakaudit.safety.files import ordinary
+from leakaudit.safety.text import encodable
 
 SCHEMA_VERSION = 1
 HASH_KEY = "self_sha256"
+MOST_BYTES = 1 << 30
+"""Bytes of a report that is read, at most; chosen."""
 
 Severity = Literal["critical", "high", "medium", "low", "none"]
 Confidence = Literal["certified", "measured", "estimated"]
@@ -58,6 +62,12 @@ R = TypeVar("R", bound="Report")
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", ser_json_inf_nan="null")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_unicode(cls, values: Any) -> Any:
+        """Names of files may hold bytes of no encoding; a document that is made of one is still written."""
+        return encodable(values)
 
 
 class Tool(_Model):
@@ -810,7 +820,7 @@ class Report(_Model):
         document.pop(HASH_KEY, None)
         try:  # a later minor version may have added keys; what is written here is held to the schema strictly
             return cls.model_validate(upgraded(document), extra="ignore")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(
                 f"{path} is not a leakaudit report: {str(error).splitlines()[0]}", "audit again"
             ) from error
@@ -823,6 +833,15 @@ def self_hash(document: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
+def _parsed(content: bytes, path: str | Path) -> Any:
+    try:
+        if len(content) > MOST_BYTES:
+            raise ValueError("too long")
+        return json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not JSON", "give the report.json that leakaudit scan wrote") from error
+
+
 def read_document(path: str | Path) -> dict[str, Any]:
     """The JSON object of a ``report.json``.
 
@@ -830,11 +849,11 @@ def read_document(path: str | Path) -> dict[str, Any]:
         UsageError: It is not there, or not a report of this schema version.
     """
     try:
-        document = json.loads(ordinary(Path(path)).read_text(encoding="utf-8"))
+        with ordinary(Path(path)).open("rb") as stream:
+            content = stream.read(MOST_BYTES + 1)
+        document = confined(lambda: _parsed(content, path), str(path), UsageError)
     except OSError as error:
         raise UsageError(f"cannot read the report {path}: {error.strerror}", "give a report.json") from error
-    except ValueError as error:
-        raise UsageError(f"{path} is not JSON", "give the report.json that leakaudit scan wrote") from error
     version = document.get("schema_version") if isinstance(document, dict) else None
     if version != SCHEMA_VERSION:
         raise UsageError(
