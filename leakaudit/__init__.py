@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
     from leakaudit.report.formats.base import Format
     from leakaudit.report.saving import Report
-    from leakaudit.sweep.request import DefendRequest
+    from leakaudit.sweeps.request import DefendRequest
     from leakaudit.target.load import load
     from leakaudit.target.readers import Reader
     from leakaudit.target.target import Target

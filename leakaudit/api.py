@@ -21,9 +21,9 @@ from leakaudit.observer import Observer, SilentObserver
 from leakaudit.policy.apply import apply_policy
 from leakaudit.policy.read import Policy
 from leakaudit.report.saving import Report
-from leakaudit.sweep.defend import defend as measure_defences
-from leakaudit.sweep.request import DefendRequest
-from leakaudit.sweep.variants import Variant, audit_variants, name_variants
+from leakaudit.sweeps.defend import defend as measure_defences
+from leakaudit.sweeps.request import DefendRequest
+from leakaudit.sweeps.variants import Variant, audit_variants, name_variants
 from leakaudit.target import Target
 
 P = ParamSpec("P")

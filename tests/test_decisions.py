@@ -11,7 +11,7 @@ import pytest
 import leakaudit
 
 PACKAGE = Path(leakaudit.__file__).parent
-ROOMS = ("audit", "cli", "document", "findings", "policy", "report", "scoring", "sweep")
+ROOMS = ("audit", "cli", "document", "findings", "policy", "report", "scoring", "sweeps")
 FILES = sorted(file for room in ROOMS for file in (PACKAGE / room).rglob("*.py"))
 READERS = {"startswith", "endswith", "removeprefix", "removesuffix", "partition", "rpartition", "find", "index"}
 READERS |= {"fullmatch", "match", "search", "count"}

@@ -12,7 +12,7 @@ from leakaudit.cli.options.policy import ENVIRONMENT
 from leakaudit.cli.options.report import check_writable, failure_noted, refuse_empty, report_options, write
 from leakaudit.cli.options.request import refuse_absent, request_options, with_cache
 from leakaudit.cli.output import say
-from leakaudit.sweep.request import DefendRequest
+from leakaudit.sweeps.request import DefendRequest
 
 
 @click.command(context_settings=ENVIRONMENT)
