@@ -47,7 +47,7 @@ class Variant:
 
 def name_variants(paths: Sequence[Path], modes: Sequence[Mode]) -> list[tuple[str, Path, Mode]]:
     """Label, path and mode of every combination; labels say what differs."""
-    shown = _distinct(paths)
+    shown = distinct_names(paths)
     found = []
     for name, path in zip(shown, paths, strict=True):
         for mode in modes:
@@ -57,8 +57,12 @@ def name_variants(paths: Sequence[Path], modes: Sequence[Mode]) -> list[tuple[st
     return found
 
 
-def _distinct(paths: Sequence[Path]) -> list[str]:
-    """The last parts of the paths, as many as it takes to tell them apart."""
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """The last parts of the paths, as many as it takes to tell them apart.
+
+    Raises:
+        UsageError: Two are the same.
+    """
     for length in range(1, max(len(path.parts) for path in paths) + 1):
         shown = ["/".join(path.parts[-length:]) for path in paths]
         if len(set(shown)) == len(shown):
