@@ -142,10 +142,8 @@ def _conclude(document: SweepDocument) -> None:
     say(f"{headline(document)}.")
     for cell in document.cells:
         if cell.status.unaudited:
-            say(
-                f"Cell {cell.number} ({cell.model}, {cell.mode}, {cell.defence}): {cell.status}, {cell.reason}",
-                err=True,
-            )
+            which = f"{cell.model}, {cell.mode}, {cell.defence}"
+            say(f"Cell {cell.number} ({which}): {cell.status}, {cell.reason}", err=True)
     failing = sorted({name for cell in document.cells for name in cell.failing})
     if failing:
         say(f"The policy fails {sum(bool(c.failing) for c in document.cells)} cells: {', '.join(failing)}")

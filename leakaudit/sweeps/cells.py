@@ -7,6 +7,7 @@ everything that it needs is in a :class:`Task`, which can be pickled; the audit 
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -109,10 +110,10 @@ def failure(error: Exception, evidence: Evidence) -> tuple[CellStatus, str]:
 
 def _no_memory(error: Exception) -> bool:
     """Whether memory ran out; torch has no error of its own for that on a CPU."""
-    from torch import OutOfMemoryError
-
+    torch = sys.modules.get("torch")
+    on_card = torch is not None and isinstance(error, torch.OutOfMemoryError)
     on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    return on_cpu or isinstance(error, MemoryError | OutOfMemoryError)
+    return on_card or on_cpu or isinstance(error, MemoryError)
 
 
 def result_of(key: str, report: Report, shown: Presentation, seconds: float) -> Result:

@@ -131,7 +131,7 @@ class _Drive:
             ended = self.runner.finished(TICK) if self.running else []
             for result in ended:
                 self._keep(result)
-            if not self.running and waiting:  # all that is left is at other drivers
+            if not ended and not self.running and waiting:  # all that is left is at other drivers
                 time.sleep(TICK)
         for key in list(self.running):
             self.store.release(key)

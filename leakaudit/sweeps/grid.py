@@ -37,7 +37,7 @@ from leakaudit.audit.parameters import Parameter, parameters
 from leakaudit.audit.request import Request
 from leakaudit.errors import UsageError
 from leakaudit.safety.files import ordinary
-from leakaudit.sweeps.variants import distinct_names
+from leakaudit.sweeps.names import distinct_names
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -137,7 +137,7 @@ def plan_of(requests: Iterable[Request], base: Path, name: str = "sweep") -> Pla
 
 def _document(path: Path) -> dict[str, Any]:
     try:
-        document = tomllib.loads(ordinary(path).read_text(encoding="utf-8"))
+        document = dict(tomllib.loads(ordinary(path).read_text(encoding="utf-8")))
     except OSError as error:
         raise UsageError(f"cannot read the sweep {path}: {error.strerror}", "see docs/sweeps.md") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -51,14 +51,10 @@ class SweepReport:
         jobs: The cells, in its order.
         store: Where their results lie.
         shown: How the reports appear.
-        held: Kept as long as this is, such as a temporary folder.
     """
 
-    def __init__(
-        self, document: SweepDocument, jobs: Sequence[Job], store: Store, shown: Presentation, held: object = None
-    ) -> None:
+    def __init__(self, document: SweepDocument, jobs: Sequence[Job], store: Store, shown: Presentation) -> None:
         self.document = document
-        self._held = held
         self._jobs, self._store, self._shown = jobs, store, shown
 
     @property

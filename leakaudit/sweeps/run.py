@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
+import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -48,7 +50,7 @@ class Running:
     threads: int | None = None
     address: str | None = None
     cards: float | None = None
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     again: bool = False
 
 
@@ -76,8 +78,8 @@ def run_sweep(
     started = time.monotonic()
     watcher = watcher or SilentWatcher()
     jobs = jobs_of(plan, shown)
-    temporary = tempfile.TemporaryDirectory(prefix="leakaudit-sweep-") if store is None else None
-    kept = Store(place_of(Path(temporary.name) if temporary else store or ""))
+    temporary = Path(tempfile.mkdtemp(prefix="leakaudit-sweep-")) if store is None else None
+    kept = Store(place_of(store if store is not None else temporary or ""))
     try:
         if running.again:
             kept.forget(kept.finished() & {job.task.key for job in jobs})
@@ -90,7 +92,10 @@ def run_sweep(
         kept.close()
     document = document_of(plan, jobs, [_judged(kept, result, shown) for result in results], running.runner, runner)
     document.seconds = time.monotonic() - started
-    return SweepReport(document, jobs, kept, shown, temporary)
+    report = SweepReport(document, jobs, kept, shown)
+    if temporary is not None:
+        weakref.finalize(report, shutil.rmtree, temporary, ignore_errors=True)
+    return report
 
 
 class _Following(SilentObserver):

@@ -5,10 +5,10 @@
     results/ab/ab12….zip      a result, under the hash of all that it depends on
     claims/ab12….0            who is at work on a cell; ….1 is who took it over, and so on
 
-A claim is a file that only one driver can make. Whoever holds it writes to it again and again; one that does not change
-for :data:`LEASE` seconds, by the watcher's own clock, is taken over by making the next in line, which again only one can
-do. So clocks need not agree. On the machine that made it, a claim ends with its process. A cell can be audited twice
-where a driver was only slow, but its result is the same, and none is audited once a result is there.
+A claim is a file that only one driver can make. Whoever holds it writes to it again and again; one that does not
+change for :data:`LEASE` seconds, by the watcher's own clock, is taken over by making the next in line, which again only
+one can do. So clocks need not agree. On the machine that made it, a claim ends with its process. A cell can be audited
+twice where a driver was only slow, but its result is the same, and none is audited once a result is there.
 """
 
 from __future__ import annotations
@@ -205,6 +205,6 @@ def _known_here(content: bytes) -> bool | None:
     if machine != _machine():
         return None
     try:
-        return abs(psutil.Process(process).create_time() - started) < SAME_START
+        return bool(abs(psutil.Process(process).create_time() - started) < SAME_START)
     except psutil.Error:
         return False

@@ -6,7 +6,7 @@ Every cell has its number in it, so the shade is never the only thing that tells
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from leakaudit.document.status import CellStatus
 from leakaudit.document.sweep import CellEntry, SweepDocument
@@ -95,19 +95,17 @@ def heat_maps(document: SweepDocument) -> list[Heat]:
 
 
 def _heat(found: Grouped, name: str, title: str, caption: str, fields: Mapping[tuple[str, str], Field]) -> Heat:
-    rows = tuple(
-        (row, tuple(fields.get((row, column), Field(MISSING)) for column in found.columns)) for row in found.rows
-    )
+    def row_of(row: str) -> tuple[Field, ...]:
+        return tuple(fields.get((row, column), Field(MISSING)) for column in found.columns)
+
+    rows = tuple((row, row_of(row)) for row in found.rows)
     return Heat(f"heat-{name}", title, caption, found.columns, rows)
 
 
 def _links(cells: Sequence[CellEntry]) -> tuple[Link, ...]:
     several = len(cells) > 1
-    return tuple(
-        Link(f"seed {cell.seed}" if several else "report", f"{cell.report}/report.html")
-        for cell in cells
-        if cell.report
-    )
+    there = [cell for cell in cells if cell.report]
+    return tuple(Link(f"seed {c.seed}" if several else "report", f"{c.report}/report.html") for c in there)
 
 
 def _fields(
@@ -146,11 +144,9 @@ def _shade(value: float, low: float, high: float) -> int:
 
 def _leaked(found: Grouped) -> dict[tuple[str, str], Field]:
     fields = _fields(found, lambda cells: (share_text(cells), interval_text(cells), share(cells)))
-    by_share = {key: share([c for c in cells if c.status is CellStatus.DONE]) for key, cells in found.groups.items()}
-    return {  # of shares the scale is known: 0 to 1
-        key: Field(one.text, one.remark, round(SHADES * (by_share[key] or 0.0)), one.links)
-        for key, one in fields.items()
-    }
+    done = {key: [c for c in cells if c.status is CellStatus.DONE] for key, cells in found.groups.items()}
+    shades = {key: round(SHADES * (share(cells) or 0.0)) for key, cells in done.items()}  # of 0 to 1, whatever is there
+    return {key: replace(one, shade=shades[key]) for key, one in fields.items()}
 
 
 def counts(cells: Iterable[CellEntry]) -> tuple[int, int]:

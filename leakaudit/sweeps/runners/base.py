@@ -17,7 +17,7 @@ from leakaudit.sweeps.cells import Audit, Task, run_cell
 from leakaudit.sweeps.results import Result
 
 RETRIES = 2
-"""Times that a cell is begun again after its worker died; chosen: a machine that fails is told from a cell that kills."""
+"""Times that a cell is begun again after its worker died; chosen: a machine that fails once is no cell that kills."""
 
 
 @dataclass(frozen=True, kw_only=True)

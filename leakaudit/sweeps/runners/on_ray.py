@@ -1,10 +1,10 @@
 """Cells as tasks of Ray, on this machine or on a cluster: ``pip install leakaudit[ray]``.
 
 Every file that cells name goes into Ray's object store once; a cell unpacks what it needs into a folder for its user
-only, which goes with it, and reports name the files as the sweep does. A task declares its cores, memory and share of a graphics card, and
-is begun again where its worker is lost. A cluster of our own listens on this machine only, and has no dashboard, whose
-port would run whatever it is sent. Task names are hashes, results are values and no exceptions, and what workers print
-stays on their machines, so Ray logs nothing of a sample.
+only, which goes with it, and reports name the files as the sweep does. A task declares its cores, memory and share of a
+graphics card, and is begun again where its worker is lost. A cluster of our own listens on this machine only, and has
+no dashboard, whose port would run whatever it is sent. Task names are hashes, results are values and no exceptions, and
+what workers print stays on their machines, so Ray logs nothing of a sample.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ class Processes:
         environment = {name: str(self.threads) for name in _THREADS}
         if self._cards:
             environment["CUDA_VISIBLE_DEVICES"] = self._cards[place % len(self._cards)]
-        process = context.Process(target=serve, args=(theirs, environment, self.threads, os.getpid()))
+        process = context.Process(target=serve, args=(theirs, environment, os.getpid()))
         process.start()
         theirs.close()
         with suppress(OSError):

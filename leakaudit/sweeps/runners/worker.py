@@ -18,13 +18,12 @@ READY = b"ready"
 """What a worker sends before its first result, when it has imported all that an audit needs: a cell's time begins."""
 
 
-def serve(connection: Connection, environment: Mapping[str, str], threads: int, driver: int) -> None:
+def serve(connection: Connection, environment: Mapping[str, str], driver: int) -> None:
     """Audit the cells that come in, and send back their results as archives.
 
     Args:
         connection: Gives the function that audits, then tasks.
-        environment: Variables to set before anything is imported.
-        threads: Of torch.
+        environment: Variables to set before anything is imported; torch takes its number of threads from there.
         driver: Number of the process that is served.
     """
     os.setpgid(0, 0)  # Ctrl-C on the terminal is the driver's; what the worker starts ends with it
@@ -33,11 +32,8 @@ def serve(connection: Connection, environment: Mapping[str, str], threads: int, 
     threading.Thread(target=_follow, args=(driver,), daemon=True).start()
     audit = connection.recv()
 
-    import torch
-
     from leakaudit.sweeps.cells import run_cell
 
-    torch.set_num_threads(threads)
     connection.send_bytes(READY)
     while True:
         try:
