@@ -18,10 +18,10 @@ from leakaudit.report.saving import Report
 from leakaudit.sweeps.cells import Presentation
 from leakaudit.sweeps.engine import Job, jobs_of
 from leakaudit.sweeps.grid import plan_of
-from tests.report.builder import build
 
 PLAIN = Presentation(formats=("json",))
 RAN = "ran"
+BASE = "base.json"
 
 
 def audit(request: Request, observer: Observer) -> Report:
@@ -35,7 +35,7 @@ def audit(request: Request, observer: Observer) -> Report:
     (place / f"{name}-{request.seed}-{secrets.token_hex(4)}").touch()
     _misbehave(name, before)
     if observer.interrupted():
-        return whole().model_copy(update={"partial": "interrupted by the user"})
+        return whole(place.parent).model_copy(update={"partial": "interrupted by the user"})
     return report_of(request)
 
 
@@ -49,8 +49,8 @@ def _misbehave(name: str, before: int) -> None:
     if name.startswith("greedy"):
         raise MemoryError
     if name.startswith("hog"):
-        held = bytearray(600 << 20)
-        time.sleep(60 + len(held) * 0)
+        held = b"x" * (500 << 20)
+        time.sleep(60 + held.count(b"y"))
     if name.startswith("slow"):
         time.sleep(60)
     if name.startswith("long"):
@@ -60,14 +60,21 @@ def _misbehave(name: str, before: int) -> None:
 
 
 @cache
-def whole() -> Report:
-    """A report to be changed."""
-    return build(victims=1, runs=1, side=8)
+def whole(folder: Path) -> Report:
+    """A report to be changed, which workers need not make."""
+    return Report.load(folder / BASE)
+
+
+@cache
+def _made() -> str:
+    from tests.report.builder import build
+
+    return build(victims=1, runs=1, side=8).to_json()
 
 
 def report_of(request: Request) -> Report:
     """A report that depends on the request alone; models whose name begins with "tight" leak nothing."""
-    report = whole()
+    report = whole(Path(str(request.batch)).parent)
     target = report.target.model_copy(update={"path": str(request.model), "name": Path(str(request.model)).stem})
     tight = target.name.startswith("tight")
     leaked = {"samples_leaked": 0 if tight else 1 + request.seed % 2, "samples_attacked": 4}
@@ -80,6 +87,7 @@ def report_of(request: Request) -> Report:
 def requests(folder: Path, names: Iterable[str], seeds: Iterable[int] = (0,)) -> list[Request]:
     """One request for each model and seed; the files are made."""
     (folder / "batch.npz").write_bytes(b"samples")
+    (folder / BASE).write_text(_made())
     found = []
     for name in names:
         (folder / f"{name}.onnx").write_bytes(name.encode())

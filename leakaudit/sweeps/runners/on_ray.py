@@ -85,7 +85,9 @@ class OnRay:
         self._function = self._ray.remote(**options, retry_exceptions=False)(_remote)
         self._audit = self._ray.put(audit)
         self._parcels: dict[tuple[str, Path], Parcel] = {}
-        self._running: dict[Any, tuple[Task, float]] = {}
+        self._running: dict[Any, tuple[Task, float | None]] = {}
+        self._clock = self._ray.remote(num_cpus=0)(_Begun).remote() if self._limits.seconds is not None else None
+        self._begun: dict[str, int] = {}
 
     def submit(self, task: Task) -> None:
         """See :class:`leakaudit.sweeps.runners.base.Runner`."""
@@ -94,13 +96,16 @@ class OnRay:
         contents = [reference for parcel in parcels for reference in parcel.contents]
         bare = [replace(parcel, contents=()) for parcel in parcels]
         call = self._function.options(name=f"cell {task.key[:12]}")
-        reference = call.remote(self._audit, task, bare, self.threads, *contents)
-        self._running[reference] = (task, time.monotonic())
+        reference = call.remote(self._audit, task, bare, self.threads, self._clock, *contents)
+        self._running[reference] = (task, None)
 
     def finished(self, seconds: float) -> list[Result]:
         """See :class:`leakaudit.sweeps.runners.base.Runner`."""
         ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=seconds, fetch_local=False)
         results = [self._received(reference) for reference in ready]
+        if self._clock is None:
+            return results
+        self._look()
         return [*results, *filter(None, map(self._over, list(self._running)))]
 
     def close(self) -> None:
@@ -120,11 +125,20 @@ class OnRay:
             times = self._limits.retries + 1
             return lost(task.key, f"its worker was lost, {times} times ({type(error).__name__})")
 
+    def _look(self) -> None:
+        """See which cells have begun, or begun again: their time counts from now."""
+        assert self._clock is not None
+        begun = self._ray.get(self._clock.all.remote())
+        for reference, (task, _) in self._running.items():
+            if begun.get(task.key, 0) != self._begun.get(task.key, 0):
+                self._begun[task.key] = begun[task.key]
+                self._running[reference] = (task, time.monotonic())
+
     def _over(self, reference: Any) -> Result | None:
         """The result of a cell that is over its time, whose worker is ended."""
         task, since = self._running[reference]
-        used, limit = time.monotonic() - since, self._limits.seconds
-        if limit is None or used <= limit:
+        limit = self._limits.seconds
+        if limit is None or since is None or (used := time.monotonic() - since) <= limit:
             return None
         self._running.pop(reference)
         self._ray.cancel(reference, force=True)
@@ -192,11 +206,28 @@ def _connected(address: str | None, workers: int | None, threads: int | None) ->
 # In a worker
 
 
-def _remote(audit: Audit, task: Task, parcels: Sequence[Parcel], threads: int, *contents: bytes) -> bytes:
+class _Begun:
+    """An actor that knows which cells have begun: that a task was handed in says nothing of that."""
+
+    def __init__(self) -> None:
+        self._times: dict[str, int] = {}
+
+    def begins(self, key: str) -> None:
+        """A cell begins, perhaps not for the first time."""
+        self._times[key] = self._times.get(key, 0) + 1
+
+    def all(self) -> dict[str, int]:
+        """How often each has begun."""
+        return self._times
+
+
+def _remote(audit: Audit, task: Task, parcels: Sequence[Parcel], threads: int, clock: Any, *contents: bytes) -> bytes:
     """Audit a cell on whichever machine this is; the result as an archive."""
     import torch
 
     torch.set_num_threads(threads)
+    if clock is not None:
+        clock.begins.remote(task.key)
     arrived = iter(contents)
     whole = [replace(parcel, contents=tuple(next(arrived) for _ in parcel.names)) for parcel in parcels]
     _remove_abandoned(Path(tempfile.gettempdir()))
