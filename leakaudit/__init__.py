@@ -55,7 +55,7 @@ _HOMES = {
     "ClientStep": "defences.base",
     "Cut": "document.status",
     "Defence": "defences.base",
-    "DefendRequest": "sweep.request",
+    "DefendRequest": "sweeps.request",
     "Domain": "domains.base",
     "FedSGD": "protocols.fedsgd",
     "Format": "report.formats.base",
