@@ -56,7 +56,7 @@ def places(values: Sequence[str]) -> tuple[list[float], bool]:
 def _figure(identifier: str, axis: str, values: Sequence[str], lines: Lines) -> Figure:
     where, scaled = places(values)
     positions = dict(zip(values, where, strict=True))
-    with canvas_of(4.7, 3.4) as (canvas, axes):
+    with canvas_of(4.7, 3.9) as (canvas, axes):
         for number, (name, cells) in enumerate(lines.items()):
             shift = 0.0 if scaled else SPREAD * (number - (len(lines) - 1) / 2)
             _draw(axes, number, name, {positions[v] + shift: cells[v] for v in values if v in cells})
@@ -66,7 +66,7 @@ def _figure(identifier: str, axis: str, values: Sequence[str], lines: Lines) -> 
         if not scaled:
             axes.set_xticks(where, [axis_label(value, 16) for value in values], rotation=20, ha="right")
         if len(lines) > 1:
-            axes.legend(loc="best")
+            canvas.legend(loc="outside upper center", ncols=2)
         title = f"Leakage along {axis.replace('_', ' ')}"
         caption = (
             f"{title}, {count(len(lines), 'line')}: samples of all seeds together; bars are 95 % intervals "
