@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 # One process per core, four at most: each takes a gigabyte. A test is given to whoever is free.
 TESTS := $(BIN)/pytest -n logical --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test coverage check lint docs clean system
+.PHONY: demo test coverage check lint docs screenshot clean system
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +39,10 @@ lint: $(INSTALLED)
 # Warnings are errors: a link, a page or a docstring that is missing.
 docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# The picture in the README, from the report of the demo; needs poppler-utils.
+screenshot: demo
+	pdftoppm -png -r 60 -f 1 -l 1 -singlefile demo-report/report.pdf docs/images/report
 
 check: lint docs coverage
 

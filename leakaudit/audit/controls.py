@@ -147,13 +147,18 @@ def _plan(runs: Sequence[Run], level: Level) -> list[tuple[Kind, Run]]:
     if level == "none" or not ran:
         return []
     claiming = [run for run in ran if run.claims]
-    questioned = ran if level == "full" else claiming
+    questioned = [run for run in (ran if level == "full" else claiming) if _scored(run).outcomes]
     strongest = (
         [max(claiming, key=lambda run: (run.attack.family == "optimisation", run.strength))] if claiming else ran
     )
     kinds: tuple[Kind, ...] = ("negative", "prior_only")
     plan: list[tuple[Kind, Run]] = [(kind, run) for kind in kinds for run in questioned]
     return plan + [("positive", run) for run in (ran if level == "full" else strongest)]
+
+
+def _scored(run: Run) -> Run:
+    """The run on victims whose samples somebody has: others are not scored, and claim only what proves itself."""
+    return replace(run, outcomes=[outcome for outcome in run.outcomes if outcome.victim.batch.known])
 
 
 def _positive(run: Run, scene: Scene, runs_left: int) -> tuple[Run, ControlEntry]:
@@ -223,7 +228,7 @@ def _convolves(target: Target) -> bool:
 
 
 def _negative(run: Run, scene: Scene, runs_left: int) -> tuple[Run, ControlEntry]:
-    outcomes = run.outcomes if scene.level == "full" else sorted(run.outcomes, key=lambda o: not o.leaked)
+    outcomes = sorted(_scored(run).outcomes, key=lambda o: scene.level != "full" and not o.leaked)
     pairs = [
         (o.victim, other.recovered)
         for o in outcomes
@@ -277,7 +282,7 @@ def _unclaimed(score: SampleScore) -> SampleScore:
 
 
 def _prior_only(run: Run, scene: Scene, runs_left: int) -> tuple[Run, ControlEntry]:
-    ranked = sorted(run.outcomes, key=lambda o: not o.leaked)
+    ranked = sorted(_scored(run).outcomes, key=lambda o: not o.leaked)
     made: list[Any] = []
     refusal = ""
     for outcome in ranked if scene.level == "full" else ranked[:1]:

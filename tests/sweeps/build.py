@@ -21,7 +21,6 @@ from leakaudit.sweeps.grid import plan_of
 
 PLAIN = Presentation(formats=("json",))
 RAN = "ran"
-BASE = "base.json"
 
 
 def audit(request: Request, observer: Observer) -> Report:
@@ -35,7 +34,7 @@ def audit(request: Request, observer: Observer) -> Report:
     (place / f"{name}-{request.seed}-{secrets.token_hex(4)}").touch()
     _misbehave(name, before)
     if observer.interrupted():
-        return whole(place.parent).model_copy(update={"partial": "interrupted by the user"})
+        return whole(Path(request.batch)).model_copy(update={"partial": "interrupted by the user"})
     return report_of(request)
 
 
@@ -52,7 +51,7 @@ def _misbehave(name: str, before: int) -> None:
         held = b"x" * (500 << 20)
         time.sleep(60 + held.count(b"y"))
     if name.startswith("slow"):
-        time.sleep(60)
+        time.sleep(600)
     if name.startswith("long"):
         time.sleep(0.4)
     if name.startswith("killer") or (name.startswith("once") and not before):
@@ -60,9 +59,9 @@ def _misbehave(name: str, before: int) -> None:
 
 
 @cache
-def whole(folder: Path) -> Report:
-    """A report to be changed, which workers need not make."""
-    return Report.load(folder / BASE)
+def whole(batch: Path) -> Report:
+    """A report to be changed, which workers need not make: it stands in the place of the samples."""
+    return Report.load(batch)
 
 
 @cache
@@ -74,7 +73,7 @@ def _made() -> str:
 
 def report_of(request: Request) -> Report:
     """A report that depends on the request alone; models whose name begins with "tight" leak nothing."""
-    report = whole(Path(str(request.batch)).parent)
+    report = whole(Path(str(request.batch)))
     target = report.target.model_copy(update={"path": str(request.model), "name": Path(str(request.model)).stem})
     tight = target.name.startswith("tight")
     leaked = {"samples_leaked": 0 if tight else 1 + request.seed % 2, "samples_attacked": 4}
@@ -86,8 +85,7 @@ def report_of(request: Request) -> Report:
 
 def requests(folder: Path, names: Iterable[str], seeds: Iterable[int] = (0,)) -> list[Request]:
     """One request for each model and seed; the files are made."""
-    (folder / "batch.npz").write_bytes(b"samples")
-    (folder / BASE).write_text(_made())
+    (folder / "batch.npz").write_text(_made())
     found = []
     for name in names:
         (folder / f"{name}.onnx").write_bytes(name.encode())

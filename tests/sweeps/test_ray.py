@@ -74,9 +74,9 @@ from leakaudit.sweeps.store import Store
 from tests.sweeps.build import audit, jobs
 
 folder = Path(sys.argv[1])
-work = jobs(folder, ["a", "broken", "killer", "tight", "slow"], [0, 1])
+work = jobs(folder, ["slow", "a", "broken", "killer", "tight"])
 found = []
-for name, make in (("ray", lambda: OnRay(audit, 2, 1, Limits(seconds=6, retries=1))),
+for name, make in (("ray", lambda: OnRay(audit, 2, 1, Limits(seconds=40, retries=1))),
                    ("here", lambda: Here(audit, SilentObserver(), Limits()))):
     mine = [job for job in work if name == "ray" or job.cell.labels["model"] not in ("killer.onnx", "slow.onnx")]
     store, runner = Store(place_of(folder / name)), make()
@@ -102,7 +102,7 @@ def test_cells_on_ray_end_as_they_do_here(tmp_path: Path) -> None:
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     statuses, reason = run.stdout.splitlines()[-2:]
-    assert statuses == "done,done,done,done,failed,failed,lost,lost,over its time,over its time"
+    assert statuses == "done,done,failed,lost,over its time"
     assert reason == "its worker was lost, 2 times (WorkerCrashedError)"
     for word in ("a.onnx", "batch.npz", str(tmp_path)):
         assert word not in run.stderr

@@ -182,6 +182,25 @@ def near_duplicates(evidence: Evidence) -> Iterator[Found]:
 
 
 @rule(
+    "LA959",
+    "Recorded rounds were left out",
+    worst="low",
+    remedy="Read the reasons in the report (protocol.left_out): scan the rounds of each model and each way of training "
+    "on their own.",
+)
+def rounds_left_out(evidence: Evidence) -> Iterator[Found]:
+    """Some rounds of the folder do not go with the model or with the others, so they were not attacked.
+
+    A round is left out where its tensors have other names or shapes than the model's, where its client trained with
+    other settings than that of the first round, or where its files are damaged. What is said of the rest says nothing
+    of these.
+    """
+    if evidence.protocol.left_out:
+        out, total = len(evidence.protocol.left_out), len(evidence.protocol.left_out) + len(evidence.protocol.rounds)
+        yield Found("low", "certified", f"{out} of {total} recorded rounds were not audited.", {"rounds": out})
+
+
+@rule(
     "LA957",
     "Claims without controls",
     worst="low",
@@ -193,7 +212,7 @@ def uncontrolled(evidence: Evidence) -> Iterator[Found]:
     Without them a lucky prior, or samples that resemble each other, cannot be told from a leak. Confidence is capped
     at *estimated*, unless the reconstruction is certified, which needs no control.
     """
-    claims = {a.name: a.title for a, v, s in samples_of(evidence.attacks) if s.leaked and not v.certified}
+    claims = {a.name: a.title for a, v, s in samples_of(evidence.attacks) if s.leaked and not (v.certified or s.proved)}
     missing = [title for name, title in claims.items() if not evidence.controlled(name)]
     if missing:
         yield Found("low", "certified", f"No controls were run for {', '.join(missing)}.", {"attacks": missing})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from leakaudit.document.schema import RankLayer, Report, SampleResult, VictimResult
+from leakaudit.document.schema import FindingEntry, RankLayer, Report, SampleResult, VictimResult
+from leakaudit.document.status import RunStatus
 from leakaudit.report.domains import card_for
 from leakaudit.report.domains.base import Card
 from leakaudit.report.views.cells import Cell, Table, class_name, leak_cell, lowered, reidentified
@@ -108,11 +109,35 @@ def knowledge_table(report: Report) -> Table:
         *((title, False) for title in KNOWLEDGE.values()),
     )
     table = Table("knowledge", "What each attacker was given", columns)
-    for attack in report.attacks:
+    for attack in (entry for entry in report.attacks if entry.status is RunStatus.RUN):
         status = words(attack.status) + (" (yardstick)" if attack.upper_bound else "")
         given = [clip(plain(attack.given[key])) if key in attack.given else MISSING for key in KNOWLEDGE]
         cells: list[Cell | str] = [clip(attack.title, 60), status, clip(attack.threat_model, 20), *given]
         table.add(cells, attack.name)
+    return table
+
+
+def minor(finding: FindingEntry) -> bool:
+    """Whether a finding gets a row only: it is of low severity, or a note, and does not fail."""
+    return finding.severity in ("low", "none") and not finding.fails
+
+
+def minor_table(report: Report) -> Table:
+    """The minor findings, a row each."""
+    columns = (("Finding", False), ("Severity", False), ("What was found", False), ("What to do", False))
+    table = Table("minor", "Minor findings and notes", columns)
+    for finding in filter(minor, report.findings):
+        name = f"{clip(finding.id, 40)} {clip(finding.title, 80)}"
+        severity = f"{finding.severity}, {finding.confidence}{', suppressed' if finding.suppressed else ''}"
+        table.add([name, severity, clip(finding.message, 1000), clip(finding.remedy, 600)])
+    return table
+
+
+def left_table(report: Report) -> Table:
+    """The attacks that did not run, a row each with the reason."""
+    table = Table("left", "Attacks that were not run", (("Attack", False), ("Status", False), ("Why", False)))
+    for attack in (entry for entry in report.attacks if entry.status is not RunStatus.RUN):
+        table.add([clip(attack.title, 60), words(attack.status), clip(attack.reason)], attack.name)
     return table
 
 
@@ -224,15 +249,42 @@ def label_table(report: Report) -> Table:
         for result in attack.results:
             labels = result.labels
             right = f"assumed, {labels.count}" if labels.assumed else f"{labels.correct} of {labels.count}"
+            right = right if labels.known else "not known"
             cells: list[Cell | str] = [
                 clip(attack.title, 60),
                 Cell(str(result.victim), str(result.victim)),
                 Cell(", ".join(class_name(report, label) for label in labels.true) or MISSING),
                 Cell(", ".join(class_name(report, label) for label in labels.inferred) or MISSING),
-                Cell(right, str(labels.correct), mark="leak" if labels.correct == labels.count else ""),
+                Cell(
+                    right, str(labels.correct), mark="leak" if labels.known and labels.correct == labels.count else ""
+                ),
                 labels.method + _soft_label(report, labels.soft),
             ]
             table.add(cells, attack.name, str(result.victim))
+    return table
+
+
+def round_table(report: Report) -> Table:
+    """Recorded rounds: which client each victim is, and what leaked of it."""
+    columns = (
+        *(("Victim", True), ("Round", False), ("Client", False), ("Samples", True), ("Scored", False)),
+        *(("Leaked", True), ("Weights", False), ("Shared", False)),
+    )
+    table = Table("rounds", "Recorded rounds, a victim each", columns)
+    scored = [(v.victim, s) for a in report.attacks if not a.upper_bound for v in a.results for s in v.samples]
+    for entry in report.protocol.rounds:
+        leaked = {s.index for victim, s in scored if victim == entry.victim and s.leaked}
+        cells: list[Cell | str] = [
+            Cell(str(entry.victim), str(entry.victim)),
+            clip(entry.round, 40) or MISSING,
+            clip(entry.client or entry.label, 60) or MISSING,
+            Cell(str(entry.samples), str(entry.samples)),
+            "yes" if entry.known else "no: nobody has the samples",
+            Cell(f"{len(leaked)} of {entry.samples}", str(len(leaked)), mark="leak" if leaked else "held"),
+            "of its own" if entry.own_weights else "the model's",
+            entry.kind,
+        ]
+        table.add(cells, "", str(entry.victim))
     return table
 
 
