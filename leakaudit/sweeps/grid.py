@@ -28,14 +28,13 @@ import itertools
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from leakaudit.audit.kinds import File, Files, Numbers, Shape
 from leakaudit.audit.parameters import Parameter, parameters
 from leakaudit.audit.request import Request
-from leakaudit.errors import UsageError
+from leakaudit.errors import UsageError, nearest
 from leakaudit.safety.files import ordinary
 from leakaudit.sweeps.names import distinct_names
 
@@ -157,8 +156,7 @@ def _table(path: Path, document: Mapping[str, Any], name: str) -> dict[str, Any]
 
 
 def _meant(name: str, known: Sequence[str]) -> str:
-    close = get_close_matches(name, known, 1)
-    return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(known)}"
+    return nearest(name, known, f"there are: {', '.join(known)}", "{!r}")
 
 
 def _product(axes: Mapping[str, Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
