@@ -6,8 +6,10 @@ Skipped where Ray is not installed: ``pip install leakaudit[ray]``.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -95,7 +97,13 @@ print([value[1] for value in ray.values() if value[0] == "lost"][0])
 def test_cells_on_ray_end_as_they_do_here(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
     (tmp_path / "program.py").write_text(PROGRAM)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    temporary = Path(tempfile.mkdtemp(prefix="lr", dir="/tmp"))  # Ray's sockets need a short path
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        "RAY_TMPDIR": str(temporary),
+        "TMPDIR": str(temporary),
+    }
     run = subprocess.run(
         [sys.executable, str(tmp_path / "program.py"), str(tmp_path)],
         env=environment, capture_output=True, text=True, timeout=500, cwd=tmp_path,
@@ -104,5 +112,11 @@ def test_cells_on_ray_end_as_they_do_here(tmp_path: Path) -> None:
     statuses, reason = run.stdout.splitlines()[-2:]
     assert statuses == "done,done,failed,lost,over its time"
     assert reason == "its worker was lost, 2 times (WorkerCrashedError)"
-    for word in ("a.onnx", "batch.npz", str(tmp_path)):
-        assert word not in run.stderr
+    logs = [
+        path.read_text(errors="replace") for path in temporary.rglob("*") if path.suffix in (".log", ".out", ".err")
+    ]
+    assert len(logs) > 5
+    for word in ("a.onnx", "batch.npz", str(tmp_path / "ran")):
+        assert not [text for text in (run.stderr, *logs) if word in text]
+    assert not list(temporary.glob("leakaudit-ray-*")), "no sample stays behind"
+    shutil.rmtree(temporary)

@@ -114,6 +114,8 @@ class OnRay:
             self._ray.cancel(reference, force=True)
         self._running.clear()
         self._ray.shutdown()
+        if self._own:
+            _remove_abandoned(Path(tempfile.gettempdir()))
 
     def _received(self, reference: Any) -> Result:
         task, _ = self._running.pop(reference)
