@@ -13,7 +13,7 @@ import leakaudit
 from leakaudit.document.schema import Report
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.report.formats.html import render_html
-from leakaudit.sweep.variants import name_variants
+from leakaudit.sweeps.variants import name_variants
 from tests.cli.build import export
 from tests.cli.build import leakaudit as command_line
 from tests.conftest import smooth_images

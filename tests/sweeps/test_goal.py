@@ -7,7 +7,7 @@ import pytest
 from leakaudit.document.schema import Report
 from leakaudit.domains.specs import IMAGES, TOKENS, Spec
 from leakaudit.errors import UsageError
-from leakaudit.sweep.goal import parse_goal
+from leakaudit.sweeps.goal import parse_goal
 from tests.report.builder import build
 
 

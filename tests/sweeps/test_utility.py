@@ -12,8 +12,8 @@ from leakaudit.client.batch import Batch
 from leakaudit.defences.spec import parse_defence
 from leakaudit.domains.images import Images
 from leakaudit.protocols.fedsgd import FedSGD
-from leakaudit.sweep.request import TrainingPlan
-from leakaudit.sweep.utility import evaluate, split, train
+from leakaudit.sweeps.request import TrainingPlan
+from leakaudit.sweeps.utility import evaluate, split, train
 from leakaudit.target.target import Target
 from tests.conftest import make_target
 

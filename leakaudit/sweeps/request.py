@@ -13,7 +13,7 @@ from leakaudit.audit.request import Request
 from leakaudit.errors import UsageError
 
 if TYPE_CHECKING:
-    from leakaudit.sweep.goal import Goal
+    from leakaudit.sweeps.goal import Goal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class DefendRequest(Request):
         Raises:
             UsageError: It cannot be.
         """
-        from leakaudit.sweep.goal import parse_goal
+        from leakaudit.sweeps.goal import parse_goal
 
         return parse_goal(self.goal)
 

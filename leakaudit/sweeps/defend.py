@@ -34,9 +34,9 @@ from leakaudit.matching.settings import MatchSettings
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.report.saving import Report
 from leakaudit.scoring.base import leak_interval, specs_of
-from leakaudit.sweep.goal import Goal
-from leakaudit.sweep.request import DefendRequest, TrainingPlan
-from leakaudit.sweep.utility import Utility, train
+from leakaudit.sweeps.goal import Goal
+from leakaudit.sweeps.request import DefendRequest, TrainingPlan
+from leakaudit.sweeps.utility import Utility, train
 from leakaudit.target.target import Target
 
 VICTIMS = 2

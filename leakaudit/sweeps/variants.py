@@ -14,11 +14,12 @@ from pathlib import Path
 from leakaudit.audit.assemble import without_pictures
 from leakaudit.document.schema import AttackEntry, FindingEntry, VariantEntry
 from leakaudit.document.status import VerdictStatus
-from leakaudit.errors import AuditError, LeakauditError, UsageError
+from leakaudit.errors import AuditError, LeakauditError
 from leakaudit.findings import SEVERITIES
 from leakaudit.observer import Observer
 from leakaudit.protocols.base import Mode
 from leakaudit.report.saving import Report
+from leakaudit.sweeps.names import distinct_names
 from leakaudit.target.target import Target
 
 RANKING = (
@@ -47,7 +48,7 @@ class Variant:
 
 def name_variants(paths: Sequence[Path], modes: Sequence[Mode]) -> list[tuple[str, Path, Mode]]:
     """Label, path and mode of every combination; labels say what differs."""
-    shown = _distinct(paths)
+    shown = distinct_names(paths)
     found = []
     for name, path in zip(shown, paths, strict=True):
         for mode in modes:
@@ -55,15 +56,6 @@ def name_variants(paths: Sequence[Path], modes: Sequence[Mode]) -> list[tuple[st
             parts += [f"{mode} mode"] if len(modes) > 1 else []
             found.append((", ".join(parts), path, mode))
     return found
-
-
-def _distinct(paths: Sequence[Path]) -> list[str]:
-    """The last parts of the paths, as many as it takes to tell them apart."""
-    for length in range(1, max(len(path.parts) for path in paths) + 1):
-        shown = ["/".join(path.parts[-length:]) for path in paths]
-        if len(set(shown)) == len(shown):
-            return shown
-    raise UsageError("--checkpoints names a file twice", "give each file once")
 
 
 def audit_variants(variants: Sequence[Variant], audit_one: Callable[[Target], Report], observer: Observer) -> Report:

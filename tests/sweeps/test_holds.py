@@ -12,8 +12,8 @@ from leakaudit.document.schema import ControlEntry, DefenceTrial
 from leakaudit.document.status import RunStatus
 from leakaudit.domains.specs import IMAGES
 from leakaudit.observer import SilentObserver
-from leakaudit.sweep.defend import _Sweep
-from leakaudit.sweep.goal import parse_goal
+from leakaudit.sweeps.defend import _Sweep
+from leakaudit.sweeps.goal import parse_goal
 from tests.report.builder import build
 
 

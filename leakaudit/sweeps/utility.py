@@ -19,7 +19,7 @@ from leakaudit.client.batch import Batch
 from leakaudit.client.observe import NoTraceError, observe
 from leakaudit.defences.base import Defence, defended_model, defended_protocol
 from leakaudit.protocols.base import Protocol
-from leakaudit.sweep.request import TrainingPlan
+from leakaudit.sweeps.request import TrainingPlan
 from leakaudit.target.target import Target
 
 EVALUATED_AT_ONCE = 64
