@@ -16,6 +16,7 @@ from leakaudit.client.readers.base import Reader, Reading, Source, reader_for
 from leakaudit.client.rounds.files import RecordedUpdate, load_update
 from leakaudit.client.rounds.folder import kind_of, read_round, read_settings
 from leakaudit.client.rounds.kinds import refuse_mistaken
+from leakaudit.defences.base import defended_protocol
 from leakaudit.errors import UpdateError, UsageError
 from leakaudit.observer import Observer
 from leakaudit.target import Target, load
@@ -192,8 +193,9 @@ def settled(request: Request, samples: Batch) -> Request:
     Raises:
         UsageError: Another number was asked for.
     """
+    factor = _clients(request)
     if request.local and request.samples is None:
-        request = replace(request, samples=len(samples))
+        request = replace(request, samples=_share(request, samples, factor))
     if not request.recorded:
         if request.weight_decay is not None and not request.local:
             raise UsageError(
@@ -201,15 +203,47 @@ def settled(request: Request, samples: Batch) -> Request:
                 "pass --update FILE, or --learning-rate for clients that train locally",
             )
         return request
+    each = _share(request, samples, factor)
     size = ("--samples", request.samples) if request.local else ("--batch-size", request.protocol.batch_size)
-    asked = ((*size, len(samples)), ("--victims", request.victims, 1))
+    asked = ((*size, each), ("--victims", request.victims, 1))
     for name, value, only in asked:
         if value not in (None, 1, only):
             raise UsageError(
                 f"{name} is {value}, with a recorded update it is {only}",
                 "the batch file must hold exactly the samples behind the update, and no others",
             )
-    return replace(request, victims=1, batch_size=None if request.local else len(samples))
+    return replace(request, victims=1, batch_size=None if request.local else each)
+
+
+def _clients(request: Request) -> int:
+    """How many times a client's own samples are behind an update: clients that are summed, batches that are
+    accumulated."""
+    one = replace(request.protocol, batch_size=1) if not request.local else None
+    if one is not None:
+        return defended_protocol(one, request.defending()).batch_size
+    return max((len(defence.members) for defence in request.defending()), default=1) or 1
+
+
+def _share(request: Request, samples: Batch, factor: int) -> int:
+    """Samples of one client, of all that are behind an update.
+
+    Raises:
+        UsageError: They do not fit the number of clients.
+    """
+    counts = next((d.members for d in request.defending() if any(d.members)), ())
+    if counts:
+        if request.recorded and sum(counts) != len(samples):
+            raise UsageError(
+                f"the clients are said to have {sum(counts)} samples, the batch file holds {len(samples)}",
+                "it must hold exactly the samples behind the update, client by client",
+            )
+        return counts[0]
+    if request.recorded and len(samples) % factor:
+        raise UsageError(
+            f"{len(samples)} samples are behind the update, and {factor} parts of it are summed",
+            "give a batch file of all parts, as many samples each; or say how many each client has: examples=4|8|4",
+        )
+    return max(1, len(samples) // factor)
 
 
 def refuse_settings(request: Request) -> None:

@@ -30,6 +30,7 @@ from leakaudit.audit.defended import claim_entry, defence_entries
 from leakaudit.audit.environment import choose_device, reproducible, seed_of, timestamp, versions
 from leakaudit.audit.intake import Material, read_material, settled
 from leakaudit.audit.memory import Memory
+from leakaudit.audit.practice import practice_of
 from leakaudit.audit.request import Request
 from leakaudit.audit.victim import Knowledge, Victim, observe_victim
 from leakaudit.client.accuracy import Accuracy, accuracy_on
@@ -47,7 +48,6 @@ from leakaudit.findings.recommend import recommend
 from leakaudit.findings.verdict import conclude
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.protocols.base import Protocol
-from leakaudit.protocols.fedavg import FedAvg
 from leakaudit.report.saving import Report
 from leakaudit.risk.dependence import read_entries
 from leakaudit.risk.rank import rank_analysis
@@ -162,7 +162,7 @@ def _evidence(scope: _Scope, found: _Measured, batch: BatchSection) -> Evidence:
     chosen = {attack.name for attack in scope.attacks}
     entries = [entry_of(run, first, found.reasons) for run in found.runs]
     entries += [left_out(name, first, request) for name in available() if name not in chosen]
-    claims = _claims(target, first, request)
+    claims = _claims(target, first, request, scope.material)
     return Evidence(
         assemble.target_section(target, int((~scope.read).sum())),
         assemble.protocol_section(first.observation.protocol, request.defending(), scope.material.recorded),
@@ -170,7 +170,7 @@ def _evidence(scope: _Scope, found: _Measured, batch: BatchSection) -> Evidence:
         entries,
         batch,
         found.controls,
-        _defences(target, first, request, [run.attack for run in found.runs if run.outcomes], claims),
+        _defences(target, first, request, [run.attack for run in found.runs if run.outcomes], claims, scope.material),
         claims,
         partial="interrupted by the user; attacks not run are marked" if scope.observer.interrupted() else "",
     )
@@ -248,8 +248,8 @@ def make_victims(
     """
     material = material or Material()
     protocol = _protocol(target, samples, request)
-    if material.recorded is not None and isinstance(protocol, FedAvg):
-        protocol = replace(protocol, shares="weights" if material.recorded.kind == "weights" else "delta")
+    if material.recorded is not None:
+        protocol = protocol.sharing(material.recorded.kind)
     count = request.victims or max(1, min(DEFAULT_VICTIMS, len(samples) // protocol.batch_size))
     knowledge = _knowledge(request, material)
     recorded = material.recorded.tensors if material.recorded else None
@@ -266,7 +266,12 @@ def make_victims(
 
 
 def _defences(
-    target: Target, victim: Victim, request: Request, ran: Sequence[Attack], claims: Sequence[ClaimEntry]
+    target: Target,
+    victim: Victim,
+    request: Request,
+    ran: Sequence[Attack],
+    claims: Sequence[ClaimEntry],
+    material: Material,
 ) -> list[DefenceEntry]:
     """What the defences guarantee, what they did to the first victim's update, and which attacks evaluated them."""
     defences = request.defending()
@@ -278,12 +283,17 @@ def _defences(
     protocol = victim.observation.protocol
     failed = tuple(check.what for claim in claims for check in claim.checks if not check.holds)
     circumstances = Circumstances(
-        protocol.batch_size, coupling(target), protocol.beside, failed=failed, recorded=recorded
+        *(protocol.batch_size, coupling(target), protocol.beside),
+        failed=failed,
+        recorded=recorded,
+        protocol=protocol,
+        entries=sum(tensor.numel() for tensor in target.parameters.values()),
     )
-    return defence_entries(defences, evidence, ran, circumstances)
+    practice = practice_of(target, victim, request, material, defences)
+    return defence_entries(defences, evidence, ran, circumstances, practice)
 
 
-def _claims(target: Target, victim: Victim, request: Request) -> list[ClaimEntry]:
+def _claims(target: Target, victim: Victim, request: Request, material: Material) -> list[ClaimEntry]:
     """Whether the first victim's update looks as the client believes; a recorded one, as it should without a claim."""
     seed = seed_of(request.seed, "client", victim.number)
     claims = request.claimed()
@@ -295,7 +305,9 @@ def _claims(target: Target, victim: Victim, request: Request) -> list[ClaimEntry
         *(target, victim.batch, victim.observation, seed, claims, request.defending()),
         recorded=request.recorded,
     )
-    return [claim_entry(str(claim), checks) for claim, checks in zip(claims, found, strict=True)]
+    practice = practice_of(target, victim, request, material, request.defending())
+    pairs = zip(claims, found, strict=True)
+    return [claim_entry(str(claim), checks, claim, practice) for claim, checks in pairs]
 
 
 def _protocol(target: Target, samples: Batch, request: Request) -> Protocol:

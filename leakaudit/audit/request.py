@@ -275,7 +275,9 @@ class Request:
         Raises:
             UsageError: One cannot be.
         """
-        return _parsed(self.defences)
+        from leakaudit.defences.base import arranged
+
+        return arranged(_parsed(self.defences))
 
     def claimed(self) -> tuple[Defence, ...]:
         """The claims, parsed.

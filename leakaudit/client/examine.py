@@ -6,10 +6,11 @@ that an attacker sees; for clipping with noise there is a bound on the error tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import Work, work_of
@@ -21,7 +22,10 @@ from leakaudit.protocols.base import Play
 from leakaudit.target.target import Target
 
 SEVERAL = "what each of several defences did to the update is not told apart"
-UNKNOWN_DRAWS = "what the client drew (dropout masks) is not known, so its update cannot be computed once more"
+UNKNOWN_DRAWS = (
+    "what the client drew (dropout masks, the order of samples) is not known, so its update cannot be computed once "
+    "more"
+)
 
 
 @dataclass(frozen=True)
@@ -68,9 +72,9 @@ def examine(
             bound = ErrorBound(None, "only for a single defence of clipping and noise")
             found.append(DefenceEvidence((), bound.mse, bound.reason, SEVERAL if defence in acting else ""))
             continue
-        checks = check_claim(defence, work.step, work.update, observation.update)
+        checks = check_claim(defence, work.step, *_sent(work, observation))
         bound = _least_error(target, batch, replace(observation, update=work.update), defence, seed)
-        unchecked = "" if work.step.replayed else UNKNOWN_DRAWS
+        unchecked = defence.unchecked(work.step) or ("" if work.step.replayed else UNKNOWN_DRAWS)
         found.append(DefenceEvidence(tuple(checks), bound.mse, bound.reason, unchecked))
     return found
 
@@ -87,7 +91,24 @@ def examine_claims(
 ) -> list[tuple[Check, ...]]:
     """Whether an observed update looks as if each claim had been done to it, whatever was; see :func:`examine`."""
     work = _again(target, batch, observation, seed, defences, recorded=recorded)
-    return [tuple(check_claim(claim, work.step, work.update, observation.update)) for claim in claims]
+    return [tuple(check_claim(claim, work.step, *_sent(work, observation))) for claim in claims]
+
+
+def sent_updates(
+    target: Target, batch: Batch, observation: Observation, seed: int, defences: Sequence[Defence], *, recorded: bool
+) -> tuple[Mapping[str, Tensor] | None, Mapping[str, Tensor]]:
+    """The undefended update and the shared one, as they are sent; see :func:`examine`.
+
+    The first is ``None`` where a real client drew what nobody knows.
+    """
+    work = _again(target, batch, observation, seed, defences, recorded=recorded)
+    raw, shared = _sent(work, observation)
+    return (raw if work.step.replayed else None), shared
+
+
+def _sent(work: Work, observation: Observation) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    """The undefended and the shared update as a client sends them: differences of weights after local steps."""
+    return work.step.sent(work.update), work.step.sent(observation.update)
 
 
 def examine_recorded(target: Target, batch: Batch, observation: Observation, seed: int) -> tuple[Check, ...]:
@@ -96,8 +117,7 @@ def examine_recorded(target: Target, batch: Batch, observation: Observation, see
     Under dropout masks or in an order that nobody knows, an honest client's differs too, so it is told and not judged.
     """
     work = _again(target, batch, observation, seed, (), recorded=True)
-    shuffled = observation.protocol.order(torch.Generator(), len(batch)) is not None
-    if shuffled or not work.step.replayed:
+    if not work.step.replayed:
         return tuple(check_undefended(work.update, observation.update, judged=False))
     weights = {name: tensor.detach() for name, tensor in target.parameters.items()}
     decay = check_decay(work.update, observation.update, weights)
@@ -109,7 +129,8 @@ def _again(
 ) -> Work:
     """The client's work once more; of a real client's not what it drew."""
     work = work_of(target, batch, observation.protocol, observation.domain, seed, defences)
-    drew = any(work.masks) or any(type(d).drawing is not Defence.drawing for d in defences)
+    shuffled = observation.protocol.order(torch.Generator(), len(batch)) is not None
+    drew = shuffled or any(work.masks) or any(type(d).drawing is not Defence.drawing for d in defences)
     return replace(work, step=replace(work.step, replayed=not (recorded and drew)))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,16 @@ def read_round(path: str | Path, target: Target) -> RecordedUpdate:
     folder = Path(path)
     kind = kind_of(folder)
     _same_model(folder / "before.safetensors", target)
-    return load_update(folder / f"{kind}.safetensors", target, kind=FILES[kind], option="--round")
+    found = load_update(folder / f"{kind}.safetensors", target, kind=FILES[kind], option="--round")
+    return replace(found, round=_number(read_settings(folder)))
+
+
+def _number(settings: Mapping[str, Any]) -> int | None:
+    """The round, counted from 1; NVFlare counts from 0, and Flower writes it as text."""
+    try:
+        return int(settings["round"]) + (settings.get("framework") == "nvflare")
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def kind_of(folder: Path) -> str:
