@@ -255,7 +255,10 @@ def make_victims(
     recorded = material.recorded.tensors if material.recorded else None
     victims: list[Victim] = []
     silent: list[NoTraceError] = []
-    for number, batch in enumerate(samples.draw(count, protocol.batch_size, request.seed)):
+    summed = recorded is not None and any(defence.gathers for defence in request.defending())
+    # of a recorded sum the file says which samples are whose, by their order
+    batches = [samples] if summed else samples.draw(count, protocol.batch_size, request.seed)
+    for number, batch in enumerate(batches):
         try:
             victims.append(observe_victim(target, batch, protocol, target.domain, knowledge, number, recorded))
         except NoTraceError as nothing:

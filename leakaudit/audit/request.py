@@ -90,7 +90,8 @@ class Request:
             or instead.
         batch: .npz with inputs and labels, or a folder with one sub-folder of images per class.
         defences: What clients do to their updates, in this order, as clip=1.0,noise=0.01 or prune=0.9 (see leakaudit
-            defences; noise is a standard deviation on the mean gradient, multiplier the noise multiplier of Opacus).
+            defences; noise is a standard deviation on the mean gradient, multiplier the noise multiplier of Opacus);
+            what stands before clients=N is done by each of them, what stands after it to their mean.
         claims: What clients believe is done to their updates; compared with what they share under the defences.
         update: Update that a real client shared for exactly the samples of the batch: .npz or .safetensors, an array
             per trainable tensor. Attacked in place of a computed one, and compared with it and with defences or claims.

@@ -30,13 +30,14 @@ the noise of one step does to the gradients of the next is left out of the level
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
 
+from leakaudit.defences import steps as local_steps
 from leakaudit.defences.base import ClientStep, Defence, Update, adapted
 from leakaudit.defences.clipping import Clipping, noised, scaled
 from leakaudit.defences.evidence import Check, ErrorBound, Guarantee
@@ -228,9 +229,7 @@ class GaussianMechanism(Defence):
         target, seen = super().adapt(target, observation)
         protocol = seen.protocol
         if self.within(protocol):
-            each = self.privacy.level
-            steps = zip(protocol.step_weights, protocol.step_sizes, strict=True)
-            level = math.hypot(*(c * each(n) for c, n in steps)) if protocol.linear else 0.0
+            level = local_steps.level(self.privacy, protocol)
             kept = protocol if max(protocol.step_sizes) == 1 else protocol.privately(None)
             return target, replace(seen, protocol=kept, noise=math.hypot(seen.noise, level), rescaled=True)
         noise = math.hypot(seen.noise, self.level(observation.batch_size))
@@ -283,40 +282,11 @@ class GaussianMechanism(Defence):
         if not self.accounted or not moves(protocol):
             return super().guaranteed(protocol, prior)
         if self.within(protocol):
-            return self._within_guarantee(protocol, prior)
+            return local_steps.guarantee(
+                self.privacy, protocol, prior, rate=self.rate, whole=self.steps, delta=self.delta
+            )
         found = super().guaranteed(protocol, prior)
         return None if found is None else replace(found, reading=self._both(protocol), other=None)
-
-    def _within_guarantee(self, protocol: Protocol, prior: float) -> Guarantee:
-        from leakaudit.defences import accounting
-
-        steps = self._per_update(protocol)
-        z = self._multiplier(protocol)
-        found = accounting.gaussian(z, self.rate, max(self.steps, steps), self.delta, prior)
-        one = accounting.gaussian(z, self.rate, steps, self.delta, prior)
-        return replace(
-            found,
-            one_step=one.reconstruction,
-            epsilon_one_step=one.epsilon,
-            update_steps=steps,
-            reading=self._within_reading(protocol),
-        )
-
-    def _within_reading(self, protocol: Protocol) -> str:
-        """The noise of a step, and what it comes to on the difference of weights."""
-        drawn, privacy = max(protocol.step_sizes), self.privacy
-        told = (
-            f"in every local step standard deviation {privacy.level(drawn):.3g} on the mean gradient = "
-            f"{privacy.level(drawn) * privacy.divisor(drawn):.3g} on the sum, divided by "
-            f"{privacy.divisor(drawn)}, each "
-            f"gradient clipped to {self.clip:g}; an update is of {protocol.steps} steps in {protocol.passes} passes"
-        )
-        if not protocol.linear:
-            return told
-        moved = math.hypot(
-            *(c * privacy.level(n) for c, n in zip(protocol.step_weights, protocol.step_sizes, strict=True))
-        )
-        return f"{told}, and their noise comes to about {moved:.3g} on the difference of weights"
 
     def _both(self, protocol: Protocol) -> str:
         return in_both_units(protocol, self.level(protocol.batch_size), self.clip)
@@ -325,10 +295,7 @@ class GaussianMechanism(Defence):
         """What a shared update shows of noise that is missing or of the wrong size, and of whose norm was clipped."""
         drawn = practice.protocol.batch_size
         if self.accounted:
-            each = self._per_update(practice.protocol) if self.within(practice.protocol) else 1
-            yield from later_rounds(
-                practice, self.steps / each, lambda rounds: self._after(practice.protocol, rounds * each)
-            )
+            yield from later_rounds(practice, *self._covered(practice.protocol))
         if self.within(practice.protocol):
             return
         if self.per == "update" and self.clip:
@@ -338,21 +305,14 @@ class GaussianMechanism(Defence):
             yield from misdivided(practice, self.level(drawn), counts)
             yield from unnoised(practice, self.level(drawn))
 
-    def _after(self, protocol: Protocol, steps: int) -> float:
-        """ε after so many steps."""
+    def _covered(self, protocol: Protocol) -> tuple[float, Callable[[int], float]]:
+        """Rounds that the accountant was told of, and ε after others."""
         from leakaudit.defences import accounting
 
-        return accounting.epsilon(self._multiplier(protocol), self.rate, steps, self.delta)
-
-    def _multiplier(self, protocol: Protocol) -> float:
-        """z, the smallest of all steps inside local training."""
-        if not self.within(protocol):
-            return self.noise_multiplier(protocol.batch_size)
-        return min(self.privacy.level(n) * self.privacy.divisor(n) / self.clip for n in protocol.step_sizes)
-
-    def _per_update(self, protocol: Protocol) -> int:
-        """Mechanisms of one update for one sample: at rate 1 it is in one step of each pass."""
-        return protocol.steps if self.rate < 1 else protocol.passes
+        within = self.within(protocol)
+        each = local_steps.of_update(protocol, self.rate) if within else 1
+        z = local_steps.multiplier(self.privacy, protocol) if within else self.noise_multiplier(protocol.batch_size)
+        return self.steps / each, lambda rounds: accounting.epsilon(z, self.rate, rounds * each, self.delta)
 
     def _reading(self, drawn: int) -> str:
         """The units of the noise."""

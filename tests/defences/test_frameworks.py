@@ -17,7 +17,8 @@ from leakaudit.client.observe import observe
 from leakaudit.defences.base import Defence, adapted, defended_protocol
 from leakaudit.defences.frameworks.base import FrameworkFilter
 from leakaudit.defences.frameworks.flower import LocalDp
-from leakaudit.defences.frameworks.nvflare import PercentilePrivacy, SVTPrivacy
+from leakaudit.defences.frameworks.nvflare import PercentilePrivacy
+from leakaudit.defences.frameworks.svt import SVTPrivacy
 from leakaudit.defences.gaussian import Opacus
 from leakaudit.defences.misuse import Practice
 from leakaudit.defences.registry import available
