@@ -37,6 +37,15 @@ class Aggregated(Protocol):
 
     name: ClassVar[str] = "aggregated"
 
+    def __post_init__(self) -> None:
+        """Of another number of samples than the clients', it is a single client's; a changed mode is that of all."""
+        members = self.members
+        if sum(member.batch_size for member in members) != self.batch_size:
+            members = (replace(members[0], batch_size=self.batch_size),)
+            object.__setattr__(self, "weights", (1.0,))
+        how = {"mode": self.mode, "shared_statistics": self.shared_statistics}
+        object.__setattr__(self, "members", tuple(replace(member, **how) for member in members))
+
     @classmethod
     def of(cls, members: Sequence[Protocol], weights: Sequence[float]) -> Aggregated:
         """Of clients with weights of any sum."""
