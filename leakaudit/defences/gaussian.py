@@ -32,7 +32,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -255,7 +255,8 @@ class GaussianMechanism(Defence):
         drawn, alone = len(step.inputs), list(step.per_sample())
         divisor = self.divisor(drawn)
         bounded = [clipped({n: g[n] for n in shared}, self.clip) for g in alone]
-        whole, clean = ({n: sum(g[n] for g in part) / divisor for n in shared} for part in (alone, bounded))
+        sums = ({n: torch.stack([g[n] for g in part]).sum(0) for n in shared} for part in (alone, bounded))
+        whole, clean = (scaled(total, 1 / divisor) for total in sums)
         if self.noisy:
             return noise_checks(whole, clean, shared, self.privacy.level(drawn), clips=True)
         return norm_checks(clean, shared, self.clip * drawn / divisor)
@@ -274,7 +275,7 @@ class GaussianMechanism(Defence):
 
         z = self.noise_multiplier(batch_size)
         found = accounting.gaussian(z, self.rate, self.steps, self.delta, prior)
-        unit = "client" if self.per == "update" else "sample"
+        unit: Literal["sample", "client"] = "client" if self.per == "update" else "sample"
         return replace(found, unit=unit, reading=self._reading(batch_size), other=self._other(batch_size, prior))
 
     def guaranteed(self, protocol: Protocol, prior: float) -> Guarantee | None:

@@ -43,8 +43,8 @@ class Aggregated(Protocol):
         if sum(member.batch_size for member in members) != self.batch_size:
             members = (replace(members[0], batch_size=self.batch_size),)
             object.__setattr__(self, "weights", (1.0,))
-        how = {"mode": self.mode, "shared_statistics": self.shared_statistics}
-        object.__setattr__(self, "members", tuple(replace(member, **how) for member in members))
+        alike = (replace(m, mode=self.mode, shared_statistics=self.shared_statistics) for m in members)
+        object.__setattr__(self, "members", tuple(alike))
 
     @classmethod
     def of(cls, members: Sequence[Protocol], weights: Sequence[float]) -> Aggregated:

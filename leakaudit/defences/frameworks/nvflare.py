@@ -70,7 +70,7 @@ class PercentilePrivacy(WeightFilter):
         each = {name: array / self.steps for name, array in arrays.items()}
         magnitudes = np.concatenate([np.abs(array).ravel() for array in each.values()])
         cutoff = np.percentile(magnitudes, self.percentile)
-        found = {}
+        found: dict[str, NDArray[np.floating]] = {}
         for name, array in each.items():
             if array.ndim:
                 kept = np.where((array > -cutoff) & (array < cutoff), np.zeros_like(array), array)
