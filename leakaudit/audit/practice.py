@@ -26,16 +26,17 @@ def practice_of(
     """
     recorded, protocol = material.recorded, victim.observation.protocol
     single = sum(map(acts, defences)) <= 1
-    raw, shared = None, None
+    raw, shared, quiet = None, None, _unknown
     if single or recorded is not None:
         seed = seed_of(request.seed, "client", victim.number)
-        raw, shared = sent_updates(
+        raw, shared, quiet = sent_updates(
             *(target, victim.batch, victim.observation, seed, defences), recorded=recorded is not None
         )
     return Practice(
         protocol=protocol,
         raw=raw if single else None,
         shared=shared,
+        quiet=quiet,
         before={name: tensor.detach() for name, tensor in target.parameters.items()},
         buffers=_moved(recorded, target),
         kind="" if recorded is None else recorded.kind,
@@ -45,6 +46,10 @@ def practice_of(
         scalars=tuple(name for name, tensor in target.parameters.items() if tensor.dim() == 0),
         clients=max((len(defence.members) for defence in defences), default=1) or 1,
     )
+
+
+def _unknown(defence: Defence) -> None:
+    """What it makes of an update before its noise, where nobody knows the update."""
 
 
 def _moved(recorded: RecordedUpdate | None, target: Target) -> Mapping[str, Tensor]:

@@ -6,7 +6,7 @@ that an attacker sees; for clipping with noise there is a bound on the error tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,6 +17,7 @@ from leakaudit.client.observe import Work, work_of
 from leakaudit.defences.base import Defence
 from leakaudit.defences.claims import check_claim, check_decay, check_undefended
 from leakaudit.defences.evidence import Check, ErrorBound
+from leakaudit.defences.misuse import Quiet
 from leakaudit.observation import Observation
 from leakaudit.protocols.base import Play
 from leakaudit.target.target import Target
@@ -96,14 +97,16 @@ def examine_claims(
 
 def sent_updates(
     target: Target, batch: Batch, observation: Observation, seed: int, defences: Sequence[Defence], *, recorded: bool
-) -> tuple[Mapping[str, Tensor] | None, Mapping[str, Tensor]]:
-    """The undefended update and the shared one, as they are sent; see :func:`examine`.
+) -> tuple[Mapping[str, Tensor] | None, Mapping[str, Tensor], Callable[[Defence], Quiet | None]]:
+    """The undefended and the shared update as they are sent, and what a defence makes of the first before its noise.
 
-    The first is ``None`` where a real client drew what nobody knows.
+    The first is ``None`` where a real client drew what nobody knows; see :func:`examine`.
     """
     work = _again(target, batch, observation, seed, defences, recorded=recorded)
     raw, shared = _sent(work, observation)
-    return (raw if work.step.replayed else None), shared
+    if not work.step.replayed:
+        return None, shared, lambda _: None
+    return raw, shared, lambda defence: defence.quiet({name: raw[name] for name in shared}, work.step)
 
 
 def _sent(work: Work, observation: Observation) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:

@@ -1,8 +1,7 @@
 """Faults of deployed clipping and noise that a shared update, or the number of its round, gives away.
 
-Each looks at what is left of the shared update when its multiple of the undefended one is taken off: clipping as a
-whole only scales, so what is left is the noise. Of clipping sample by sample a difference is left beside the noise, and
-then only noise that is larger than that is judged.
+Noise is what is left of a shared update when the one before the noise is taken off, and its multiple of the undefended
+one, as a client that does not clip would leave.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from torch import Tensor
 
 from leakaudit.defences.evidence import flat
-from leakaudit.defences.misuse import Misuse, Practice
+from leakaudit.defences.misuse import Misuse, Practice, Quiet
 from leakaudit.document.status import MisuseKind
 
 BARE = 0.1
 """Share of the claimed standard deviation below which a tensor passed without noise; chosen: sixteen entries of honest
-noise are so small with a probability below 1e-13 (their χ² has fifteen degrees of freedom)."""
+noise are so small with a probability below 1e-12 (their χ² has fifteen degrees of freedom)."""
 FEWEST = 16
 """Entries of a tensor that can be told from chance; chosen, see BARE."""
 NEAR = 0.05
@@ -31,25 +30,35 @@ DIGITS = 1e-3
 less."""
 
 
-def _left(raw: Mapping[str, Tensor], shared: Mapping[str, Tensor], names: list[str]) -> float:
-    """Root mean square of what is no multiple of the undefended update."""
-    undefended, whole = flat(raw, names), flat(shared, names)
-    along = (whole @ undefended) / (undefended @ undefended).clamp_min(1e-300)
-    return float((whole - along * undefended).norm()) / math.sqrt(max(1, whole.numel() - 1))
+def _left(practice: Practice, clean: Mapping[str, Tensor], names: list[str]) -> float:
+    """Root mean square of what is neither in the update before its noise nor a multiple of the undefended one."""
+    raw, shared = practice.raw or {}, practice.shared or {}
+    undefended, rest = flat(raw, names), flat(shared, names) - flat(clean, names)
+    along = (rest @ undefended) / (undefended @ undefended).clamp_min(1e-300)
+    return float((rest - along * undefended).norm()) / math.sqrt(max(1, rest.numel() - 1))
 
 
-def unnoised(practice: Practice, level: float) -> Iterator[Misuse]:
-    """Tensors that are shared without the noise, and buffers beside a noised update.
+def unnoised(practice: Practice, quiet: Quiet | None) -> Iterator[Misuse]:
+    """Tensors that are shared without the noise that others have, or that none has.
 
     Args:
         practice: With the shared and the undefended update.
-        level: Claimed standard deviation on every entry that is sent, above 0.
+        quiet: What is shared before the noise, and its claimed standard deviation; ``None`` judges nothing.
     """
-    if practice.raw is None or practice.shared is None:
+    if practice.raw is None or practice.shared is None or quiet is None or quiet[1] == 0:
         return
+    clean, level = quiet
     names = [name for name, tensor in practice.shared.items() if tensor.numel() >= FEWEST]
-    bare = [name for name in names if _left(practice.raw, practice.shared, [name]) < BARE * level]
-    if bare and len(bare) < len(names):
+    bare = [name for name in names if _left(practice, clean, [name]) < BARE * level]
+    if bare and len(bare) == len(names):
+        yield Misuse(
+            MisuseKind.SERVER_SEES_RAW,
+            f"no tensor has the noise of standard deviation {level:.3g}: whoever receives this update sees it "
+            f"without, and "
+            "noise that is added to an aggregate later protects against others only.",
+            "measured",
+        )
+    elif bare:
         yield Misuse(
             MisuseKind.PASSED_UNNOISED,
             f"{', '.join(bare[:3])}{_more(bare)} passed without the noise of standard deviation {level:.3g} that the "
@@ -58,17 +67,18 @@ def unnoised(practice: Practice, level: float) -> Iterator[Misuse]:
         )
 
 
-def misdivided(practice: Practice, level: float, counts: Mapping[str, int]) -> Iterator[Misuse]:
+def misdivided(practice: Practice, quiet: Quiet | None, counts: Mapping[str, int]) -> Iterator[Misuse]:
     """Noise that is larger or smaller than claimed by just the number that a sum is divided by.
 
     Args:
         practice: With the shared and the undefended update.
-        level: Claimed standard deviation on every entry that is sent, above 0.
+        quiet: As of :func:`unnoised`.
         counts: What a sum may have been divided by, in words.
     """
-    if practice.raw is None or practice.shared is None:
+    if practice.raw is None or practice.shared is None or quiet is None or quiet[1] == 0:
         return
-    ratio = _left(practice.raw, practice.shared, list(practice.shared)) / level
+    clean, level = quiet
+    ratio = _left(practice, clean, list(practice.shared)) / level
     for what, count in counts.items():
         if count < 2:
             continue

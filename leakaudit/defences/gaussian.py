@@ -15,6 +15,7 @@ Of clients that train locally, ``per=sample`` is DP-SGD inside that training (`l
 clips its samples and adds its noise, units are those of a step's gradient, and one update costs as many mechanisms as
 a sample has visits. ``per=update``, and noise alone, act on the difference of weights that is sent: clip and noise are
 then in units of weights.
+
 Clipping alone only rescales; noise alone is unaccounted, since nothing bounds the gradient: neither has a bound, and
 none is printed.
 
@@ -302,9 +303,9 @@ class GaussianMechanism(Defence):
         if self.per == "update" and self.clip:
             yield from counted_buffers(practice, self.clip)
         if self.noisy:
-            counts = {"samples": drawn} if self.per == "sample" else {}
-            yield from misdivided(practice, self.level(drawn), counts)
-            yield from unnoised(practice, self.level(drawn))
+            quiet = practice.quiet(self)
+            yield from misdivided(practice, quiet, {"samples": drawn} if self.per == "sample" else {})
+            yield from unnoised(practice, quiet)
 
     def _covered(self, protocol: Protocol) -> tuple[float, Callable[[int], float]]:
         """Rounds that the accountant was told of, and ε after others."""

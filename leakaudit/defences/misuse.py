@@ -5,9 +5,9 @@ A defence names them (`Defence.misuses`) from its settings, from the round that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -15,6 +15,8 @@ from leakaudit.document.status import MisuseKind
 from leakaudit.protocols.base import Protocol
 
 Sure = Literal["certified", "measured", "estimated"]
+Quiet = tuple[Mapping[str, Tensor], float]
+"""An update before its noise, and the noise's standard deviation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +27,8 @@ class Practice:
         protocol: How it makes an update.
         raw: Its undefended update as it would be sent, where that can be computed; else ``None``.
         shared: What it shared, likewise.
+        quiet: What a defence makes of the undefended update before its noise, with the noise's standard deviation; or
+            ``None`` where that cannot be told.
         before: The trainable tensors that it started from, by name.
         buffers: What a recorded update holds beside trainable tensors, minus what it started from.
         kind: What a recorded update holds: ``weights``, ``delta``, ``gradient``; empty for a computed one.
@@ -38,6 +42,7 @@ class Practice:
     protocol: Protocol
     raw: Mapping[str, Tensor] | None = None
     shared: Mapping[str, Tensor] | None = None
+    quiet: Callable[[Any], Quiet | None] = lambda _: None
     before: Mapping[str, Tensor] = field(default_factory=dict)
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
     kind: str = ""

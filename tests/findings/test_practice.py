@@ -61,7 +61,17 @@ def noised(raw: Mapping[str, Tensor], level: float, seed: int = 1) -> dict[str, 
     return {name: t + level * torch.randn(t.shape, generator=generator) for name, t in raw.items()}
 
 
+class Step:
+    """What a defence that looks at no single sample asks of a client."""
+
+    def __init__(self, protocol: Any) -> None:
+        self.protocol, self.inputs = protocol, torch.zeros(protocol.batch_size)
+
+
 def found(text: str, protocol: Any = LOCAL, **more: Any) -> list[Misuse]:
+    step: Any = Step(protocol)
+    if "raw" in more:
+        more["quiet"] = lambda defence: defence.quiet(more["raw"], step)
     return list(parse_defence(text).misuses(Practice(protocol, **more)))
 
 
@@ -94,6 +104,14 @@ def test_tensors_that_pass_without_noise_are_named() -> None:
     (one,) = found("clip=100,noise=0.5,per=update", raw=raw, shared=shared)
     assert one.kind is MisuseKind.PASSED_UNNOISED
     assert one.told.startswith("fc.bias passed")
+
+
+def test_an_update_without_any_noise_is_seen_raw() -> None:
+    """As a server sees it that noises the aggregate: recorded in front of it."""
+    raw = update()
+    (one,) = found("clip=100,noise=0.5,per=update", raw=raw, shared=raw)
+    assert one.kind is MisuseKind.SERVER_SEES_RAW
+    assert "no tensor has the noise" in one.told
 
 
 def test_a_norm_that_counts_a_counter() -> None:

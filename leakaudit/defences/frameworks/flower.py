@@ -213,7 +213,7 @@ class LocalDp(_Clips):
             told = f"the mod has no accountant: ε is {self._after(1):.3g} after one round, and {later}."
             yield Misuse(MisuseKind.UNACCOUNTED, told, "estimated", grave=False)
         yield from later_rounds(practice, self.rounds, self._after)
-        yield from unnoised(practice, self.level)
+        yield from unnoised(practice, practice.quiet(self))
         if practice.scalars:
             yield Misuse(
                 MisuseKind.PASSED_UNNOISED,

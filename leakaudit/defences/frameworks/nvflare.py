@@ -34,7 +34,7 @@ class PercentilePrivacy(WeightFilter):
 
     Args:
         percentile: Of all magnitudes, in 0..100: smaller ones are zeroed; NVFlare's default, by convention.
-        gamma: γ, largest magnitude that is shared; likewise.
+        gamma: γ, largest magnitude that is shared; NVFlare's default, by convention.
     """
 
     percentile: float = 10.0

@@ -44,7 +44,7 @@ class SVTPrivacy(WeightFilter):
     """Share some entries that exceed a noisy threshold, cut and with Laplace noise.
 
     Args:
-        fraction: Of all entries that is shared; NVFlare's default, by convention, like those below.
+        fraction: Of all entries that is shared.
         epsilon: Budget of threshold and queries.
         noise_var: Budget of the noise of each shared entry, whatever its name says.
         gamma: γ, largest magnitude that is shared, in units of the weights.
@@ -53,6 +53,7 @@ class SVTPrivacy(WeightFilter):
         epsilon_threshold: Budget of the threshold; 0 for the usual split.
         epsilon_query: Budget of the queries; 0 likewise.
         epsilon_release: Budget of the noise of all shared entries; 0 for what `noise_var` says.
+        Defaults: NVFlare's own, by convention.
     """
 
     fraction: float = 0.1
