@@ -21,6 +21,7 @@ from leakaudit.defences.frameworks.nvflare import PercentilePrivacy
 from leakaudit.defences.frameworks.svt import SVTPrivacy
 from leakaudit.defences.gaussian import Opacus
 from leakaudit.defences.misuse import Practice
+from leakaudit.defences.names import runs_code, settings_of
 from leakaudit.defences.registry import available
 from leakaudit.defences.spec import parse_defence
 from leakaudit.defences.units import sent
@@ -309,3 +310,27 @@ def test_labels_are_inferred_through_a_filter(target: Target, samples: Batch, sp
         private = samples.subset([number])
         victim = observe_victim(copy.copy(target), private, protocol, space, knowledge, number)
         assert victim.guess.labels.tolist() == private.labels.tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("nvflare:PercentilePrivacy(percentile=90,gamma=0.01)", False),
+        ("nvflare:anything", False),
+        ("flower:LocalDpMod", False),
+        ("opacus:multiplier=1,clip=1", False),
+        ("nvflare.evil:run", True),
+        ("my_filters:apply", True),
+        ("prune=0.9", False),
+        ("share=a:b", False),
+        ("clip=1,noise=0.1", False),
+    ],
+)
+def test_a_framework_is_no_module_that_is_imported(text: str, code: bool) -> None:
+    """So a policy that was found, not named, may name a filter, and still no function."""
+    assert runs_code(text) is code
+
+
+def test_settings_in_brackets_stay_together() -> None:
+    assert settings_of("a=[x,y],b=(1,2),c") == ["a=[x,y]", "b=(1,2)", "c"]
+    assert settings_of("clip=1,noise=2") == ["clip=1", "noise=2"]
