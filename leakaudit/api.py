@@ -11,10 +11,11 @@ from typing import Any, ParamSpec, Protocol, TypeVar, cast
 from torch import nn
 
 from leakaudit.audit.cache import Cache
-from leakaudit.audit.intake import Model, read_case, read_model, refuse_settings, with_round
+from leakaudit.audit.intake import Model, read_case, read_model, refuse_settings
 from leakaudit.audit.memory import Memory
 from leakaudit.audit.pipeline import audit
 from leakaudit.audit.request import Request, request_of, whole_signature
+from leakaudit.audit.rounds import told_beside, with_round
 from leakaudit.client.readers.base import Source
 from leakaudit.errors import UsageError
 from leakaudit.observer import Observer, SilentObserver
@@ -79,6 +80,8 @@ def scan(
         ModelError: A model that cannot be audited.
         BatchError: Samples that do not fit the model.
     """
+    if not isinstance(model, Request):
+        keywords = {**keywords, **told_beside(keywords)}
     request = with_round(request_of(Request, model, batch, keywords))
     refuse_settings(request)
     observer = observer or SilentObserver()

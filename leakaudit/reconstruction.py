@@ -156,6 +156,7 @@ class Reconstruction:
         notes: Facts for the report, one sentence each.
         tokens: What was read, where the model takes token ids.
         read: Entries (B, *shape) that the attack claims to have read, where these are not all; the others hold filler.
+        confirmed: Samples (B,) that the attack's own check proves to be read right, where it has such a check.
     """
 
     inputs: Tensor
@@ -172,6 +173,7 @@ class Reconstruction:
     notes: tuple[str, ...] = field(default=())
     tokens: TokenReading | None = None
     read: Tensor | None = None
+    confirmed: Tensor | None = None
 
     @property
     def incomplete(self) -> str:

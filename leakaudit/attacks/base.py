@@ -39,6 +39,8 @@ class Attack(ABC):
     """Id of the finding that its success is reported under; by its family (LA201, LA202) where empty."""
     positive_control: ClassVar[tuple[str, ...]] = ()
     """Bundled networks (`leakaudit.audit.references`) to try it on first; by default the first that it applies to."""
+    control_samples: ClassVar[int] = 1
+    """How many samples it needs at least, so how many its positive control has."""
     needs: ClassVar[str] = ""
     """One line: what it needs, for `leakaudit attacks`."""
     reference: ClassVar[str] = ""

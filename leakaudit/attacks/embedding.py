@@ -98,10 +98,13 @@ class EmbeddingReader(Attack):
         found, how = seen_tokens(observation, table)
         found = found.cpu()
         none = torch.empty(0, dtype=torch.long)
+        # a row of zeros is a fact, one that is told from noise is not
+        sure = torch.ones(observation.batch_size, dtype=torch.bool) if observation.plain else None
         return Reconstruction(
             inputs=mid_grey(observation, gradient),
             labels=fill_labels(none, observation, gradient.device),
             match=float("nan"),
             notes=(f"{counted(found)}: {how}",),
             tokens=TokenReading(found, torch.zeros((observation.batch_size, target.image_shape[-1]), dtype=torch.bool)),
+            confirmed=sure,
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from leakaudit.attacks.base import Attack
-from leakaudit.client.rounds.files import RecordedUpdate
+from leakaudit.audit.recorded import recorded_facts, unscored_samples
 from leakaudit.defences.base import Defence
 from leakaudit.document.paths import path_in_repository
 from leakaudit.document.schema import (
@@ -42,6 +42,7 @@ from leakaudit.target.target import Target
 
 if TYPE_CHECKING:
     from leakaudit.attacks.certificate import Certificate
+    from leakaudit.audit.rounds import Rounds
     from leakaudit.audit.victim import Outcome, Victim
     from leakaudit.client.accuracy import Accuracy
     from leakaudit.client.batch import Batch
@@ -124,22 +125,21 @@ def batch_section(
 
 
 def protocol_section(
-    protocol: Protocol, defences: Sequence[Defence] = (), recorded: RecordedUpdate | None = None
+    protocol: Protocol, defences: Sequence[Defence] = (), recorded: Rounds | None = None, target: Target | None = None
 ) -> ProtocolSection:
-    """How the update was made and defended, or where a recorded one came from."""
+    """How the update was made and defended, or where a recorded one came from; that of the first of several rounds."""
     shared = f"after {', then '.join(map(str, defences))}" if defences else "undefended"
-    made = "as a client recorded it and taken to be" if recorded else "computed"
+    rounds = recorded.audited if recorded else ()
+    made = "as a client recorded it and taken to be" if rounds else "computed"
     own = protocol.settings
-    return ProtocolSection(
+    section = ProtocolSection(
         **{name: value for name, value in protocol.facts().items() if name not in own},
         settings=own,
         assumption=protocol.assumption(shared, made),
-        weight_decay=recorded.decay.rate if recorded and recorded.decay else None,
-        weight_decay_note=recorded.decay.told() if recorded and recorded.decay else "",
-        update_notes=list(recorded.notes) if recorded else [],
-        update_path=recorded.path if recorded else None,
-        update_sha256=recorded.sha256 if recorded else None,
     )
+    if recorded is None or not rounds:
+        return section
+    return section.model_copy(update=recorded_facts(recorded, target))
 
 
 def attack_entry(
@@ -239,7 +239,7 @@ def _defended(victim: Victim) -> str:
 def victim_result(outcome: Outcome) -> VictimResult:
     """One attack on one victim."""
     victim, reconstruction, scores = outcome.victim, outcome.reconstruction, outcome.scores
-    right = _labels_right(outcome)
+    right = _labels_right(outcome) if victim.batch.known else []
     residual = finite(reconstruction.residual)
     certified, reason = _certified(outcome.certificate, reconstruction)
     order = [s.reconstruction for s in sorted(scores, key=lambda s: s.position)]
@@ -257,7 +257,7 @@ def victim_result(outcome: Outcome) -> VictimResult:
         stopped=reconstruction.stopped,
         cuts=list(reconstruction.cuts),
         labels=label_result(outcome.task, victim.batch.labels, reconstruction.labels, victim.guess),
-        samples=[_sample(outcome, score, right[score.position]) for score in scores],
+        samples=[_sample(outcome, score, right[score.position]) for score in scores] or unscored_samples(outcome),
         history=[
             HistoryPoint(iteration=p.iteration, objective=finite(p.objective), match=finite(p.match))
             for p in reconstruction.history
@@ -300,8 +300,9 @@ def label_result(task: Task, true: Tensor, inferred: Tensor, source: LabelGuess)
     return LabelResult(
         true=sorted(known.tolist()),
         inferred=sorted(read.tolist()),
-        correct=0 if assumed else sum(task.match_labels(known, read)),
+        correct=0 if assumed or not len(true) else sum(task.match_labels(known, read)),
         assumed=assumed,
+        known=len(true) > 0,
         method=source.method,
         soft=soft,
         true_soft=true.tolist() if true.is_floating_point() else None,
@@ -361,6 +362,10 @@ def metric_entries(measure: Measure[Any]) -> list[MetricEntry]:
 def summarize(outcome: Outcome) -> str:
     """One line for the progress display."""
     leaked = sum(s.leaked for s in outcome.scores)
-    done, near = outcome.reconstruction, outcome.measure.summary(outcome.scores)
+    done = outcome.reconstruction
+    if not outcome.victim.batch.known:
+        proved = f"{sum(outcome.proved)} of {len(outcome.proved)} proved"
+        return f"victim {outcome.victim.number}: {proved}, {done.seconds:.1f} s"
+    near = outcome.measure.summary(outcome.scores)
     tail = f"{done.seconds:.1f} s{', ' if done.stopped else ''}{done.stopped}"
     return f"victim {outcome.victim.number}: {near}, {leaked} of {len(outcome.scores)} leaked, {tail}"

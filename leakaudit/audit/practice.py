@@ -14,6 +14,7 @@ from leakaudit.client.examine import sent_updates
 from leakaudit.client.rounds.files import RecordedUpdate
 from leakaudit.defences.base import Defence, acts
 from leakaudit.defences.misuse import Practice
+from leakaudit.defences.units import sent
 from leakaudit.target.target import Target
 
 
@@ -24,10 +25,15 @@ def practice_of(
 
     The updates themselves are given where a single defence made the shared one of the undefended, or a real client did.
     """
-    recorded, protocol = material.recorded, victim.observation.protocol
+    target, protocol = victim.model or target, victim.observation.protocol
+    rounds = material.recorded.audited
+    recorded = rounds[victim.number].update if rounds else None
+    before = {name: tensor.detach() for name, tensor in target.parameters.items()}
     single = sum(map(acts, defences)) <= 1
     raw, shared, quiet = None, None, _unknown
-    if single or recorded is not None:
+    if not victim.batch.known:
+        shared = sent(protocol, victim.observation.update, before)
+    elif single or recorded is not None:
         seed = seed_of(request.seed, "client", victim.number)
         raw, shared, quiet = sent_updates(
             *(target, victim.batch, victim.observation, seed, defences), recorded=recorded is not None
@@ -37,7 +43,7 @@ def practice_of(
         raw=raw if single else None,
         shared=shared,
         quiet=quiet,
-        before={name: tensor.detach() for name, tensor in target.parameters.items()},
+        before=before,
         buffers=_moved(recorded, target),
         kind="" if recorded is None else recorded.kind,
         round=None if recorded is None else recorded.round,

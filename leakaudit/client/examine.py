@@ -27,6 +27,7 @@ UNKNOWN_DRAWS = (
     "what the client drew (dropout masks, the order of samples) is not known, so its update cannot be computed once "
     "more"
 )
+UNKNOWN_SAMPLES = "nobody has the samples behind the update, so it cannot be computed once more"
 
 
 @dataclass(frozen=True)

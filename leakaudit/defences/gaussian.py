@@ -264,7 +264,8 @@ class GaussianMechanism(Defence):
 
     def unchecked(self, step: ClientStep) -> str:
         """Several private steps have no noise that could be told from one update."""
-        if not self.within(step.protocol) or (step.replayed and step.protocol is not None and step.protocol.steps == 1):
+        single = step.protocol is not None and len(step.protocol.step_sizes) == 1
+        if not self.within(step.protocol) or (step.replayed and single):
             return ""
         return "what every local step clipped and added cannot be told from the update"
 

@@ -33,7 +33,7 @@ EVIDENCE = limited(
     "defences", "deficient_layers", "fewer_iterations", "layer", "layers", "level", "lpips", "margin", "measured",
     "most", "mse", "not_run", "others", "parameters", "precision", "property", "psnr", "ratio", "recall", "samples",
     "samples_attacked", "samples_leaked", "score", "shared", "skill", "ssim", "stopped", "tensors", "total", "unknowns",
-    "variants", "victim",
+    "rounds", "variants", "victim",
 )  # fmt: skip
 """Keys of a finding's evidence that say nothing of a sample's content; ``samples`` are positions in the batch file."""
 CONTROL_NUMBERS = limited(
@@ -45,6 +45,7 @@ CONTROL_NUMBERS = limited(
     "passing_as_leak",
     "precision",
     "psnr",
+    "reached",
     "recall",
     "reference",
     "seconds",
@@ -131,6 +132,40 @@ class BatchSection(_Model):
     notes: Private[list[str]] = Field(default_factory=list)
 
 
+class RoundEntry(_Model):
+    """One of several recorded rounds, a victim each."""
+
+    victim: Public[int]
+    label: Private[str] = Field(description="its folder")
+    client: Private[str] = ""
+    round: Public[str] = ""
+    kind: Public[str] = Field(description="weights, delta or gradient")
+    sha256: Public[str | None]
+    samples: Public[int] = Field(description="behind the update")
+    known: Public[bool] = Field(description="whether the samples were there to score reconstructions against")
+    own_weights: Public[bool] = Field(
+        description="it began with other weights than the model's, and was attacked there"
+    )
+    notes: Public[list[str]] = Field(default_factory=list, description="what reading it changed, one sentence each")
+
+
+class LeftOutEntry(_Model):
+    """A recorded round that does not go with the model or the others."""
+
+    label: Private[str]
+    reason: Private[str]
+
+
+class CarriedEntry(_Model):
+    """Two rounds of one client between which momentum was kept."""
+
+    earlier: Private[str]
+    later: Private[str]
+    tensor: Public[str] = Field(description="whose rows show it")
+    rows: Public[int] = Field(description="how many repeat the earlier round by one factor")
+    factor: Public[float]
+
+
 class ProtocolSection(_Model):
     """How the client makes an update."""
 
@@ -160,6 +195,14 @@ class ProtocolSection(_Model):
         default=None, description="weight decay that was subtracted from a recorded update"
     )
     weight_decay_note: Public[str] = Field(default="", description="how it is known")
+    rounds: Public[list[RoundEntry]] = Field(
+        default_factory=list, description="where several rounds were recorded, one entry a victim"
+    )
+    left_out: Public[list[LeftOutEntry]] = Field(default_factory=list)
+    carried: Public[list[CarriedEntry]] = Field(default_factory=list)
+    statistics_sent: Public[list[str] | None] = Field(
+        default=None, description="BatchNorm layers whose statistics a recorded update holds; null where it is computed"
+    )
 
 
 class ConstraintCounts(_Model):
@@ -299,6 +342,18 @@ class SampleResult(Metrics):
     near_duplicates: Public[int] = Field(default=0, description="images that it cannot be told from, left out of these")
     leaked: Public[bool] = False
     leaked_reason: Public[str] = Field(default="", description="why it does not count as leaked")
+    scored: Public[bool] = Field(
+        default=True, description="whether the private sample was there to compare with; if not, metrics are null"
+    )
+    proved: Public[bool] = Field(
+        default=False, description="without the private sample: the attack's own check proves the reconstruction"
+    )
+    reading: Private[list[int | None]] = Field(
+        default_factory=list, description="of a text that nobody has, the id read at each place, null where none was"
+    )
+    found: Private[list[int]] = Field(
+        default_factory=list, description="of such a text, ids said to occur in the batch"
+    )
     part: Public[PartResult | None] = Field(default=None, description="what leaked, where it is not the whole sample")
     tokens: Public[TokenResult | None] = Field(
         default=None, description="of a model over token ids; images are null then"
@@ -353,6 +408,7 @@ class LabelResult(_Model):
     )
     method: Public[str] = ""
     total: Public[int | None] = Field(default=None, description="how many labels the batch has")
+    known: Public[bool] = Field(default=True, description="whether the true labels were there to compare with")
     soft: Private[list[float] | None] = Field(
         default=None,
         description="class probabilities of one sample, where the update shows its label to be no one class",
@@ -366,7 +422,16 @@ class LabelResult(_Model):
         """Count the labels while they are there; reports of older versions held no total."""
         if self.total is None:
             self.total = len(self.true)
+        if self.inferred_total is None:
+            self.inferred_total = len(self.inferred)
         return self
+
+    inferred_total: Public[int | None] = Field(default=None, description="how many were inferred")
+
+    @property
+    def inferred_count(self) -> int:
+        """How many labels were inferred, also where they are left out."""
+        return len(self.inferred) if self.inferred_total is None else self.inferred_total
 
     @property
     def count(self) -> int:
@@ -439,12 +504,21 @@ class AttackEntry(_Model):
 class ControlEntry(_Model):
     """One control run."""
 
-    kind: Public[Literal["positive", "negative", "prior_only"]]
+    kind: Public[Literal["positive", "negative", "prior_only", "ladder"]]
     attack: Public[str] = Field(description="name of the attack")
     title: Public[str] = ""
     passed: Public[bool | None] = Field(description="null where the control could not run; the detail says why")
     detail: Public[str]
     numbers: Annotated[dict[str, Any], CONTROL_NUMBERS] = Field(default_factory=dict)
+    steps: Public[list[int]] = Field(default_factory=list, description="of a ladder: the numbers of local steps tried")
+    recovered: Public[list[bool | None]] = Field(
+        default_factory=list, description="whether what is known was recovered at each; null where that is not decided"
+    )
+
+    @property
+    def reached(self) -> int:
+        """K*, the largest number of local steps at which what is known was recovered; 0 for none."""
+        return max((steps for steps, found in zip(self.steps, self.recovered, strict=True) if found), default=0)
 
     @property
     def status(self) -> ControlStatus:
@@ -648,6 +722,11 @@ class Verdict(_Model):
         default=None, description="Clopper-Pearson interval (95 %) of the share of samples that leak"
     )
     interval_reason: Public[str] = ""
+    clients_leaked: Public[int] = Field(default=0, description="victims with a sample that leaked")
+    clients_attacked: Public[int] = 0
+    clients_interval: Public[list[float] | None] = Field(
+        default=None, description="of several recorded rounds: the same interval of the share of them that leak"
+    )
 
     @property
     def inconclusive(self) -> bool:

@@ -65,6 +65,16 @@ class Aggregated(Protocol):
         return tuple(size for member in self.members for size in member.step_sizes)
 
     @property
+    def steps(self) -> int:
+        """Of one client: how far its weights went from those that all began with."""
+        return max(member.steps for member in self.members)
+
+    @property
+    def one_gradient(self) -> bool:
+        """A mean of single gradients is one, unless each client drew masks of its own for it."""
+        return super().one_gradient and self.mode == "eval"
+
+    @property
     def linear(self) -> bool:
         """Whether the clients' updates are."""
         return all(member.linear for member in self.members)

@@ -168,7 +168,7 @@ class Protocol(ABC):
         return moved
 
     @property
-    def step_weights(self) -> tuple[float, ...]:
+    def step_weights(self) -> Sequence[float]:
         """By how much each step's gradient moves the weights; 1 where the gradient itself is shared."""
         return (1.0,) * self.steps
 
@@ -223,6 +223,14 @@ class Protocol(ABC):
     def order(self, generator: Generator, samples: int) -> Tensor | None:
         """Draw the order in which a client visits so many samples; ``None`` where the update does not depend on it."""
         return None
+
+    def of_samples(self, samples: int) -> Protocol:
+        """The same for so many samples, for a control; with an order where this has one and they can have one."""
+        return replace(self, batch_size=samples)
+
+    def taking(self, steps: int) -> Protocol:
+        """The same in so many local steps, or fewer where they do not come out even; itself if it cannot be varied."""
+        return self
 
     def mask_shapes(self, target: Target) -> tuple[Mapping[str, tuple[int, ...]], ...]:
         """Shapes of the keep masks that a client draws, by step and layer in order of execution; eval mode has none."""

@@ -106,6 +106,11 @@ class FedAvg(Protocol):
         """Whether the update is a weighted mean of the steps' gradients."""
         return self.optimizer in LINEAR
 
+    @property
+    def step_weights(self) -> list[float]:
+        """How much the gradient of every step counts in what was learnt, c_k; the learning rate where not linear."""
+        return self._weights[1]
+
     @cached_property
     def _weights(self) -> tuple[float, list[float]]:
         if self.linear:
@@ -192,11 +197,6 @@ class FedAvg(Protocol):
         return {name: tensor.to(begun[name].dtype) for name, tensor in self._in_units(after, begun).items()}
 
     @property
-    def step_weights(self) -> tuple[float, ...]:
-        """c of every step; of Adam and alike the learning rate, by convention."""
-        return tuple(self._weights[1])
-
-    @property
     def passes(self) -> int:
         """One an epoch."""
         return self.local_epochs
@@ -218,6 +218,18 @@ class FedAvg(Protocol):
         if samples <= self._size:
             return None
         return torch.stack([torch.randperm(samples, generator=generator) for _ in range(self.local_epochs)])
+
+    def of_samples(self, samples: int) -> FedAvg:
+        """In steps of one sample where the client's steps take a part of its samples, else of all."""
+        apart = samples > 1 and self._size < self.samples
+        return replace(self, batch_size=samples, local_batch_size=1 if apart else None)
+
+    def taking(self, steps: int) -> FedAvg:
+        """In other epochs, or with fewer samples where one epoch takes more steps than that."""
+        each = self.steps // self.local_epochs
+        if steps >= each:
+            return replace(self, local_epochs=steps // each)
+        return replace(self, local_epochs=1, batch_size=sum(self.step_sizes[:steps]))
 
     def assumption(self, shared: str = "undefended", made: str = "computed") -> str:
         """How many samples, steps and epochs, and with which optimizer."""

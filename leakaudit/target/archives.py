@@ -13,6 +13,7 @@ What may run code is opened only when the caller says so; sizes are held against
 from __future__ import annotations
 
 import importlib
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,12 +24,16 @@ from torch import Tensor, nn
 
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.safety.importing import current_folder_importable
+from leakaudit.safety.npz import arrays_of
 from leakaudit.target.hashing import hash_model
 from leakaudit.target.modules import from_module
 from leakaudit.target.prescan import scan
 from leakaudit.target.readers import Asked, Content, Reader
 from leakaudit.target.target import Target
 from leakaudit.target.wrappers import PREFIXES
+
+LISTED = re.compile(r"arr_\d+")
+"""Names that numpy gives to arrays of a list, as Flower's clients and servers keep them."""
 
 
 def from_factory(path: Path, reader: Reader, factory: str, asked: Asked) -> Target:
@@ -106,6 +111,14 @@ def scanned_state_dict(path: Path) -> dict[str, Tensor]:
     return _state_dict(path)
 
 
+def _npz(path: Path) -> dict[str, Tensor]:
+    """Arrays by name, as `numpy.savez` writes them."""
+    try:
+        return arrays_of(path)
+    except ValueError as error:
+        raise ModelError(f"{path} is a damaged .npz file ({error})", "write it again") from error
+
+
 def _build(factory: str) -> nn.Module:
     """Call ``package.module:function``, also from the working directory."""
     location, _, name = factory.partition(":")
@@ -122,6 +135,10 @@ def _built(factory: str, location: str, name: str) -> nn.Module:
         raise UsageError(f"factory {factory!r} cannot be imported: {error}", "run leakaudit where it can be") from error
     except AttributeError:
         raise UsageError(f"module {location!r} has no function {name!r}", "correct --factory") from None
+    except Exception as error:  # the user's own code, which an import runs
+        raise ModelError(
+            f"factory {factory!r}: importing {location} failed: {type(error).__name__}: {error}", "mend that module"
+        ) from error
     try:
         module = function()
     except Exception as error:  # the user's own code; whatever it raises, the way out is the same
@@ -143,6 +160,9 @@ def _fill(module: nn.Module, weights: dict[str, Tensor], path: Path, factory: st
         ):
             weights = {name[len(prefix) :]: value for name, value in weights.items()}
     wanted = module.state_dict()
+    if weights and all(LISTED.fullmatch(name) for name in weights) and len(weights) == len(wanted):
+        inside = sorted(weights, key=lambda name: int(name.removeprefix("arr_")))
+        weights = {own: weights[listed] for own, listed in zip(wanted, inside, strict=True)}
     missing, extra = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys())
     wrong = [n for n in wanted.keys() & weights.keys() if wanted[n].shape != weights[n].shape]
     if missing or extra or wrong:
@@ -241,6 +261,10 @@ def _is_checkpoint(content: Content) -> bool:
     return "data.pkl" in content.inner
 
 
+def _is_npz(content: Content) -> bool:
+    return bool(content.members) and all(name.endswith(".npy") for name in content.members or ())
+
+
 def _is_safetensors(content: Content) -> bool:
     head = content.head
     return len(head) >= 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= content.size
@@ -273,6 +297,14 @@ CHECKPOINT = Reader(
     recognises=_is_checkpoint,
     read=_read_checkpoint,
     weights=scanned_state_dict,
+    order=52,
+)
+NPZ = Reader(
+    kind="npz",
+    called="an .npz file of weights",
+    recognises=_is_npz,
+    read=_read_weights,
+    weights=_npz,
     order=52,
 )
 SAFETENSORS = Reader(

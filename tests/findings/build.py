@@ -65,6 +65,7 @@ def evidence(
     mode: str = "train",
     fidelity: tuple[str, ...] = (),
     target: dict[str, Any] | None = None,
+    protocol: dict[str, Any] | None = None,
     **more: Any,
 ) -> Evidence:
     """Evidence in which no rule but LA403 finds anything, unless asked for."""
@@ -74,5 +75,6 @@ def evidence(
     }  # fmt: skip
     notes = [FidelityEntry(id=name, message="a note") for name in fidelity]
     section = TargetSection(**{**plain, **(target or {})}, fidelity=notes)
+    made = ProtocolSection(batch_size=batch_size, mode=mode, **(protocol or {}))
     rank = RankSection(risk=risk, score=None, layers=[], update_told=update_told)
-    return Evidence(section, ProtocolSection(batch_size=batch_size, mode=mode), rank, attacks, **more)
+    return Evidence(section, made, rank, attacks, **more)

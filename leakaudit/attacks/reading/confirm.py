@@ -195,7 +195,10 @@ def assemble(target: Target, observation: Observation, found: Recovered, how: st
         read[:count] = found.entries.to(inputs.device)
         part = f"{int(found.entries.sum())} of {found.entries.numel()} entries of "
         notes = (part + notes[0], "What the other entries hold is the start, not a result.")
-    return Reconstruction(inputs=inputs, labels=labels, match=match, exact=exact, notes=notes, read=read)
+    sure = torch.arange(len(inputs)) < count
+    return Reconstruction(
+        inputs=inputs, labels=labels, match=match, exact=exact, notes=notes, read=read, confirmed=sure
+    )
 
 
 def _note(count: int, shown: int, size: int, how: str) -> str:

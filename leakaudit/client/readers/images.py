@@ -17,6 +17,7 @@ from torch import Tensor
 from leakaudit.client.batch import Batch
 from leakaudit.client.readers.base import DataLayout, Reader, Source, ValueRange
 from leakaudit.client.readers.labels import check_labels, label_note
+from leakaudit.client.readers.memory import gathered
 from leakaudit.client.readers.npz import hash_files, read_npz
 from leakaudit.client.readers.pixels import read_pictures, to_pixels
 from leakaudit.domains.images import Images
@@ -46,6 +47,7 @@ class ImageReader(Reader):
     def read(self, source: Source) -> Batch:
         """See :func:`load_batch` for files and folders, :func:`from_arrays` for arrays."""
         domain, classes, how = self.domain, self.target.classes, self.reading
+        source = gathered(source)
         if isinstance(source, Batch):
             return source
         if isinstance(source, tuple):

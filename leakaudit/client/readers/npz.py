@@ -14,6 +14,8 @@ from leakaudit.errors import BatchError
 from leakaudit.safety.files import ordinary
 
 INPUT_KEYS = ("x", "X", "images", "image", "inputs", "input", "data", "samples", "arr_0")
+SAMPLE_KEYS = (*INPUT_KEYS, "input_ids", "tokens")
+"""Names of inputs, whatever they are."""
 LABEL_KEYS = ("y", "Y", "labels", "label", "targets", "target", "arr_1")
 NAME_KEY = "class_names"
 WORDS_KEY = "vocabulary"

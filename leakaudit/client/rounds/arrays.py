@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import Tensor
 
+from leakaudit.client.rounds.fobs import Sent, read_fobs
 from leakaudit.errors import ModelError, UpdateError, UsageError
+from leakaudit.safety.npz import arrays_of
 from leakaudit.target.archives import scanned_state_dict
 
-SUFFIXES = (".npz", ".safetensors", ".pt", ".pth")
-MAX_BYTES = 8 * 2**30
-"""Largest sum of the arrays of a file; chosen: the largest model that this machine class trains."""
+SUFFIXES = (".npz", ".safetensors", ".fobs", ".pt", ".pth")
 NAMELESS = re.compile(r"(?:arr_)?(\d+)")
 """Names that numpy and Flower give to arrays of a list."""
 
 
 def read_arrays(path: str | Path, option: str = "--update") -> dict[str, Tensor]:
-    """Arrays by name, those of a list in its order.
+    """Arrays by name, those of a list in its order; see :func:`read_sent`."""
+    return dict(read_sent(path, option).arrays)
+
+
+def read_sent(path: str | Path, option: str = "--update") -> Sent:
+    """Arrays by name, those of a list in its order, with what the file says they are.
 
     Args:
-        path: ``.npz``, ``.safetensors``, or a state dict of torch (``.pt``, ``.pth``).
+        path: ``.npz``, ``.safetensors``, NVFlare's ``.fobs``, or a state dict of torch (``.pt``, ``.pth``).
         option: Names the file in errors.
 
     Raises:
@@ -37,25 +41,28 @@ def read_arrays(path: str | Path, option: str = "--update") -> dict[str, Tensor]
     if path.suffix not in SUFFIXES:
         hint = "save it with numpy.savez(path, **update)"
         raise UsageError(f"{option} {path}: expected {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}", hint)
+    if path.suffix == ".fobs":
+        return read_fobs(path)
     found = {".npz": _npz, ".safetensors": _safetensors}.get(path.suffix, _state_dict)(path)
     if not found:
         raise UpdateError(f"{path} holds no arrays", "save it with numpy.savez(path, **update)")
-    if all(NAMELESS.fullmatch(name) for name in found):
-        return dict(sorted(found.items(), key=lambda item: int(NAMELESS.sub(r"\1", item[0]))))
-    return found
+    return Sent(ordered(found))
+
+
+def ordered(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Arrays of a list in its order, others as they are."""
+    if all(NAMELESS.fullmatch(name) for name in arrays):
+        return dict(sorted(arrays.items(), key=lambda item: int(NAMELESS.sub(r"\1", item[0]))))
+    return dict(arrays)
 
 
 def _npz(path: Path) -> dict[str, Tensor]:
-    way_out = "save it with numpy.savez(path, **update)"
     try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(info.file_size for info in archive.infolist())
-        if size > MAX_BYTES:
-            raise UpdateError(f"{path}: unpacks to {size / 2**30:.1f} GiB, the limit is {MAX_BYTES / 2**30:.0f} GiB")
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            return {name: torch.from_numpy(archive[name]) for name in archive.files}
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile, EOFError) as error:
-        raise UpdateError(f"{path} is no readable .npz ({error})", way_out) from error
+        return arrays_of(path)
+    except ValueError as error:
+        raise UpdateError(
+            f"{path} is no readable .npz ({error})", "save it with numpy.savez(path, **update)"
+        ) from error
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:

@@ -23,7 +23,17 @@ def labels_recovered(evidence: Evidence) -> Iterator[Found]:
     label: a label is right as a member of the batch's multiset. Labels that were merely assumed do not count. Labels
     can be sensitive in themselves (a diagnosis), and every reconstruction attack profits from them.
     """
-    victims = [v for v in _labels(evidence) if not v.assumed]
+    victims = [v for v in _labels(evidence) if not v.assumed and v.known]
+    unknown = [v for v in _labels(evidence) if not v.assumed and not v.known and v.inferred_count]
+    if unknown and not victims:
+        count = sum(v.inferred_count for v in unknown)
+        what = "1 label was" if count == 1 else f"{count} labels were"
+        yield Found(
+            "medium",
+            "estimated",
+            f"{what} inferred from the update; nobody has the true ones to compare with.",
+            {"total": count},
+        )
     total, correct = sum(len(labels.true) for labels in victims), sum(labels.correct for labels in victims)
     if total and correct / total > max(0.5, 2 / evidence.target.classes):
         yield Found(
@@ -47,7 +57,7 @@ def classes_present(evidence: Evidence) -> Iterator[Found]:
     That a class occurs at all can be the secret (a rare disease at a hospital). Reported for batches of several
     samples that do not hold every class; for single samples LA301 says it.
     """
-    inferred = [v for v in _labels(evidence) if not v.assumed]
+    inferred = [v for v in _labels(evidence) if not v.assumed and v.known]
     victims = [v for v in inferred if len(v.true) > 1 and len(set(v.true)) < evidence.target.classes]
     if victims and all(set(v.true) == set(v.inferred) for v in victims):
         yield Found(
