@@ -91,6 +91,8 @@ class DLFA(Attack):
     def applies(self, target: Target, observation: Observation) -> NotApplicable | None:
         """Needs several epochs whose order is not known."""
         protocol = observation.protocol
+        if not isinstance(protocol, FedAvg) and protocol.passes > 1:
+            return NotApplicable("the steps are of several clients, and it ties the epochs of one")
         if not isinstance(protocol, FedAvg) or protocol.local_epochs == 1:
             return NotApplicable("the client visits its samples once: there are no epochs to tie")
         if len(set(protocol.step_sizes)) == 1 and protocol.step_sizes[0] == protocol.batch_size:

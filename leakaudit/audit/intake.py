@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from leakaudit.attacks.registry import available, create
 from leakaudit.audit.request import Request
 from leakaudit.audit.rounds import Rounds, own_samples, read_recorded, refuse_shared_batch
+from leakaudit.audit.shares import own_share
 from leakaudit.client.batch import Batch, refuse_overlap
 from leakaudit.client.readers.base import Reader, Reading, Source, reader_for
 from leakaudit.errors import UsageError, nearest
@@ -165,7 +166,8 @@ def settled(request: Request, samples: Batch) -> Request:
             "--weight-decay is taken out of a recorded update, and there is none",
             "pass --update FILE, or --learning-rate for clients that train locally",
         )
-    return replace(request, samples=len(samples)) if request.local and request.samples is None else request
+    each = own_share(request, len(samples))
+    return replace(request, samples=each) if request.local and request.samples is None else request
 
 
 def refuse_settings(request: Request) -> None:

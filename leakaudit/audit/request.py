@@ -93,7 +93,8 @@ class Request:
         batch: .npz with inputs and labels, or a folder with one sub-folder of images per class. Of a recorded update it
             holds exactly the samples behind it; without them, only what proves itself counts as read.
         defences: What clients do to their updates, in this order, as clip=1.0,noise=0.01 or prune=0.9 (see leakaudit
-            defences; noise is a standard deviation on the mean gradient, multiplier the noise multiplier of Opacus).
+            defences; noise is a standard deviation on the mean gradient, multiplier the noise multiplier of Opacus);
+            what stands before clients=N is done by each of them, what stands after it to their mean.
         claims: What clients believe is done to their updates; compared with what they share under the defences.
         update: Update that a real client shared: .npz, .safetensors, .fobs or a state dict of torch. Attacked in place
             of a computed one, and where the batch is given compared with it and with defences or claims. As a keyword
@@ -279,7 +280,9 @@ class Request:
         Raises:
             UsageError: One cannot be.
         """
-        return _parsed(self.defences)
+        from leakaudit.defences.base import arranged
+
+        return arranged(_parsed(self.defences))
 
     def claimed(self) -> tuple[Defence, ...]:
         """The claims, parsed.

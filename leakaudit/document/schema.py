@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from leakaudit.document.disclosure import CommandLine, FileName, OptionValue, Picture, Private, Public, limited
 from leakaudit.document.earlier import upgraded
-from leakaudit.document.status import ControlStatus, Cut, RunStatus, VerdictStatus
+from leakaudit.document.status import ControlStatus, Cut, MisuseKind, RunStatus, VerdictStatus
 from leakaudit.errors import UsageError
 from leakaudit.safety.confined import confined
 from leakaudit.safety.files import ordinary
@@ -566,6 +566,12 @@ class AccountingEntry(_Model):
     other_reconstruction: Public[float | None] = Field(
         default=None, description="the bound of the training, were it so"
     )
+    unit: Public[Literal["sample", "client"]] = Field(
+        default="sample", description="whose presence ε hides: one sample, or one client with all its samples"
+    )
+    update_steps: Public[int] = Field(
+        default=1, description="mechanisms that one update composes for whoever took part in it"
+    )
     mse: Public[float | None] = Field(
         default=None, description="least MSE of unbiased attackers from one update, in pixels"
     )
@@ -579,6 +585,15 @@ class ClaimCheck(_Model):
     expected: Public[str]
     measured: Public[str]
     holds: Public[bool]
+
+
+class MisuseEntry(_Model):
+    """One thing that deployed code does wrong with a defence."""
+
+    kind: Public[MisuseKind]
+    told: Public[str]
+    sure: Public[Confidence]
+    grave: Public[bool] = Field(description="whether the protection is void, and not merely less than stated")
 
 
 class DefenceEntry(_Model):
@@ -598,6 +613,8 @@ class DefenceEntry(_Model):
     accounting_reason: Public[str] = Field(default="", description="why there is no bound")
     withheld: Public[bool] = Field(default=False, description="it would have a bound, and a premise of it fails here")
     checks: Public[list[ClaimCheck]] = Field(default_factory=list)
+    remains: Public[str] = Field(default="", description="what stays exact through it, where that is worth saying")
+    misuses: Public[list[MisuseEntry]] = Field(default_factory=list)
 
 
 class ClaimEntry(_Model):
@@ -605,6 +622,7 @@ class ClaimEntry(_Model):
 
     text: Public[str]
     checks: Public[list[ClaimCheck]]
+    misuses: Public[list[MisuseEntry]] = Field(default_factory=list)
 
 
 class RecommendationEntry(_Model):
@@ -643,6 +661,13 @@ class DefenceTrial(_Model):
     accounting: Public[AccountingEntry | None] = None
     seconds: Public[float] = 0.0
     recommended: Public[bool] = False
+
+    @model_validator(mode="after")
+    def _shown_by_attacks(self) -> DefenceTrial:
+        """What no attack that works through it was measured with meets no goal, and is not recommended."""
+        if not self.evaluated or self.status is not RunStatus.RUN:
+            self.meets = self.recommended = False
+        return self
 
 
 class FindingEntry(_Model):

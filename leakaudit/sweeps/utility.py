@@ -1,6 +1,7 @@
 """What a defence costs: a few steps of training with the defended update, measured on samples kept apart.
 
-This is the client's side, with private data: federated SGD from the weights at hand, one client per step, with and
+This is the client's side, with private data: federated training from the weights at hand, one client per round, whose
+gradient is taken with a learning rate, or whose difference of weights is added where clients train locally; with and
 without the defence, on the same samples in the same order. It is no forecast of a whole training; it shows whether the
 defended updates still point downhill. Tensors that are not shared are trained by the client itself.
 """
@@ -96,9 +97,11 @@ def _step(
     if missing := set(target.parameters) - set(shared):
         own = observe(target, batch, protocol, target.domain, seed).update
         shared |= {name: own[name] for name in missing}
+    moved = protocol.moved(shared, {name: tensor.detach() for name, tensor in target.parameters.items()})
+    way = {name: -learning_rate * g for name, g in shared.items()} if moved is None else moved
     with torch.no_grad():
         for name, parameter in target.parameters.items():
-            parameter -= learning_rate * shared[name]
+            parameter += way[name]
 
 
 @torch.no_grad()

@@ -73,9 +73,11 @@ def _refuse_code(path: Path, options: Sequence[tuple[click.Parameter, Any]]) -> 
     Raises:
         UsageError: Names the key, the file and the way out.
     """
+    from leakaudit.defences.names import runs_code
+
     for parameter, value in options:
         texts = map(str, value if isinstance(value, list) else [value])
-        runs_function = parameter.name in _FUNCTIONS and any(":" in text for text in texts)
+        runs_function = parameter.name in _FUNCTIONS and any(map(runs_code, texts))
         if parameter.name in DATA and not runs_function:
             continue
         option = parameter.opts[0]
