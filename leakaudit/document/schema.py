@@ -35,9 +35,9 @@ Confidence = Literal["certified", "measured", "estimated"]
 EVIDENCE = limited(
     "accuracy", "attack", "attacks", "attacks_that_used_them", "batch_size", "batches", "claimed", "correct", "defence",
     "defences", "deficient_layers", "fewer_iterations", "layer", "layers", "level", "lpips", "margin", "measured",
-    "most", "mse", "not_run", "others", "parameters", "precision", "property", "psnr", "ratio", "recall", "samples",
-    "samples_attacked", "samples_leaked", "score", "shared", "skill", "ssim", "stopped", "tensors", "total", "unknowns",
-    "rounds", "variants", "victim",
+    "most", "mse", "not_run", "others", "parameters", "precision", "property", "psnr", "ratio", "recall", "records",
+    "rounds", "samples", "samples_attacked", "samples_leaked", "score", "shared", "skill", "ssim", "stopped", "tensors",
+    "total", "unknowns", "variants", "victim",
 )  # fmt: skip
 """Keys of a finding's evidence that say nothing of a sample's content; ``samples`` are positions in the batch file."""
 CONTROL_NUMBERS = limited(
@@ -49,6 +49,7 @@ CONTROL_NUMBERS = limited(
     "passing_as_leak",
     "precision",
     "psnr",
+    "reached",
     "recall",
     "reference",
     "seconds",
@@ -115,6 +116,9 @@ class TargetSection(_Model):
     parameters: Public[int]
     trainable_tensors: Public[int]
     layers: Public[list[str]] = Field(default_factory=list)
+    resting: Public[list[str]] = Field(
+        default_factory=list, description="trained tensors that have no gradient only because others are still zero"
+    )
     dropout_layers: Public[list[str]] = Field(default_factory=list)
     batchnorm_layers: Public[list[str]] = Field(default_factory=list)
     first_layer: Public[FirstLayer | None] = None
@@ -139,6 +143,10 @@ class BatchSection(_Model):
     accuracy_samples: Public[int] = Field(default=0, description="how many samples of the file it was measured on")
     class_names: Private[list[str]] = Field(default_factory=list)
     notes: Private[list[str]] = Field(default_factory=list)
+    distinct_records: Public[list[int | None]] = Field(
+        default_factory=list,
+        description="of each victim, how many distinct records the rank of its update shows; null where none does",
+    )
 
 
 class RoundEntry(_Model):
@@ -513,12 +521,21 @@ class AttackEntry(_Model):
 class ControlEntry(_Model):
     """One control run."""
 
-    kind: Public[Literal["positive", "negative", "prior_only"]]
+    kind: Public[Literal["positive", "negative", "prior_only", "ladder"]]
     attack: Public[str] = Field(description="name of the attack")
     title: Public[str] = ""
     passed: Public[bool | None] = Field(description="null where the control could not run; the detail says why")
     detail: Public[str]
     numbers: Annotated[dict[str, Any], CONTROL_NUMBERS] = Field(default_factory=dict)
+    steps: Public[list[int]] = Field(default_factory=list, description="of a ladder: the numbers of local steps tried")
+    recovered: Public[list[bool | None]] = Field(
+        default_factory=list, description="whether what is known was recovered at each; null where that is not decided"
+    )
+
+    @property
+    def reached(self) -> int:
+        """K*, the largest number of local steps at which what is known was recovered; 0 for none."""
+        return max((steps for steps, found in zip(self.steps, self.recovered, strict=True) if found), default=0)
 
     @property
     def status(self) -> ControlStatus:

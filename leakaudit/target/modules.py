@@ -23,7 +23,7 @@ from leakaudit.target.probe import batch_sizes, double_backward_note, reach_note
 from leakaudit.target.scripted import ScriptedModule
 from leakaudit.target.target import FidelityNote, Layout, Target
 from leakaudit.target.tokens import LENGTHS, find_table
-from leakaudit.target.wrappers import unwrapped
+from leakaudit.target.wrappers import unwrapped, with_logits_alone
 from leakaudit.tasks.single_label import single_label
 
 ImageShape = tuple[int, ...]
@@ -58,6 +58,7 @@ def from_module(
     exported, dropout = origin.pop("exported_batch", None), origin.pop("dropout", None)
     native, layout, notes, tokens = _native(module, image_shape, exported or 1, label)
     domain, vocabulary = layouts.domain_of(layout, native, image_shape, tokens)
+    with_logits_alone(module, run(module, exported or 1, native, vocabulary=vocabulary))
     replace_dropout(module)
     _keep_statistics(module)
     outputs = _outputs(module, exported or 1, native, label, vocabulary)
