@@ -113,9 +113,9 @@ def _value(parameter: click.Parameter, value: Any, folder: Path) -> Any:
 
 
 def _value_of_one(parameter: click.Parameter, value: Any, folder: Path) -> Any:
-    if not (isinstance(parameter.type, click.Path) and isinstance(value, str)):
+    if not isinstance(parameter.type, click.Path):
         return value
-    if "\0" in value:
+    if not isinstance(value, str) or "\0" in value:
         raise UsageError(f"{parameter.name} in {folder} is {value!r}, expected a path", "correct the policy")
     return str(folder / value)
 

@@ -10,6 +10,7 @@ from onnx import ModelProto, NodeProto
 
 from leakaudit.domains.tokens import Tokens
 from leakaudit.errors import ModelError, UsageError
+from leakaudit.safety.confined import refuse_exhaustion
 from leakaudit.target import layout as layouts
 from leakaudit.target.hashing import hash_model
 from leakaudit.target.onnx import fidelity, selfcheck
@@ -157,7 +158,8 @@ def _native(
         check_input(native, source.batch or 1, source.input_name, source.trusted)
         try:
             run(module, source.batch or 1, native, vocabulary=None if source.integer is None else 1)
-        except (ModelError, IndexError) as refused:
+        except (ModelError, IndexError, RuntimeError, ValueError, TypeError) as refused:
+            refuse_exhaustion(refused)
             error = error or _as_model_error(refused, native, source)
             continue
         if len(candidates) == 1:
@@ -169,13 +171,15 @@ def _native(
     raise error
 
 
-def _as_model_error(error: ModelError | IndexError, native: tuple[int, ...], source: Source) -> ModelError:
-    """The error itself; a lookup beyond a table while the graph runs (more places than positions) becomes one."""
+def _as_model_error(error: Exception, native: tuple[int, ...], source: Source) -> ModelError:
+    """The error itself; what the operators raise while the graph runs (more places than positions) becomes one."""
     if isinstance(error, ModelError):
         return error
+    what = "reaches beyond a table" if isinstance(error, IndexError) else "does not run"
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     return ModelError(
-        f"input {source.input_name!r} of shape {list(native)} reaches beyond a table: {error}",
-        "pass a smaller input shape",
+        f"input {source.input_name!r} of shape {list(native)} {what}: {reason}",
+        "pass a smaller input shape" if isinstance(error, IndexError) else "check the input shape",
     )
 
 
