@@ -22,6 +22,7 @@ from leakaudit.observer import Observer, SilentObserver
 from leakaudit.policy.apply import apply_policy
 from leakaudit.policy.read import Policy
 from leakaudit.report.saving import Report
+from leakaudit.safety.text import encodable
 from leakaudit.sweeps.cells import FORMATS, Evidence, Presentation
 from leakaudit.sweeps.defend import defend as measure_defences
 from leakaudit.sweeps.engine import Watcher
@@ -205,7 +206,7 @@ def sweep(
 
 def _judged(report: Report, command: list[str]) -> Report:
     """By the default policy, and with the words that reproduce it."""
-    return apply_policy(report.model_copy(update={"command": command}), Policy())
+    return apply_policy(report.model_copy(update={"command": encodable(command)}), Policy())
 
 
 def _variants(request: Request, model: Model | None) -> list[Variant]:

@@ -34,6 +34,7 @@ from leakaudit.matching.candidates import SEARCHED
 from leakaudit.observation import Observation
 from leakaudit.protocols.base import Protocol
 from leakaudit.reconstruction import Reconstruction
+from leakaudit.risk.resting import resting
 from leakaudit.scoring.base import finite
 from leakaudit.target.dropout import dropout_layers
 from leakaudit.target.inventory import inventory
@@ -79,6 +80,7 @@ def target_section(target: Target, unread: int = 0) -> TargetSection:
         parameters=sum(p.numel() for p in target.parameters.values()),
         trainable_tensors=len(target.parameters),
         layers=[f"{layer.name} ({layer.kind})" for layer in layers],
+        resting=list(resting(target)),
         dropout_layers=list(dropout_layers(target.module)),
         batchnorm_layers=[layer.name for layer in layers if layer.kind == "batchnorm"],
         first_layer=_first_layer(target, layers),
@@ -99,9 +101,9 @@ def _first_layer(target: Target, layers: Sequence[Layer]) -> FirstLayer | None:
 
 
 def batch_section(
-    samples: Batch, domain: Domain, batch_size: int, victims: int, known: Accuracy, silent: int = 0
+    samples: Batch, domain: Domain, batch_size: int, victims: Sequence[Victim], known: Accuracy, silent: int = 0
 ) -> BatchSection:
-    """What may be said about the private samples, and how the model does on them.
+    """What may be said about the private samples, how the model does on them, and how many the updates show.
 
     `silent` victims had an update of zero and were not attacked.
     """
@@ -113,7 +115,8 @@ def batch_section(
         sha256=samples.sha256,
         samples=len(samples),
         batch_size=batch_size,
-        victims=victims,
+        victims=len(victims),
+        distinct_records=[None if v.records is None else v.records.rank for v in victims],
         mean=list(domain.normalisation[0]),
         std=list(domain.normalisation[1]),
         accuracy=known.share,
@@ -241,13 +244,15 @@ def victim_result(outcome: Outcome) -> VictimResult:
     victim, reconstruction, scores = outcome.victim, outcome.reconstruction, outcome.scores
     right = _labels_right(outcome) if victim.batch.known else []
     residual = finite(reconstruction.residual)
-    certified, reason = _certified(outcome.certificate, reconstruction)
+    certified, reason = _certified(outcome.certificate, reconstruction, outcome.victim.observation.protocol)
     order = [s.reconstruction for s in sorted(scores, key=lambda s: s.position)]
     return VictimResult(
         victim=victim.number,
         seed=outcome.seed,
         residual=residual,
-        residual_reason="" if residual is not None else _no_residual(reconstruction),
+        residual_reason=""
+        if residual is not None
+        else _no_residual(reconstruction, outcome.victim.observation.protocol),
         residuals={n: finite(r) for n, r in outcome.certificate.residuals.items()} if outcome.certificate else {},
         match=finite(reconstruction.match),
         certified=certified,
@@ -271,12 +276,20 @@ def victim_result(outcome: Outcome) -> VictimResult:
     )
 
 
-def _no_residual(reconstruction: Reconstruction) -> str:
-    return reconstruction.incomplete or "the update has norm 0"
+NO_ORDER = "the order in which the client visited its samples is unknown"
+"""Why an update of several steps cannot be regenerated from samples, however exact they are."""
 
 
-def _certified(certificate: Certificate | None, reconstruction: Reconstruction) -> tuple[bool | None, str]:
+def _no_residual(reconstruction: Reconstruction, protocol: Protocol) -> str:
+    return reconstruction.incomplete or (NO_ORDER if protocol.shuffled else "the update has norm 0")
+
+
+def _certified(
+    certificate: Certificate | None, reconstruction: Reconstruction, protocol: Protocol
+) -> tuple[bool | None, str]:
     """Whether the reconstruction proves itself: residual at float level and locally unique."""
+    if certificate is None and protocol.shuffled and not reconstruction.incomplete:
+        return None, f"the update cannot be regenerated: {NO_ORDER}"
     if certificate is None and reconstruction.incomplete:
         return None, f"the update cannot be regenerated: {reconstruction.incomplete}, or dropout was on"
     if certificate is None:

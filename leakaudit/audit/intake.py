@@ -6,6 +6,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from leakaudit.client.readers.base import Reader, Reading, Source, reader_for
 from leakaudit.errors import UsageError, nearest
 from leakaudit.observer import Observer
 from leakaudit.target import Target, load
+from leakaudit.target.isolated import load_isolated
 
 Model = str | Path | nn.Module | Target
 FOR_FILES = ("output", "factory")
@@ -77,21 +79,21 @@ def read_model(request: Request, model: Model | None = None) -> Target:
     if isinstance(source, nn.Module):
         _refuse(request, FOR_FILES, "the model is a module in memory", "leave it out")
         source = copy.deepcopy(source)
-    return load(
-        source,
-        mode=request.protocol.mode,
-        output=request.output,
-        frozen=request.frozen,
-        trained=request.trained,
-        factory=request.factory,
-        trust=request.trust,
-        unsafe_pickle=request.unsafe_pickle,
-        image_shape=request.input_shape,
-        dropout=request.dropout,
-        loss=request.loss,
-        batchnorm=request.batchnorm,
-        share_bn_statistics=request.protocol.shared_statistics,
-    )
+    options: dict[str, Any] = {
+        "mode": request.protocol.mode,
+        "output": request.output,
+        "frozen": request.frozen,
+        "trained": request.trained,
+        "factory": request.factory,
+        "trust": request.trust,
+        "unsafe_pickle": request.unsafe_pickle,
+        "image_shape": request.input_shape,
+        "dropout": request.dropout,
+        "loss": request.loss,
+        "batchnorm": request.batchnorm,
+        "share_bn_statistics": request.protocol.shared_statistics,
+    }
+    return load(source, **options) if isinstance(source, nn.Module) else load_isolated(source, **options)
 
 
 def _refuse(request: Request, names: Sequence[str], why: str, hint: str) -> None:

@@ -25,7 +25,7 @@ from leakaudit.audit import assemble
 from leakaudit.audit.budget import Budget, attacks_share
 from leakaudit.audit.cache import Cache
 from leakaudit.audit.campaign import Reason, entry_of, left_out, run_attacks
-from leakaudit.audit.controls import Run, Scene, control
+from leakaudit.audit.controls import control
 from leakaudit.audit.defended import claim_entry, defence_entries
 from leakaudit.audit.environment import choose_device, reproducible, seed_of, timestamp, versions
 from leakaudit.audit.intake import Material, read_material, settled
@@ -34,6 +34,7 @@ from leakaudit.audit.references import synthetic_batch
 from leakaudit.audit.request import Request
 from leakaudit.audit.rounds import settled as settled_round
 from leakaudit.audit.rounds import with_sent_statistics
+from leakaudit.audit.scene import Run, Scene
 from leakaudit.audit.victim import Knowledge, Victim, observe_victim
 from leakaudit.client.accuracy import Accuracy, accuracy_on
 from leakaudit.client.batch import Batch
@@ -55,7 +56,7 @@ from leakaudit.findings.recommend import recommend
 from leakaudit.findings.verdict import conclude
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.protocols.base import Protocol
-from leakaudit.protocols.fedavg import FedAvg
+from leakaudit.protocols.fedavg import FedAvg, Shares
 from leakaudit.report.saving import Report
 from leakaudit.risk.dependence import read_entries
 from leakaudit.risk.rank import rank_analysis
@@ -194,8 +195,8 @@ def _evidence(scope: _Scope, found: _Measured, batch: BatchSection) -> Evidence:
 def _reported(scope: _Scope, measure: Measure[Any], found: _Measured, started: float) -> Report:
     """Findings, advice and verdict, with what they follow from."""
     request, domain = scope.request, scope.target.domain
-    size, victims = request.protocol.batch_size, len(found.victims)
-    batch = assemble.batch_section(scope.samples, domain, size, victims, found.accuracy, found.silent)
+    size = request.protocol.batch_size
+    batch = assemble.batch_section(scope.samples, domain, size, found.victims, found.accuracy, found.silent)
     evidence = _evidence(scope, found, batch)
     findings = judge(evidence)
     recommendations = recommend(scope.target, evidence)
@@ -291,7 +292,9 @@ def _recorded_victims(target: Target, request: Request, material: Material) -> l
             model.to(next(iter(target.parameters.values())).device)
         protocol = _protocol(model or target, own.batch, settled_round(request, own))
         if isinstance(protocol, FedAvg):
-            protocol = replace(protocol, shares="weights" if own.update.kind == "weights" else "delta")
+            decay = own.update.decay
+            shares: Shares = "weights" if own.update.kind == "weights" else "delta"
+            protocol = replace(protocol, shares=shares, weight_decay=decay.rate if decay else protocol.weight_decay)
         victims.append(observe_victim(target, own.batch, protocol, target.domain, knowledge, number, own.update, model))
     return victims
 

@@ -30,6 +30,7 @@ from leakaudit.client.rounds.folder import (
     rounds_in,
     samples_of,
 )
+from leakaudit.client.rounds.local import local_decay
 from leakaudit.client.rounds.mistaken import refuse_mistaken
 from leakaudit.client.rounds.naming import differing
 from leakaudit.client.rounds.statistics import counted_steps, sent_statistics
@@ -321,6 +322,8 @@ def _checked(request: Request, round_: Round, target: Target) -> Round:
         )
     if not round_.batch.indices:
         round_ = replace(round_, batch=Batch.unknown(target.image_shape, range(protocol.batch_size)))
+    if isinstance(protocol, FedAvg) and protocol.linear and asked.weight_decay is None:
+        round_ = replace(round_, update=local_decay(update, target.parameters, protocol))
     counted = counted_steps(target, round_.update.buffers)
     if counted is None or counted == protocol.steps:
         return round_

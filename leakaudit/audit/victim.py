@@ -13,6 +13,7 @@ from torch import Tensor
 
 from leakaudit.attacks.base import Attack, cpu_generator
 from leakaudit.attacks.certificate import Certificate, certify
+from leakaudit.attacks.reading.records import Records, distinct_records
 from leakaudit.audit.environment import seed_of
 from leakaudit.audit.memory import Memory, attack_once, attack_together_once
 from leakaudit.client import observe as client
@@ -66,6 +67,7 @@ class Victim:
         guess: Labels inferred from it.
         masks: Dropout masks that the client drew, by step and layer.
         knowledge: What holds for every victim.
+        records: How many distinct records the update shows, where it does.
         partial: Incomplete closed-form results that attacks made so far; see :meth:`after`.
         model: What its client trained, where that is not the model under audit but one with other weights.
     """
@@ -76,6 +78,7 @@ class Victim:
     guess: LabelGuess
     masks: Steps = ()
     knowledge: Knowledge = field(default_factory=Knowledge)
+    records: Records | None = None
     partial: tuple[Reconstruction, ...] = ()
     model: Target | None = None
 
@@ -203,7 +206,8 @@ def observe_victim(
     guess = target.task.infer(target, informed, cpu_generator(seed_of(seed, "labels", number)))
     labels = guess.labels.to(next(iter(observation.update.values())).device)
     seen = replace(observation, labels=labels, label_source="inferred")
-    return Victim(number, batch, seen, guess, masks, knowledge, model=model)
+    count = distinct_records(target, informed)
+    return Victim(number, batch, seen, guess, masks, knowledge, count, model=model)
 
 
 def attack_victim(
@@ -268,7 +272,7 @@ def _certificate(attack: Attack, target: Target, victim: Victim, reconstruction:
     """Evidence that needs no ground truth; uniqueness, the dear half, only for residuals at float level."""
     if victim.masks and reconstruction.masks is None:
         return None
-    if reconstruction.incomplete:
+    if reconstruction.incomplete or victim.observation.protocol.shuffled:
         return None
     target, observation = victim.attacked_by(attack, target)
     quick = certify(target, observation, reconstruction.play, uniqueness=False)

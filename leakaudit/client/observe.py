@@ -78,13 +78,16 @@ def observe_step(
     if recorded is not None:
         update = protocol.from_shared(recorded.tensors, target.parameters)
         statistics = recorded_statistics(target, recorded.buffers, protocol) or None
-        return Observation(update, protocol, domain, batch_statistics=statistics), ()
+        exchange = protocol.rounding(update, target.parameters)
+        return Observation(update, protocol, domain, batch_statistics=statistics, exchange=exchange), ()
     work = work_of(target, batch, protocol, domain, seed, defences)
     update = protected(work.update, work.step, defences, seed) if defences else dict(work.update)
     _refuse_broken(update)
     once = protocol.steps == 1  # running statistics after several steps mix those of their batches
     statistics = revealed(target, work.layers, protocol.shared_statistics) or None if once else None
-    return Observation(update=update, protocol=protocol, domain=domain, batch_statistics=statistics), work.masks
+    exchange = protocol.rounding(work.update, target.parameters)
+    seen = Observation(update, protocol, domain, batch_statistics=statistics, exchange=exchange)
+    return seen, work.masks
 
 
 def refuse_unfit(target: Target, defences: Sequence[Defence]) -> None:

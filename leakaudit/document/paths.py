@@ -11,6 +11,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any, TypeVar
@@ -92,7 +93,9 @@ def _folders(paths: Iterable[str]) -> set[str]:
 
 def _own_places() -> list[str]:
     """The home and the temporary folder of this user, as patterns."""
-    places = {Path.home(), Path.home().resolve(), Path(tempfile.gettempdir()), Path(tempfile.gettempdir()).resolve()}
+    places = {Path(tempfile.gettempdir()), Path(tempfile.gettempdir()).resolve()}
+    with suppress(RuntimeError):  # a user without a home
+        places |= {Path.home(), Path.home().resolve()}
     return [re.escape(str(place)) for place in places if len(place.parts) > 1]
 
 

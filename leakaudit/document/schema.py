@@ -20,10 +20,14 @@ from leakaudit.document.disclosure import CommandLine, FileName, OptionValue, Pi
 from leakaudit.document.earlier import upgraded
 from leakaudit.document.status import ControlStatus, Cut, RunStatus, VerdictStatus
 from leakaudit.errors import UsageError
+from leakaudit.safety.confined import confined
 from leakaudit.safety.files import ordinary
+from leakaudit.safety.text import encodable
 
 SCHEMA_VERSION = 1
 HASH_KEY = "self_sha256"
+MOST_BYTES = 1 << 30
+"""Bytes of a report that is read, at most; chosen."""
 
 Severity = Literal["critical", "high", "medium", "low", "none"]
 Confidence = Literal["certified", "measured", "estimated"]
@@ -31,9 +35,9 @@ Confidence = Literal["certified", "measured", "estimated"]
 EVIDENCE = limited(
     "accuracy", "attack", "attacks", "attacks_that_used_them", "batch_size", "batches", "claimed", "correct", "defence",
     "defences", "deficient_layers", "fewer_iterations", "layer", "layers", "level", "lpips", "margin", "measured",
-    "most", "mse", "not_run", "others", "parameters", "precision", "property", "psnr", "ratio", "recall", "samples",
-    "samples_attacked", "samples_leaked", "score", "shared", "skill", "ssim", "stopped", "tensors", "total", "unknowns",
-    "rounds", "variants", "victim",
+    "most", "mse", "not_run", "others", "parameters", "precision", "property", "psnr", "ratio", "recall", "records",
+    "rounds", "samples", "samples_attacked", "samples_leaked", "score", "shared", "skill", "ssim", "stopped", "tensors",
+    "total", "unknowns", "variants", "victim",
 )  # fmt: skip
 """Keys of a finding's evidence that say nothing of a sample's content; ``samples`` are positions in the batch file."""
 CONTROL_NUMBERS = limited(
@@ -45,6 +49,7 @@ CONTROL_NUMBERS = limited(
     "passing_as_leak",
     "precision",
     "psnr",
+    "reached",
     "recall",
     "reference",
     "seconds",
@@ -57,6 +62,12 @@ R = TypeVar("R", bound="Report")
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", ser_json_inf_nan="null")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_unicode(cls, values: Any) -> Any:
+        """Names of files may hold bytes of no encoding; a document that is made of one is still written."""
+        return encodable(values)
 
 
 class Tool(_Model):
@@ -105,6 +116,9 @@ class TargetSection(_Model):
     parameters: Public[int]
     trainable_tensors: Public[int]
     layers: Public[list[str]] = Field(default_factory=list)
+    resting: Public[list[str]] = Field(
+        default_factory=list, description="trained tensors that have no gradient only because others are still zero"
+    )
     dropout_layers: Public[list[str]] = Field(default_factory=list)
     batchnorm_layers: Public[list[str]] = Field(default_factory=list)
     first_layer: Public[FirstLayer | None] = None
@@ -129,6 +143,10 @@ class BatchSection(_Model):
     accuracy_samples: Public[int] = Field(default=0, description="how many samples of the file it was measured on")
     class_names: Private[list[str]] = Field(default_factory=list)
     notes: Private[list[str]] = Field(default_factory=list)
+    distinct_records: Public[list[int | None]] = Field(
+        default_factory=list,
+        description="of each victim, how many distinct records the rank of its update shows; null where none does",
+    )
 
 
 class RoundEntry(_Model):
@@ -503,12 +521,21 @@ class AttackEntry(_Model):
 class ControlEntry(_Model):
     """One control run."""
 
-    kind: Public[Literal["positive", "negative", "prior_only"]]
+    kind: Public[Literal["positive", "negative", "prior_only", "ladder"]]
     attack: Public[str] = Field(description="name of the attack")
     title: Public[str] = ""
     passed: Public[bool | None] = Field(description="null where the control could not run; the detail says why")
     detail: Public[str]
     numbers: Annotated[dict[str, Any], CONTROL_NUMBERS] = Field(default_factory=dict)
+    steps: Public[list[int]] = Field(default_factory=list, description="of a ladder: the numbers of local steps tried")
+    recovered: Public[list[bool | None]] = Field(
+        default_factory=list, description="whether what is known was recovered at each; null where that is not decided"
+    )
+
+    @property
+    def reached(self) -> int:
+        """K*, the largest number of local steps at which what is known was recovered; 0 for none."""
+        return max((steps for steps, found in zip(self.steps, self.recovered, strict=True) if found), default=0)
 
     @property
     def status(self) -> ControlStatus:
@@ -793,7 +820,7 @@ class Report(_Model):
         document.pop(HASH_KEY, None)
         try:  # a later minor version may have added keys; what is written here is held to the schema strictly
             return cls.model_validate(upgraded(document), extra="ignore")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(
                 f"{path} is not a leakaudit report: {str(error).splitlines()[0]}", "audit again"
             ) from error
@@ -806,6 +833,15 @@ def self_hash(document: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
+def _parsed(content: bytes, path: str | Path) -> Any:
+    try:
+        if len(content) > MOST_BYTES:
+            raise ValueError("too long")
+        return json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not JSON", "give the report.json that leakaudit scan wrote") from error
+
+
 def read_document(path: str | Path) -> dict[str, Any]:
     """The JSON object of a ``report.json``.
 
@@ -813,11 +849,11 @@ def read_document(path: str | Path) -> dict[str, Any]:
         UsageError: It is not there, or not a report of this schema version.
     """
     try:
-        document = json.loads(ordinary(Path(path)).read_text(encoding="utf-8"))
+        with ordinary(Path(path)).open("rb") as stream:
+            content = stream.read(MOST_BYTES + 1)
+        document = confined(lambda: _parsed(content, path), str(path), UsageError)
     except OSError as error:
         raise UsageError(f"cannot read the report {path}: {error.strerror}", "give a report.json") from error
-    except ValueError as error:
-        raise UsageError(f"{path} is not JSON", "give the report.json that leakaudit scan wrote") from error
     version = document.get("schema_version") if isinstance(document, dict) else None
     if version != SCHEMA_VERSION:
         raise UsageError(

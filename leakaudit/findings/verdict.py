@@ -28,6 +28,7 @@ from leakaudit.document.schema import (
 from leakaudit.document.status import RunStatus, VerdictStatus
 from leakaudit.findings import SEVERITIES, Evidence, samples_of
 from leakaudit.findings.effort import efforts, listed
+from leakaudit.findings.ladder import told
 from leakaudit.findings.rules.fidelity import departures
 from leakaudit.report.views.defence_facts import VACUOUS, at_most, bound_in_short, weakest
 from leakaudit.scoring.base import FEWEST_FOR_INTERVAL, leak_interval
@@ -66,7 +67,8 @@ def conclude(evidence: Evidence, findings: Sequence[FindingEntry], preset: str) 
             whole=any(s.part is None for _, _, s in leaks),
             clients=clients,
             scored=all(s.scored for _, _, s in scored),
-        ),
+        )
+        + told(evidence, leaked=bool(leaks)),
         at_most=_at_most(evidence.defences),
         assumed=_assumptions(evidence, preset),
         samples_leaked=hit,

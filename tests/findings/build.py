@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from leakaudit.document.schema import (
     AttackEntry,
+    BatchSection,
     ControlEntry,
     DefenceEntry,
     FidelityEntry,
@@ -63,6 +65,7 @@ def evidence(
     update_told: str = "",
     batch_size: int = 2,
     mode: str = "train",
+    distinct_records: Sequence[int] = (),
     fidelity: tuple[str, ...] = (),
     target: dict[str, Any] | None = None,
     protocol: dict[str, Any] | None = None,
@@ -77,4 +80,7 @@ def evidence(
     section = TargetSection(**{**plain, **(target or {})}, fidelity=notes)
     made = ProtocolSection(batch_size=batch_size, mode=mode, **(protocol or {}))
     rank = RankSection(risk=risk, score=None, layers=[], update_told=update_told)
+    if distinct_records:
+        counts = {"samples": 8, "batch_size": batch_size, "victims": len(distinct_records), "mean": [], "std": []}
+        more["batch"] = BatchSection(path=None, sha256=None, distinct_records=list(distinct_records), **counts)
     return Evidence(section, made, rank, attacks, **more)

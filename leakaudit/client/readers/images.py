@@ -24,6 +24,8 @@ from leakaudit.domains.images import Images
 from leakaudit.errors import BatchError, UsageError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+DIGITS = 9
+"""Digits of a class number that is the name of a folder, at most; chosen."""
 SMALLEST_SIDE = 8
 """Rows of numbers that make a square picture of this side at least are taken for one; 8 is that of the smallest known
 data set of pictures (scikit-learn's digits)."""
@@ -226,7 +228,7 @@ def _images_of(folders: Sequence[Path]) -> list[tuple[int, Path]]:
 def _load_folder(path: Path, domain: Images, classes: int, resize: bool, values: ValueRange) -> Batch:
     folders = _class_folders(path)
     names = [p.name for p in folders]
-    by_number = all(name.isdigit() for name in names)
+    by_number = all(name.isascii() and name.isdecimal() and len(name) <= DIGITS for name in names)
     files = [(file, int(names[place]) if by_number else place) for place, file in _images_of(folders)]
     if not files:
         raise BatchError(f"{path}: no images in its sub-folders", f"accepted: {', '.join(sorted(IMAGE_SUFFIXES))}")

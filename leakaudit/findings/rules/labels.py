@@ -68,6 +68,32 @@ def classes_present(evidence: Evidence) -> Iterator[Found]:
         )
 
 
+@rule(
+    "LA303",
+    "The update tells how many distinct records are behind it",
+    worst="low",
+    remedy="Put a layer that clients do not train (--frozen) between the input and the first fully connected one, or "
+    "aggregate over clients: noise on the update hides the number only where it covers the weakest record.",
+)
+def records_counted(evidence: Evidence) -> Iterator[Found]:
+    """The rank of the first layer's update is the number of distinct records, whatever the client trained on top.
+
+    Every visit of a record adds a multiple of that record to the update of a fully connected first layer, so epochs and
+    batch sizes do not change the rank. It is a lower bound on the records: equal ones count once. How many patients a
+    hospital has, or that most rows of a table are copies, can be the secret; and the readers of LA203 and LA204 start
+    from here. Reported for clients that train locally, since one gradient is of a batch whose size is public.
+    """
+    told = [] if evidence.batch is None else [count for count in evidence.batch.distinct_records if count is not None]
+    if told and evidence.protocol.algorithm != "fedsgd":
+        counts = ", ".join(map(str, told))
+        yield Found(
+            "low",
+            "measured",
+            f"The rank of the first layer's update shows {counts} distinct records, of {evidence.protocol.batch_size}.",
+            {"records": told, "batch_size": evidence.protocol.batch_size},
+        )
+
+
 def _labels(evidence: Evidence) -> list[LabelResult]:
     """Per victim, once: every attack on it was given the same labels."""
     return list({v.victim: v.labels for a in evidence.attacks for v in a.results}.values())

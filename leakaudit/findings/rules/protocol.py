@@ -108,6 +108,31 @@ def eval_mode(evidence: Evidence) -> Iterator[Found]:
 
 
 @rule(
+    "LA409",
+    "Some tensors have no gradient yet",
+    worst="low",
+    remedy="Audit the weights after some rounds as well (--checkpoints): what adapters give away begins with the "
+    "second step. A gradient of zero in the first one protects nothing.",
+)
+def resting(evidence: Evidence) -> Iterator[Found]:
+    """Trained tensors have a gradient of exactly zero at these weights, only because others are still zero.
+
+    An adapter (LoRA) adds B A x to a layer, and begins with B = 0. The gradient of A is then exactly zero in the first
+    step, whatever the samples: that is no evidence of safety. The gradient of B holds A x of every token, and that of A
+    follows as soon as B has moved.
+    """
+    names = evidence.target.resting
+    if names:
+        yield Found(
+            "low",
+            "certified",
+            f"{len(names)} trained tensor(s) have no gradient at these weights and will have one later, such as "
+            f"{names[0]}: that they show nothing now says nothing of them.",
+            {"tensors": len(names), "layers": names},
+        )
+
+
+@rule(
     "LA410",
     "Momentum is carried over from an earlier round",
     worst="low",

@@ -104,8 +104,9 @@ def little_tried(evidence: Evidence) -> Iterator[Found]:
 
     The failure of an attack is evidence only where the attack works: where it recovered a sample that is known to leak,
     from a network of the kind and size of yours and with no more iterations than it had on your model (LA950 says where
-    it did not), where it ran at least a tenth of its plan on the victims, and where its objective fell. Otherwise the
-    verdict is INCONCLUSIVE and the exit code 5, unless something else leaked.
+    it did not), where it ran at least a tenth of its plan on the victims, where its objective fell, and where its
+    ladder of local steps reached as many as the clients take. Otherwise the verdict is INCONCLUSIVE and the exit code
+    5, unless something else leaked.
     """
     leaking = {a.name for a, _, s in samples_of(evidence.attacks) if s.leaked}
     broken = {c.attack for c in evidence.controls if c.kind == "positive" and c.status is ControlStatus.FAILED}

@@ -78,6 +78,7 @@ def batch_facts(report: Report) -> list[Fact]:
         ("Classified right by the model", accuracy(report)),
         ("Victims", f"{count(batch.victims, 'batch', 'batches')} of {count(batch.batch_size, 'sample')}"),
         ("Update", f"{protocol.title} of {count(protocol.batch_size, 'sample')}, {protocol.mode} mode"),
+        ("Distinct records", _records(report)),
         ("Recorded in", protocol.update_path or ("left out" if protocol.update_sha256 else "")),
         ("SHA-256 of the update", protocol.update_sha256 or ""),
         ("Read with", "; ".join(protocol.update_notes)),
@@ -93,6 +94,14 @@ def batch_facts(report: Report) -> list[Fact]:
         ("Normalisation", f"mean {plain(batch.mean)}; std {plain(batch.std)}" if batch.mean else ""),
         ("Classes named", plain(batch.class_names[:20]) if batch.class_names else ""),
     )
+
+
+def _records(report: Report) -> str:
+    """How many the updates show, where they do; of one gradient the batch size is public."""
+    told = [value for value in report.batch.distinct_records if value is not None]
+    if not told or report.protocol.algorithm == "fedsgd":
+        return ""
+    return f"{', '.join(map(str, told))} by the rank of the first layer's update, a lower bound"
 
 
 def _without_path(report: Report) -> str:

@@ -15,6 +15,7 @@ CONTROLS = {
     "positive": "positive: a network known to leak",
     "negative": "negative: another batch's update",
     "prior_only": "prior only: no update at all",
+    "ladder": "ladder: known samples, at more and more local steps",
 }
 KNOWLEDGE = {
     "labels": "Labels",
