@@ -16,6 +16,7 @@ from leakaudit.client.readers.base import Reader, Reading, Source, reader_for
 from leakaudit.client.rounds.files import RecordedUpdate, load_update
 from leakaudit.client.rounds.folder import kind_of, read_round, read_settings
 from leakaudit.client.rounds.kinds import refuse_mistaken
+from leakaudit.domains.schema import read_schema
 from leakaudit.errors import UpdateError, UsageError
 from leakaudit.observer import Observer
 from leakaudit.target import Target, load
@@ -118,13 +119,17 @@ def read_case(request: Request, target: Target, batch: Source | None, observer: 
     names = ("mean", "std", "auxiliary", "resize", "distractors")
     reader_for(target).refuse({f"--{name}": getattr(request, name) for name in names})
     target = replace(target, domain=target.domain.normalised(request.mean, request.std))
+    if request.schema is not None:
+        target = replace(target, domain=target.domain.with_columns(read_schema(request.schema)))
     reader = _reader(request, target)
     observer.stage("reading the batch")
     source = request.batch if batch is None else batch
     if source is None:
         raise UsageError("no batch: the request names no file, and none was given", "scan('model.onnx', 'batch.npz')")
     target, samples = reader.fitted(source)
-    return Case(target, samples, replace(reader, target=target))
+    if target.domain.assumption:
+        observer.stage(target.domain.assumption)
+    return Case(target, samples, _reader(request, target))
 
 
 def _reader(request: Request, target: Target) -> Reader:

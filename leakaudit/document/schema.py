@@ -29,9 +29,9 @@ Severity = Literal["critical", "high", "medium", "low", "none"]
 Confidence = Literal["certified", "measured", "estimated"]
 
 EVIDENCE = limited(
-    "accuracy", "attack", "attacks", "attacks_that_used_them", "batch_size", "batches", "claimed", "correct", "defence",
+    "accuracy", "attack", "attacks", "attacks_that_used_them", "batch_size", "batches", "cell_accuracy", "claimed", "correct", "defence",
     "defences", "deficient_layers", "fewer_iterations", "layer", "layers", "level", "lpips", "margin", "measured",
-    "most", "mse", "not_run", "others", "parameters", "precision", "property", "psnr", "ratio", "recall", "samples",
+    "most", "mse", "not_run", "number_error", "others", "parameters", "precision", "property", "psnr", "ratio", "recall", "row_exact", "samples",
     "samples_attacked", "samples_leaked", "score", "shared", "skill", "ssim", "stopped", "tensors", "total", "unknowns",
     "variants", "victim",
 )  # fmt: skip
@@ -39,6 +39,7 @@ EVIDENCE = limited(
 CONTROL_NUMBERS = limited(
     "accuracy",
     "cases",
+    "cell_accuracy",
     "iterations",
     "margin",
     "parameters",
@@ -47,6 +48,7 @@ CONTROL_NUMBERS = limited(
     "psnr",
     "recall",
     "reference",
+    "row_exact",
     "seconds",
     "skill",
 )
@@ -97,8 +99,9 @@ class TargetSection(_Model):
     input_shape: Public[list[int]]
     native_shape: Public[list[int]] = Field(default_factory=list)
     layout: Public[str] = "NCHW"
-    domain: Public[str] = Field(default="", description="what a sample is: images, tokens, or that of a plug-in")
+    domain: Public[str] = Field(default="", description="what a sample is: images, tokens, table, or that of a plug-in")
     vocabulary: Public[int | None] = Field(default=None, description="number of token ids, where the layout is tokens")
+    columns: Public[int | None] = Field(default=None, description="number of columns of a table")
     unread: Public[int] = Field(
         default=0, description="entries of an input that the model never reads; they are left out of every score"
     )
@@ -262,6 +265,27 @@ class TokenResult(TokenMetrics):
     skill: Public[float] = Field(description="share of the way from the best floor to perfection")
 
 
+class TableCell(_Model):
+    """One cell of a private row beside what was read of it."""
+
+    column: Private[str]
+    original: Private[str]
+    recovered: Private[str | None] = Field(default=None, description="null where it was not read")
+    right: Private[bool]
+    error: Private[float | None] = Field(default=None, description="of a number, in the unit of its column")
+    confidence: Private[float | None] = Field(
+        default=None, description="how sure the attack is, from 0 to 1, without knowing the truth"
+    )
+
+
+class TableResult(_Model):
+    """What was read of one private row; its cells are left out of a redacted report."""
+
+    columns: Public[int]
+    right: Public[int] = Field(description="cells that are right")
+    cells: Private[list[TableCell]]
+
+
 class PartResult(_Model):
     """The part of a sample that leaked, where it is not the whole."""
 
@@ -302,6 +326,9 @@ class SampleResult(Metrics):
     part: Public[PartResult | None] = Field(default=None, description="what leaked, where it is not the whole sample")
     tokens: Public[TokenResult | None] = Field(
         default=None, description="of a model over token ids; images are null then"
+    )
+    table: Public[TableResult | None] = Field(
+        default=None, description="of a model over rows of a table; images are null then"
     )
     original_png: Picture[str | None] = None
     reconstruction_png: Picture[str | None] = None

@@ -17,6 +17,7 @@ INPUT_KEYS = ("x", "X", "images", "image", "inputs", "input", "data", "samples",
 LABEL_KEYS = ("y", "Y", "labels", "label", "targets", "target", "arr_1")
 NAME_KEY = "class_names"
 WORDS_KEY = "vocabulary"
+COLUMNS_KEY = "columns"
 MAX_BYTES = 8 * 2**30
 
 
@@ -31,12 +32,13 @@ def hash_files(paths: Sequence[Path]) -> str:
 
 
 class Arrays(NamedTuple):
-    """The arrays of a batch file; names and words are empty where it has none."""
+    """The arrays of a batch file; names, words and names of columns are empty where it has none."""
 
     inputs: np.ndarray[Any, Any]
     labels: np.ndarray[Any, Any]
     class_names: tuple[str, ...]
     words: tuple[str, ...]
+    columns: tuple[str, ...] = ()
 
 
 def read_npz(path: Path, labelled: bool = True, keys: tuple[str, ...] = INPUT_KEYS) -> Arrays:
@@ -65,6 +67,7 @@ def read_npz(path: Path, labelled: bool = True, keys: tuple[str, ...] = INPUT_KE
                 _read_array(archive, y_key, path) if y_key else np.zeros(0, np.int64),
                 _read_names(archive, NAME_KEY, path),
                 _read_names(archive, WORDS_KEY, path),
+                _read_names(archive, COLUMNS_KEY, path),
             )
     except (zipfile.BadZipFile, EOFError, OSError) as error:
         raise BatchError(f"{path}: damaged .npz file ({error})", "write the file again") from error

@@ -1,0 +1,158 @@
+"""The polytope in which the samples behind a linear layer's gradient lie, and its vertices by linear programming.
+
+With ``E = [∂ℓ/∂W | ∂ℓ/∂b] = Σ_i δ_i [x_i 1] / B``, of rank r, every sample is ``[x 1] = cᵀ R`` for the rows R (r, n + 1)
+of an orthonormal basis of E's row space. All that is known of a sample is linear in c:
+
+.. math:: low \\le x(c) \\le high, \\qquad 1 = c^T R_{n+1}, \\qquad d_k^T c = 0
+
+the last for each sample k that was found already: with ``E = U S R`` and its error ``δ_k = U e``, its dual is
+``d_k = S^{-1} e / B``, and ``d_k · c_i`` is 1 for i = k and 0 for every other sample. So each sample that is found takes
+one dimension away from the search for the others.
+
+A sample with many entries at their bounds, as a row of categories has or a picture with black and white pixels, is a
+vertex, which a linear program finds for some objective. Coefficients c are then solved for anew from the entries at
+their bounds, which are far more than r, so that what is not at a bound is read to rounding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import linprog
+from torch import Tensor
+
+from leakaudit.attacks.reading.first_layer import Entry
+from leakaudit.observation import Observation
+
+SLACK = 1e-5
+"""How far an entry may leave its bounds, relative to their distance; chosen, 84 times float32's precision."""
+AT_BOUND = 1e-3
+"""Distance from a bound up to which an entry counts as at it, relative to their distance; chosen."""
+FIT = 1e-3
+"""Largest distance from its bound of any such entry after the coefficients were solved for anew; chosen."""
+DEPENDENT = 1e-4
+"""Smallest singular value, relative to the largest, of the system that coefficients are solved from; chosen."""
+ROUNDING = 1e-8
+"""Least share of the largest singular value that rounding makes; a tenth of float32's precision."""
+MARGIN = 10.0
+"""Times rounding that a sample's singular value must be; chosen."""
+Vector = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Polytope:
+    """What is known of the coefficients c of a sample.
+
+    Args:
+        left: U (m, r), of the layer's rows.
+        singular: S (r,).
+        basis: R (r, n) of the sample's entries, and of their offset.
+        one: R's last column (r,), whose product with c is 1.
+        offset: What an entry is at c = 0 (n,).
+        low: Bounds of the entries (n,).
+        high: As well.
+        blocks: Ranges of entries of which one is 1 and the others are 0.
+        duals: d_k (k, r) of the samples that were found.
+    """
+
+    left: Vector
+    singular: Vector
+    basis: Vector
+    one: Vector
+    offset: Vector
+    low: Vector
+    high: Vector
+    blocks: tuple[tuple[int, int], ...]
+    duals: Vector
+
+    @property
+    def rank(self) -> int:
+        """r, the number of samples with an error of their own."""
+        return len(self.singular)
+
+    @property
+    def left_over(self) -> int:
+        """Samples that were not found yet."""
+        return self.rank - len(self.duals)
+
+    def without(self, dual: Vector) -> Polytope:
+        """The polytope of the other samples."""
+        return replace(self, duals=np.concatenate([self.duals, dual[None]]))
+
+    def entries(self, coefficients: Vector) -> Vector:
+        """The sample (n,) of coefficients (r,)."""
+        found: Vector = coefficients @ self.basis + self.offset
+        return found
+
+    def vertex(self, objective: Vector) -> Vector | None:
+        """Coefficients (r,) of the vertex that maximises an objective (r,), or ``None`` where there is none."""
+        slack = SLACK * (self.high - self.low)
+        matrix = self.basis.T
+        upper, lower = self.high + slack - self.offset, self.low - slack - self.offset
+        result = linprog(
+            -objective,
+            A_ub=np.concatenate([matrix, -matrix]),
+            b_ub=np.concatenate([upper, -lower]),
+            A_eq=np.concatenate([self.one[None], self.duals]),
+            b_eq=np.array([1.0, *[0.0] * len(self.duals)]),
+            bounds=(None, None),
+            method="highs",
+        )
+        return np.asarray(result.x, dtype=np.float64) if result.success else None
+
+    def refined(self, coefficients: Vector) -> Vector | None:
+        """The coefficients solved for anew from the entries at their bounds; ``None`` where these do not fix them.
+
+        Where there are categories, all of their entries have to be at a bound, one of each at the upper one.
+        """
+        values, span = self.entries(coefficients), self.high - self.low
+        target = np.where(values - self.low < self.high - values, self.low, self.high)
+        at_bound = np.abs(values - target) <= AT_BOUND * span
+        for start, stop in self.blocks:
+            if not at_bound[start:stop].all() or round(float(target[start:stop].sum())) != 1:
+                return None
+        matrix = np.concatenate([self.basis.T[at_bound], self.one[None]])
+        wanted = np.concatenate([(target - self.offset)[at_bound], [1.0]])
+        if len(matrix) <= self.rank or np.linalg.matrix_rank(matrix, DEPENDENT * np.linalg.norm(matrix, 2)) < self.rank:
+            return None
+        solved = np.linalg.lstsq(matrix, wanted, rcond=None)[0]
+        off = np.abs(self.entries(solved) - target)[at_bound] / span[at_bound]
+        return solved if off.max() <= FIT else None
+
+
+def polytope(observation: Observation, entry: Entry) -> Polytope:
+    """The polytope behind a layer that reads the input, with a bias."""
+    rows = entry.rows(observation.update).double()
+    bias = observation.update[str(entry.bias)].reshape(-1, 1).double()
+    left, singular, right = torch.linalg.svd(torch.cat([rows, bias], 1), full_matrices=False)
+    rank = _rank(singular, observation.batch_size)
+    scale, shift = entry.map.scale.double(), entry.map.shift.double()
+    low, high = (b.double().expand(observation.domain.shape) for b in observation.domain.box(rows))
+    order = entry.map.index.argsort()
+    basis, one = right[:rank, :-1], right[:rank, -1]
+
+    def plain(tensor: Tensor) -> Vector:
+        found: Vector = tensor.cpu().numpy()
+        return found
+
+    return Polytope(
+        left=plain(left[:, :rank]),
+        singular=plain(singular[:rank]),
+        basis=plain((basis / scale)[:, order]),
+        one=plain(one),
+        offset=plain((-shift / scale)[order]),
+        low=plain(low.reshape(-1)),
+        high=plain(high.reshape(-1)),
+        blocks=tuple(observation.domain.blocks),
+        duals=np.zeros((0, rank)),
+    )
+
+
+def _rank(singular: Tensor, most: int) -> int:
+    """Singular values (descending) that are more than rounding, whose size the one behind those of all samples shows."""
+    behind = float(singular[most]) if len(singular) > most else 0.0
+    floor = MARGIN * max(behind, ROUNDING * float(singular[0]))
+    return max(1, int((singular[:most] > floor).sum()))
