@@ -6,7 +6,7 @@ Both files are plain text from the UCI repository, in ``tables/`` of $LEAKAUDIT_
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -80,8 +80,6 @@ def network(data: Data, seed: int = 0, units: int = 100) -> nn.Module:
 
 def target(data: Data, module: nn.Module) -> Target:
     """The module over rows of the table."""
-    from dataclasses import replace
-
     return replace(load(module), domain=data.table)
 
 

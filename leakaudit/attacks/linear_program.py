@@ -33,15 +33,19 @@ from torch import Generator, Tensor
 
 from leakaudit.attacks.base import Attack
 from leakaudit.attacks.linear import first_layer_or_reason
-from leakaudit.attacks.reading.confirm import Recovered, assemble, candidate_classes, class_errors
+from leakaudit.attacks.reading.confirm import Recovered, assemble, candidate_classes, own_errors
 from leakaudit.attacks.reading.first_layer import Entry, masks_unknown, mid_grey
 from leakaudit.attacks.reading.one_sample import covered
-from leakaudit.attacks.reading.polytope import Polytope, Vector, polytope
+from leakaudit.attacks.reading.polytope import Face, Polytope, Vector, polytope
 from leakaudit.document.status import Cut, Lost
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, cause_of
 from leakaudit.target.target import Target
 
+LEVEL = 1e-6
+"""Change of a share along a direction below which it does not depend on it; by rounding."""
+MOST_FREE = 3
+"""Open directions of a vertex beyond which it is not searched along them; chosen for time."""
 MOST_ENTRIES = 4096
 """Entries of a sample beyond which programs take seconds each; chosen for time."""
 
@@ -55,33 +59,48 @@ class ProgramSettings:
         outside: Largest share of a row's own error outside the update's column space; chosen, far below the nine tenths
             of a chance error and far above rounding.
         multiple: How far the loss of rank may be from a whole number of times; chosen.
+        points: Points along a direction that entries at their bounds leave open; chosen.
+        closer: Times that the best of them is looked at more closely; chosen.
+        faces: Vertices that leave directions open and are searched along them, at most; chosen for time, 0.1 s each.
+        hopeless: Share of what a chance error has outside the column space from which no closer look is worth it;
+            chosen.
     """
 
-    programs: int = 600
+    programs: int = 1000
     outside: float = 1e-2
     multiple: float = 1e-2
+    points: int = 33
+    closer: int = 4
+    faces: int = 60
+    hopeless: float = 0.8
 
     def __post_init__(self) -> None:
-        for name in ("programs", "outside", "multiple"):
+        for name in ("programs", "outside", "multiple", "points", "closer", "faces", "hopeless"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A vertex: its coefficients, the sample (*shape), label, how often it occurs, its dual, and whether it is certified.
+    """A sample of the batch, or a vertex that might be one.
+
+    Args:
+        face: Its entries at their bounds, and what they leave open.
+        coefficients: (r,).
+        sample: (*shape).
+        label: The one under which its error fits best.
+        outside: Share of that error outside the update's column space.
+        dual: Whose product with the coefficients of the other samples is 0 (r,).
+        count: How often the batch holds it; 0 where its numbers are not settled.
     """
 
+    face: Face
     coefficients: Vector
     sample: Tensor
-    label: int = 0
-    count: int = 1
-    dual: Vector | None = None
-
-    @property
-    def certified(self) -> bool:
-        """Whether its own error says that it is a sample of the batch."""
-        return self.dual is not None
+    label: int
+    outside: float
+    dual: Vector
+    count: int
 
 
 class LinearProgram(Attack):
@@ -122,7 +141,9 @@ class LinearProgram(Attack):
         if size >= min(units, entries):
             return NotApplicable(f"{units} units and {entries} entries are too few for a batch of {size}")
         if entries > MOST_ENTRIES:
-            return NotApplicable(f"a sample has {entries} entries, more than the {MOST_ENTRIES} that are affordable here")
+            return NotApplicable(
+                f"a sample has {entries} entries, more than the {MOST_ENTRIES} that are affordable here"
+            )
         return None
 
     def run(self, target: Target, observation: Observation, generator: Generator, monitor: Monitor) -> Reconstruction:
@@ -132,9 +153,10 @@ class LinearProgram(Attack):
             raise ValueError("this reader needs a linear first layer: ask `applies` first")
         search = _Search(target, observation, entry, polytope(observation, entry), self.settings)
         cut = search.run(generator, monitor)
+        search.settle()
         rows = [*search.found, *search.doubtful(observation.batch_size)]
         how = f"vertices of the row space of {entry.weight}, {search.programs} linear programs"
-        result = assemble(target, observation, _recovered(rows, observation, entry), how)
+        result = assemble(target, observation, _recovered(rows, observation, entry, self.settings.outside), how)
         return replace(result, iterations=search.programs, cuts=() if cut is None else (cut,))
 
 
@@ -156,18 +178,27 @@ class _Search:
     space: Polytope
     settings: ProgramSettings
     programs: int = 0
+    faces: int = 0
     found: list[Row] = field(default_factory=list)
-    seen: dict[bytes, Row] = field(default_factory=dict)
+    classes: list[int] = field(default_factory=list)
+    seen: dict[tuple[bytes, bytes], tuple[Row, int]] = field(default_factory=dict)
+
+    @property
+    def chance(self) -> float:
+        """What a chance error has outside the column space, as a share of it."""
+        return float(np.sqrt(max(0.0, 1 - self.space.rank / len(self.space.left))))
 
     def run(self, generator: Generator, monitor: Monitor) -> Cut | None:
         """Look for all samples; what was lost where it is told to stop."""
-        whole = self.space.rank
+        self.classes, whole = candidate_classes(self.target, self.observation), self.space.rank
         for objective in self._objectives(generator):
             if self.space.left_over == 0 or self.programs >= self.settings.programs:
                 return None
             self.programs += 1
             self._visit(objective)
-            monitor.update(max(self.programs / self.settings.programs, len(self.found) / whole), self.space.left_over / whole)
+            monitor.update(
+                max(self.programs / self.settings.programs, len(self.found) / whole), self.space.left_over / whole
+            )
             if monitor.should_stop():
                 return Cut(Lost.ROUNDS, cause_of(monitor), self.programs, self.settings.programs)
         return None
@@ -183,49 +214,115 @@ class _Search:
     def _visit(self, objective: Vector) -> None:
         """The vertex of an objective, kept where it is a sample, or might be."""
         vertex = self.space.vertex(objective)
-        refined = None if vertex is None else self.space.refined(vertex)
-        if refined is None:
+        face = None if vertex is None else self.space.refined(vertex)
+        if face is None:
             return
-        values = np.clip(self.space.entries(refined), self.space.low, self.space.high)
-        key = np.round(values / (self.space.high - self.space.low), 3).tobytes()
-        if key in self.seen:
+        key = (face.fixed.tobytes(), np.round(face.target[face.fixed], 3).tobytes())
+        if key in self.seen and self.seen[key][1] == len(self.found):
             return
-        row = self._judged(refined, values)
-        self.seen[key] = row
-        if row.dual is not None:
+        if len(face.free) == 0:
+            (row,) = self._judged(face, face.centre[None])
+        elif self.faces >= self.settings.faces or len(face.free) > MOST_FREE:
+            return
+        else:
+            self.faces += 1
+            row = self._settled(face)
+        self.seen[key] = (row, len(self.found) + int(self._fits(row)))
+        if self._fits(row):
             self.found.append(row)
             self.space = self.space.without(row.dual)
 
-    def _judged(self, coefficients: Vector, values: Vector) -> Row:
-        """The vertex, certified where its own error under some label says so."""
+    def _fits(self, row: Row) -> bool:
+        """Whether its own error is one of the update's."""
+        return row.outside <= self.settings.outside and (row.count > 0 or len(row.face.free) > 0)
+
+    def _judged(self, face: Face, points: Vector) -> list[Row]:
+        """The samples of coefficients (P, r) with their own errors, under the label that fits best."""
+        values = np.clip(points @ self.space.basis + self.space.offset, self.space.low, self.space.high)
         reference = self.observation.update[self.entry.weight]
-        sample = torch.from_numpy(values).to(reference).view(self.observation.domain.shape)
-        sample = self.observation.domain.finish(sample[None])[0]
-        classes = candidate_classes(self.target, self.observation)
-        errors = class_errors(self.target, self.entry, sample, classes, self.observation).double().cpu().numpy()
+        samples = torch.from_numpy(values).to(reference).view(-1, *self.observation.domain.shape)
+        samples = self.observation.domain.finish(samples)
+        errors = own_errors(self.target, self.entry, samples, self.classes).double().cpu().numpy()
+        found = zip(points, samples, errors, strict=True)
+        return [self._row(face, point, sample, error) for point, sample, error in found]
+
+    def _row(self, face: Face, coefficients: Vector, sample: Tensor, errors: Vector) -> Row:
+        """One of them, with its errors (K, m)."""
+        size = self.observation.batch_size
         inside = errors @ self.space.left
         length = np.linalg.norm(errors, axis=1).clip(1e-300)
         outside = np.linalg.norm(errors - inside @ self.space.left.T, axis=1) / length
-        best = int(outside.argmin())
-        dual = inside[best] / self.space.singular / self.observation.batch_size
-        share = float(dual @ coefficients)
-        count = round(1 / share) if share > 1 / (self.observation.batch_size + 0.5) else 0
-        fits = outside[best] <= self.settings.outside and count > 0 and abs(count * share - 1) <= self.settings.multiple
-        if not fits:
-            return Row(coefficients, sample, classes[best])
-        return Row(coefficients, sample, classes[best], count, count * dual)
+        duals = inside / self.space.singular / size
+        shares = duals @ coefficients  # 1 over how often the batch holds the sample, under its own label
+        counts = np.round(1 / shares.clip(1 / (size + 1))).clip(1, size)
+        off = np.abs(counts * shares - 1) + np.where(outside <= self.settings.outside, 0, 1 + outside)
+        best = int(off.argmin())
+        count = int(counts[best]) if off[best] <= self.settings.multiple else 0
+        dual = max(1, count) * duals[best]
+        return Row(face, coefficients, sample, self.classes[best], float(outside[best]), dual, count)
+
+    def _settled(self, face: Face) -> Row:
+        """The sample on a face whose own error fits best: along every open direction in turn, ever closer."""
+        (best,) = self._judged(face, face.centre[None])
+        for direction in np.concatenate([face.free, face.free[: len(face.free) - 1]]):
+            best = self._along(face, direction, best)
+            if best.outside > self.settings.hopeless * self.chance:
+                return best
+        return self._onto_one(face, best)
+
+    def _along(self, face: Face, direction: Vector, best: Row) -> Row:
+        """The best of points along a direction within the bounds, then of points between its neighbours."""
+        origin = best.coefficients
+        begin, end = self.space.reach(origin, direction)
+        for _ in range(self.settings.closer):
+            steps = np.linspace(begin, end, self.settings.points)
+            rows = self._judged(face, origin + steps[:, None] * direction)
+            place = min(range(len(rows)), key=lambda i: rows[i].outside)
+            best = min(best, rows[place], key=lambda row: row.outside)
+            if best.outside <= self.settings.outside or best.outside > self.settings.hopeless * self.chance:
+                break
+            width = steps[1] - steps[0]
+            begin, end = steps[place] - width, steps[place] + width
+        return best
+
+    def _onto_one(self, face: Face, row: Row) -> Row:
+        """Moved along the open directions to where its error has its whole share of the update, if that is there."""
+        if row.count or row.outside > self.settings.outside:
+            return row
+        slope = face.free @ row.dual
+        if np.abs(slope).max() * np.linalg.norm(row.coefficients) <= LEVEL:
+            return row
+        moved = row
+        for _ in range(self.settings.closer):
+            slope = face.free @ moved.dual
+            change = (1 - float(moved.dual @ moved.coefficients)) * slope / (slope @ slope)
+            (moved,) = self._judged(face, (moved.coefficients + change @ face.free)[None])
+        return moved if moved.count and moved.outside <= self.settings.outside else row
+
+    def settle(self) -> None:
+        """Solve for every sample anew with what is known of all others, where its own entries left something open."""
+        known = list(self.found)
+        for place, row in enumerate(known):
+            if len(row.face.free):
+                others = np.stack(
+                    [other.dual for i, other in enumerate(known) if i != place] or [np.zeros(self.space.rank)]
+                )
+                face = self.space.face(row.face.fixed, row.face.target, others)
+                (again,) = self._judged(face, face.centre[None])
+                self.found[place] = again if len(face.free) == 0 and self._fits(again) else replace(row, count=0)
 
     def doubtful(self, size: int) -> list[Row]:
         """Vertices that are not certified, as many as samples are missing."""
-        missing = max(0, size - sum(row.count for row in self.found))
-        return [row for row in self.seen.values() if not row.certified][:missing]
+        missing = max(0, size - sum(max(1, row.count) for row in self.found))
+        taken = {id(row) for row in self.found}
+        return sorted((r for r, _ in self.seen.values() if id(r) not in taken), key=lambda r: r.outside)[:missing]
 
 
-def _recovered(rows: list[Row], observation: Observation, entry: Entry) -> Recovered:
-    """The rows, each as often as it occurs."""
+def _recovered(rows: list[Row], observation: Observation, entry: Entry, outside: float) -> Recovered:
+    """The rows, each as often as it occurs; confirmed where no more than this share of its error does not fit."""
     empty = mid_grey(observation, observation.update[entry.weight])[:0]
     samples = torch.stack([row.sample for row in rows]) if rows else empty
     labels = torch.tensor([row.label for row in rows], dtype=torch.long)
-    confirmed = torch.tensor([row.certified for row in rows], dtype=torch.bool)
-    counts = torch.tensor([row.count for row in rows], dtype=torch.long)
+    confirmed = torch.tensor([row.count > 0 and row.outside <= outside for row in rows], dtype=torch.bool)
+    counts = torch.tensor([max(1, row.count if row.outside <= outside else 1) for row in rows], dtype=torch.long)
     return Recovered(samples, labels, confirmed).repeated(counts)

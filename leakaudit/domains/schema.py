@@ -116,7 +116,9 @@ def _parsed(file: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = toml.loads(file.read_text("utf-8"))
     except (toml.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"--schema {file} is not TOML: {error}", "texts stand in quotes, columns in [[column]]") from error
+        raise UsageError(
+            f"--schema {file} is not TOML: {error}", "texts stand in quotes, columns in [[column]]"
+        ) from error
     except OSError as error:
         raise UsageError(f"--schema {file} cannot be read: {error.strerror}", "check its permissions") from error
     if unknown := sorted(set(content) - {"column"}):
@@ -156,7 +158,9 @@ def _number(where: str, name: str, entry: dict[str, Any]) -> Column:
         raise UsageError(f"{where} is a number with levels", 'say kind = "category"')
     for key in ("low", "high", "mean", "std"):
         value = entry.get(key)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)):
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)
+        ):
             raise UsageError(f"{where} has {key} = {value!r}, expected a number", "correct the file")
     mean, std = entry.get("mean"), entry.get("std")
     if (mean is None) != (std is None):

@@ -281,7 +281,9 @@ class TableMeasure(Measure[ReadRows]):
             best = max((self.measure(one, truth) for one in alone.cells), key=lambda m: m.cell_accuracy)
             floors["prior_only"] = max(floors.get("prior_only", best), best, key=lambda m: m.cell_accuracy)
         name, floor = max(floors.items(), key=lambda item: item[1].cell_accuracy)
-        skill = (match.cell_accuracy - floor.cell_accuracy) / (1 - floor.cell_accuracy) if floor.cell_accuracy < 1 else 0.0
+        skill = (
+            (match.cell_accuracy - floor.cell_accuracy) / (1 - floor.cell_accuracy) if floor.cell_accuracy < 1 else 0.0
+        )
         nearest = self.identify(batch, position, found, row)
         reason = _why_not(match.cell_accuracy, skill, known.luck[position], FLOORS.get(name, name), nearest)
         return RowScore(
@@ -382,7 +384,10 @@ def _written(column: Column, cell: float) -> str:
 def _spread(cells: Tensor, columns: Sequence[Column]) -> Tensor:
     """Standard deviation of every column (C,): what the schema says, else that of the file; 0 for categories."""
     own = cells.std(0, correction=0)
-    said = [0.0 if c.kind == "category" else (c.std if c.std is not None else float(s)) for c, s in zip(columns, own, strict=True)]
+    said = [
+        0.0 if c.kind == "category" else (c.std if c.std is not None else float(s))
+        for c, s in zip(columns, own, strict=True)
+    ]
     return torch.tensor(said, dtype=torch.float64)
 
 

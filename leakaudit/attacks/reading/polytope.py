@@ -103,24 +103,71 @@ class Polytope:
         )
         return np.asarray(result.x, dtype=np.float64) if result.success else None
 
-    def refined(self, coefficients: Vector) -> Vector | None:
-        """The coefficients solved for anew from the entries at their bounds; ``None`` where these do not fix them.
+    def refined(self, coefficients: Vector) -> Face | None:
+        """The face that the entries at their bounds leave of a vertex; ``None`` where they are not those of a sample.
 
-        Where there are categories, all of their entries have to be at a bound, one of each at the upper one.
+        Of a table only its categories count, all of whose entries have to be at a bound: a program drives a number that
+        nothing fixes to a bound as well.
         """
         values, span = self.entries(coefficients), self.high - self.low
         target = np.where(values - self.low < self.high - values, self.low, self.high)
-        at_bound = np.abs(values - target) <= AT_BOUND * span
+        fixed = np.abs(values - target) <= AT_BOUND * span
         for start, stop in self.blocks:
-            if not at_bound[start:stop].all() or round(float(target[start:stop].sum())) != 1:
+            if not fixed[start:stop].all() or round(float(target[start:stop].sum())) != 1:
                 return None
-        matrix = np.concatenate([self.basis.T[at_bound], self.one[None]])
-        wanted = np.concatenate([(target - self.offset)[at_bound], [1.0]])
-        if len(matrix) <= self.rank or np.linalg.matrix_rank(matrix, DEPENDENT * np.linalg.norm(matrix, 2)) < self.rank:
-            return None
-        solved = np.linalg.lstsq(matrix, wanted, rcond=None)[0]
-        off = np.abs(self.entries(solved) - target)[at_bound] / span[at_bound]
-        return solved if off.max() <= FIT else None
+        if self.blocks:
+            fixed = np.zeros_like(fixed)
+            for start, stop in self.blocks:
+                fixed[start:stop] = True
+        face = self.face(fixed, target)
+        off = np.abs(self.entries(face.centre) - target)[fixed] / span[fixed]
+        return face if len(off) > self.rank and off.max() <= FIT else None
+
+    def face(self, fixed: NDArray[np.bool_], target: Vector, duals: Vector | None = None) -> Face:
+        """The coefficients of samples with some entries (n,) fixed, least squares over all that is known of them.
+
+        Args:
+            fixed: Which entries.
+            target: Their values (n,).
+            duals: Of the other samples (k, r); by default of those that were found.
+        """
+        others = self.duals if duals is None else duals
+        matrix = np.concatenate([self.basis.T[fixed], self.one[None], others / _lengths(others)])
+        wanted = np.concatenate([(target - self.offset)[fixed], [1.0], np.zeros(len(others))])
+        left, singular, right = np.linalg.svd(matrix, full_matrices=False)
+        kept = singular > DEPENDENT * singular[0]
+        centre = right[kept].T @ ((left.T @ wanted)[kept] / singular[kept])
+        return Face(centre, right[~kept], fixed, target)
+
+    def reach(self, point: Vector, direction: Vector) -> tuple[float, float]:
+        """How far one may go from coefficients (r,) along a direction and stay within the bounds of every entry."""
+        values, change = self.entries(point), direction @ self.basis
+        moving = np.abs(change) > DEPENDENT * np.abs(change).max().clip(1e-300)
+        ends = np.stack([(bound - values)[moving] / change[moving] for bound in (self.low, self.high)])
+        return float(ends.min(0).max()), float(ends.max(0).min())
+
+
+def _lengths(vectors: Vector) -> Vector:
+    """Norms (k, 1) of vectors (k, r)."""
+    found: Vector = np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-300)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """Coefficients that agree with the entries at their bounds.
+
+    Args:
+        centre: The shortest of them (r,).
+        free: Orthonormal directions (q, r) that these entries leave open, as two rows with the same categories do.
+        fixed: The entries at their bounds (n,).
+        target: What they are (n,).
+    """
+
+    centre: Vector
+    free: Vector
+    fixed: NDArray[np.bool_]
+    target: Vector
 
 
 def polytope(observation: Observation, entry: Entry) -> Polytope:

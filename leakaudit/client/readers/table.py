@@ -189,7 +189,7 @@ def _entries(frame: Frame, column: Column) -> np.ndarray[Any, Any]:
             row = next(i for i, cell in enumerate(cells) if not _is_number(cell))
             raise BatchError(
                 f"{frame.where}: {column.name} of row {row} is {str(cells[row])!r}, expected a number",
-                'fill it in, or describe the column as a category with --schema',
+                "fill it in, or describe the column as a category with --schema",
             )
         return numbers[:, None]
     known = {level: place for place, level in enumerate(column.levels)}
@@ -254,7 +254,9 @@ def to_values(
     Raises:
         BatchError: A number is outside its range, or a category is not one level.
     """
-    centre, scale = (np.array([getattr(c, n) for c in table.columns for _ in range(c.width)]) for n in ("centre", "scale"))
+    centre, scale = (
+        np.array([getattr(c, n) for c in table.columns for _ in range(c.width)]) for n in ("centre", "scale")
+    )
     restored = inputs * scale + centre
     plain, back = _outside(inputs, table), _outside(restored, table)
     if values == "auto" and plain is None and back is None:
