@@ -43,7 +43,7 @@ class Data:
 
 
 def adult() -> Data:
-    """32,561 rows of the 1994 census: 6 numbers, 8 categories in 102 entries; whether more than 50,000 $ were earned."""
+    """32,561 rows of the 1994 census: 6 numbers, 8 categories in 102 entries; whether over 50,000 $ were earned."""
     rows = [line.split(", ") for line in (DATA / "adult.data").read_text().splitlines() if line.strip()]
     return _data(rows, ADULT, ADULT_NUMBERS, [int(row[-1].startswith(">")) for row in rows])
 

@@ -227,7 +227,7 @@ class _Search:
         else:
             self.faces += 1
             row = self._settled(face)
-        self.seen[key] = (row, len(self.found) + int(self._fits(row)))
+        self.seen[key] = (row, len(self.found))  # with one more sample known, it may turn out differently
         if self._fits(row):
             self.found.append(row)
             self.space = self.space.without(row.dual)

@@ -29,11 +29,11 @@ Severity = Literal["critical", "high", "medium", "low", "none"]
 Confidence = Literal["certified", "measured", "estimated"]
 
 EVIDENCE = limited(
-    "accuracy", "attack", "attacks", "attacks_that_used_them", "batch_size", "batches", "cell_accuracy", "claimed", "correct", "defence",
-    "defences", "deficient_layers", "fewer_iterations", "layer", "layers", "level", "lpips", "margin", "measured",
-    "most", "mse", "not_run", "number_error", "others", "parameters", "precision", "property", "psnr", "ratio", "recall", "row_exact", "samples",
-    "samples_attacked", "samples_leaked", "score", "shared", "skill", "ssim", "stopped", "tensors", "total", "unknowns",
-    "variants", "victim",
+    "accuracy", "attack", "attacks", "attacks_that_used_them", "batch_size", "batches", "cell_accuracy", "claimed",
+    "correct", "defence", "defences", "deficient_layers", "fewer_iterations", "layer", "layers", "level", "lpips",
+    "margin", "measured", "most", "mse", "not_run", "number_error", "others", "parameters", "precision", "property",
+    "psnr", "ratio", "recall", "row_exact", "samples", "samples_attacked", "samples_leaked", "score", "shared",
+    "skill", "ssim", "stopped", "tensors", "total", "unknowns", "variants", "victim",
 )  # fmt: skip
 """Keys of a finding's evidence that say nothing of a sample's content; ``samples`` are positions in the batch file."""
 CONTROL_NUMBERS = limited(

@@ -1,12 +1,12 @@
 """The polytope in which the samples behind a linear layer's gradient lie, and its vertices by linear programming.
 
-With ``E = [∂ℓ/∂W | ∂ℓ/∂b] = Σ_i δ_i [x_i 1] / B``, of rank r, every sample is ``[x 1] = cᵀ R`` for the rows R (r, n + 1)
-of an orthonormal basis of E's row space. All that is known of a sample is linear in c:
+With ``E = [∂ℓ/∂W | ∂ℓ/∂b] = Σ_i δ_i [x_i 1] / B``, of rank r, every sample is ``[x 1] = cᵀ R`` for the rows R
+(r, n + 1) of an orthonormal basis of E's row space. All that is known of a sample is linear in c:
 
 .. math:: low \\le x(c) \\le high, \\qquad 1 = c^T R_{n+1}, \\qquad d_k^T c = 0
 
 the last for each sample k that was found already: with ``E = U S R`` and its error ``δ_k = U e``, its dual is
-``d_k = S^{-1} e / B``, and ``d_k · c_i`` is 1 for i = k and 0 for every other sample. So each sample that is found takes
+``d_k = S^{-1} e / B``, and ``d_k · c_i`` is 1 for i = k and 0 for every other sample. So each one found takes
 one dimension away from the search for the others.
 
 A sample with many entries at their bounds, as a row of categories has or a picture with black and white pixels, is a
@@ -28,7 +28,8 @@ from leakaudit.attacks.reading.first_layer import Entry
 from leakaudit.observation import Observation
 
 SLACK = 1e-5
-"""How far an entry may leave its bounds, relative to their distance; chosen, 84 times float32's precision."""
+"""How far an entry may leave its bounds, relative to their distance, and as much more for every sample that is
+known, whose dual is not exact either; chosen, 84 times float32's precision."""
 AT_BOUND = 1e-3
 """Distance from a bound up to which an entry counts as at it, relative to their distance; chosen."""
 FIT = 1e-3
@@ -89,7 +90,9 @@ class Polytope:
 
     def vertex(self, objective: Vector) -> Vector | None:
         """Coefficients (r,) of the vertex that maximises an objective (r,), or ``None`` where there is none."""
-        slack = SLACK * (self.high - self.low)
+        if self.left_over == 1:  # one sample is left, which what is known of the others fixes
+            return self.face(np.zeros(len(self.low), dtype=np.bool_), self.low).centre
+        slack = SLACK * (1 + len(self.duals)) * (self.high - self.low)
         matrix = self.basis.T
         upper, lower = self.high + slack - self.offset, self.low - slack - self.offset
         result = linprog(
@@ -199,7 +202,7 @@ def polytope(observation: Observation, entry: Entry) -> Polytope:
 
 
 def _rank(singular: Tensor, most: int) -> int:
-    """Singular values (descending) that are more than rounding, whose size the one behind those of all samples shows."""
+    """Singular values (descending) that are more than rounding, whose size the one behind all samples shows."""
     behind = float(singular[most]) if len(singular) > most else 0.0
     floor = MARGIN * max(behind, ROUNDING * float(singular[0]))
     return max(1, int((singular[:most] > floor).sum()))

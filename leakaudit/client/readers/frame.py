@@ -1,7 +1,7 @@
 """Named columns of a CSV or Parquet file, as pandas and others write them.
 
-CSV needs nothing beside Python; Parquet needs pyarrow (``pip install leakaudit[tables]``). An index that pandas wrote in
-front, a column without a name, is left out.
+CSV needs nothing beside Python; Parquet needs pyarrow (``pip install leakaudit[tables]``). An index that pandas wrote
+in front, a column without a name, is left out.
 """
 
 from __future__ import annotations

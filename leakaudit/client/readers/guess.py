@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from os.path import commonprefix
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,8 @@ def guessed_columns(rows: np.ndarray[Any, Any], names: Sequence[str] = ()) -> tu
         names: Of the D columns; others are made up.
     """
     size = rows.shape[1]
-    known = list(names) if len(names) == size else [f"x{i + 1}" for i in range(size)]
+    named = len(names) == size
+    known = list(names) if named else [f"x{i + 1}" for i in range(size)]
     binary = ((np.abs(rows) <= ROUNDED) | (np.abs(rows - 1) <= ROUNDED)).all(0)
     found: list[Column] = []
     place = 0
@@ -37,7 +37,7 @@ def guessed_columns(rows: np.ndarray[Any, Any], names: Sequence[str] = ()) -> tu
             found.append(_number(known[place], rows[:, place]))
             place += 1
         else:
-            found.append(_category(known[place:stop]))
+            found.append(_category(known[place:stop], named))
             place = stop
     return tuple(found)
 
@@ -59,13 +59,20 @@ def _end_of_category(rows: np.ndarray[Any, Any], binary: np.ndarray[Any, Any], s
     return None
 
 
-def _category(names: Sequence[str]) -> Column:
+def _category(names: Sequence[str], named: bool) -> Column:
     """Named by what its entries' names have in common, as pandas makes them, else by the first and the last."""
-    prefix = commonprefix(list(names))
+    prefix = _common(names) if named else ""
     stem = prefix.rstrip("_=: .-")
     if len(stem) < 2:
         return Column(f"{names[0]} to {names[-1]}", "category", levels=tuple(names))
     return Column(stem, "category", levels=tuple(name[len(prefix) :] or name for name in names))
+
+
+def _common(names: Sequence[str]) -> str:
+    """The letters that all names begin with."""
+    first, last = min(names), max(names)
+    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return first[:same]
 
 
 def _number(name: str, values: np.ndarray[Any, Any]) -> Column:
@@ -91,7 +98,7 @@ def one_hot(
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
             raise BatchError(
-                f"{where}: the {stop - start} entries of {name!r} in row {row} are no single level: one must be 1 and the "
+                f"{where}: the {stop - start} entries of {name!r} in row {row} are no single level: one must be 1, the "
                 f"others 0, and they sum to {entries[row].sum():g}",
                 "store a category as one column per level, in the order of the schema",
             )

@@ -81,11 +81,11 @@ class TableReader(Reader):
             rows = Rows(np.asarray(source[0]), np.asarray(source[1]))
         else:
             rows = read_rows(Path(source), table, where)
+        if table.guessed and width(rows.columns or table.columns) != prod(table.shape):
+            raise _misfit(as_guess(table, rows.columns), prod(table.shape), where)
         inputs = _matrix(rows.inputs, table, where)
         if table.guessed:
             table = as_guess(table, rows.columns or guessed_columns(inputs, rows.names))
-            if table.shape != self.target.domain.shape:
-                raise _misfit(table, prod(self.target.domain.shape), where)
         values, note = to_values(inputs, table, self.reading.values, where)
         labels = check_labels(rows.labels, len(values), self.target.classes, where)
         batch = Batch(
@@ -221,7 +221,7 @@ def _matrix(inputs: np.ndarray[Any, Any], table: Table, where: str) -> np.ndarra
         raise BatchError(f"{where}: inputs have dtype {inputs.dtype}, expected numbers", "encode texts, or pass a .csv")
     if inputs.ndim < 2 or len(inputs) == 0 or prod(inputs.shape[1:]) != size:
         raise BatchError(
-            f"{where}: inputs have shape {inputs.shape}, the model takes rows of {size} numbers, (N, {size}) with N ≥ 1",
+            f"{where}: inputs have shape {inputs.shape}, the model takes rows of {size} numbers (N, {size})",
             "store the columns as the model takes them, a category as a column per level; if each row is a picture, "
             "say which with --input-shape C,H,W",
         )
@@ -259,7 +259,7 @@ def to_values(
     )
     restored = inputs * scale + centre
     plain, back = _outside(inputs, table), _outside(restored, table)
-    if values == "auto" and plain is None and back is None:
+    if values == "auto" and (plain is None) == (back is None):
         standardised = _unlikely(restored, table) < _unlikely(inputs, table)
     else:
         standardised = values == "normalized" or (values == "auto" and back is None)

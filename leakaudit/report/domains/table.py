@@ -26,13 +26,13 @@ FLOORS = {
 }
 INTRO = (
     "Each column with the private cell above and what the attack made of it below. A category is right if it is the "
-    "same, a number if it is within 0.319 standard deviations of its column. The numbers compare the two; a “best "
+    "same, a number within 0.319 standard deviations of its column. The numbers compare the two; a “best "
     "floor” is what a guess without the update scores."
 )
 SCORES_INTRO = (
-    "Cells right: share of a row's cells. Error of numbers: the mean, in standard deviations of their columns. Skill is "
-    "the share of the way from the best floor to perfection; from 0.5 on, a row that no other is as near to counts as "
-    "leaked. Floors are matched to the rows as reconstructions are."
+    "Cells right: share of a row's cells. Error of numbers: the mean, in standard deviations of their columns. Skill "
+    "is the share of the way from the best floor to perfection; from 0.5 on, a row that no other is as near to counts "
+    "as leaked. Floors are matched to the rows as reconstructions are."
 )
 MOST_COLUMNS = 6
 """Columns whose mean error is told in the introduction, at most."""
@@ -119,7 +119,8 @@ def _told(card: TableCard, attack: AttackEntry) -> str:
     against = f"{'below' if cells < floor else 'above'} the {floor:.0%} of {card.floor_titles.get(name, name)}"
     errors = _errors(samples)
     told = f"; mean error of {', '.join(errors)}" if errors else ""
-    return f"{clip(attack.title, 80)}: {cells:.0%} of the cells right, {against}; {whole:.0f} of {len(samples)} rows whole{told}."
+    rows = f"{whole:.0f} of {len(samples)} rows whole"
+    return f"{clip(attack.title, 80)}: {cells:.0%} of the cells right, {against}; {rows}{told}."
 
 
 def _floors(card: TableCard, samples: Sequence[SampleResult]) -> dict[str, float]:
