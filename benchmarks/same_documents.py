@@ -134,11 +134,21 @@ def differences(before: Any, after: Any, where: str = "") -> Iterator[str]:
                 yield f"{where}.{key}: gone"
             else:
                 yield from differences(value, after[key], f"{where}.{key}")
+    elif (old := _by_name(before)) and (new := _by_name(after)):
+        yield from differences(old, new, where)
     elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
         for number, (one, other) in enumerate(zip(before, after, strict=True)):
             yield from differences(one, other, f"{where}[{number}]")
     elif before != after:
         yield f"{where}: {_short(before)} before, {_short(after)} after"
+
+
+def _by_name(value: Any) -> dict[str, Any]:
+    """A list of entries that have names of their own, by name, so that added ones do not count; else nothing."""
+    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+        return {}
+    named = {str(entry.get("id") or entry.get("name") or ""): entry for entry in value}
+    return named if len(named) == len(value) and "" not in named else {}
 
 
 def _short(value: Any) -> str:

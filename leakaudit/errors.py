@@ -14,6 +14,8 @@ Each says in one line *what* is wrong, *where*, and what was *expected*; ``hint`
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -66,3 +68,16 @@ class UpdateError(AuditError):
     """The recorded update is not one of this model."""
 
     quotes_samples: ClassVar[bool] = True
+
+
+def nearest(name: str, known: Iterable[str], otherwise: str, meant: str = "{}") -> str:
+    """A hint about a name that there is not: the most similar that there is.
+
+    Args:
+        name: As it was given.
+        known: Names that there are.
+        otherwise: The hint where none is similar.
+        meant: How the name is written, with ``{}`` in its place.
+    """
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f"did you mean {meant.format(close[0])}?" if close else otherwise

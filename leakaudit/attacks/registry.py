@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from leakaudit.attacks.base import Attack
-from leakaudit.errors import UsageError
+from leakaudit.errors import UsageError, nearest
 from leakaudit.matching.settings import MatchSettings
 from leakaudit.plugins import installed
 
@@ -38,7 +38,8 @@ def create(name: str, preset: str, overrides: Mapping[str, str] | None = None) -
     """
     attacks = available()
     if name not in attacks:
-        raise UsageError(f"no attack named {name!r}", f"there are: {', '.join(attacks)} (leakaudit attacks)")
+        known = f"there are: {', '.join(attacks)} (leakaudit attacks)"
+        raise UsageError(f"no attack named {name!r}", nearest(name, attacks, known))
     if preset not in PRESETS:
         raise UsageError(f"no preset named {preset!r}", f"there are: {', '.join(PRESETS)}")
     settings = attacks[name].presets[preset]
@@ -54,7 +55,8 @@ def create(name: str, preset: str, overrides: Mapping[str, str] | None = None) -
 def _convert(attack: str, settings: Any, key: str, text: str) -> Any:
     fields = [f.name for f in dataclasses.fields(settings)]
     if key not in fields:
-        raise UsageError(f"--set {attack}.{key}: no such setting", f"{attack} has: {', '.join(fields)}")
+        hint = nearest(key, fields, f"{attack} has: {', '.join(fields)}")
+        raise UsageError(f"--set {attack}.{key}: no such setting", hint)
     value = getattr(settings, key)
     try:
         if isinstance(value, bool):

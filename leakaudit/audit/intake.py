@@ -17,7 +17,7 @@ from leakaudit.client.rounds.files import RecordedUpdate, load_update
 from leakaudit.client.rounds.folder import kind_of, read_round, read_settings
 from leakaudit.client.rounds.kinds import refuse_mistaken
 from leakaudit.domains.schema import read_schema
-from leakaudit.errors import UpdateError, UsageError
+from leakaudit.errors import UpdateError, UsageError, nearest
 from leakaudit.observer import Observer
 from leakaudit.target import Target, load
 
@@ -228,6 +228,6 @@ def refuse_settings(request: Request) -> None:
         if name not in known:
             raise UsageError(
                 f"--set {name}.{next(iter(own), '…')}: no attack named {name!r}",
-                f"there are: {', '.join(known)} (leakaudit attacks)",
+                nearest(name, known, f"there are: {', '.join(known)} (leakaudit attacks)"),
             )
         create(name, request.preset, own)

@@ -8,7 +8,6 @@ so that the command line can take its options from here.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass, fields, replace
@@ -32,7 +31,7 @@ from leakaudit.audit.kinds import (
     path_word,
 )
 from leakaudit.audit.parameters import Decides, Parameter, asked, command_words, parameters
-from leakaudit.errors import UsageError
+from leakaudit.errors import UsageError, nearest
 from leakaudit.scoring.criterion import LeakCriterion
 
 if TYPE_CHECKING:
@@ -446,9 +445,7 @@ def request_of(kind: type[Asked], model: Any, batch: Any, keywords: Mapping[str,
 def _refuse_unknown(keywords: Mapping[str, Any], known: Sequence[str]) -> None:
     for name in keywords:
         if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(known)}"
-            raise UsageError(f"no keyword named {name!r}", hint)
+            raise UsageError(f"no keyword named {name!r}", nearest(name, known, f"there are: {', '.join(known)}"))
 
 
 def whole_signature(function: Any, kind: type[Request]) -> inspect.Signature:

@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from leakaudit.cli.output import guarded, say, say_error
+from leakaudit.errors import UsageError, nearest
 
 # Name -> one-line help. Modules are imported when their command runs or its help is asked for.
 COMMANDS = {
@@ -24,6 +25,7 @@ COMMANDS = {
     "compare": "Compare two reports: what is new, worse, the same, or gone.",
     "defend": "Measure defences on a model and name the cheapest that is enough.",
     "defences": "List the defences that an audit can assume, and the attacker who knows each.",
+    "doctor": "Check what this machine has, and what each part enables.",
     "explain": "Explain a finding, as LA201: what it means and what to do.",
     "init": "Write a commented policy file.",
     "inspect": "Show what the auditor sees in a model file.",
@@ -46,6 +48,13 @@ class _Group(click.Group):
         with guarded():
             code = _exit_code("--debug" in (sys.argv if args is None else args), run)
         sys.exit(code)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """The command of a name; one that there is not is named with the nearest that there is."""
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            hint = nearest(args[0], COMMANDS, "leakaudit --help lists the commands", "'leakaudit {}'")
+            raise UsageError(f"no command named {args[0]!r}", hint)
+        return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(COMMANDS)

@@ -11,11 +11,12 @@ import click
 from leakaudit.cli.options.policy import ENVIRONMENT
 from leakaudit.cli.options.report import check_writable, failure_noted, refuse_empty, report_options, write
 from leakaudit.cli.options.request import refuse_absent, request_options, with_cache
+from leakaudit.cli.options.sections import Sectioned
 from leakaudit.cli.output import say
 from leakaudit.sweep.request import DefendRequest
 
 
-@click.command(context_settings=ENVIRONMENT)
+@click.command(cls=Sectioned, context_settings=ENVIRONMENT)
 @click.argument("model", type=click.Path(path_type=Path))
 @request_options(DefendRequest)
 @click.option("--quiet", "-q", is_flag=True, help="Only the recommendation and the report's path.")

@@ -9,13 +9,14 @@ import click
 
 from leakaudit.audit.request import Request
 from leakaudit.cli.options.request import request_options
+from leakaudit.cli.options.sections import Sectioned
 from leakaudit.cli.output import say, say_json
 
 if TYPE_CHECKING:
     from leakaudit.target import Target
 
 
-@click.command("inspect")
+@click.command("inspect", cls=Sectioned)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option("--debug", is_flag=True, help="Show tracebacks.")

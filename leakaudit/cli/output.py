@@ -80,13 +80,13 @@ class Terminal:
         stream = _plain(sys.stderr if err else sys.stdout)
         self.console: Console = Console(file=stream, stderr=err, highlight=False, markup=False, emoji=False)
 
-    def line(self, text: str, head: str = "") -> None:
-        """One line, however long, after a head in bold."""
+    def line(self, text: str, head: str = "", style: str = "") -> None:
+        """One line, however long, after a head in bold, and in a colour if `style` names one."""
         from rich.text import Text
 
         whole = shown(head + text)
         styled = Text(whole)
-        styled.stylize("bold", 0, len(shown(head)))
+        styled.stylize(f"bold {style}".strip(), 0, len(shown(head)))
         self.console.print(styled, soft_wrap=True)
 
     def paragraph(self, text: str, after: int = 0) -> None:
@@ -110,7 +110,13 @@ class Terminal:
         def cell(value: object) -> Text:
             return Text("-" if value is None else shown(str(value), wrapped=True))
 
-        table = Table(title=cell(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        table = Table(
+            title=cell(title) if title else None,
+            title_justify="left",
+            box=SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+            pad_edge=False,
+        )
         table.add_column(cell(headings[0]), overflow="fold", min_width=6)
         for heading in headings[1:]:
             table.add_column(cell(heading), justify="right", no_wrap=True, min_width=len(heading))

@@ -9,6 +9,7 @@ import click
 
 from leakaudit.audit.request import Request
 from leakaudit.cli.options.request import request_options
+from leakaudit.cli.options.sections import Sectioned
 from leakaudit.cli.output import Terminal, say_json
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from leakaudit.risk.what_if import Variant
 
 
-@click.command()
+@click.command(cls=Sectioned)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--batch-size", default=1, show_default=True, type=click.IntRange(min=1), help="Samples per update.")
 @click.option(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -12,13 +12,10 @@ from leakaudit.audit.request import Request
 from leakaudit.cli.options.policy import ENVIRONMENT, judge, load_baseline, policy_options
 from leakaudit.cli.options.report import check_writable, failure_noted, refuse_empty, report_options, write
 from leakaudit.cli.options.request import refuse_absent, request_options, with_cache
-from leakaudit.cli.output import say
-
-if TYPE_CHECKING:
-    from leakaudit.report.saving import Report
+from leakaudit.cli.options.sections import Sectioned
 
 
-class _Scan(click.Command):
+class _Scan(Sectioned):
     """Lets ``--checkpoints`` take several files, as ``--checkpoints init.onnx early.onnx late.onnx``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -61,6 +58,7 @@ def scan(
     """
     request = Request(model=model, **with_cache(asked, writing["evidence"]))
     refuse_absent(request)
+    from leakaudit.cli.conclusion import conclude
     from leakaudit.cli.progress import TerminalObserver
 
     check_writable(writing["out"])
@@ -76,30 +74,4 @@ def scan(
         observer.stage("rendering the report")
         report = redact(judge(report, gate, baseline), writing["evidence"])
         written = write(report, writing)
-    _conclude(report, written)
-
-
-def _conclude(report: Report, written: list[Path]) -> None:
-    """Print the deciding finding and the paths, and exit with the documented code."""
-    from leakaudit.findings.rules.fidelity import departures
-
-    failing = [finding for finding in report.findings if finding.fails]
-    shown = (failing or report.findings)[:1]
-    say(f"{report.verdict.status}: {report.verdict.headline}")
-    if any(defence.accounting or defence.withheld for defence in report.defences):
-        say(f"At most: {report.verdict.at_most}")
-    for finding in shown:
-        say(f"{finding.id} [{finding.severity}, {finding.confidence}] {finding.message}")
-    for note in departures(report.target.fidelity):
-        if note.id not in {finding.id for finding in shown}:
-            say(f"{note.id} {note.message}; {note.hint}")
-    expired = report.policy.suppressions if report.policy else []
-    for entry in (s for s in expired if s.state == "expired"):
-        say(f"Expired: the suppression of {entry.rule} ended on {entry.expires}: {entry.reason}")
-    for path in written:
-        say(f"Report: {path}")
-    if report.partial:
-        sys.exit(130)
-    if failing:
-        sys.exit(1)
-    sys.exit(5 if report.verdict.inconclusive else 0)
+    sys.exit(conclude(report, written, brief=quiet))

@@ -20,7 +20,6 @@ names. A suppression without a reason or an end is refused; one that has ended n
 from __future__ import annotations
 
 import datetime
-import difflib
 import os
 import re
 import sys
@@ -30,7 +29,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from leakaudit.document.schema import FindingEntry, Severity
-from leakaudit.errors import UsageError
+from leakaudit.errors import UsageError, nearest
 from leakaudit.safety.files import ordinary
 from leakaudit.safety.ownership import foreign_hands
 
@@ -163,9 +162,9 @@ def refuse_unknown(path: Path, options: Mapping[str, Any], known: set[str]) -> N
     """
     for key in options:
         if key not in known:
-            close = difflib.get_close_matches(key, known, 1)
-            meant = f"did you mean {close[0].replace('_', '-')!r}?" if close else "see leakaudit scan --help"
-            raise UsageError(f"{path}: unknown key {key.replace('_', '-')!r}", meant)
+            names = [name.replace("_", "-") for name in known]
+            hint = nearest(key.replace("_", "-"), names, "see leakaudit scan --help", "'{}'")
+            raise UsageError(f"{path}: unknown key {key.replace('_', '-')!r}", hint)
 
 
 def _toml(path: Path) -> dict[str, Any]:

@@ -1,11 +1,15 @@
 """Dropout whose masks can be drawn once, recorded, injected and differentiated.
 
 Every dropout of a model, whatever it was written as, is a `Dropout` here: ``y = x * m / (1 - p)`` with keep mask ``m``.
+Stochastic depth is dropout of whole samples, ``m`` of shape (B, 1, …); alpha dropout puts the lowest value of SELU in
+place of zero and keeps mean and variance.
+
 A client draws ``m`` from a Bernoulli distribution; an attacker may inject any float mask, one per sample, and
 differentiate with respect to it. Masks go by step and layer: every forward of the model draws its own.
 
 Fails where dropout is buried in a fused kernel (``nn.LSTM(dropout=…)``): no module can stand in for it there.
-Reference: Srivastava et al., "Dropout", JMLR 2014 (the scaled, "inverted" form that all frameworks use).
+References: Srivastava et al., "Dropout", JMLR 2014 (the scaled, "inverted" form that all frameworks use); Huang et al.,
+"Deep Networks with Stochastic Depth", ECCV 2016; Klambauer et al., "Self-Normalizing Neural Networks", NeurIPS 2017.
 """
 
 from __future__ import annotations
@@ -17,9 +21,11 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor, nn
 
-Kind = Literal["element", "channel", "attention"]
+Kind = Literal["element", "channel", "attention", "sample", "batch", "alpha", "channel alpha"]
 Masks = Mapping[str, Tensor]
 """Keep masks (B, …) of one forward, by layer."""
+LOWEST_SELU = -1.7580993408473766
+"""The limit of SELU at minus infinity, -λα of Klambauer et al., equation 14."""
 Steps = tuple[Masks, ...]
 """Keep masks of every local step of a client."""
 
@@ -30,13 +36,16 @@ class Dropout(nn.Module):
     Args:
         p: Probability that an entry is zeroed.
         kind: ``element``: every entry by itself; ``channel``: whole channels (axis 1); ``attention``: as ``element``,
-            on attention weights.
+            on attention weights; ``sample``: whole samples, as stochastic depth does; ``batch``: all samples together;
+            ``alpha`` and ``channel alpha``: entries or channels, with the lowest value of SELU in place of zero.
+        scaled: Whether what is kept is divided by 1 - p.
         label: Name in reports and of the mask; the module's own name where empty.
     """
 
-    def __init__(self, p: float, kind: Kind = "element", label: str = "") -> None:
+    def __init__(self, p: float, kind: Kind = "element", label: str = "", scaled: bool = True) -> None:
         super().__init__()
         self.p = float(p)
+        self.scaled = scaled
         self.kind: Kind = kind
         self.label = label
         self._calls = 0
@@ -51,8 +60,10 @@ class Dropout(nn.Module):
 
     def mask_shape(self, x: Tensor) -> tuple[int, ...]:
         """Shape of the keep mask for an input."""
-        if self.kind == "channel" and x.dim() > 2:
+        if self.kind in ("channel", "channel alpha") and x.dim() > 2:
             return (*x.shape[:2], *(1,) * (x.dim() - 2))
+        if self.kind in ("sample", "batch"):
+            return (len(x) if self.kind == "sample" else 1, *(1,) * (x.dim() - 1))
         return tuple(x.shape)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,8 +77,17 @@ class Dropout(nn.Module):
             mask = self._draw(x)
         if self._record is not None:
             self._record[-1][key] = mask.detach()
+        if self.kind in ("alpha", "channel alpha"):
+            return self._alpha(x, mask)
         scale = 1.0 / (1.0 - self.p) if self.p < 1.0 else 0.0
-        return x * (mask * scale)
+        return x * (mask * scale if self.scaled else mask)
+
+    def _alpha(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Dropped entries become SELU's lowest value, and an affine map gives mean and variance back."""
+        if self.p == 1.0:
+            return x * 0.0
+        scale = ((1 - self.p) * (1 + self.p * LOWEST_SELU**2)) ** -0.5
+        return scale * (x * mask + LOWEST_SELU * (1 - mask)) - scale * LOWEST_SELU * self.p
 
     def _draw(self, x: Tensor) -> Tensor:
         shape = self.mask_shape(x)
@@ -177,14 +197,38 @@ _CHANNEL = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
 def replace_dropout(module: nn.Module) -> list[str]:
-    """Put a `Dropout` in the place of every ``nn.Dropout*`` of a module, in place; names of those replaced."""
+    """Put a `Dropout` in the place of every dropout layer of a module, in place; names of those replaced.
+
+    These are torch's own, torchvision's stochastic depth, and classes called ``…DropPath`` with a ``drop_prob``, as
+    those of timm, MONAI and Hugging Face.
+    """
     replaced = []
     for name, child in list(module.named_modules()):
-        if not name or type(child) not in (nn.Dropout, *_CHANNEL):
+        layer = _standing_in(child) if name else None
+        if layer is None:
             continue
         parent, _, leaf = name.rpartition(".")
-        layer = Dropout(child.p, "channel" if isinstance(child, _CHANNEL) else "element")
         layer.train(child.training)
         setattr(module.get_submodule(parent), leaf, layer)
         replaced.append(name)
     return replaced
+
+
+def _standing_in(child: nn.Module) -> Dropout | None:
+    """The layer for one of another make, or ``None`` if that is no dropout."""
+    made: dict[type, Kind] = {
+        nn.Dropout: "element",
+        **dict.fromkeys(_CHANNEL, "channel"),
+        nn.AlphaDropout: "alpha",
+        nn.FeatureAlphaDropout: "channel alpha",
+    }
+    own: Any = child
+    kind = made.get(type(child))
+    if kind is not None:
+        return Dropout(own.p, kind)
+    name = type(child).__name__
+    if name == "StochasticDepth" and getattr(child, "mode", "") in ("row", "batch"):
+        return Dropout(own.p, "sample" if own.mode == "row" else "batch")
+    if name.endswith("DropPath") and isinstance(probability := getattr(child, "drop_prob", None), float | int):
+        return Dropout(probability, "sample", scaled=bool(getattr(child, "scale_by_keep", True)))
+    return None

@@ -30,7 +30,10 @@ _CALLS: dict[Any, Kind] = {
     F.dropout1d: "channel",
     F.dropout2d: "channel",
     F.dropout3d: "channel",
-    F.feature_alpha_dropout: "channel",
+    F.alpha_dropout: "alpha",
+    torch.alpha_dropout: "alpha",
+    F.feature_alpha_dropout: "channel alpha",
+    torch.feature_alpha_dropout: "channel alpha",
 }
 HOLDER = "leakaudit_functional"
 

@@ -81,6 +81,8 @@ def from_module(
     if mode == "train":
         _check_train_mode(module, sizes[0] if sizes else 2, native, label, vocabulary)
     module.train(mode == "train")
+    if mode == "train":
+        notes += _unrecorded_randomness(module, sizes[0] if sizes else 2, native, vocabulary)
     names = [name for name, _ in module.named_parameters()]
     check_patterns(frozen, names, label)
     excluded = tuple(name for name in names if any(fnmatchcase(name, pattern) for pattern in frozen))
@@ -243,6 +245,34 @@ def _recurrent_dropout(module: nn.Module) -> list[FidelityNote]:
         return []
     text = f"dropout inside {', '.join(fused)} is part of a fused layer; its masks cannot be recorded or injected"
     return [FidelityNote("LA912", text, "put nn.Dropout between single-layer recurrent modules")]
+
+
+def _unrecorded_randomness(
+    module: nn.Module, batch: int, native: tuple[int, ...], vocabulary: int | None
+) -> list[FidelityNote]:
+    """A note where a module in train mode still draws random numbers with all its dropout layers off.
+
+    Such draws (a function of the module's own, DropBlock, noise) differ from client to attacker, and nobody says so.
+    """
+    layers = [layer for layer in dropout_layers(module).values() if layer.training]
+    state = torch.get_rng_state()
+    try:
+        for layer in layers:
+            layer.eval()
+        found = []
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            found.append(run(module, batch, native, vocabulary=vocabulary))
+    finally:
+        torch.set_rng_state(state)
+        for layer in layers:
+            layer.train()
+    if torch.equal(found[0], found[1]):
+        return []
+    text = (
+        "the model draws random numbers in train mode that are no dropout layer's; they cannot be recorded or injected"
+    )
+    return [FidelityNote("LA917", text, "put nn.Dropout or torchvision.ops.StochasticDepth in their place")]
 
 
 def check_patterns(patterns: Sequence[str], names: Sequence[str], label: str, option: str = "--frozen") -> None:

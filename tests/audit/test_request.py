@@ -394,7 +394,7 @@ def test_on_the_command_line_they_are_a_usage_error(tmp_path: Path) -> None:
     assert result.exit_code == 2
     lines = result.output.splitlines()
     assert lines[-2] == "Error: --set igg.iterations: no attack named 'igg'"
-    assert lines[-1].startswith("Hint:  there are: ")
+    assert lines[-1] == "Hint:  did you mean ig?"
     assert len([line for line in lines if line.startswith(("Error", "Hint"))]) == 2
 
 

@@ -18,10 +18,8 @@ def test_the_scope_names_every_attack_and_every_threat_model() -> None:
     rows = [[cell.text for cell in row.cells] for row in build_annex(report).scope.rows]
     assert {row[0] for row in rows} == set(SCOPE)
     for attack in report.attacks:
-        (row,) = [row for row in rows if row[2] == attack.title]
-        assert row[0] == attack.threat_model
-        assert row[3].startswith("executed" if attack.status == "run" else "not run")
-        assert attack.reason in row[3]
+        (row,) = [row for row in rows if row[0] == attack.threat_model]
+        assert attack.title in row[2 if attack.status == "run" else 3]
 
 
 def test_the_interval_follows_the_samples() -> None:

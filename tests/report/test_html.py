@@ -94,7 +94,7 @@ def test_it_says_every_reason(report: Report, page: Page) -> None:
 def test_the_verdict_comes_first_and_every_section_follows(page: Page) -> None:
     order = [a["id"] for tag, a in page.tags if tag == "section" and a.get("id")]
     assert order == [
-        "verdict", "findings", "reconstructions", "curves", "scores", "control-runs", "labels", "rank", "ledger",
+        "verdict", "findings", "reconstructions", "control-runs", "rank", "scores", "labels", "curves", "ledger",
         "facts", "annex", "reproduce", "glossary",
     ]  # fmt: skip
     links = [value for value in page.values("href") if value.startswith("#")]

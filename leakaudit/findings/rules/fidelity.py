@@ -206,6 +206,21 @@ def fused_dropout(evidence: Evidence) -> Iterator[Found]:
     yield from _noted(evidence, "LA912")
 
 
+@rule(
+    "LA917",
+    "The model draws random numbers that nothing records",
+    worst="medium",
+    remedy="Put nn.Dropout or torchvision.ops.StochasticDepth where the model draws, or audit with --mode eval.",
+)
+def unrecorded_draws(evidence: Evidence) -> Iterator[Found]:
+    """In train mode two forwards of the same samples differ although every dropout layer is off.
+
+    A function of the model's own draws, such as DropBlock or noise. The attacker's forward then differs from the
+    client's in what nobody can record or inject: an attack that fails says little.
+    """
+    yield from _noted(evidence, "LA917", "medium")
+
+
 @rule("LA913", "TorchScript hides dropout", worst="none", remedy="Nothing to do.")
 def torchscript(_: Evidence) -> Iterator[Found]:
     """Written by versions that ran TorchScript as it was; its dropout is now recorded like any other."""

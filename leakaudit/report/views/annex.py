@@ -24,11 +24,6 @@ SCOPE = {
     "E": "and has statistics of the client's data (BatchNorm)",
     "F to H": "Server that manipulates the model or the protocol",
 }
-STATES = {
-    RunStatus.RUN: "executed",
-    RunStatus.NOT_APPLICABLE: "not run: not applicable",
-    RunStatus.NOT_RUN: "not run",
-}
 SIGN_OFF = ("Audited by", "Reviewed by (model owner)", "Reviewed by (data protection)")
 
 MAPPING = (
@@ -92,17 +87,21 @@ def build_annex(report: Report) -> Annex:
 
 
 def _scope(attacks: Sequence[AttackEntry]) -> Table:
-    columns = (("Threat model", False), ("Attacker", False), ("Attack", False), ("Executed or not, and why", False))
+    columns = (("Threat model", False), ("Attacker", False), ("Executed", False), ("Not executed", False))
     table = Table("scope", "Scope by threat model", columns)
     for letter, attacker in SCOPE.items():
         here = [attack for attack in attacks if attack.threat_model == letter]
-        for attack in here:
-            state = STATES[attack.status] + (", as a declared upper bound" if attack.upper_bound else "")
-            table.add([letter, attacker, attack.title, f"{state}: {attack.reason}" if attack.reason else state])
+        ran = [_titled(attack) for attack in here if attack.status is RunStatus.RUN]
+        left = [_titled(attack) for attack in here if attack.status is not RunStatus.RUN]
         if not here:
-            why = "out of scope of this tool" if "to" in letter else "no attack of this letter exists here"
-            table.add([letter, attacker, MISSING, f"not run: {why}"])
+            left = ["out of scope of this tool" if "to" in letter else "no attack of this letter exists here"]
+        table.add([letter, attacker, "; ".join(ran) or MISSING, Cell("; ".join(left) or MISSING)])
     return table
+
+
+def _titled(attack: AttackEntry) -> str:
+    bound = " (a declared upper bound)" if attack.upper_bound else ""
+    return f"{clip(attack.title, 60)}{bound}"
 
 
 def _mapping() -> Table:

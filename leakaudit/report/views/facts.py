@@ -24,11 +24,12 @@ def tiles(report: Report) -> list[Fact]:
     labels = {result.victim: result.labels for result in _results(report)}
     right, total = sum(item.correct for item in labels.values()), sum(item.count for item in labels.values())
     ran = sum(attack.status is RunStatus.RUN for attack in report.attacks)
+    applying = sum(attack.status is not RunStatus.NOT_APPLICABLE for attack in report.attacks)
     return [
         Fact("Samples leaked", f"{len(leaked)} of {len(attacked)}" if attacked else MISSING, "by any attack"),
         card_for(report).tile(),
         Fact("Labels inferred", f"{right} of {total}" if total else MISSING, "right, from the update"),
-        Fact("Attacks run", f"{ran} of {len(report.attacks)}", f"in {seconds(report.seconds)}"),
+        Fact("Attacks run", f"{ran} of {applying}", f"that apply, in {seconds(report.seconds)}"),
     ]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from leakaudit.document.schema import RankLayer, Report, SampleResult, VictimResult
+from leakaudit.document.schema import FindingEntry, RankLayer, Report, SampleResult, VictimResult
+from leakaudit.document.status import RunStatus
 from leakaudit.report.domains import card_for
 from leakaudit.report.domains.base import Card
 from leakaudit.report.views.cells import Cell, Table, class_name, leak_cell, lowered, reidentified
@@ -108,11 +109,35 @@ def knowledge_table(report: Report) -> Table:
         *((title, False) for title in KNOWLEDGE.values()),
     )
     table = Table("knowledge", "What each attacker was given", columns)
-    for attack in report.attacks:
+    for attack in (entry for entry in report.attacks if entry.status is RunStatus.RUN):
         status = words(attack.status) + (" (yardstick)" if attack.upper_bound else "")
         given = [clip(plain(attack.given[key])) if key in attack.given else MISSING for key in KNOWLEDGE]
         cells: list[Cell | str] = [clip(attack.title, 60), status, clip(attack.threat_model, 20), *given]
         table.add(cells, attack.name)
+    return table
+
+
+def minor(finding: FindingEntry) -> bool:
+    """Whether a finding gets a row only: it is of low severity, or a note, and does not fail."""
+    return finding.severity in ("low", "none") and not finding.fails
+
+
+def minor_table(report: Report) -> Table:
+    """The minor findings, a row each."""
+    columns = (("Finding", False), ("Severity", False), ("What was found", False), ("What to do", False))
+    table = Table("minor", "Minor findings and notes", columns)
+    for finding in filter(minor, report.findings):
+        name = f"{clip(finding.id, 40)} {clip(finding.title, 80)}"
+        severity = f"{finding.severity}, {finding.confidence}{', suppressed' if finding.suppressed else ''}"
+        table.add([name, severity, clip(finding.message, 1000), clip(finding.remedy, 600)])
+    return table
+
+
+def left_table(report: Report) -> Table:
+    """The attacks that did not run, a row each with the reason."""
+    table = Table("left", "Attacks that were not run", (("Attack", False), ("Status", False), ("Why", False)))
+    for attack in (entry for entry in report.attacks if entry.status is not RunStatus.RUN):
+        table.add([clip(attack.title, 60), words(attack.status), clip(attack.reason)], attack.name)
     return table
 
 

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from leakaudit.document.schema import AttackEntry, Report, SampleResult, SnapshotEntry, VictimResult
+from leakaudit.document.schema import AttackEntry, FindingEntry, Report, SampleResult, SnapshotEntry, VictimResult
 from leakaudit.document.status import RunStatus
 from leakaudit.report.domains import card_for
 from leakaudit.report.domains.base import Card
@@ -80,7 +80,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class AttackView:
-    """One row of the ledger."""
+    """One attack that ran, with what it was given."""
 
     name: str
     title: str
@@ -120,6 +120,7 @@ class View:
     variants: Table
     variant_attacks: Table
     knowledge: Table
+    left: Table
     ledger: list[AttackView]
     ran: str
     model: list[Fact]
@@ -131,7 +132,8 @@ class View:
     controls: Table
     annex: Annex
     policy: PolicyView
-    findings: list[list[tuple[str, str]]] = field(default_factory=list)
+    minor: Table
+    findings: list[tuple[FindingEntry, list[tuple[str, str]]]] = field(default_factory=list)
 
 
 def build_view(report: Report) -> View:
@@ -162,7 +164,8 @@ def build_view(report: Report) -> View:
         variants=tables.variant_table(report),
         variant_attacks=tables.variant_attack_table(report),
         knowledge=tables.knowledge_table(report),
-        ledger=[_ledger(attack) for attack in report.attacks],
+        left=tables.left_table(report),
+        ledger=[_ledger(attack) for attack in report.attacks if attack.status is RunStatus.RUN],
         ran=f"{sum(a.status is RunStatus.RUN for a in report.attacks)} of {count(len(report.attacks), 'attack')} ran",
         model=model_facts(report),
         batch=batch_facts(report),
@@ -173,7 +176,8 @@ def build_view(report: Report) -> View:
         controls=tables.control_table(report),
         annex=build_annex(report),
         policy=build_policy(report),
-        findings=[pairs(finding.evidence) for finding in report.findings],
+        minor=tables.minor_table(report),
+        findings=[(found, pairs(found.evidence)) for found in report.findings if not tables.minor(found)],
     )
 
 

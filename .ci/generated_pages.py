@@ -1,0 +1,164 @@
+"""Documentation pages of attacks, findings, commands and the document, made when the documentation is built."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+FAMILIES = {
+    "LA1": "Architecture",
+    "LA2": "Reconstruction",
+    "LA3": "Labels",
+    "LA4": "Protocol",
+    "LA5": "Defences",
+    "LA9": "Fidelity and quality of the audit",
+}
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the generated pages before the navigation is made."""
+    pages = {
+        "findings.md": findings_page(),
+        "attacks.md": attacks_page(),
+        "commands.md": commands_page(),
+        "document.md": document_page(),
+    }
+    for name, text in pages.items():
+        files.append(File.generated(config, name, content=text))
+    return files
+
+
+def findings_page() -> str:
+    """Every rule of the registry by family."""
+    from leakaudit.findings import RULES
+
+    lines = ["# Findings", "", "An id never changes its meaning. `leakaudit explain LA201` shows the same text.", ""]
+    family = ""
+    for identifier in sorted(RULES):
+        rule = RULES[identifier]
+        if identifier[:3] != family:
+            family = identifier[:3]
+            lines += [f"## {FAMILIES.get(family, family)} ({family}xx)", ""]
+        worst = f"At worst {rule.worst}." if rule.worst != "none" else "A note, never a finding by itself."
+        lines += [f"### {identifier}: {rule.title} {{ #{identifier} }}", "", f"*{worst}*", ""]
+        lines += [markdown(rule.page), "", f"**What to do.** {rule.remedy}", ""]
+    return "\n".join(lines)
+
+
+def attacks_page() -> str:
+    """Every installed attack with the page of its module."""
+    from leakaudit.attacks.registry import PRESETS, available
+
+    lines = [
+        "# Attacks",
+        "",
+        "Each names what it needs; the report lists every one as run, not applicable or not run.",
+        "",
+    ]
+    for name, attack in available().items():
+        lines += [f"## {attack.title} (`{name}`) {{ #{name} }}", "", *facts(attack), ""]
+        lines += [markdown(inspect.getdoc(inspect.getmodule(attack)) or ""), ""]
+        lines += ["| setting | " + " | ".join(PRESETS) + " |", "|---|" + "---|" * len(PRESETS)]
+        for field in dataclasses.fields(attack.presets[PRESETS[0]]):
+            values = [f"`{getattr(attack.presets[preset], field.name)}`" for preset in PRESETS]
+            lines.append(f"| `{field.name}` | " + " | ".join(values) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def commands_page() -> str:
+    """Every command with its help and its options, as click knows them."""
+    import click
+
+    from leakaudit.cli import COMMANDS, cli
+
+    lines = ["# Commands", "", "`leakaudit COMMAND --help` shows the same.", ""]
+    for name in sorted(COMMANDS):
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None
+        context = click.Context(command, info_name=f"leakaudit {name}")
+        usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
+        lines += [f"## leakaudit {name} {{ #{name} }}", "", f"    {usage}", ""]
+        lines += [inspect.cleandoc(command.help or "").replace("\b\n", "").replace("<", "&lt;"), ""]
+        lines += [*options(command, context), ""]
+    return "\n".join(lines)
+
+
+def options(command: Any, context: Any) -> Iterator[str]:
+    """A table of a command's options for each section."""
+    from leakaudit.cli.options.sections import section_of
+
+    sections: dict[str, list[str]] = {}
+    for parameter in command.params:
+        record = parameter.get_help_record(context) if parameter.param_type_name == "option" else None
+        if record is not None:
+            cells = (f"`{cell}`" if i == 0 else cell for i, cell in enumerate(record))
+            row = " | ".join(" ".join(cell.split()).replace("|", "\\|").replace("<", "&lt;") for cell in cells)
+            sections.setdefault(section_of(parameter.name), []).append(f"| {row} |")
+    for heading, rows in sections.items():
+        yield from (f"**{heading}**", "", "| option | meaning |", "|---|---|", *rows, "")
+
+
+def document_page() -> str:
+    """Every key of report.json, as its schema describes it."""
+    from leakaudit.document.schema import Report
+
+    schema = Report.model_json_schema()
+    lines = ["# The document", "", "`report.json` holds these keys. Readers ignore keys that they do not know.", ""]
+    for name, part in {"Report": schema, **schema.get("$defs", {})}.items():
+        if "properties" in part:
+            lines += [f"## {name} {{ #{name.lower()} }}", "", " ".join(part.get("description", "").split()), ""]
+            lines += ["| key | type | meaning |", "|---|---|---|", *keys(part["properties"]), ""]
+        elif "enum" in part:
+            lines += [f"## {name} {{ #{name.lower()} }}", "", " ".join(part.get("description", "").split()), ""]
+            lines += [f"One of {', '.join(f'`{value}`' for value in part['enum'])}.", ""]
+    return "\n".join(lines)
+
+
+def keys(properties: dict[str, Any]) -> Iterator[str]:
+    """A row for every key of one part of the document."""
+    for name, entry in properties.items():
+        meaning = " ".join(entry.get("description", "").split()).replace("|", "\\|").replace("<", "&lt;")
+        yield f"| `{name}` | {type_of(entry)} | {meaning} |"
+
+
+def type_of(entry: dict[str, Any]) -> str:
+    """The type of a key in words, with a link where it is a part of its own."""
+    if "$ref" in entry:
+        name = entry["$ref"].rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
+    if "anyOf" in entry:
+        return " or ".join(type_of(one) for one in entry["anyOf"])
+    if entry.get("type") == "array" and isinstance(entry.get("items"), dict):
+        return f"list of {type_of(entry['items'])}"
+    return str(entry.get("type", entry.get("const", "any")))
+
+
+def facts(attack: Any) -> Iterator[str]:
+    """Threat model, needs and reference."""
+    upper = ", a declared upper bound" if attack.upper_bound else ""
+    yield f"- Threat model {attack.threat_model}{upper}"
+    if attack.needs:
+        yield f"- Needs {attack.needs}"
+    if attack.reference:
+        yield f"- {attack.reference}"
+    if attack.finding:
+        yield f"- Reported as [{attack.finding}](findings.md#{attack.finding})"
+
+
+def markdown(text: str) -> str:
+    """A docstring as Markdown: roles and double back-quotes as code, equations and literal blocks as they are."""
+    text = re.sub(r":[a-z]+:`~?([^`]+)`", r"`\1`", text).replace("``", "`")
+    blocks = []
+    for block in re.split(r"\n\s*\n", text):
+        plain = re.sub(r"^\.\. math::\s*", "", block)
+        if plain != block or block.startswith((" ", "=")):
+            blocks.append(f"```text\n{inspect.cleandoc(plain)}\n```")
+        else:
+            blocks.append(re.sub(r"::$", ":", block).replace("<", "&lt;"))
+    return "\n\n".join(blocks)

@@ -1,0 +1,108 @@
+"""The end of ``leakaudit scan`` on a terminal: the answer, what each attack reached, why it ends so, what is next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from leakaudit.cli.output import Terminal, say
+from leakaudit.document.status import RunStatus, VerdictStatus
+
+if TYPE_CHECKING:
+    from leakaudit.document.schema import FindingEntry, Report
+
+COLOURS = {VerdictStatus.BOUNDED: "green", VerdictStatus.NOT_SHOWN: "yellow"}
+"""Of a verdict on a terminal; leaks are red, and what cannot be concluded is magenta."""
+
+
+def exit_code(report: Report) -> int:
+    """What the process ends with, as the help of the command says."""
+    if report.partial:
+        return 130
+    if any(finding.fails for finding in report.findings):
+        return 1
+    return 5 if report.verdict.inconclusive else 0
+
+
+def conclude(report: Report, written: Sequence[Path], *, brief: bool) -> int:
+    """Print how the audit ended, and return the exit code.
+
+    Args:
+        report: Judged by the policy.
+        written: Its files.
+        brief: Without the table, the reason of the exit code and the next step.
+    """
+    from leakaudit.findings.rules.fidelity import departures
+
+    verdict, terminal = report.verdict, Terminal()
+    terminal.line(f": {verdict.headline}", head=verdict.status, style=_colour(verdict.code))
+    if any(defence.accounting or defence.withheld for defence in report.defences):
+        say(f"At most: {verdict.at_most}")
+    deciding = _deciding(report)
+    for finding in deciding:
+        say(f"{finding.id} [{finding.severity}, {finding.confidence}] {finding.message}")
+    for note in departures(report.target.fidelity):
+        if note.id not in {finding.id for finding in deciding}:
+            say(f"{note.id} {note.message}; {note.hint}")
+    for entry in (s for s in (report.policy.suppressions if report.policy else ()) if s.state == "expired"):
+        say(f"Expired: the suppression of {entry.rule} ended on {entry.expires}: {entry.reason}")
+    if not brief:
+        _table(report, terminal)
+        say(f"Exit {exit_code(report)}: {reason(report)}")
+        say(*(f"Next: {step}" for step in next_steps(report)))
+    say(*(f"Report: {path}" for path in written))
+    return exit_code(report)
+
+
+def _colour(code: VerdictStatus) -> str:
+    return COLOURS.get(code, "red" if code.leaks else "magenta")
+
+
+def _deciding(report: Report) -> list[FindingEntry]:
+    failing = [finding for finding in report.findings if finding.fails]
+    return (failing or list(report.findings))[:1]
+
+
+def _table(report: Report, terminal: Terminal) -> None:
+    """A row for every attack that ran."""
+    from leakaudit.report.domains import card_for
+    from leakaudit.report.views.cells import lowered, with_unit
+    from leakaudit.report.wording import seconds
+
+    card = card_for(report)
+    spec, rows = card.strength, []
+    for attack in report.attacks:
+        if attack.status is RunStatus.RUN:
+            samples = [sample for result in attack.results for sample in result.samples]
+            reached = None if spec is None else with_unit(spec, card.best_of(samples, spec))
+            leaked = f"{sum(sample.leaked for sample in samples)} of {len(samples)}"
+            rows.append((attack.title, leaked, reached, seconds(attack.seconds)))
+    if rows:
+        best = "result" if spec is None else f"best {lowered(spec)}"
+        terminal.table("", ("attack", "leaked", best, "time"), rows)
+
+
+def reason(report: Report) -> str:
+    """Why the exit code is what it is, in one sentence."""
+    failing = [finding.id for finding in report.findings if finding.fails]
+    if report.partial:
+        return f"partial report: {report.partial}"
+    if failing:
+        first = next(finding for finding in report.findings if finding.fails)
+        more = f"; so do {', '.join(failing[1:])}" if len(failing) > 1 else ""
+        return f"{first.id} fails: {first.gate or f'severity {first.severity}'}{more}"
+    if report.verdict.inconclusive:
+        return f"nothing fails, but nothing can be concluded either: {report.verdict.status}"
+    if report.verdict.code.leaks and report.findings:
+        return f"it leaks, and the policy lets it pass: {report.findings[0].gate or 'nothing fails'}"
+    return "no finding fails the policy"
+
+
+def next_steps(report: Report) -> Iterator[str]:
+    """Commands that bring the reader on."""
+    deciding = _deciding(report)
+    if deciding:
+        yield f"leakaudit explain {deciding[0].id}"
+    if report.verdict.code.leaks and not report.defences:
+        yield "leakaudit defend MODEL --batch FILE measures which defence is enough, and what it costs"
