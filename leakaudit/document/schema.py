@@ -265,25 +265,19 @@ class TokenResult(TokenMetrics):
     skill: Public[float] = Field(description="share of the way from the best floor to perfection")
 
 
-class TableCell(_Model):
-    """One cell of a private row beside what was read of it."""
-
-    column: Private[str]
-    original: Private[str]
-    recovered: Private[str | None] = Field(default=None, description="null where it was not read")
-    right: Private[bool]
-    error: Private[float | None] = Field(default=None, description="of a number, in the unit of its column")
-    confidence: Private[float | None] = Field(
-        default=None, description="how sure the attack is, from 0 to 1, without knowing the truth"
-    )
-
-
 class TableResult(_Model):
-    """What was read of one private row; its cells are left out of a redacted report."""
+    """What was read of one private row, column by column; its cells are left out of a redacted report."""
 
     columns: Public[int]
     right: Public[int] = Field(description="cells that are right")
-    cells: Private[list[TableCell]]
+    names: Private[list[str]] = Field(description="of the columns")
+    original: Private[list[str]] = Field(description="cells: levels, and numbers in the unit of their column")
+    recovered: Private[list[str | None]] = Field(description="what was read of each, null where nothing was")
+    wrong: Private[list[int]] = Field(description="positions of the cells that are not right")
+    errors: Private[list[float | None]] = Field(description="of numbers, in the unit of their column; null of levels")
+    confidence: Private[list[float]] = Field(
+        default_factory=list, description="how sure the attack is of each cell, from 0 to 1, without knowing the truth"
+    )
 
 
 class PartResult(_Model):

@@ -38,6 +38,7 @@ WIDEST = 10.0
 MOST_LEVELS = 10_000
 """Levels of a category at most; chosen, a hundred times as many as columns of census data have."""
 _LIMIT = 1 << 22
+"""Bytes of a schema file at most; chosen."""
 _KEYS = ("name", "kind", "low", "high", "mean", "std", "levels")
 
 

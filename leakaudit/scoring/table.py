@@ -329,27 +329,29 @@ class TableMeasure(Measure[ReadRows]):
     def entry(self, batch: Batch, score: SampleScore, found: ReadRows) -> dict[str, Any]:
         """The row cell by cell; the names of images are undefined, with a reason."""
         assert isinstance(score, RowScore)
-        truth, guess, read = self._of(batch)[score.position], found.cells[score.reconstruction], found.read
-        sure = None if found.sure is None else found.sure[score.reconstruction]
-        cells = [
-            {
-                "column": column.name,
-                "original": _written(column, float(truth[i])),
-                "recovered": _written(column, float(guess[i])) if bool(read[score.reconstruction, i]) else None,
-                "right": score.right[i],
-                "error": None if column.kind == "category" else abs(float(truth[i] - guess[i])),
-                "confidence": None if sure is None else float(sure[i]),
-            }
-            for i, column in enumerate(self.table.columns)
-        ]
-        found_others = score.identification
+        truth, guess = self._of(batch)[score.position].tolist(), found.cells[score.reconstruction].tolist()
+        read, columns = found.read[score.reconstruction].tolist(), self.table.columns
+        shown = [_written(column, cell) for column, cell in zip(columns, guess, strict=True)]
+        others = score.identification
         return {
             **{f"{name}_reason": "a row of a table, not an image" for name in ("psnr", "ssim", "lpips", "mse")},
             "margin_reason": "rows of a table have no PSNR",
-            "reidentified_reason": "" if found_others.identified is not None else "there is no other row",
-            "augmented": found_others.augmented,
-            "near_duplicates": found_others.near_duplicates,
-            "table": {"columns": len(cells), "right": sum(score.right), "cells": cells},
+            "reidentified_reason": "" if others.identified is not None else "there is no other row",
+            "augmented": others.augmented,
+            "near_duplicates": others.near_duplicates,
+            "table": {
+                "columns": len(columns),
+                "right": sum(score.right),
+                "names": [column.name for column in columns],
+                "original": [_written(column, cell) for column, cell in zip(columns, truth, strict=True)],
+                "recovered": [text if seen else None for text, seen in zip(shown, read, strict=True)],
+                "wrong": [place for place, right in enumerate(score.right) if not right],
+                "errors": [
+                    None if column.kind == "category" else abs(a - b)
+                    for column, a, b in zip(columns, truth, guess, strict=True)
+                ],
+                "confidence": [] if found.sure is None else found.sure[score.reconstruction].tolist(),
+            },
         }
 
 

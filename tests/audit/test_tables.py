@@ -68,15 +68,17 @@ def test_every_row_is_read_and_certified(report: Report) -> None:
         assert set(sample.metric_floors) == {"uniform", "modes", "marginals", "rows"}
         assert sample.table is not None
         assert sample.table.right == 6
-        assert [cell.column for cell in sample.table.cells] == ["age", "sex", "work", "hours", "place", "gain"]
-        assert sample.table.cells[4].original == sample.table.cells[4].recovered
+        assert sample.table.names == ["age", "sex", "work", "hours", "place", "gain"]
+        assert sample.table.original[4] == sample.table.recovered[4]
+        assert sample.table.wrong == []
 
 
 def test_tableak_says_how_sure_it_is(report: Report) -> None:
     tableak = next(attack for attack in report.attacks if attack.name == "tableak")
     (first, *_) = tableak.results[0].samples
     assert first.table is not None
-    assert all(cell.confidence is not None and 0 <= cell.confidence <= 1 for cell in first.table.cells)
+    assert len(first.table.confidence) == 6
+    assert all(0 <= sure <= 1 for sure in first.table.confidence)
 
 
 def test_a_csv_says_the_same_as_the_encoded_rows(folder: Path, report: Report, tmp_path: Path) -> None:
@@ -104,7 +106,7 @@ def test_below_full_evidence_no_cell_is_left(report: Report, page: str) -> None:
         assert word not in shown.model_dump_json() + left
     rows = [s.table for a in shown.attacks for r in a.results for s in r.samples if s.table is not None]
     assert rows
-    assert all(row.cells == [] and row.columns == 6 for row in rows)
+    assert all(row.original == row.recovered == row.names == [] and row.columns == 6 for row in rows)
     assert "The cells are left out of this report." in left
 
 

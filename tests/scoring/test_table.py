@@ -107,9 +107,10 @@ def test_cells_that_were_not_read_are_wrong() -> None:
     (score,) = measure().score(private().subset([0]), found)
     assert isinstance(score, RowScore)
     assert score.right == (True, True, False, True, True, True)
-    cells = measure().entry(private().subset([0]), score, found)["table"]["cells"]
-    assert cells[2]["recovered"] is None
-    assert cells[0]["column"] == "age"
+    row = measure().entry(private().subset([0]), score, found)["table"]
+    assert row["recovered"][2] is None
+    assert row["wrong"] == [2]
+    assert row["names"][0] == "age"
 
 
 def test_what_an_attack_makes_without_the_update_is_a_floor() -> None:

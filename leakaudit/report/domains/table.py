@@ -59,15 +59,17 @@ class RowView:
 
 def row_view(row: TableResult) -> RowView:
     """A row prepared for the template."""
-    if not row.cells:
+    if not row.original:
         return RowView([], "The cells are left out of this report.")
+    wrong, sure = set(row.wrong), row.confidence or [None] * len(row.names)
     cells = []
-    for cell in row.cells:
-        mark: Mark = "unread" if cell.recovered is None else "right" if cell.right else "wrong"
-        remarks = [f"off by {number(cell.error)}"] if cell.error and mark != "unread" else []
-        remarks += [f"{cell.confidence:.0%} sure"] if cell.confidence is not None else []
-        read = MISSING if cell.recovered is None else clip(cell.recovered, 30)
-        cells.append(CellView(clip(cell.column, 40), clip(cell.original, 30), read, mark, ", ".join(remarks)))
+    for place, cell in enumerate(zip(row.names, row.original, row.recovered, row.errors, sure, strict=True)):
+        name, original, recovered, error, confidence = cell
+        mark: Mark = "unread" if recovered is None else "wrong" if place in wrong else "right"
+        remarks = [f"off by {number(error)}"] if error and mark != "unread" else []
+        remarks += [f"{confidence:.0%} sure"] if confidence is not None else []
+        read = MISSING if recovered is None else clip(recovered, 30)
+        cells.append(CellView(clip(name, 40), clip(original, 30), read, mark, ", ".join(remarks)))
     return RowView(cells)
 
 
@@ -136,8 +138,8 @@ def _errors(samples: Sequence[SampleResult]) -> list[str]:
     """Mean absolute error of the first columns of numbers, in their units."""
     off: dict[str, list[float]] = defaultdict(list)
     for sample in samples:
-        for cell in sample.table.cells if sample.table else []:
-            if cell.error is not None:
-                off[cell.column].append(cell.error)
+        for name, error in zip(sample.table.names, sample.table.errors, strict=True) if sample.table else ():
+            if error is not None:
+                off[name].append(error)
     told = [f"{clip(name, 40)} {number(fmean(values))}" for name, values in off.items()]
     return [*told[:MOST_COLUMNS], *(["…"] if len(told) > MOST_COLUMNS else [])]
