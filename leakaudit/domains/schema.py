@@ -169,8 +169,8 @@ def _number(where: str, name: str, entry: dict[str, Any]) -> Column:
     if std is not None and not std > 0:
         raise UsageError(f"{where} has std = {std}, expected more than 0", "leave out columns that do not vary")
     low, high = entry.get("low"), entry.get("high")
-    low = float((0.0 if mean is None else mean - WIDEST * std) if low is None else low)
-    high = float((1.0 if mean is None else mean + WIDEST * std) if high is None else high)
+    least, most = (0.0, 1.0) if mean is None or std is None else (mean - WIDEST * std, mean + WIDEST * std)
+    low, high = float(least if low is None else low), float(most if high is None else high)
     if not low < high:
         raise UsageError(f"{where} runs from {low:g} to {high:g}", "give a low that is below high")
     if mean is not None and not low <= mean <= high:

@@ -17,7 +17,7 @@ cell competes nowhere. Rows to be told from are made up, column by column, where
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -237,7 +237,8 @@ class TableMeasure(Measure[ReadRows]):
         outside = [i for i in range(len(self.population)) if i not in set(batch.indices)]
         others = self.cells[outside]
         others = others[~self.right(truth[:, None], others[None]).all(2).any(0)]  # a copy of a row is no guess
-        makers = {"uniform": lambda: _uniform(self.table, len(truth), generator)}
+        makers: dict[str, Callable[[], Tensor]] = {}
+        makers["uniform"] = lambda: _uniform(self.table, len(truth), generator)
         if len(others):
             makers["marginals"] = lambda: _independent(others, len(truth), generator)
             makers["rows"] = lambda: others[torch.randint(len(others), (len(truth),), generator=generator)]

@@ -178,7 +178,7 @@ def polytope(observation: Observation, entry: Entry) -> Polytope:
     rows = entry.rows(observation.update).double()
     bias = observation.update[str(entry.bias)].reshape(-1, 1).double()
     left, singular, right = torch.linalg.svd(torch.cat([rows, bias], 1), full_matrices=False)
-    rank = _rank(singular, observation.batch_size)
+    rank = row_rank(singular, observation.batch_size)
     scale, shift = entry.map.scale.double(), entry.map.shift.double()
     low, high = (b.double().expand(observation.domain.shape) for b in observation.domain.box(rows))
     order = entry.map.index.argsort()
@@ -201,7 +201,7 @@ def polytope(observation: Observation, entry: Entry) -> Polytope:
     )
 
 
-def _rank(singular: Tensor, most: int) -> int:
+def row_rank(singular: Tensor, most: int) -> int:
     """Singular values (descending) that are more than rounding, whose size the one behind all samples shows."""
     behind = float(singular[most]) if len(singular) > most else 0.0
     floor = MARGIN * max(behind, ROUNDING * float(singular[0]))

@@ -103,4 +103,5 @@ def one_hot(
                 "store a category as one column per level, in the order of the schema",
             )
         exact[:, start:stop] = whole
-    return exact
+    result: np.ndarray[Any, Any] = exact
+    return result

@@ -61,7 +61,8 @@ def row_view(row: TableResult) -> RowView:
     """A row prepared for the template."""
     if not row.original:
         return RowView([], "The cells are left out of this report.")
-    wrong, sure = set(row.wrong), row.confidence or [None] * len(row.names)
+    wrong, unsure = set(row.wrong), len(row.names) * [None]
+    sure: Sequence[float | None] = row.confidence or unsure
     cells = []
     for place, cell in enumerate(zip(row.names, row.original, row.recovered, row.errors, sure, strict=True)):
         name, original, recovered, error, confidence = cell
