@@ -3,6 +3,7 @@
     python benchmarks/exact_readings.py bars          # the table of batch sizes, fresh, trained, with dropout
     python benchmarks/exact_readings.py false 240     # random networks, batches and modes; every claim checked
     python benchmarks/exact_readings.py labels 100    # class counts on LeNet, a plain ConvNet and ResNet-20, by seed
+    python benchmarks/exact_readings.py steps 100     # the same after four local steps
 
 Needs cifar10_test.npz and cifar10_train.npz (arrays x, uint8, NCHW, and y) in the folder LEAKAUDIT_DATA. A sample
 counts as recovered if its RMSE in pixels is below 1e-3. Times are wall times of this machine; they are not tests.
@@ -30,7 +31,8 @@ from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
 from leakaudit.domains.images import Images
 from leakaudit.observation import Observation
-from leakaudit.protocols.base import Mode
+from leakaudit.protocols.base import Mode, Protocol
+from leakaudit.protocols.fedavg import FedAvg
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import NotApplicable
 from leakaudit.target.dropout import Dropout
@@ -203,24 +205,59 @@ def resnet20() -> nn.Module:
     return nn.Sequential(convolution(3, 16), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
-def label_counts(first: int = 0, repeats: int = 10) -> None:
+NETWORKS: tuple[tuple[str, Callable[[], nn.Module], float], ...] = (
+    ("LeNet", lenet, 0.1),
+    ("ConvNet", convnet, 0.02),
+    ("ResNet-20", resnet20, 0.05),
+)
+"""By name, with the learning rate that it is trained at."""
+
+
+def right_counts(target: Target, protocol: Protocol, seeds: range) -> float:
+    """Mean share of right class counts over batches, every second one skewed."""
     images, labels = load("cifar10_test.npz")
+    shares = []
+    for seed in seeds:
+        batch = draw(images, labels, protocol.batch_size, seed, skewed=bool(seed % 2))
+        observation = observe(target, batch, protocol, SPACE, seed)
+        guess = infer_labels(target, observation, cpu_generator(seed)).labels
+        counts = [torch.bincount(x, minlength=10) for x in (guess, batch.labels)]
+        shares.append(float(torch.minimum(*counts).sum()) / protocol.batch_size)
+    return sum(shares) / len(shares)
+
+
+def label_counts(first: int = 0, repeats: int = 10) -> None:
     print(f"{'network':10} {'steps':>5}  share of right counts at batch 8, 16, 32, 64")
-    for name, make, rate in (("LeNet", lenet, 0.1), ("ConvNet", convnet, 0.02), ("ResNet-20", resnet20, 0.05)):
+    for name, make, rate in NETWORKS:
         for steps in (0, 25, 100):
             torch.manual_seed(first)
             module = make()
             loss = train(module, steps, rate) if steps else float("nan")
-            target, cells = wrap(module), []
-            for size in (8, 16, 32, 64):
-                shares = []
-                for seed in range(first, first + repeats):
-                    batch = draw(images, labels, size, seed, skewed=bool(seed % 2))
-                    guess = see(target, batch, "eval", seed).labels
-                    counts = [torch.bincount(x, minlength=10) for x in (guess, batch.labels) if x is not None]
-                    shares.append(float(torch.minimum(*counts).sum()) / size)
-                cells.append(f"{sum(shares) / repeats:.3f}")
+            target, seeds = wrap(module), range(first, first + repeats)
+            cells = [f"{right_counts(target, FedSGD(size), seeds):.3f}" for size in (8, 16, 32, 64)]
             print(f"{name:10} {steps:5}  {'  '.join(cells)}   training loss {loss:.2f}", flush=True)
+
+
+CLIENTS = (
+    FedAvg(32, local_batch_size=8, learning_rate=0.01),
+    FedAvg(32, local_batch_size=8, learning_rate=0.05),
+    FedAvg(8, local_epochs=4, learning_rate=0.01),
+    FedAvg(8, local_epochs=4, learning_rate=0.05),
+)
+"""Four steps of eight samples: of 32 samples once, and of eight samples four times."""
+
+
+def counts_after_steps(first: int = 0, repeats: int = 10) -> None:
+    print(f"{'network':10} {'steps':>5}  share of right counts: 32 samples at .01, at .05, 8 samples at .01, at .05")
+    for name, make, rate in NETWORKS:
+        for steps in (0, 100):
+            torch.manual_seed(first)
+            module = make()
+            if steps:
+                train(module, steps, rate)
+            target, seeds = wrap(module), range(first, first + repeats)
+            cells = [f"{right_counts(target, client, seeds):.3f}" for client in CLIENTS]
+            print(f"{name:10} {steps:5}  {'  '.join(cells)}", flush=True)
 
 
 if __name__ == "__main__":
@@ -232,5 +269,7 @@ if __name__ == "__main__":
         false_claims(int(sys.argv[2]) if len(sys.argv) > 2 else 240)
     elif what == "labels":
         label_counts(int(sys.argv[2]) if len(sys.argv) > 2 else 0)
+    elif what == "steps":
+        counts_after_steps(int(sys.argv[2]) if len(sys.argv) > 2 else 0, int(sys.argv[3]) if len(sys.argv) > 3 else 10)
     else:
-        sys.exit(f"unknown table {what!r}: bars, false or labels")
+        sys.exit(f"unknown table {what!r}: bars, false, labels or steps")

@@ -75,6 +75,8 @@ class Observation:
         rounding: Step between neighbouring values by tensor, where the client is known to round its update.
         pruned: Whether the client is known to zero the small entries of its update.
         rescaled: Whether it is known to clip, so that the update, or each sample's share of it, may be scaled down.
+        exchange: Standard deviation of what the rounding of exchanged weights leaves wrong in an entry of the
+            update, by tensor, see `leakaudit.protocols.base.Protocol.rounding`; empty where a gradient was sent.
     """
 
     update: Mapping[str, Tensor]
@@ -93,6 +95,7 @@ class Observation:
     rounding: Mapping[str, float] | None = None
     pruned: bool = False
     rescaled: bool = False
+    exchange: Mapping[str, float] = field(default_factory=dict)
 
     def shared(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """What a client with these gradients would share, as far as the attacker can tell; differentiable."""

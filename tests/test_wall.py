@@ -103,16 +103,8 @@ def destroy(private: Batch) -> None:
     private.labels.copy_((private.labels.flip(0) + 1) % 5)
 
 
-@pytest.mark.parametrize("size", [1, 3])
-@pytest.mark.parametrize("name", sorted(available()))
-def test_replacing_the_private_batch_changes_no_bit_of_what_an_attack_makes(
-    name: str, size: int, space: Images
-) -> None:
-    found = attacked(name, space, size)
-    if found is None:
-        assert size > 1 or name == "dlfa", f"no network for {name}"  # a single sample has no order
-        pytest.skip(f"{name} does not apply to a batch of {size} samples on any bundled network")
-    target, victim = found
+def refuse_difference(name: str, target: Target, victim: Victim) -> None:
+    """Attack, destroy the private batch, attack again: every bit must be the same."""
     before = run(name, target, victim)
     original = victim.batch.images.clone()
     destroy(victim.batch)
@@ -126,6 +118,30 @@ def test_replacing_the_private_batch_changes_no_bit_of_what_an_attack_makes(
     assert [p.objective for p in before.history] == [p.objective for p in after.history]
     for one, two in zip(before.snapshots, after.snapshots, strict=True):
         assert torch.equal(one.inputs, two.inputs)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("name", sorted(available()))
+def test_replacing_the_private_batch_changes_no_bit_of_what_an_attack_makes(
+    name: str, size: int, space: Images
+) -> None:
+    found = attacked(name, space, size)
+    if found is None:
+        assert size > 1 or name == "dlfa", f"no network for {name}"  # a single sample has no order
+        pytest.skip(f"{name} does not apply to a batch of {size} samples on any bundled network")
+    refuse_difference(name, *found)
+
+
+@pytest.mark.parametrize("name", sorted(available()))
+def test_the_same_of_local_steps(name: str, space: Images) -> None:
+    found = attacked(name, space, 2, local=True)
+    if found is None:
+        pytest.skip(f"{name} does not apply to local steps on any bundled network")
+    refuse_difference(name, *found)
+
+
+def test_attacks_on_local_steps_are_among_them(space: Images) -> None:
+    assert all(attacked(name, space, 2, local=True) is not None for name in ("ig", "dia", "wia", "sme", "dlfa"))
 
 
 def test_the_bit_identity_check_can_fail(space: Images) -> None:

@@ -14,6 +14,9 @@ connection in front of it, as ``∂ℓ/∂z`` has further terms otherwise. The s
 so LayerNorm, skip connections and dropout behind the position embedding do not matter. What is lost is the case of a
 frozen patch embedding.
 
+Over local steps of SGD the patches stay what they are, so both sides add up over the steps and the system stays as
+it is.
+
 Through known noise only the directions of Z̄ that are more than noise are inverted.
 
 Both tensors are found by what they do on a probe, not by name. Fails for more than one sample (the sum of products
@@ -33,9 +36,10 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from leakaudit.attacks.base import Attack
+from leakaudit.attacks.certificate import tolerance_of
 from leakaudit.attacks.reading.confirm import Recovered, assemble, best_label
 from leakaudit.attacks.reading.first_layer import Entry, find_entries, like, masks_unknown, mid_grey, probe_batch
-from leakaudit.attacks.reading.noise import rank_limit, spread
+from leakaudit.attacks.reading.noise import disturbed, rank_limit, spread
 from leakaudit.attacks.reading.one_sample import covered
 from leakaudit.attacks.reading.repeated import as_one, one_repeated, repeated
 from leakaudit.observation import Observation, ThreatModel
@@ -173,7 +177,7 @@ class April(Attack):
     soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 12
     adapts: ClassVar[tuple[str, ...]] = ("dp", "int", "share", "soteria", "precode", "dropout")
-    one_gradient: ClassVar[bool] = True
+    sum_of_gradients: ClassVar[bool] = True
     presets: ClassVar[dict[str, AprilSettings]] = {
         "quick": AprilSettings(),
         "standard": AprilSettings(),
@@ -214,9 +218,10 @@ class April(Attack):
         image = from_patches(entry, patches, tuple(update[entry.weight].shape), fill).to(dtype)
         label, residual = best_label(target, observation, image)
         complete = rank == found.count and covered(target, [entry]) is None and len(product) > found.count
-        confirmed = noise == 0 and complete and misfit <= self.settings.misfit
+        exact = max(self.settings.misfit, tolerance_of(observation, entry.weight, found.position))
+        confirmed = disturbed(observation, found.position) == 0 and complete and misfit <= exact
         if not masks_unknown(target, observation):
-            confirmed = confirmed and residual <= 10 * self.settings.misfit
+            confirmed = confirmed and residual <= max(10 * self.settings.misfit, tolerance_of(observation))
         how = (
             f"{found.position} and {entry.weight}: rank {rank} for {found.count} patches, "
             f"condition {condition:.1e}, misfit {misfit:.1e}"

@@ -39,6 +39,8 @@ class Attack(ABC):
     """Id of the finding that its success is reported under; by its family (LA201, LA202) where empty."""
     positive_control: ClassVar[tuple[str, ...]] = ()
     """Bundled networks (`leakaudit.audit.references`) to try it on first; by default the first that it applies to."""
+    control_samples: ClassVar[int] = 1
+    """How many samples it needs at least, so how many its positive control has."""
     needs: ClassVar[str] = ""
     """One line: what it needs, for `leakaudit attacks`."""
     reference: ClassVar[str] = ""
@@ -58,6 +60,11 @@ class Attack(ABC):
     others are given the class with the largest share, and the report says what they assumed."""
     one_gradient: ClassVar[bool] = False
     """Whether its algebra is that of one gradient; it is then not asked for an update of several local steps."""
+    over_steps: ClassVar[str] = "this attack reads a single gradient"
+    """Why not, where `one_gradient` holds."""
+    sum_of_gradients: ClassVar[bool] = False
+    """Whether its algebra is that of sums of gradients, which local steps of SGD leave; it is then not asked for an
+    update that another optimizer made."""
     reads: ClassVar[tuple[str, ...]] = ("images",)
     """The domains whose samples it recovers, by `leakaudit.domains.base.Domain.kind`; it is not asked for others."""
     adapts: ClassVar[tuple[str, ...]] = ()
@@ -102,13 +109,10 @@ class Attack(ABC):
         if target.domain.kind not in self.reads:
             return NotApplicable(f"the model takes {target.domain.takes}; this attack recovers {taken(self.reads)}")
         protocol = observation.protocol
-        if self.one_gradient and not protocol.one_gradient:
-            why = (
-                f"is of {protocol.steps} local steps"
-                if protocol.steps > 1
-                else "went through an optimizer that bends it"
-            )
-            return NotApplicable(f"the update {why}; this attack reads a single gradient")
+        if protocol.bent_by and (self.one_gradient or self.sum_of_gradients):
+            return NotApplicable(f"{protocol.bent_by}: spans and ratios do not survive it; only SGD adds gradients up")
+        if self.one_gradient and protocol.steps > 1:
+            return NotApplicable(f"the update is of {protocol.steps} local steps; {self.over_steps}")
         return self.applies(target, observation)
 
     @abstractmethod
@@ -165,7 +169,7 @@ class Attack(ABC):
 def _finished(result: Reconstruction, target: Target, observation: Observation) -> Reconstruction:
     """In the valid range, and with its residual."""
     inside = replace(result, inputs=observation.domain.finish(result.inputs))
-    if inside.incomplete:
+    if inside.incomplete or (inside.exact and observation.protocol.shuffled):  # an order that nobody guessed
         return replace(inside, residual=float("nan"))
     return replace(inside, residual=relative_residual(target, observation, inside.play))
 

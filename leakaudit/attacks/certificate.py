@@ -34,6 +34,7 @@ import torch
 from torch import Generator, Tensor
 
 from leakaudit.attacks.base import cpu_generator, relative_residual
+from leakaudit.attacks.reading.noise import exchanged_misfit
 from leakaudit.domains.base import Domain
 from leakaudit.errors import AuditError
 from leakaudit.observation import Observation
@@ -45,6 +46,11 @@ from leakaudit.target.target import Target
 RESIDUAL_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}
 """Relative residual of an update that is regenerated up to rounding, by the type that it was computed in; the margin
 over one rounding (4 to 4e6 times the type's precision) is chosen, not measured."""
+EXCHANGED = 2.0
+"""Times the expected norm of their rounding that two exchanges of weights may differ by: √2 by independent rounding,
+the rest is chosen."""
+COARSEST = RESIDUAL_TOLERANCE[torch.float16]
+"""Largest residual that any exchange of weights makes count as rounding; chosen, as for half precision."""
 SHARE_MARGIN = 10.0
 """How many times the residual the least influential sample's share of the update must be; chosen, not measured."""
 NULL_TOLERANCE = 1e-4
@@ -110,7 +116,7 @@ def certify(
     difference = {name: regenerated[name].detach() - gradient for name, gradient in update.items()}
     whole = _norm(update)
     residual = _norm(difference) / whole if whole > 0 else float("nan")
-    tolerance = max(RESIDUAL_TOLERANCE[g.dtype] for g in update.values())
+    tolerance = tolerance_of(observation)
     weakest = _weakest_share(target, observation, play) / whole if whole > 0 else float("nan")
     certificate = Certificate(
         residual=residual,
@@ -125,6 +131,18 @@ def certify(
     if (changes := _neighbours(target.domain, play.inputs)) is not None:
         return _against_neighbours(certificate, target, observation, play, changes)
     return _with_rank(certificate, target, observation, play, products, generator or cpu_generator(0))
+
+
+def tolerance_of(observation: Observation, *names: str) -> float:
+    """The relative residual up to which an update is regenerated to rounding.
+
+    Args:
+        observation: The update.
+        names: Of tensors, where the residual is over these alone.
+    """
+    chosen = names or tuple(observation.update)
+    own = max(RESIDUAL_TOLERANCE[observation.update[name].dtype] for name in chosen)
+    return max(own, min(EXCHANGED * exchanged_misfit(observation, *chosen), COARSEST))
 
 
 def _norm(tensors: Mapping[str, Tensor]) -> float:

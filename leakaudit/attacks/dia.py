@@ -108,16 +108,18 @@ class DIA(Attack):
             settings = replace(settings, polish=False)
         layers = masked_layers(target, observation)
         drawn = cpu_generator(generator.initial_seed())  # of its own: read or not, the starts are the same
-        alone = observation.protocol.one_gradient  # a zero column of several steps was dropped in all of them
-        read = read_masks(target, observation, layers, drawn) if settings.read and alone else {}
-        single = observation.batch_size == 1
+        read = read_masks(target, observation, layers, drawn) if settings.read else {}
+        single = observation.batch_size == 1 and observation.protocol.one_gradient
         known = read if single else {}
         free = tuple(layer for layer in layers if layer.key not in known)
         if single:
             facts = f"{len(known)} of {len(layers)} dropout masks read off the update, {len(free)} optimised"
         else:
-            zeros = sum(int((mask[0] == 0).sum()) for mask in read.values())
+            first = [mask for key, mask in read.items() if key.partition("/")[0] == "0"]  # all steps have the same
+            zeros = sum(int((mask[0] == 0).sum()) for mask in first)
+            steps = "" if observation.protocol.steps == 1 else " in every step"
             facts = f"{len(free)} dropout masks optimised, {zeros} units read off the update as dropped by all samples"
+            facts += steps
         if not free and (settings.search or not settings.polish):
             result = match(target, observation, settings, generator, monitor, masks=known)
             return replace(result, notes=(facts, *result.notes))

@@ -8,6 +8,11 @@ is zero, to the last bit, for every token v that is not in the batch, and non-ze
 number of non-zero rows is the number of different tokens. Says nothing about order, counts, or which sample a token
 belongs to: DAGER goes on from here.
 
+Over local steps the rows that moved are the tokens of all steps, whatever the optimizer: one that keeps moments moves
+nothing without a gradient, as they begin at zero in every round. Weights that were exchanged differ bit by bit or
+not at all, so nothing of their rounding is in the test. Weight decay is taken off first where it shrinks all rows
+alike (SGD, AdamW); with Adam's coupled decay every row moves.
+
 Through known noise of standard deviation σ on every entry, a row counts if it is longer than a row of noise alone,
 ``‖ξ‖² ~ σ² χ²_d``; the probability that any row is taken for a token by chance is at most
 `leakaudit.attacks.reading.noise.FALSE_ALARM`. Tokens whose row is shorter than that are missed. Pruning, signs and
@@ -98,10 +103,13 @@ class EmbeddingReader(Attack):
         found, how = seen_tokens(observation, table)
         found = found.cpu()
         none = torch.empty(0, dtype=torch.long)
+        # a row of zeros is a fact, one that is told from noise is not
+        sure = torch.ones(observation.batch_size, dtype=torch.bool) if observation.plain else None
         return Reconstruction(
             inputs=mid_grey(observation, gradient),
             labels=fill_labels(none, observation, gradient.device),
             match=float("nan"),
             notes=(f"{counted(found)}: {how}",),
             tokens=TokenReading(found, torch.zeros((observation.batch_size, target.image_shape[-1]), dtype=torch.bool)),
+            confirmed=sure,
         )

@@ -93,7 +93,7 @@ class LinearReader(Attack):
     adapts: ClassVar[tuple[str, ...]] = (
         "dp", "prune", "int", "accumulate", "clients", "share", "soteria", "precode", "dropout",
     )  # fmt: skip
-    one_gradient: ClassVar[bool] = True
+    sum_of_gradients: ClassVar[bool] = True
     presets: ClassVar[dict[str, LinearSettings]] = {
         "quick": LinearSettings(),
         "standard": LinearSettings(),
@@ -129,7 +129,7 @@ class LinearReader(Attack):
 
 def _inner_reading(target: Target, observation: Observation) -> str:
     """What a biased layer further in gives away of one sample, read from the update; "" where there is none."""
-    if observation.batch_size != 1:
+    if observation.batch_size != 1 or not observation.protocol.one_gradient:
         return ""
     try:
         found = exposed(record(target, observation))

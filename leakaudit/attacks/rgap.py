@@ -27,6 +27,7 @@ import torch
 from torch import Generator, Tensor
 
 from leakaudit.attacks.base import Attack, relative_residual
+from leakaudit.attacks.certificate import tolerance_of
 from leakaudit.attacks.labels.infer import infer_labels
 from leakaudit.attacks.reading.confirm import with_shares
 from leakaudit.attacks.reading.repeated import as_one, one_repeated, repeated
@@ -86,6 +87,10 @@ class RGAP(Attack):
     cost: ClassVar[int] = 10
     adapts: ClassVar[tuple[str, ...]] = ("share",)
     one_gradient: ClassVar[bool] = True
+    over_steps: ClassVar[str] = (
+        "between them the weights move, and with them the inputs of all layers but the first: no two layers' equations "
+        "hold at once"
+    )
     # The paper has no hyper-parameters; its dense solver corresponds to the largest dense limit. The rest is chosen.
     presets: ClassVar[dict[str, RGAPSettings]] = {
         "quick": RGAPSettings(iterations=4000, dense_limit=0),
@@ -168,7 +173,7 @@ class RGAP(Attack):
             match=residual,
             snapshots=snapshots,
             iterations=sum(layer.iterations for layer in chosen.layers),
-            exact=sound and residual <= self.settings.exact,
+            exact=sound and residual <= max(self.settings.exact, tolerance_of(observation)),
             notes=(*plan.remarks, *reasons, *describe(chosen)),
         )
 

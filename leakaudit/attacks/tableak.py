@@ -129,7 +129,8 @@ class TabLeak(Attack):
 def row_space(target: Target, observation: Observation) -> Tensor | None:
     """Orthonormal basis (n + 1 - r, n + 1) of what no row ``[x 1]`` has a part in; ``None`` where the update hides it.
 
-    Needs an exact gradient of a linear layer with bias that reads the whole input as it is, and fewer rows than entries.
+    Needs an exact gradient of a linear layer with bias that reads the whole input as it is, and fewer rows than
+    entries.
     """
     entry = first_layer_or_reason(target, observation)
     if isinstance(entry, NotApplicable) or entry.bias is None or not observation.protocol.one_gradient:

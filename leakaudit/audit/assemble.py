@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from leakaudit.attacks.base import Attack
-from leakaudit.client.rounds.files import RecordedUpdate
+from leakaudit.audit.recorded import recorded_facts, unscored_samples
 from leakaudit.defences.base import Defence
 from leakaudit.document.paths import path_in_repository
 from leakaudit.document.schema import (
@@ -34,6 +34,7 @@ from leakaudit.matching.candidates import SEARCHED
 from leakaudit.observation import Observation
 from leakaudit.protocols.base import Protocol
 from leakaudit.reconstruction import Reconstruction
+from leakaudit.risk.resting import resting
 from leakaudit.scoring.base import finite
 from leakaudit.target.dropout import dropout_layers
 from leakaudit.target.inventory import inventory
@@ -42,6 +43,7 @@ from leakaudit.target.target import Target
 
 if TYPE_CHECKING:
     from leakaudit.attacks.certificate import Certificate
+    from leakaudit.audit.rounds import Rounds
     from leakaudit.audit.victim import Outcome, Victim
     from leakaudit.client.accuracy import Accuracy
     from leakaudit.client.batch import Batch
@@ -78,6 +80,7 @@ def target_section(target: Target, unread: int = 0) -> TargetSection:
         parameters=sum(p.numel() for p in target.parameters.values()),
         trainable_tensors=len(target.parameters),
         layers=[f"{layer.name} ({layer.kind})" for layer in layers],
+        resting=list(resting(target)),
         dropout_layers=list(dropout_layers(target.module)),
         batchnorm_layers=[layer.name for layer in layers if layer.kind == "batchnorm"],
         first_layer=_first_layer(target, layers),
@@ -98,9 +101,9 @@ def _first_layer(target: Target, layers: Sequence[Layer]) -> FirstLayer | None:
 
 
 def batch_section(
-    samples: Batch, domain: Domain, batch_size: int, victims: int, known: Accuracy, silent: int = 0
+    samples: Batch, domain: Domain, batch_size: int, victims: Sequence[Victim], known: Accuracy, silent: int = 0
 ) -> BatchSection:
-    """What may be said about the private samples, and how the model does on them.
+    """What may be said about the private samples, how the model does on them, and how many the updates show.
 
     `silent` victims had an update of zero and were not attacked.
     """
@@ -112,7 +115,8 @@ def batch_section(
         sha256=samples.sha256,
         samples=len(samples),
         batch_size=batch_size,
-        victims=victims,
+        victims=len(victims),
+        distinct_records=[None if v.records is None else v.records.rank for v in victims],
         mean=list(domain.normalisation[0]),
         std=list(domain.normalisation[1]),
         accuracy=known.share,
@@ -124,22 +128,21 @@ def batch_section(
 
 
 def protocol_section(
-    protocol: Protocol, defences: Sequence[Defence] = (), recorded: RecordedUpdate | None = None
+    protocol: Protocol, defences: Sequence[Defence] = (), recorded: Rounds | None = None, target: Target | None = None
 ) -> ProtocolSection:
-    """How the update was made and defended, or where a recorded one came from."""
+    """How the update was made and defended, or where a recorded one came from; that of the first of several rounds."""
     shared = f"after {', then '.join(map(str, defences))}" if defences else "undefended"
-    made = "as a client recorded it and taken to be" if recorded else "computed"
+    rounds = recorded.audited if recorded else ()
+    made = "as a client recorded it and taken to be" if rounds else "computed"
     own = protocol.settings
-    return ProtocolSection(
+    section = ProtocolSection(
         **{name: value for name, value in protocol.facts().items() if name not in own},
         settings=own,
         assumption=protocol.assumption(shared, made),
-        weight_decay=recorded.decay.rate if recorded and recorded.decay else None,
-        weight_decay_note=recorded.decay.told() if recorded and recorded.decay else "",
-        update_notes=list(recorded.notes) if recorded else [],
-        update_path=recorded.path if recorded else None,
-        update_sha256=recorded.sha256 if recorded else None,
     )
+    if recorded is None or not rounds:
+        return section
+    return section.model_copy(update=recorded_facts(recorded, target))
 
 
 def attack_entry(
@@ -239,15 +242,17 @@ def _defended(victim: Victim) -> str:
 def victim_result(outcome: Outcome) -> VictimResult:
     """One attack on one victim."""
     victim, reconstruction, scores = outcome.victim, outcome.reconstruction, outcome.scores
-    right = _labels_right(outcome)
+    right = _labels_right(outcome) if victim.batch.known else []
     residual = finite(reconstruction.residual)
-    certified, reason = _certified(outcome.certificate, reconstruction)
+    certified, reason = _certified(outcome.certificate, reconstruction, outcome.victim.observation.protocol)
     order = [s.reconstruction for s in sorted(scores, key=lambda s: s.position)]
     return VictimResult(
         victim=victim.number,
         seed=outcome.seed,
         residual=residual,
-        residual_reason="" if residual is not None else _no_residual(reconstruction),
+        residual_reason=""
+        if residual is not None
+        else _no_residual(reconstruction, outcome.victim.observation.protocol),
         residuals={n: finite(r) for n, r in outcome.certificate.residuals.items()} if outcome.certificate else {},
         match=finite(reconstruction.match),
         certified=certified,
@@ -257,7 +262,7 @@ def victim_result(outcome: Outcome) -> VictimResult:
         stopped=reconstruction.stopped,
         cuts=list(reconstruction.cuts),
         labels=label_result(outcome.task, victim.batch.labels, reconstruction.labels, victim.guess),
-        samples=[_sample(outcome, score, right[score.position]) for score in scores],
+        samples=[_sample(outcome, score, right[score.position]) for score in scores] or unscored_samples(outcome),
         history=[
             HistoryPoint(iteration=p.iteration, objective=finite(p.objective), match=finite(p.match))
             for p in reconstruction.history
@@ -271,12 +276,20 @@ def victim_result(outcome: Outcome) -> VictimResult:
     )
 
 
-def _no_residual(reconstruction: Reconstruction) -> str:
-    return reconstruction.incomplete or "the update has norm 0"
+NO_ORDER = "the order in which the client visited its samples is unknown"
+"""Why an update of several steps cannot be regenerated from samples, however exact they are."""
 
 
-def _certified(certificate: Certificate | None, reconstruction: Reconstruction) -> tuple[bool | None, str]:
+def _no_residual(reconstruction: Reconstruction, protocol: Protocol) -> str:
+    return reconstruction.incomplete or (NO_ORDER if protocol.shuffled else "the update has norm 0")
+
+
+def _certified(
+    certificate: Certificate | None, reconstruction: Reconstruction, protocol: Protocol
+) -> tuple[bool | None, str]:
     """Whether the reconstruction proves itself: residual at float level and locally unique."""
+    if certificate is None and protocol.shuffled and not reconstruction.incomplete:
+        return None, f"the update cannot be regenerated: {NO_ORDER}"
     if certificate is None and reconstruction.incomplete:
         return None, f"the update cannot be regenerated: {reconstruction.incomplete}, or dropout was on"
     if certificate is None:
@@ -300,8 +313,9 @@ def label_result(task: Task, true: Tensor, inferred: Tensor, source: LabelGuess)
     return LabelResult(
         true=sorted(known.tolist()),
         inferred=sorted(read.tolist()),
-        correct=0 if assumed else sum(task.match_labels(known, read)),
+        correct=0 if assumed or not len(true) else sum(task.match_labels(known, read)),
         assumed=assumed,
+        known=len(true) > 0,
         method=source.method,
         soft=soft,
         true_soft=true.tolist() if true.is_floating_point() else None,
@@ -361,6 +375,10 @@ def metric_entries(measure: Measure[Any]) -> list[MetricEntry]:
 def summarize(outcome: Outcome) -> str:
     """One line for the progress display."""
     leaked = sum(s.leaked for s in outcome.scores)
-    done, near = outcome.reconstruction, outcome.measure.summary(outcome.scores)
+    done = outcome.reconstruction
+    if not outcome.victim.batch.known:
+        proved = f"{sum(outcome.proved)} of {len(outcome.proved)} proved"
+        return f"victim {outcome.victim.number}: {proved}, {done.seconds:.1f} s"
+    near = outcome.measure.summary(outcome.scores)
     tail = f"{done.seconds:.1f} s{', ' if done.stopped else ''}{done.stopped}"
     return f"victim {outcome.victim.number}: {near}, {leaked} of {len(outcome.scores)} leaked, {tail}"

@@ -18,10 +18,10 @@ from leakaudit.attacks.base import Attack
 from leakaudit.attacks.registry import create
 from leakaudit.audit import assemble
 from leakaudit.audit.budget import Budget, worth
-from leakaudit.audit.controls import Run
 from leakaudit.audit.environment import batches_well, seed_of
 from leakaudit.audit.memory import Memory
 from leakaudit.audit.request import Request
+from leakaudit.audit.scene import Run
 from leakaudit.audit.victim import Outcome, Victim, attack_together, attack_victim
 from leakaudit.document.schema import AttackEntry, Comparison
 from leakaudit.document.status import Cause, Cut, Lost, RunStatus

@@ -2,106 +2,48 @@
 
 ======== =====================================================================================================
 positive A bundled network of the same input shape that is known to leak (`leakaudit.audit.references`), one generated
-         sample. For an optimisation attack that claims nothing it is of the kind and size of the model under audit, and
-         the attack has as many iterations as on the victim that got the fewest. If the sample is not recovered, the
-         attack is "not working here" and its failure elsewhere says nothing; where time ended the control first,
-         nothing is decided.
+         sample, or two for an attack that needs an order. For an optimisation attack that claims nothing it is of the
+         kind and size of the model under audit, and the attack has as many iterations as on the victim that got the
+         fewest. If the sample is not recovered, the attack is "not working here" and its failure elsewhere says
+         nothing; where time ended the control first, nothing is decided.
 negative The update of a different batch, scored against the victim. It must fall to the floors. With several
          victims these are the reconstructions at hand, exchanged; with one, a further run.
 prior    No update: every tensor replaced by Gaussian noise of the same norm, the inferred labels kept, no warm
 only     start, no shared statistics. What comes out is the attack's prior; it becomes a floor of that attack.
+ladder   Of several local steps: what the positive control asks, and the same of generated samples through the model
+         under audit, at 1, 2, 5, 10, … steps (`leakaudit.audit.ladder`).
 ======== =====================================================================================================
 
 ``quick`` runs the negative and the prior-only control of every attack that claims a leak, on one victim, and the
 positive control of the strongest of them; where nothing leaked, or every claim was taken back, the positive control of
-every attack that ran.
-``full`` runs all three for every attack and every victim. An attack that refuses to run without information passes.
+every attack that ran. The strongest attack climbs the ladder.
+``full`` runs the first three for every attack and victim. An attack that refuses to run without information passes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Generator
 
 from leakaudit.attacks.base import Attack, cpu_generator
-from leakaudit.audit.budget import Budget
 from leakaudit.audit.environment import seed_of
-from leakaudit.audit.memory import Memory, attack_once
-from leakaudit.audit.references import reference_target, synthetic_batch
-from leakaudit.audit.request import Level
-from leakaudit.audit.victim import Knowledge, Outcome, Victim, attack_victim, observe_victim
-from leakaudit.client.batch import Batch
+from leakaudit.audit.known import on_reference
+from leakaudit.audit.ladder import ladder_on_model, ladder_on_reference
+from leakaudit.audit.memory import attack_once
+from leakaudit.audit.references import synthetic_batch
+from leakaudit.audit.scene import ENDED, Kind, Run, Scene, control_entry
+from leakaudit.audit.victim import Outcome, Victim, observe_victim
 from leakaudit.document.schema import ControlEntry
-from leakaudit.document.status import Cause
-from leakaudit.domains.base import Domain
-from leakaudit.domains.references import Reference
-from leakaudit.errors import LeakauditError, ModelError
+from leakaudit.errors import LeakauditError
 from leakaudit.observation import Observation
-from leakaudit.protocols.base import Protocol
 from leakaudit.reconstruction import NotApplicable
-from leakaudit.scoring.base import Measure, SampleScore
-from leakaudit.target.inventory import inventory
-from leakaudit.target.target import Target
+from leakaudit.scoring.base import SampleScore
 
-Kind = Literal["positive", "negative", "prior_only"]
-REFERENCE_SAMPLES = 120
-"""Samples of a bundled network's batch; chosen, more than the hundred distractors that a leak has to be told from."""
-ENDED = {Cause.BUDGET: "time budget spent", Cause.INTERRUPT: "interrupted"}
 NEGATIVE_FAILED = "the attack's negative control failed"
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """An attack and its outcomes, one per victim that it was run on."""
-
-    attack: Attack
-    outcomes: list[Outcome]
-
-    @property
-    def claims(self) -> bool:
-        """Whether it says that a sample leaked."""
-        return not self.attack.upper_bound and any(outcome.leaked for outcome in self.outcomes)
-
-    @property
-    def iterations(self) -> int:
-        """Iterations on the victim that got the fewest."""
-        return min((outcome.reconstruction.iterations for outcome in self.outcomes), default=0)
-
-    @property
-    def strength(self) -> float:
-        """How far its best result is above the floors."""
-        return max((s.strength for o in self.outcomes for s in o.scores), default=float("-inf"))
-
-
-@dataclass(frozen=True, eq=False)
-class Scene:
-    """What the controls have in common with the audit.
-
-    Args:
-        target: The model under audit.
-        samples: The batch file.
-        domain: What a sample is.
-        measure: The audit's own.
-        protocol: How updates are made.
-        knowledge: Defences, public images, and the audit's seed.
-        budget: Time, and Ctrl-C.
-        memory: What the audit keeps.
-        level: Which controls.
-    """
-
-    target: Target
-    samples: Batch
-    domain: Domain
-    measure: Measure[Any]
-    protocol: Protocol
-    knowledge: Knowledge
-    budget: Budget
-    memory: Memory
-    level: Level
 
 
 def control(runs: Sequence[Run], scene: Scene) -> tuple[list[Run], list[ControlEntry]]:
@@ -111,119 +53,82 @@ def control(runs: Sequence[Run], scene: Scene) -> tuple[list[Run], list[ControlE
         The runs, scored against their prior-only floor and without the uncertified leaks of attacks whose negative
         control failed; and what each control showed.
     """
-    plan = _plan(runs, scene.level)
+    plan = _plan(runs, scene)
     judged, entries = _carried_out(plan, {id(run): run for run in runs}, scene)
     if any(run.claims for run in runs) and not any(run.claims for run in judged.values()):
-        entries = [entry for entry in entries if entry.kind != "positive"]  # of an attack that was believed to work
-        plan = [(kind, run) for kind, run in _plan(list(judged.values()), scene.level) if kind == "positive"]
+        entries = [shown for shown in entries if shown.kind != "positive"]  # of an attack that was believed to work
+        plan = [(name, run) for name, run in _plan(list(judged.values()), scene) if name == "positive"]
         judged, more = _carried_out(plan, {id(run): run for run in judged.values()}, scene)
         return list(judged.values()), [*entries, *more]
     return [judged[id(run)] for run in runs], entries
 
 
 def _carried_out(
-    plan: Sequence[tuple[Kind, Run]], runs: dict[int, Run], scene: Scene
+    plan: Sequence[Planned], runs: dict[int, Run], scene: Scene
 ) -> tuple[dict[int, Run], list[ControlEntry]]:
     """Run controls; the runs as these leave them, by the key that they had, and what each control showed."""
     judged = dict(runs)
     entries: list[ControlEntry] = []
-    for position, (kind, run) in enumerate(plan):
+    for position, (name, run) in enumerate(plan):
+        own = _CONTROLS[name]
         if cause := scene.budget.spent():
-            entries.append(_entry(kind, run.attack, None, f"not run: {ENDED[cause]}"))
+            entries.append(control_entry(own.kind, run.attack, None, f"not run: {ENDED[cause]}"))
             continue
-        scene.budget.observer.attack(f"{run.attack.title}, {kind.replace('_', ' ')} control", position, len(plan))
+        scene.budget.observer.attack(f"{run.attack.title}, {own.title}", position, len(plan))
         try:
-            judged[id(run)], entry = _CONTROLS[kind](judged[id(run)], scene, len(plan) - position)
+            judged[id(run)], shown = own.run(judged[id(run)], scene, len(plan) - position)
         except LeakauditError as error:
-            entry = _entry(kind, run.attack, None, f"not run: {error.message}")
-        entries.append(entry)
-        scene.budget.observer.result(run.attack.title, f"{kind.replace('_', ' ')} control: {entry.detail}")
+            shown = control_entry(own.kind, run.attack, None, f"not run: {error.message}")
+        entries.append(shown)
+        scene.budget.observer.result(run.attack.title, f"{own.title}: {shown.detail}")
     return judged, entries
 
 
-def _plan(runs: Sequence[Run], level: Level) -> list[tuple[Kind, Run]]:
+def _plan(runs: Sequence[Run], scene: Scene) -> list[Planned]:
     """Which controls of which attacks, the cheapest first."""
     ran = [run for run in runs if run.outcomes and not run.attack.upper_bound]
-    if level == "none" or not ran:
+    if scene.level == "none" or not ran:
         return []
     claiming = [run for run in ran if run.claims]
-    questioned = ran if level == "full" else claiming
-    strongest = (
-        [max(claiming, key=lambda run: (run.attack.family == "optimisation", run.strength))] if claiming else ran
-    )
-    kinds: tuple[Kind, ...] = ("negative", "prior_only")
-    plan: list[tuple[Kind, Run]] = [(kind, run) for kind in kinds for run in questioned]
-    return plan + [("positive", run) for run in (ran if level == "full" else strongest)]
+    questioned = [run for run in (ran if scene.level == "full" else claiming) if _scored(run).outcomes]
+    strongest = max(claiming or ran, key=lambda run: (run.attack.family == "optimisation", run.strength))
+    asked = [strongest] if claiming and scene.level != "full" else ran
+    plan = [(name, run) for name in ("negative", "prior_only") for run in questioned]
+    plan += [("positive", run) for run in asked]
+    ladders = ("reference_ladder", "model_ladder") if scene.protocol.steps > 1 else ()
+    return plan + [(name, strongest) for name in ladders]
+
+
+def _scored(run: Run) -> Run:
+    """The run on victims whose samples somebody has: others are not scored, and claim only what proves itself."""
+    return replace(run, outcomes=[outcome for outcome in run.outcomes if outcome.victim.batch.known])
 
 
 def _positive(run: Run, scene: Scene, runs_left: int) -> tuple[Run, ControlEntry]:
     attack = run.attack if run.claims else run.attack.within(run.iterations)
-    found = _fitting_reference(attack, scene, hard=not run.claims and attack.family == "optimisation")
-    if isinstance(found, str):
-        return run, _entry("positive", attack, None, found)
-    reference, target, victim, population = found
-    measure = scene.measure.like(victim.observation.domain, population)
-    seed = seed_of(scene.knowledge.seed, f"{attack.name} positive", 0)
-    monitor = scene.budget.share(runs_left)
-    outcome = attack_victim(attack, target, victim, measure, seed, monitor, scene.memory)
-    (score,), done = outcome.scores, outcome.reconstruction
-    numbers = {"reference": reference.name, **scene.measure.numbers(score), "seconds": done.seconds}
+    known = on_reference(attack, scene, hard=not run.claims and attack.family == "optimisation")
+    if isinstance(known, str):
+        return run, control_entry("positive", attack, None, known)
+    outcome = known.attacked(attack, scene, "positive", scene.budget.share(runs_left))
+    score, done = max(outcome.scores, key=lambda score: (score.leaked, score.strength)), outcome.reconstruction
+    name = known.reference.name if known.reference else ""
+    numbers = {"reference": name, **scene.measure.numbers(score), "seconds": done.seconds}
     if attack.planned is not None:
-        numbers |= {"iterations": done.iterations, "parameters": sum(p.numel() for p in target.parameters.values())}
+        size = sum(parameter.numel() for parameter in known.target.parameters.values())
+        numbers |= {"iterations": done.iterations, "parameters": size}
     if done.cuts and not score.leaked:
         cut = ", ".join(cut.told for cut in done.cuts)
-        return run, _entry("positive", attack, None, f"not decided: {cut}", numbers)
+        return run, control_entry("positive", attack, None, f"not decided: {cut}", numbers)
     did = "recovered" if score.leaked else f"did not recover ({score.reason})"
-    detail = f"{did} the sample of the bundled network {reference.name!r}, {scene.measure.told_control(score)}"
+    what = "the sample" if len(outcome.scores) == 1 else f"a sample of {len(outcome.scores)}"
+    detail = f"{did} {what} of {known.place}, {scene.measure.told_control(score)}"
     if attack.planned is not None:
         detail += f", after {done.iterations} iterations"
-    return run, _entry("positive", attack, score.leaked, detail, numbers)
-
-
-def _fitting_reference(attack: Attack, scene: Scene, *, hard: bool) -> tuple[Reference, Target, Victim, Batch] | str:
-    """The first bundled network that the attack applies to, with one victim; or why there is none.
-
-    Where an attack recovered the samples themselves, any network will do; otherwise it is to be as hard as the case.
-    """
-    device = next(iter(scene.target.parameters.values())).device
-    classes = max(2, scene.target.classes)
-    why = "there is none"
-    for reference in _ordered_references(attack, scene, hard=hard):
-        if hard:
-            size = sum(parameter.numel() for parameter in scene.target.parameters.values())
-            reference = reference.like(scene.domain.shape, classes, size)
-        target = reference_target(reference, scene.domain, classes).to(device)
-        population = synthetic_batch(target, target.domain, REFERENCE_SAMPLES, 1)
-        protocol = replace(scene.protocol, batch_size=1, mode=target.mode, shared_statistics="none")
-        undefended = replace(scene.knowledge, seed=0, defences=())
-        victim = observe_victim(target, population.subset([0]), protocol, target.domain, undefended, 0)
-        refusal = attack.refusal(*victim.attacked_by(attack, target))
-        if refusal is None:
-            return reference, target, victim, population
-        why = refusal.reason
-    return f"no bundled network fits this attack: {why}"
-
-
-def _ordered_references(attack: Attack, scene: Scene, *, hard: bool) -> list[Reference]:
-    """What the attack names itself first; of the rest, if it is to be hard, those of the model's kind."""
-    wanted = attack.positive_control
-    ordered = sorted(scene.domain.references, key=lambda r: wanted.index(r.name) if r.name in wanted else len(wanted))
-    if not hard:
-        return ordered
-    convolves = _convolves(scene.target)
-    return sorted(ordered, key=lambda r: (r.name not in wanted, r.convolves != convolves))
-
-
-def _convolves(target: Target) -> bool:
-    """Whether the model under audit has a convolution; so it is taken where its layers cannot be told."""
-    try:
-        return any(layer.kind == "convolution" for layer in inventory(target))
-    except ModelError:
-        return True
+    return run, control_entry("positive", attack, score.leaked, detail, numbers)
 
 
 def _negative(run: Run, scene: Scene, runs_left: int) -> tuple[Run, ControlEntry]:
-    outcomes = run.outcomes if scene.level == "full" else sorted(run.outcomes, key=lambda o: not o.leaked)
+    outcomes = sorted(_scored(run).outcomes, key=lambda o: scene.level != "full" and not o.leaked)
     pairs = [
         (o.victim, other.recovered)
         for o in outcomes
@@ -235,7 +140,7 @@ def _negative(run: Run, scene: Scene, runs_left: int) -> tuple[Run, ControlEntry
         other, source = _other_victim(outcomes[0].victim, scene)
         made = _recover(run.attack, scene, other, "negative", runs_left)
         if isinstance(made, str):
-            return run, _entry("negative", run.attack, True, f"the attack refuses {source}: {made}")
+            return run, control_entry("negative", run.attack, True, f"the attack refuses {source}: {made}")
         pairs = [(outcomes[0].victim, made)]
     scores = [score for victim, found in pairs for score in scene.measure.score(victim.batch, found)]
     passing = sum(score.leaked for score in scores)
@@ -244,7 +149,7 @@ def _negative(run: Run, scene: Scene, runs_left: int) -> tuple[Run, ControlEntry
     numbers = {"cases": len(scores), "passing_as_leak": passing, **scene.measure.numbers(best)}
     detail = f"{passing} of {len(scores)} reconstructions from {source} pass as a leak; the closest {closest}"
     survivor = _take_back(run) if passing else run
-    return survivor, _entry("negative", run.attack, not passing, detail, numbers)
+    return survivor, control_entry("negative", run.attack, not passing, detail, numbers)
 
 
 def _other_victim(victim: Victim, scene: Scene) -> tuple[Victim, str]:
@@ -277,7 +182,7 @@ def _unclaimed(score: SampleScore) -> SampleScore:
 
 
 def _prior_only(run: Run, scene: Scene, runs_left: int) -> tuple[Run, ControlEntry]:
-    ranked = sorted(run.outcomes, key=lambda o: not o.leaked)
+    ranked = sorted(_scored(run).outcomes, key=lambda o: not o.leaked)
     made: list[Any] = []
     refusal = ""
     for outcome in ranked if scene.level == "full" else ranked[:1]:
@@ -290,14 +195,14 @@ def _prior_only(run: Run, scene: Scene, runs_left: int) -> tuple[Run, ControlEnt
         else:
             made.append(found)
     if not made:
-        return run, _entry("prior_only", run.attack, True, f"makes nothing without the update: {refusal}")
+        return run, control_entry("prior_only", run.attack, True, f"makes nothing without the update: {refusal}")
     alone = [score for o in ranked for found in made for score in scene.measure.score(o.victim.batch, found)]
     passing, best = sum(s.leaked for s in alone), max(alone, key=lambda s: s.closeness)
     outcomes = [replace(o, scores=_with_floor(o, made)) for o in run.outcomes]
     told = scene.measure.told_control(best)
     detail = f"noise in place of the update gives {told}; {passing} of {len(alone)} pass as a leak"
     numbers = {"cases": len(alone), "passing_as_leak": passing, **scene.measure.numbers(best)}
-    return replace(run, outcomes=outcomes), _entry("prior_only", run.attack, not passing, detail, numbers)
+    return replace(run, outcomes=outcomes), control_entry("prior_only", run.attack, not passing, detail, numbers)
 
 
 def _with_floor(outcome: Outcome, made: Sequence[Any]) -> list[SampleScore]:
@@ -333,16 +238,21 @@ def _recover(attack: Attack, scene: Scene, victim: Victim, purpose: str, runs_le
     return result if scene.measure.usable(result) else "its result is not finite"
 
 
-def _entry(
-    kind: Kind, attack: Attack, passed: bool | None, detail: str, numbers: dict[str, Any] | None = None
-) -> ControlEntry:
-    return ControlEntry(
-        kind=kind, attack=attack.name, title=attack.title, passed=passed, detail=detail, numbers=numbers or {}
-    )
+@dataclass(frozen=True, eq=False)
+class _Control:
+    """A kind of control, its title while it runs, and how it is run."""
+
+    kind: Kind
+    title: str
+    run: Callable[[Run, Scene, int], tuple[Run, ControlEntry]]
 
 
-_CONTROLS: dict[Kind, Callable[[Run, Scene, int], tuple[Run, ControlEntry]]] = {
-    "positive": _positive,
-    "negative": _negative,
-    "prior_only": _prior_only,
+_CONTROLS = {
+    "positive": _Control("positive", "positive control", _positive),
+    "negative": _Control("negative", "negative control", _negative),
+    "prior_only": _Control("prior_only", "prior only control", _prior_only),
+    "reference_ladder": _Control("ladder", "ladder of local steps on a bundled network", ladder_on_reference),
+    "model_ladder": _Control("ladder", "ladder of local steps on this model", ladder_on_model),
 }
+Planned = tuple[str, Run]
+"""A name of the table above, and the run of the attack that it is a control of."""

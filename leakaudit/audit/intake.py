@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 from leakaudit.attacks.registry import available, create
-from leakaudit.audit.request import LOCAL, Request
+from leakaudit.audit.request import Request
+from leakaudit.audit.rounds import Rounds, own_samples, read_recorded, refuse_shared_batch
 from leakaudit.client.batch import Batch, refuse_overlap
 from leakaudit.client.readers.base import Reader, Reading, Source, reader_for
-from leakaudit.client.rounds.files import RecordedUpdate, load_update
-from leakaudit.client.rounds.folder import kind_of, read_round, read_settings
-from leakaudit.client.rounds.kinds import refuse_mistaken
 from leakaudit.domains.schema import read_schema
-from leakaudit.errors import UpdateError, UsageError, nearest
+from leakaudit.errors import UsageError, nearest
 from leakaudit.observer import Observer
 from leakaudit.target import Target, load
+from leakaudit.target.isolated import load_isolated
 
 Model = str | Path | nn.Module | Target
 FOR_FILES = ("output", "factory")
@@ -34,7 +34,7 @@ class Case:
 
     Args:
         target: The model, with the client's normalisation.
-        samples: For its victims.
+        samples: For its victims; without those of a recorded update, unknown ones.
         reader: Reads further samples alike.
     """
 
@@ -50,12 +50,12 @@ class Material:
     Args:
         auxiliary: Public images (N, C, H, W) in 0..1 for attacks of threat model D, or ``None``.
         distractors: Further images (M, C, H, W) in 0..1 that a sample must be told from, or ``None``.
-        recorded: The update of a real client, attacked in place of one computed here, or ``None``.
+        recorded: What real clients sent, attacked in place of updates computed here.
     """
 
     auxiliary: Tensor | None = None
     distractors: Tensor | None = None
-    recorded: RecordedUpdate | None = None
+    recorded: Rounds = field(default_factory=Rounds)
 
 
 def read_model(request: Request, model: Model | None = None) -> Target:
@@ -80,21 +80,21 @@ def read_model(request: Request, model: Model | None = None) -> Target:
     if isinstance(source, nn.Module):
         _refuse(request, FOR_FILES, "the model is a module in memory", "leave it out")
         source = copy.deepcopy(source)
-    return load(
-        source,
-        mode=request.protocol.mode,
-        output=request.output,
-        frozen=request.frozen,
-        trained=request.trained,
-        factory=request.factory,
-        trust=request.trust,
-        unsafe_pickle=request.unsafe_pickle,
-        image_shape=request.input_shape,
-        dropout=request.dropout,
-        loss=request.loss,
-        batchnorm=request.batchnorm,
-        share_bn_statistics=request.protocol.shared_statistics,
-    )
+    options: dict[str, Any] = {
+        "mode": request.protocol.mode,
+        "output": request.output,
+        "frozen": request.frozen,
+        "trained": request.trained,
+        "factory": request.factory,
+        "trust": request.trust,
+        "unsafe_pickle": request.unsafe_pickle,
+        "image_shape": request.input_shape,
+        "dropout": request.dropout,
+        "loss": request.loss,
+        "batchnorm": request.batchnorm,
+        "share_bn_statistics": request.protocol.shared_statistics,
+    }
+    return load(source, **options) if isinstance(source, nn.Module) else load_isolated(source, **options)
 
 
 def _refuse(request: Request, names: Sequence[str], why: str, hint: str) -> None:
@@ -124,9 +124,11 @@ def read_case(request: Request, target: Target, batch: Source | None, observer: 
     reader = _reader(request, target)
     observer.stage("reading the batch")
     source = request.batch if batch is None else batch
-    if source is None:
+    if source is None and not request.recorded:
         raise UsageError("no batch: the request names no file, and none was given", "scan('model.onnx', 'batch.npz')")
-    target, samples = reader.fitted(source)
+    if source is not None:
+        refuse_shared_batch(request)
+    target, samples = own_samples(request, reader) if source is None else reader.fitted(source)
     if target.domain.assumption:
         observer.stage(target.domain.assumption)
     return Case(target, samples, _reader(request, target))
@@ -149,72 +151,26 @@ def read_material(request: Request, target: Target, samples: Batch) -> Material:
     if auxiliary is not None:
         refuse_overlap(auxiliary, samples)
     distractors = reader.public(request.distractors) if request.distractors else None
-    recorded = None
-    if request.round:
-        recorded = read_round(request.round, target)
-    elif request.update:
-        recorded = load_update(request.update, target, request.weight_decay, local=request.local)
-    if recorded is not None:
-        protocol = request.protocol_for(target)
-        refuse_mistaken(recorded.tensors, recorded.kind, target, samples, protocol, recorded.path)
+    recorded = read_recorded(request, target, samples, reader) if request.recorded else Rounds()
     return Material(auxiliary, distractors, recorded)
-
-
-def with_round(request: Request) -> Request:
-    """The request with what the document of its round says of the client's training, where no keyword says so.
-
-    Raises:
-        UsageError: The folder is no recorded round, or neither tells the learning rate.
-        UpdateError: Its document is damaged, or a setting in it cannot be.
-    """
-    if request.round is None:
-        return request
-    if request.update is not None:
-        raise UsageError("--update and --round were both given", "a round holds its update: leave out one of them")
-    told = read_settings(request.round)
-    known = {name: told[name] for name in LOCAL if told.get(name) not in (None, False, 0) and not request.says(name)}
-    if told.get("mode") == "train" and request.protocol.mode == "eval":
-        known["mode"] = "train"
-    if told.get("weight_decay") and request.weight_decay is None:
-        known["weight_decay"] = told["weight_decay"]
-    if kind_of(Path(request.round)) == "gradient":
-        return replace(request, **{name: value for name, value in known.items() if name == "mode"})
-    if not request.local and "learning_rate" not in known:
-        raise UsageError(
-            f"{request.round} does not tell the learning rate of the client", "add --learning-rate, as 0.1"
-        )
-    try:
-        return replace(request, **known)
-    except UsageError as error:
-        raise UpdateError(f"{request.round}/round.json: {error.message}", error.hint) from error
 
 
 def settled(request: Request, samples: Batch) -> Request:
     """The request for these samples: a client that trains locally has all of them unless told otherwise.
 
-    Of a recorded update all are behind it, and it is the only victim.
+    Of what is recorded, every round has samples of its own: `leakaudit.audit.rounds.settled`.
 
     Raises:
-        UsageError: Another number was asked for.
+        UsageError: An option is for recorded updates alone.
     """
-    if request.local and request.samples is None:
-        request = replace(request, samples=len(samples))
-    if not request.recorded:
-        if request.weight_decay is not None and not request.local:
-            raise UsageError(
-                "--weight-decay is taken out of a recorded update, and there is none",
-                "pass --update FILE, or --learning-rate for clients that train locally",
-            )
+    if request.recorded:
         return request
-    size = ("--samples", request.samples) if request.local else ("--batch-size", request.protocol.batch_size)
-    asked = ((*size, len(samples)), ("--victims", request.victims, 1))
-    for name, value, only in asked:
-        if value not in (None, 1, only):
-            raise UsageError(
-                f"{name} is {value}, with a recorded update it is {only}",
-                "the batch file must hold exactly the samples behind the update, and no others",
-            )
-    return replace(request, victims=1, batch_size=None if request.local else len(samples))
+    if request.weight_decay is not None and not request.local:
+        raise UsageError(
+            "--weight-decay is taken out of a recorded update, and there is none",
+            "pass --update FILE, or --learning-rate for clients that train locally",
+        )
+    return replace(request, samples=len(samples)) if request.local and request.samples is None else request
 
 
 def refuse_settings(request: Request) -> None:

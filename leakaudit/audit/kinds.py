@@ -118,9 +118,9 @@ class Numbers(Kind):
 
     def take(self, value: Any) -> tuple[float, ...]:
         """The numbers."""
-        found = _listed(value)
+        found = (value,) if _number(value) else _listed(value)
         if found is None or not all(_number(item) for item in found):
-            raise ValueError("expected a list of numbers, as [0.5, 0.5, 0.5]")
+            raise ValueError("expected a number or a list of numbers, as [0.5, 0.5, 0.5]")
         return tuple(float(item) for item in found)
 
     def read(self, words: Any) -> tuple[float, ...]:
@@ -204,6 +204,19 @@ class File(Kind):
     def words(self, value: Any) -> list[str]:
         """One word that is no option."""
         return [path_word(value)]
+
+
+@dataclass(frozen=True)
+class Arrays(File):
+    """The path of a file of arrays; or arrays in memory, which only a keyword can say."""
+
+    def take(self, value: Any) -> Any:
+        """The path, or the arrays as a value that has a content."""
+        if isinstance(value, str | os.PathLike):
+            return super().take(value)
+        from leakaudit.client.rounds.given import Given
+
+        return value if isinstance(value, Given) else Given.of(value)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,6 @@ class Parameter:
         off: For a flag that is on by default, the option that turns it off.
         usual: Default on the command line.
         optional: Whether ``None`` stands for nothing.
-        required: Whether the command line has to give it.
         group: What it is about.
         decides: Whether a result depends on it: that of a single run of an attack beyond what the attacker sees and
             the attack's settings, that of the audit, or none.
@@ -41,7 +40,6 @@ class Parameter:
     off: str = ""
     usual: Any = None
     optional: bool = False
-    required: bool = False
     group: Group = "effort"
     decides: Decides = "audit"
 

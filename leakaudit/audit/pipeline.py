@@ -25,29 +25,38 @@ from leakaudit.audit import assemble
 from leakaudit.audit.budget import Budget, attacks_share
 from leakaudit.audit.cache import Cache
 from leakaudit.audit.campaign import Reason, entry_of, left_out, run_attacks
-from leakaudit.audit.controls import Run, Scene, control
+from leakaudit.audit.controls import control
 from leakaudit.audit.defended import claim_entry, defence_entries
 from leakaudit.audit.environment import choose_device, reproducible, seed_of, timestamp, versions
 from leakaudit.audit.intake import Material, read_material, settled
 from leakaudit.audit.memory import Memory
+from leakaudit.audit.references import synthetic_batch
 from leakaudit.audit.request import Request
+from leakaudit.audit.rounds import settled as settled_round
+from leakaudit.audit.rounds import with_sent_statistics
+from leakaudit.audit.scene import Run, Scene
 from leakaudit.audit.victim import Knowledge, Victim, observe_victim
 from leakaudit.client.accuracy import Accuracy, accuracy_on
 from leakaudit.client.batch import Batch
-from leakaudit.client.examine import examine, examine_claims, examine_recorded
+from leakaudit.client.examine import (
+    UNKNOWN_SAMPLES,
+    DefenceEvidence,
+    examine,
+    examine_claims,
+    examine_recorded,
+)
 from leakaudit.client.observe import NoTraceError, refuse_unfit
 from leakaudit.defences.base import defended_model, defended_protocol
 from leakaudit.defences.obstacles import Circumstances
 from leakaudit.document.schema import BatchSection, ClaimEntry, ControlEntry, DefenceEntry, RankSection
 from leakaudit.document.version import __version__
-from leakaudit.domains.base import Domain
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.findings import Evidence, judge
 from leakaudit.findings.recommend import recommend
 from leakaudit.findings.verdict import conclude
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.protocols.base import Protocol
-from leakaudit.protocols.fedavg import FedAvg
+from leakaudit.protocols.fedavg import FedAvg, Shares
 from leakaudit.report.saving import Report
 from leakaudit.risk.dependence import read_entries
 from leakaudit.risk.rank import rank_analysis
@@ -56,6 +65,8 @@ from leakaudit.scoring.base import Judging, Measure, measure_for
 from leakaudit.target.coupling import coupling
 from leakaudit.target.target import Target
 
+UNSCORED = 8
+"""Generated samples where nobody has those of a recorded update; chosen: they only give controls a scale."""
 DEFAULT_VICTIMS = 4
 """Batches that are attacked where the user names no number; chosen for time."""
 
@@ -84,14 +95,17 @@ def audit(
         AuditError: No update can be computed.
     """
     started = time.monotonic()
-    request = settled(request, samples)
+    material = material or read_material(request, target, samples)
+    rounds = material.recorded.audited
+    request = settled_round(request, rounds[0]) if rounds else settled(request, samples)
+    target = with_sent_statistics(target, rounds)
     model = defended_model(target, request.defending(), seed_of(request.seed, "defence", 0))
     scope = _Scope(
         target=model,
         read=read_entries(model),
         samples=samples,
         request=request,
-        material=material or read_material(request, target, samples),
+        material=material,
         observer=observer or SilentObserver(),
         memory=(memory or Memory(Cache() if request.cache else None)).within(request),
         device=choose_device(request.device),
@@ -100,7 +114,7 @@ def audit(
     refuse_unfit(scope.target, request.defending())
     for claim in request.claimed():
         refuse_unfit(scope.target, [claim])
-    measure = make_measure(target.domain, samples, request, scope.material.distractors, scope.read)
+    measure = make_measure(target, samples, request, scope.material.distractors, scope.read)
     return _reported(scope, measure, _measured(scope, measure), started)
 
 
@@ -162,10 +176,12 @@ def _evidence(scope: _Scope, found: _Measured, batch: BatchSection) -> Evidence:
     chosen = {attack.name for attack in scope.attacks}
     entries = [entry_of(run, first, found.reasons) for run in found.runs]
     entries += [left_out(name, first, request) for name in available() if name not in chosen]
-    claims = _claims(target, first, request)
+    claims = _claims(target, found.victims, request)
     return Evidence(
         assemble.target_section(target, int((~scope.read).sum())),
-        assemble.protocol_section(first.observation.protocol, request.defending(), scope.material.recorded),
+        assemble.protocol_section(
+            first.observation.protocol, request.defending(), scope.material.recorded, scope.target
+        ),
         found.rank,
         entries,
         batch,
@@ -179,8 +195,8 @@ def _evidence(scope: _Scope, found: _Measured, batch: BatchSection) -> Evidence:
 def _reported(scope: _Scope, measure: Measure[Any], found: _Measured, started: float) -> Report:
     """Findings, advice and verdict, with what they follow from."""
     request, domain = scope.request, scope.target.domain
-    size, victims = request.protocol.batch_size, len(found.victims)
-    batch = assemble.batch_section(scope.samples, domain, size, victims, found.accuracy, found.silent)
+    size = request.protocol.batch_size
+    batch = assemble.batch_section(scope.samples, domain, size, found.victims, found.accuracy, found.silent)
     evidence = _evidence(scope, found, batch)
     findings = judge(evidence)
     recommendations = recommend(scope.target, evidence)
@@ -247,22 +263,40 @@ def make_victims(
         NoTraceError: That is so for all of them.
     """
     material = material or Material()
+    if material.recorded.audited:
+        return _recorded_victims(target, request, material), 0
     protocol = _protocol(target, samples, request)
-    if material.recorded is not None and isinstance(protocol, FedAvg):
-        protocol = replace(protocol, shares="weights" if material.recorded.kind == "weights" else "delta")
     count = request.victims or max(1, min(DEFAULT_VICTIMS, len(samples) // protocol.batch_size))
     knowledge = _knowledge(request, material)
-    recorded = material.recorded.tensors if material.recorded else None
     victims: list[Victim] = []
     silent: list[NoTraceError] = []
     for number, batch in enumerate(samples.draw(count, protocol.batch_size, request.seed)):
         try:
-            victims.append(observe_victim(target, batch, protocol, target.domain, knowledge, number, recorded))
+            victims.append(observe_victim(target, batch, protocol, target.domain, knowledge, number))
         except NoTraceError as nothing:
             silent.append(nothing)
     if not victims:
         raise silent[0]
     return victims, len(silent)
+
+
+def _recorded_victims(target: Target, request: Request, material: Material) -> list[Victim]:
+    """One victim for every recorded round: what its client sent, by the protocol of that round."""
+    knowledge = _knowledge(request, material)
+    victims: list[Victim] = []
+    for number, own in enumerate(material.recorded.audited):
+        model = None
+        if own.target is not None:
+            begun = replace(own.target, shared_statistics=target.shared_statistics)
+            model = defended_model(begun, request.defending(), seed_of(request.seed, "defence", 0))
+            model.to(next(iter(target.parameters.values())).device)
+        protocol = _protocol(model or target, own.batch, settled_round(request, own))
+        if isinstance(protocol, FedAvg):
+            decay = own.update.decay
+            shares: Shares = "weights" if own.update.kind == "weights" else "delta"
+            protocol = replace(protocol, shares=shares, weight_decay=decay.rate if decay else protocol.weight_decay)
+        victims.append(observe_victim(target, own.batch, protocol, target.domain, knowledge, number, own.update, model))
+    return victims
 
 
 def _defences(
@@ -274,7 +308,12 @@ def _defences(
         return []
     seed = seed_of(request.seed, "client", victim.number)
     recorded = request.recorded
-    evidence = examine(target, victim.batch, victim.observation, seed, defences, recorded=recorded)
+    if victim.batch.known:
+        evidence = examine(
+            *(victim.model or target, victim.batch, victim.observation, seed, defences), recorded=recorded
+        )
+    else:
+        evidence = [DefenceEvidence((), None, UNKNOWN_SAMPLES, UNKNOWN_SAMPLES) for _ in defences]
     protocol = victim.observation.protocol
     failed = tuple(check.what for claim in claims for check in claim.checks if not check.holds)
     circumstances = Circumstances(
@@ -283,8 +322,26 @@ def _defences(
     return defence_entries(defences, evidence, ran, circumstances)
 
 
-def _claims(target: Target, victim: Victim, request: Request) -> list[ClaimEntry]:
-    """Whether the first victim's update looks as the client believes; a recorded one, as it should without a claim."""
+def _claims(target: Target, victims: Sequence[Victim], request: Request) -> list[ClaimEntry]:
+    """Whether updates look as the client believes, recorded ones without a claim as they should without a defence.
+
+    A computed update is checked of the first victim alone, since one client makes them all; recorded ones wherever
+    somebody has the samples.
+    """
+    looked = [victim for victim in (victims if request.recorded else victims[:1]) if victim.batch.known]
+    found = [entry for victim in looked for entry in _claims_of(target, victim, request)]
+    if len(looked) < 2:
+        return found
+    numbers = [victim.number for victim in looked for _ in range(len(found) // len(looked))]
+    return [
+        entry.model_copy(update={"text": f"{entry.text} (victim {number})"})
+        for entry, number in zip(found, numbers, strict=True)
+    ]
+
+
+def _claims_of(target: Target, victim: Victim, request: Request) -> list[ClaimEntry]:
+    """The same of one victim."""
+    target = victim.model or target
     seed = seed_of(request.seed, "client", victim.number)
     claims = request.claimed()
     if request.recorded and not (request.defences or claims):
@@ -308,7 +365,7 @@ def _protocol(target: Target, samples: Batch, request: Request) -> Protocol:
         what = f"--batch-size is {size}" if not request.defences else f"an update is of {size} samples"
         what = f"a local step is of {wrong[0]} samples" if protocol.steps > 1 else what
         raise UsageError(f"{what}, the model file takes {sizes}", "export it with a dynamic batch axis")
-    if size > len(samples) and size > request.protocol.batch_size:
+    if samples.known and size > len(samples) and size > request.protocol.batch_size:
         raise UsageError(
             f"--defence puts {size} samples behind an update, the batch file holds {len(samples)}",
             "use a larger batch file, or fewer clients or accumulated batches",
@@ -321,9 +378,14 @@ def _knowledge(request: Request, material: Material) -> Knowledge:
 
 
 def make_measure(
-    domain: Domain, samples: Batch, request: Request, distractors: Tensor | None, read: Tensor | None = None
+    target: Target, samples: Batch, request: Request, distractors: Tensor | None, read: Tensor | None = None
 ) -> Measure[Any]:
-    """The measure of the samples, as strict as was asked for, of the entries that the model reads (all by default)."""
+    """The measure of the samples, as strict as was asked for, of the entries that the model reads (all by default).
+
+    Where nobody has the samples, it is that of generated ones: it shows reconstructions, and scores controls.
+    """
+    if not samples.known:
+        samples = synthetic_batch(target, target.domain, UNSCORED, 1)
     weights = None if request.lpips_weights is None else Path(request.lpips_weights)
     judging = Judging(criterion=request.criterion, distractors=distractors, lpips_weights=weights, read=read)
-    return measure_for(domain, samples, judging)
+    return measure_for(target.domain, samples, judging)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from leakaudit.audit.kinds import (
+    Arrays,
     Chances,
     File,
     Files,
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from leakaudit.protocols.base import Mode, Protocol
     from leakaudit.target.target import SharedStatistics, Target
 
+Update = Any
+"""A path, or one of the forms of `leakaudit.client.rounds.given.Given`."""
 Device = Literal["auto", "cpu", "cuda"]
 Level = Literal["quick", "full", "none"]
 """Which controls are run, see `leakaudit.audit.controls`."""
@@ -87,14 +90,16 @@ class Request:
         model: Model file; none for a model in memory.
         checkpoints: Stages of the training, as init.onnx early.onnx late.onnx, compared in one report; beside the model
             or instead.
-        batch: .npz with inputs and labels, or a folder with one sub-folder of images per class.
+        batch: .npz with inputs and labels, or a folder with one sub-folder of images per class. Of a recorded update it
+            holds exactly the samples behind it; without them, only what proves itself counts as read.
         defences: What clients do to their updates, in this order, as clip=1.0,noise=0.01 or prune=0.9 (see leakaudit
             defences; noise is a standard deviation on the mean gradient, multiplier the noise multiplier of Opacus).
         claims: What clients believe is done to their updates; compared with what they share under the defences.
-        update: Update that a real client shared for exactly the samples of the batch: .npz or .safetensors, an array
-            per trainable tensor. Attacked in place of a computed one, and compared with it and with defences or claims.
+        update: Update that a real client shared: .npz, .safetensors, .fobs or a state dict of torch. Attacked in place
+            of a computed one, and where the batch is given compared with it and with defences or claims. As a keyword
+            also arrays by name, a list in the order of the state dict, or (before, after).
         round: Folder of a round that leakaudit.capture recorded: what the client sent, and how it trained where no
-            option says so.
+            option says so. Or a folder of rounds, each a victim of one report.
         weight_decay: Weight decay of the local optimizer. Of a recorded gradient, what its client added, which is
             subtracted, or 0; by default it is fitted where rows that nothing else touched show it.
         protocol: How a client makes an update; by default FedSGD with one sample in eval mode.
@@ -157,10 +162,10 @@ class Request:
 
     model: str | Path | None = asked(File(), group="intake")
     checkpoints: Sequence[str | Path] = asked(Files("FILE..."), (), "--checkpoints", group="samples")
-    batch: str | Path | None = asked(File(), None, "--batch", short="-b", required=True, group="samples")
+    batch: str | Path | None = asked(File(), None, "--batch", short="-b", group="samples")
     defences: Sequence[str] = asked(Texts("SPEC"), (), "--defence", group="samples")
     claims: Sequence[str] = asked(Texts("SPEC"), (), "--claim", group="samples")
-    update: str | Path | None = asked(File("FILE"), None, "--update", group="samples")
+    update: Update | None = asked(Arrays("FILE"), None, "--update", group="samples")
     round: str | Path | None = asked(File("DIR"), None, "--round", group="samples")
     weight_decay: float | None = asked(NotNegative("RATE"), None, "--weight-decay", group="samples")
     protocol: Protocol = asked(ProtocolValue(), default_protocol)
@@ -324,7 +329,8 @@ class Request:
 
     def command(self) -> list[str]:
         """The words of a command line that asks for the same; none for what is in memory only."""
-        in_files = self.files and self.batch is not None
+        in_files = self.files and (self.batch is not None or self.recorded)
+        in_files = in_files and (self.update is None or isinstance(self.update, str | Path))
         if not in_files or not self._said():
             return []
         values = {name: self.value_of(name) for name in parameters(type(self))}

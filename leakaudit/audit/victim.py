@@ -5,7 +5,7 @@ The pipeline's side of the wall: a :class:`Victim` holds the private batch, and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,10 +13,12 @@ from torch import Tensor
 
 from leakaudit.attacks.base import Attack, cpu_generator
 from leakaudit.attacks.certificate import Certificate, certify
+from leakaudit.attacks.reading.records import Records, distinct_records
 from leakaudit.audit.environment import seed_of
 from leakaudit.audit.memory import Memory, attack_once, attack_together_once
 from leakaudit.client import observe as client
 from leakaudit.client.batch import Batch
+from leakaudit.client.rounds.files import RecordedUpdate
 from leakaudit.defences.base import Defence, adapted
 from leakaudit.domains.base import Domain
 from leakaudit.observation import Observation
@@ -60,12 +62,14 @@ class Victim:
 
     Args:
         number: Of the batch within the audit.
-        batch: Private samples.
+        batch: Private samples; of a recorded update perhaps only their number is known.
         observation: What the attacker sees.
         guess: Labels inferred from it.
         masks: Dropout masks that the client drew, by step and layer.
         knowledge: What holds for every victim.
+        records: How many distinct records the update shows, where it does.
         partial: Incomplete closed-form results that attacks made so far; see :meth:`after`.
+        model: What its client trained, where that is not the model under audit but one with other weights.
     """
 
     number: int
@@ -74,7 +78,9 @@ class Victim:
     guess: LabelGuess
     masks: Steps = ()
     knowledge: Knowledge = field(default_factory=Knowledge)
+    records: Records | None = None
     partial: tuple[Reconstruction, ...] = ()
+    model: Target | None = None
 
     def after(self, attack: Attack, reconstruction: Reconstruction) -> Victim:
         """The victim as later attacks find it, with an incomplete closed-form result.
@@ -91,7 +97,7 @@ class Victim:
 
         Every attack is told of every defence; which of them it works through, it declares.
         """
-        return adapted(target, self.seen_by(attack), self.knowledge.defences)
+        return adapted(self.model or target, self.seen_by(attack), self.knowledge.defences)
 
     def known_by(self, attack: Attack) -> list[Defence]:
         """The client's defences that an attack works through."""
@@ -129,7 +135,7 @@ class Outcome:
         reconstruction: What the attack returned.
         certificate: Evidence without ground truth, or ``None`` where it could not be computed.
         recovered: The reconstruction as the measure scores it, on the CPU: pixels in 0..1 (B, C, H, W), or texts.
-        scores: Per sample.
+        scores: Per sample; none where nobody has the samples.
         seed: Of the attack.
         measure: What scored it.
         task: What the labels are.
@@ -146,8 +152,18 @@ class Outcome:
 
     @property
     def leaked(self) -> bool:
-        """Whether any sample leaked."""
-        return any(score.leaked for score in self.scores)
+        """Whether any sample leaked: by its score, or where nobody has the samples by proving itself."""
+        return any(score.leaked for score in self.scores) or (not self.victim.batch.known and any(self.proved))
+
+    @property
+    def proved(self) -> tuple[bool, ...]:
+        """Which samples of the reconstruction (B,) prove themselves, without the private ones.
+
+        All of a certified reconstruction; otherwise those that the attack's own check confirmed.
+        """
+        own = self.reconstruction.confirmed
+        confirmed = [False] * len(self.reconstruction.inputs) if own is None else own.tolist()
+        return tuple(self.certified or row for row in confirmed)
 
     @property
     def certified(self) -> bool:
@@ -162,14 +178,26 @@ def observe_victim(
     domain: Domain,
     knowledge: Knowledge,
     number: int,
-    recorded: Mapping[str, Tensor] | None = None,
+    recorded: RecordedUpdate | None = None,
+    model: Target | None = None,
 ) -> Victim:
     """Compute the update of a batch, or take the recorded one, and infer its labels from it.
+
+    Args:
+        target: The model under audit.
+        batch: Private samples.
+        protocol: How their update is made.
+        domain: What a sample is.
+        knowledge: What holds for every victim.
+        number: Of the batch within the audit.
+        recorded: What a real client sent.
+        model: What that client trained, where that is not the model under audit.
 
     Raises:
         NoTraceError: The update is zero.
     """
     seed = knowledge.seed
+    target = model or target
     observation, masks = client.observe_step(
         target, batch, protocol, domain, seed_of(seed, "client", number), knowledge.defences, recorded
     )
@@ -178,7 +206,8 @@ def observe_victim(
     guess = target.task.infer(target, informed, cpu_generator(seed_of(seed, "labels", number)))
     labels = guess.labels.to(next(iter(observation.update.values())).device)
     seen = replace(observation, labels=labels, label_source="inferred")
-    return Victim(number, batch, seen, guess, masks, knowledge)
+    count = distinct_records(target, informed)
+    return Victim(number, batch, seen, guess, masks, knowledge, count, model=model)
 
 
 def attack_victim(
@@ -211,6 +240,8 @@ def attack_together(
     seen = [victim.attacked_by(attack, target) for victim in victims]
     if any(model is not target for model, _ in seen):
         return None  # an adapted model differs by victim
+    if len({(o.protocol, *o.update) for _, o in seen}) > 1:
+        return None  # recorded clients have other numbers of samples, or share other tensors
     if len({None if o.labels is None else o.labels.dim() for _, o in seen}) > 1:
         return None  # soft labels beside classes
     found = attack_together_once(attack, target, [o for _, o in seen], seeds, monitor, memory)
@@ -241,7 +272,7 @@ def _certificate(attack: Attack, target: Target, victim: Victim, reconstruction:
     """Evidence that needs no ground truth; uniqueness, the dear half, only for residuals at float level."""
     if victim.masks and reconstruction.masks is None:
         return None
-    if reconstruction.incomplete:
+    if reconstruction.incomplete or victim.observation.protocol.shuffled:
         return None
     target, observation = victim.attacked_by(attack, target)
     quick = certify(target, observation, reconstruction.play, uniqueness=False)

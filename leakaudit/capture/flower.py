@@ -26,13 +26,24 @@ _KEYS = {
 """Keys under which a message's or a run's configuration may tell of the local training."""
 
 
-def flower_mod(out: str | Path, **settings: Any) -> Callable[[Any, Any, Any], Any]:
+def flower_mod(out: str | Path, *called: Any, **settings: Any) -> Any:
     """A mod that records what a client sends, into a folder per round and client.
 
     Args:
         out: Folder of the rounds.
-        settings: As of :func:`leakaudit.capture.record`, beside what the message and the run's configuration tell.
+        *called: Nothing; a mod that was passed on without being made (``mods=[flower_mod]``) is called with a message,
+            warns, and records nothing.
+        **settings: As of :func:`leakaudit.capture.record`, beside what the message and the run's configuration tell.
+
+    Returns:
+        The mod: a function of message, context and what comes next.
     """
+    if called:
+        warnings.warn(
+            "round not recorded: write mods=[flower_mod('rounds')], not mods=[flower_mod]", CaptureWarning, stacklevel=2
+        )
+        context, call_next = called
+        return call_next(out, context)
 
     def leakaudit_mod(message: Any, context: Any, call_next: Callable[[Any, Any], Any]) -> Any:
         before = safely(lambda: _arrays(message)) if _trains(message) else None
@@ -117,10 +128,18 @@ def _save(
             "the reply holds no arrays (an error, or secure aggregation): not recorded", CaptureWarning, stacklevel=2
         )
         return
-    number, client = message.metadata.group_id, message.metadata.dst_node_id
+    number, client = _round(message), message.metadata.dst_node_id
     facts: dict[str, Any] = {"framework": "flower", "round": number, "client": client, **known}
     facts.update(_version(), **_counted(reply), **settings)
     record(before, sent, out=out / folder_name(number, client), **facts)
+
+
+def _round(message: Any) -> Any:
+    """The number of the round: strategies put it into the configuration, servers of one's own into the group."""
+    for own in message.content.config_records.values():
+        if "server-round" in own:
+            return own["server-round"]
+    return message.metadata.group_id
 
 
 def _version() -> dict[str, str]:

@@ -61,7 +61,7 @@ class _Order:
         own: list[int] = []
         self.passes.append(own)
         for index in self.sampler:
-            own.append(int(index))
+            safely(lambda index=index: own.append(int(index)))  # type: ignore[misc]
             yield index
 
 
@@ -93,6 +93,9 @@ class _Seen:
                     stack.callback(layer.register_forward_hook(self._dropped(name)).remove)
 
     def _forward(self, module: Any, inputs: Any) -> None:
+        safely(lambda: self._begun(module, inputs))
+
+    def _begun(self, module: Any, inputs: Any) -> None:
         self.calls.clear()
         if module.training and inputs and hasattr(inputs[0], "shape"):
             self.mode = "train"
@@ -103,14 +106,17 @@ class _Seen:
 
     def _dropped(self, name: str) -> Any:
         def hook(layer: Any, inputs: Any, output: Any) -> None:
-            if not layer.training or layer.p == 0:
-                return
-            number = self.calls[name] = self.calls.get(name, -1) + 1
-            key = f"{max(0, len(self.sizes) - 1)}/{name}" + (f"#{number}" if number else "")
-            # a zero that came in stays zero either way: it counts as kept
-            self.masks[key] = ((output != 0) | (inputs[0] == 0)).detach().cpu()
+            safely(lambda: self._note_mask(name, layer, inputs, output))
 
         return hook
+
+    def _note_mask(self, name: str, layer: Any, inputs: Any, output: Any) -> None:
+        if not layer.training or layer.p == 0:
+            return
+        number = self.calls[name] = self.calls.get(name, -1) + 1
+        key = f"{max(0, len(self.sizes) - 1)}/{name}" + (f"#{number}" if number else "")
+        # a zero that came in stays zero either way: it counts as kept
+        self.masks[key] = ((output != 0) | (inputs[0] == 0)).detach().cpu()
 
     def save(self, before: dict[str, Any], out: str | Path, settings: dict[str, Any]) -> None:
         """Write the round."""
@@ -148,6 +154,6 @@ class _Seen:
             return {}
         told: dict[str, Any] = {"local_batch_size": getattr(self.loader, "batch_size", None)}
         told["drop_last"] = getattr(self.loader, "drop_last", None)
-        if self.order is not None and self.order.passes:
+        if self.order is not None and self.order.passes and self.order.passes[0]:
             told["local_epochs"], told["num_examples"] = len(self.order.passes), len(self.order.passes[0])
         return told

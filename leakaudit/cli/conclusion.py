@@ -45,6 +45,8 @@ def conclude(report: Report, written: Sequence[Path], *, brief: bool) -> int:
     for note in departures(report.target.fidelity):
         if note.id not in {finding.id for finding in deciding}:
             say(f"{note.id} {note.message}; {note.hint}")
+    for left_out in report.protocol.left_out:
+        say(f"Left out: {left_out.label or 'a recorded round'}: {left_out.reason or 'see the full report'}")
     for entry in (s for s in (report.policy.suppressions if report.policy else ()) if s.state == "expired"):
         say(f"Expired: the suppression of {entry.rule} ended on {entry.expires}: {entry.reason}")
     if not brief:

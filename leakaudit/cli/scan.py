@@ -11,7 +11,7 @@ import click
 from leakaudit.audit.request import Request
 from leakaudit.cli.options.policy import ENVIRONMENT, judge, load_baseline, policy_options
 from leakaudit.cli.options.report import check_writable, failure_noted, refuse_empty, report_options, write
-from leakaudit.cli.options.request import refuse_absent, request_options, with_cache
+from leakaudit.cli.options.request import refuse_absent, request_options, with_cache, with_told
 from leakaudit.cli.options.sections import Sectioned
 
 
@@ -56,7 +56,7 @@ def scan(
 
     Every option can also be set by LEAKAUDIT_OPTION in the environment, or in leakaudit.toml (see leakaudit init).
     """
-    request = Request(model=model, **with_cache(asked, writing["evidence"]))
+    request = Request(model=model, **with_cache(with_told(asked), writing["evidence"]))
     refuse_absent(request)
     from leakaudit.cli.conclusion import conclude
     from leakaudit.cli.progress import TerminalObserver

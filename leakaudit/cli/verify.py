@@ -15,24 +15,27 @@ from leakaudit.errors import UsageError
 @click.argument("report", type=click.Path(path_type=Path))
 @click.option("--model", type=click.Path(path_type=Path), help="The audited model file.")
 @click.option("--batch", type=click.Path(path_type=Path), help="The audited .npz file or folder.")
+@click.option("--update", type=click.Path(path_type=Path), help="The recorded update, or folder of rounds.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
-def verify(report: Path, model: Path | None, batch: Path | None, debug: bool) -> None:
-    """Check the hash that REPORT (a report.json) holds of itself, and those of its model and batch if given.
+def verify(report: Path, model: Path | None, batch: Path | None, update: Path | None, debug: bool) -> None:
+    """Check the hash that REPORT (a report.json) holds of itself, and those of its model, batch and update if given.
 
     The hash shows accidental or careless changes. It is no signature: whoever can write the file can write its hash.
 
     \b
     Exit codes: 0 all as they were, 2 usage error, 3 something differs.
     """
-    from leakaudit.document.verify import check_batch, check_model, check_self
+    from leakaudit.document.verify import check_batch, check_model, check_self, check_update
 
-    for path in (p for p in (model, batch) if p is not None and not p.exists()):
+    for path in (p for p in (model, batch, update) if p is not None and not p.exists()):
         raise UsageError(f"no such file: {path}")
     checks = [check_self(report)]
     if model is not None:
         checks.append(check_model(report, model))
     if batch is not None:
         checks.append(check_batch(report, batch))
+    if update is not None:
+        checks.append(check_update(report, update))
     for check in checks:
         say(f"{'ok' if check.holds else 'DIFFERS':<8}{check.what}: {check.detail}")
     sys.exit(0 if all(check.holds for check in checks) else 3)

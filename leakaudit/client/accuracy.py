@@ -48,6 +48,8 @@ def accuracy_on(target: Target, samples: Batch, domain: Domain) -> Accuracy:
         samples: At least one; of soft labels the class with the largest share counts.
         domain: With the client's normalisation.
     """
+    if not samples.known:
+        return Accuracy(None, reason="nobody has the samples behind the update")
     size = max(target.batch_sizes) if target.batch_sizes else AT_ONCE
     count = min(len(samples), MOST)
     right = 0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -17,12 +17,12 @@ from leakaudit.errors import BatchError, UsageError
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Private samples.
+    """Private samples; of a recorded update perhaps nobody has them, and then there are only their number and places.
 
     Args:
         images: Values of the samples (N, *shape): pixels in 0..1, float32 (N, C, H, W); token ids, int64 (N, 1, 1, L).
         labels: Class indices, int64 (N,), or class probabilities, float32 (N, K): soft labels.
-        indices: Position of each sample in the file (N,).
+        indices: Position of each sample in the file (N,), also of those that nobody has.
         class_names: Names by class index, where the folder gives them.
         path: File or folder.
         sha256: Hash of the file, or of the folder's files in order.
@@ -42,10 +42,54 @@ class Batch:
     def __len__(self) -> int:
         return int(self.images.shape[0])
 
+    @classmethod
+    def unknown(cls, shape: Sequence[int], indices: Sequence[int] = ()) -> Batch:
+        """Samples that nobody has.
+
+        Args:
+            shape: Of one.
+            indices: Their places, one for each that is behind an update.
+        """
+        return cls(torch.empty((0, *shape)), torch.empty(0, dtype=torch.long), tuple(indices))
+
+    @property
+    def known(self) -> bool:
+        """Whether the samples are there, to be compared with."""
+        return len(self) > 0
+
     @property
     def classes(self) -> Tensor:
         """Class indices (N,); of soft labels the class with the largest share."""
         return self.labels if self.labels.dim() == 1 else self.labels.argmax(1)
+
+    def at(self, first: int) -> Batch:
+        """The same samples, the first of them at this place."""
+        return replace(self, indices=tuple(range(first, first + len(self.indices))))
+
+    @classmethod
+    def joined(cls, batches: Sequence[Batch]) -> Batch:
+        """The samples of several batches that have some, one after the other, each at its own places.
+
+        Raises:
+            BatchError: They are not of one shape, or only some have soft labels.
+        """
+        known = [batch for batch in batches if batch.known]
+        if len(known) == 1:
+            return known[0]
+        kinds = {(tuple(batch.images.shape[1:]), tuple(batch.labels.shape[1:])) for batch in known}
+        if len(kinds) > 1:
+            raise BatchError(
+                f"samples of {len(known)} batches do not go together: they have shapes {sorted(kinds)}",
+                "give them alike, all with class indices or all with probabilities",
+            )
+        return cls(
+            images=torch.cat([batch.images for batch in known]),
+            labels=torch.cat([batch.labels for batch in known]),
+            indices=tuple(index for batch in known for index in batch.indices),
+            class_names=known[0].class_names,
+            notes=tuple(dict.fromkeys(note for batch in known for note in batch.notes)),
+            words=known[0].words,
+        )
 
     def subset(self, positions: Sequence[int]) -> Batch:
         """The samples at these positions, in this order."""

@@ -22,6 +22,7 @@ from leakaudit.target.target import Target
 
 SEVERAL = "what each of several defences did to the update is not told apart"
 UNKNOWN_DRAWS = "what the client drew (dropout masks) is not known, so its update cannot be computed once more"
+UNKNOWN_SAMPLES = "nobody has the samples behind the update, so it cannot be computed once more"
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from leakaudit.client.batch import Batch
+from leakaudit.client.rounds.files import RecordedUpdate
+from leakaudit.client.rounds.statistics import recorded_statistics
 from leakaudit.defences.base import ClientStep, Defence, protected, refuse_order
 from leakaudit.domains.base import Domain
 from leakaudit.errors import AuditError
@@ -66,20 +68,26 @@ def observe_step(
     domain: Domain,
     seed: int = 0,
     defences: Sequence[Defence] = (),
-    recorded: Mapping[str, Tensor] | None = None,
+    recorded: RecordedUpdate | None = None,
 ) -> tuple[Observation, Steps]:
     """As :func:`observe`, with the dropout masks that the client drew, by step and layer; for measuring an upper bound.
 
-    A `recorded` update of a real client is taken as it was sent; of its masks and statistics nothing is known.
+    A `recorded` update of a real client is taken as it was sent, with the statistics that came with it; of its masks
+    nothing is known.
     """
     if recorded is not None:
-        return Observation(protocol.from_shared(recorded, target.parameters), protocol, domain), ()
+        update = protocol.from_shared(recorded.tensors, target.parameters)
+        statistics = recorded_statistics(target, recorded.buffers, protocol) or None
+        exchange = protocol.rounding(update, target.parameters)
+        return Observation(update, protocol, domain, batch_statistics=statistics, exchange=exchange), ()
     work = work_of(target, batch, protocol, domain, seed, defences)
     update = protected(work.update, work.step, defences, seed) if defences else dict(work.update)
     _refuse_broken(update)
     once = protocol.steps == 1  # running statistics after several steps mix those of their batches
     statistics = revealed(target, work.layers, protocol.shared_statistics) or None if once else None
-    return Observation(update=update, protocol=protocol, domain=domain, batch_statistics=statistics), work.masks
+    exchange = protocol.rounding(work.update, target.parameters)
+    seen = Observation(update, protocol, domain, batch_statistics=statistics, exchange=exchange)
+    return seen, work.masks
 
 
 def refuse_unfit(target: Target, defences: Sequence[Defence]) -> None:

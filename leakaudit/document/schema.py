@@ -20,10 +20,14 @@ from leakaudit.document.disclosure import CommandLine, FileName, OptionValue, Pi
 from leakaudit.document.earlier import upgraded
 from leakaudit.document.status import ControlStatus, Cut, RunStatus, VerdictStatus
 from leakaudit.errors import UsageError
+from leakaudit.safety.confined import confined
 from leakaudit.safety.files import ordinary
+from leakaudit.safety.text import encodable
 
 SCHEMA_VERSION = 1
 HASH_KEY = "self_sha256"
+MOST_BYTES = 1 << 30
+"""Bytes of a report that is read, at most; chosen."""
 
 Severity = Literal["critical", "high", "medium", "low", "none"]
 Confidence = Literal["certified", "measured", "estimated"]
@@ -32,8 +36,8 @@ EVIDENCE = limited(
     "accuracy", "attack", "attacks", "attacks_that_used_them", "batch_size", "batches", "cell_accuracy", "claimed",
     "correct", "defence", "defences", "deficient_layers", "fewer_iterations", "layer", "layers", "level", "lpips",
     "margin", "measured", "most", "mse", "not_run", "number_error", "others", "parameters", "precision", "property",
-    "psnr", "ratio", "recall", "row_exact", "samples", "samples_attacked", "samples_leaked", "score", "shared",
-    "skill", "ssim", "stopped", "tensors", "total", "unknowns", "variants", "victim",
+    "psnr", "ratio", "recall", "records", "rounds", "row_exact", "samples", "samples_attacked", "samples_leaked",
+    "score", "shared", "skill", "ssim", "stopped", "tensors", "total", "unknowns", "variants", "victim",
 )  # fmt: skip
 """Keys of a finding's evidence that say nothing of a sample's content; ``samples`` are positions in the batch file."""
 CONTROL_NUMBERS = limited(
@@ -46,6 +50,7 @@ CONTROL_NUMBERS = limited(
     "passing_as_leak",
     "precision",
     "psnr",
+    "reached",
     "recall",
     "reference",
     "row_exact",
@@ -59,6 +64,12 @@ R = TypeVar("R", bound="Report")
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", ser_json_inf_nan="null")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_unicode(cls, values: Any) -> Any:
+        """Names of files may hold bytes of no encoding; a document that is made of one is still written."""
+        return encodable(values)
 
 
 class Tool(_Model):
@@ -108,6 +119,9 @@ class TargetSection(_Model):
     parameters: Public[int]
     trainable_tensors: Public[int]
     layers: Public[list[str]] = Field(default_factory=list)
+    resting: Public[list[str]] = Field(
+        default_factory=list, description="trained tensors that have no gradient only because others are still zero"
+    )
     dropout_layers: Public[list[str]] = Field(default_factory=list)
     batchnorm_layers: Public[list[str]] = Field(default_factory=list)
     first_layer: Public[FirstLayer | None] = None
@@ -132,6 +146,44 @@ class BatchSection(_Model):
     accuracy_samples: Public[int] = Field(default=0, description="how many samples of the file it was measured on")
     class_names: Private[list[str]] = Field(default_factory=list)
     notes: Private[list[str]] = Field(default_factory=list)
+    distinct_records: Public[list[int | None]] = Field(
+        default_factory=list,
+        description="of each victim, how many distinct records the rank of its update shows; null where none does",
+    )
+
+
+class RoundEntry(_Model):
+    """One of several recorded rounds, a victim each."""
+
+    victim: Public[int]
+    label: Private[str] = Field(description="its folder")
+    client: Private[str] = ""
+    round: Public[str] = ""
+    kind: Public[str] = Field(description="weights, delta or gradient")
+    sha256: Public[str | None]
+    samples: Public[int] = Field(description="behind the update")
+    known: Public[bool] = Field(description="whether the samples were there to score reconstructions against")
+    own_weights: Public[bool] = Field(
+        description="it began with other weights than the model's, and was attacked there"
+    )
+    notes: Public[list[str]] = Field(default_factory=list, description="what reading it changed, one sentence each")
+
+
+class LeftOutEntry(_Model):
+    """A recorded round that does not go with the model or the others."""
+
+    label: Private[str]
+    reason: Private[str]
+
+
+class CarriedEntry(_Model):
+    """Two rounds of one client between which momentum was kept."""
+
+    earlier: Private[str]
+    later: Private[str]
+    tensor: Public[str] = Field(description="whose rows show it")
+    rows: Public[int] = Field(description="how many repeat the earlier round by one factor")
+    factor: Public[float]
 
 
 class ProtocolSection(_Model):
@@ -163,6 +215,14 @@ class ProtocolSection(_Model):
         default=None, description="weight decay that was subtracted from a recorded update"
     )
     weight_decay_note: Public[str] = Field(default="", description="how it is known")
+    rounds: Public[list[RoundEntry]] = Field(
+        default_factory=list, description="where several rounds were recorded, one entry a victim"
+    )
+    left_out: Public[list[LeftOutEntry]] = Field(default_factory=list)
+    carried: Public[list[CarriedEntry]] = Field(default_factory=list)
+    statistics_sent: Public[list[str] | None] = Field(
+        default=None, description="BatchNorm layers whose statistics a recorded update holds; null where it is computed"
+    )
 
 
 class ConstraintCounts(_Model):
@@ -317,6 +377,18 @@ class SampleResult(Metrics):
     near_duplicates: Public[int] = Field(default=0, description="images that it cannot be told from, left out of these")
     leaked: Public[bool] = False
     leaked_reason: Public[str] = Field(default="", description="why it does not count as leaked")
+    scored: Public[bool] = Field(
+        default=True, description="whether the private sample was there to compare with; if not, metrics are null"
+    )
+    proved: Public[bool] = Field(
+        default=False, description="without the private sample: the attack's own check proves the reconstruction"
+    )
+    reading: Private[list[int | None]] = Field(
+        default_factory=list, description="of a text that nobody has, the id read at each place, null where none was"
+    )
+    found: Private[list[int]] = Field(
+        default_factory=list, description="of such a text, ids said to occur in the batch"
+    )
     part: Public[PartResult | None] = Field(default=None, description="what leaked, where it is not the whole sample")
     tokens: Public[TokenResult | None] = Field(
         default=None, description="of a model over token ids; images are null then"
@@ -374,6 +446,7 @@ class LabelResult(_Model):
     )
     method: Public[str] = ""
     total: Public[int | None] = Field(default=None, description="how many labels the batch has")
+    known: Public[bool] = Field(default=True, description="whether the true labels were there to compare with")
     soft: Private[list[float] | None] = Field(
         default=None,
         description="class probabilities of one sample, where the update shows its label to be no one class",
@@ -387,7 +460,16 @@ class LabelResult(_Model):
         """Count the labels while they are there; reports of older versions held no total."""
         if self.total is None:
             self.total = len(self.true)
+        if self.inferred_total is None:
+            self.inferred_total = len(self.inferred)
         return self
+
+    inferred_total: Public[int | None] = Field(default=None, description="how many were inferred")
+
+    @property
+    def inferred_count(self) -> int:
+        """How many labels were inferred, also where they are left out."""
+        return len(self.inferred) if self.inferred_total is None else self.inferred_total
 
     @property
     def count(self) -> int:
@@ -460,12 +542,21 @@ class AttackEntry(_Model):
 class ControlEntry(_Model):
     """One control run."""
 
-    kind: Public[Literal["positive", "negative", "prior_only"]]
+    kind: Public[Literal["positive", "negative", "prior_only", "ladder"]]
     attack: Public[str] = Field(description="name of the attack")
     title: Public[str] = ""
     passed: Public[bool | None] = Field(description="null where the control could not run; the detail says why")
     detail: Public[str]
     numbers: Annotated[dict[str, Any], CONTROL_NUMBERS] = Field(default_factory=dict)
+    steps: Public[list[int]] = Field(default_factory=list, description="of a ladder: the numbers of local steps tried")
+    recovered: Public[list[bool | None]] = Field(
+        default_factory=list, description="whether what is known was recovered at each; null where that is not decided"
+    )
+
+    @property
+    def reached(self) -> int:
+        """K*, the largest number of local steps at which what is known was recovered; 0 for none."""
+        return max((steps for steps, found in zip(self.steps, self.recovered, strict=True) if found), default=0)
 
     @property
     def status(self) -> ControlStatus:
@@ -644,6 +735,11 @@ class Verdict(_Model):
         default=None, description="Clopper-Pearson interval (95 %) of the share of samples that leak"
     )
     interval_reason: Public[str] = ""
+    clients_leaked: Public[int] = Field(default=0, description="victims with a sample that leaked")
+    clients_attacked: Public[int] = 0
+    clients_interval: Public[list[float] | None] = Field(
+        default=None, description="of several recorded rounds: the same interval of the share of them that leak"
+    )
 
     @property
     def inconclusive(self) -> bool:
@@ -745,7 +841,7 @@ class Report(_Model):
         document.pop(HASH_KEY, None)
         try:  # a later minor version may have added keys; what is written here is held to the schema strictly
             return cls.model_validate(upgraded(document), extra="ignore")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(
                 f"{path} is not a leakaudit report: {str(error).splitlines()[0]}", "audit again"
             ) from error
@@ -758,6 +854,15 @@ def self_hash(document: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
+def _parsed(content: bytes, path: str | Path) -> Any:
+    try:
+        if len(content) > MOST_BYTES:
+            raise ValueError("too long")
+        return json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not JSON", "give the report.json that leakaudit scan wrote") from error
+
+
 def read_document(path: str | Path) -> dict[str, Any]:
     """The JSON object of a ``report.json``.
 
@@ -765,11 +870,11 @@ def read_document(path: str | Path) -> dict[str, Any]:
         UsageError: It is not there, or not a report of this schema version.
     """
     try:
-        document = json.loads(ordinary(Path(path)).read_text(encoding="utf-8"))
+        with ordinary(Path(path)).open("rb") as stream:
+            content = stream.read(MOST_BYTES + 1)
+        document = confined(lambda: _parsed(content, path), str(path), UsageError)
     except OSError as error:
         raise UsageError(f"cannot read the report {path}: {error.strerror}", "give a report.json") from error
-    except ValueError as error:
-        raise UsageError(f"{path} is not JSON", "give the report.json that leakaudit scan wrote") from error
     version = document.get("schema_version") if isinstance(document, dict) else None
     if version != SCHEMA_VERSION:
         raise UsageError(

@@ -32,6 +32,29 @@ class ControlStatus(_Word):
     NOT_RUN = "not run"
 
 
+class CellStatus(_Word):
+    """What became of a cell of a sweep."""
+
+    DONE = "done"
+    FAILED = "failed"
+    """The model, the samples or the request cannot be audited."""
+    MEMORY = "out of memory"
+    TIME = "over its time"
+    LOST = "lost"
+    """Its worker died, again and again."""
+    NOT_RUN = "not run"
+
+    @property
+    def kept(self) -> bool:
+        """Whether it is an answer that the next sweep takes as it is."""
+        return self not in (CellStatus.LOST, CellStatus.NOT_RUN)
+
+    @property
+    def unaudited(self) -> bool:
+        """Whether the cell was tried and has no report."""
+        return self not in (CellStatus.DONE, CellStatus.NOT_RUN)
+
+
 class VerdictStatus(_Word):
     """The answer of an audit; `leakaudit.findings.verdict` says what each means."""
 

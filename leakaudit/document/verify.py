@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from leakaudit.client.readers.npz import hash_files
 from leakaudit.document.schema import HASH_KEY, read_document, self_hash
 
 
@@ -36,6 +37,23 @@ def check_batch(report: Path, batch: Path) -> Check:
     from leakaudit.client.readers.images import hash_batch
 
     return _compare("batch", _section(report, "batch"), hash_batch(batch))
+
+
+def check_update(report: Path, update: Path) -> Check:
+    """The hash of a recorded update; of several rounds, those of all that were audited."""
+    from leakaudit.client.rounds.folder import shared_in
+
+    files = shared_in(update) if update.is_dir() else [update]
+    found = {hash_files([file]) for file in files}
+    protocol = read_document(report).get("protocol")
+    section = protocol if isinstance(protocol, dict) else {}
+    rounds = [entry.get("sha256") for entry in section.get("rounds") or [] if isinstance(entry, dict)]
+    if not rounds:
+        return _compare("update", section.get("update_sha256"), found.pop() if len(found) == 1 else "several files")
+    missing = [digest for digest in rounds if digest not in found]
+    if missing:
+        return Check("update", False, f"{len(missing)} of the report's {len(rounds)} rounds are not there as they were")
+    return Check("update", True, f"{len(rounds)} rounds, each with the SHA-256 of the report")
 
 
 def _section(report: Path, name: str) -> Any:

@@ -1,7 +1,8 @@
 """What was tried: how much of its plan each attack ran, and what is missing for its failure to be evidence.
 
 That an attack recovered nothing says something only where it works: where its positive control passed, with no more
-iterations than the victims had, where it ran a fair part of its plan on all victims, and where its objective fell.
+iterations than the victims had, where it ran a fair part of its plan on all victims, where its objective fell, and
+where its ladder of local steps reached as many as clients take.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 from leakaudit.document.schema import AttackEntry, VictimResult
 from leakaudit.document.status import ControlStatus, RunStatus
+from leakaudit.findings.ladder import gap
 from leakaudit.findings.registry import Evidence
 from leakaudit.report.wording import number
 
@@ -59,7 +61,7 @@ def efforts(evidence: Evidence) -> list[Effort]:
 
 def _effort(attack: AttackEntry, evidence: Evidence) -> Effort:
     victims = attack.cut.planned if attack.cut else len(attack.results)
-    missing = next(_gaps(attack, victims), "")
+    missing = next(_gaps(attack, victims), "") or gap(attack.name, evidence)
     status, why = _control(attack, evidence)
     if missing or status is ControlStatus.PASSED:
         return Effort(attack, victims, missing, bool(missing))

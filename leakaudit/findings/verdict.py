@@ -15,11 +15,20 @@ Status words, the strongest first; there is none that says "safe":
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from leakaudit.document.schema import AttackEntry, DefenceEntry, FindingEntry, Verdict
+from leakaudit.document.schema import (
+    AttackEntry,
+    DefenceEntry,
+    FindingEntry,
+    SampleResult,
+    Verdict,
+    VictimResult,
+)
 from leakaudit.document.status import RunStatus, VerdictStatus
 from leakaudit.findings import SEVERITIES, Evidence, samples_of
 from leakaudit.findings.effort import efforts, listed
+from leakaudit.findings.ladder import told
 from leakaudit.findings.rules.fidelity import departures
 from leakaudit.report.views.defence_facts import VACUOUS, at_most, bound_in_short, weakest
 from leakaudit.scoring.base import FEWEST_FOR_INTERVAL, leak_interval
@@ -33,7 +42,7 @@ def conclude(evidence: Evidence, findings: Sequence[FindingEntry], preset: str) 
     leaks = [(a, v, s) for a, v, s in scored if s.leaked]
     attacked, hit = len({s.index for _, _, s in scored}), len({s.index for _, _, s in leaks})
     if leaks:
-        certified = any(v.certified for _, v, _ in leaks)
+        certified = any(v.certified or s.proved for _, v, s in leaks)
         code = VerdictStatus.LEAKS_CERTIFIED if certified else VerdictStatus.LEAKS_MEASURED
         reason = ""
         headline = f"{hit} of {attacked} private samples can be reconstructed from one update"
@@ -41,6 +50,7 @@ def conclude(evidence: Evidence, findings: Sequence[FindingEntry], preset: str) 
             headline = f"Parts of {hit} of {attacked} private samples can be read from one update"
     else:
         code, reason, headline = _not_shown(evidence, preset)
+    clients = _clients(evidence, leaks)
     worst = min(findings, key=lambda f: SEVERITIES.index(f.severity), default=None)
     interval = leak_interval(hit, attacked)
     return Verdict(
@@ -55,14 +65,43 @@ def conclude(evidence: Evidence, findings: Sequence[FindingEntry], preset: str) 
             attacked,
             hit,
             whole=any(s.part is None for _, _, s in leaks),
-        ),
+            clients=clients,
+            scored=all(s.scored for _, _, s in scored),
+        )
+        + told(evidence, leaked=bool(leaks)),
         at_most=_at_most(evidence.defences),
         assumed=_assumptions(evidence, preset),
         samples_leaked=hit,
         samples_attacked=attacked,
         interval=None if interval is None else list(interval),
         interval_reason="" if interval else f"an interval needs at least {FEWEST_FOR_INTERVAL} samples",
+        clients_leaked=clients.leaked,
+        clients_attacked=clients.attacked,
+        clients_interval=None if clients.interval is None else list(clients.interval),
     )
+
+
+class _Clients(NamedTuple):
+    """Victims with a leak, of all attacked, and the interval of their share where each is a recorded round."""
+
+    leaked: int
+    attacked: int
+    interval: tuple[float, float] | None = None
+
+    @property
+    def told(self) -> str:
+        """A sentence, where there is an interval."""
+        if self.interval is None:
+            return ""
+        low, high = self.interval
+        return f" Of {self.attacked} rounds {self.leaked} leak a sample: a share of {low:.0%} to {high:.0%} (95 %)."
+
+
+def _clients(evidence: Evidence, leaks: Sequence[tuple[AttackEntry, VictimResult, SampleResult]]) -> _Clients:
+    attacked = len({v.victim for _, v, _ in samples_of(evidence.attacks)})
+    leaked = len({v.victim for _, v, _ in leaks})
+    several = len(evidence.protocol.rounds) > 1
+    return _Clients(leaked, attacked, leak_interval(leaked, attacked) if several else None)
 
 
 def _not_shown(evidence: Evidence, preset: str) -> tuple[VerdictStatus, str, str]:
@@ -73,6 +112,14 @@ def _not_shown(evidence: Evidence, preset: str) -> tuple[VerdictStatus, str, str
         return VerdictStatus.BOUNDED, "", f"No reconstruction was shown, and a {bound}"
     if not samples_of(evidence.attacks):
         return _nothing_ran(evidence)
+    scored = samples_of(evidence.attacks)
+    unscored = len({s.index for _, _, s in scored if not s.scored})
+    if unscored:
+        total = len({s.index for _, _, s in scored})
+        why = (
+            f"{unscored} of {total} samples are nobody's to compare with, and no attack's own check proves any of them"
+        )
+        return VerdictStatus.INCONCLUSIVE, "", f"Nothing was proved: {why}"
     tried = efforts(evidence)
     weak = [effort for effort in tried if effort.counts]
     if not weak and all(effort.missing for effort in tried):
@@ -96,19 +143,30 @@ def _nothing_ran(evidence: Evidence) -> tuple[VerdictStatus, str, str]:
 
 
 def _at_least(
-    attacks: Sequence[AttackEntry], leaking: Sequence[str], attacked: int, hit: int, *, whole: bool = True
+    attacks: Sequence[AttackEntry],
+    leaking: Sequence[str],
+    attacked: int,
+    hit: int,
+    *,
+    whole: bool = True,
+    clients: _Clients,
+    scored: bool = True,
 ) -> str:
     ran = [a.title for a in attacks if a.status is RunStatus.RUN and not a.upper_bound]
     if not ran:
         return "Nothing: no attack ran."
     if not leaking:
         samples = "the sample" if attacked == 1 else f"any of the {attacked} samples"
+        if not scored:
+            return (
+                f"Nothing is proved: what {', '.join(ran)} made of {samples} could not be compared with the originals."
+            )
         return f"Nothing beyond the labels: {', '.join(ran)} did not lift {samples} clearly above the floors."
     given = "from the update, the model and the batch size alone"
     interval = leak_interval(hit, attacked)
     how = "reconstructed" if whole else "read in part"
     share = f" The share of samples that leak is {interval[0]:.0%} to {interval[1]:.0%} (95 %)." if interval else ""
-    return f"{hit} of {attacked} samples, {how} by {', '.join(leaking)} {given}.{share}"
+    return f"{hit} of {attacked} samples, {how} by {', '.join(leaking)} {given}.{share}{clients.told}"
 
 
 def _at_most(defences: Sequence[DefenceEntry]) -> str:

@@ -16,8 +16,8 @@ nearly anything. Fails where the match has no useful curvature (ReLU), and where
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from leakaudit.matching.descent import Progress, Solution, best_of
 from leakaudit.matching.engine import solve
 from leakaudit.matching.problem import MASK, GradientMatching
 from leakaudit.matching.search import chain
-from leakaudit.target.dropout import by_step, dropout_layers, injected_masks
+from leakaudit.target.dropout import dropout_layers
 
 FREE: dict[str, Any] = {"optimizer": "lbfgs", "distance": "euclidean", "tv_weight": 0.0}
 """Changes of the first stage: L-BFGS on the squared distance, without priors by definition."""
@@ -58,28 +58,41 @@ def cost(problem: GradientMatching, values: Mapping[str, Tensor]) -> float:
 
 
 def masked_activations(problem: GradientMatching, values: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Input h and mask m of every dropout whose mask is unknown, in one forward pass, by ``step/layer`` of one step."""
+    """Input h and mask m of every dropout whose mask is unknown, by ``step/layer``; each at its step's weights."""
     masks = {name.removeprefix(MASK): value for name, value in values.items() if name.startswith(MASK)}
-    seen: dict[str, Tensor] = {}
-    calls: dict[str, int] = {}
-
-    def watch(name: str) -> Any:
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            number = calls[name] = calls.get(name, -1) + 1
-            seen[name if number == 0 else f"{name}#{number}"] = inputs[0].detach()
-
-        return hook
-
+    seen = _Seen()
     module = problem.target.module
-    injected = by_step({**problem.masks, **masks})
-    handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in dropout_layers(module).items()]
+    handles = [module.register_forward_pre_hook(seen.begin)]
+    handles += [layer.register_forward_pre_hook(seen.hook(name)) for name, layer in dropout_layers(module).items()]
     try:
-        with torch.no_grad(), injected_masks(module, injected[0] if injected else {}):
-            problem.target.logits(values["inputs"])
+        problem.observation.protocol.update(problem.target, problem.play(values))
     finally:
         for handle in handles:
             handle.remove()
-    return {key: (seen[key.partition("/")[2]], mask) for key, mask in masks.items()}
+    return {key: (seen.inputs[key], mask) for key, mask in masks.items()}
+
+
+@dataclass(eq=False)
+class _Seen:
+    """Inputs of dropout layers by ``step/layer``; a step is a forward of the whole module."""
+
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+    step: int = -1
+    calls: dict[str, int] = field(default_factory=dict)
+
+    def begin(self, *_: Any) -> None:
+        """A step."""
+        self.step += 1
+        self.calls.clear()
+
+    def hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        """Of one layer."""
+
+        def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            number = self.calls[name] = self.calls.get(name, -1) + 1
+            self.inputs[f"{self.step}/{name}" if number == 0 else f"{self.step}/{name}#{number}"] = inputs[0].detach()
+
+        return note
 
 
 def drop_smallest(activation: Tensor, mask: Tensor, rate: float) -> Tensor:
@@ -110,7 +123,7 @@ def find_masks(
 ) -> tuple[Solution, tuple[str, ...]]:
     """Inputs and masks, from every guess, in at most as many iterations as the settings of the problem say for each.
 
-    Where masks are free and few, and of one local step, L-BFGS and the authors' descent are tried for some steps each,
+    Where masks are free and few, L-BFGS and the authors' descent are tried for some steps each,
     from the first guess, and the cheaper goes on. With many steps L-BFGS goes on in any case, and Adam where that has
     not become cheaper.
 
@@ -127,7 +140,7 @@ def find_masks(
     total = problem.settings.iterations
     steps = round(TRIAL_SHARE * total)
     entries = sum(value.numel() for name, value in guesses[0].items() if name.startswith(MASK))
-    if not (steps and 0 < entries <= FEW and problem.observation.protocol.one_gradient):
+    if not (steps and 0 < entries <= FEW):
         return _stop_told(*_by_adam(problem, guesses, generator, progress), total * len(guesses))
     free = problem.under(problem.settings, priors=())
     trials: list[Solution] = []

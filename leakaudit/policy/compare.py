@@ -82,17 +82,21 @@ class Setup:
     def asked(cls, request: Request, before: Report) -> Setup:
         """Of the audit that a request asks for.
 
-        Of a recorded update, and of a client that trains on all samples, the size is taken to be the one before.
+        Of a recorded update, and of a client that trains on all samples, the size is taken to be the one before;
+        whether a recorded update holds statistics, it says itself.
         """
         if request.local and request.samples is None:
             request = replace(request, samples=before.batch.batch_size)
         protocol = defended_protocol(request.protocol, request.defending())
+        statistics: str = protocol.shared_statistics
+        if request.recorded and statistics == "none":
+            statistics = before.protocol.shared_statistics
         return cls(
             mode=tuple(sorted(request.modes)),
             batch_size=before.batch.batch_size if request.recorded else request.protocol.batch_size,
             defences=tuple(map(str, request.defending())),
             threat_model=request.threat_model,
-            protocol=(protocol.name, protocol.steps, protocol.shared_statistics, _listed(protocol.settings)),
+            protocol=(protocol.name, protocol.steps, statistics, _listed(protocol.settings)),
         )
 
     def differs(self, other: Setup) -> list[str]:

@@ -113,6 +113,20 @@ class Protocol(ABC):
         """Whether the update is a single gradient, whatever it is called: all algebra of one applies."""
         return self.linear and self.steps == 1
 
+    @property
+    def bent_by(self) -> str:
+        """The optimizer behind which the update is no weighted mean of gradients, by name; "" where it is one."""
+        return "" if self.linear else "the client's optimizer"
+
+    @property
+    def shuffled(self) -> bool:
+        """Whether the update depends on an order of the samples, which the client draws and nobody else knows."""
+        return False
+
+    def only(self, samples: int) -> Protocol:
+        """The same client with so many samples, all of them in every step."""
+        return replace(self, batch_size=samples)
+
     @abstractmethod
     def update(
         self,
@@ -158,6 +172,19 @@ class Protocol(ABC):
         """
         return None
 
+    def rounding(self, update: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict[str, float]:
+        """What is wrong with an update that was exchanged as weights, which have a precision of their own.
+
+        Args:
+            update: In the units of :meth:`update`.
+            before: The trainable tensors before the first step, by name.
+
+        Returns:
+            Standard deviation of the rounding of an entry, by tensor, in units of the update; empty where a gradient
+            was sent.
+        """
+        return {}
+
     @abstractmethod
     def assumption(self, shared: str = "undefended", made: str = "computed") -> str:
         """The verdict's sentence on how the update is taken to be made.
@@ -179,6 +206,14 @@ class Protocol(ABC):
     def order(self, generator: Generator, samples: int) -> Tensor | None:
         """Draw the order in which a client visits so many samples; ``None`` where the update does not depend on it."""
         return None
+
+    def of_samples(self, samples: int) -> Protocol:
+        """The same for so many samples, for a control; with an order where this has one and they can have one."""
+        return replace(self, batch_size=samples)
+
+    def taking(self, steps: int) -> Protocol:
+        """The same in so many local steps, or fewer where they do not come out even; itself if it cannot be varied."""
+        return self
 
     def mask_shapes(self, target: Target) -> tuple[Mapping[str, tuple[int, ...]], ...]:
         """Shapes of the keep masks that a client draws, by step and layer in order of execution; eval mode has none."""
@@ -205,7 +240,7 @@ class Protocol(ABC):
             repeats: How often the sample stands in the batch, for a model that takes no single samples.
         """
         whole = play if self.steps == 1 else Play(play.inputs, play.labels)
-        return replace(self, batch_size=repeats).update(target, whole.of([position] * repeats))
+        return self.only(repeats).update(target, whole.of([position] * repeats))
 
     def facts(self) -> dict[str, Any]:
         """The document's section on the protocol, by its keys; names, numbers and text only."""

@@ -5,7 +5,8 @@ With SGD, momentum and coupled weight decay included, what was learnt is linear 
 .. math:: \theta_K = a\,\theta_0 - \sum_k c_k\, g_k, \qquad u = \frac{a\,\theta_0 - \theta_K}{\sum_k c_k},
 
 so the update here, u, is a weighted mean of gradients: what is known of the decay is taken off, and one step gives the
-gradient itself. Adam, AdamW and RMSprop are not linear: there :math:`u = (\theta_0 - \theta_K)/(\eta K)`.
+gradient itself. Adam, AdamW and RMSprop are not linear: there :math:`u = (a\,\theta_0 - \theta_K)/(\eta K)`, with
+:math:`a = (1 - \eta\lambda)^K` of AdamW's decoupled decay and 1 otherwise.
 
 The weights go through float32 as they do at the client, so u carries a rounding of about :math:`ulp(\theta)/\sum c_k`
 in every entry.
@@ -14,7 +15,7 @@ in every entry.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -103,11 +104,36 @@ class FedAvg(Protocol):
         """Whether the update is a weighted mean of the steps' gradients."""
         return self.optimizer in LINEAR
 
+    @property
+    def bent_by(self) -> str:
+        """Adam, AdamW or RMSprop."""
+        return "" if self.linear else _NAMES[self.optimizer]
+
+    @property
+    def shuffled(self) -> bool:
+        """Whether a step takes some of the samples only."""
+        return self.samples > self._size
+
+    def only(self, samples: int) -> FedAvg:
+        """The same client with so many samples, all of them in every step: one step an epoch."""
+        return replace(self, batch_size=samples, local_batch_size=None, drop_last=False)
+
+    @property
+    def kept(self) -> float:
+        """a, the share of the weights that decay leaves of a row that no gradient touched."""
+        return self._weights[0]
+
+    @property
+    def step_weights(self) -> list[float]:
+        """How much the gradient of every step counts in what was learnt, c_k; the learning rate where not linear."""
+        return self._weights[1]
+
     @cached_property
     def _weights(self) -> tuple[float, list[float]]:
         if self.linear:
             return impulses(self.steps, self.learning_rate, self.momentum, self.nesterov, self.weight_decay)
-        return 1.0, [self.learning_rate] * self.steps
+        decoupled = self.weight_decay if self.optimizer == "adamw" else 0.0
+        return (1 - self.learning_rate * decoupled) ** self.steps, [self.learning_rate] * self.steps
 
     def update(
         self,
@@ -155,15 +181,19 @@ class FedAvg(Protocol):
         total = sum(parts)
         if kept == 1:
             return {name: (before[name] - tensor) / total for name, tensor in after.items()}
-        return {name: self._learnt(kept * before[name].double(), tensor) / total for name, tensor in after.items()}
+        return {
+            name: self._learnt(kept * before[name].double(), tensor, before[name].dtype) / total
+            for name, tensor in after.items()
+        }
 
-    def _learnt(self, decayed: Tensor, after: Tensor) -> Tensor:
+    def _learnt(self, decayed: Tensor, after: Tensor, trained: torch.dtype) -> Tensor:
         """What is left without the decay's share, in float64 as θ is far larger; zero where that is the rounding alone.
 
-        An entry that no gradient touched differs from its decayed start by one rounding a step at most.
+        An entry that no gradient touched differs from its decayed start by one rounding a step at most, of the type
+        that was trained.
         """
         difference = decayed - after.double()
-        rounding = self.steps * torch.finfo(after.dtype).eps * decayed.detach().abs()
+        rounding = self.steps * torch.finfo(trained).eps * decayed.detach().abs()
         return difference.where(difference.detach().abs() > rounding, 0.0).to(after.dtype)
 
     def from_shared(self, shared: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Update:
@@ -179,21 +209,43 @@ class FedAvg(Protocol):
         kept, parts = self._weights
         return {name: (kept - 1) * before[name].detach() - sum(parts) * tensor for name, tensor in update.items()}
 
+    def rounding(self, update: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict[str, float]:
+        """Of weights rounded once a step: σ = rms(ulp) √(K/12) / Σ c, the ulp at the larger of the weights at both
+        ends."""
+        total = sum(self._weights[1])
+        moved = self.moved(update, before)
+        largest = {name: torch.maximum(before[name].abs(), (before[name] + way).abs()) for name, way in moved.items()}
+        return {n: spacing(tensor.detach()) * (self.steps / 12) ** 0.5 / total for n, tensor in largest.items()}
+
     def order(self, generator: Generator, samples: int) -> Tensor | None:
         """A shuffle per epoch, (epochs, samples); none where every step takes all samples."""
         if samples <= self._size:
             return None
         return torch.stack([torch.randperm(samples, generator=generator) for _ in range(self.local_epochs)])
 
+    def of_samples(self, samples: int) -> FedAvg:
+        """In steps of one sample where the client's steps take a part of its samples, else of all."""
+        apart = samples > 1 and self._size < self.samples
+        return replace(self, batch_size=samples, local_batch_size=1 if apart else None)
+
+    def taking(self, steps: int) -> FedAvg:
+        """In other epochs, or with fewer samples where one epoch takes more steps than that."""
+        each = self.steps // self.local_epochs
+        if steps >= each:
+            return replace(self, local_epochs=steps // each)
+        return replace(self, local_epochs=1, batch_size=sum(self.step_sizes[:steps]))
+
     def assumption(self, shared: str = "undefended", made: str = "computed") -> str:
         """How many samples, steps and epochs, and with which optimizer."""
         what = "its weights" if self.shares == "weights" else "the difference of its weights"
         momentum = f", {'Nesterov ' if self.nesterov else ''}momentum {self.momentum:g}" if self.momentum else ""
         decay = f", weight decay {self.weight_decay:g}" if self.weight_decay else ""
+        alone = " One step of SGD over all samples is the gradient itself." if self.one_gradient else ""
         return (
             f"FedAvg: the client shares {what} after {_count(self.steps, 'step')} of {_NAMES[self.optimizer]} "
             f"(learning rate {self.learning_rate:g}{momentum}{decay}; {_count(self.batch_size, 'sample')}, "
             f"{_count(self.local_epochs, 'epoch')}, steps of {self._size}), {shared}, {made} in {self.mode} mode."
+            f"{alone}"
         )
 
     def facts(self) -> dict[str, Any]:
@@ -213,6 +265,13 @@ class FedAvg(Protocol):
 
 
 _NAMES: dict[Name, str] = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}
+
+
+def spacing(tensor: Tensor) -> float:
+    """Root mean square of the distances of numbers to the next one of their type."""
+    _, exponent = torch.frexp(tensor)
+    ulp = torch.ldexp(torch.ones_like(tensor, dtype=torch.float64), exponent - 1) * torch.finfo(tensor.dtype).eps
+    return float(ulp.where(tensor != 0, 0.0).square().mean().sqrt())
 
 
 def _count(number: int, noun: str) -> str:

@@ -54,10 +54,21 @@ class FedSGD(Protocol):
         return f"FedSGD: the client shares the gradient of {samples}, {shared}, {made} in {self.mode} mode."
 
 
-def gradient_of(target: Target, inputs: Tensor, labels: Tensor, *, create_graph: bool = False) -> Update:
+def gradient_of(
+    target: Target,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    create_graph: bool = False,
+    parameters: Mapping[str, Tensor] | None = None,
+) -> Update:
     """The gradient of the mean loss at samples of a reader's own choice, detached unless a graph is asked for.
 
-    Readers of a single gradient experiment with it to learn which tensor shows what; it stands for no client's update.
+    Readers of an update experiment with it to learn which tensor shows what, at the model's weights or at others; it
+    stands for no client's update.
     """
-    found = FedSGD(len(inputs), target.mode).update(target, Play(inputs, labels), create_graph=create_graph)
+    protocol = FedSGD(len(inputs), target.mode)
+    if parameters is not None:
+        parameters = {name: tensor.detach().requires_grad_() for name, tensor in parameters.items()}
+    found = protocol.update(target, Play(inputs, labels), create_graph=create_graph, parameters=parameters)
     return found if create_graph else {name: tensor.detach() for name, tensor in found.items()}

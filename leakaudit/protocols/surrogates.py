@@ -2,7 +2,9 @@ r"""What an attacker puts in the place of K local steps: cheaper, or looser, tha
 
 `Between` is one gradient of all the samples at weights on a path from those before to those after the local training,
 :math:`w = (1-\alpha)\,\theta_0 + \alpha\,\theta_K` (SME, Zhu et al. 2023, arXiv 2306.00127); α = 0 is the gradient
-before the first step, the naive reading. `PerEpoch` replays the steps with samples of its own in every epoch, so that
+before the first step, the naive reading. A bent path leaves θ_0 as the client does, down the gradient of the guess, and
+its update is a mean of that gradient and one on the path: two gradients an iteration, and three numbers to be learnt.
+`PerEpoch` replays the steps with samples of its own in every epoch, so that
 the unknown order of the samples does not matter (DLFA, Dimitrov et al. 2022, arXiv 2206.12395).
 """
 
@@ -22,10 +24,12 @@ from leakaudit.target.target import Target
 
 ALPHA = "alpha"
 """Name of the unknown place on the path, a logit (1,)."""
-BEND = "bend:"
-"""Before a tensor's name: the control point of a bent path, off the middle, in units of `BEND_UNIT`."""
-BEND_UNIT = 0.1
-"""Of the root mean square of the way that the tensor went, so that Adam's steps suit every tensor; chosen."""
+LENGTH = "length"
+"""Name of the unknown length of a bent path's first leg, the logarithm of its ratio to the whole way (1,)."""
+FIRST = "first"
+"""Name of the unknown share of the first gradient in the update of a bent path, a logit (1,)."""
+BENT = {LENGTH: -0.7, FIRST: -1.5}
+"""Where a bent path begins; chosen: the middle of the way, and a first step of five."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,21 +57,39 @@ class Between(FedSGD):
         functional: bool = False,
     ) -> Update:
         """The gradient there; α is the sigmoid of the play's logit."""
+        how: dict[str, bool] = {"create_graph": create_graph, "functional": functional}
         before = target.parameters if parameters is None else dict(parameters)
-        alpha: Tensor | float = play.unknowns[ALPHA].sigmoid() if self.fixed is None else self.fixed
-        there = before if self.fixed == 0 else {n: t + self._along(n, alpha, play) for n, t in before.items()}
-        return super().update(target, play, create_graph=create_graph, parameters=there, functional=functional)
+        if self.fixed is not None:
+            return super().update(target, play, parameters=self._line(before, self.fixed), **how)
+        alpha = play.unknowns[ALPHA].sigmoid()
+        if LENGTH not in play.unknowns:
+            return super().update(target, play, parameters=self._line(before, alpha), **how)
+        first = super().update(target, play, parameters=before, **how)
+        leg = play.unknowns[LENGTH].exp() * _norm(self.way) / _norm({name: first[name] for name in self.way})
+        # θ_0 (1−α)² + 2α(1−α) c + α² θ_K with c = θ_0 − leg · g(θ_0): it leaves θ_0 down the gradient
+        there = {
+            name: tensor + alpha**2 * self.way[name] - 2 * alpha * (1 - alpha) * leg * first[name]
+            if name in self.way
+            else tensor
+            for name, tensor in before.items()
+        }
+        then = super().update(target, play, parameters=there, **how)
+        share = play.unknowns[FIRST].sigmoid()
+        return {name: share * first[name] + (1 - share) * then[name] for name in before}
 
-    def _along(self, name: str, alpha: Tensor | float, play: Play) -> Tensor | float:
-        """From the weights before to the place on the path: a line, or a quadratic Bézier curve."""
-        if name not in self.way:
-            return 0.0
-        line = alpha * self.way[name]
-        if BEND + name not in play.unknowns:
-            return line
-        # θ_0 (1−α)² + 2α(1−α) c + α² θ_K with the control point c = (θ_0 + θ_K)/2 + bend: a line where the bend is 0
-        unit = BEND_UNIT * self.way[name].square().mean().sqrt()
-        return line + 2 * alpha * (1 - alpha) * unit * play.unknowns[BEND + name]
+    def _line(self, before: Mapping[str, Tensor], alpha: Tensor | float) -> dict[str, Tensor]:
+        """Weights on the straight way."""
+        if isinstance(alpha, float) and alpha == 0:
+            return dict(before)
+        return {n: tensor + alpha * self.way[n] if n in self.way else tensor for n, tensor in before.items()}
+
+
+SMALLEST = 1e-30
+"""Least norm that is divided by; chosen, above the 1e-38 where float32's precision ends."""
+
+
+def _norm(tensors: Mapping[str, Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors.values()]).square().sum().sqrt().clamp_min(SMALLEST)
 
 
 @dataclass(frozen=True)

@@ -167,10 +167,12 @@ class Measure(ABC, Generic[R]):
         reconstruction of the one; reconstructions are used once otherwise.
 
         Args:
-            batch: The victim.
+            batch: The victim; there are no scores where nobody has its samples.
             found: What was recovered, in any order.
             prior_only: What the attack made without the update: one more floor, the best of them.
         """
+        if not batch.known:
+            return []
         first = first_places(batch.images)
         distinct = sorted(set(first))
         rows, columns = linear_sum_assignment(self.distance(batch, found)[distinct])
@@ -214,6 +216,14 @@ class Measure(ABC, Generic[R]):
     def entry(self, batch: Batch, score: SampleScore, found: R) -> dict[str, Any]:
         """What the document holds of a sample beside its metrics, by the names of `SampleResult`."""
         return {}
+
+    def unscored_entry(self, found: R, row: int) -> dict[str, Any]:
+        """What the document holds of a reconstruction whose sample nobody has, by the names of `SampleResult`."""
+        return {}
+
+    def unscored_claim(self, found: R) -> str:
+        """As :meth:`claim`, for such reconstructions."""
+        return ""
 
     def picture(self, values: Tensor) -> str | None:
         """A PNG data URI of one sample's values (*shape), or ``None`` where there is nothing to see."""

@@ -335,6 +335,10 @@ class ImageMeasure(Measure[Found]):
             "reconstruction_png": png(values_of(found)[score.reconstruction]),
         }
 
+    def unscored_entry(self, found: Found, row: int) -> dict[str, Any]:
+        """The picture."""
+        return {"reconstruction_png": png(values_of(found)[row])}
+
     def picture(self, values: Tensor) -> str:
         """The image."""
         return png(values)

@@ -38,6 +38,7 @@ READABLE = 0.8
 """Fraction of a text's places that are right from which it counts as readable; chosen, not measured."""
 DRAWS = 20
 """Draws of other texts that the floor is the mean of; chosen."""
+TOKEN_SET = "The words of {hit} of {total} texts were read, without their order,"
 UNORDERED = "the set of tokens was read, not their order"
 
 
@@ -251,7 +252,7 @@ class TokenMeasure(Measure[ReadTexts]):
     def claim(self, score: SampleScore) -> str:
         """A token set is no reconstruction."""
         ordered = score.metrics["accuracy"] is not None
-        return "" if ordered else "The words of {hit} of {total} texts were read, without their order,"
+        return "" if ordered else TOKEN_SET
 
     def told(self, score: SampleScore) -> str:
         """Places right, or the token set where there is no order."""
@@ -292,6 +293,19 @@ class TokenMeasure(Measure[ReadTexts]):
                 "skill": tokens.skill,
             },
         }
+
+    def unscored_entry(self, found: ReadTexts, row: int) -> dict[str, Any]:
+        """Ids by place, and the token set."""
+        reading = found.reading(row)
+        places = zip(reading.ids.tolist(), reading.placed.tolist(), strict=True)
+        return {
+            "reading": [token if placed else None for token, placed in places],
+            "found": list(reading.found),
+        }
+
+    def unscored_claim(self, found: ReadTexts) -> str:
+        """A token set is no reconstruction."""
+        return "" if bool(found.placed.any()) else TOKEN_SET
 
     def identify(self, batch: Batch, position: int, found: ReadTexts, row: int) -> Identification:
         """Against the other texts of the file; undefined for the token set of several texts."""

@@ -13,6 +13,7 @@ What may run code is opened only when the caller says so; sizes are held against
 from __future__ import annotations
 
 import importlib
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,14 +22,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from leakaudit.errors import ModelError, UsageError
+from leakaudit.errors import LeakauditError, ModelError, UsageError
+from leakaudit.safety.archives import check_unpacked
 from leakaudit.safety.importing import current_folder_importable
+from leakaudit.safety.npz import arrays_of
 from leakaudit.target.hashing import hash_model
 from leakaudit.target.modules import from_module
-from leakaudit.target.prescan import scan
 from leakaudit.target.readers import Asked, Content, Reader
 from leakaudit.target.target import Target
 from leakaudit.target.wrappers import PREFIXES
+
+LISTED = re.compile(r"arr_\d+")
+"""Names that numpy gives to arrays of a list, as Flower's clients and servers keep them."""
 
 
 def from_factory(path: Path, reader: Reader, factory: str, asked: Asked) -> Target:
@@ -50,7 +55,7 @@ def _described(module: nn.Module, origin: dict[str, Any], asked: Asked) -> Targe
 
 def _trusted(path: Path, reader: Reader, asked: Asked) -> None:
     """Refuse a file that can run code when opened, unless it is trusted; hostile archives are refused even then."""
-    scan(path)
+    check_unpacked(path, ModelError)
     if not asked.trust:
         raise ModelError(f"{path} is {reader.called}, {reader.risk}", "pass --trust if you made it")
 
@@ -95,15 +100,25 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
                 content = inner
                 break
     tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
-    if not tensors:
-        raise ModelError(f"{path} holds no state dict", "save it with torch.save(model.state_dict(), path)")
+    odd = [name for name, tensor in tensors.items() if not isinstance(name, str) or tensor.layout is not torch.strided]
+    if odd or not tensors:
+        what = f"the tensor {odd[0]!r}, which is sparse or has no name in text" if odd else "no state dict"
+        raise ModelError(f"{path} holds {what}", "save it with torch.save(model.state_dict(), path)")
     return tensors
 
 
 def scanned_state_dict(path: Path) -> dict[str, Tensor]:
     """Tensors of a zip archive by name, after a look at its sizes."""
-    scan(path)
+    check_unpacked(path, ModelError)
     return _state_dict(path)
+
+
+def _npz(path: Path) -> dict[str, Tensor]:
+    """Arrays by name, as `numpy.savez` writes them."""
+    try:
+        return arrays_of(path)
+    except ValueError as error:
+        raise ModelError(f"{path} is a damaged .npz file ({error})", "write it again") from error
 
 
 def _build(factory: str) -> nn.Module:
@@ -117,11 +132,17 @@ def _build(factory: str) -> nn.Module:
 
 def _built(factory: str, location: str, name: str) -> nn.Module:
     try:
-        function = getattr(importlib.import_module(location), name)
+        function = getattr(importlib.import_module(location), name, None)
+        if function is None:
+            raise UsageError(f"module {location!r} has no function {name!r}", "correct --factory")
+    except LeakauditError:
+        raise
     except ImportError as error:
         raise UsageError(f"factory {factory!r} cannot be imported: {error}", "run leakaudit where it can be") from error
-    except AttributeError:
-        raise UsageError(f"module {location!r} has no function {name!r}", "correct --factory") from None
+    except (Exception, SystemExit) as error:  # the user's own code, which an import runs
+        raise ModelError(
+            f"factory {factory!r}: importing {location} failed: {type(error).__name__}: {error}", "mend that module"
+        ) from error
     try:
         module = function()
     except Exception as error:  # the user's own code; whatever it raises, the way out is the same
@@ -143,6 +164,9 @@ def _fill(module: nn.Module, weights: dict[str, Tensor], path: Path, factory: st
         ):
             weights = {name[len(prefix) :]: value for name, value in weights.items()}
     wanted = module.state_dict()
+    if weights and all(LISTED.fullmatch(name) for name in weights) and len(weights) == len(wanted):
+        inside = sorted(weights, key=lambda name: int(name.removeprefix("arr_")))
+        weights = {own: weights[listed] for own, listed in zip(wanted, inside, strict=True)}
     missing, extra = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys())
     wrong = [n for n in wanted.keys() & weights.keys() if wanted[n].shape != weights[n].shape]
     if missing or extra or wrong:
@@ -224,7 +248,7 @@ def _read_pickle(path: Path, asked: Asked) -> Target:
 
 
 def _read_checkpoint(path: Path, asked: Asked) -> Target:
-    scan(path)
+    check_unpacked(path, ModelError)
     return _read_pickle(path, asked)
 
 
@@ -239,6 +263,10 @@ def _is_script(content: Content) -> bool:
 
 def _is_checkpoint(content: Content) -> bool:
     return "data.pkl" in content.inner
+
+
+def _is_npz(content: Content) -> bool:
+    return bool(content.members) and all(name.endswith(".npy") for name in content.members or ())
 
 
 def _is_safetensors(content: Content) -> bool:
@@ -273,6 +301,14 @@ CHECKPOINT = Reader(
     recognises=_is_checkpoint,
     read=_read_checkpoint,
     weights=scanned_state_dict,
+    order=52,
+)
+NPZ = Reader(
+    kind="npz",
+    called="an .npz file of weights",
+    recognises=_is_npz,
+    read=_read_weights,
+    weights=_npz,
     order=52,
 )
 SAFETENSORS = Reader(

@@ -158,7 +158,7 @@ def _switches(module: nn.Module) -> list[tuple[nn.Module, str]]:
 def running_statistics(target: Target) -> dict[str, tuple[Tensor, Tensor]]:
     """Mean and variance that each layer has gathered in training, by layer name; part of the model."""
     with normalising_with(target.module, "running"):
-        calls = normalised(target, _blank(target))
+        calls = normalised(target, blank(target))
     return {name: call.running for name, call in calls.items() if call.running is not None}
 
 
@@ -199,7 +199,7 @@ def sharing(target: Target, kind: SharedStatistics) -> Target:
     if kind == "none":
         return target
     with torch.no_grad():
-        calls = normalised(target, _blank(target))
+        calls = normalised(target, blank(target))
     if not calls:
         raise UsageError(f"BatchNorm statistics are to be shared, but {target.name} has no BatchNorm layers", FOLDED)
     if all(call.running is not None for call in calls.values()):
@@ -231,7 +231,9 @@ def revealed(target: Target, calls: Mapping[str, Call], kind: SharedStatistics) 
         }
 
 
-def _blank(target: Target) -> Tensor:
+def blank(target: Target, samples: int | None = None) -> Tensor:
+    """Inputs of zeros (B, *shape), of so many samples or of any number that the model takes."""
     like = next(iter(target.parameters.values()))
-    samples = max(2, usable_batch_size(target)) if target.batch_sizes is None else usable_batch_size(target)
+    if samples is None:
+        samples = max(2, usable_batch_size(target)) if target.batch_sizes is None else usable_batch_size(target)
     return torch.zeros((samples, *target.image_shape), dtype=like.dtype, device=like.device)

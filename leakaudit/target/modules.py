@@ -12,6 +12,7 @@ from torch import nn
 
 from leakaudit.domains.tokens import Tokens
 from leakaudit.errors import ModelError, UsageError
+from leakaudit.safety.confined import refuse_exhaustion
 from leakaudit.target import layout as layouts
 from leakaudit.target.composed import compose
 from leakaudit.target.dropout import Dropout, dropout_layers, replace_dropout
@@ -22,7 +23,7 @@ from leakaudit.target.probe import batch_sizes, double_backward_note, reach_note
 from leakaudit.target.scripted import ScriptedModule
 from leakaudit.target.target import FidelityNote, Layout, Target
 from leakaudit.target.tokens import LENGTHS, find_table
-from leakaudit.target.wrappers import unwrapped
+from leakaudit.target.wrappers import unwrapped, with_logits_alone
 from leakaudit.tasks.single_label import single_label
 
 ImageShape = tuple[int, ...]
@@ -57,6 +58,7 @@ def from_module(
     exported, dropout = origin.pop("exported_batch", None), origin.pop("dropout", None)
     native, layout, notes, tokens = _native(module, image_shape, exported or 1, label)
     domain, vocabulary = layouts.domain_of(layout, native, image_shape, tokens)
+    with_logits_alone(module, run(module, exported or 1, native, vocabulary=vocabulary))
     replace_dropout(module)
     _keep_statistics(module)
     outputs = _outputs(module, exported or 1, native, label, vocabulary)
@@ -136,6 +138,7 @@ def _native(
         try:
             run(module, batch, native)
         except (RuntimeError, ValueError, TypeError, IndexError, ModelError) as error:
+            refuse_exhaustion(error)
             errors.append(f"{native}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
             continue
         if image_shape:

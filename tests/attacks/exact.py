@@ -13,7 +13,7 @@ from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
 from leakaudit.domains.images import Images
 from leakaudit.observation import Observation
-from leakaudit.protocols.base import Mode
+from leakaudit.protocols.base import Mode, Protocol
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import Reconstruction
 from leakaudit.target.dropout import Dropout
@@ -22,9 +22,16 @@ from leakaudit.target.target import Target
 EXACT = 1e-3
 
 
-def seen(target: Target, batch: Batch, space: Images, mode: Mode = "eval", seed: int = 0) -> Observation:
-    """What an attacker sees of a batch, with labels inferred from it."""
-    observation = observe(target, batch, FedSGD(len(batch.labels), mode), space, seed)
+def seen(
+    target: Target,
+    batch: Batch,
+    space: Images,
+    mode: Mode = "eval",
+    seed: int = 0,
+    protocol: Protocol | None = None,
+) -> Observation:
+    """What an attacker sees of a batch, with labels inferred from it; of one gradient by default."""
+    observation = observe(target, batch, protocol or FedSGD(len(batch.labels), mode), space, seed)
     labels = infer_labels(target, observation, cpu_generator(0)).labels
     return replace(observation, labels=labels, label_source="inferred")
 

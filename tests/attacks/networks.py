@@ -66,12 +66,17 @@ def short(name: str) -> Attack:
 STEPS: dict[str, dict[str, int]] = {
     "sme": {"local_epochs": 2},
     "dlfa": {"local_epochs": 2, "local_batch_size": 1},
+    "local steps": {"local_epochs": 2, "local_batch_size": 1},
 }
 """Local training that an attack on several steps needs, beside which it has nothing to read."""
 
 
+LOCAL = "local steps"
+"""In the place of an attack's name: clients that train locally in steps of one sample, whatever the attack."""
+
+
 def victim_of(reference: Reference, domain: Domain, size: int, name: str = "") -> tuple[Target, Victim]:
-    """A bundled network with a private batch of some samples, for an attack of this name."""
+    """A bundled network with a private batch of some samples, for an attack of this name, or for `LOCAL`."""
     target = reference_target(reference, domain, 5)
     private = synthetic_batch(target, target.domain, 8, 1).subset(range(size))
     knowledge = Knowledge(auxiliary=synthetic_batch(target, target.domain, 64, 7).images)
@@ -88,11 +93,14 @@ def others() -> list[tuple[Reference, Domain]]:
     return [*((one, TEXTS) for one in TEXT_REFERENCES), *((one, TABLE) for one in TABLE_REFERENCES)]
 
 
-def attacked(name: str, space: Images, size: int) -> tuple[Target, Victim] | None:
-    """The first bundled network that an attack applies to, with a private batch of its own of some samples."""
+def attacked(name: str, space: Images, size: int, *, local: bool = False) -> tuple[Target, Victim] | None:
+    """The first bundled network that an attack applies to, with a private batch of its own of some samples.
+
+    With `local` its client takes several steps, for an attack that needs no more than one as well.
+    """
     attack = short(name)
     for reference, domain in (*((one, space) for one in (*REFERENCES, BATCHNORM)), *others()):
-        needed = name if name in STEPS else ""
+        needed = LOCAL if local else name if name in STEPS else ""
         target, victim = _looked_at(reference, domain, size, needed)
         if attack.refusal(*victim.attacked_by(attack, target)) is None:
             return victim_of(reference, domain, size, needed)

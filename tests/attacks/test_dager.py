@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from leakaudit.attacks.base import cpu_generator
-from leakaudit.attacks.dager import Dager, DagerSettings, span_distance
+from leakaudit.attacks.dager import Dager, DagerSettings
 from leakaudit.attacks.linear import LinearReader, LinearSettings
 from leakaudit.attacks.reading.noise import live_rows
+from leakaudit.attacks.reading.spans import span_distance
 from leakaudit.attacks.reading.token_places import sequence_by_positions
 from leakaudit.client.batch import Batch
 from leakaudit.domains.images import Images

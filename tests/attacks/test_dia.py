@@ -12,9 +12,11 @@ from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.dia import DIA, DIASettings
 from leakaudit.attacks.ig import IG, IGSettings
 from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe_step
 from leakaudit.defences.base import adapted
 from leakaudit.defences.spec import parse_defence
 from leakaudit.domains.images import Images
+from leakaudit.protocols.fedavg import FedAvg
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import NotApplicable
 from leakaudit.target.dropout import Dropout
@@ -172,3 +174,16 @@ def test_masks_of_a_map_follow_from_the_masked_activations(samples: Batch, space
     assert float((result.masks[0]["map"] == given.masks[0]["map"]).float().mean()) > 0.8
     assert result.iterations <= 400
     assert "L-BFGS matched better than signed Adam" in result.notes
+
+
+def test_masks_of_every_step_are_found_with_the_inputs(samples: Batch, space: Images) -> None:
+    """New masks in every local step: with unknown ones of its own for each, the sample comes out."""
+    target, client = small_net(p=0.5), FedAvg(1, "train", local_epochs=2, learning_rate=0.1)
+    observation, _ = observe_step(target, samples.subset([0]), client, space, seed=1)
+    seen = replace(observation, labels=samples.labels[:1])
+    found = DIA(DIASettings(iterations=300))(target, seen, cpu_generator(0))
+    plain = IG(IGSettings(iterations=100))(target, seen, cpu_generator(0))
+    assert found.masks is not None
+    assert [set(step) for step in found.masks] == [{"drop"}, {"drop"}]
+    errors = [float((space.decode(r.inputs) - samples.images[:1]).square().mean()) for r in (found, plain)]
+    assert errors[0] < 0.2 * errors[1], errors

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.reading.masks import draw_masks, masked_layers, read_masks
 from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe_step
 from leakaudit.defences.base import ClientStep, Defence, through
 from leakaudit.defences.gaussian import GaussianMechanism
 from leakaudit.defences.pruning import Pruning, Support
@@ -19,6 +20,7 @@ from leakaudit.defences.quantisation import IntegerQuantisation, SignQuantisatio
 from leakaudit.domains.images import Images
 from leakaudit.observation import Observation
 from leakaudit.protocols.base import Play
+from leakaudit.protocols.fedavg import FedAvg
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.target.dropout import Dropout, dropout_layers, keyed
 from leakaudit.target.target import Target
@@ -177,3 +179,16 @@ def test_masks_of_a_convolutions_map_cannot_be_read(samples: Batch, space: Image
     layers = masked_layers(target, observation)
     assert layers[0].units == 864
     assert read_masks(target, observation, layers, cpu_generator(9)) == {}
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_of_several_steps_only_what_is_dropped_in_all_of_them_is_read(size: int, samples: Batch, space: Images) -> None:
+    target, client = small_net(p=0.5), FedAvg(size, "train", local_epochs=2, learning_rate=0.1)
+    observation, masks = observe_step(target, samples.subset(range(size)), client, space, seed=1)
+    read = read_masks(target, observation, masked_layers(target, observation), cpu_generator(9))
+    assert set(read) == {"0/drop", "1/drop"}
+    kept = torch.cat([step["drop"] for step in masks]).any(0)
+    assert not bool(kept.all())
+    for key, mask in read.items():
+        assert mask.shape == keyed(masks)[key].shape
+        assert torch.equal(mask.bool(), kept.expand(size, -1)), key

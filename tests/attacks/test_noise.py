@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from leakaudit.attacks.april import solve_patches
 from leakaudit.attacks.base import cpu_generator
-from leakaudit.attacks.dager import span_rank, span_tilt
 from leakaudit.attacks.labels.infer import LabelGuess, infer_labels
 from leakaudit.attacks.reading import noise as noise_module
 from leakaudit.attacks.reading.noise import FALSE_ALARM, live_rows, noise_share, rank_limit, row_limit
 from leakaudit.attacks.reading.rank_one import complete, leading
+from leakaudit.attacks.reading.spans import span_rank, span_tilt
 from leakaudit.attacks.registry import create
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe

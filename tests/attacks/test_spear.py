@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from leakaudit.attacks.base import cpu_generator
+from leakaudit.attacks.reading.columns import select, sparsify
+from leakaudit.attacks.reading.factors import factorize, numerical_rank
 from leakaudit.attacks.reading.first_layer import find_linears
-from leakaudit.attacks.spear import Spear, SpearSettings, factorize, numerical_rank, select, sparsify
+from leakaudit.attacks.spear import Spear, SpearSettings
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
 from leakaudit.domains.images import Images

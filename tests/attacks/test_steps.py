@@ -19,10 +19,10 @@ from leakaudit.client.observe import observe
 from leakaudit.domains.images import Images
 from leakaudit.matching.problem import CLIENT, GradientMatching
 from leakaudit.observation import Observation
-from leakaudit.protocols.base import Play
+from leakaudit.protocols.base import Play, Update
 from leakaudit.protocols.fedavg import FedAvg
 from leakaudit.protocols.fedsgd import FedSGD
-from leakaudit.protocols.surrogates import ALPHA, Between, PerEpoch
+from leakaudit.protocols.surrogates import ALPHA, BENT, FIRST, LENGTH, Between, PerEpoch
 from leakaudit.reconstruction import NotApplicable, SilentMonitor
 from leakaudit.target.target import Target
 from tests.conftest import make_target
@@ -65,6 +65,51 @@ def test_the_surrogate_at_zero_is_the_naive_gradient(samples: Batch, space: Imag
     at_the_end = Between(2, way=moved).update(target, replace(play, unknowns={ALPHA: torch.tensor([40.0])}))
     for name, tensor in target.gradient(play.inputs, play.labels, parameters=after).items():
         torch.testing.assert_close(at_the_end[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_a_bent_path_is_the_first_gradient_the_last_or_between(samples: Batch, space: Images) -> None:
+    target, protocol = network(), FedAvg(2, local_epochs=3, learning_rate=0.5)
+    observation = shared(target, samples, space, protocol, 0, 1)
+    moved = protocol.moved(observation.update, target.parameters)
+    play = Play(space.encode(samples.images[:2]), samples.labels[:2])
+
+    def at(alpha: float, length: float, first: float) -> Update:
+        values = {ALPHA: alpha, LENGTH: length, FIRST: first}
+        unknowns = {name: torch.tensor([value]) for name, value in values.items()}
+        return Between(2, way=moved).update(target, replace(play, unknowns=unknowns))
+
+    for name, tensor in FedSGD(2).update(target, play).items():
+        torch.testing.assert_close(at(0.0, 0.0, 40.0)[name], tensor, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(at(-40.0, 0.0, -40.0)[name], tensor, rtol=1e-4, atol=1e-6)
+    after = {name: (tensor + moved[name]).detach().requires_grad_() for name, tensor in target.parameters.items()}
+    for name, tensor in target.gradient(play.inputs, play.labels, parameters=after).items():
+        torch.testing.assert_close(at(40.0, 0.0, -40.0)[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_the_bent_path_explains_what_a_straight_one_does_not(samples: Batch, space: Images) -> None:
+    """At the client's own samples, three numbers bring the surrogate far nearer to the update than one."""
+    target, protocol = convolutions(), FedAvg(2, local_epochs=5, learning_rate=0.1)
+    observation = shared(target, samples, space, protocol, 0, 1)
+    way = protocol.moved(observation.update, target.parameters)
+    seen = replace(observation, protocol=Between(2, way=way))
+    problem = GradientMatching(target, seen, samples.labels[:2], IGSettings(tv_weight=0.0, distance="cosine"))
+    inputs = space.encode(samples.images[:2])
+
+    def least(begun: dict[str, float]) -> float:
+        unknowns = {CLIENT + name: torch.tensor([value], requires_grad=True) for name, value in begun.items()}
+        optimizer = torch.optim.LBFGS(list(unknowns.values()), max_iter=30, line_search_fn="strong_wolfe")
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            value = 1e6 * problem.objective({"inputs": inputs, **unknowns})[0]
+            value.backward()
+            return value
+
+        optimizer.step(closure)
+        return float(closure().detach()) / 1e6
+
+    straight, bent = least({ALPHA: 0.0}), least({ALPHA: 0.0, **BENT})
+    assert bent < 0.2 * straight, (straight, bent)
 
 
 def test_the_weights_after_training_follow_from_the_update(samples: Batch, space: Images) -> None:

@@ -13,8 +13,9 @@ import leakaudit
 from leakaudit.attacks.ig import IG
 from leakaudit.attacks.registry import create
 from leakaudit.audit.budget import Budget
-from leakaudit.audit.controls import NEGATIVE_FAILED, Run, Scene, control, without_information
+from leakaudit.audit.controls import NEGATIVE_FAILED, control, without_information
 from leakaudit.audit.memory import Memory
+from leakaudit.audit.scene import Run, Scene
 from leakaudit.audit.victim import Knowledge, attack_victim, observe_victim
 from leakaudit.client.batch import Batch
 from leakaudit.document.schema import ControlEntry, Report

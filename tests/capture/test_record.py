@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from leakaudit.capture import CaptureWarning, pytorch_hook, record
+from leakaudit.capture import CaptureWarning, flower_mod, pytorch_hook, record
 
 
 def arrays() -> dict[str, np.ndarray[Any, Any]]:
@@ -202,3 +202,40 @@ def test_an_error_of_the_recorder_does_not(tmp_path: Path) -> None:
         warnings.simplefilter("always")
         train(module, loader, optimizer, 1)
     assert [w.category for w in seen] == [CaptureWarning]
+
+
+class Odd(nn.Module):
+    """Calls its dropout by keyword, so that a hook sees no inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop, self.head = nn.Dropout(0.5), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.drop(input=x))
+
+
+def test_what_a_hook_cannot_read_does_not_end_the_training(tmp_path: Path) -> None:
+    """A layer that is called in another way, and a sampler of something else than numbers."""
+    module = Odd()
+    optimizer = torch.optim.SGD(module.parameters(), 0.1)
+    data = {"a": torch.randn(6), "b": torch.randn(6)}
+
+    class Named(torch.utils.data.Dataset[Any]):
+        def __len__(self) -> int:
+            return 2
+
+        def __getitem__(self, name: str) -> tuple[Tensor, Tensor]:
+            return data[name], torch.tensor(1)
+
+    loader = DataLoader(Named(), sampler=["a", "b"], batch_size=2)
+    hook = pytorch_hook(module, tmp_path / "r", optimizer=optimizer, loader=loader)
+    with pytest.warns(CaptureWarning, match="round not recorded"), hook:
+        train(module, loader, optimizer, 1)
+    document = json.loads((tmp_path / "r" / "round.json").read_text(encoding="utf-8"))
+    assert document["local_steps"] == 1, "what could be seen is recorded"
+
+
+def test_a_mod_that_was_never_made_warns_and_lets_the_training_go_on() -> None:
+    with pytest.warns(CaptureWarning, match="not mods=.flower_mod."):
+        assert flower_mod("message", "context", lambda message, context: (message, context)) == ("message", "context")

@@ -97,7 +97,8 @@ def test_a_recorded_round_says_how_its_client_trained(model: Path, samples: Path
     code, _, err = leakaudit(*words, "--out", tmp_path / "b", "--round", tmp_path / "round", "--learning-rate", 0.1)
     assert code in (0, 5), err
     assert report_of(tmp_path / "b")["protocol"]["settings"]["learning_rate"] == 0.1
-    code, _, err = leakaudit(*words, "--out", tmp_path / "c", "--round", tmp_path)
+    (tmp_path / "empty").mkdir()
+    code, _, err = leakaudit(*words, "--out", tmp_path / "c", "--round", tmp_path / "empty")
     assert code == 2
     assert "no before.safetensors" in err
     document = tmp_path / "round" / "round.json"

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from leakaudit.capture import record
 from leakaudit.client.readers.images import hash_batch, load_batch
-from leakaudit.document.schema import Report
+from leakaudit.document.schema import Report, RoundEntry
 from leakaudit.domains.images import Images
 from leakaudit.policy.read import read_policy
 from leakaudit.report.formats import pdf
@@ -75,6 +76,34 @@ def test_verify_compares_model_and_batch(tmp_path: Path) -> None:
     assert "DIFFERS model" in out
     assert "ok      batch" in out
     assert leakaudit("verify", path, "--model", tmp_path / "none")[0] == 2
+
+
+def test_verify_checks_a_recorded_update_and_a_folder_of_rounds(tmp_path: Path) -> None:
+    arrays = {"w": np.zeros(3, np.float32)}
+    places = [record(arrays, {"w": np.full(3, n, np.float32)}, out=tmp_path / "rounds" / str(n)) for n in (1, 2, 3)]
+    hashes = [hash_batch(place / "after.safetensors") for place in places if place]
+    document = build(victims=1, runs=1)
+    entries = [
+        RoundEntry(victim=n, label="", kind="weights", sha256=hashes[n], samples=1, known=False, own_weights=False)
+        for n in (0, 2)
+    ]
+    single, several = tmp_path / "single.json", tmp_path / "several.json"
+    one = document.protocol.model_copy(update={"update_sha256": hashes[0]})
+    single.write_text(document.model_copy(update={"protocol": one}).to_json())
+    both = document.protocol.model_copy(update={"update_sha256": "0" * 64, "rounds": entries})
+    several.write_text(document.model_copy(update={"protocol": both}).to_json())
+    file = tmp_path / "rounds" / "1" / "after.safetensors"
+    for update in (file, file.parent):
+        assert leakaudit("verify", single, "--update", update)[0] == 0
+    code, out, _ = leakaudit("verify", several, "--update", tmp_path / "rounds")
+    assert (code, "2 rounds, each with the SHA-256 of the report" in out) == (0, True), (
+        "one that was left out may be there"
+    )
+    (tmp_path / "rounds" / "3" / "after.safetensors").write_bytes(b"other")
+    code, out, _ = leakaudit("verify", several, "--update", tmp_path / "rounds")
+    assert (code, "DIFFERS update" in out, "1 of the report's 2 rounds" in out) == (3, True, True)
+    assert leakaudit("verify", single, "--update", tmp_path / "rounds")[0] == 3
+    assert leakaudit("verify", single, "--update", tmp_path / "none")[0] == 2
 
 
 def test_render_writes_other_views_and_never_shows_more(report: Path, tmp_path: Path) -> None:

@@ -165,9 +165,9 @@ def test_damaged_files_are_refused(suffix: str, content: bytes, tmp_path: Path) 
 
 
 def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "u.fobs").write_bytes(b"1")
-    with pytest.raises(UsageError, match=r"expected .npz, .safetensors, .pt or .pth"):
-        read_arrays(tmp_path / "u.fobs")
+    (tmp_path / "u.bin").write_bytes(b"1")
+    with pytest.raises(UsageError, match=r"expected .npz, .safetensors, .fobs, .pt or .pth"):
+        read_arrays(tmp_path / "u.bin")
 
 
 def test_a_recorded_round_is_read(module: nn.Module, after: dict[str, Tensor], tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from leakaudit.document.schema import (
     AttackEntry,
+    BatchSection,
     ControlEntry,
     DefenceEntry,
     FidelityEntry,
@@ -63,8 +65,10 @@ def evidence(
     update_told: str = "",
     batch_size: int = 2,
     mode: str = "train",
+    distinct_records: Sequence[int] = (),
     fidelity: tuple[str, ...] = (),
     target: dict[str, Any] | None = None,
+    protocol: dict[str, Any] | None = None,
     **more: Any,
 ) -> Evidence:
     """Evidence in which no rule but LA403 finds anything, unless asked for."""
@@ -74,5 +78,9 @@ def evidence(
     }  # fmt: skip
     notes = [FidelityEntry(id=name, message="a note") for name in fidelity]
     section = TargetSection(**{**plain, **(target or {})}, fidelity=notes)
+    made = ProtocolSection(batch_size=batch_size, mode=mode, **(protocol or {}))
     rank = RankSection(risk=risk, score=None, layers=[], update_told=update_told)
-    return Evidence(section, ProtocolSection(batch_size=batch_size, mode=mode), rank, attacks, **more)
+    if distinct_records:
+        counts = {"samples": 8, "batch_size": batch_size, "victims": len(distinct_records), "mean": [], "std": []}
+        more["batch"] = BatchSection(path=None, sha256=None, distinct_records=list(distinct_records), **counts)
+    return Evidence(section, made, rank, attacks, **more)

@@ -9,7 +9,15 @@ import pytest
 
 import leakaudit
 from leakaudit.attacks.registry import available
-from leakaudit.document.schema import ClaimCheck, ClaimEntry, FirstLayer, LabelResult, PartResult
+from leakaudit.document.schema import (
+    CarriedEntry,
+    ClaimCheck,
+    ClaimEntry,
+    FirstLayer,
+    LabelResult,
+    LeftOutEntry,
+    PartResult,
+)
 from leakaudit.document.status import Cause, Cut, Lost
 from leakaudit.errors import UsageError
 from leakaudit.findings import RULES, SEVERITIES, Evidence, judge, rule, rule_named
@@ -19,6 +27,7 @@ FAMILIES = {"1": "architecture", "2": "reconstruction", "3": "labels", "4": "pro
 FIDELITY = [name for name in RULES if name.startswith("LA9") and int(name[2:]) < 950]
 NOTES = [name for name in FIDELITY if RULES[name].worst == "none"]
 UNMET = ClaimCheck(what="share of zero entries", expected="at least 0.9", measured="0.1", holds=False)
+CARRIED = CarriedEntry(earlier="round-1", later="round-2", tensor="fc.weight", rows=7, factor=0.9)
 PRESENT = LabelResult(true=[1, 1, 2], inferred=[1, 2, 2], correct=2)
 
 CASES: dict[str, Evidence] = {
@@ -33,10 +42,13 @@ CASES: dict[str, Evidence] = {
     "LA208": evidence([entry(sample(True, part=PartResult(entries=25, of=48, psnr=None)))]),
     "LA301": evidence([entry(sample(False))]),
     "LA302": evidence([entry(results=[victim(sample(False), labels=PRESENT)])]),
+    "LA303": evidence([], protocol={"algorithm": "fedavg"}, distinct_records=[3]),
     "LA401": evidence([], batch_size=1),
     "LA402": evidence([], target={"batchnorm_layers": ["bn1"]}),
     "LA403": evidence([]),
     "LA404": evidence([], mode="eval", target={"dropout_layers": ["drop"]}),
+    "LA409": evidence([], target={"resting": ["lora_A.weight"]}),
+    "LA410": evidence([], protocol={"carried": [CARRIED]}),
     "LA501": evidence([], claims=[ClaimEntry(text="prune=0.9", checks=[UNMET])]),
     "LA502": evidence([entry(sample(True))], defences=[NOISE]),
     "LA503": evidence([], defences=[NOISE.model_copy(update={"evaluated": False})]),
@@ -50,6 +62,7 @@ CASES: dict[str, Evidence] = {
     "LA956": evidence([entry(sample(False, near_duplicates=3))]),
     "LA957": evidence([entry(sample(True))]),
     "LA958": evidence([entry(sample(False))]),
+    "LA959": evidence([], protocol={"left_out": [LeftOutEntry(label="round-2", reason="of another model")]}),
 }
 QUIET = evidence(
     [entry(sample(False, rank_among=500), correct=0)],
@@ -116,4 +129,4 @@ def test_an_unknown_id_lists_its_family() -> None:
     assert "LA401, LA402" in caught.value.hint
     with pytest.raises(UsageError) as caught:
         rule_named("nonsense")
-    assert "LA101 to LA958" in caught.value.hint
+    assert "LA101 to LA959" in caught.value.hint

@@ -11,6 +11,8 @@ from leakaudit.matching.priors import KeepRate
 from leakaudit.matching.problem import MASK, GradientMatching
 from leakaudit.matching.settings import MatchSettings
 from leakaudit.observation import Observation
+from leakaudit.protocols.base import Play
+from leakaudit.protocols.fedavg import FedAvg
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.target.dropout import Dropout
 from tests.conftest import make_target
@@ -105,3 +107,24 @@ def test_activations_are_those_in_front_of_each_dropout() -> None:
     found = masked_activations(both, {"inputs": inputs, MASK + "0/shared": mask, MASK + "0/shared#1": mask})
     expected = second(2 * mask * first(inputs.flatten(1))).detach()
     torch.testing.assert_close(found["0/shared#1"][0], expected)
+
+
+def test_activations_of_every_step_are_those_at_its_own_weights() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(432, 8), nn.GELU(), Dropout(0.5, label="drop"), nn.Linear(8, 5))
+    target, labels = make_target(net, (3, 12, 12), 5), torch.tensor([1, 3])
+    client = FedAvg(2, "train", local_epochs=2, learning_rate=0.5)
+    inputs, masks = torch.randn(2, 3, 12, 12), [torch.rand(2, 8) for _ in range(2)]
+    play = Play(inputs, labels, masks=tuple({"drop": mask} for mask in masks))
+    seen = Observation(client.update(target, play), client, SPACE)
+    problem = GradientMatching(target, seen, labels, MatchSettings())
+    values = {"inputs": inputs, **{f"{MASK}{step}/drop": mask for step, mask in enumerate(masks)}}
+    found = masked_activations(problem, values)
+    one = FedAvg(2, "train", local_epochs=1, learning_rate=0.5)
+    first = one.update(target, Play(inputs, labels, masks=play.masks[:1]))
+    after = {name: tensor - 0.5 * first[name] for name, tensor in target.parameters.items()}
+    for step, weights in enumerate((target.parameters, after)):
+        hidden = nn.functional.gelu(inputs.flatten(1) @ weights["1.weight"].T + weights["1.bias"])
+        torch.testing.assert_close(found[f"{step}/drop"][0], hidden.detach(), rtol=1e-4, atol=1e-5)
+        assert torch.equal(found[f"{step}/drop"][1], masks[step])
+    assert not torch.allclose(found["0/drop"][0], found["1/drop"][0])

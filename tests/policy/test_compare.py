@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from leakaudit.audit.assemble import protocol_section
+from leakaudit.audit.request import Request
 from leakaudit.document.schema import DefenceEntry, Report
 from leakaudit.errors import UsageError
 from leakaudit.policy.apply import apply_policy
@@ -47,6 +49,48 @@ def test_what_is_not_known_does_not_differ() -> None:
     apply_policy(changed(report, threat_model="B"), Policy(), baseline=changed(report, threat_model=None))
     setup = Setup.of(report)
     refuse_different(setup, replace(setup, protocol=None, threat_model=None))
+
+
+LOCAL: dict[str, Any] = {"learning_rate": 0.1, "local_epochs": 2, "local_batch_size": 2, "samples": 4}
+
+
+def trained(**settings: Any) -> Report:
+    """A report of clients that train locally."""
+    request = Request(model="m.onnx", batch="b.npz", **{**LOCAL, **settings})
+    report = changed(build(), threat_model="E", defences=[])
+    report = changed(report, batch=report.batch.model_copy(update={"batch_size": request.protocol.batch_size}))
+    return changed(report, protocol=protocol_section(request.protocol))
+
+
+OTHER_TRAINING: dict[str, dict[str, Any]] = {
+    "learning_rate": {"learning_rate": 0.05},
+    "local_epochs": {"local_epochs": 3},
+    "local_batch_size": {"local_batch_size": 4},
+    "momentum": {"momentum": 0.9},
+    "nesterov": {"momentum": 0.9, "nesterov": True},
+    "weight_decay": {"weight_decay": 5e-4},
+    "optimizer": {"optimizer": "adam"},
+}
+
+
+@pytest.mark.parametrize("name", OTHER_TRAINING)
+def test_another_local_training_is_an_error_that_names_the_setting(name: str) -> None:
+    before, now = trained(), trained(**OTHER_TRAINING[name])
+    with pytest.raises(UsageError, match=f"not of the same thing: protocol fedavg .*{name}"):
+        apply_policy(now, Policy(), baseline=before)
+    apply_policy(trained(), Policy(), baseline=before)
+    asked = Request(model="m.onnx", batch="b.npz", **{**LOCAL, **OTHER_TRAINING[name]})
+    with pytest.raises(UsageError, match="not of the same thing"):
+        refuse_different(Setup.of(before), Setup.asked(asked, before))
+    refuse_different(Setup.of(now), Setup.asked(asked, now))
+
+
+def test_statistics_that_a_recorded_update_brings_are_no_other_setup() -> None:
+    before = trained(share_bn_statistics="running", mode="train")
+    asked = Request(model="m.onnx", update="u.npz", mode="train", **LOCAL)
+    refuse_different(Setup.of(before), Setup.asked(asked, before))
+    with pytest.raises(UsageError, match="statistics shared: running"):
+        refuse_different(Setup.of(before), Setup.asked(replace(asked, update=None, batch="b.npz"), before))
 
 
 def test_modes_of_variants_are_compared_as_a_set() -> None:

@@ -65,6 +65,7 @@ COMMANDS = {
     "verify": ("verify", "{}"),
     "verify a model": ("verify", "report.json", "--model", "{}"),
     "verify a batch": ("verify", "report.json", "--batch", "{}"),
+    "verify an update": ("verify", "report.json", "--update", "{}"),
 }
 
 

@@ -86,7 +86,11 @@ class FeatureFit:
             return loss
 
         optimizer.step(closure)  # type: ignore[no-untyped-call]
-        return self._predictions(features.detach()).mean((0, 1))
+        return self._mean(features.detach(), labels.detach())
+
+    def _mean(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Mean prediction of what was fitted, over samples and starts."""
+        return self._predictions(features).mean((0, 1))
 
     def _predictions(self, features: Tensor) -> Tensor:
         return (features @ self.weight.T + self.offset).softmax(-1)
@@ -95,8 +99,12 @@ class FeatureFit:
         """Relative misfits of G and g plus the prior, summed over the starts."""
         error = self._predictions(features) - labels.softmax(-1)  # (starts, B, K)
         gradient = error.transpose(1, 2) @ (features * self.scale + self.mean) / features.shape[1]
+        return self._distance(gradient, error.mean(1), features)
+
+    def _distance(self, gradient: Tensor, signal: Tensor, features: Tensor) -> Tensor:
+        """Of what dummy samples give, (starts, K, Q) and (starts, K), from the observed, with the prior."""
         second = (gradient - self.gradient).square().sum() / self.gradient.square().sum().clamp_min(1e-24)
-        first = (error.mean(1) - self.signal).square().sum() / self.signal.square().sum().clamp_min(1e-24)
+        first = (signal - self.signal).square().sum() / self.signal.square().sum().clamp_min(1e-24)
         return first + second + PRIOR_WEIGHT * len(features) * features.square().mean()
 
 

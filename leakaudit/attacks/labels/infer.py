@@ -18,6 +18,9 @@ iLRG (Ma et al. 2023, arXiv 2302.09904: class features ``G_k / g_k``, then a pse
 cross-check and its agreement reported; on briefly trained networks it is worse, as the class features mix. The fact
 above is what LLG (Wainakh et al. 2022) starts from.
 
+After several local steps the model half-way between the weights before and after takes the place of the model, and the
+features are fitted through the steps (`leakaudit.attacks.labels.steps`).
+
 A known defence changes what can be believed. Through noise the label of one sample is the largest entry of the leading
 left singular vector of ``[G | g] = (p − y) [hᵀ 1]``, where that is more than noise, and else of g alone. Clipped,
 pruned, rounded or signed updates have no p − y of known scale: no soft label is read from them, only the sign. The fact
@@ -37,6 +40,7 @@ from torch import Generator, Tensor
 
 from leakaudit.attacks.labels.counts import fit_prediction, ilrg_shares, round_counts
 from leakaudit.attacks.labels.features import feature_fit
+from leakaudit.attacks.labels.steps import halfway, through_steps
 from leakaudit.attacks.reading.first_layer import token_table, watch
 from leakaudit.attacks.reading.noise import rank_limit
 from leakaudit.domains.base import Domain
@@ -158,7 +162,8 @@ def infer_labels(target: Target, observation: Observation, generator: Generator)
         observation: The update and the batch size.
         generator: CPU generator of the probe images that estimate the mean prediction.
     """
-    head = find_head(target, observation, generator)
+    moving = halfway(target, observation)
+    head = find_head(moving, observation, generator)
     size = observation.batch_size
     if size == 1 and head.weight in observation.update and head.bias in observation.update:
         if observation.plain and observation.protocol.one_gradient:  # the algebra of one gradient
@@ -255,8 +260,10 @@ def _fitted_counts(
     how = "the last layer's moments"
     if head.pool is not None:
         fit = feature_fit(head.pool.double().cpu(), weight, bias, gradient, signal)
-        prediction = fit.mean_prediction(size, prediction - signal, generator)
         how = "features that reproduce the last layer's update"
+        if (through := through_steps(fit, head.pool.double().cpu(), observation)) is not None:
+            fit, how = through, f"{how} in {observation.protocol.steps} steps"
+        prediction = fit.mean_prediction(size, prediction - signal, generator)
     least = -(signal + 4 * observation.noise) * size
     if observation.one_bit:
         least = torch.zeros_like(signal)

@@ -9,6 +9,7 @@ agreement to floating-point precision, as with unknown dropout masks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -20,7 +21,7 @@ from torch import Tensor
 from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.reading.confirm import Matched, Recovered, assemble, match_labels
 from leakaudit.attacks.reading.first_layer import Entry, masks_unknown, mid_grey
-from leakaudit.attacks.reading.noise import spread
+from leakaudit.attacks.reading.noise import disturbed, spread
 from leakaudit.attacks.reading.one_sample import covered, nothing
 from leakaudit.observation import Observation
 from leakaudit.protocols.fedsgd import gradient_of
@@ -34,6 +35,13 @@ memory: 134 MB of float64."""
 CHANCE_ROWS = 3
 """Rows of a mixture that do not agree to floating-point precision by chance; chosen, and `benchmarks/exact_readings.py`
 looks for networks where they do."""
+
+CHANCE = 1e-3
+"""Expected groups of several samples below which a group of an update of several steps is one sample; chosen."""
+
+DIVERSITY = 0.02
+"""Relative spread of the ratios of rows that two samples share; chosen, of two samples of one class in an untrained
+network, whose errors are alike."""
 
 MAX_JOINS = 256
 """Combinations of parts, one of each layer on a slice, that are tried at most; chosen for time: 4 samples in quarters.
@@ -70,10 +78,17 @@ class LinearSettings:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Rows that agree: their numbers, and the operand (n,) that they share."""
+    """Rows that agree.
+
+    Args:
+        rows: Their numbers.
+        operand: What they share (n,).
+        within: Largest relative distance that was allowed to them.
+    """
 
     rows: Tensor
     operand: Tensor
+    within: float = 0.0
 
 
 def read_batch(
@@ -84,7 +99,7 @@ def read_batch(
     if missing is None and len(entries) > 1:
         return _read_joined(target, observation, entries, settings)
     entry, missing = entries[0], missing if missing is None else entries[0].map.known
-    hidden = missing is not None or masks_unknown(target, observation)
+    hidden = missing is not None or not _own_known(target, observation)
     empty = nothing(observation, entry)
     if hidden and not _mixtures_disagree(target, entry, settings):
         return assemble(target, observation, empty, "in this network rows of several samples agree as well")
@@ -95,14 +110,28 @@ def read_batch(
     fill = mid_grey(observation, reference)[0]
     images = entry.map.images(torch.stack([g.operand for g in groups]), fill).to(reference.dtype)
     matched = match_labels(target, observation, entry, images, _errors(observation, entry, groups))
-    wrong = _wrong(observation, entry)
-    confirmed = _own_errors(observation, entry, groups, matched, settings)
     if hidden:
-        confirmed = torch.tensor([len(g.rows) >= CHANCE_ROWS or missing is None for g in groups])
+        confirmed = _agreeing(observation, entry, groups, whole=missing is None)
+    else:
+        confirmed = _own_errors(observation, entry, groups, matched, settings)
     keep = confirmed.nonzero().flatten()
-    found = Recovered(images[keep.to(images.device)], matched.labels[keep], confirmed[keep] & (wrong == 0), missing)
+    sure = confirmed[keep] & _undisturbed(observation, [entry])
+    found = Recovered(images[keep.to(images.device)], matched.labels[keep], sure, missing)
     how = f"units of {entry.weight} that one sample alone activates"
     return assemble(target, observation, found.repeated(matched.counts[keep]), how)
+
+
+def _own_known(target: Target, observation: Observation) -> bool:
+    """Whether a sample's own error can be computed: one gradient, without masks that only the client knows."""
+    return observation.protocol.one_gradient and not masks_unknown(target, observation)
+
+
+def _agreeing(observation: Observation, entry: Entry, groups: Sequence[Group], *, whole: bool) -> Tensor:
+    """Which groups (k,) hold too many rows to agree by chance; fewer will do for one gradient of a `whole` sample."""
+    if not observation.protocol.one_gradient:
+        live = int(observation.update[str(entry.bias)].count_nonzero())
+        return torch.tensor([by_chance(len(g.rows), live, g.within) <= CHANCE for g in groups])
+    return torch.tensor([len(g.rows) >= CHANCE_ROWS or whole for g in groups])
 
 
 def _own_errors(
@@ -120,6 +149,21 @@ def _own_errors(
 def _wrong(observation: Observation, entry: Entry) -> float:
     """Standard deviation of what is wrong with the layer's gradient; 0 for an exact update."""
     return max(spread(observation, entry.weight), spread(observation, str(entry.bias)))
+
+
+def _undisturbed(observation: Observation, entries: Sequence[Entry]) -> bool:
+    """Whether the client put nothing wrong into the layers' gradients."""
+    return not any(disturbed(observation, n) for entry in entries for n in (entry.weight, str(entry.bias)))
+
+
+def by_chance(rows: int, live: int, within: float) -> float:
+    """Groups of so many rows, of all that are not zero, that are expected to agree so far without a sample of their
+    own.
+
+    The ratios of rows that several samples share are taken to be spread over `DIVERSITY` of their size, and
+    independent.
+    """
+    return math.comb(live, rows) * (within / DIVERSITY) ** (rows - 1) if within < DIVERSITY else math.inf
 
 
 def _groups(observation: Observation, entry: Entry, agreement: float, settings: LinearSettings) -> list[Group]:
@@ -143,8 +187,9 @@ def _read_joined(
     weights = ", ".join(entry.weight for entry in entries)
     how = f"parts read by {weights}, units that one sample alone activates"
     empty = nothing(observation, entries[0])
-    if masks_unknown(target, observation):
-        return assemble(target, observation, empty, f"with unknown dropout masks, parts of {weights} do not join")
+    if not _own_known(target, observation):
+        why = "after several local steps" if observation.protocol.steps > 1 else "with unknown dropout masks"
+        return assemble(target, observation, empty, f"{why}, parts of {weights} do not join: no error is known")
     groups = [_groups(observation, entry, settings.agreement, settings) for entry in entries]
     if not all(groups) or prod(map(len, groups)) > MAX_JOINS:
         return assemble(target, observation, empty, f"{how}: {' × '.join(str(len(g)) for g in groups)} of them")
@@ -165,7 +210,7 @@ def _read_joined(
         matched, worst = found, torch.maximum(worst, found.mismatch.float())
     assert matched is not None
     keep = torch.tensor(_apart(joined, confirmed, worst), dtype=torch.long)
-    exact = confirmed[keep] & (max(_wrong(observation, entry) for entry in entries) == 0)
+    exact = confirmed[keep] & _undisturbed(observation, entries)
     result = Recovered(images[keep.to(images.device)], matched.labels[keep], exact)
     return assemble(target, observation, result.repeated(matched.counts[keep]), how)
 
@@ -198,7 +243,9 @@ def group_rows(update: Mapping[str, Tensor], entry: Entry, agreement: float, noi
     live, ratios, rms, wrong = live[clear], ratios[clear], rms[clear], wrong[clear]
     distance = torch.cdist(ratios, ratios, compute_mode="donot_use_mm_for_euclid_dist") / ratios.shape[1] ** 0.5
     both = (wrong[:, None].square() + wrong[None, :].square()).sqrt() * (1 + 4 / (2 * ratios.shape[1]) ** 0.5)
-    close = distance <= agreement * torch.maximum(rms[:, None], rms[None, :]) + both
+    size = torch.maximum(rms[:, None], rms[None, :])
+    allowed = agreement * size + both
+    close = distance <= allowed
     groups, free = [], torch.ones(len(live), dtype=torch.bool, device=live.device)
     while bool(free.any()):
         counts = (close & free[None, :] & free[:, None]).sum(1)
@@ -208,7 +255,8 @@ def group_rows(update: Mapping[str, Tensor], entry: Entry, agreement: float, noi
         members = close[centre] & free
         weights = bias[live[members]].double()
         operand = weights @ weight[live[members]].double() / weights.square().sum()
-        groups.append(Group(live[members], operand))
+        within = float((allowed / size)[centre][members].max())
+        groups.append(Group(live[members], operand, within))
         free &= ~members
     return groups
 

@@ -20,8 +20,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from leakaudit.attacks.base import relative_residual
-from leakaudit.attacks.certificate import certify
+from leakaudit.attacks.certificate import certify, tolerance_of
 from leakaudit.attacks.reading.first_layer import Entry, masks_unknown, mid_grey, probe_batch
+from leakaudit.attacks.reading.steps import ends, regenerable
 from leakaudit.matching.objective import CosineDistance
 from leakaudit.observation import Observation
 from leakaudit.protocols.base import Play
@@ -100,16 +101,19 @@ def class_errors(
 ) -> Tensor:
     """First-layer error ∂ℓ/∂z (len(classes), m) of one image (C, H, W) under each label; needs the layer's bias.
 
-    A class that an `observation` of one sample has inferred softly is taken with the shares of the others.
+    A class that an `observation` of one sample has inferred softly is taken with the shares of the others. Of several
+    local steps it is the mean of the errors at both ends.
     """
     if entry.bias is None:
         raise ValueError(f"{entry.weight} has no bias: its error is not a gradient of the update")
     inputs = probe_batch(target, image)
+    weights = [None] if observation is None else ends(target, observation)
     errors = []
     for label in classes:
         one = torch.tensor([label], device=inputs.device)
         labels = (one if observation is None else with_shares(observation, one)).repeat_interleave(len(inputs), 0)
-        errors.append(gradient_of(target, inputs, labels)[entry.bias].reshape(-1))
+        found = [gradient_of(target, inputs, labels, parameters=at)[entry.bias].reshape(-1) for at in weights]
+        errors.append(torch.stack(found).mean(0))
     return torch.stack(errors)
 
 
@@ -137,7 +141,9 @@ def own_errors(target: Target, entry: Entry, images: Tensor, classes: Sequence[i
 
 
 def match_labels(target: Target, observation: Observation, entry: Entry, images: Tensor, errors: Tensor) -> Matched:
-    """The label of each read sample, how badly its error fits (up to scale if clipped), and how often it occurs.
+    """The label of each read sample, how badly its error fits, and how often it occurs.
+
+    The scale of the errors says nothing where the client clips, and little after several local steps.
 
     Args:
         target: The model.
@@ -150,11 +156,12 @@ def match_labels(target: Target, observation: Observation, entry: Entry, images:
     mismatch = torch.empty(len(images), len(classes), dtype=torch.float64)
     counts = torch.ones(len(images), len(classes), dtype=torch.long)
     hidden = masks_unknown(target, observation)
+    unscaled = observation.rescaled or not observation.protocol.one_gradient
     for i, (image, error) in enumerate(zip(images, errors, strict=True)):
         read = torch.isfinite(error)
         seen = error[read].double()
         predicted = class_errors(target, entry, image, classes, observation)[:, read].double()
-        if observation.rescaled and not hidden:  # the angle between them, which is their difference where it is small
+        if unscaled and not hidden:  # the angle between them, which is their difference where it is small
             cosine = torch.nn.functional.cosine_similarity(predicted, seen[None], dim=1).cpu()
             mismatch[i] = (2 * (1 - cosine)).clamp_min(0).sqrt()
         elif hidden:
@@ -187,7 +194,7 @@ def best_label(target: Target, observation: Observation, image: Tensor) -> tuple
         residual = relative_residual(target, observation, play)
         if residual < best[1]:
             best = (label, residual)
-        if residual <= 1e-5:
+        if residual <= tolerance_of(observation) / 10:
             break
     return best
 
@@ -205,7 +212,7 @@ def assemble(target: Target, observation: Observation, found: Recovered, how: st
     inputs[: len(order)] = found.images[order.to(found.images.device)].to(inputs)
     count = int(found.confirmed[order].sum())
     exact = count == observation.batch_size and found.entries is None
-    if exact and not masks_unknown(target, observation):
+    if exact and regenerable(target, observation):
         inside = Play(observation.domain.project(inputs), labels)
         exact = certify(target, observation, inside, uniqueness=False).exact
     gradients = observation.regenerate(target, Play(inputs, labels))
@@ -218,7 +225,10 @@ def assemble(target: Target, observation: Observation, found: Recovered, how: st
         read[:count] = found.entries.to(inputs.device)
         part = f"{int(found.entries.sum())} of {found.entries.numel()} entries of "
         notes = (part + notes[0], "What the other entries hold is the start, not a result.")
-    return Reconstruction(inputs=inputs, labels=labels, match=match, exact=exact, notes=notes, read=read)
+    sure = torch.arange(len(inputs)) < count
+    return Reconstruction(
+        inputs=inputs, labels=labels, match=match, exact=exact, notes=notes, read=read, confirmed=sure
+    )
 
 
 def _note(count: int, shown: int, size: int, how: str) -> str:

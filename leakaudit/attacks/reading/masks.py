@@ -7,6 +7,7 @@ masked. The rows of the weight in front of it vanish likewise. Channel dropout i
 A mask of several positions that share a weight (attention, tokens, a convolution's map) cannot be read.
 
 For more samples a column is zero where all of them drop the unit: entries of every mask that need not be searched.
+After several local steps it is zero where all of them drop it in every step; of one sample too no more is then read.
 
 Which tensor reads which layer is found by experiment, not from the architecture: two updates of random inputs under a
 random mask and its complement; a tensor reads the layer if its slices vanish wherever the mask does.
@@ -32,7 +33,7 @@ masks; what reading gains is in `leakaudit.attacks.dia`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,7 +42,7 @@ from torch import Generator, Tensor
 
 from leakaudit.observation import Observation
 from leakaudit.protocols.base import Play
-from leakaudit.target.dropout import dropout_layers
+from leakaudit.target.dropout import by_step, dropout_layers
 from leakaudit.target.target import Target
 
 IMPLAUSIBLE = 1e-6
@@ -92,10 +93,10 @@ def masked_layers(target: Target, observation: Observation) -> tuple[MaskedLayer
 def read_masks(
     target: Target, observation: Observation, layers: tuple[MaskedLayer, ...], generator: Generator
 ) -> dict[str, Tensor]:
-    """What an update of one step says about its masks, by ``step/layer``: 1 where a sample keeps a unit, otherwise 0.
+    """What an update says of masks, by ``step/layer``: 0 where no sample keeps a unit in any step, else 1.
 
-    For batch size 1 that is the mask, of shape ``layer.shape``; otherwise every sample gets the same. Empty where the
-    zeros of the update may be something else than masks.
+    For one sample and one step that is the mask, of shape ``layer.shape``; otherwise all samples and steps get one.
+    Empty where the zeros of the update may be something else than masks.
 
     Args:
         target: The model.
@@ -107,23 +108,25 @@ def read_masks(
     experiment = _Experiment(target, observation, layers, generator)
     if layers and experiment.shows_other_zeros():
         return {}
-    for layer in layers:
-        readers, always_alive = experiment.readers(layer)
+    for name in dict.fromkeys(layer.name for layer in layers):
+        own = [layer for layer in layers if layer.name == name]
+        readers, always_alive = experiment.readers(own[0])
         if not readers:
             continue
         slices = [_slices(observation.update[name], axis) for name, axis in readers]
         kept = torch.stack([s.ne(0).any(1) for s in slices]).any(0)
-        if not _plausible(int((~kept).sum()), layer, always_alive):
+        if not _plausible(int((~kept).sum()), own, always_alive):
             return {}
         mask = kept.to(observation.update[readers[0][0]])
-        found[layer.key] = mask.reshape(1, *layer.shape[1:]).expand(layer.shape).clone()
+        for layer in own:
+            found[layer.key] = mask.reshape(1, *layer.shape[1:]).expand(layer.shape).clone()
     return found if any(bool((mask == 0).any()) for mask in found.values()) else {}
 
 
-def _plausible(zeros: int, layer: MaskedLayer, always_alive: bool) -> bool:
-    """Whether so many units may have been dropped by all samples; more where units are also zero by themselves."""
-    rate = layer.rate ** layer.shape[0]
-    few, many = float(binom.cdf(zeros, layer.units, rate)), float(binom.sf(zeros - 1, layer.units, rate))
+def _plausible(zeros: int, steps: Sequence[MaskedLayer], always_alive: bool) -> bool:
+    """Whether so many units may have been dropped by all samples in all steps; more where units are 0 by themselves."""
+    rate, units = steps[0].rate ** sum(layer.shape[0] for layer in steps), steps[0].units
+    few, many = float(binom.cdf(zeros, units, rate)), float(binom.sf(zeros - 1, units, rate))
     return few >= IMPLAUSIBLE and (many >= IMPLAUSIBLE or not always_alive)
 
 
@@ -152,12 +155,16 @@ class _Experiment:
     ) -> None:
         self.target, self.observation, self.generator = target, observation, generator
         self.like = next(iter(target.parameters.values()))
-        self.ones = {layer.name: self.like.new_ones(layer.shape) for layer in layers}
+        self.layers = layers
 
-    def _update(self, inputs: Tensor, masks: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def _update(self, inputs: Tensor, kept: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Of random labels, with the units of some layers that are kept by all samples in all steps, of others all."""
         labels = torch.zeros(len(inputs), dtype=torch.long, device=self.like.device)
-        play = Play(inputs, labels, masks=({**self.ones, **masks},))
-        return self.observation.protocol.update(self.target, play)
+        masks = {}
+        for layer in self.layers:
+            mask = kept.get(layer.name, torch.ones(layer.shape[1:], dtype=torch.bool))
+            masks[layer.key] = mask.to(self.like).reshape(1, *layer.shape[1:]).expand(layer.shape)
+        return self.observation.protocol.update(self.target, Play(inputs, labels, masks=by_step(masks)))
 
     def _inputs(self) -> Tensor:
         shape = (self.observation.batch_size, *self.observation.domain.shape)
@@ -171,7 +178,8 @@ class _Experiment:
             if any(bool(((g == 0) & (update[name] != 0)).any()) for name, g in shared.items()):
                 return True
         products = [n for n in observed if observed[n].dim() == 2 and not _has_holes(update[n])]
-        return self.observation.batch_size == 1 and any(_has_holes(observed[name]) for name in products)
+        alone = self.observation.batch_size == 1 and self.observation.protocol.one_gradient
+        return alone and any(_has_holes(observed[name]) for name in products)
 
     def readers(self, layer: MaskedLayer) -> tuple[list[tuple[str, int]], bool]:
         """Tensors and axes whose slices vanish exactly where this layer's mask does.
@@ -181,8 +189,7 @@ class _Experiment:
         """
         inputs = self._inputs()
         pattern = torch.rand((1, *layer.shape[1:]), generator=self.generator).to(self.like) < 0.5
-        masks = [kept.to(self.like).expand(layer.shape) for kept in (pattern, ~pattern)]
-        updates = [self._update(inputs, {layer.name: mask}) for mask in masks]
+        updates = [self._update(inputs, {layer.name: kept}) for kept in (pattern, ~pattern)]
         flat, readers = pattern.flatten(), []
         shown = torch.zeros_like(flat)
         for name in self.observation.update:

@@ -15,11 +15,11 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from leakaudit.attacks.base import cpu_generator, relative_residual
-from leakaudit.attacks.certificate import RESIDUAL_TOLERANCE
+from leakaudit.attacks.certificate import tolerance_of
 from leakaudit.attacks.labels.infer import infer_labels
 from leakaudit.attacks.reading.confirm import Recovered, assemble, best_label
 from leakaudit.attacks.reading.first_layer import Entry, masks_unknown, mid_grey, together
-from leakaudit.attacks.reading.noise import rank_limit, spread
+from leakaudit.attacks.reading.noise import disturbed, rank_limit, spread
 from leakaudit.attacks.reading.rank_one import complete, leading
 from leakaudit.observation import Observation
 from leakaudit.protocols.base import Play
@@ -77,11 +77,11 @@ def read_one(target: Target, observation: Observation, entries: Sequence[Entry])
         return assemble(target, observation, nothing(observation, entries[0]), how)
     image = fill[None].to(reference.dtype)
     label, residual = best_label(target, observation, image)
-    tolerance = RESIDUAL_TOLERANCE[image.dtype]
+    tolerance = tolerance_of(observation)
     missing = covered(target, [part.entry for part in shown])
     if missing is None or residual <= tolerance:
         algebraic = missing is None and all(part.algebraic for part in shown)
-        inexact = observation.noise > 0 or any(spread(observation, part.entry.weight) > 0 for part in shown)
+        inexact = observation.noise > 0 or any(disturbed(observation, part.entry.weight) > 0 for part in shown)
         unseen = masks_unknown(target, observation) and not inexact and not observation.pruned
         confirmed = algebraic if unseen else observation.noise == 0 and residual <= tolerance
         return assemble(target, observation, _one(image, label, confirmed), how)
@@ -104,7 +104,7 @@ def nothing(observation: Observation, entry: Entry) -> Recovered:
 
 def _part(target: Target, observation: Observation, entry: Entry, fill: Tensor) -> Part:
     rows = entry.rows(observation.update).double()
-    if observation.pruned or spread(observation, entry.weight) > 0:
+    if observation.pruned or disturbed(observation, entry.weight) > 0:
         return _inexact(target, observation, entry, rows, fill)
     if entry.bias is None:
         _, _, vectors = torch.linalg.svd(rows, full_matrices=False)
@@ -114,7 +114,7 @@ def _part(target: Target, observation: Observation, entry: Entry, fill: Tensor) 
         return Part(entry, None, f"the gradient of {entry.weight} is zero")
     operand = rows.T @ error / error.square().sum()
     misfit = float((rows - error[:, None] * operand).norm() / rows.norm())
-    exact = misfit <= RESIDUAL_TOLERANCE[observation.update[entry.weight].dtype]
+    exact = misfit <= tolerance_of(observation, entry.weight)
     how = f"∂W/∂b of {entry.weight}, rank-one misfit {misfit:.1e}"
     return Part(entry, entry.map.images(operand[None], fill), how, algebraic=exact, scaled=exact)
 

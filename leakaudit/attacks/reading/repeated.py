@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from leakaudit.attacks.certificate import RESIDUAL_TOLERANCE
+from leakaudit.attacks.certificate import tolerance_of
 from leakaudit.errors import AuditError
 from leakaudit.observation import Observation
 from leakaudit.reconstruction import Reconstruction, Snapshot
@@ -25,12 +25,14 @@ sign only."""
 def as_one(observation: Observation) -> Observation:
     """The same update, as of a batch of one."""
     labels = None if observation.labels is None else observation.labels[:1]
-    return replace(observation, protocol=replace(observation.protocol, batch_size=1), labels=labels, start=None)
+    return replace(observation, protocol=observation.protocol.only(1), labels=labels, start=None)
 
 
 def one_repeated(target: Target, observation: Observation) -> bool:
     """Whether the plain update of a batch may be that of a single sample; ``False`` where nothing tells."""
     if observation.batch_size == 1 or not observation.plain or observation.one_bit or observation.pruned:
+        return False
+    if not observation.protocol.one_gradient:  # the inputs of later layers change from step to step
         return False
     if target.batch_sizes is not None and 1 not in target.batch_sizes:
         return False
@@ -44,8 +46,8 @@ def one_repeated(target: Target, observation: Observation) -> bool:
             continue
         gradient = planner.weighted(layer, ()).gradient
         if gradient is not None:
-            tolerance = max(RESIDUAL_TOLERANCE[tensor.dtype] for tensor in observation.update.values())
-            return from_bias(gradient, delta.flatten()).residual <= tolerance
+            names = [name for name in (layer.weight, layer.bias) if name is not None and name in observation.update]
+            return from_bias(gradient, delta.flatten()).residual <= tolerance_of(observation, *names)
     return False
 
 

@@ -25,26 +25,34 @@ from leakaudit.attacks.reading.noise import same_limit
 
 EXACT = 1e-5
 """Relative distance of sums that counts as equality in float32: 84 times its precision."""
+ROUNDED = 2.0
+"""Times the expected norm of the rounding of a sum that it may be wrong by; chosen, far above its fluctuation."""
 MAX_COMBINATIONS = 20_000
 """Most sums of places that are compared; chosen: the triples of 50 places are 19,600."""
 
 
-def sequence_by_positions(table_gradient: Tensor, position_gradient: Tensor, tokens: Tensor) -> tuple[Tensor, float]:
-    """Tokens (T,) of one text, one per place, and the worst relative misfit of a token's row.
+def sequence_by_positions(
+    table_gradient: Tensor, position_gradient: Tensor, tokens: Tensor, rounding: float = 0.0
+) -> tuple[Tensor, float]:
+    """Tokens (T,) of one text, one per place, and the worst relative misfit of a token's row beyond the rounding.
 
     Args:
         table_gradient: (V, d).
         position_gradient: (T, d), row by row.
         tokens: Ids (k,) whose row in the table's gradient is not zero.
+        rounding: Standard deviation of what exchanging weights leaves wrong in an entry of either.
     """
     rows, places = table_gradient[tokens].double(), position_gradient.double()
     places = places * position_scale(rows, places)
     chosen = torch.full((len(places),), -1, device=tokens.device)
+    wrong = ROUNDED * rounding * rows.shape[1] ** 0.5
     for size in (1, 2, 3):
-        _match_sums(rows, places, chosen, size)
+        _match_sums(rows, places, chosen, size, wrong * (size + 1) ** 0.5)
     _match_rest(rows, places, chosen)
     sums = torch.zeros_like(rows).index_add_(0, chosen, places)
-    return tokens[chosen], float(((sums - rows).norm(dim=1) / rows.norm(dim=1)).max())
+    terms = torch.bincount(chosen, minlength=len(rows)) + 1
+    beyond = ((sums - rows).norm(dim=1) - wrong * terms.sqrt()).clamp_min(0)
+    return tokens[chosen], float((beyond / rows.norm(dim=1)).max())
 
 
 def position_scale(rows: Tensor, places: Tensor) -> float:
@@ -90,8 +98,11 @@ def _open(rows: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
     return (chosen < 0).nonzero().flatten(), (~taken).nonzero().flatten()
 
 
-def _match_sums(rows: Tensor, places: Tensor, chosen: Tensor, size: int) -> None:
-    """Give tokens the `size` places whose sum is their row, the best matches first; fills `chosen` in place."""
+def _match_sums(rows: Tensor, places: Tensor, chosen: Tensor, size: int, wrong: float) -> None:
+    """Give tokens the `size` places whose sum is their row, the best matches first; fills `chosen` in place.
+
+    Rows may miss their sums by `wrong` where that is more than `EXACT` of them.
+    """
     free, wanted = _open(rows, chosen)
     if len(wanted) == 0 or len(free) < size:
         return
@@ -100,7 +111,7 @@ def _match_sums(rows: Tensor, places: Tensor, chosen: Tensor, size: int) -> None
         return
     distance = torch.cdist(places[groups].sum(1), rows[wanted]) / rows[wanted].norm(dim=1)
     done: set[int] = set()
-    candidates = (distance <= EXACT).nonzero()
+    candidates = (distance <= (wrong / rows[wanted].norm(dim=1)).clamp_min(EXACT)).nonzero()
     for index in distance[candidates[:, 0], candidates[:, 1]].argsort().tolist():
         group, token = groups[candidates[index, 0]], int(wanted[candidates[index, 1]])
         if token not in done and bool((chosen[group] < 0).all()):

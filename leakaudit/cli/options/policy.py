@@ -118,26 +118,30 @@ def _value_of_one(parameter: click.Parameter, value: Any, folder: Path) -> Any:
     return str(folder / value)
 
 
+_POLICY = click.option(
+    "--policy",
+    is_eager=True,
+    callback=_read,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Default: leakaudit.toml, or [tool.leakaudit] of pyproject.toml, of this folder or above in its "
+    "repository; found so, it cannot set options that run code.",
+)
+_FAIL_ON = click.option(
+    "--fail-on",
+    type=click.Choice(("critical", "high", "medium", "low", "never")),
+    default="high",
+    show_default=True,
+    help="Exit 1 at findings of this severity or above.",
+)
+threshold_options = packed("gate", ("policy", "fail_on"), (_POLICY, _FAIL_ON))
+"""What fails, for a command that compares with no earlier report."""
 policy_options = packed(
     "gate",
     ("policy", "fail_on", "baseline", "allow_different"),
     (
-        click.option(
-            "--policy",
-            is_eager=True,
-            callback=_read,
-            type=click.Path(path_type=Path),
-            metavar="FILE",
-            help="Default: leakaudit.toml, or [tool.leakaudit] of pyproject.toml, of this folder or above in its "
-            "repository; found so, it cannot set options that run code.",
-        ),
-        click.option(
-            "--fail-on",
-            type=click.Choice(("critical", "high", "medium", "low", "never")),
-            default="high",
-            show_default=True,
-            help="Exit 1 at findings of this severity or above.",
-        ),
+        _POLICY,
+        _FAIL_ON,
         click.option(
             "--baseline",
             type=click.Path(path_type=Path),

@@ -71,7 +71,7 @@ def _option(parameter: Parameter, told: str) -> Callable[[Any], Any]:
     """The option of a parameter."""
     kind, usual = parameter.kind, parameter.usual
     names = [parameter.option, *filter(None, [parameter.short])]
-    facts: dict[str, Any] = {"help": told, "callback": _checked(parameter), "required": parameter.required}
+    facts: dict[str, Any] = {"help": told, "callback": _checked(parameter)}
     if isinstance(kind, Flag):
         names = [f"{parameter.option}/{parameter.off}"] if parameter.off else names
         return click.option(*names, parameter.name, is_flag=True, default=usual, show_default=bool(usual), **facts)
@@ -95,7 +95,7 @@ def _checked(parameter: Parameter) -> Callable[[click.Context, click.Parameter, 
     """A callback that reads the value as the request would take it."""
 
     def check(context: click.Context, option: click.Parameter, value: Any) -> Any:
-        if value is None and parameter.required is False:
+        if value is None:
             return () if parameter.usual == () else None
         try:
             return parameter.kind.read(value)
@@ -133,6 +133,15 @@ def with_cache(asked: dict[str, Any], evidence: str) -> dict[str, Any]:
     return {**asked, "cache": wanted and cache_usable()}
 
 
+def with_told(asked: dict[str, Any]) -> dict[str, Any]:
+    """The values with what the document of a recorded round says of the training, where no option says so."""
+    if asked["round"] is None:
+        return asked
+    from leakaudit.audit.rounds import told_beside
+
+    return {**asked, **told_beside(asked)}
+
+
 def refuse_absent(request: Request) -> None:
     """Refuse files that are not there before anything is loaded.
 
@@ -144,6 +153,10 @@ def refuse_absent(request: Request) -> None:
     for path in request.files:
         if not path.exists():
             raise UsageError(f"no such model file: {path}")
-    if not Path(str(request.batch)).exists():
+    if request.batch is None:
+        if not request.recorded or request.verb != "scan":
+            raise UsageError("no samples: --batch is missing", "pass --batch FILE.npz or a folder of images")
+        return
+    if not Path(request.batch).exists():
         hint = "pass --batch FILE.npz or a folder of images"
         raise UsageError(f"no such batch file or folder: {request.batch}", hint)

@@ -17,8 +17,8 @@ from leakaudit.target.target import Target
 
 DataLayout = Literal["auto", "NCHW", "NHWC"]
 ValueRange = Literal["auto", "pixels", "normalized"]
-Source = str | Path | tuple[Any, Any] | Batch
-"""A file or folder, ``(inputs, labels)`` arrays, or samples that were read already."""
+Source = str | Path | Batch | Any
+"""A file or folder, samples that were read already, or what `leakaudit.client.readers.memory.gathered` takes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from torch import Tensor
 from leakaudit.client.batch import Batch
 from leakaudit.client.readers.base import DataLayout, Reader, Source, ValueRange
 from leakaudit.client.readers.labels import check_labels, label_note
+from leakaudit.client.readers.memory import gathered
 from leakaudit.client.readers.npz import hash_files, read_npz
 from leakaudit.client.readers.pixels import read_pictures, to_pixels
 from leakaudit.client.readers.table import TableReader, looks_like_table
@@ -27,6 +28,8 @@ from leakaudit.errors import BatchError, UsageError
 from leakaudit.target.target import Target
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+DIGITS = 9
+"""Digits of a class number that is the name of a folder, at most; chosen."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +50,7 @@ class ImageReader(Reader):
     def read(self, source: Source) -> Batch:
         """See :func:`load_batch` for files and folders, :func:`from_arrays` for arrays."""
         domain, classes, how = self.domain, self.target.classes, self.reading
+        source = gathered(source)
         if isinstance(source, Batch):
             return source
         if isinstance(source, tuple):
@@ -55,6 +59,7 @@ class ImageReader(Reader):
 
     def fitted(self, source: Source) -> tuple[Target, Batch]:
         """Images; or rows of a table, where only the length of a vector made it a picture and they can be none."""
+        source = gathered(source)
         if self.domain.guessed and looks_like_table(source, self.reading.values):
             table = Table.plain(prod(self.domain.shape))
             return TableReader(replace(self.target, domain=table), self.reading).fitted(source)
@@ -216,7 +221,7 @@ def _images_of(folders: Sequence[Path]) -> list[tuple[int, Path]]:
 def _load_folder(path: Path, domain: Images, classes: int, resize: bool, values: ValueRange) -> Batch:
     folders = _class_folders(path)
     names = [p.name for p in folders]
-    by_number = all(name.isdigit() for name in names)
+    by_number = all(name.isascii() and name.isdecimal() and len(name) <= DIGITS for name in names)
     files = [(file, int(names[place]) if by_number else place) for place, file in _images_of(folders)]
     if not files:
         raise BatchError(f"{path}: no images in its sub-folders", f"accepted: {', '.join(sorted(IMAGE_SUFFIXES))}")

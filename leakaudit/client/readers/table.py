@@ -29,6 +29,7 @@ from leakaudit.client.readers.base import Reader, Source, ValueRange
 from leakaudit.client.readers.frame import SUFFIXES, Frame, read_frame
 from leakaudit.client.readers.guess import guessed_columns, one_hot
 from leakaudit.client.readers.labels import check_labels, label_note
+from leakaudit.client.readers.memory import gathered
 from leakaudit.client.readers.npz import INPUT_KEYS, LABEL_KEYS, Arrays, hash_files, read_npz
 from leakaudit.domains.schema import Column, width
 from leakaudit.domains.table import Table, as_guess, table_of
@@ -72,6 +73,7 @@ class TableReader(Reader):
 
     def fitted(self, source: Source) -> tuple[Target, Batch]:
         """Rows, and the model with the columns that were guessed where nothing said them."""
+        source = gathered(source)
         if isinstance(source, Batch):
             return self.target, source
         table = table_of(self.target.domain)

@@ -17,6 +17,7 @@ import torch
 from leakaudit.client.batch import Batch
 from leakaudit.client.readers.base import Reader, Source
 from leakaudit.client.readers.labels import check_labels, label_note
+from leakaudit.client.readers.memory import gathered
 from leakaudit.client.readers.npz import INPUT_KEYS, Arrays, hash_files, read_npz
 from leakaudit.domains.tokens import Tokens, tokens_of
 from leakaudit.errors import BatchError, UsageError
@@ -36,7 +37,7 @@ class TokenReader(Reader):
 
     def fitted(self, source: Source) -> tuple[Target, Batch]:
         """Texts, and the model for their length."""
-        target = self.target
+        target, source = self.target, gathered(source)
         if isinstance(source, Batch):
             return with_length(target, source.images.shape[-1]), source
         if isinstance(source, tuple):

@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
+from leakaudit.client.rounds.fobs import Sent, read_fobs
 from leakaudit.errors import ModelError, UpdateError, UsageError
+from leakaudit.safety.confined import confined, grant
+from leakaudit.safety.npz import arrays_of
 from leakaudit.target.archives import scanned_state_dict
 
-SUFFIXES = (".npz", ".safetensors", ".pt", ".pth")
-MAX_BYTES = 8 * 2**30
-"""Largest sum of the arrays of a file; chosen: the largest model that this machine class trains."""
+SUFFIXES = (".npz", ".safetensors", ".fobs", ".pt", ".pth")
+COPIES = 4
+"""How often the numbers of a file may stand in memory while they are read; chosen."""
 NAMELESS = re.compile(r"(?:arr_)?(\d+)")
 """Names that numpy and Flower give to arrays of a list."""
 
 
 def read_arrays(path: str | Path, option: str = "--update") -> dict[str, Tensor]:
-    """Arrays by name, those of a list in its order.
+    """Arrays by name, those of a list in its order; see :func:`read_sent`."""
+    return dict(read_sent(path, option).arrays)
+
+
+def read_sent(path: str | Path, option: str = "--update") -> Sent:
+    """Arrays by name, those of a list in its order, with what the file says they are.
 
     Args:
-        path: ``.npz``, ``.safetensors``, or a state dict of torch (``.pt``, ``.pth``).
+        path: ``.npz``, ``.safetensors``, NVFlare's ``.fobs``, or a state dict of torch (``.pt``, ``.pth``).
         option: Names the file in errors.
 
     Raises:
@@ -37,31 +45,43 @@ def read_arrays(path: str | Path, option: str = "--update") -> dict[str, Tensor]
     if path.suffix not in SUFFIXES:
         hint = "save it with numpy.savez(path, **update)"
         raise UsageError(f"{option} {path}: expected {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}", hint)
-    found = {".npz": _npz, ".safetensors": _safetensors}.get(path.suffix, _state_dict)(path)
+    found, kind, meta = confined(lambda: _found(path), str(path), UpdateError)
     if not found:
         raise UpdateError(f"{path} holds no arrays", "save it with numpy.savez(path, **update)")
-    if all(NAMELESS.fullmatch(name) for name in found):
-        return dict(sorted(found.items(), key=lambda item: int(NAMELESS.sub(r"\1", item[0]))))
-    return found
+    return Sent(ordered(found), kind, meta)
+
+
+def _found(path: Path) -> tuple[dict[str, Tensor], Any, dict[str, Any]]:
+    """In the child: arrays by name, their kind where the file says it, and what else it says."""
+    if path.suffix == ".fobs":
+        grant(COPIES * path.stat().st_size)
+        sent = read_fobs(path)
+        return dict(sent.arrays), sent.kind, dict(sent.meta)
+    read = {".npz": _npz, ".safetensors": _safetensors}.get(path.suffix, _state_dict)
+    return read(path), None, {}
+
+
+def ordered(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Arrays of a list in its order, others as they are."""
+    if all(NAMELESS.fullmatch(name) for name in arrays):
+        return dict(sorted(arrays.items(), key=lambda item: int(NAMELESS.sub(r"\1", item[0]))))
+    return dict(arrays)
 
 
 def _npz(path: Path) -> dict[str, Tensor]:
-    way_out = "save it with numpy.savez(path, **update)"
     try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(info.file_size for info in archive.infolist())
-        if size > MAX_BYTES:
-            raise UpdateError(f"{path}: unpacks to {size / 2**30:.1f} GiB, the limit is {MAX_BYTES / 2**30:.0f} GiB")
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            return {name: torch.from_numpy(archive[name]) for name in archive.files}
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile, EOFError) as error:
-        raise UpdateError(f"{path} is no readable .npz ({error})", way_out) from error
+        return arrays_of(path)
+    except ValueError as error:
+        raise UpdateError(
+            f"{path} is no readable .npz ({error})", "save it with numpy.savez(path, **update)"
+        ) from error
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    grant(COPIES * path.stat().st_size)
     try:
         return dict(load_file(str(path)))
     except (SafetensorError, OSError, ValueError) as error:
@@ -70,6 +90,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _state_dict(path: Path) -> dict[str, Tensor]:
+    grant(COPIES * path.stat().st_size)
     try:
         return dict(scanned_state_dict(path))
     except (ModelError, OSError, zipfile.BadZipFile) as error:

@@ -68,7 +68,7 @@ def without_decay(
     Returns:
         The update, and what was taken out of it, if anything.
     """
-    decay = _fitted(update, weights) if given is None else Decay(given)
+    decay = fitted(update, weights) if given is None else Decay(given)
     if decay is None or decay.rate == 0:
         return dict(update), None
     return {name: _cleaned(tensor, weights[name].detach(), decay) for name, tensor in update.items()}, decay
@@ -89,8 +89,8 @@ def _misfits(sent: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     return rate, torch.where((square > 0) & (size > 0), misfit, torch.ones_like(misfit))
 
 
-def _fitted(update: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Decay | None:
-    """λ, if untouched rows agree on one."""
+def fitted(update: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Decay | None:
+    """λ, the multiple of their weights that untouched rows of an update are, if they agree on one."""
     found: list[tuple[str, Tensor, Tensor]] = []
     for name, tensor in update.items():
         sent, own = _rows(tensor), _rows(weights[name])

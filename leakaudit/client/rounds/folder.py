@@ -1,33 +1,70 @@
-"""A recorded round: a folder that `leakaudit.capture` wrote.
+"""A recorded round: a folder that `leakaudit.capture` wrote, or a folder of such.
 
-``before.safetensors`` must be the model under audit; ``round.json`` says what is known of the local training.
+``before.safetensors`` must be the model under audit; ``round.json`` says what is known of the local training, and
+``batch.npz`` may hold the samples.
 """
 
 from __future__ import annotations
 
 import json
+import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from leakaudit.capture.record import FORMAT, SETTINGS, VERSION
+from leakaudit.client.readers.npz import SAMPLE_KEYS
 from leakaudit.client.rounds.arrays import read_arrays
 from leakaudit.client.rounds.files import RecordedUpdate, load_update
 from leakaudit.client.rounds.kinds import Kind
-from leakaudit.client.rounds.naming import payload
+from leakaudit.client.rounds.naming import differing, payload
 from leakaudit.errors import UpdateError, UsageError
 from leakaudit.target.target import Target
 
 FILES: Mapping[str, Kind] = {"after": "weights", "delta": "delta", "gradient": "gradient"}
 LIMIT = 1 << 20
 """Largest round.json in bytes; chosen, a thousand times what a recorder writes."""
-CLOSE = 1e-6
-"""Relative difference within which weights are the same; about eight roundings of float32."""
 
 
 def is_round(path: str | Path) -> bool:
     """Whether a folder is a recorded round."""
     return (Path(path) / "before.safetensors").is_file()
+
+
+def rounds_in(path: str | Path) -> list[Path]:
+    """The folders of recorded rounds: a round itself, or those in a folder, by number and client.
+
+    Raises:
+        UsageError: There is none.
+    """
+    folder = Path(path)
+    if is_round(folder):
+        return [folder]
+    found = [file.parent for pattern in ("*", "*/*") for file in folder.glob(f"{pattern}/before.safetensors")]
+    if not found:
+        raise UsageError(
+            f"--round {folder}: no before.safetensors in it",
+            "record it with leakaudit.capture, see docs/local-training.md",
+        )
+    return sorted(found, key=_counted)
+
+
+def _counted(path: Path) -> list[tuple[int, str]]:
+    """A key under which 2 comes before 10."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", str(path))]
+
+
+def samples_of(folder: Path) -> Path | None:
+    """The file of a round's own samples, or ``None``: it may hold the order of their visits alone."""
+    file = folder / "batch.npz"
+    if not file.is_file() or not zipfile.is_zipfile(file):
+        return None
+    with zipfile.ZipFile(file) as archive:
+        names = {name.removesuffix(".npy") for name in archive.namelist()}
+    return file if names & {*SAMPLE_KEYS} else None
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
@@ -40,7 +77,8 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     folder = Path(path)
     if not is_round(folder):
         raise UsageError(
-            f"--round {folder}: no before.safetensors in it", "record it with leakaudit.capture, see docs/rounds.md"
+            f"--round {folder}: no before.safetensors in it",
+            "record it with leakaudit.capture, see docs/local-training.md",
         )
     file = folder / "round.json"
     if not file.is_file():
@@ -70,8 +108,22 @@ def read_round(path: str | Path, target: Target) -> RecordedUpdate:
         UpdateError: It is of another model, or damaged.
     """
     folder = Path(path)
+    if difference := differing(began_with(folder, target), target):
+        raise UpdateError(*difference)
+    return read_shared(folder, target)
+
+
+def read_shared(folder: Path, target: Target) -> RecordedUpdate:
+    """What the client of a round sent, whatever model it began with.
+
+    Args:
+        folder: Of the round.
+        target: That model.
+
+    Raises:
+        UpdateError: It does not fit the model.
+    """
     kind = kind_of(folder)
-    _same_model(folder / "before.safetensors", target)
     return load_update(folder / f"{kind}.safetensors", target, kind=FILES[kind], option="--round")
 
 
@@ -88,22 +140,20 @@ def kind_of(folder: Path) -> str:
     return sent[0]
 
 
-def _same_model(path: Path, target: Target) -> None:
-    """Refuse a round that began with other weights; names the tensor that differs most.
+def shared_in(path: Path) -> list[Path]:
+    """The files of what clients sent in the rounds of a folder."""
+    return [folder / f"{kind_of(folder)}.safetensors" for folder in rounds_in(path)]
+
+
+def began_with(folder: Path, target: Target) -> dict[str, Tensor]:
+    """The weights and statistics that a round began with, by the model's names.
 
     Raises:
-        UpdateError: It did.
+        UpdateError: They are not those of such a model; names the tensor.
     """
-    before = payload(read_arrays(path, "--round"), target, str(path)).tensors
-    worst, most = "", CLOSE
-    for name, own in target.parameters.items():
-        if name not in before:
+    path = folder / "before.safetensors"
+    found = payload(read_arrays(path, "--round"), target, str(path))
+    for name in target.parameters:
+        if name not in found.tensors:
             raise UpdateError(f"{path} does not hold {name}", "record all weights that the client started from")
-        difference = float((before[name] - own.detach().cpu()).norm() / own.detach().norm().cpu().clamp_min(1e-30))
-        if not difference <= most:
-            worst, most = name, difference
-    if worst:
-        raise UpdateError(
-            f"the round did not begin with this model: {worst} differs by {most:.2g} of its norm",
-            f"scan the weights in {path.name}, or the round of this model",
-        )
+    return {**found.tensors, **found.buffers}

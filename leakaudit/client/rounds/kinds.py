@@ -1,7 +1,6 @@
-"""Whether numbers are weights, a difference of weights, or a gradient; told from the numbers where nobody says.
+"""Whether numbers are weights after a training, told from the numbers where nobody says.
 
-Weights point where the model's own weights point. A difference points against the gradient of the samples behind it:
-what the optimizer subtracts.
+Weights point where the model's own weights point, and are of their size.
 """
 
 from __future__ import annotations
@@ -11,12 +10,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from leakaudit.client.batch import Batch
-from leakaudit.client.observe import observe
 from leakaudit.defences.evidence import flat
-from leakaudit.errors import UpdateError
-from leakaudit.protocols.base import Protocol
-from leakaudit.target.target import Target
 
 Kind = Literal["weights", "delta", "gradient"]
 ALIKE = 0.5
@@ -25,9 +19,6 @@ difference); chosen between the rounds that frameworks recorded, .999, one step 
 differences, less than .1."""
 SIZES = 3.0
 """Factor within which the norm of weights stays in one round; chosen: what weight decay alone adds is a hundredth."""
-OPPOSED = -0.1
-"""Cosine with the gradient below which numbers point against it; chosen: under other dropout masks it is still .29 for
-a gradient, so −.29 for a difference, and chance gives 1/√d."""
 
 
 def are_weights(shared: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> bool:
@@ -37,44 +28,6 @@ def are_weights(shared: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> b
     names = [name for name in shared if name in before]
     ratio = float(flat(shared, names).norm() / flat(before, names).norm().clamp_min(1e-300))
     return 1 / SIZES <= ratio <= SIZES
-
-
-def refuse_mistaken(
-    shared: Mapping[str, Tensor], kind: Kind, target: Target, samples: Batch, protocol: Protocol, source: str
-) -> None:
-    """Refuse an update that is something else than its protocol shares; told from the numbers.
-
-    Args:
-        shared: As it was read.
-        kind: As far as it is known from the model alone.
-        target: The model.
-        samples: All that are behind the update.
-        protocol: What clients are said to do.
-        source: The file, for errors.
-
-    Raises:
-        UpdateError: It is.
-    """
-    local = protocol.moved({}, {}) is not None
-    if kind == "weights" and not local:
-        raise UpdateError(
-            f"{source} holds weights after local training, not a gradient",
-            "say how the client trained: --learning-rate, and --local-epochs and the like where it took several steps",
-        )
-    if kind == "weights":
-        return
-    made = observe(target, samples, protocol, target.domain).update
-    alike = cosine(shared, made)
-    if not local and alike < OPPOSED:
-        raise UpdateError(
-            f"{source} points against the gradient of the samples (cosine {alike:.2f}): a difference of weights",
-            "say how the client trained: --learning-rate, and --local-epochs and the like where it took several steps",
-        )
-    if local and alike > -OPPOSED:
-        raise UpdateError(
-            f"{source} points along the gradient of the samples (cosine {alike:.2f}): no difference of weights",
-            "pass weights after minus weights before, or leave out --learning-rate where it is a gradient",
-        )
 
 
 def cosine(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:

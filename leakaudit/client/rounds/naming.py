@@ -21,6 +21,8 @@ INFIXES = (".default",)
 """Put into names by peft, for the adapter of that name."""
 QUANTISED = {torch.uint8, torch.int8}
 COUNTER = "num_batches_tracked"
+CLOSE = 1e-6
+"""Relative difference within which weights are the same; about eight roundings of float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,14 +141,14 @@ def _checked(name: str, array: Tensor, like: Tensor, source: str) -> Tensor:
     Raises:
         UpdateError: It has another shape, or holds no finite real numbers.
     """
-    if array.shape != like.shape:
-        got, expected = tuple(array.shape), tuple(like.shape)
-        raise UpdateError(f"{source}: {name} has shape {got}, expected {expected}", "save it as the model has it")
-    if array.dtype in QUANTISED:
+    if array.dtype in QUANTISED:  # asked first, as two numbers of four bits in one byte have another shape
         raise UpdateError(
             f"{source}: {name} holds {str(array.dtype).removeprefix('torch.')}: a quantised payload",
             "record it before the filter that quantises, or undo that with the filter's own scale",
         )
+    if array.shape != like.shape:
+        got, expected = tuple(array.shape), tuple(like.shape)
+        raise UpdateError(f"{source}: {name} has shape {got}, expected {expected}", "save it as the model has it")
     if not array.is_floating_point() or not bool(torch.isfinite(array).all()):
         raise UpdateError(
             f"{source}: {name} holds values that are not finite real numbers", "record what the client sent, undamaged"
@@ -157,3 +159,28 @@ def _checked(name: str, array: Tensor, like: Tensor, source: str) -> Tensor:
 def _some(names: Mapping[str, Tensor]) -> str:
     own = list(names)
     return ", ".join(own[:3]) + (f", … ({len(own)} in all)" if len(own) > 3 else "")
+
+
+def differing(weights: Mapping[str, Tensor], target: Target) -> tuple[str, str] | None:
+    """In which tensor weights differ most from those of a model, as an error's message and way out; ``None`` if equal.
+
+    Args:
+        weights: Of parameters and buffers, by the model's names.
+        target: The model.
+    """
+    module = target.module
+    state = {**dict(module.named_buffers()), **dict(module.named_parameters())}
+    worst, most = "", CLOSE
+    for name, tensor in weights.items():
+        own = state[name].detach().cpu()
+        if not own.is_floating_point():
+            continue
+        difference = float((tensor.to(own) - own).norm() / own.norm().clamp_min(1e-30))
+        if not difference <= most:
+            worst, most = name, difference
+    if not worst:
+        return None
+    return (
+        f"the round did not begin with this model: {worst} differs by {most:.2g} of its norm",
+        "scan the weights in before.safetensors, or the round of this model",
+    )

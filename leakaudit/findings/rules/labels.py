@@ -23,7 +23,17 @@ def labels_recovered(evidence: Evidence) -> Iterator[Found]:
     label: a label is right as a member of the batch's multiset. Labels that were merely assumed do not count. Labels
     can be sensitive in themselves (a diagnosis), and every reconstruction attack profits from them.
     """
-    victims = [v for v in _labels(evidence) if not v.assumed]
+    victims = [v for v in _labels(evidence) if not v.assumed and v.known]
+    unknown = [v for v in _labels(evidence) if not v.assumed and not v.known and v.inferred_count]
+    if unknown and not victims:
+        count = sum(v.inferred_count for v in unknown)
+        what = "1 label was" if count == 1 else f"{count} labels were"
+        yield Found(
+            "medium",
+            "estimated",
+            f"{what} inferred from the update; nobody has the true ones to compare with.",
+            {"total": count},
+        )
     total, correct = sum(len(labels.true) for labels in victims), sum(labels.correct for labels in victims)
     if total and correct / total > max(0.5, 2 / evidence.target.classes):
         yield Found(
@@ -47,7 +57,7 @@ def classes_present(evidence: Evidence) -> Iterator[Found]:
     That a class occurs at all can be the secret (a rare disease at a hospital). Reported for batches of several
     samples that do not hold every class; for single samples LA301 says it.
     """
-    inferred = [v for v in _labels(evidence) if not v.assumed]
+    inferred = [v for v in _labels(evidence) if not v.assumed and v.known]
     victims = [v for v in inferred if len(v.true) > 1 and len(set(v.true)) < evidence.target.classes]
     if victims and all(set(v.true) == set(v.inferred) for v in victims):
         yield Found(
@@ -55,6 +65,32 @@ def classes_present(evidence: Evidence) -> Iterator[Found]:
             "measured",
             f"In {len(victims)} of {len(victims)} batches exactly the classes that occur were inferred.",
             {"batches": len(victims)},
+        )
+
+
+@rule(
+    "LA303",
+    "The update tells how many distinct records are behind it",
+    worst="low",
+    remedy="Put a layer that clients do not train (--frozen) between the input and the first fully connected one, or "
+    "aggregate over clients: noise on the update hides the number only where it covers the weakest record.",
+)
+def records_counted(evidence: Evidence) -> Iterator[Found]:
+    """The rank of the first layer's update is the number of distinct records, whatever the client trained on top.
+
+    Every visit of a record adds a multiple of that record to the update of a fully connected first layer, so epochs and
+    batch sizes do not change the rank. It is a lower bound on the records: equal ones count once. How many patients a
+    hospital has, or that most rows of a table are copies, can be the secret; and the readers of LA203 and LA204 start
+    from here. Reported for clients that train locally, since one gradient is of a batch whose size is public.
+    """
+    told = [] if evidence.batch is None else [count for count in evidence.batch.distinct_records if count is not None]
+    if told and evidence.protocol.algorithm != "fedsgd":
+        counts = ", ".join(map(str, told))
+        yield Found(
+            "low",
+            "measured",
+            f"The rank of the first layer's update shows {counts} distinct records, of {evidence.protocol.batch_size}.",
+            {"records": told, "batch_size": evidence.protocol.batch_size},
         )
 
 

@@ -41,13 +41,18 @@ def batchnorm_statistics(evidence: Evidence) -> Iterator[Found]:
 
     Where these buffers are sent with the update, the server subtracts the old values and holds the mean and variance
     of the batch at every BatchNorm layer: threat model E, under which GradInversion works. For a single sample these
-    are statistics of the sample itself.
+    are statistics of the sample itself. After K local steps it holds a weighted mean over their batches, exact
+    statistics of one only for K = 1.
+
+    Of a recorded update it is certified only where the update really holds the buffers.
     """
-    layers = evidence.target.batchnorm_layers
+    layers, sent = evidence.target.batchnorm_layers, evidence.protocol.statistics_sent
     if evidence.protocol.mode == "train" and layers:
         given = [a.name for a in evidence.attacks if a.threat_model == "E" and a.status is RunStatus.RUN]
-        shared = evidence.protocol.shared_statistics != "none"
+        shared = evidence.protocol.shared_statistics != "none" if sent is None else bool(sent)
         told = "the update comes with them" if shared else "if buffers are shared, the server learns them"
+        if shared and evidence.protocol.steps > 1:
+            told += f", as a weighted mean over the batches of {evidence.protocol.steps} local steps"
         yield Found(
             "medium" if evidence.protocol.batch_size == 1 or shared else "low",
             "certified" if shared else "estimated",
@@ -99,4 +104,55 @@ def eval_mode(evidence: Evidence) -> Iterator[Found]:
             "certified",
             f"{len(layers)} layer(s) behave differently in train mode, which was not audited: {', '.join(layers[:5])}.",
             {"layers": layers},
+        )
+
+
+@rule(
+    "LA409",
+    "Some tensors have no gradient yet",
+    worst="low",
+    remedy="Audit the weights after some rounds as well (--checkpoints): what adapters give away begins with the "
+    "second step. A gradient of zero in the first one protects nothing.",
+)
+def resting(evidence: Evidence) -> Iterator[Found]:
+    """Trained tensors have a gradient of exactly zero at these weights, only because others are still zero.
+
+    An adapter (LoRA) adds B A x to a layer, and begins with B = 0. The gradient of A is then exactly zero in the first
+    step, whatever the samples: that is no evidence of safety. The gradient of B holds A x of every token, and that of A
+    follows as soon as B has moved.
+    """
+    names = evidence.target.resting
+    if names:
+        yield Found(
+            "low",
+            "certified",
+            f"{len(names)} trained tensor(s) have no gradient at these weights and will have one later, such as "
+            f"{names[0]}: that they show nothing now says nothing of them.",
+            {"tensors": len(names), "layers": names},
+        )
+
+
+@rule(
+    "LA410",
+    "Momentum is carried over from an earlier round",
+    worst="low",
+    remedy="Make a new optimizer in every round, so that its momentum begins at zero; or audit the rounds together and "
+    "know that an update holds data of the rounds before.",
+)
+def carried_momentum(evidence: Evidence) -> Iterator[Found]:
+    """Two recorded rounds of one client show that its optimizer was kept between them.
+
+    Rows that no sample of the later round touched repeat what the earlier round did to them, all by one factor: the
+    momentum that was left. Such an update is not explained by its own round's data, so readers of it are off by that
+    share, and whoever sees one update learns something of the data of the rounds before.
+
+    It shows only where some rows were not touched in the later round; that nothing is found is no evidence.
+    """
+    for found in evidence.protocol.carried:
+        yield Found(
+            "low",
+            "certified",
+            f"{found.rows} rows of {found.tensor} repeat an earlier round of the same client by the factor "
+            f"{found.factor:.3g}: its momentum was kept.",
+            {"tensors": found.tensor, "ratio": found.factor},
         )

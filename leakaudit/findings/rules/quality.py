@@ -104,8 +104,9 @@ def little_tried(evidence: Evidence) -> Iterator[Found]:
 
     The failure of an attack is evidence only where the attack works: where it recovered a sample that is known to leak,
     from a network of the kind and size of yours and with no more iterations than it had on your model (LA950 says where
-    it did not), where it ran at least a tenth of its plan on the victims, and where its objective fell. Otherwise the
-    verdict is INCONCLUSIVE and the exit code 5, unless something else leaked.
+    it did not), where it ran at least a tenth of its plan on the victims, where its objective fell, and where its
+    ladder of local steps reached as many as the clients take. Otherwise the verdict is INCONCLUSIVE and the exit code
+    5, unless something else leaked.
     """
     leaking = {a.name for a, _, s in samples_of(evidence.attacks) if s.leaked}
     broken = {c.attack for c in evidence.controls if c.kind == "positive" and c.status is ControlStatus.FAILED}
@@ -182,6 +183,25 @@ def near_duplicates(evidence: Evidence) -> Iterator[Found]:
 
 
 @rule(
+    "LA959",
+    "Recorded rounds were left out",
+    worst="low",
+    remedy="Read the reasons in the report (protocol.left_out): scan the rounds of each model and each way of training "
+    "on their own.",
+)
+def rounds_left_out(evidence: Evidence) -> Iterator[Found]:
+    """Some rounds of the folder do not go with the model or with the others, so they were not attacked.
+
+    A round is left out where its tensors have other names or shapes than the model's, where its client trained with
+    other settings than that of the first round, or where its files are damaged. What is said of the rest says nothing
+    of these.
+    """
+    if evidence.protocol.left_out:
+        out, total = len(evidence.protocol.left_out), len(evidence.protocol.left_out) + len(evidence.protocol.rounds)
+        yield Found("low", "certified", f"{out} of {total} recorded rounds were not audited.", {"rounds": out})
+
+
+@rule(
     "LA957",
     "Claims without controls",
     worst="low",
@@ -193,7 +213,7 @@ def uncontrolled(evidence: Evidence) -> Iterator[Found]:
     Without them a lucky prior, or samples that resemble each other, cannot be told from a leak. Confidence is capped
     at *estimated*, unless the reconstruction is certified, which needs no control.
     """
-    claims = {a.name: a.title for a, v, s in samples_of(evidence.attacks) if s.leaked and not v.certified}
+    claims = {a.name: a.title for a, v, s in samples_of(evidence.attacks) if s.leaked and not (v.certified or s.proved)}
     missing = [title for name, title in claims.items() if not evidence.controlled(name)]
     if missing:
         yield Found("low", "certified", f"No controls were run for {', '.join(missing)}.", {"attacks": missing})

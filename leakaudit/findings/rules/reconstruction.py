@@ -212,7 +212,7 @@ def _reconstructed(identifier: str, evidence: Evidence) -> Iterator[Found]:
 
 def _confidence(leaked: list[tuple[AttackEntry, VictimResult, SampleResult]], evidence: Evidence) -> Confidence:
     """Certified needs no control; measured needs them."""
-    if any(v.certified for _, v, _ in leaked):
+    if any(v.certified or s.proved for _, v, s in leaked):
         return "certified"
     return "measured" if any(evidence.controlled(a.name) for a, _, _ in leaked) else "estimated"
 

@@ -70,6 +70,17 @@ def text_view(tokens: TokenResult) -> TextView:
     return TextView(places, ordered, "" if ordered else _named(len(named & own), len(own), elsewhere))
 
 
+def reading_view(sample: SampleResult) -> TextView:
+    """What was read of a text that nobody has."""
+    if any(token is not None for token in sample.reading):
+        ids = ", ".join(MISSING if token is None else str(token) for token in sample.reading)
+        return TextView([], True, f"Read, place by place: {clip(ids, 400)}.")
+    if not sample.found:
+        return TextView([], False, "The tokens are left out of this report, or none were read.")
+    shown = ", ".join(map(str, sample.found[:LONGEST_LIST])) + (", …" if len(sample.found) > LONGEST_LIST else "")
+    return TextView([], False, f"{count(len(sample.found), 'token')} of the batch named, in no order: {shown}.")
+
+
 def _named(hits: int, total: int, elsewhere: list[str]) -> str:
     note = f"{hits} of its {count(total, 'different token')} named, without their order"
     if not elsewhere:
@@ -112,11 +123,13 @@ class TokenCard(Card):
 
     def showable(self, sample: SampleResult) -> bool:
         """Whether there is a reading, if only that it was left out."""
-        return sample.tokens is not None
+        return sample.tokens is not None or not sample.scored
 
     def text(self, sample: SampleResult) -> TextView | None:
-        """The text and what was read of it."""
-        return None if sample.tokens is None else text_view(sample.tokens)
+        """The text and what was read of it; of a text that nobody has, the reading alone."""
+        if sample.tokens is not None:
+            return text_view(sample.tokens)
+        return None if sample.scored else reading_view(sample)
 
     def told_once(self) -> list[str]:
         """Nothing: a text without an order has no places, and says so itself."""

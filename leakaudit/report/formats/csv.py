@@ -47,7 +47,7 @@ def render_csv(report: Report) -> str:
 
 
 def _row(card: Card, attack: AttackEntry, result: VictimResult, sample: SampleResult) -> Iterator[tuple[str, Any]]:
-    yield from (("attack", _text(attack.name)), ("threat_model", _text(attack.threat_model)))
+    yield from (("attack", harmless_cell(attack.name)), ("threat_model", harmless_cell(attack.threat_model)))
     yield from (("upper_bound", attack.upper_bound), ("victim", result.victim), ("sample", sample.index))
     yield from (("leaked", sample.leaked), ("certified", result.certified), ("residual", result.residual))
     yield from ((spec.name, card.value(sample, spec)) for spec in card.specs)
@@ -57,7 +57,7 @@ def _row(card: Card, attack: AttackEntry, result: VictimResult, sample: SampleRe
         yield from ((f"{name}_{spec.name}", floor.get(spec.name)) for spec in card.specs if spec.floored)
 
 
-def _text(value: str) -> str:
+def harmless_cell(value: str) -> str:
     """Text that no spreadsheet runs."""
     value = shown(value)
     return f"'{value}" if value.startswith(("=", "+", "-", "@", "\\t", "\\r")) else value

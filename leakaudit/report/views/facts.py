@@ -72,15 +72,17 @@ def batch_facts(report: Report) -> list[Fact]:
     """The private batch, in counts and hashes, and how the update was made."""
     batch, protocol = report.batch, report.protocol
     return _facts(
-        ("File", batch.path or ("in memory" if batch.sha256 is None else "left out")),
+        ("File", batch.path or _without_path(report)),
         ("SHA-256", batch.sha256 or ""),
         ("Samples in the file", number(batch.samples)),
         ("Classified right by the model", accuracy(report)),
         ("Victims", f"{count(batch.victims, 'batch', 'batches')} of {count(batch.batch_size, 'sample')}"),
         ("Update", f"{protocol.title} of {count(protocol.batch_size, 'sample')}, {protocol.mode} mode"),
+        ("Distinct records", _records(report)),
         ("Recorded in", protocol.update_path or ("left out" if protocol.update_sha256 else "")),
         ("SHA-256 of the update", protocol.update_sha256 or ""),
         ("Read with", "; ".join(protocol.update_notes)),
+        ("Recorded rounds", _rounds(report)),
         ("Weight decay", protocol.weight_decay_note),
         (
             "BatchNorm statistics",
@@ -92,6 +94,34 @@ def batch_facts(report: Report) -> list[Fact]:
         ("Normalisation", f"mean {plain(batch.mean)}; std {plain(batch.std)}" if batch.mean else ""),
         ("Classes named", plain(batch.class_names[:20]) if batch.class_names else ""),
     )
+
+
+def _records(report: Report) -> str:
+    """How many the updates show, where they do; of one gradient the batch size is public."""
+    told = [value for value in report.batch.distinct_records if value is not None]
+    if not told or report.protocol.algorithm == "fedsgd":
+        return ""
+    return f"{', '.join(map(str, told))} by the rank of the first layer's update, a lower bound"
+
+
+def _without_path(report: Report) -> str:
+    """Where the samples are, if no path says."""
+    if not report.batch.samples:
+        return "none: nobody has the samples"
+    return "in memory" if report.batch.sha256 is None else "left out"
+
+
+def _rounds(report: Report) -> str:
+    """How many recorded rounds there are, and which are left out."""
+    protocol = report.protocol
+    if not protocol.rounds and not protocol.left_out:
+        return ""
+    known = sum(entry.known for entry in protocol.rounds)
+    own = sum(entry.own_weights for entry in protocol.rounds)
+    told = [f"{count(len(protocol.rounds), 'round')}, {known} with samples"]
+    told += [f"{own} began with other weights than the model's"] if own else []
+    told += [f"left out: {one.label or 'a round'} ({one.reason or 'see the full report'})" for one in protocol.left_out]
+    return "; ".join(told)
 
 
 def accuracy(report: Report) -> str:

@@ -9,6 +9,11 @@ from leakaudit.report.wording import count
 SENTENCE = "Evidence only for the attacks run; not a determination of anonymity or legal compliance."
 
 
+def _at_hand(report: Report) -> str:
+    samples = report.batch.samples
+    return f"the file holds {samples}" if samples else "nobody has these samples, so nothing was scored"
+
+
 def residual_risk(report: Report) -> list[str]:
     """What this audit does not rule out, from what was not run, not applicable, cut short or assumed."""
     left = [a.title for a in report.attacks if a.status is not RunStatus.RUN]
@@ -19,7 +24,7 @@ def residual_risk(report: Report) -> list[str]:
         report.verdict.at_most,
         f"Attackers were modelled under threat model {modelled}; servers that manipulate the model (F to H) were not.",
         f"Attacked: {count(report.batch.victims, 'batch', 'batches')} of {count(report.batch.batch_size, 'sample')}; "
-        f"the file holds {report.batch.samples}. Other samples, later weights and other settings may leak more.",
+        f"{_at_hand(report)}. Other samples, later weights and other settings may leak more.",
     ]
     if left:
         statements.append(f"Not run or not applicable, so not ruled out: {', '.join(left)}.")

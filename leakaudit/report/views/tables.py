@@ -15,6 +15,7 @@ CONTROLS = {
     "positive": "positive: a network known to leak",
     "negative": "negative: another batch's update",
     "prior_only": "prior only: no update at all",
+    "ladder": "ladder: known samples, at more and more local steps",
 }
 KNOWLEDGE = {
     "labels": "Labels",
@@ -249,15 +250,42 @@ def label_table(report: Report) -> Table:
         for result in attack.results:
             labels = result.labels
             right = f"assumed, {labels.count}" if labels.assumed else f"{labels.correct} of {labels.count}"
+            right = right if labels.known else "not known"
             cells: list[Cell | str] = [
                 clip(attack.title, 60),
                 Cell(str(result.victim), str(result.victim)),
                 Cell(", ".join(class_name(report, label) for label in labels.true) or MISSING),
                 Cell(", ".join(class_name(report, label) for label in labels.inferred) or MISSING),
-                Cell(right, str(labels.correct), mark="leak" if labels.correct == labels.count else ""),
+                Cell(
+                    right, str(labels.correct), mark="leak" if labels.known and labels.correct == labels.count else ""
+                ),
                 labels.method + _soft_label(report, labels.soft),
             ]
             table.add(cells, attack.name, str(result.victim))
+    return table
+
+
+def round_table(report: Report) -> Table:
+    """Recorded rounds: which client each victim is, and what leaked of it."""
+    columns = (
+        *(("Victim", True), ("Round", False), ("Client", False), ("Samples", True), ("Scored", False)),
+        *(("Leaked", True), ("Weights", False), ("Shared", False)),
+    )
+    table = Table("rounds", "Recorded rounds, a victim each", columns)
+    scored = [(v.victim, s) for a in report.attacks if not a.upper_bound for v in a.results for s in v.samples]
+    for entry in report.protocol.rounds:
+        leaked = {s.index for victim, s in scored if victim == entry.victim and s.leaked}
+        cells: list[Cell | str] = [
+            Cell(str(entry.victim), str(entry.victim)),
+            clip(entry.round, 40) or MISSING,
+            clip(entry.client or entry.label, 60) or MISSING,
+            Cell(str(entry.samples), str(entry.samples)),
+            "yes" if entry.known else "no: nobody has the samples",
+            Cell(f"{len(leaked)} of {entry.samples}", str(len(leaked)), mark="leak" if leaked else "held"),
+            "of its own" if entry.own_weights else "the model's",
+            entry.kind,
+        ]
+        table.add(cells, "", str(entry.victim))
     return table
 
 

@@ -115,6 +115,7 @@ class View:
     floors: Table
     runs: Table
     labels: Table
+    rounds: Table
     rank: Table
     rank_facts: list[Fact]
     variants: Table
@@ -159,6 +160,7 @@ def build_view(report: Report) -> View:
         floors=tables.floor_table(report),
         runs=tables.run_table(report),
         labels=tables.label_table(report),
+        rounds=tables.round_table(report),
         rank=tables.rank_table(report),
         rank_facts=rank_facts(report),
         variants=tables.variant_table(report),

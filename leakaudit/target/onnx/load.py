@@ -13,6 +13,7 @@ from leakaudit.errors import ModelError, UsageError
 from leakaudit.target import layout as layouts
 from leakaudit.target.hashing import hash_model
 from leakaudit.target.onnx import fidelity, selfcheck
+from leakaudit.target.onnx.allowance import check_input
 from leakaudit.target.onnx.module import OnnxModule
 from leakaudit.target.onnx.prepare import prepare
 from leakaudit.target.onnx.read import read_model
@@ -38,10 +39,11 @@ def from_onnx(
     dropout: dict[str, float],
     mode: Literal["eval", "train"],
     trained: Sequence[str] = (),
+    trusted: bool = False,
 ) -> Target:
     """Load, check and describe an ONNX file; see `leakaudit.target.load` for the arguments."""
     model = read_model(path)
-    source = prepare(model, str(path), output, frozen, trained)
+    source = prepare(model, str(path), output, frozen, trained, trusted)
     if not source.parameters:
         raise ModelError(f"{path} has no trainable tensors", "export the model with its weights; check --frozen")
     empty = [name for name, array in source.parameters.items() if array.size == 0]
@@ -152,6 +154,7 @@ def _native(
     """The first candidate shape that the graph accepts."""
     error: ModelError | None = None
     for native in candidates:
+        check_input(native, source.batch or 1, source.input_name, source.trusted)
         try:
             run(module, source.batch or 1, native, vocabulary=None if source.integer is None else 1)
         except (ModelError, IndexError) as refused:

@@ -1,0 +1,367 @@
+"""Recorded rounds as victims: one for each client and round, however many a folder holds.
+
+A round has settings of its own, its own samples or none, and the weights that its client began with. Rounds of one
+report go together: they fit the model, and their clients train alike but for the number of samples. A round that does
+not is left out and named. The scanned model is the one that at least one of them began with; rounds that began with
+others of the same shapes (those of another server round) are attacked on their own.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leakaudit.audit.request import LOCAL, Request
+from leakaudit.client.batch import Batch
+from leakaudit.client.readers.base import Reader
+from leakaudit.client.rounds.carried import Carried, Trained, carried_between
+from leakaudit.client.rounds.files import RecordedUpdate, load_update
+from leakaudit.client.rounds.folder import (
+    began_with,
+    kind_of,
+    read_settings,
+    read_shared,
+    rounds_in,
+    samples_of,
+)
+from leakaudit.client.rounds.local import local_decay
+from leakaudit.client.rounds.mistaken import refuse_mistaken
+from leakaudit.client.rounds.naming import differing
+from leakaudit.client.rounds.statistics import counted_steps, sent_statistics
+from leakaudit.defences.quantisation import SignQuantisation
+from leakaudit.errors import LeakauditError, UpdateError, UsageError
+from leakaudit.protocols.fedavg import FedAvg
+from leakaudit.target.target import Target
+
+ALIKE = (*LOCAL, "weight_decay", "mode")
+"""Settings that the clients of one report have in common."""
+
+
+@dataclass(frozen=True, eq=False)
+class Round:
+    """What one client sent in one round.
+
+    Args:
+        update: As it was recorded.
+        batch: The samples behind it, or only their number.
+        told: What its document says, by the names of `leakaudit.capture.record.SETTINGS`.
+        label: Of several, the name of its folder.
+        target: The model that it began with, where that is not the scanned one.
+    """
+
+    update: RecordedUpdate
+    batch: Batch
+    told: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
+    target: Target | None = None
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A round that is not audited: its folder, and why."""
+
+    label: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Rounds:
+    """All that was recorded.
+
+    Args:
+        audited: One victim each, in order of round and client.
+        left_out: Those that do not go with the model or the others.
+        carried: Pairs of rounds of one client between which momentum was kept.
+    """
+
+    audited: tuple[Round, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    carried: tuple[Carried, ...] = ()
+
+
+def with_round(request: Request) -> Request:
+    """The request with what the document of its round says of the client's training, where no keyword says so.
+
+    Raises:
+        UsageError: The folder is no recorded round, or neither tells the learning rate.
+        UpdateError: Its document is damaged, or a setting in it cannot be.
+    """
+    if request.round is None:
+        return request
+    if request.update is not None:
+        raise UsageError("--update and --round were both given", "a round holds its update: leave out one of them")
+    said: dict[str, Any] = {name: request.value_of(name) for name in LOCAL if request.says(name)}
+    said |= {"mode": request.protocol.mode, "weight_decay": request.weight_decay, "samples": request.samples}
+    said |= {} if request.local else {"batch_size": request.protocol.batch_size}
+    known = told_beside({**said, "round": request.round})
+    folder = rounds_in(request.round)[0]
+    if kind_of(folder) != "gradient" and not request.local and "learning_rate" not in known:
+        raise UsageError(f"{folder} does not tell the learning rate of the client", "add --learning-rate, as 0.1")
+    return replace(request, **known)
+
+
+def told_beside(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """What the document of a round adds to the keywords of a request, which go before it.
+
+    Of several rounds it is the first that decides; the others have to agree with it, but for the number of samples.
+
+    Raises:
+        UsageError: ``round`` is no recorded round.
+        UpdateError: Its document is damaged.
+    """
+    if keywords.get("round") is None or not Path(keywords["round"]).is_dir():
+        return {}
+    folders = rounds_in(keywords["round"])
+    told = read_settings(folders[0])
+    known: dict[str, Any] = {}
+    if told.get("mode") == "train" and keywords.get("mode") in (None, "eval"):
+        known["mode"] = "train"
+    number = told.get("num_examples") if len(folders) == 1 else None
+    counts = isinstance(number, int) and number > 0 and keywords.get("samples") is None
+    if kind_of(folders[0]) == "gradient":
+        return known | ({"batch_size": number} if counts and keywords.get("batch_size") in (None, 1) else {})
+    for name in LOCAL:
+        if told.get(name) not in (None, False, 0) and keywords.get(name) in (None, False):
+            known[name] = told[name]
+    if told.get("weight_decay") and keywords.get("weight_decay") is None:
+        known["weight_decay"] = told["weight_decay"]
+    known |= {"samples": number} if counts else {}
+    _refuse_impossible(folders[0], known, keywords)
+    return known
+
+
+def _refuse_impossible(folder: Path, known: Mapping[str, Any], keywords: Mapping[str, Any]) -> None:
+    """Refuse settings of a document that cannot be, by its name.
+
+    Raises:
+        UpdateError: One cannot be.
+    """
+    merged = {name: keywords.get(name) for name in (*LOCAL, "weight_decay", "samples")} | dict(known)
+    if merged["learning_rate"] is None:
+        return
+    try:
+        Request(**merged)
+    except UsageError as error:
+        raise UpdateError(f"{folder}/round.json: {error.message}", error.hint) from error
+
+
+def refuse_shared_batch(request: Request) -> None:
+    """Refuse one batch for several rounds.
+
+    Raises:
+        UsageError: The request names a folder of rounds.
+    """
+    if request.round is not None and (count := len(rounds_in(request.round))) > 1:
+        raise UsageError(
+            f"--batch was given beside a folder of {count} rounds: whose samples are these?",
+            "record them within each round (record(…, batch=…)), or pass one of its rounds: --round DIR/ROUND",
+        )
+
+
+def own_samples(request: Request, reader: Reader) -> tuple[Target, Batch]:
+    """The samples that rounds hold themselves, and the model for their size; unknown ones where none does.
+
+    Raises:
+        BatchError: They do not fit the model, or not together.
+    """
+    found: list[Batch] = []
+    target = reader.target
+    for folder in [] if request.round is None else rounds_in(request.round):
+        if (path := samples_of(folder)) is not None:
+            target, batch = replace(reader, target=target).fitted(path)
+            found.append(batch.at(sum(map(len, found))))
+    if not found:
+        return target, Batch.unknown(target.image_shape)
+    if len(found) > 1:
+        return target, Batch.joined(found)
+    return target, found[0]
+
+
+def read_recorded(request: Request, target: Target, samples: Batch, reader: Reader) -> Rounds:
+    """What a request names as recorded: rounds, or one update.
+
+    Args:
+        request: With what the first round tells, see :func:`with_round`.
+        target: The model.
+        samples: Behind the only update; of a folder of rounds, those of all that hold some.
+        reader: Reads samples alike.
+
+    Raises:
+        UpdateError: It does not fit the model; of several rounds, none of them does.
+    """
+    if request.update is not None:
+        update = load_update(request.update, target, request.weight_decay, local=request.local)
+        return Rounds((_checked(request, Round(update, samples), target),))
+    folders = [] if request.round is None else rounds_in(request.round)
+    if len(folders) == 1:
+        return Rounds((_checked(request, _only(request, folders[0], target, samples), target),))
+    return _several(request, folders, target, samples, reader) if folders else Rounds()
+
+
+def _only(request: Request, folder: Path, target: Target, samples: Batch) -> Round:
+    """The one round of a folder, which began with the scanned model."""
+    if difference := differing(began_with(folder, target), target):
+        raise UpdateError(*difference)
+    return Round(read_shared(folder, target), samples, read_settings(folder))
+
+
+def _several(request: Request, folders: Sequence[Path], target: Target, samples: Batch, reader: Reader) -> Rounds:
+    """Rounds that go together, and why the others do not."""
+    audited: list[Round] = []
+    left_out: list[LeftOut] = []
+    errors: list[LeakauditError] = []
+    begun: list[tuple[dict[str, Tensor], Target | None]] = []
+    trained: list[Trained] = []
+    place = len(samples)
+    known = 0
+    first = read_settings(folders[0])
+    for folder in folders:
+        label = str(folder.relative_to(Path(str(request.round))))
+        try:
+            told = read_settings(folder)
+            batch = _samples_of(folder, request, told, target, reader)
+            batch = batch.at(known if batch.known else place)
+            known, place = known + len(batch), place + (0 if batch.known else len(batch.indices))
+            weights = began_with(folder, target)
+            own = _target_of(weights, target, begun)
+            _refuse_other_settings(folder, told, first)
+            update = read_shared(folder, own or target)
+            audited.append(_checked(request, Round(update, batch, told, label, own), own or target))
+            trained.append(_trained(audited[-1], request, weights, own or target))
+        except LeakauditError as error:
+            left_out.append(LeftOut(label, error.message))
+            errors.append(error)
+    if not audited or all(round_.target is not None for round_ in audited):
+        if errors:
+            raise errors[0]
+        raise UpdateError(*(differing(began_with(folders[0], target), target) or ("no round fits the model", "")))
+    return Rounds(tuple(audited), tuple(left_out), tuple(carried_between(trained)))
+
+
+def _trained(round_: Round, request: Request, weights: Mapping[str, Tensor], target: Target) -> Trained:
+    """A round with what its settings say of its momentum."""
+    protocol = settled(request, round_).protocol_for(target)
+    momentum = protocol.momentum if isinstance(protocol, FedAvg) and protocol.optimizer == "sgd" else 0.0
+    update = round_.update
+    return Trained(round_.label, round_.told, weights, update.tensors, update.kind, momentum, protocol.steps)
+
+
+def _target_of(
+    weights: dict[str, Tensor], target: Target, begun: list[tuple[dict[str, Tensor], Target | None]]
+) -> Target | None:
+    """The model with the weights that a round began with; ``None`` for the scanned one. Rounds alike share one."""
+    if not differing(weights, target):
+        return None
+    for known, own in begun:
+        if all(torch.equal(known[name], weights[name]) for name in target.parameters):
+            return own
+    module = copy.deepcopy(target.module)
+    named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            named[name].copy_(tensor)
+    own = replace(target, module=module)
+    begun.append((weights, own))
+    return own
+
+
+def _refuse_other_settings(folder: Path, told: Mapping[str, Any], first: Mapping[str, Any]) -> None:
+    """Refuse a round whose client trained in another way than that of the first.
+
+    Raises:
+        UpdateError: Names the setting.
+    """
+    for name in ALIKE:
+        mine, theirs = told.get(name) or None, first.get(name) or None
+        if mine != theirs:
+            raise UpdateError(
+                f"{folder}: {name} is {mine}, the first round has {theirs}",
+                "audit rounds of one kind of training together, the others on their own",
+            )
+
+
+def _samples_of(folder: Path, request: Request, told: Mapping[str, Any], target: Target, reader: Reader) -> Batch:
+    """The samples of one round of several, or their number.
+
+    Raises:
+        UpdateError: It tells neither.
+    """
+    if (path := samples_of(folder)) is not None:
+        return replace(reader, target=target).read(path)
+    number = told.get("num_examples") or request.samples or (None if request.local else request.protocol.batch_size)
+    if not isinstance(number, int) or number < 1:
+        raise UpdateError(
+            f"{folder} does not tell how many samples are behind it", "add --samples, or num_examples to round.json"
+        )
+    return Batch.unknown(target.image_shape, range(number))
+
+
+def _checked(request: Request, round_: Round, target: Target) -> Round:
+    """The round with the number of its samples, if it is what its protocol shares and contradicts itself nowhere.
+
+    Raises:
+        UpdateError: They do.
+    """
+    asked = settled(request, round_)
+    protocol = asked.protocol_for(target)
+    update = round_.update
+    signs = any(defence.name == SignQuantisation.name for defence in (*request.defending(), *request.claimed()))
+    refuse_mistaken(update.tensors, update.kind, target, round_.batch, protocol, update.path, signs=signs)
+    steps = round_.told.get("local_steps")
+    if request.local and isinstance(steps, int) and steps != protocol.steps:
+        raise UpdateError(
+            f"{update.path}: the round says {steps} local steps, its settings make {protocol.steps} of "
+            f"{protocol.batch_size} samples",
+            "add --local-epochs and --local-batch-size as the client has them",
+        )
+    if not round_.batch.indices:
+        round_ = replace(round_, batch=Batch.unknown(target.image_shape, range(protocol.batch_size)))
+    if isinstance(protocol, FedAvg) and protocol.linear and asked.weight_decay is None:
+        round_ = replace(round_, update=local_decay(update, target.parameters, protocol))
+    counted = counted_steps(target, round_.update.buffers)
+    if counted is None or counted == protocol.steps:
+        return round_
+    note = f"BatchNorm's own counters say {counted} steps, the settings make {protocol.steps}"
+    return replace(round_, update=replace(round_.update, notes=(*round_.update.notes, note)))
+
+
+def settled(request: Request, round_: Round) -> Request:
+    """The request for one round: its samples are all that are behind it, and it is one victim.
+
+    Raises:
+        UsageError: Another number was asked for, or none is known.
+    """
+    batch = round_.batch
+    count = len(batch.indices)
+    if not count:
+        count = (request.samples or 0) if request.local else request.protocol.batch_size
+    if not count:
+        raise UsageError(
+            "how many samples are behind the recorded update is not known, and no batch was given",
+            "add --samples N, or --batch with the samples",
+        )
+    size = ("--samples", request.samples) if request.local else ("--batch-size", request.protocol.batch_size)
+    several = bool(round_.label)
+    for name, value, only in (*(() if several else ((*size, count),)), ("--victims", request.victims, 1)):
+        if value not in (None, 1, only):
+            raise UsageError(
+                f"{name} is {value}, with a recorded update it is {only}",
+                "the batch file must hold exactly the samples behind the update, and no others",
+            )
+    if request.local:
+        return replace(request, victims=1, samples=count)
+    return replace(request, victims=1, batch_size=count)
+
+
+def with_sent_statistics(target: Target, rounds: Sequence[Round]) -> Target:
+    """The model of clients that share BatchNorm's running statistics, where all recorded updates came with them."""
+    if target.mode != "train" or target.shared_statistics != "none" or not rounds:
+        return target
+    sent = [sent_statistics(target, own.update.buffers) for own in rounds]
+    return replace(target, shared_statistics="running") if all(sent) else target

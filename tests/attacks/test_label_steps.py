@@ -1,0 +1,66 @@
+"""Label counts after several local steps: the last layer's training replayed without its weights."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from torch import nn
+
+from leakaudit.attacks.base import cpu_generator
+from leakaudit.attacks.labels.infer import infer_labels
+from leakaudit.attacks.labels.steps import Training, halfway
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe
+from leakaudit.domains.images import Images
+from leakaudit.protocols.base import Play
+from leakaudit.protocols.fedavg import FedAvg
+from leakaudit.protocols.fedsgd import FedSGD
+from tests.conftest import make_target, small_cnn
+
+CLIENTS = (
+    FedAvg(6, local_epochs=2, local_batch_size=4, learning_rate=0.3),
+    FedAvg(6, local_epochs=2, local_batch_size=4, learning_rate=0.3, drop_last=True),
+    FedAvg(6, local_epochs=3, learning_rate=0.2, momentum=0.9, nesterov=True, weight_decay=0.1),
+    FedAvg(6, local_epochs=3, local_batch_size=3, learning_rate=0.2, momentum=0.5),
+)
+
+
+@pytest.mark.parametrize("client", CLIENTS, ids=range(len(CLIENTS)))
+def test_the_replay_is_the_training_of_the_last_layer(client: FedAvg, space: Images) -> None:
+    """A linear model is nothing but a last layer: what the replay says of it is what the client sends."""
+    torch.manual_seed(0)
+    target = make_target(nn.Sequential(nn.Flatten(), nn.Linear(432, 5)).double(), (3, 12, 12), 5)
+    inputs = 0.05 * torch.randn(6, 3, 12, 12, dtype=torch.float64)
+    labels = torch.tensor([0, 1, 1, 2, 3, 3])
+    update = client.update(target, Play(inputs, labels))
+    features, soft = inputs.flatten(1), torch.nn.functional.one_hot(labels, 5).double()
+    logits = target.logits(inputs).detach()
+    errors, mean = Training.of(client, 6).replay(logits, features @ features.T + 1, soft)
+    if not client.weight_decay:
+        torch.testing.assert_close(errors.T @ features, update["1.weight"], rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(errors.sum(0), update["1.bias"], rtol=1e-9, atol=1e-12)
+    visited = torch.cat(list(client.visits(Play(inputs, labels))))
+    if client.local_batch_size is None:  # every visit counts alike within a step, so the means balance
+        balance = mean - soft[visited].mean(0)
+        torch.testing.assert_close(errors.sum(0), balance, rtol=1e-9, atol=1e-12)
+
+
+def test_half_way_is_the_middle_of_the_weights(samples: Batch, space: Images) -> None:
+    target, client = make_target(small_cnn(), (3, 12, 12), 5), FedAvg(8, local_epochs=4, learning_rate=0.05)
+    observation = observe(target, samples.subset(range(8)), client, space, seed=1)
+    way = client.moved(observation.update, target.parameters)
+    middle = halfway(target, observation).parameters
+    for name, tensor in target.parameters.items():
+        torch.testing.assert_close(middle[name], tensor + way[name] / 2)
+    assert halfway(target, observe(target, samples.subset(range(8)), FedSGD(8), space)) is target
+
+
+def test_counts_after_several_steps(samples: Batch, space: Images) -> None:
+    target, client = make_target(small_cnn(), (3, 12, 12), 5), FedAvg(16, "eval", "none", 1, 4, 0.05)
+    (victim,) = samples.draw(1, 16, 0)
+    guess = infer_labels(target, observe(target, victim, client, space, seed=0), cpu_generator(0))
+    assert "in 4 steps" in guess.method
+    right = sum((Counter(victim.labels.tolist()) & Counter(guess.labels.tolist())).values())
+    assert right >= 15, right
