@@ -76,6 +76,7 @@ class DLFA(Attack):
     name: ClassVar[str] = "dlfa"
     title: ClassVar[str] = "DLFA (local steps replayed, epoch by epoch)"
     threat_model: ClassVar[ThreatModel] = "B"
+    reads: ClassVar[tuple[str, ...]] = ("images", "table")
     needs: ClassVar[str] = "an update of several epochs, and the settings of the local training"
     reference: ClassVar[str] = "Dimitrov et al., Data Leakage in Federated Averaging, TMLR 2022, arXiv 2206.12395"
     cost: ClassVar[int] = 75

@@ -16,6 +16,7 @@ from leakaudit.audit.rounds import Rounds, own_samples, read_recorded, refuse_sh
 from leakaudit.audit.shares import own_share
 from leakaudit.client.batch import Batch, refuse_overlap
 from leakaudit.client.readers.base import Reader, Reading, Source, reader_for
+from leakaudit.domains.schema import read_schema
 from leakaudit.errors import UsageError, nearest
 from leakaudit.observer import Observer
 from leakaudit.target import Target, load
@@ -119,6 +120,8 @@ def read_case(request: Request, target: Target, batch: Source | None, observer: 
     names = ("mean", "std", "auxiliary", "resize", "distractors")
     reader_for(target).refuse({f"--{name}": getattr(request, name) for name in names})
     target = replace(target, domain=target.domain.normalised(request.mean, request.std))
+    if request.schema is not None:
+        target = replace(target, domain=target.domain.with_columns(read_schema(request.schema)))
     reader = _reader(request, target)
     observer.stage("reading the batch")
     source = request.batch if batch is None else batch
@@ -127,7 +130,9 @@ def read_case(request: Request, target: Target, batch: Source | None, observer: 
     if source is not None:
         refuse_shared_batch(request)
     target, samples = own_samples(request, reader) if source is None else reader.fitted(source)
-    return Case(target, samples, replace(reader, target=target))
+    if target.domain.assumption:
+        observer.stage(target.domain.assumption)
+    return Case(target, samples, _reader(request, target))
 
 
 def _reader(request: Request, target: Target) -> Reader:

@@ -132,6 +132,8 @@ class Request:
         layout: Axis order of the batch's arrays.
         values: What the batch's numbers are: pixels of the whole range 0..1, 0..255 or 0..65535, or normalised.
         resize: Scale and centre-crop a folder's images to the model's size.
+        schema: TOML file that describes the columns of a table, a [[column]] each with name, kind (number or category),
+            low, high, mean, std, levels; guessed from the batch, and said, where it is left out.
         auxiliary: Public images of a similar kind (.npz or folder), for attacks that learn from them.
         lpips_weights: torchvision's squeezenet1_1 checkpoint; default torch's hub cache.
         cache: Keep results for two weeks, readable by you only, so that a killed audit goes on where it was. The
@@ -195,6 +197,7 @@ class Request:
     layout: DataLayout = asked(OneOf(choices=("auto", "NCHW", "NHWC")), "auto", "--layout")
     values: ValueRange = asked(OneOf(choices=("auto", "pixels", "normalized")), "auto", "--values")
     resize: bool = asked(Flag(), False, "--resize")
+    schema: str | Path | None = asked(File("FILE"), None, "--schema")
     auxiliary: str | Path | None = asked(File(), None, "--auxiliary")
     lpips_weights: str | Path | None = asked(File(), None, "--lpips-weights")
     cache: bool = asked(Flag(), False, "--cache", off="--no-cache", usual=True, decides="nothing")

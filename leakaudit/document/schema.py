@@ -33,16 +33,17 @@ Severity = Literal["critical", "high", "medium", "low", "none"]
 Confidence = Literal["certified", "measured", "estimated"]
 
 EVIDENCE = limited(
-    "accuracy", "attack", "attacks", "attacks_that_used_them", "batch_size", "batches", "claimed", "correct", "defence",
-    "defences", "deficient_layers", "fewer_iterations", "layer", "layers", "level", "lpips", "margin", "measured",
-    "most", "mse", "not_run", "others", "parameters", "precision", "property", "psnr", "ratio", "recall", "records",
-    "rounds", "samples", "samples_attacked", "samples_leaked", "score", "shared", "skill", "ssim", "stopped", "tensors",
-    "total", "unknowns", "variants", "victim",
+    "accuracy", "attack", "attacks", "attacks_that_used_them", "batch_size", "batches", "cell_accuracy", "claimed",
+    "correct", "defence", "defences", "deficient_layers", "fewer_iterations", "layer", "layers", "level", "lpips",
+    "margin", "measured", "most", "mse", "not_run", "number_error", "others", "parameters", "precision", "property",
+    "psnr", "ratio", "recall", "records", "rounds", "row_exact", "samples", "samples_attacked", "samples_leaked",
+    "score", "shared", "skill", "ssim", "stopped", "tensors", "total", "unknowns", "variants", "victim",
 )  # fmt: skip
 """Keys of a finding's evidence that say nothing of a sample's content; ``samples`` are positions in the batch file."""
 CONTROL_NUMBERS = limited(
     "accuracy",
     "cases",
+    "cell_accuracy",
     "iterations",
     "margin",
     "parameters",
@@ -52,6 +53,7 @@ CONTROL_NUMBERS = limited(
     "reached",
     "recall",
     "reference",
+    "row_exact",
     "seconds",
     "skill",
 )
@@ -108,8 +110,9 @@ class TargetSection(_Model):
     input_shape: Public[list[int]]
     native_shape: Public[list[int]] = Field(default_factory=list)
     layout: Public[str] = "NCHW"
-    domain: Public[str] = Field(default="", description="what a sample is: images, tokens, or that of a plug-in")
+    domain: Public[str] = Field(default="", description="what a sample is: images, tokens, table, or that of a plug-in")
     vocabulary: Public[int | None] = Field(default=None, description="number of token ids, where the layout is tokens")
+    columns: Public[int | None] = Field(default=None, description="number of columns of a table")
     unread: Public[int] = Field(
         default=0, description="entries of an input that the model never reads; they are left out of every score"
     )
@@ -322,6 +325,21 @@ class TokenResult(TokenMetrics):
     skill: Public[float] = Field(description="share of the way from the best floor to perfection")
 
 
+class TableResult(_Model):
+    """What was read of one private row, column by column; its cells are left out of a redacted report."""
+
+    columns: Public[int]
+    right: Public[int] = Field(description="cells that are right")
+    names: Private[list[str]] = Field(description="of the columns")
+    original: Private[list[str]] = Field(description="cells: levels, and numbers in the unit of their column")
+    recovered: Private[list[str | None]] = Field(description="what was read of each, null where nothing was")
+    wrong: Private[list[int]] = Field(description="positions of the cells that are not right")
+    errors: Private[list[float | None]] = Field(description="of numbers, in the unit of their column; null of levels")
+    confidence: Private[list[float]] = Field(
+        default_factory=list, description="how sure the attack is of each cell, from 0 to 1, without knowing the truth"
+    )
+
+
 class PartResult(_Model):
     """The part of a sample that leaked, where it is not the whole."""
 
@@ -374,6 +392,9 @@ class SampleResult(Metrics):
     part: Public[PartResult | None] = Field(default=None, description="what leaked, where it is not the whole sample")
     tokens: Public[TokenResult | None] = Field(
         default=None, description="of a model over token ids; images are null then"
+    )
+    table: Public[TableResult | None] = Field(
+        default=None, description="of a model over rows of a table; images are null then"
     )
     original_png: Picture[str | None] = None
     reconstruction_png: Picture[str | None] = None

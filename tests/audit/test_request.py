@@ -56,6 +56,7 @@ VALUES: dict[str, Any] = {
     "layout": "NHWC",
     "values": "pixels",
     "resize": True,
+    "schema": FOLDER / "schema.toml",
     "auxiliary": FOLDER / "public",
     "lpips_weights": FOLDER / "squeezenet.pth",
     "cache": False,

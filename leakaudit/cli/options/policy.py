@@ -31,7 +31,7 @@ DATA = frozenset(
         "model", "checkpoints", "batch", "defences", "claims", "update", "round", "batch_size", "victims", "attacks",
         "preset",
         "settings", "time_budget", "controls", "distractors", "psnr_margin", "lpips_margin", "threat_model", "seed",
-        "device", "mean", "std", "layout", "values", "resize", "auxiliary", "lpips_weights", "cache", "quiet",
+        "device", "mean", "std", "layout", "values", "resize", "schema", "auxiliary", "lpips_weights", "cache", "quiet",
         "verbose", "debug", "out", "formats", "evidence", "paths", "pdf_variant", "fail_on", "baseline",
         "allow_different", "weight_decay", "samples", "local_epochs", "local_batch_size", "learning_rate", "momentum",
         "nesterov", "optimizer", "drop_last",
