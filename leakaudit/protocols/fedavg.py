@@ -160,6 +160,7 @@ class FedAvg(Protocol):
                 create_graph=create_graph,
                 parameters=now,
                 functional=functional,
+                errors=None if play.errors is None or self.steps > 1 else play.errors[chosen],
             )
             now, state = step(now, found, state, number)
             if not keep:

@@ -222,8 +222,7 @@ class _Sweep:
                 return trial, (
                     f"{trial.text} is the cheapest setting tried that meets {goal}, measured on this model with these "
                     f"attacks and confirmed by a {kind} scan with another seed: held-out loss {trial.loss:.3g} against "
-                    f"{trials[0].loss:.3g} undefended, accuracy {trial.accuracy:.0%} against {trials[0].accuracy:.0%}."
-                    f"{again}"
+                    f"{trials[0].loss:.3g} undefended{_accuracies(trial, trials[0])}.{again}"
                 )
             failed.append(trial.text)
         if self.observer.interrupted():
@@ -234,6 +233,13 @@ class _Sweep:
         names = ", ".join(t.text or "no defence" for t in leaking)
         leaks = f", since samples leak although the limit holds ({names})" if names else ""
         return None, f"No setting tried meets {goal}{missed}{leaks}: combine defences, or do not share such updates."
+
+
+def _accuracies(trial: DefenceTrial, undefended: DefenceTrial) -> str:
+    """Both shares that are classified right, where the task has one."""
+    if trial.accuracy is None or undefended.accuracy is None:
+        return ""
+    return f", accuracy {trial.accuracy:.0%} against {undefended.accuracy:.0%}"
 
 
 def _closeness(sample: SampleResult) -> float:
