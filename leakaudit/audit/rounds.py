@@ -21,6 +21,7 @@ from leakaudit.audit.request import LOCAL, Request
 from leakaudit.audit.shares import own_share
 from leakaudit.client.batch import Batch
 from leakaudit.client.readers.base import Reader
+from leakaudit.client.readers.tasks import with_task
 from leakaudit.client.rounds.carried import Carried, Trained, carried_between
 from leakaudit.client.rounds.files import RecordedUpdate, load_update
 from leakaudit.client.rounds.folder import (
@@ -176,7 +177,7 @@ def own_samples(request: Request, reader: Reader) -> tuple[Target, Batch]:
     target = reader.target
     for folder in [] if request.round is None else rounds_in(request.round):
         if (path := samples_of(folder)) is not None:
-            target, batch = replace(reader, target=target).fitted(path)
+            target, batch = replace(reader, target=with_task(target, path)).fitted(path)
             found.append(batch.at(sum(map(len, found))))
     if not found:
         return target, Batch.unknown(target.image_shape)

@@ -106,7 +106,10 @@ class TargetSection(_Model):
     sha256: Public[str | None]
     format: Public[str]
     producer: Public[str] = ""
-    classes: Public[int]
+    classes: Public[int] = Field(description="number of classes; 0 where labels are no classes")
+    task: Public[str] = Field(default="single-label", description="what a label is, by the name of its task")
+    task_evidence: Public[str] = Field(default="", description="what the task was told from, or what asked for it")
+    outputs: Public[int | None] = Field(default=None, description="numbers that the model returns per sample")
     input_shape: Public[list[int]]
     native_shape: Public[list[int]] = Field(default_factory=list)
     layout: Public[str] = "NCHW"
@@ -356,6 +359,10 @@ class SampleResult(Metrics):
     inferred_label: Private[int | None] = Field(
         default=None, description="of the reconstruction that it was matched with; the order of labels is not inferred"
     )
+    label_row: Private[list[float] | None] = Field(
+        default=None, description="the label as numbers, where a sample has several classes or is labelled by numbers"
+    )
+    inferred_row: Private[list[float] | None] = Field(default=None, description="the same of the reconstruction")
     label_right: Public[bool | None] = Field(
         default=None, description="whether its label is among those inferred, each counted once; null if assumed"
     )
@@ -440,7 +447,19 @@ class LabelResult(_Model):
 
     true: Private[list[int]]
     inferred: Private[list[int]]
-    correct: Public[int] = Field(description="size of the intersection of both; 0 where they were merely assumed")
+    correct: Public[int] = Field(
+        description="how many are right, as the task counts: of one class the size of the intersection of both, of "
+        "several the right answers of yes and no, of numbers those within one per cent; 0 where merely assumed"
+    )
+    chance: Public[float | None] = Field(
+        default=None, description="share that the best guess without the update has right; null where it is 1/classes"
+    )
+    rows: Private[list[list[float]] | None] = Field(
+        default=None, description="labels of several classes or numbers, a row per sample in the order of the batch"
+    )
+    inferred_rows: Private[list[list[float]] | None] = Field(
+        default=None, description="the same as inferred; fractions say how many samples of the batch have a class"
+    )
     assumed: Public[bool] = Field(
         default=False, description="nothing in the update told them: they are no inference, and none counts as right"
     )

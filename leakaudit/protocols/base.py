@@ -32,11 +32,14 @@ class Play:
 
     Args:
         inputs: (B, C, H, W) in the model's normalised space, or token ids (B, 1, 1, L).
-        labels: Class indices (B,), or class probabilities (B, K) of soft labels, or while they are being optimised.
+        labels: (B, *label_shape) of the task, or class probabilities (B, K) of soft labels, or while they are being
+            optimised.
         order: Positions of the samples in the order of their visits, where the protocol has one: (epochs, B).
         masks: Dropout keep masks of every local step, by layer; empty where nothing is injected, and then layers do as
             their own mode says.
         unknowns: What else a protocol asks a guess for, by the names that it gives them.
+        errors: Of one gradient, the error at the outputs ∂ℓ/∂z (B, outputs) of each sample's own loss, where that is
+            known and stands for the labels: they are whatever makes these errors.
     """
 
     inputs: Tensor
@@ -44,6 +47,7 @@ class Play:
     order: Tensor | None = None
     masks: Steps = ()
     unknowns: Mapping[str, Tensor] = field(default_factory=dict)
+    errors: Tensor | None = None
 
     def masks_of(self, step: int) -> Masks:
         """The masks of one step by layer; none where none are given."""
@@ -59,7 +63,8 @@ class Play:
         if self.order is not None:
             raise AuditError("a play with an order of visits cannot be taken apart by samples")
         masks = tuple({name: self._rows(name, mask, chosen) for name, mask in step.items()} for step in self.masks)
-        return Play(self.inputs[chosen], self.labels[chosen], masks=masks)
+        errors = None if self.errors is None else self.errors[chosen]
+        return Play(self.inputs[chosen], self.labels[chosen], masks=masks, errors=errors)
 
     def _rows(self, name: str, mask: Tensor, chosen: list[int]) -> Tensor:
         """A mask's rows of some samples, several of each where heads or places are folded into the batch axis."""
@@ -313,6 +318,7 @@ def gradient(
     create_graph: bool = False,
     parameters: Mapping[str, Tensor] | None = None,
     functional: bool = False,
+    errors: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """One local gradient of the mean loss, of which every protocol is made.
 
@@ -324,6 +330,7 @@ def gradient(
         create_graph: See :meth:`Protocol.update`, like `parameters` and `functional`.
         parameters: See there; tensors at which the step begins.
         functional: See there.
+        errors: ∂ℓ/∂z (B, outputs) of each sample's own loss, in place of labels.
     """
     if masks:
         with injected_masks(target.module, masks):
@@ -332,11 +339,12 @@ def gradient(
                 create_graph=create_graph,
                 parameters=parameters,
                 functional=functional,
+                errors=errors,
             )
     if functional:
         values = target.parameters if parameters is None else dict(parameters)
-        return dict(torch.func.grad(lambda p: target.loss(inputs, labels, p))(values))
-    return target.gradient(inputs, labels, create_graph=create_graph, parameters=parameters)
+        return dict(torch.func.grad(lambda p: target.loss(inputs, labels, p, errors))(values))
+    return target.gradient(inputs, labels, create_graph=create_graph, parameters=parameters, errors=errors)
 
 
 def sample_gradients(target: Target, play: Play) -> list[dict[str, Tensor]]:

@@ -161,7 +161,8 @@ class FedAvg(Protocol):
         for number, chosen in enumerate(self.visits(play)):
             of_step = (target, play.inputs[chosen], play.labels[chosen], play.masks_of(number))
             if self.privacy is None:
-                found = gradient(*of_step, parameters=now, **how)
+                errors = None if play.errors is None or self.steps > 1 else play.errors[chosen]
+                found = gradient(*of_step, parameters=now, errors=errors, **how)
             else:
                 found = self.privacy.gradient(*of_step, parameters=now, seed=seed_of(play, number), **how)
             now, state = step(now, found, state, number)

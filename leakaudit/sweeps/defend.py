@@ -227,8 +227,7 @@ class _Sweep:
                 return trial, (
                     f"{trial.text} is the cheapest setting tried that meets {goal}, measured on this model with these "
                     f"attacks and confirmed by a {kind} scan with another seed: held-out loss {trial.loss:.3g} against "
-                    f"{trials[0].loss:.3g} undefended, accuracy {trial.accuracy:.0%} against {trials[0].accuracy:.0%}."
-                    f"{again}"
+                    f"{trials[0].loss:.3g} undefended{_accuracies(trial, trials[0])}.{again}"
                 )
             failed.append(trial.text)
         if self.observer.interrupted():
@@ -248,6 +247,13 @@ def fits(defence: Defence, protocol: Protocol) -> bool:
     except UsageError:
         return False
     return True
+
+
+def _accuracies(trial: DefenceTrial, undefended: DefenceTrial) -> str:
+    """Both shares that are classified right, where the task has one."""
+    if trial.accuracy is None or undefended.accuracy is None:
+        return ""
+    return f", accuracy {trial.accuracy:.0%} against {undefended.accuracy:.0%}"
 
 
 def _closeness(sample: SampleResult) -> float:

@@ -67,6 +67,8 @@ VALUES: dict[str, Any] = {
     "trained": ("norm.*",),
     "dropout": {"/relu/Relu": 0.5, "a=b": 0.25},
     "loss": "bce",
+    "task": "multi-label",
+    "pos_weight": (2.0, 0.5),
     "batchnorm": "running",
     "input_shape": (3, 12, 12),
     "factory": "package.module:build",

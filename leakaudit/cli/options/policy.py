@@ -36,6 +36,7 @@ DATA = frozenset(
         "allow_different", "weight_decay", "samples", "local_epochs", "local_batch_size", "learning_rate", "momentum",
         "nesterov", "optimizer", "drop_last",
         "mode", "share_bn_statistics", "output", "frozen", "trained", "dropout", "loss", "batchnorm", "input_shape",
+        "task", "pos_weight",
         "train_config", "distractors_needed",
     }
 )  # fmt: skip

@@ -50,7 +50,9 @@ def trial_table(report: Report) -> Table:
                 _judged(table, trial),
                 table.value(trial.loss, number(trial.loss), "not trained"),
                 table.value(
-                    trial.accuracy, MISSING if trial.accuracy is None else f"{trial.accuracy:.0%}", "not trained"
+                    trial.accuracy,
+                    MISSING if trial.accuracy is None else f"{trial.accuracy:.0%}",
+                    "not trained" if trial.loss is None else "nothing is classified",
                 ),
                 bound,
             ]
