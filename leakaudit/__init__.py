@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from leakaudit.document.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from leakaudit.api import defend, scan
+    from leakaudit.api import defend, scan, sweep
     from leakaudit.attacks.base import Attack
     from leakaudit.audit.request import Request
     from leakaudit.client.batch import Batch
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
     from leakaudit.report.formats.base import Format
     from leakaudit.report.saving import Report
-    from leakaudit.sweep.request import DefendRequest
+    from leakaudit.sweeps.outcome import SweepReport
+    from leakaudit.sweeps.request import DefendRequest
     from leakaudit.target.load import load
     from leakaudit.target.readers import Reader
     from leakaudit.target.target import Target
@@ -54,7 +55,7 @@ _HOMES = {
     "ClientStep": "defences.base",
     "Cut": "document.status",
     "Defence": "defences.base",
-    "DefendRequest": "sweep.request",
+    "DefendRequest": "sweeps.request",
     "Domain": "domains.base",
     "FedSGD": "protocols.fedsgd",
     "Format": "report.formats.base",
@@ -74,6 +75,7 @@ _HOMES = {
     "Reconstruction": "reconstruction",
     "Report": "report.saving",
     "Request": "audit.request",
+    "SweepReport": "sweeps.outcome",
     "Target": "target",
     "Tokens": "domains.tokens",
     "UsageError": "errors",
@@ -84,6 +86,7 @@ _HOMES = {
     "load_batch": "client.readers.images",
     "redact": "document.redact",
     "scan": "api",
+    "sweep": "api",
 }
 
 __all__ = [
@@ -117,6 +120,7 @@ __all__ = [
     "Reconstruction",
     "Report",
     "Request",
+    "SweepReport",
     "Target",
     "Tokens",
     "UsageError",
@@ -127,6 +131,7 @@ __all__ = [
     "load_batch",
     "redact",
     "scan",
+    "sweep",
 ]
 
 

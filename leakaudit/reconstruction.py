@@ -156,6 +156,8 @@ class Reconstruction:
         notes: Facts for the report, one sentence each.
         tokens: What was read, where the model takes token ids.
         read: Entries (B, *shape) that the attack claims to have read, where these are not all; the others hold filler.
+        confidence: How sure the attack is of each entry (B, *shape), from 0 to 1, without knowing the truth; ``None``
+            where it does not say.
         confirmed: Samples (B,) that the attack's own check proves to be read right, where it has such a check.
     """
 
@@ -173,6 +175,7 @@ class Reconstruction:
     notes: tuple[str, ...] = field(default=())
     tokens: TokenReading | None = None
     read: Tensor | None = None
+    confidence: Tensor | None = None
     confirmed: Tensor | None = None
 
     @property

@@ -43,9 +43,10 @@ from tests.conftest import make_target
 from tests.defences.build import EXAMPLES
 from tests.domains.toy import Signals
 from tests.plugins import Install
+from tests.tables import TABLE
 
 SMALL = Images((3, 6, 6), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-DOMAINS = (SMALL, TEXTS, Signals())
+DOMAINS = (SMALL, TEXTS, TABLE, Signals())
 NAMES = (*attacks(), "division")
 TEXT_OF_DEFENCES = (*EXAMPLES, "half,factor=0.25")
 CLASSES = 5
@@ -270,7 +271,7 @@ def test_a_report_of_all_attacks_is_rendered(domain: Domain) -> None:
 @over_domains
 @over_defences
 def test_a_report_of_a_defence_is_rendered(text: str, domain: Domain) -> None:
-    cheapest = {"images": "linear", "tokens": "embedding", "signals": "division"}[domain.kind]
+    cheapest = {"images": "linear", "tokens": "embedding", "table": "linear", "signals": "division"}[domain.kind]
     made: list[Report] = []
     refused = refusal_of(lambda: made.append(audited(domain, defences=[text], attacks=[cheapest])))
     assert clear(refused) if refused else made

@@ -72,6 +72,7 @@ class DIA(Attack):
     title: ClassVar[str] = "DIA (dropout inversion attack)"
     threat_model: ClassVar[ThreatModel] = "B"
     finding: ClassVar[str] = "LA205"
+    reads: ClassVar[tuple[str, ...]] = ("images", "table")
     needs: ClassVar[str] = "dropout in train mode"
     reference: ClassVar[str] = "Scheliga et al., Dropout is not all you need, AAAI 2023, arXiv 2208.06163"
     soft_labels: ClassVar[bool] = True

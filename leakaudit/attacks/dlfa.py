@@ -76,6 +76,7 @@ class DLFA(Attack):
     name: ClassVar[str] = "dlfa"
     title: ClassVar[str] = "DLFA (local steps replayed, epoch by epoch)"
     threat_model: ClassVar[ThreatModel] = "B"
+    reads: ClassVar[tuple[str, ...]] = ("images", "table")
     needs: ClassVar[str] = "an update of several epochs, and the settings of the local training"
     reference: ClassVar[str] = "Dimitrov et al., Data Leakage in Federated Averaging, TMLR 2022, arXiv 2206.12395"
     cost: ClassVar[int] = 75
@@ -91,6 +92,8 @@ class DLFA(Attack):
     def applies(self, target: Target, observation: Observation) -> NotApplicable | None:
         """Needs several epochs whose order is not known."""
         protocol = observation.protocol
+        if not isinstance(protocol, FedAvg) and protocol.passes > 1:
+            return NotApplicable("the steps are of several clients, and it ties the epochs of one")
         if not isinstance(protocol, FedAvg) or protocol.local_epochs == 1:
             return NotApplicable("the client visits its samples once: there are no epochs to tie")
         if len(set(protocol.step_sizes)) == 1 and protocol.step_sizes[0] == protocol.batch_size:

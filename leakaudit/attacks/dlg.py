@@ -36,6 +36,7 @@ class DLG(Attack):
     title: ClassVar[str] = "DLG (Deep Leakage from Gradients)"
     unaided: ClassVar[bool] = True
     threat_model: ClassVar[ThreatModel] = "B"
+    reads: ClassVar[tuple[str, ...]] = ("images", "table")
     needs: ClassVar[str] = "a model with smooth activations; optimises the labels too"
     reference: ClassVar[str] = "Zhu et al., Deep Leakage from Gradients, NeurIPS 2019, arXiv 1906.08935"
     cost: ClassVar[int] = 52

@@ -28,6 +28,7 @@ class IDLG(Attack):
     name: ClassVar[str] = "idlg"
     title: ClassVar[str] = "iDLG (Improved Deep Leakage from Gradients)"
     threat_model: ClassVar[ThreatModel] = "B"
+    reads: ClassVar[tuple[str, ...]] = ("images", "table")
     needs: ClassVar[str] = "batch size 1 and a model with smooth activations"
     reference: ClassVar[str] = "Zhao et al., iDLG: Improved Deep Leakage from Gradients, 2020, arXiv 2001.02610"
     soft_labels: ClassVar[bool] = True

@@ -59,6 +59,7 @@ class IG(Attack):
     name: ClassVar[str] = "ig"
     title: ClassVar[str] = "IG (Inverting Gradients)"
     threat_model: ClassVar[ThreatModel] = "B"
+    reads: ClassVar[tuple[str, ...]] = ("images", "table")
     needs: ClassVar[str] = "a differentiable model; labels are inferred from the update"
     reference: ClassVar[str] = "Geiping et al., Inverting Gradients, NeurIPS 2020, arXiv 2003.14053"
     soft_labels: ClassVar[bool] = True

@@ -85,6 +85,7 @@ class LinearReader(Attack):
     title: ClassVar[str] = "First-layer reader"
     threat_model: ClassVar[ThreatModel] = "B"
     finding: ClassVar[str] = "LA203"
+    reads: ClassVar[tuple[str, ...]] = ("images", "table")
     needs: ClassVar[str] = "a fully connected layer directly on the input; with a bias for batches"
     reference: ClassVar[str] = "Phong et al., Privacy-preserving deep learning via additively HE, IEEE TIFS 2018"
     soft_labels: ClassVar[bool] = True

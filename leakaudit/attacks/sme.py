@@ -67,6 +67,7 @@ class SME(Attack):
     name: ClassVar[str] = "sme"
     title: ClassVar[str] = "SME (surrogate of the local steps)"
     threat_model: ClassVar[ThreatModel] = "B"
+    reads: ClassVar[tuple[str, ...]] = ("images", "table")
     needs: ClassVar[str] = "an update of several local steps; their number and learning rate need not be known"
     reference: ClassVar[str] = "Zhu et al., Surrogate Model Extension, ICML 2023, arXiv 2306.00127"
     cost: ClassVar[int] = 58

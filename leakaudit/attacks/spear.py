@@ -104,6 +104,7 @@ class Spear(Attack):
     title: ClassVar[str] = "SPEAR (exact batch recovery)"
     threat_model: ClassVar[ThreatModel] = "B"
     finding: ClassVar[str] = "LA204"
+    reads: ClassVar[tuple[str, ...]] = ("images", "table")
     needs: ClassVar[str] = "a fully connected layer with bias and ReLU directly on the input, batch up to about 25"
     reference: ClassVar[str] = (
         "Dimitrov et al., SPEAR: Exact Gradient Inversion of Batches, NeurIPS 2024, arXiv 2403.03945"

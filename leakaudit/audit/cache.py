@@ -3,7 +3,8 @@
 An entry's name is the hash of what it was made from, so a changed input is another entry and nothing ever has to be
 invalidated. Entries may hold private images: they lie in ``leakaudit-cache``, a folder of the cache's own that is made
 for its owner only (0700, files 0600), a value is written beside its final name and renamed, and what nobody read for
-two weeks is removed. An entry that does not load is treated as absent.
+two weeks is removed. An entry is its SHA-256 and a plain value (`leakaudit.safety.plain`), no pickle; one that was
+changed by a single bit, that was cut off, or that is no file of this user is treated as absent.
 
 ``$LEAKAUDIT_CACHE_DIR`` names the folder in which ``leakaudit-cache`` is made, instead of ``~/.cache/leakaudit``.
 Nothing else in it is touched: only regular files with the name of an entry, directly in ``leakaudit-cache``, are ever
@@ -18,7 +19,6 @@ import functools
 import hashlib
 import inspect
 import os
-import pickle
 import re
 import stat
 import tempfile
@@ -32,23 +32,32 @@ from torch import Tensor
 
 from leakaudit.errors import UsageError
 from leakaudit.safety.ownership import reason_against
+from leakaudit.safety.plain import NotPlain, packed, unpacked
 
 KEPT_SECONDS = 14 * 24 * 3600.0
 """Two weeks, after which an entry that nobody read is removed; chosen."""
 FOLDER = "leakaudit-cache"
 _KEY = re.compile(r"[0-9a-f]{64}")
-_ENTRY = re.compile(r"[0-9a-f]{64}\.pt|unfinished-\w+\.part")
-"""Names of files that a cache makes: entries, and what a killed writer leaves."""
+_ENTRY = re.compile(r"[0-9a-f]{64}\.(entry|pt)|unfinished-\w+\.part")
+"""Names of files that a cache makes: entries, those of earlier versions, and what a killed writer leaves."""
 _WAY_OUT = "set LEAKAUDIT_CACHE_DIR, or pass --no-cache"
-_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
-"""Flag that refuses to open a link; no bits, by definition, where the system has none."""
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+"""Flags that refuse to open a link, and to wait for a pipe; no bits, by definition, where the system has none."""
 
 
 def cache_directory() -> Path:
     """The folder in which the cache makes its own; need not exist."""
     if own := os.environ.get("LEAKAUDIT_CACHE_DIR"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "leakaudit"
+        return _expanded(own)
+    return _expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "leakaudit"
+
+
+def _expanded(path: str) -> Path:
+    """The path with its ``~``; of a user without a home it stays, below a folder that cannot be made."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(os.devnull, path)
 
 
 class Cache:
@@ -75,15 +84,17 @@ class Cache:
         if self._refusal():
             return None
         try:
-            with os.fdopen(os.open(path, os.O_RDONLY | _NO_LINK), "rb") as stream:
-                value = torch.load(stream, map_location="cpu", weights_only=True)
+            content = _own_content(path)
+            value = unpacked(content[_HASHED:]) if _hash(content[_HASHED:]) == content[:_HASHED] else None
             os.utime(path, follow_symlinks=False)
-        except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
+        except (OSError, ValueError, MemoryError):
             return None
         return value
 
     def put(self, key: str, value: Any) -> None:
         """Store a value; a killed process leaves either all of it or nothing under its name.
+
+        A value that is not made of the things named above is not kept.
 
         Raises:
             UsageError: The folder cannot be written, is a link, or is not only the user's own.
@@ -91,11 +102,16 @@ class Cache:
         """
         path = self._path(key)
         try:
+            content = packed(value)
+        except NotPlain:
+            return
+        try:
             self._make()
             descriptor, unfinished = tempfile.mkstemp(".part", "unfinished-", self.folder)  # made with 0600
             try:
                 with os.fdopen(descriptor, "wb") as stream:
-                    torch.save(value, stream)
+                    stream.write(_hash(content))
+                    stream.write(content)
                 os.replace(unfinished, path)
             except BaseException:
                 Path(unfinished).unlink(missing_ok=True)
@@ -154,7 +170,28 @@ class Cache:
     def _path(self, key: str) -> Path:
         if not _KEY.fullmatch(key):
             raise ValueError(f"{key!r} is no hash of 64 hexadecimal digits")
-        return self.folder / f"{key}.pt"
+        return self.folder / f"{key}.entry"
+
+
+_HASHED = hashlib.sha256().digest_size
+"""Bytes of the hash in front of an entry, by definition."""
+
+
+def _hash(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
+
+
+def _own_content(path: Path) -> bytes:
+    """The bytes of a regular file that nobody else can write.
+
+    Raises:
+        OSError: It is none, or not there.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | _NO_LINK), "rb") as stream:
+        status = os.fstat(stream.fileno())
+        if not stat.S_ISREG(status.st_mode) or (hasattr(os, "geteuid") and reason_against(status)):
+            raise OSError(f"{path} is not a file of one's own")
+        return stream.read()
 
 
 class NotHashable(TypeError):

@@ -66,9 +66,18 @@ def seed_of(seed: int, purpose: str, number: int) -> int:
 
 
 def timestamp() -> str:
-    """Now in UTC, or ``SOURCE_DATE_EPOCH``, as ISO 8601."""
+    """Now in UTC, or ``SOURCE_DATE_EPOCH``, as ISO 8601.
+
+    Raises:
+        UsageError: That variable is no number of seconds.
+    """
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    moment = datetime.fromtimestamp(int(epoch), timezone.utc) if epoch else datetime.now(timezone.utc)
+    try:
+        moment = datetime.fromtimestamp(int(epoch), timezone.utc) if epoch else datetime.now(timezone.utc)
+    except (ValueError, OverflowError, OSError) as error:
+        raise UsageError(
+            f"SOURCE_DATE_EPOCH is {epoch!r}, expected seconds since 1970", "unset it, or set it to a whole number"
+        ) from error
     return moment.isoformat(timespec="seconds")
 
 

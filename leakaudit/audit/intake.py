@@ -6,17 +6,21 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 from leakaudit.attacks.registry import available, create
 from leakaudit.audit.request import Request
 from leakaudit.audit.rounds import Rounds, own_samples, read_recorded, refuse_shared_batch
+from leakaudit.audit.shares import own_share
 from leakaudit.client.batch import Batch, refuse_overlap
 from leakaudit.client.readers.base import Reader, Reading, Source, reader_for
+from leakaudit.domains.schema import read_schema
 from leakaudit.errors import UsageError, nearest
 from leakaudit.observer import Observer
 from leakaudit.target import Target, load
+from leakaudit.target.isolated import load_isolated
 
 Model = str | Path | nn.Module | Target
 FOR_FILES = ("output", "factory")
@@ -77,21 +81,21 @@ def read_model(request: Request, model: Model | None = None) -> Target:
     if isinstance(source, nn.Module):
         _refuse(request, FOR_FILES, "the model is a module in memory", "leave it out")
         source = copy.deepcopy(source)
-    return load(
-        source,
-        mode=request.protocol.mode,
-        output=request.output,
-        frozen=request.frozen,
-        trained=request.trained,
-        factory=request.factory,
-        trust=request.trust,
-        unsafe_pickle=request.unsafe_pickle,
-        image_shape=request.input_shape,
-        dropout=request.dropout,
-        loss=request.loss,
-        batchnorm=request.batchnorm,
-        share_bn_statistics=request.protocol.shared_statistics,
-    )
+    options: dict[str, Any] = {
+        "mode": request.protocol.mode,
+        "output": request.output,
+        "frozen": request.frozen,
+        "trained": request.trained,
+        "factory": request.factory,
+        "trust": request.trust,
+        "unsafe_pickle": request.unsafe_pickle,
+        "image_shape": request.input_shape,
+        "dropout": request.dropout,
+        "loss": request.loss,
+        "batchnorm": request.batchnorm,
+        "share_bn_statistics": request.protocol.shared_statistics,
+    }
+    return load(source, **options) if isinstance(source, nn.Module) else load_isolated(source, **options)
 
 
 def _refuse(request: Request, names: Sequence[str], why: str, hint: str) -> None:
@@ -116,6 +120,8 @@ def read_case(request: Request, target: Target, batch: Source | None, observer: 
     names = ("mean", "std", "auxiliary", "resize", "distractors")
     reader_for(target).refuse({f"--{name}": getattr(request, name) for name in names})
     target = replace(target, domain=target.domain.normalised(request.mean, request.std))
+    if request.schema is not None:
+        target = replace(target, domain=target.domain.with_columns(read_schema(request.schema)))
     reader = _reader(request, target)
     observer.stage("reading the batch")
     source = request.batch if batch is None else batch
@@ -124,7 +130,9 @@ def read_case(request: Request, target: Target, batch: Source | None, observer: 
     if source is not None:
         refuse_shared_batch(request)
     target, samples = own_samples(request, reader) if source is None else reader.fitted(source)
-    return Case(target, samples, replace(reader, target=target))
+    if target.domain.assumption:
+        observer.stage(target.domain.assumption)
+    return Case(target, samples, _reader(request, target))
 
 
 def _reader(request: Request, target: Target) -> Reader:
@@ -163,7 +171,8 @@ def settled(request: Request, samples: Batch) -> Request:
             "--weight-decay is taken out of a recorded update, and there is none",
             "pass --update FILE, or --learning-rate for clients that train locally",
         )
-    return replace(request, samples=len(samples)) if request.local and request.samples is None else request
+    each = own_share(request, len(samples))
+    return replace(request, samples=each) if request.local and request.samples is None else request
 
 
 def refuse_settings(request: Request) -> None:

@@ -100,7 +100,8 @@ def on_model(attack: Attack, scene: Scene, *, steps: int | None = None) -> Known
 
 
 def _taking(protocol: Protocol, steps: int | None) -> Protocol:
-    return protocol if steps is None else protocol.taking(steps)
+    plain = protocol.privately(None)
+    return plain if steps is None else plain.taking(steps)
 
 
 def _known(

@@ -93,7 +93,8 @@ class Request:
         batch: .npz with inputs and labels, or a folder with one sub-folder of images per class. Of a recorded update it
             holds exactly the samples behind it; without them, only what proves itself counts as read.
         defences: What clients do to their updates, in this order, as clip=1.0,noise=0.01 or prune=0.9 (see leakaudit
-            defences; noise is a standard deviation on the mean gradient, multiplier the noise multiplier of Opacus).
+            defences; noise is a standard deviation on the mean gradient, multiplier the noise multiplier of Opacus);
+            what stands before clients=N is done by each of them, what stands after it to their mean.
         claims: What clients believe is done to their updates; compared with what they share under the defences.
         update: Update that a real client shared: .npz, .safetensors, .fobs or a state dict of torch. Attacked in place
             of a computed one, and where the batch is given compared with it and with defences or claims. As a keyword
@@ -131,6 +132,8 @@ class Request:
         layout: Axis order of the batch's arrays.
         values: What the batch's numbers are: pixels of the whole range 0..1, 0..255 or 0..65535, or normalised.
         resize: Scale and centre-crop a folder's images to the model's size.
+        schema: TOML file that describes the columns of a table, a [[column]] each with name, kind (number or category),
+            low, high, mean, std, levels; guessed from the batch, and said, where it is left out.
         auxiliary: Public images of a similar kind (.npz or folder), for attacks that learn from them.
         lpips_weights: torchvision's squeezenet1_1 checkpoint; default torch's hub cache.
         cache: Keep results for two weeks, readable by you only, so that a killed audit goes on where it was. The
@@ -194,6 +197,7 @@ class Request:
     layout: DataLayout = asked(OneOf(choices=("auto", "NCHW", "NHWC")), "auto", "--layout")
     values: ValueRange = asked(OneOf(choices=("auto", "pixels", "normalized")), "auto", "--values")
     resize: bool = asked(Flag(), False, "--resize")
+    schema: str | Path | None = asked(File("FILE"), None, "--schema")
     auxiliary: str | Path | None = asked(File(), None, "--auxiliary")
     lpips_weights: str | Path | None = asked(File(), None, "--lpips-weights")
     cache: bool = asked(Flag(), False, "--cache", off="--no-cache", usual=True, decides="nothing")
@@ -279,7 +283,9 @@ class Request:
         Raises:
             UsageError: One cannot be.
         """
-        return _parsed(self.defences)
+        from leakaudit.defences.base import arranged
+
+        return arranged(_parsed(self.defences))
 
     def claimed(self) -> tuple[Defence, ...]:
         """The claims, parsed.

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from leakaudit.audit.request import LOCAL, Request
+from leakaudit.audit.shares import own_share
 from leakaudit.client.batch import Batch
 from leakaudit.client.readers.base import Reader
 from leakaudit.client.rounds.carried import Carried, Trained, carried_between
@@ -34,6 +35,7 @@ from leakaudit.client.rounds.local import local_decay
 from leakaudit.client.rounds.mistaken import refuse_mistaken
 from leakaudit.client.rounds.naming import differing
 from leakaudit.client.rounds.statistics import counted_steps, sent_statistics
+from leakaudit.defences.base import defended_protocol
 from leakaudit.defences.quantisation import SignQuantisation
 from leakaudit.errors import LeakauditError, UpdateError, UsageError
 from leakaudit.protocols.fedavg import FedAvg
@@ -312,7 +314,8 @@ def _checked(request: Request, round_: Round, target: Target) -> Round:
     protocol = asked.protocol_for(target)
     update = round_.update
     signs = any(defence.name == SignQuantisation.name for defence in (*request.defending(), *request.claimed()))
-    refuse_mistaken(update.tensors, update.kind, target, round_.batch, protocol, update.path, signs=signs)
+    whole = defended_protocol(protocol, request.defending()).privately(None)
+    refuse_mistaken(update.tensors, update.kind, target, round_.batch, whole, update.path, signs=signs)
     steps = round_.told.get("local_steps")
     if request.local and isinstance(steps, int) and steps != protocol.steps:
         raise UpdateError(
@@ -321,7 +324,7 @@ def _checked(request: Request, round_: Round, target: Target) -> Round:
             "add --local-epochs and --local-batch-size as the client has them",
         )
     if not round_.batch.indices:
-        round_ = replace(round_, batch=Batch.unknown(target.image_shape, range(protocol.batch_size)))
+        round_ = replace(round_, batch=Batch.unknown(target.image_shape, range(whole.batch_size)))
     if isinstance(protocol, FedAvg) and protocol.linear and asked.weight_decay is None:
         round_ = replace(round_, update=local_decay(update, target.parameters, protocol))
     counted = counted_steps(target, round_.update.buffers)
@@ -346,6 +349,7 @@ def settled(request: Request, round_: Round) -> Request:
             "how many samples are behind the recorded update is not known, and no batch was given",
             "add --samples N, or --batch with the samples",
         )
+    count = own_share(request, count) if batch.indices else count
     size = ("--samples", request.samples) if request.local else ("--batch-size", request.protocol.batch_size)
     several = bool(round_.label)
     for name, value, only in (*(() if several else ((*size, count),)), ("--victims", request.victims, 1)):

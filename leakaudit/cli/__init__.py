@@ -6,6 +6,7 @@ Exit codes: 0 nothing at or above ``--fail-on``; 1 findings; 2 usage error; 3 co
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -16,7 +17,7 @@ from typing import Any
 
 import click
 
-from leakaudit.cli.output import guarded, say, say_error
+from leakaudit.cli.output import cut_off, guarded, say, say_error
 from leakaudit.errors import UsageError, nearest
 
 # Name -> one-line help. Modules are imported when their command runs or its help is asked for.
@@ -32,8 +33,13 @@ COMMANDS = {
     "rank": "Analyse how much of its input the architecture gives away; needs no data.",
     "render": "Write other formats of a report.json.",
     "scan": "Audit a model on a sample batch and write the report.",
+    "sweep": "Audit many models, modes, defences and seeds, on one machine or a cluster.",
     "verify": "Check that a report, its model and its batch are what they were.",
 }
+
+
+WRITING = frozenset({"scan", "defend", "render", "init"})
+"""Commands whose result is in files."""
 
 
 class _Group(click.Group):
@@ -45,13 +51,15 @@ class _Group(click.Group):
         run = partial(inherited, args, *more, standalone_mode=False, **extra)
         if not standalone_mode:
             return run()
+        words = sys.argv[1:] if args is None else list(args)
         with guarded():
-            code = _exit_code("--debug" in (sys.argv if args is None else args), run)
+            code = _exit_code("--debug" in words, run)
+            code = _told_of_cuts(code, words)
         sys.exit(code)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """The command of a name; one that there is not is named with the nearest that there is."""
-        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+        if args and args[0][:1] != "-" and args[0] not in COMMANDS:
             hint = nearest(args[0], COMMANDS, "leakaudit --help lists the commands", "'leakaudit {}'")
             raise UsageError(f"no command named {args[0]!r}", hint)
         return super().resolve_command(ctx, args)
@@ -83,9 +91,29 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point: turns errors into one line, a hint and the documented exit code."""
+    _open_streams()
     # Idle OpenMP threads spin by default: on a machine that does anything else, small networks get 20 times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     cli()
+
+
+def _open_streams() -> None:
+    """Open standard streams that the program was started without: the first files would take their place."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+
+
+def _told_of_cuts(code: int, words: Sequence[str]) -> int:
+    """The code, or 2 where the command prints its result, and not all of it could be written.
+
+    A reader that has seen enough, as ``head``, is no failure.
+    """
+    failure = cut_off()
+    if failure is None or failure.errno == errno.EPIPE:
+        return code
+    say(f"Warning: not all lines could be written to standard output: {failure.strerror}", err=True)
+    return code if set(words) & WRITING else code or 2
 
 
 def _exit_code(debug: bool, run: Callable[[], object]) -> int:

@@ -3,19 +3,23 @@
 Names come from models, batches, policies and reports. Commands write whole lines with :func:`say`, or styled ones with
 :class:`Terminal`; both show each line by :func:`leakaudit.report.wording.shown`. What libraries write (warnings, log
 records, tracebacks) meets the same function in :func:`guarded`, through which standard output and error are led.
+
+A stream that is closed, full, or read by nobody ends no command: what cannot be written is dropped (:class:`Steady`).
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import click
 
 from leakaudit.errors import LeakauditError
+from leakaudit.safety.confined import out_of_memory
 from leakaudit.safety.text import shown
 
 if TYPE_CHECKING:
@@ -49,9 +53,23 @@ def say_error(error: Exception) -> int:
     if isinstance(error, click.ClickException):
         _say_click_error(error)
         return 2
+    if isinstance(error, OSError):
+        return _say_system_error(error)
+    if out_of_memory(error):
+        say(f"Error: not enough memory ({' '.join(str(error).split())[:200] or type(error).__name__})", err=True)
+        say("Hint:  lower --batch-size, or use a machine with more memory", err=True)
+        return 3
     say(f"Error: internal error: {type(error).__name__}: {' '.join(str(error).split())[:300]}", err=True)
     say("Hint:  this is a defect of leakaudit; run again with --debug and report the traceback", err=True)
     return 3
+
+
+def _say_system_error(error: OSError) -> int:
+    """What the system refused is no defect: a full disk, a name that is too long, a file that may not be read."""
+    place = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+    say(f"Error: {place}{error.strerror or error}", err=True)
+    say("Hint:  the system refused this: check the path, its permissions and the space on the disk", err=True)
+    return 2
 
 
 def _say_click_error(error: click.ClickException) -> None:
@@ -129,13 +147,20 @@ class Terminal:
 def guarded() -> Iterator[None]:
     """Inside, whatever is written to ``sys.stdout`` or ``sys.stderr`` is shown as :func:`say` shows it."""
     before = sys.stdout, sys.stderr
-    out, err = (cast(TextIO, _Guard(stream)) for stream in before)
+    out, err = (cast(TextIO, _Guard(Steady(_plain(stream)))) for stream in before)
     sys.stdout, sys.stderr = out, err
     try:
         yield
     finally:  # click puts something else there when a pipe was closed, and that has to stay
         sys.stdout = before[0] if sys.stdout is out else sys.stdout
         sys.stderr = before[1] if sys.stderr is err else sys.stderr
+
+
+def cut_off() -> OSError | None:
+    """Why not all lines could be written to standard output, or ``None``."""
+    sys.stdout.flush()
+    failure: OSError | None = getattr(sys.stdout, "failure", None)
+    return failure
 
 
 def _plain(stream: TextIO) -> Any:
@@ -145,10 +170,63 @@ def _plain(stream: TextIO) -> Any:
     return stream
 
 
+class Steady:
+    """A text stream that drops what cannot be written: it is closed, on a full disk, or nobody reads it any more.
+
+    Args:
+        stream: The stream; ``None`` where the program was started without one.
+    """
+
+    def __init__(self, stream: TextIO | Steady | None) -> None:
+        self.stream: Any = stream.stream if isinstance(stream, Steady) else stream
+        self.failure: OSError | None = stream.failure if isinstance(stream, Steady) else None
+
+    def write(self, text: str) -> int:
+        """Write a piece of text, if that is possible.
+
+        Raises:
+            UnicodeEncodeError: The stream has no code for it.
+        """
+        self._tried("write", text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Hand on what was written, if that is possible."""
+        self._tried("flush")
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return self.stream is not None and not self.stream.closed and bool(self.stream.isatty())
+
+    @property
+    def encoding(self) -> str:
+        """Of the stream."""
+        return getattr(self.stream, "encoding", None) or "utf-8"
+
+    def _tried(self, name: str, *given: str) -> None:
+        if self.failure is not None or self.stream is None or self.stream.closed:
+            return
+        try:
+            getattr(self.stream, name)(*given)
+        except OSError as error:
+            self.failure = error
+            self._emptied()
+
+    def _emptied(self) -> None:
+        """Lead the stream to nowhere, so that what it holds back raises nothing when the program ends."""
+        with suppress(OSError, ValueError, AttributeError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self.stream.fileno())
+            os.close(null)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
 class _Guard:
     """A text stream that shows what is written to it; only ``\n`` ends a line."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO | Steady) -> None:
         self.stream = stream
         self._lead = ""  # of the unfinished line: blanks, then at most one colon; "x" for anything else
 

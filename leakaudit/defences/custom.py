@@ -8,14 +8,16 @@ name to gradients by name, attacks compare through that; otherwise the defence i
 from __future__ import annotations
 
 import importlib
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Generator, Tensor
 
 from leakaudit.defences.base import ClientStep, Defence, Update
-from leakaudit.errors import UsageError
+from leakaudit.errors import LeakauditError, UsageError
 from leakaudit.observation import Channel, Observation
 from leakaudit.safety.importing import current_folder_importable
 
@@ -63,7 +65,7 @@ class CustomDefence(Defence):
         Raises:
             UsageError: It returned something else than a dict of tensors of the update's shapes.
         """
-        shared = self.function(dict(update), generator)
+        shared = _called(self.path, self.function, dict(update), generator)
         fits = isinstance(shared, dict) and all(
             name in update and isinstance(g, Tensor) and g.shape == update[name].shape for name, g in shared.items()
         )
@@ -98,8 +100,27 @@ class UserChannel(Channel):
 
     def __call__(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Call the function."""
-        found: Mapping[str, Tensor] = self.function(gradients)
+        found: Mapping[str, Tensor] = _called(f"{self.path}.adapt", self.function, gradients)
         return found
+
+
+def _called(path: str, function: Callable[..., Any], *given: Any) -> Any:
+    """What a user's function returns.
+
+    Raises:
+        UsageError: It raised; says what, and in which line of the user's file.
+    """
+    try:
+        return function(*given)
+    except LeakauditError:
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(last.filename).name}, line {last.lineno}"
+        raise UsageError(
+            f"--defence {path} raised {type(error).__name__}: {error} ({where})",
+            "mend your function; --debug shows its traceback",
+        ) from error
 
 
 def load_custom(path: str) -> CustomDefence:
@@ -112,9 +133,10 @@ def load_custom(path: str) -> CustomDefence:
     try:
         with current_folder_importable():
             function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (Exception, SystemExit) as error:  # whatever the user's module does while it is imported
         raise UsageError(
-            f"--defence {path}: {error}", "give module:function of something that Python can import"
+            f"--defence {path}: {type(error).__name__}: {error}",
+            "give module:function of something that Python can import",
         ) from error
     if not callable(function):
         raise UsageError(f"--defence {path} is {type(function).__name__}, expected a function")

@@ -11,6 +11,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any, TypeVar
@@ -33,6 +34,11 @@ _DATA = "data:image/"
 def short_paths(report: R) -> R:
     """The report without folders outside the working folder; a report without any is returned as an equal one."""
     return _section(report, shortener(_paths(report)))
+
+
+def with_texts(report: R, change: Callable[[str], str]) -> R:
+    """The report with every text in it changed by a function."""
+    return _section(report, change)
 
 
 def path_in_repository(path: str | None) -> str | None:
@@ -87,7 +93,9 @@ def _folders(paths: Iterable[str]) -> set[str]:
 
 def _own_places() -> list[str]:
     """The home and the temporary folder of this user, as patterns."""
-    places = {Path.home(), Path.home().resolve(), Path(tempfile.gettempdir()), Path(tempfile.gettempdir()).resolve()}
+    places = {Path(tempfile.gettempdir()), Path(tempfile.gettempdir()).resolve()}
+    with suppress(RuntimeError):  # a user without a home
+        places |= {Path.home(), Path.home().resolve()}
     return [re.escape(str(place)) for place in places if len(place.parts) > 1]
 
 

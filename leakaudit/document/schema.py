@@ -18,27 +18,32 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from leakaudit.document.disclosure import CommandLine, FileName, OptionValue, Picture, Private, Public, limited
 from leakaudit.document.earlier import upgraded
-from leakaudit.document.status import ControlStatus, Cut, RunStatus, VerdictStatus
+from leakaudit.document.status import ControlStatus, Cut, MisuseKind, RunStatus, VerdictStatus
 from leakaudit.errors import UsageError
+from leakaudit.safety.confined import confined
 from leakaudit.safety.files import ordinary
+from leakaudit.safety.text import encodable
 
 SCHEMA_VERSION = 1
 HASH_KEY = "self_sha256"
+MOST_BYTES = 1 << 30
+"""Bytes of a report that is read, at most; chosen."""
 
 Severity = Literal["critical", "high", "medium", "low", "none"]
 Confidence = Literal["certified", "measured", "estimated"]
 
 EVIDENCE = limited(
-    "accuracy", "attack", "attacks", "attacks_that_used_them", "batch_size", "batches", "claimed", "correct", "defence",
-    "defences", "deficient_layers", "fewer_iterations", "layer", "layers", "level", "lpips", "margin", "measured",
-    "most", "mse", "not_run", "others", "parameters", "precision", "property", "psnr", "ratio", "recall", "records",
-    "rounds", "samples", "samples_attacked", "samples_leaked", "score", "shared", "skill", "ssim", "stopped", "tensors",
-    "total", "unknowns", "variants", "victim",
+    "accuracy", "attack", "attacks", "attacks_that_used_them", "batch_size", "batches", "cell_accuracy", "claimed",
+    "correct", "defence", "defences", "deficient_layers", "fewer_iterations", "layer", "layers", "level", "lpips",
+    "margin", "measured", "most", "mse", "not_run", "number_error", "others", "parameters", "precision", "property",
+    "psnr", "ratio", "recall", "records", "rounds", "row_exact", "samples", "samples_attacked", "samples_leaked",
+    "score", "shared", "skill", "ssim", "stopped", "tensors", "total", "unknowns", "variants", "victim",
 )  # fmt: skip
 """Keys of a finding's evidence that say nothing of a sample's content; ``samples`` are positions in the batch file."""
 CONTROL_NUMBERS = limited(
     "accuracy",
     "cases",
+    "cell_accuracy",
     "iterations",
     "margin",
     "parameters",
@@ -48,6 +53,7 @@ CONTROL_NUMBERS = limited(
     "reached",
     "recall",
     "reference",
+    "row_exact",
     "seconds",
     "skill",
 )
@@ -58,6 +64,12 @@ R = TypeVar("R", bound="Report")
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", ser_json_inf_nan="null")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_unicode(cls, values: Any) -> Any:
+        """Names of files may hold bytes of no encoding; a document that is made of one is still written."""
+        return encodable(values)
 
 
 class Tool(_Model):
@@ -98,8 +110,9 @@ class TargetSection(_Model):
     input_shape: Public[list[int]]
     native_shape: Public[list[int]] = Field(default_factory=list)
     layout: Public[str] = "NCHW"
-    domain: Public[str] = Field(default="", description="what a sample is: images, tokens, or that of a plug-in")
+    domain: Public[str] = Field(default="", description="what a sample is: images, tokens, table, or that of a plug-in")
     vocabulary: Public[int | None] = Field(default=None, description="number of token ids, where the layout is tokens")
+    columns: Public[int | None] = Field(default=None, description="number of columns of a table")
     unread: Public[int] = Field(
         default=0, description="entries of an input that the model never reads; they are left out of every score"
     )
@@ -312,6 +325,21 @@ class TokenResult(TokenMetrics):
     skill: Public[float] = Field(description="share of the way from the best floor to perfection")
 
 
+class TableResult(_Model):
+    """What was read of one private row, column by column; its cells are left out of a redacted report."""
+
+    columns: Public[int]
+    right: Public[int] = Field(description="cells that are right")
+    names: Private[list[str]] = Field(description="of the columns")
+    original: Private[list[str]] = Field(description="cells: levels, and numbers in the unit of their column")
+    recovered: Private[list[str | None]] = Field(description="what was read of each, null where nothing was")
+    wrong: Private[list[int]] = Field(description="positions of the cells that are not right")
+    errors: Private[list[float | None]] = Field(description="of numbers, in the unit of their column; null of levels")
+    confidence: Private[list[float]] = Field(
+        default_factory=list, description="how sure the attack is of each cell, from 0 to 1, without knowing the truth"
+    )
+
+
 class PartResult(_Model):
     """The part of a sample that leaked, where it is not the whole."""
 
@@ -364,6 +392,9 @@ class SampleResult(Metrics):
     part: Public[PartResult | None] = Field(default=None, description="what leaked, where it is not the whole sample")
     tokens: Public[TokenResult | None] = Field(
         default=None, description="of a model over token ids; images are null then"
+    )
+    table: Public[TableResult | None] = Field(
+        default=None, description="of a model over rows of a table; images are null then"
     )
     original_png: Picture[str | None] = None
     reconstruction_png: Picture[str | None] = None
@@ -556,6 +587,12 @@ class AccountingEntry(_Model):
     other_reconstruction: Public[float | None] = Field(
         default=None, description="the bound of the training, were it so"
     )
+    unit: Public[Literal["sample", "client"]] = Field(
+        default="sample", description="whose presence ε hides: one sample, or one client with all its samples"
+    )
+    update_steps: Public[int] = Field(
+        default=1, description="mechanisms that one update composes for whoever took part in it"
+    )
     mse: Public[float | None] = Field(
         default=None, description="least MSE of unbiased attackers from one update, in pixels"
     )
@@ -569,6 +606,15 @@ class ClaimCheck(_Model):
     expected: Public[str]
     measured: Public[str]
     holds: Public[bool]
+
+
+class MisuseEntry(_Model):
+    """One thing that deployed code does wrong with a defence."""
+
+    kind: Public[MisuseKind]
+    told: Public[str]
+    sure: Public[Confidence]
+    grave: Public[bool] = Field(description="whether the protection is void, and not merely less than stated")
 
 
 class DefenceEntry(_Model):
@@ -588,6 +634,8 @@ class DefenceEntry(_Model):
     accounting_reason: Public[str] = Field(default="", description="why there is no bound")
     withheld: Public[bool] = Field(default=False, description="it would have a bound, and a premise of it fails here")
     checks: Public[list[ClaimCheck]] = Field(default_factory=list)
+    remains: Public[str] = Field(default="", description="what stays exact through it, where that is worth saying")
+    misuses: Public[list[MisuseEntry]] = Field(default_factory=list)
 
 
 class ClaimEntry(_Model):
@@ -595,6 +643,7 @@ class ClaimEntry(_Model):
 
     text: Public[str]
     checks: Public[list[ClaimCheck]]
+    misuses: Public[list[MisuseEntry]] = Field(default_factory=list)
 
 
 class RecommendationEntry(_Model):
@@ -633,6 +682,13 @@ class DefenceTrial(_Model):
     accounting: Public[AccountingEntry | None] = None
     seconds: Public[float] = 0.0
     recommended: Public[bool] = False
+
+    @model_validator(mode="after")
+    def _shown_by_attacks(self) -> DefenceTrial:
+        """What no attack that works through it was measured with meets no goal, and is not recommended."""
+        if not self.evaluated or self.status is not RunStatus.RUN:
+            self.meets = self.recommended = False
+        return self
 
 
 class FindingEntry(_Model):
@@ -810,7 +866,7 @@ class Report(_Model):
         document.pop(HASH_KEY, None)
         try:  # a later minor version may have added keys; what is written here is held to the schema strictly
             return cls.model_validate(upgraded(document), extra="ignore")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(
                 f"{path} is not a leakaudit report: {str(error).splitlines()[0]}", "audit again"
             ) from error
@@ -823,6 +879,15 @@ def self_hash(document: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
+def _parsed(content: bytes, path: str | Path) -> Any:
+    try:
+        if len(content) > MOST_BYTES:
+            raise ValueError("too long")
+        return json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not JSON", "give the report.json that leakaudit scan wrote") from error
+
+
 def read_document(path: str | Path) -> dict[str, Any]:
     """The JSON object of a ``report.json``.
 
@@ -830,11 +895,11 @@ def read_document(path: str | Path) -> dict[str, Any]:
         UsageError: It is not there, or not a report of this schema version.
     """
     try:
-        document = json.loads(ordinary(Path(path)).read_text(encoding="utf-8"))
+        with ordinary(Path(path)).open("rb") as stream:
+            content = stream.read(MOST_BYTES + 1)
+        document = confined(lambda: _parsed(content, path), str(path), UsageError)
     except OSError as error:
         raise UsageError(f"cannot read the report {path}: {error.strerror}", "give a report.json") from error
-    except ValueError as error:
-        raise UsageError(f"{path} is not JSON", "give the report.json that leakaudit scan wrote") from error
     version = document.get("schema_version") if isinstance(document, dict) else None
     if version != SCHEMA_VERSION:
         raise UsageError(

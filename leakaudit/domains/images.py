@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import ClassVar
 
 import torch
@@ -11,6 +12,8 @@ from torch import Generator, Tensor
 
 from leakaudit.domains.base import Domain, Start, drawn
 from leakaudit.domains.references import REFERENCES, Reference
+from leakaudit.domains.schema import Column
+from leakaudit.domains.table import described
 from leakaudit.errors import UsageError
 
 PIXEL_MEAN, PIXEL_STD = 0.47, 0.24
@@ -136,6 +139,16 @@ class Images(Domain):
         if any(value <= 0 for value in columns[1]):
             raise UsageError(f"--std is {columns[1]}, expected positive values")
         return replace(self, mean=columns[0], std=columns[1])
+
+    def with_columns(self, columns: Sequence[Column]) -> Domain:
+        """A table, where the model takes a vector that was only guessed to be a picture, or is given as one row.
+
+        Raises:
+            UsageError: It takes pictures.
+        """
+        if not self.guessed and self.shape[:2] != (1, 1):
+            return super().with_columns(columns)
+        return described(columns, prod(self.shape), "leave out --schema where each row is a picture")
 
     def rescaled(self, slope: Tensor, offset: Tensor) -> tuple[Images, str]:
         """In 0..255 where the model's own change of its input brings these to the size of 1."""

@@ -181,3 +181,5 @@ REFERENCES = (
 """The networks for images; their dropout rate and slope are chosen, the rates of `benchmarks/anchors.py` and the slope
 of R-GAP's own networks (arXiv 2010.07733)."""
 TEXT_REFERENCES = (Reference("text", _Text),)
+TABLE_REFERENCES = tuple(reference for reference in REFERENCES if reference.name in ("mlp", "relu-mlp", "dropout-mlp"))
+"""Those of the networks for images that take vectors."""

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from leakaudit.domains.base import Domain
 from leakaudit.domains.images import Images
+from leakaudit.domains.table import Table
 from leakaudit.domains.tokens import Tokens
 from leakaudit.plugins import installed
 
 GROUP = "leakaudit.domains"
-OWN: tuple[type[Domain], ...] = (Images, Tokens)
+OWN: tuple[type[Domain], ...] = (Images, Tokens, Table)
 
 
 def available() -> dict[str, type[Domain]]:

@@ -63,3 +63,10 @@ TOKENS = (
     Spec("skill", "Skill", "", 2, remark="of the way from the best floor", floored=False, lead=True, undefined=0.0),
 )
 """Metrics of texts; the digits are chosen for reading, and what is undefined counts as not read."""
+TABLE = (
+    Spec("cell_accuracy", "Cells right", "", 0, style="percent", beside=True, lead=True, undefined=0.0),
+    Spec("row_exact", "Whole row right", "", 0, style="percent", beside=True, lead=True, undefined=0.0),
+    Spec("number_error", "Error of numbers", "σ", 2, higher_is_better=False, beside=True),
+    Spec("skill", "Skill", "", 2, remark="of the way from the best floor", floored=False, lead=True, undefined=0.0),
+)
+"""Metrics of rows; the digits are chosen for reading, and what is undefined counts as not read."""

@@ -22,7 +22,6 @@ from __future__ import annotations
 import datetime
 import os
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,13 +29,8 @@ from typing import Any, Literal, get_args
 
 from leakaudit.document.schema import FindingEntry, Severity
 from leakaudit.errors import UsageError, nearest
-from leakaudit.safety.files import ordinary
 from leakaudit.safety.ownership import foreign_hands
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from leakaudit.safety.toml import read_toml
 
 Threshold = Literal["critical", "high", "medium", "low", "never"]
 THRESHOLDS: tuple[Threshold, ...] = get_args(Threshold)
@@ -106,7 +100,7 @@ def find_policy(start: Path | None = None) -> Path | None:
         shared = place / SHARED_FILE
         if (place / OWN_FILE).is_file():
             return _own(place / OWN_FILE)
-        if shared.is_file() and "leakaudit" in _toml(shared).get("tool", {}):
+        if shared.is_file() and _table(shared):
             return _own(shared)
     return None
 
@@ -140,11 +134,7 @@ def read_policy(path: Path) -> tuple[Policy, dict[str, Any]]:
     Raises:
         UsageError: The file is not there, not TOML, or says something that cannot be.
     """
-    document = _toml(path)
-    if path.name == SHARED_FILE:
-        document = document.get("tool", {}).get("leakaudit", {})
-    if not isinstance(document, dict):
-        raise UsageError(f"{path}: [{TABLE}] is not a table")
+    document = _table(path)
     options = {key.replace("-", "_"): value for key, value in document.items()}
     rules = _rules(path, options.pop("rules", {}))
     suppressions = _suppressions(path, options.pop("suppress", []))
@@ -167,13 +157,20 @@ def refuse_unknown(path: Path, options: Mapping[str, Any], known: set[str]) -> N
             raise UsageError(f"{path}: unknown key {key.replace('_', '-')!r}", hint)
 
 
-def _toml(path: Path) -> dict[str, Any]:
-    try:
-        return dict(tomllib.loads(ordinary(path).read_text(encoding="utf-8")))
-    except OSError as error:
-        raise UsageError(f"cannot read the policy {path}: {error.strerror}", "leakaudit init writes one") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not TOML: {error}") from error
+def _table(path: Path) -> dict[str, Any]:
+    """What a file says for us: all of it, or the table of one that is shared; of one without it nothing.
+
+    Raises:
+        UsageError: The file cannot be read, or what should be our table is none.
+    """
+    document = read_toml(path, f"the policy {path}", "leakaudit init writes one")
+    if path.name != SHARED_FILE:
+        return document
+    tools = document.get("tool", {})
+    table = tools.get("leakaudit", {}) if isinstance(tools, dict) else {}
+    if not isinstance(table, dict):
+        raise UsageError(f"{path}: [{TABLE}] is not a table")
+    return table
 
 
 def _rules(path: Path, table: Any) -> dict[str, Threshold]:

@@ -185,6 +185,50 @@ class Protocol(ABC):
         """
         return {}
 
+    def learnt(self, moved: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Update:
+        """The inverse of :meth:`moved`: what a difference of weights is in the units of :meth:`update`.
+
+        Args:
+            moved: Weights after minus weights before; or a gradient, where that is what is sent.
+            before: As of :meth:`moved`.
+        """
+        return moved
+
+    @property
+    def step_weights(self) -> Sequence[float]:
+        """By how much each step's gradient moves the weights; 1 where the gradient itself is shared."""
+        return (1.0,) * self.steps
+
+    @property
+    def passes(self) -> int:
+        """How often each sample takes part in one update, at most."""
+        return 1
+
+    def sharing(self, kind: str) -> Protocol:
+        """The protocol as a recorded update of this kind shows it: ``weights``, ``delta`` or ``gradient``."""
+        return self
+
+    def privately(self, privacy: Any) -> Protocol:
+        """With this done in every local step (:class:`leakaudit.protocols.private.StepPrivacy`), or nothing.
+
+        A protocol that shares a gradient has no such steps, and stays as it is.
+        """
+        return self
+
+    def parts(self, sizes: Sequence[int]) -> list[tuple[float, Protocol]]:
+        """Clients of so many samples each whose updates add up to this one, with the weight of each in the mean."""
+        whole = sum(sizes)
+        return [(size / whole, replace(self, batch_size=size)) for size in sizes]
+
+    def plays(self, play: Play, sizes: Sequence[int]) -> list[Play]:
+        """The play of each of these clients."""
+        begins = [sum(sizes[:number]) for number in range(len(sizes))]
+        return [play.of(range(begin, begin + size)) for begin, size in zip(begins, sizes, strict=True)]
+
+    def draws(self, generator: Generator) -> Mapping[str, Tensor]:
+        """What else a client draws once, for :attr:`Play.unknowns`, beside order and masks."""
+        return {}
+
     @abstractmethod
     def assumption(self, shared: str = "undefended", made: str = "computed") -> str:
         """The verdict's sentence on how the update is taken to be made.

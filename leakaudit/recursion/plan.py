@@ -178,7 +178,13 @@ class Planner:
             and self.update(layer.weight) is not None
             and len(self.users[str(layer.bias)]) == len(self.users[str(layer.weight)]) == 1
             and not any(key in layer.settings for key in ("weight_part", "bias_part", "derived_weight", "derived_bias"))
+            and self._has_bias_of_each_unit(layer)
         )
+
+    def _has_bias_of_each_unit(self, layer: Layer) -> bool:
+        """Whether the bias has a number for every unit; the derivative of a shared one is only their sum."""
+        bias = self.update(layer.bias)
+        return bias is not None and bias.numel() == layer.settings["out_features"]
 
     def _last_layer(self) -> tuple[Layer, float]:
         """The last layer, where nothing but views and a log-softmax, or a LeakyReLU on one logit, follows it."""

@@ -35,15 +35,49 @@ OLD_SECONDS = 3600.0
 def replace_files(directory: Path, files: Mapping[str, bytes]) -> list[Path]:
     """Write files into a directory under their names, none before all are on disk; older ones are replaced.
 
+    Where one cannot be replaced, those before it are put back, so that old and new are never mixed.
+
     Raises:
         UsageError: The directory is not writable.
     """
     prepare(directory)
     with told(directory), ExitStack() as stack:
         unfinished = {name: stack.enter_context(_unfinished(directory, content)) for name, content in files.items()}
-        for name, path in unfinished.items():
-            os.replace(path, directory / name)
+        older = {name: stack.enter_context(_second_name(directory / name)) for name in files}
+        done: list[str] = []
+        try:
+            for name, path in unfinished.items():
+                os.replace(path, directory / name)
+                done.append(name)
+        except OSError:
+            for name in done:
+                _put_back(directory / name, older[name])
+            raise
     return [directory / name for name in files]
+
+
+@contextmanager
+def _second_name(path: Path) -> Iterator[Path | None]:
+    """Another name of a file, so that it can be put back; ``None`` where there is no file that can have one."""
+    name = path.with_name(f".leakaudit-{secrets.token_hex(8)}")
+    try:
+        os.link(path, name, follow_symlinks=False)
+    except OSError:  # no such file, a folder, or a file system without such names
+        yield None
+        return
+    try:
+        yield name
+    finally:
+        name.unlink(missing_ok=True)
+
+
+def _put_back(path: Path, older: Path | None) -> None:
+    """The file as it was before; gone where there was none."""
+    with suppress(OSError):
+        if older is None:
+            path.unlink()
+        else:
+            os.replace(older, path)
 
 
 def prepare(directory: Path) -> None:

@@ -6,6 +6,7 @@ user, or in a folder of theirs, goes through :func:`ordinary` before it is opene
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TypeVar
 
 from leakaudit.errors import UsageError
 
+_NO_NAMES = (errno.ENAMETOOLONG,)
 Place = TypeVar("Place", str, Path)
 _KINDS = (
     (stat.S_ISFIFO, "a named pipe"),
@@ -26,12 +28,16 @@ def ordinary(path: Place) -> Place:
     """The path, if what it leads to ends when it is read: a file, a folder, the null device, or nothing at all.
 
     Raises:
-        UsageError: It is a pipe, a device or a socket; says which.
+        UsageError: It is a pipe, a device or a socket, which it says, or no name that a file can have.
     """
     try:
         mode = os.stat(path).st_mode
-    except OSError:
+    except OSError as error:
+        if error.errno in _NO_NAMES:
+            raise UsageError(f"{str(path)[:80]}…: {error.strerror}", "pass a shorter path") from error
         return path  # whoever opens it says why it cannot be
+    except ValueError as error:
+        raise UsageError(f"{str(path)!r} is no path ({error})", "pass the path of a file") from error
     if stat.S_ISCHR(mode) and os.path.realpath(path) == os.devnull:
         return path
     for matches, what in _KINDS:

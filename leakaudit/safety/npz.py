@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-MAX_BYTES = 8 * 2**30
-"""Largest sum of the arrays of a file; chosen: the largest model that this machine class trains."""
+from leakaudit.errors import AuditError
+from leakaudit.safety.archives import check_arrays, check_unpacked
 
 
 def arrays_of(path: Path) -> dict[str, Tensor]:
@@ -20,11 +21,11 @@ def arrays_of(path: Path) -> dict[str, Tensor]:
         ValueError: It is damaged or too large, or an array holds no numbers.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(info.file_size for info in archive.infolist())
-        if size > MAX_BYTES:
-            raise ValueError(f"it unpacks to {size / 2**30:.1f} GiB, the limit is {MAX_BYTES / 2**30:.0f} GiB")
+        check_unpacked(path, AuditError)
+        check_arrays(path, AuditError)
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return {name: torch.from_numpy(archive[name]) for name in archive.files}
-    except (OSError, TypeError, zipfile.BadZipFile, EOFError) as error:
+    except AuditError as error:
+        raise ValueError(error.message) from error
+    except (OSError, TypeError, zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError) as error:
         raise ValueError(str(error)) from error

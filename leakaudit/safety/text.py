@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad"  # C0 and C1 controls without tab and new lines; soft hyphen
@@ -16,6 +17,20 @@ _LINES = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
 _COLONS = re.compile(r"():(?=:)")
 _LEADING_COLONS = re.compile(r"^(\s*):(?=:)")
 _INNER_COMMAND = re.compile(r"##(?=\w*\[)")
+
+
+def encodable(value: Any) -> Any:
+    r"""The value, in texts of which what UTF-8 has no code for is shown as ``\udcff``: bytes of a file's name.
+
+    Lists and dictionaries are looked through; anything else is left as it is.
+    """
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, list):
+        return [encodable(item) for item in value]
+    if isinstance(value, dict):
+        return {encodable(key): encodable(item) for key, item in value.items()}
+    return value
 
 
 def clean(text: str) -> str:

@@ -22,12 +22,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from leakaudit.errors import ModelError, UsageError
+from leakaudit.errors import LeakauditError, ModelError, UsageError
+from leakaudit.safety.archives import check_unpacked
 from leakaudit.safety.importing import current_folder_importable
 from leakaudit.safety.npz import arrays_of
 from leakaudit.target.hashing import hash_model
 from leakaudit.target.modules import from_module
-from leakaudit.target.prescan import scan
 from leakaudit.target.readers import Asked, Content, Reader
 from leakaudit.target.target import Target
 from leakaudit.target.wrappers import PREFIXES
@@ -55,7 +55,7 @@ def _described(module: nn.Module, origin: dict[str, Any], asked: Asked) -> Targe
 
 def _trusted(path: Path, reader: Reader, asked: Asked) -> None:
     """Refuse a file that can run code when opened, unless it is trusted; hostile archives are refused even then."""
-    scan(path)
+    check_unpacked(path, ModelError)
     if not asked.trust:
         raise ModelError(f"{path} is {reader.called}, {reader.risk}", "pass --trust if you made it")
 
@@ -100,14 +100,16 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
                 content = inner
                 break
     tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
-    if not tensors:
-        raise ModelError(f"{path} holds no state dict", "save it with torch.save(model.state_dict(), path)")
+    odd = [name for name, tensor in tensors.items() if not isinstance(name, str) or tensor.layout is not torch.strided]
+    if odd or not tensors:
+        what = f"the tensor {odd[0]!r}, which is sparse or has no name in text" if odd else "no state dict"
+        raise ModelError(f"{path} holds {what}", "save it with torch.save(model.state_dict(), path)")
     return tensors
 
 
 def scanned_state_dict(path: Path) -> dict[str, Tensor]:
     """Tensors of a zip archive by name, after a look at its sizes."""
-    scan(path)
+    check_unpacked(path, ModelError)
     return _state_dict(path)
 
 
@@ -130,12 +132,14 @@ def _build(factory: str) -> nn.Module:
 
 def _built(factory: str, location: str, name: str) -> nn.Module:
     try:
-        function = getattr(importlib.import_module(location), name)
+        function = getattr(importlib.import_module(location), name, None)
+        if function is None:
+            raise UsageError(f"module {location!r} has no function {name!r}", "correct --factory")
+    except LeakauditError:
+        raise
     except ImportError as error:
         raise UsageError(f"factory {factory!r} cannot be imported: {error}", "run leakaudit where it can be") from error
-    except AttributeError:
-        raise UsageError(f"module {location!r} has no function {name!r}", "correct --factory") from None
-    except Exception as error:  # the user's own code, which an import runs
+    except (Exception, SystemExit) as error:  # the user's own code, which an import runs
         raise ModelError(
             f"factory {factory!r}: importing {location} failed: {type(error).__name__}: {error}", "mend that module"
         ) from error
@@ -244,7 +248,7 @@ def _read_pickle(path: Path, asked: Asked) -> Target:
 
 
 def _read_checkpoint(path: Path, asked: Asked) -> Target:
-    scan(path)
+    check_unpacked(path, ModelError)
     return _read_pickle(path, asked)
 
 

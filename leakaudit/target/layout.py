@@ -6,12 +6,16 @@ from math import isqrt, prod
 
 from leakaudit.domains.base import Domain
 from leakaudit.domains.images import Images
+from leakaudit.domains.table import Table
 from leakaudit.domains.tokens import Tokens
 from leakaudit.errors import ModelError
 from leakaudit.target.target import Layout
 from leakaudit.target.tokens import LENGTHS
 
 _CHANNELS = (1, 3)
+SMALLEST_SIDE = 8
+"""A vector of numbers that makes a square picture of this side at least is taken for one, and else for the row of a
+table; 8 is that of the smallest known data set of pictures (scikit-learn's digits)."""
 DEFAULT_SIDES = (32, 64, 224)
 """Heights and widths tried where the file leaves them open."""
 
@@ -120,7 +124,11 @@ def domain_of(
     """
     if tokens is not None:
         return tokens, tokens.vocabulary
-    return Images.plain(given or to_image(layout, native), guessed=layout == "flat" and given is None), None
+    shape = given or to_image(layout, native)
+    guessed = layout == "flat" and given is None
+    if guessed and min(shape[-2:]) < SMALLEST_SIDE:
+        return Table.plain(native[0]), None
+    return Images.plain(shape, guessed=guessed), None
 
 
 def to_image(layout: Layout, native: tuple[int, ...]) -> tuple[int, int, int]:

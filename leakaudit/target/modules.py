@@ -12,6 +12,7 @@ from torch import nn
 
 from leakaudit.domains.tokens import Tokens
 from leakaudit.errors import ModelError, UsageError
+from leakaudit.safety.confined import refuse_exhaustion
 from leakaudit.target import layout as layouts
 from leakaudit.target.composed import compose
 from leakaudit.target.dropout import Dropout, dropout_layers, replace_dropout
@@ -137,6 +138,7 @@ def _native(
         try:
             run(module, batch, native)
         except (RuntimeError, ValueError, TypeError, IndexError, ModelError) as error:
+            refuse_exhaustion(error)
             errors.append(f"{native}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
             continue
         if image_shape:

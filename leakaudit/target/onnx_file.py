@@ -16,7 +16,7 @@ def _read(path: Path, asked: Asked) -> Target:
     from leakaudit.target.onnx.load import from_onnx
 
     return from_onnx(
-        path, asked.output, asked.frozen, asked.image_shape, dict(asked.dropout), asked.mode, asked.trained
+        path, asked.output, asked.frozen, asked.image_shape, dict(asked.dropout), asked.mode, asked.trained, asked.trust
     )
 
 

@@ -12,6 +12,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from leakaudit.errors import ModelError
+from leakaudit.safety.confined import refuse_exhaustion
+from leakaudit.target.answers import answered
 from leakaudit.target.target import FidelityNote
 
 TOLERANCE = 1e-4
@@ -39,6 +41,7 @@ def run(module: nn.Module, batch: int, native: tuple[int, ...], seed: int = 0, v
     return result
 
 
+@answered()
 def batch_sizes(
     module: nn.Module, exported: int | None, native: tuple[int, ...], vocabulary: int | None = None
 ) -> tuple[int, ...] | None:
@@ -52,7 +55,8 @@ def batch_sizes(
         try:
             together = module(inputs[:3])
             alone = module(inputs[:base])[:3] if base > 1 else torch.cat([module(inputs[i : i + 1]) for i in range(3)])
-        except (ModelError, RuntimeError):
+        except (ModelError, RuntimeError) as error:
+            refuse_exhaustion(error)
             return (base,)
     scale = max(1.0, float(alone.abs().max()))
     same = together.shape[0] == 3 and float((together[: len(alone)] - alone).abs().max()) <= TOLERANCE * scale
@@ -90,6 +94,7 @@ class _Cuts(TorchFunctionMode):
         return result
 
 
+@answered(Reach)
 def reach(
     module: nn.Module, sizes: tuple[int, ...] | None, native: tuple[int, ...], vocabulary: int | None = None
 ) -> Reach:
@@ -119,6 +124,7 @@ HARDLY = 1e-3
 network is about 1e-5, and the smallest change of a trained classifier in the tests is 0.02."""
 
 
+@answered(FidelityNote)
 def reach_note(
     module: nn.Module,
     sizes: tuple[int, ...] | None,
@@ -175,6 +181,7 @@ def _input_has_part(
     return slope is not None and bool(slope.any())
 
 
+@answered()
 def silent_tensors(
     module: nn.Module, sizes: tuple[int, ...] | None, native: tuple[int, ...], vocabulary: int | None = None
 ) -> list[str]:
@@ -189,6 +196,7 @@ def silent_tensors(
     return [name for name, grad in zip(named, grads, strict=True) if grad is None or not bool(grad.any())]
 
 
+@answered(FidelityNote)
 def double_backward_note(
     module: nn.Module, sizes: tuple[int, ...] | None, native: tuple[int, ...], vocabulary: int | None = None
 ) -> list[FidelityNote]:
@@ -206,6 +214,7 @@ def double_backward_note(
         total = torch.stack([g.square().sum() for g in grads if g is not None]).sum()
         (second,) = torch.autograd.grad(total, x, allow_unused=True)
     except RuntimeError as error:
+        refuse_exhaustion(error)
         reason = str(error).splitlines()[0]
         text = f"the model has no second derivative ({reason}); only closed-form attacks can run"
         return [FidelityNote("LA930", text, "replace the operator, e.g. use relu6(x + 3) / 6 for hardsigmoid")]

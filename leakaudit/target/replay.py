@@ -48,6 +48,8 @@ def replay(trace: Trace, source: fx.Node, output: fx.Node, value: Tensor) -> Ten
 def _evaluate(trace: Trace, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
     if node in trace.inputs:
         return _double(trace.values[trace.inputs[node]])
+    if node is trace.input:  # of the images themselves nothing but the shape may matter
+        return torch.full(trace.shape(node), float("nan"), dtype=torch.float64)
     if node.op == "get_attr":
         return _double(trace.constants[str(node.target)])
     arguments: Any = fx.node.map_arg(node.args, known.__getitem__)

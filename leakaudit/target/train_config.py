@@ -27,15 +27,13 @@ another training than the one that the file's author means.
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from leakaudit.errors import UsageError
-
-_LIMIT = 1 << 20
+from leakaudit.safety.files import ordinary
+from leakaudit.safety.toml import read_toml
 
 
 def read_train_config(path: str | Path) -> dict[str, Any]:
@@ -57,20 +55,9 @@ def read_train_config(path: str | Path) -> dict[str, Any]:
 
 
 def _parse(file: Path) -> dict[str, Any]:
-    toml: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-    if not file.is_file():
+    if not ordinary(file).is_file():
         raise UsageError(f"--train-config {file} is not a file", "pass a TOML file")
-    if file.stat().st_size > _LIMIT:
-        raise UsageError(f"--train-config {file} has {file.stat().st_size} bytes, expected a short TOML file")
-    try:
-        content: dict[str, Any] = toml.loads(file.read_text("utf-8"))
-    except (toml.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"--train-config {file} is not TOML: {error}", 'lines look like mode = "train", texts in quotes'
-        ) from error
-    except OSError as error:
-        raise UsageError(f"--train-config {file} cannot be read: {error.strerror}", "check its permissions") from error
-    return content
+    return read_toml(file, f"--train-config {file}", 'lines look like mode = "train", texts in quotes')
 
 
 def _one_of(*choices: str) -> tuple[str, Callable[[Any], bool]]:

@@ -25,10 +25,10 @@ from leakaudit.audit.memory import HELD, Memory, attack_once, run_key
 from leakaudit.audit.request import Request
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe_step
+from leakaudit.defences.clipping import Clipping
 from leakaudit.defences.custom import UserChannel
-from leakaudit.defences.gaussian import Clipping
-from leakaudit.defences.pruning import DeadZone, Support
 from leakaudit.defences.quantisation import SignMargin
+from leakaudit.defences.survivors import DeadZone, Support
 from leakaudit.domains.images import Images
 from leakaudit.errors import UsageError
 from leakaudit.observation import Chained, Channel, Observation
@@ -91,8 +91,53 @@ def test_nothing_is_executed_by_reading(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     cache.put(KEY, 1)
     assert cache.get(KEY) == 1
-    torch.save({"model": torch.nn.Linear(1, 1)}, tmp_path / "leakaudit-cache" / f"{KEY}.pt")
+    entry = tmp_path / "leakaudit-cache" / f"{KEY}.entry"
+    torch.save({"model": torch.nn.Linear(1, 1)}, entry)
     assert cache.get(KEY) is None
+    torch.save(1, entry)
+    assert cache.get(KEY) is None, "no pickle is an entry, whatever is in it"
+
+
+def test_any_flipped_bit_makes_an_entry_absent(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    value = {"a": torch.arange(3.0), "b": [1, "x", None, (2.5, float("inf"))], 3: np.arange(2)}
+    cache.put(KEY, value)
+    (entry,) = tmp_path.glob("leakaudit-cache/*")
+    whole = entry.read_bytes()
+    for place in range(8 * len(whole)):
+        changed = bytearray(whole)
+        changed[place // 8] ^= 1 << place % 8
+        entry.write_bytes(changed)
+        assert cache.get(KEY) is None, place
+    for length in range(len(whole)):
+        entry.write_bytes(whole[:length])
+        assert cache.get(KEY) is None, length
+    entry.write_bytes(whole)
+    found = cache.get(KEY)
+    assert found["b"] == value["b"]
+    assert torch.equal(found["a"], value["a"])
+
+
+def test_an_entry_that_others_can_write_or_that_is_no_file_is_absent(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    cache.put(KEY, 1)
+    entry = cache.folder / f"{KEY}.entry"
+    entry.chmod(0o666)
+    assert cache.get(KEY) is None
+    entry.chmod(0o600)
+    assert cache.get(KEY) == 1
+    entry.unlink()
+    os.mkfifo(entry)
+    assert cache.get(KEY) is None
+    entry.unlink()
+    entry.mkdir()
+    assert cache.get(KEY) is None
+
+
+def test_what_is_no_plain_value_is_not_kept(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    cache.put(KEY, {"model": torch.nn.Linear(1, 1)})
+    assert list(tmp_path.rglob("*.entry")) == []
 
 
 def test_an_unwritable_cache_names_the_way_out(tmp_path: Path) -> None:
@@ -129,16 +174,17 @@ def test_only_entries_are_ever_removed(tmp_path: Path) -> None:
         for place in (
             "ab/thesis.txt", f"ab/{KEY[2:]}", f"{KEY}.pt", f"{KEY[:2]}/{KEY}.pt", f"leakaudit-cache/{KEY[:8]}.pt",
             "leakaudit-cache/notes.pt", f"leakaudit-cache/{KEY.upper()}.pt", f"leakaudit-cache/ab/{KEY}.pt",
-            f"leakaudit-cache/.{KEY}.pt", "leakaudit-cache/unfinished-/x.part",
+            f"leakaudit-cache/.{KEY}.entry", "leakaudit-cache/unfinished-/x.part",
         )
     ]  # fmt: skip
     (tmp_path / "home" / "leakaudit-cache").chmod(0o750)
     cache = Cache(tmp_path / "home")
     cache.put(KEY, 1)
-    old = [tmp_path / "home/leakaudit-cache" / name for name in (f"{digest(2)}.pt", "unfinished-a1_b2.part")]
-    assert [aged(path).exists() for path in old] == [True, True]
-    assert cache.remove_old() == 2
-    assert [path.exists() for path in old] == [False, False]
+    names = (f"{digest(2)}.entry", f"{digest(3)}.pt", "unfinished-a1_b2.part")
+    old = [tmp_path / "home/leakaudit-cache" / name for name in names]
+    assert [aged(path).exists() for path in old] == [True, True, True]
+    assert cache.remove_old() == 3
+    assert [path.exists() for path in old] == [False, False, False]
     assert [path for path in mine if path.read_bytes() != b"mine"] == []
     assert cache.get(KEY) == 1
     assert stat.S_IMODE((tmp_path / "home").stat().st_mode) == 0o755
@@ -158,24 +204,23 @@ def test_a_scan_leaves_the_named_folder_as_it_is(tmp_path: Path, monkeypatch: py
 
 
 def test_links_are_not_followed(tmp_path: Path) -> None:
-    outside = aged(tmp_path / "outside" / f"{KEY}.pt")
-    torch.save(7, outside)
+    outside = aged(tmp_path / "outside" / f"{KEY}.entry")
     os.utime(outside, (LONG_AGO, LONG_AGO))
     cache = Cache(tmp_path / "home")
     cache.put(digest("other"), 1)
-    link = tmp_path / "home" / "leakaudit-cache" / f"{KEY}.pt"
+    link = tmp_path / "home" / "leakaudit-cache" / f"{KEY}.entry"
     link.symlink_to(outside)
     os.utime(link, (LONG_AGO, LONG_AGO), follow_symlinks=False)
     assert cache.get(KEY) is None, "a link is no entry"
     assert cache.remove_old() == 0
     assert link.is_symlink()
     cache.put(KEY, 2)
-    assert torch.load(outside) == 7, "the link was replaced, not written through"
+    assert outside.read_bytes() == b"mine", "the link was replaced, not written through"
     assert outside.stat().st_mtime == pytest.approx(LONG_AGO)
 
 
 def test_a_folder_that_is_a_link_is_not_used(tmp_path: Path) -> None:
-    old = aged(tmp_path / "outside" / f"{KEY}.pt")
+    old = aged(tmp_path / "outside" / f"{KEY}.entry")
     (tmp_path / "leakaudit-cache").symlink_to(tmp_path / "outside")
     cache = Cache(tmp_path)
     with pytest.raises(UsageError, match="leakaudit-cache is a link or no folder"):
@@ -193,7 +238,7 @@ def test_a_folder_that_others_can_write_is_not_used(
 
     cache = Cache(tmp_path)
     cache.put(KEY, 1)
-    old = aged(cache.folder / f"{digest(2)}.pt")
+    old = aged(cache.folder / f"{digest(2)}.entry")
     if way == "mode":
         cache.folder.chmod(0o777)
     else:

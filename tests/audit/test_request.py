@@ -23,7 +23,7 @@ from leakaudit.cli.options.request import described
 from leakaudit.errors import UsageError
 from leakaudit.protocols.fedavg import FedAvg
 from leakaudit.protocols.fedsgd import FedSGD
-from leakaudit.sweep.request import DefendRequest
+from leakaudit.sweeps.request import DefendRequest
 from tests.audit.build import scan
 from tests.conftest import small_mlp
 from tests.protocols.two_steps import TwoSteps
@@ -56,6 +56,7 @@ VALUES: dict[str, Any] = {
     "layout": "NHWC",
     "values": "pixels",
     "resize": True,
+    "schema": FOLDER / "schema.toml",
     "auxiliary": FOLDER / "public",
     "lpips_weights": FOLDER / "squeezenet.pth",
     "cache": False,

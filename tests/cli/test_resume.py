@@ -70,7 +70,7 @@ def content(out: Path) -> Any:
 
 
 def entries(cache: Path) -> set[Path]:
-    return set(cache.glob("leakaudit-cache/*.pt"))
+    return set(cache.glob("leakaudit-cache/*.entry"))
 
 
 def kill_after(process: subprocess.Popen[str], cache: Path, stored: int, delay: float) -> None:
@@ -98,7 +98,7 @@ def check_resume(files: tuple[Path, Path], folder: Path, plain: Any, points: lis
 
 def probe(cache: Path) -> Path:
     """What is written at every start to see whether anything can be."""
-    return cache / "leakaudit-cache" / f"{'0' * 64}.pt"
+    return cache / "leakaudit-cache" / f"{'0' * 64}.entry"
 
 
 @pytest.fixture(scope="module")

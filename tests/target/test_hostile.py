@@ -86,7 +86,7 @@ def test_ten_gigabytes_in_a_small_file(tmp_path: Path, op: str) -> None:
                        helper.make_node("Mul", ["x", "top"], ["h"]), *build.linear(source="h")[0]],
                        [*tensors, *build.linear()[1]])  # fmt: skip
     assert path.stat().st_size < 2000
-    refused(path, "asks for a tensor")
+    refused(path, "more than the .* that the file justifies")
 
 
 def test_shape_without_data(tmp_path: Path) -> None:
@@ -345,7 +345,7 @@ def test_enormous_resize(tmp_path: Path) -> None:
     sizes = numpy_helper.from_array(np.array([1, 3, 2, 10**9], dtype=np.int64), "sizes")
     nodes, tensors = build.linear(source="h")
     nodes.insert(0, helper.make_node("Resize", ["x", "", "", "sizes"], ["h"]))
-    refused(build.write(tmp_path / "m.onnx", nodes, [*tensors, sizes], shape=(1, 3, 2, 2)), "asks for a tensor")
+    refused(build.write(tmp_path / "m.onnx", nodes, [*tensors, sizes], shape=(1, 3, 2, 2)), "a Resize node makes")
 
 
 def test_torchscript_programs_can_write_files(tmp_path: Path) -> None:

@@ -117,6 +117,29 @@ def class_errors(
     return torch.stack(errors)
 
 
+def own_errors(target: Target, entry: Entry, images: Tensor, classes: Sequence[int]) -> Tensor:
+    """First-layer errors ∂ℓ/∂z (P, len(classes), m) of images (P, *shape) under each label, all in one pass.
+
+    One by one for a model that takes no single samples, or that `torch.func.vmap` cannot follow.
+    """
+    if entry.bias is None:
+        raise ValueError(f"{entry.weight} has no bias: its error is not a gradient of the update")
+    parameters = {name: tensor.detach() for name, tensor in target.parameters.items()}
+    labels = torch.tensor(list(classes), device=images.device)
+
+    def loss(bias: Tensor, image: Tensor, label: Tensor) -> Tensor:
+        return target.loss(image[None], label[None], {**parameters, str(entry.bias): bias})
+
+    if target.batch_sizes is None or 1 in target.batch_sizes:
+        over_labels = torch.func.vmap(torch.func.grad(loss), (None, None, 0))
+        try:
+            found: Tensor = torch.func.vmap(over_labels, (None, 0, None))(parameters[entry.bias], images, labels)
+            return found.detach().reshape(len(images), len(classes), -1)
+        except RuntimeError:  # an operator without a rule for batches
+            pass
+    return torch.stack([class_errors(target, entry, image, classes) for image in images])
+
+
 def match_labels(target: Target, observation: Observation, entry: Entry, images: Tensor, errors: Tensor) -> Matched:
     """The label of each read sample, how badly its error fits, and how often it occurs.
 

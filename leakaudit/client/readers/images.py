@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,15 @@ from leakaudit.client.readers.labels import check_labels, label_note
 from leakaudit.client.readers.memory import gathered
 from leakaudit.client.readers.npz import hash_files, read_npz
 from leakaudit.client.readers.pixels import read_pictures, to_pixels
+from leakaudit.client.readers.table import TableReader, looks_like_table
 from leakaudit.domains.images import Images
+from leakaudit.domains.table import Table
 from leakaudit.errors import BatchError, UsageError
+from leakaudit.target.target import Target
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
-SMALLEST_SIDE = 8
-"""Rows of numbers that make a square picture of this side at least are taken for one; 8 is that of the smallest known
-data set of pictures (scikit-learn's digits)."""
+DIGITS = 9
+"""Digits of a class number that is the name of a folder, at most; chosen."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +56,14 @@ class ImageReader(Reader):
         if isinstance(source, tuple):
             return from_arrays(source[0], source[1], domain, classes, layout=how.layout, values=how.values)
         return load_batch(source, domain, classes, layout=how.layout, values=how.values, resize=how.resize)
+
+    def fitted(self, source: Source) -> tuple[Target, Batch]:
+        """Images; or rows of a table, where only the length of a vector made it a picture and they can be none."""
+        source = gathered(source)
+        if self.domain.guessed and looks_like_table(source, self.reading.values):
+            table = Table.plain(prod(self.domain.shape))
+            return TableReader(replace(self.target, domain=table), self.reading).fitted(source)
+        return self.target, self.read(source)
 
     def refuse(self, given: Mapping[str, object]) -> None:
         """Nothing: images take all of them."""
@@ -149,7 +160,6 @@ def from_arrays(
         BatchError: They do not fit the model; says where and what was expected.
     """
     where = path or "batch"
-    refuse_table(np.asarray(inputs).shape, domain, where)
     arranged, layout_note = _arrange(np.asarray(inputs), domain.shape, layout, where)
     pixels, value_note = to_pixels(arranged, domain, values, where)
     checked = check_labels(np.asarray(labels), len(pixels), classes, where)
@@ -159,21 +169,6 @@ def from_arrays(
         indices=tuple(range(len(pixels))),
         path=path,
         notes=(layout_note, value_note, *label_note(checked)),
-    )
-
-
-def refuse_table(shape: Sequence[int], domain: Images, where: str) -> None:
-    """Refuse rows of numbers that nothing says are pictures.
-
-    Raises:
-        BatchError: They are rows of a vector whose picture was only guessed, and no square of a plausible size.
-    """
-    if not domain.guessed or len(shape) != 2 or min(domain.shape[-2:]) >= SMALLEST_SIDE:
-        return
-    raise BatchError(
-        f"{where}: inputs have shape {tuple(shape)}, rows of {shape[1]} numbers: that is a table, and tables cannot be "
-        "audited yet",
-        "if each row is a picture, say which with --input-shape C,H,W",
     )
 
 
@@ -226,7 +221,7 @@ def _images_of(folders: Sequence[Path]) -> list[tuple[int, Path]]:
 def _load_folder(path: Path, domain: Images, classes: int, resize: bool, values: ValueRange) -> Batch:
     folders = _class_folders(path)
     names = [p.name for p in folders]
-    by_number = all(name.isdigit() for name in names)
+    by_number = all(name.isascii() and name.isdecimal() and len(name) <= DIGITS for name in names)
     files = [(file, int(names[place]) if by_number else place) for place, file in _images_of(folders)]
     if not files:
         raise BatchError(f"{path}: no images in its sub-folders", f"accepted: {', '.join(sorted(IMAGE_SUFFIXES))}")

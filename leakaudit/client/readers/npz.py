@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from leakaudit.errors import BatchError
+from leakaudit.safety.archives import check_arrays, check_unpacked
+from leakaudit.safety.confined import confined
 from leakaudit.safety.files import ordinary
+from leakaudit.safety.plain import PLAIN_KINDS
 
 INPUT_KEYS = ("x", "X", "images", "image", "inputs", "input", "data", "samples", "arr_0")
 SAMPLE_KEYS = (*INPUT_KEYS, "input_ids", "tokens")
@@ -19,7 +23,7 @@ SAMPLE_KEYS = (*INPUT_KEYS, "input_ids", "tokens")
 LABEL_KEYS = ("y", "Y", "labels", "label", "targets", "target", "arr_1")
 NAME_KEY = "class_names"
 WORDS_KEY = "vocabulary"
-MAX_BYTES = 8 * 2**30
+COLUMNS_KEY = "columns"
 
 
 def hash_files(paths: Sequence[Path]) -> str:
@@ -33,31 +37,35 @@ def hash_files(paths: Sequence[Path]) -> str:
 
 
 class Arrays(NamedTuple):
-    """The arrays of a batch file; names and words are empty where it has none."""
+    """The arrays of a batch file; names, words and names of columns are empty where it has none."""
 
     inputs: np.ndarray[Any, Any]
     labels: np.ndarray[Any, Any]
     class_names: tuple[str, ...]
     words: tuple[str, ...]
+    columns: tuple[str, ...] = ()
 
 
 def read_npz(path: Path, labelled: bool = True, keys: tuple[str, ...] = INPUT_KEYS) -> Arrays:
-    """The arrays of an ``.npz`` file, by the first of the known names that it holds.
+    """The arrays of an ``.npz`` file, by the first of the known names that it holds; read in a process of its own.
 
     Raises:
         UsageError: It is a pipe or a device.
         BatchError: It is damaged, too large, or lacks inputs or labels.
     """
-    if not zipfile.is_zipfile(ordinary(path)):
+    ordinary(path)
+    return Arrays(*confined(lambda: tuple(_read(path, labelled, keys)), str(path), BatchError))
+
+
+def _read(path: Path, labelled: bool, keys: tuple[str, ...]) -> Arrays:
+    if not zipfile.is_zipfile(path):
         raise BatchError(
             f"{path}: not an .npz file",
             "write one with numpy.savez(path, x=images, y=labels), or pass a folder of images",
         )
     try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(info.file_size for info in archive.infolist())
-        if size > MAX_BYTES:
-            raise BatchError(f"{path}: unpacks to {size / 2**30:.1f} GiB, the limit is {MAX_BYTES / 2**30:.0f} GiB")
+        check_unpacked(path, BatchError)
+        check_arrays(path, BatchError)
         with np.load(path, allow_pickle=False) as archive:
             names = list(archive.files)
             x_key = _pick_key(names, keys, "inputs", path)
@@ -67,8 +75,9 @@ def read_npz(path: Path, labelled: bool = True, keys: tuple[str, ...] = INPUT_KE
                 _read_array(archive, y_key, path) if y_key else np.zeros(0, np.int64),
                 _read_names(archive, NAME_KEY, path),
                 _read_names(archive, WORDS_KEY, path),
+                _read_names(archive, COLUMNS_KEY, path),
             )
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, EOFError, OSError, zlib.error, NotImplementedError) as error:
         raise BatchError(f"{path}: damaged .npz file ({error})", "write the file again") from error
 
 
@@ -84,7 +93,7 @@ def _pick_key(names: list[str], known: tuple[str, ...], what: str, path: Path) -
 
 def _read_array(archive: Any, key: str, path: Path) -> np.ndarray[Any, Any]:
     try:
-        return np.asarray(archive[key])
+        array = np.asarray(archive[key])
     except ValueError as error:
         if "allow_pickle" in str(error) or "Object arrays" in str(error):
             raise BatchError(
@@ -92,8 +101,14 @@ def _read_array(archive: Any, key: str, path: Path) -> np.ndarray[Any, Any]:
                 "save it as a plain array of numbers",
             ) from error
         raise BatchError(f"{path}: array {key!r} is damaged ({error})", "write the file again") from error
+    if array.dtype.kind not in PLAIN_KINDS:
+        raise BatchError(f"{path}: array {key!r} has dtype {array.dtype}, expected numbers", "save it as numbers")
+    return array
 
 
 def _read_names(archive: Any, key: str, path: Path) -> tuple[str, ...]:
     found = _read_array(archive, key, path).ravel() if key in archive.files else ()
-    return tuple(str(name)[:200] for name in found)
+    try:
+        return tuple(str(name)[:200] for name in found)
+    except (SystemError, ValueError) as error:  # NumPy makes text of any 32 bits
+        raise BatchError(f"{path}: array {key!r} holds what is no text", "write the file again") from error

@@ -26,6 +26,7 @@ from torch import Tensor
 from leakaudit.client.readers.base import ValueRange
 from leakaudit.domains.images import BYTES, Images
 from leakaudit.errors import BatchError
+from leakaudit.safety.confined import Limits, confined, grant
 from leakaudit.safety.files import ordinary
 
 WORDS = 65535.0
@@ -37,6 +38,10 @@ DIM_FRACTION = 1.0001 / BYTES
 """What is left of white after two divisions by 255, and rounding."""
 SLACK = 0.02
 """How far a normalised value may leave 0..1 by rounding of mean and standard deviation; chosen."""
+FILES_PER_SECOND = 20
+"""Pictures that allow a second more to read a folder; chosen, a tenth of what a core reads of photographs."""
+COPIES = 3
+"""How often the numbers of a picture may stand in memory while a folder is read; chosen."""
 _ASK = "pass --values pixels if they do run so, else store them as fractions of white, in 0..1"
 
 
@@ -130,7 +135,8 @@ def read_pictures(
     Raises:
         BatchError: A file is no picture, of another size, or its numbers cannot be told.
     """
-    decoded = [_decode(file, domain.shape, resize) for file in files]
+    limits = Limits(seconds=Limits.seconds + len(files) // FILES_PER_SECOND)
+    decoded = confined(lambda: _all_decoded(files, domain.shape, resize), where, BatchError, limits)
     pixels = torch.empty((len(files), *domain.shape))
     notes = []
     for depth in dict.fromkeys(array.dtype for array in decoded):
@@ -140,6 +146,15 @@ def read_pictures(
         pixels[places], note = to_pixels(stacked, domain, asked, where)
         notes.append(note)
     return pixels, tuple(notes)
+
+
+def _all_decoded(files: list[Path], shape: tuple[int, ...], resize: bool) -> list[np.ndarray[Any, Any]]:
+    """The numbers of every file; what each needs is granted when it is known to be a picture."""
+    decoded = []
+    for file in files:
+        decoded.append(_decode(file, shape, resize))
+        grant(COPIES * decoded[-1].nbytes)
+    return decoded
 
 
 def _decode(file: Path, shape: tuple[int, ...], resize: bool) -> np.ndarray[Any, Any]:
@@ -155,7 +170,9 @@ def _decode(file: Path, shape: tuple[int, ...], resize: bool) -> np.ndarray[Any,
             _refuse_several(file, opened)
             deep = opened.mode == "F" or opened.mode.startswith("I")
             image = opened.copy() if deep else opened.convert(mode)
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+    except BatchError:
+        raise
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise BatchError(f"{file}: not a readable image ({error})", "remove the file or write it again") from error
     array = _of_size(image, (width, height), resize, file)
     if deep:

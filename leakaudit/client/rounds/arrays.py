@@ -6,15 +6,19 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from leakaudit.client.rounds.fobs import Sent, read_fobs
 from leakaudit.errors import ModelError, UpdateError, UsageError
+from leakaudit.safety.confined import confined, grant
 from leakaudit.safety.npz import arrays_of
 from leakaudit.target.archives import scanned_state_dict
 
 SUFFIXES = (".npz", ".safetensors", ".fobs", ".pt", ".pth")
+COPIES = 4
+"""How often the numbers of a file may stand in memory while they are read; chosen."""
 NAMELESS = re.compile(r"(?:arr_)?(\d+)")
 """Names that numpy and Flower give to arrays of a list."""
 
@@ -41,12 +45,20 @@ def read_sent(path: str | Path, option: str = "--update") -> Sent:
     if path.suffix not in SUFFIXES:
         hint = "save it with numpy.savez(path, **update)"
         raise UsageError(f"{option} {path}: expected {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}", hint)
-    if path.suffix == ".fobs":
-        return read_fobs(path)
-    found = {".npz": _npz, ".safetensors": _safetensors}.get(path.suffix, _state_dict)(path)
+    found, kind, meta = confined(lambda: _found(path), str(path), UpdateError)
     if not found:
         raise UpdateError(f"{path} holds no arrays", "save it with numpy.savez(path, **update)")
-    return Sent(ordered(found))
+    return Sent(ordered(found), kind, meta)
+
+
+def _found(path: Path) -> tuple[dict[str, Tensor], Any, dict[str, Any]]:
+    """In the child: arrays by name, their kind where the file says it, and what else it says."""
+    if path.suffix == ".fobs":
+        grant(COPIES * path.stat().st_size)
+        sent = read_fobs(path)
+        return dict(sent.arrays), sent.kind, dict(sent.meta)
+    read = {".npz": _npz, ".safetensors": _safetensors}.get(path.suffix, _state_dict)
+    return read(path), None, {}
 
 
 def ordered(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -69,6 +81,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    grant(COPIES * path.stat().st_size)
     try:
         return dict(load_file(str(path)))
     except (SafetensorError, OSError, ValueError) as error:
@@ -77,6 +90,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _state_dict(path: Path) -> dict[str, Tensor]:
+    grant(COPIES * path.stat().st_size)
     try:
         return dict(scanned_state_dict(path))
     except (ModelError, OSError, zipfile.BadZipFile) as error:

@@ -9,6 +9,7 @@ from leakaudit.report.domains.base import Card
 
 OWN = {
     "images": "leakaudit.report.domains.images:ImageCard",
+    "table": "leakaudit.report.domains.table:TableCard",
     "tokens": "leakaudit.report.domains.tokens:TokenCard",
 }
 """The cards of this package, by the kind of the domain: without importing it, since a report is rendered alone."""

@@ -16,6 +16,7 @@ import io
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -63,7 +64,7 @@ class Contents:
 
 
 def read(path: Path) -> Contents:
-    """Read an archive whose sizes were checked by `leakaudit.target.prescan`.
+    """Read an archive whose sizes were checked by `leakaudit.safety.archives`.
 
     Raises:
         ModelError: It holds something that an export does not, or is damaged.
@@ -71,7 +72,7 @@ def read(path: Path) -> Contents:
     try:
         with zipfile.ZipFile(path) as archive:
             return _read(archive, _members(archive, path), path)
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, zlib.error) as error:
         raise ModelError(f"{path} is a damaged archive ({error})", "copy or export it again") from error
 
 

@@ -5,6 +5,7 @@ Memory stays bounded: what a node may make of a few bytes is worked out before i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,16 +13,23 @@ import numpy as np
 from onnx import AttributeProto, NodeProto, TensorProto, helper
 
 from leakaudit.errors import ModelError
+from leakaudit.target.onnx.allowance import WAY_OUT, Allowance
 from leakaudit.target.onnx.source import Array
-from leakaudit.target.onnx.values import check_size, constant_value, filled
+from leakaudit.target.onnx.values import constant_value, filled, size_of
 
 GROWING = frozenset({"Pad", "OneHot", "EyeLike", "Resize", "Upsample"})
 """Operators whose result's size is best told by running them on fake tensors."""
 _MAX_ENTRIES = 1 << 26
 
 
-def evaluate(node: NodeProto, opset: int, inputs: Sequence[Array | None]) -> Any:
+def evaluate(node: NodeProto, opset: int, inputs: Sequence[Array | None], allowed: Allowance) -> Any:
     """The results of a node, as arrays.
+
+    Args:
+        node: The node.
+        opset: Version of the default operator set.
+        inputs: Its inputs, ``None`` where one is left out.
+        allowed: What is left to the constants of the graph.
 
     Raises:
         ModelError: It is a loop, or would need too much memory.
@@ -29,29 +37,47 @@ def evaluate(node: NodeProto, opset: int, inputs: Sequence[Array | None]) -> Any
     if node.op_type == "Constant":
         return constant_value(node)
     if node.op_type == "ConstantOfShape":
-        return filled(node, inputs[0])
+        return filled(node, inputs[0], allowed)
     label = f"node {node.name or node.output[0]!r} ({node.op_type})"
-    if any(attribute.type == AttributeProto.GRAPH for attribute in node.attribute):
+    if any(attribute.type in _GRAPHS for attribute in node.attribute):
         raise ModelError(f"{label} is a loop", "export without control flow")
-    _bound(node, [np.asarray(v) for v in inputs if v is not None], label)
+    given = [np.asarray(v) for v in inputs if v is not None]
+    allowed.take(_result_bytes(node, given, label), label)
     return _reference(node, opset, inputs)
 
 
-def _bound(node: NodeProto, inputs: list[Array], label: str) -> None:
-    """Refuse a result that is too large."""
+_GRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
+
+
+def _result_bytes(node: NodeProto, inputs: list[Array], label: str) -> int:
+    """Bytes of the result of a node that may make more than it is given; 0 where it cannot.
+
+    Raises:
+        ModelError: It would compute too much, or its arguments make no sense.
+    """
     if node.op_type == "Range":
-        start, limit, step = (float(value.reshape(-1)[0]) for value in inputs)
-        check_size([max(0, int((limit - start) / step) + 1)], 8, label)
-    elif node.op_type == "Expand":
-        check_size(np.broadcast_shapes(inputs[0].shape, tuple(int(i) for i in inputs[1])), 8, label)
-    elif node.op_type == "Tile":
-        check_size([a * int(b) for a, b in zip(inputs[0].shape, inputs[1], strict=True)], 8, label)
-    else:  # no operator left makes more entries than the product of those that it is given
-        product = 1
-        for value in inputs:
-            product *= max(1, value.size)
-        if product > _MAX_ENTRIES and len(inputs) > 1 and min(value.size for value in inputs) > 1024:
-            raise ModelError(f"{label} computes too large a constant", "the file is damaged or hostile")
+        return size_of([_steps(*(float(value.reshape(-1)[0]) for value in inputs), label)], 8)
+    if node.op_type == "Expand":
+        return size_of(np.broadcast_shapes(inputs[0].shape, tuple(int(i) for i in inputs[1])), 8)
+    if node.op_type == "Tile":
+        return size_of([a * int(b) for a, b in zip(inputs[0].shape, inputs[1], strict=True)], 8)
+    # no operator left makes more entries than the product of those that it is given
+    product = math.prod(max(1, value.size) for value in inputs)
+    if product > _MAX_ENTRIES and len(inputs) > 1 and min(value.size for value in inputs) > 1024:
+        raise ModelError(f"{label} computes too large a constant", WAY_OUT)
+    return 0
+
+
+def _steps(start: float, limit: float, step: float, label: str) -> int:
+    """How many numbers a range has.
+
+    Raises:
+        ModelError: It has no end.
+    """
+    number = (limit - start) / step if step else math.nan
+    if not math.isfinite(number):
+        raise ModelError(f"{label} goes from {start:g} to {limit:g} in steps of {step:g}", "the file is damaged")
+    return max(0, math.ceil(number))
 
 
 def _reference(node: NodeProto, opset: int, inputs: Sequence[Array | None]) -> Any:

@@ -10,9 +10,11 @@ from onnx import ModelProto, NodeProto
 
 from leakaudit.domains.tokens import Tokens
 from leakaudit.errors import ModelError, UsageError
+from leakaudit.safety.confined import refuse_exhaustion
 from leakaudit.target import layout as layouts
 from leakaudit.target.hashing import hash_model
 from leakaudit.target.onnx import fidelity, selfcheck
+from leakaudit.target.onnx.allowance import check_input
 from leakaudit.target.onnx.module import OnnxModule
 from leakaudit.target.onnx.prepare import prepare
 from leakaudit.target.onnx.read import read_model
@@ -38,10 +40,11 @@ def from_onnx(
     dropout: dict[str, float],
     mode: Literal["eval", "train"],
     trained: Sequence[str] = (),
+    trusted: bool = False,
 ) -> Target:
     """Load, check and describe an ONNX file; see `leakaudit.target.load` for the arguments."""
     model = read_model(path)
-    source = prepare(model, str(path), output, frozen, trained)
+    source = prepare(model, str(path), output, frozen, trained, trusted)
     if not source.parameters:
         raise ModelError(f"{path} has no trainable tensors", "export the model with its weights; check --frozen")
     empty = [name for name, array in source.parameters.items() if array.size == 0]
@@ -152,9 +155,11 @@ def _native(
     """The first candidate shape that the graph accepts."""
     error: ModelError | None = None
     for native in candidates:
+        check_input(native, source.batch or 1, source.input_name, source.trusted)
         try:
             run(module, source.batch or 1, native, vocabulary=None if source.integer is None else 1)
-        except (ModelError, IndexError) as refused:
+        except (ModelError, IndexError, RuntimeError, ValueError, TypeError) as refused:
+            refuse_exhaustion(refused)
             error = error or _as_model_error(refused, native, source)
             continue
         if len(candidates) == 1:
@@ -166,13 +171,15 @@ def _native(
     raise error
 
 
-def _as_model_error(error: ModelError | IndexError, native: tuple[int, ...], source: Source) -> ModelError:
-    """The error itself; a lookup beyond a table while the graph runs (more places than positions) becomes one."""
+def _as_model_error(error: Exception, native: tuple[int, ...], source: Source) -> ModelError:
+    """The error itself; what the operators raise while the graph runs (more places than positions) becomes one."""
     if isinstance(error, ModelError):
         return error
+    what = "reaches beyond a table" if isinstance(error, IndexError) else "does not run"
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     return ModelError(
-        f"input {source.input_name!r} of shape {list(native)} reaches beyond a table: {error}",
-        "pass a smaller input shape",
+        f"input {source.input_name!r} of shape {list(native)} {what}: {reason}",
+        "pass a smaller input shape" if isinstance(error, IndexError) else "check the input shape",
     )
 
 

@@ -15,6 +15,7 @@ from leakaudit.errors import ModelError
 from leakaudit.target import layout as layouts
 from leakaudit.target.modules import check_patterns
 from leakaudit.target.onnx import heads, merged, roles
+from leakaudit.target.onnx.allowance import Allowance, made
 from leakaudit.target.onnx.companions import TOKEN_TYPES, fill_companions
 from leakaudit.target.onnx.exporter import recognise
 from leakaudit.target.onnx.ops import find_own
@@ -22,8 +23,10 @@ from leakaudit.target.onnx.read import all_nodes
 from leakaudit.target.onnx.registry import find_borrowed, since_version
 from leakaudit.target.onnx.source import Array, Source, node_names
 from leakaudit.target.onnx.tracer import Tracer
-from leakaudit.target.onnx.values import array, attributes, check_attributes, constant_value, filled, widen
+from leakaudit.target.onnx.values import array, attributes, check_attributes, constant_value, filled, type_name, widen
 
+MOST_VERSIONS = 1_000_000
+"""Versions that a set of operators may have; chosen, ONNX's own has two dozen."""
 _QUANTISED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
 _DETECTION = frozenset({"NonMaxSuppression", "RoiAlign", "MaxRoiPool"})
 _BUILT_IN = frozenset({"If", "Dropout", "ConstantOfShape", "Range"})
@@ -35,6 +38,7 @@ def prepare(
     output: str | None = None,
     frozen: Sequence[str] = (),
     trained: Sequence[str] = (),
+    trusted: bool = False,
 ) -> Source:
     """Split a model into parts; changes ``model`` in place.
 
@@ -49,7 +53,8 @@ def prepare(
     graph = model.graph
     initial = {tensor.name: array(tensor, tensor.name) for tensor in graph.initializer}
     inputs = [info for info in graph.input if info.name not in initial]
-    nodes, constants = _split_constants(list(graph.node), initial)
+    allowed = made(trusted)
+    nodes, constants = _split_constants(list(graph.node), initial, allowed)
     nodes, copied = _resolve_identities(nodes, initial)
     nodes, restored = merged.undo(nodes, initial, exporter)
     head = heads.find(graph, nodes, output, path)
@@ -58,8 +63,8 @@ def prepare(
     input_name, input_shape, integer = _sample_input(inputs, nodes, path)
     if any(node.op_type == "If" for node in nodes):
         draft = _draft(nodes, opset, {**constants, **initial}, (input_name, input_shape), head.logits)
-        draft = replace(draft, integer=integer)
-        nodes, more = _split_constants(_without_branches(draft, path), initial)
+        draft = replace(draft, integer=integer, trusted=trusted)
+        nodes, more = _split_constants(_without_branches(draft, path), initial, allowed)
         nodes = _reachable(nodes, head.logits)
         constants.update(more)
     found = roles.assign(nodes, initial, constants, input_name, exporter, trained)
@@ -91,6 +96,7 @@ def prepare(
         exporter=exporter,
         constants=frozenset(constants),
         scalars=tuple(name for name in found.scalars if name in kept),
+        trusted=trusted,
     )
 
 
@@ -100,6 +106,11 @@ def _normalise(model: ModelProto, path: str) -> int:
     for node in model.graph.node:
         if node.domain == "ai.onnx":
             node.domain = ""
+    if any(not 0 <= version <= MOST_VERSIONS for version in versions.values()):
+        raise ModelError(
+            f"{path} uses versions {sorted(versions.values())} of sets of operators, which there are not",
+            "the file is damaged: export or copy it again",
+        )
     if "" not in versions:
         raise ModelError(f"{path} uses none of ONNX's own operators, only those of {sorted(versions)}")
     _check_arity(model.graph.node, int(versions[""]), path)
@@ -142,7 +153,9 @@ def _refuse_quantised(model: ModelProto, path: str) -> None:
         )
 
 
-def _split_constants(nodes: list[NodeProto], initial: dict[str, Array]) -> tuple[list[NodeProto], dict[str, Array]]:
+def _split_constants(
+    nodes: list[NodeProto], initial: dict[str, Array], allowed: Allowance
+) -> tuple[list[NodeProto], dict[str, Array]]:
     """Take Constant and constant ConstantOfShape nodes out of the graph."""
     constants: dict[str, Array] = {}
     rest: list[NodeProto] = []
@@ -152,7 +165,7 @@ def _split_constants(nodes: list[NodeProto], initial: dict[str, Array]) -> tuple
             continue
         sizes = constants.get(node.input[0], initial.get(node.input[0])) if node.input else None
         if node.op_type == "ConstantOfShape" and sizes is not None:
-            constants[node.output[0]] = filled(node, sizes)
+            constants[node.output[0]] = filled(node, sizes, allowed)
             continue
         rest.append(node)
     return rest, constants
@@ -277,7 +290,7 @@ def _sample_input(
     kind = relevant[0].type.tensor_type
     if kind.elem_type not in (TensorProto.FLOAT, *TOKEN_TYPES):
         raise ModelError(
-            f"{path}: input {relevant[0].name!r} takes {TensorProto.DataType.Name(kind.elem_type)} values, expected "
+            f"{path}: input {relevant[0].name!r} takes {type_name(kind.elem_type)} values, expected "
             "real numbers, or token ids of type int32 or int64",
             "export the model for float inputs, without a cast in front",
         )

@@ -2,7 +2,8 @@
 
 Claim: nothing is executed, nothing outside the model's folder is read, and memory stays within a small multiple of
 what the file and its external data hold. Refused: text, truncated files, external data that leaves the folder or its
-file, functions that call themselves, functions that expand into too many nodes, and graphs with a cycle.
+file, more of it than it holds, functions that call themselves or share a name, functions that expand into too many
+nodes, values that two nodes make, and graphs with a cycle.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from leakaudit.errors import ModelError
+from leakaudit.safety.confined import grant
 
 MAX_FILE_BYTES = 2 << 30
 """A protobuf file cannot be larger; external data may add as much again."""
-MAX_NODES = 200_000
-"""Nodes after the local functions are expanded."""
+MAX_NODES = 50_000
+"""Nodes after the local functions are expanded; chosen, several times what the largest classifiers have."""
+REPEATS = 4
+"""How often external data may be read, on average: tied weights are stored once; chosen."""
 
 
 def read_model(path: Path) -> ModelProto:
@@ -117,17 +121,21 @@ def _tensors(model: ModelProto) -> Iterator[TensorProto]:
 
 
 def _load_external_data(model: ModelProto, path: Path) -> None:
+    outside = [tensor for tensor in _tensors(model) if tensor.data_location == TensorProto.EXTERNAL]
+    held = sum(file.stat().st_size for file in {_external_file(tensor, path) for tensor in outside})
+    grant(8 * held)
     total = 0
-    for tensor in _tensors(model):
-        if tensor.data_location != TensorProto.EXTERNAL:
-            continue
+    for tensor in outside:
         content = _external_bytes(tensor, path)
         total += len(content)
-        if total > MAX_FILE_BYTES:
-            raise ModelError(f"{path}: its external data exceeds {MAX_FILE_BYTES} bytes")
+        if total > min(MAX_FILE_BYTES, REPEATS * held):
+            raise ModelError(f"{path} takes more than {total} bytes from external data that has {held}", _HOSTILE)
         tensor.raw_data = content
         tensor.data_location = TensorProto.DEFAULT
         del tensor.external_data[:]
+
+
+_HOSTILE = "the file is damaged or hostile: export or copy it again"
 
 
 def external_files(path: Path) -> list[Path]:
@@ -184,23 +192,28 @@ def _external_bytes(tensor: TensorProto, path: Path) -> bytes:
         return content
 
 
+_Key = tuple[str, str, str]
+"""Domain, name and overload of a local function."""
+
+
 def _check_functions(model: ModelProto, path: Path) -> None:
-    """Refuse recursive functions and those that expand into more than `MAX_NODES` nodes."""
-    functions = {(f.domain, f.name): f for f in model.functions}
-    sizes: dict[tuple[str, str], int] = {}
+    """Refuse recursive functions, two of one name, and those that expand into more than `MAX_NODES` nodes."""
+    functions = {(f.domain, f.name, f.overload): f for f in model.functions}
+    if len(functions) < len(model.functions):
+        raise ModelError(f"{path} holds two local functions of one name", _HOSTILE)
+    sizes: dict[_Key, int] = {}
     for key in functions:
         _expanded_size(key, functions, sizes, path)
-    total = sum(sizes.get((node.domain, node.op_type), 1) for node in all_nodes(list(model.graph.node)))
+    total = sum(sizes.get(_called(node), 1) for node in all_nodes(list(model.graph.node)))
     if total > MAX_NODES:
-        raise ModelError(f"{path}: its functions expand into {total} nodes, more than {MAX_NODES}")
+        raise ModelError(f"{path}: its functions expand into {total} nodes, more than {MAX_NODES}", _HOSTILE)
 
 
-def _expanded_size(
-    root: tuple[str, str],
-    functions: dict[tuple[str, str], FunctionProto],
-    sizes: dict[tuple[str, str], int],
-    path: Path,
-) -> None:
+def _called(node: NodeProto) -> _Key:
+    return node.domain, node.op_type, node.overload
+
+
+def _expanded_size(root: _Key, functions: dict[_Key, FunctionProto], sizes: dict[_Key, int], path: Path) -> None:
     """Fill ``sizes`` for ``root`` and what it calls; depth first without recursion, so depth costs no stack."""
     stack, active = [root], set()
     while stack:
@@ -208,7 +221,7 @@ def _expanded_size(
         if key in sizes:
             stack.pop()
             continue
-        calls = [(node.domain, node.op_type) for node in all_nodes(list(functions[key].node))]
+        calls = [_called(node) for node in all_nodes(list(functions[key].node))]
         pending = [call for call in calls if call in functions and call not in sizes]
         if key in active and any(call in active for call in pending):
             raise ModelError(f"{path}: local function {key[1]!r} calls itself", "export without local functions")
@@ -236,7 +249,7 @@ def _inline(model: ModelProto, path: Path) -> ModelProto:
 
 def _sort_nodes(graph: GraphProto, path: Path) -> None:
     """Put the nodes in order of execution; old exporters do not always. A cycle has no such order."""
-    producers = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
+    producers = _producers(graph, path)
     waiting: list[set[int]] = []
     users: dict[int, list[int]] = {}
     for index, node in enumerate(graph.node):
@@ -261,6 +274,26 @@ def _sort_nodes(graph: GraphProto, path: Path) -> None:
         ordered = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
         del graph.node[:]
         graph.node.extend(ordered)
+
+
+def _producers(graph: GraphProto, path: Path) -> dict[str, int]:
+    """Position of the node that makes each value.
+
+    Raises:
+        ModelError: Two nodes make it, or it is given as well.
+    """
+    given = {part.name for part in (*graph.input, *graph.initializer)}
+    found: dict[str, int] = {}
+    for index, node in enumerate(graph.node):
+        for name in filter(None, node.output):
+            if name in found or name in given:
+                raise ModelError(f"{path}: the value {name!r} is made twice, by node {_label(node)}", _HOSTILE)
+            found[name] = index
+    return found
+
+
+def _label(node: NodeProto) -> str:
+    return repr(node.name or node.op_type)
 
 
 def _inputs_of(node: NodeProto) -> set[str]:

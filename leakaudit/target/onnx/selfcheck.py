@@ -16,6 +16,7 @@ import torch
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from leakaudit.errors import ModelError
+from leakaudit.target.answers import answered
 from leakaudit.target.onnx.module import OnnxModule
 from leakaudit.target.onnx.roles import all_inputs
 from leakaudit.target.onnx.source import Source
@@ -46,6 +47,7 @@ class Check:
     reason: str = ""
 
 
+@answered(Check)
 def compare(
     model: ModelProto,
     module: OnnxModule,

@@ -44,6 +44,7 @@ class Source:
         exporter: What wrote the file.
         scalars: Trainable single numbers, which no layer's place shows to be weights.
         constants: Tensors that are part of the program, not stored beside it.
+        trusted: Whether the caller vouches for the file, so that its sizes are not held against its weights.
     """
 
     nodes: tuple[NodeProto, ...]
@@ -66,6 +67,12 @@ class Source:
     exporter: Exporter = field(default_factory=Exporter)
     scalars: tuple[str, ...] = ()
     constants: frozenset[str] = frozenset()
+    trusted: bool = False
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of all tensors."""
+        return sum(value.nbytes for part in (self.parameters, self.buffers, self.host) for value in part.values())
 
     @property
     def batch(self) -> int | None:

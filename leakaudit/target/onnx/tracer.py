@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import operator as python
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,11 +26,12 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from leakaudit.errors import LeakauditError, ModelError
 from leakaudit.target.modules import check_outputs
+from leakaudit.target.onnx.allowance import made, results
 from leakaudit.target.onnx.host import GROWING, evaluate
 from leakaudit.target.onnx.ops import find_own
 from leakaudit.target.onnx.registry import Operator, find_borrowed, since_version
 from leakaudit.target.onnx.source import Array, Source, node_names
-from leakaudit.target.onnx.values import array, attributes, check_size
+from leakaudit.target.onnx.values import array, attributes, size_of
 from leakaudit.target.program import Builder, Program, Slot
 
 _ALWAYS_TENSOR = frozenset({"RandomUniformLike", "RandomNormalLike", "Bernoulli", "Shape", "Size"})
@@ -86,6 +87,9 @@ class Tracer:
         self.executed: list[NodeProto] = []
         """The nodes that ran, branches replaced by what they contain."""
         self.constants: dict[tuple[bytes, str, tuple[int, ...]], Slot] = {}
+        samples = self.shape[0] if source.batch is None else 1
+        self.results = results(source.weight_bytes, samples, source.trusted)
+        self.made = made(source.trusted)
 
     def build(self) -> Program:
         """The program: ``program(x, *tensors) -> logits (B, K)``.
@@ -138,16 +142,9 @@ class Tracer:
                 self._step(node, name)
             except LeakauditError:
                 raise
-            except (
-                RuntimeError,
-                ValueError,
-                TypeError,
-                IndexError,
-                KeyError,
-                AttributeError,
-                NotImplementedError,
-                AssertionError,
-            ) as error:
+            except MemoryError:
+                raise
+            except Exception as error:  # operators of three libraries are given what a file says
                 raise ModelError(
                     f"node {name!r} ({node.op_type}) cannot be computed for an input of shape {list(self.shape)}: "
                     f"{error}",
@@ -194,7 +191,9 @@ class Tracer:
                 f"node {name!r} (If) branches on the values of the input", "remove the data-dependent control flow"
             )
         key = "then_branch" if bool(np.asarray(condition).reshape(-1)[0]) else "else_branch"
-        graph = next(attribute.g for attribute in node.attribute if attribute.name == key)
+        graph = next((attribute.g for attribute in node.attribute if attribute.name == key), None)
+        if graph is None:
+            raise ModelError(f"node {name!r} (If) has no {key}", "the file is damaged: export or copy it again")
         for tensor in graph.initializer:
             self.env[tensor.name] = array(tensor, tensor.name)
             self.executed.append(helper.make_node("Constant", [], [tensor.name], value=tensor))
@@ -247,9 +246,11 @@ class Tracer:
         result = run(*pick("fake"), **keywords)
         if isinstance(result, np.ndarray):
             return result
-        return self._results(self.program.call(run, pick("slot"), keywords), result)
+        return self._results(self.program.call(run, pick("slot"), keywords), result, pick("fake"))
 
-    def _results(self, slot: Slot, result: Any) -> Any:
+    def _results(self, slot: Slot, result: Any, given: Sequence[Any]) -> Any:
+        parts = result if isinstance(result, tuple | list) else (result,)
+        self.results.take(sum(_new_bytes(part, given) for part in parts), "a node")
         if not isinstance(result, tuple | list):
             return Traced(slot, result)
         return tuple(Traced(self.program.call(python.getitem, (slot, i)), part) for i, part in enumerate(result))
@@ -294,11 +295,11 @@ class Tracer:
     def _host(self, node: NodeProto, inputs: list[Value]) -> Any:
         """A node that depends on no tensor: folded, or, where its result may grow, computed by the program."""
         if node.op_type not in GROWING:
-            return evaluate(node, self.source.opset, [v for v in inputs if not isinstance(v, Traced)])
+            return evaluate(node, self.source.opset, [v for v in inputs if not isinstance(v, Traced)], self.made)
         first = self._as_tensor(inputs[0])
         result = self._tensor_node(node, node.name, [first, *inputs[1:]])
         for part in result if isinstance(result, tuple) else (result,):
-            check_size(part.fake.shape, 8, f"node {node.name!r} ({node.op_type})")
+            self.made.take(size_of(part.fake.shape, 8), f"node {node.name!r} ({node.op_type})")
         return result
 
     def _borrowed(self, node: NodeProto, name: str, version: int, inputs: list[Value]) -> Any:
@@ -317,12 +318,21 @@ class Tracer:
         arguments = [self._as_tensor(by_name[key]) for key in mapping.inputs if key]
         fakes = [value.fake for value in arguments]
         result = module(*fakes)
-        return self._results(self.program.call(module, [value.slot for value in arguments]), result)
+        return self._results(self.program.call(module, [value.slot for value in arguments]), result, fakes)
 
     def _as_tensor(self, value: Value) -> Traced:
         if value is None:
             raise ModelError("an operator lacks an input that it needs", "export the model again")
         return value if isinstance(value, Traced) else self._constant(value)
+
+
+def _new_bytes(result: Any, given: Sequence[Any]) -> int:
+    """Bytes that a result needs beyond those of its arguments; a view of one needs none."""
+    if not isinstance(result, Tensor):
+        return 0
+    stored = result.untyped_storage()
+    shared = any(isinstance(item, Tensor) and item.untyped_storage()._cdata == stored._cdata for item in given)
+    return 0 if shared else stored.nbytes()
 
 
 def _single_node_graph(node: NodeProto, inputs: list[Value]) -> tuple[Any, Any]:

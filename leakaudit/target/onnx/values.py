@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, defs, helper, numpy_helper
 
 from leakaudit.errors import ModelError
+from leakaudit.target.onnx.allowance import Allowance
 
-MAX_CONSTANT_BYTES = 2 << 30
-"""Largest tensor that a few bytes of file may ask for (ConstantOfShape, Expand, Tile, Range)."""
 WIDENED = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
@@ -41,6 +41,12 @@ def check_attributes(node: NodeProto, opset: int, path: str) -> None:
     except defs.SchemaError:  # an unknown operator, named later with all others
         schema = None
     for attribute in node.attribute:
+        if attribute.ref_attr_name:
+            raise ModelError(
+                f"{path}: attribute {attribute.name!r} of node {node.name or node.op_type!r} refers to "
+                f"{attribute.ref_attr_name!r} of a function, and stands in none",
+                "the file is damaged or hostile: export or copy it again",
+            )
         known = None if schema is None else schema.attributes.get(attribute.name)
         expected = _PLAIN if known is None else (int(known.type.value),)
         if attribute.type not in expected:
@@ -60,6 +66,11 @@ _PLAIN = (
 
 def _type_name(kind: int) -> str:
     return str(AttributeProto.AttributeType.Name(kind)) if kind in AttributeProto.AttributeType.values() else str(kind)
+
+
+def type_name(kind: int) -> str:
+    """The name of a type of numbers, or its code where it has none."""
+    return str(TensorProto.DataType.Name(kind)) if kind in TensorProto.DataType.values() else f"unknown ({kind})"
 
 
 def attributes(node: NodeProto) -> dict[str, Any]:
@@ -93,17 +104,16 @@ def constant_value(node: NodeProto) -> np.ndarray[Any, Any]:
     raise ModelError(f"constant {label!r} holds neither numbers nor a tensor", "remove strings and sparse tensors")
 
 
-def check_size(shape: Any, itemsize: int, what: str) -> None:
-    """Refuse a constant that would need more memory than `MAX_CONSTANT_BYTES`."""
-    count = 1
-    for size in shape:
-        count *= int(size)
-    if count < 0 or count * itemsize > MAX_CONSTANT_BYTES:
-        raise ModelError(
-            f"{what} asks for a tensor of shape {[int(s) for s in shape]}, {count * itemsize} bytes; "
-            f"{MAX_CONSTANT_BYTES} is the limit",
-            "the file is damaged or hostile",
-        )
+def size_of(shape: Any, itemsize: int) -> int:
+    """Bytes of a tensor of this shape.
+
+    Raises:
+        ModelError: A size is negative.
+    """
+    sizes = [int(size) for size in shape]
+    if any(size < 0 for size in sizes):
+        raise ModelError(f"a tensor of shape {sizes} is asked for", "the file is damaged")
+    return math.prod(sizes) * itemsize
 
 
 def widen(model: ModelProto) -> bool:
@@ -142,9 +152,17 @@ def _widen_tensor(tensor: TensorProto) -> bool:
     return half
 
 
-def filled(node: NodeProto, sizes: Any) -> np.ndarray[Any, Any]:
-    """The result of a ConstantOfShape node."""
+def filled(node: NodeProto, sizes: Any, allowed: Allowance) -> np.ndarray[Any, Any]:
+    """The result of a ConstantOfShape node.
+
+    Raises:
+        ModelError: It is larger than what is left to the graph, or not described.
+    """
+    label = f"node {node.name or node.output[0]!r} (ConstantOfShape)"
     proto = attributes(node).get("value")
-    value = array(proto, node.output[0]).reshape(-1)[0] if proto is not None else np.float32(0)
-    check_size(sizes, value.dtype.itemsize, f"node {node.name or node.output[0]!r}")
-    return np.full(tuple(int(size) for size in sizes), value, dtype=value.dtype)
+    values = np.zeros(1, np.float32) if proto is None else array(proto, node.output[0]).reshape(-1)
+    shape = np.asarray(sizes).reshape(-1)
+    if not values.size or shape.dtype.kind not in "iu":
+        raise ModelError(f"{label} has no value or no shape", "the file is damaged")
+    allowed.take(size_of(shape, values.dtype.itemsize), label)
+    return np.full(tuple(int(size) for size in shape), values[0], dtype=values.dtype)

@@ -19,9 +19,11 @@ import torch
 from torch import Tensor
 
 from leakaudit.errors import ModelError
+from leakaudit.target.onnx.allowance import WAY_OUT
 from leakaudit.target.onnx.registry import operator
-from leakaudit.target.onnx.values import check_size
 
+MOST_TAPS = 1 << 25
+"""Largest matrix of a Resize node; chosen: from 4096 pixels to 8192."""
 _NEAREST: dict[str, Callable[[Any], Any]] = {
     "round_prefer_floor": lambda p: np.ceil(p - 0.5),
     "round_prefer_ceil": lambda p: np.floor(p + 0.5),
@@ -79,8 +81,8 @@ def _resized(x: Tensor, counts: Sequence[int], scales: Sequence[float], rule: st
         size, count, scale = x.shape[axis], counts[axis], scales[axis]
         if count == size and scale == 1.0:
             continue
-        check_size((count, size), 8, "a Resize node")
-        check_size((*x.shape[:axis], count, *x.shape[axis + 1 :]), 8, "a Resize node")
+        if count * size > MOST_TAPS:
+            raise ModelError(f"a Resize node makes {count} numbers of {size}", WAY_OUT)
         matrix = torch.tensor(weights(_positions(rule, size, count, scale), size), dtype=x.dtype, device=x.device)
         x = torch.matmul(x.transpose(axis, -1), matrix.t()).transpose(axis, -1)
     return x
