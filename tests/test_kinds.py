@@ -26,11 +26,12 @@ EXCEPTIONS = {
 """Modules outside these rooms that may, each with its reason."""
 KINDS = {"Images", "Tokens", "ImageMeasure", "TokenMeasure", "ImageScore", "TextScore", "ReadTexts", "ImageReader"}
 KINDS |= {"TokenReader", "ImageCard", "TokenCard", "TokenReading", "TokenResult"}
-FIELDS = {"tokens", "vocabulary", "any_length"}
+KINDS |= {"Table", "TableMeasure", "RowScore", "ReadRows", "TableReader", "TableCard", "TableResult"}
+FIELDS = {"tokens", "vocabulary", "any_length", "columns"}
 """Fields whose value, compared or tested for truth, tells the kind of sample."""
-WORDS = {"images", "tokens"}
+WORDS = {"images", "tokens", "table"}
 """Names of kinds: a comparison with one tells the kind of sample."""
-HOMES = tuple(f"leakaudit.{room.replace('/', '.')}.{kind}" for room in ROOMS for kind in ("images", "tokens"))
+HOMES = tuple(f"leakaudit.{room.replace('/', '.')}.{kind}" for room in ROOMS for kind in ("images", "tokens", "table"))
 
 
 def branches(file: Path) -> Iterator[str]:
