@@ -105,12 +105,16 @@ def options(command: Any, context: Any) -> Iterator[str]:
 
 
 def document_page() -> str:
-    """Every key of report.json, as its schema describes it."""
+    """Every key of report.json and sweep.json, as their schemas describe them."""
     from leakaudit.document.schema import Report
+    from leakaudit.document.sweep import SweepDocument
 
-    schema = Report.model_json_schema()
-    lines = ["# The document", "", "`report.json` holds these keys. Readers ignore keys that they do not know.", ""]
-    for name, part in {"Report": schema, **schema.get("$defs", {})}.items():
+    report, sweep = Report.model_json_schema(), SweepDocument.model_json_schema()
+    parts = {"Report": report, **report.get("$defs", {}), "SweepDocument": sweep, **sweep.get("$defs", {})}
+    lines = ["# The document", "", "`report.json` holds these keys (Report), and the `sweep.json` of a sweep those of "]
+    lines[-1] += "SweepDocument. Readers ignore keys that they do not know."
+    lines += [""]
+    for name, part in parts.items():
         if "properties" in part:
             lines += [f"## {name} {{ #{name.lower()} }}", "", " ".join(part.get("description", "").split()), ""]
             lines += ["| key | type | meaning |", "|---|---|---|", *keys(part["properties"]), ""]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from leakaudit.document.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from leakaudit.api import defend, scan
+    from leakaudit.api import defend, scan, sweep
     from leakaudit.attacks.base import Attack
     from leakaudit.audit.request import Request
     from leakaudit.client.batch import Batch
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from leakaudit.document.status import Cause, Cut, Lost, VerdictStatus
     from leakaudit.domains.base import Domain
     from leakaudit.domains.images import Images
+    from leakaudit.domains.signals import Signals
     from leakaudit.domains.tokens import Tokens
+    from leakaudit.domains.volumes import Volumes
     from leakaudit.errors import AuditError, BatchError, LeakauditError, ModelError, UsageError
     from leakaudit.observation import Channel, Observation
     from leakaudit.observer import Observer
@@ -38,7 +40,8 @@ if TYPE_CHECKING:
     from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
     from leakaudit.report.formats.base import Format
     from leakaudit.report.saving import Report
-    from leakaudit.sweep.request import DefendRequest
+    from leakaudit.sweeps.outcome import SweepReport
+    from leakaudit.sweeps.request import DefendRequest
     from leakaudit.target.load import load
     from leakaudit.target.readers import Reader
     from leakaudit.target.target import Target
@@ -54,7 +57,7 @@ _HOMES = {
     "ClientStep": "defences.base",
     "Cut": "document.status",
     "Defence": "defences.base",
-    "DefendRequest": "sweep.request",
+    "DefendRequest": "sweeps.request",
     "Domain": "domains.base",
     "FedSGD": "protocols.fedsgd",
     "Format": "report.formats.base",
@@ -74,16 +77,20 @@ _HOMES = {
     "Reconstruction": "reconstruction",
     "Report": "report.saving",
     "Request": "audit.request",
+    "Signals": "domains.signals",
+    "SweepReport": "sweeps.outcome",
     "Target": "target",
     "Tokens": "domains.tokens",
     "UsageError": "errors",
     "VerdictStatus": "document.status",
+    "Volumes": "domains.volumes",
     "apply_policy": "policy.apply",
     "defend": "api",
     "load": "target",
     "load_batch": "client.readers.images",
     "redact": "document.redact",
     "scan": "api",
+    "sweep": "api",
 }
 
 __all__ = [
@@ -117,16 +124,20 @@ __all__ = [
     "Reconstruction",
     "Report",
     "Request",
+    "Signals",
+    "SweepReport",
     "Target",
     "Tokens",
     "UsageError",
     "VerdictStatus",
+    "Volumes",
     "apply_policy",
     "defend",
     "load",
     "load_batch",
     "redact",
     "scan",
+    "sweep",
 ]
 
 

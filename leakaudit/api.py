@@ -1,8 +1,8 @@
-"""The Python interface: `scan` a model and a batch, get a Report."""
+"""The Python interface: `scan` a model and a batch, get a Report; `sweep` many, get a table of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,9 +23,15 @@ from leakaudit.policy.apply import apply_policy
 from leakaudit.policy.read import Policy
 from leakaudit.report.saving import Report
 from leakaudit.safety.text import encodable
-from leakaudit.sweep.defend import defend as measure_defences
-from leakaudit.sweep.request import DefendRequest
-from leakaudit.sweep.variants import Variant, audit_variants, name_variants
+from leakaudit.sweeps.cells import FORMATS, Evidence, Presentation
+from leakaudit.sweeps.defend import defend as measure_defences
+from leakaudit.sweeps.engine import Watcher
+from leakaudit.sweeps.grid import plan_of, read_plan
+from leakaudit.sweeps.outcome import SweepReport
+from leakaudit.sweeps.request import DefendRequest
+from leakaudit.sweeps.run import Running, Where, run_sweep
+from leakaudit.sweeps.runners.base import RETRIES, Limits
+from leakaudit.sweeps.variants import Variant, audit_variants, name_variants
 from leakaudit.target import Target
 
 P = ParamSpec("P")
@@ -138,6 +144,64 @@ def defend(
     utility = None if data is None else case.reader.read(data)
     report = measure_defences(case.target, case.samples, request, utility=utility, observer=observer)
     return _judged(report, request.command() if own is None else [])
+
+
+def sweep(
+    plan: str | Path | Sequence[Request],
+    *,
+    runner: Where = "here",
+    workers: int | None = None,
+    threads: int | None = None,
+    store: str | Path | None = None,
+    formats: Sequence[str] = FORMATS,
+    evidence: Evidence = "full",
+    policy: Policy | None = None,
+    cell_time: float | None = None,
+    cell_memory: float | None = None,
+    retries: int = RETRIES,
+    retry_failed: bool = False,
+    address: str | None = None,
+    gpus: float | None = None,
+    watcher: Watcher | None = None,
+) -> SweepReport:
+    """Audit every cell of a sweep. Prints nothing.
+
+    Results are kept in the store under a hash of all that they depend on, so what it has is not done again, and several
+    sweeps on one store share the work. A cell that cannot be audited is a row with the reason.
+
+    Args:
+        plan: TOML file (see the page on sweeps), or `leakaudit.Request` values that name files.
+        runner: ``here`` runs one cell after the other in this process, ``processes`` in several of this machine (a
+            script then guards its main part by ``if __name__ == "__main__"``), ``ray`` as tasks of Ray.
+        workers: Cells at a time; default one for each core.
+        threads: Cores of each; default the cores divided by the workers.
+        store: Folder or fsspec URL of the results; by default a temporary folder, which goes with what is returned.
+        formats: Of each cell's report.
+        evidence: What reports show of private samples: ``full``, ``blurred`` or ``none``.
+        policy: Judges the findings of every cell; by default high and above fail.
+        cell_time: Seconds after which a cell is ended.
+        cell_memory: GiB beyond which it is ended.
+        retries: Times that a cell is begun again after its worker died.
+        retry_failed: Try cells again of which the store knows why they have no report.
+        address: Of a Ray cluster; by default one is started on this machine.
+        gpus: Graphics cards of each cell on Ray, or a part of one.
+        watcher: Told the progress.
+
+    Raises:
+        UsageError: A file, a runner or a store that cannot be used.
+    """
+    cells = read_plan(Path(plan)) if isinstance(plan, str | Path) else plan_of(plan, Path())
+    running = Running(
+        runner=runner,
+        workers=workers,
+        threads=threads,
+        address=address,
+        cards=gpus,
+        limits=Limits(seconds=cell_time, memory=cell_memory, retries=retries),
+        again=retry_failed,
+    )
+    shown = Presentation(formats=tuple(formats), evidence=evidence, policy=policy or Policy())
+    return run_sweep(cells, scan, running, shown, store, watcher)
 
 
 def _judged(report: Report, command: list[str]) -> Report:

@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOMS = (
     *("attacks", "matching", "recursion", "risk", "defences", "scoring"),
-    *("audit", "sweep", "findings", "policy", "domains", "tasks", "protocols"),
+    *("audit", "sweeps", "findings", "policy", "domains", "tasks", "protocols"),
 )
 MODULES = [path for room in ROOMS for path in sorted((ROOT / "leakaudit" / room).rglob("*.py"))]
 NEUTRAL = (0, 1)

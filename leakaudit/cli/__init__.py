@@ -33,6 +33,7 @@ COMMANDS = {
     "rank": "Analyse how much of its input the architecture gives away; needs no data.",
     "render": "Write other formats of a report.json.",
     "scan": "Audit a model on a sample batch and write the report.",
+    "sweep": "Audit many models, modes, defences and seeds, on one machine or a cluster.",
     "verify": "Check that a report, its model and its batch are what they were.",
 }
 

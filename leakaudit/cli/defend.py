@@ -13,7 +13,7 @@ from leakaudit.cli.options.report import check_writable, failure_noted, refuse_e
 from leakaudit.cli.options.request import refuse_absent, request_options, with_cache
 from leakaudit.cli.options.sections import Sectioned
 from leakaudit.cli.output import say
-from leakaudit.sweep.request import DefendRequest
+from leakaudit.sweeps.request import DefendRequest
 
 
 @click.command(cls=Sectioned, context_settings=ENVIRONMENT)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -67,17 +67,27 @@ class TerminalObserver:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Show the bar; the first Ctrl-C or SIGTERM asks the audit to stop with what it has, the second ends all."""
+        with stopping(self._stop), self._bar, guarded():  # the bar puts streams of its own in place of guarded ones
+            yield
 
-        def stop(signum: int, frame: FrameType | None) -> None:
-            if self._interrupted:
-                raise KeyboardInterrupt
-            self._interrupted = True
+    def _stop(self) -> bool:
+        first, self._interrupted = not self._interrupted, True
+        if first:
             self._terminal.line("Stopping: the report will say what is missing. Ctrl-C again ends at once.")
+        return first
 
-        previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            with self._bar, guarded():  # the bar puts streams of its own in the place of those that were guarded
-                yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+
+@contextmanager
+def stopping(asked: Callable[[], bool]) -> Iterator[None]:
+    """Inside, Ctrl-C and SIGTERM call a function; where it returns False they end all at once."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        if not asked():
+            raise KeyboardInterrupt
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

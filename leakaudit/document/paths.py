@@ -36,6 +36,11 @@ def short_paths(report: R) -> R:
     return _section(report, shortener(_paths(report)))
 
 
+def with_texts(report: R, change: Callable[[str], str]) -> R:
+    """The report with every text in it changed by a function."""
+    return _section(report, change)
+
+
 def path_in_repository(path: str | None) -> str | None:
     """A file's path from the root of its repository, the nearest folder above it with a ``.git``.
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from leakaudit.document.disclosure import CommandLine, FileName, OptionValue, Picture, Private, Public, limited
 from leakaudit.document.earlier import upgraded
-from leakaudit.document.status import ControlStatus, Cut, RunStatus, VerdictStatus
+from leakaudit.document.status import ControlStatus, Cut, MisuseKind, RunStatus, VerdictStatus
 from leakaudit.errors import UsageError
 from leakaudit.safety.confined import confined
 from leakaudit.safety.files import ordinary
@@ -33,16 +33,17 @@ Severity = Literal["critical", "high", "medium", "low", "none"]
 Confidence = Literal["certified", "measured", "estimated"]
 
 EVIDENCE = limited(
-    "accuracy", "attack", "attacks", "attacks_that_used_them", "batch_size", "batches", "claimed", "correct", "defence",
-    "defences", "deficient_layers", "fewer_iterations", "layer", "layers", "level", "lpips", "margin", "measured",
-    "most", "mse", "not_run", "others", "parameters", "precision", "property", "psnr", "ratio", "recall", "records",
-    "rounds", "samples", "samples_attacked", "samples_leaked", "score", "shared", "skill", "ssim", "stopped", "tensors",
-    "total", "unknowns", "variants", "victim",
+    "accuracy", "attack", "attacks", "attacks_that_used_them", "batch_size", "batches", "cell_accuracy", "claimed",
+    "correct", "defence", "defences", "deficient_layers", "fewer_iterations", "layer", "layers", "level", "lpips",
+    "margin", "measured", "most", "mse", "not_run", "number_error", "others", "parameters", "precision", "property",
+    "psnr", "ratio", "recall", "records", "rounds", "row_exact", "samples", "samples_attacked", "samples_leaked",
+    "score", "shared", "skill", "ssim", "stopped", "tensors", "total", "unknowns", "variants", "victim",
 )  # fmt: skip
 """Keys of a finding's evidence that say nothing of a sample's content; ``samples`` are positions in the batch file."""
 CONTROL_NUMBERS = limited(
     "accuracy",
     "cases",
+    "cell_accuracy",
     "iterations",
     "margin",
     "parameters",
@@ -52,6 +53,7 @@ CONTROL_NUMBERS = limited(
     "reached",
     "recall",
     "reference",
+    "row_exact",
     "seconds",
     "skill",
 )
@@ -104,12 +106,16 @@ class TargetSection(_Model):
     sha256: Public[str | None]
     format: Public[str]
     producer: Public[str] = ""
-    classes: Public[int]
+    classes: Public[int] = Field(description="number of classes; 0 where labels are no classes")
+    task: Public[str] = Field(default="single-label", description="what a label is, by the name of its task")
+    task_evidence: Public[str] = Field(default="", description="what the task was told from, or what asked for it")
+    outputs: Public[int | None] = Field(default=None, description="numbers that the model returns per sample")
     input_shape: Public[list[int]]
     native_shape: Public[list[int]] = Field(default_factory=list)
     layout: Public[str] = "NCHW"
-    domain: Public[str] = Field(default="", description="what a sample is: images, tokens, or that of a plug-in")
+    domain: Public[str] = Field(default="", description="what a sample is: images, tokens, table, or that of a plug-in")
     vocabulary: Public[int | None] = Field(default=None, description="number of token ids, where the layout is tokens")
+    columns: Public[int | None] = Field(default=None, description="number of columns of a table")
     unread: Public[int] = Field(
         default=0, description="entries of an input that the model never reads; they are left out of every score"
     )
@@ -322,6 +328,21 @@ class TokenResult(TokenMetrics):
     skill: Public[float] = Field(description="share of the way from the best floor to perfection")
 
 
+class TableResult(_Model):
+    """What was read of one private row, column by column; its cells are left out of a redacted report."""
+
+    columns: Public[int]
+    right: Public[int] = Field(description="cells that are right")
+    names: Private[list[str]] = Field(description="of the columns")
+    original: Private[list[str]] = Field(description="cells: levels, and numbers in the unit of their column")
+    recovered: Private[list[str | None]] = Field(description="what was read of each, null where nothing was")
+    wrong: Private[list[int]] = Field(description="positions of the cells that are not right")
+    errors: Private[list[float | None]] = Field(description="of numbers, in the unit of their column; null of levels")
+    confidence: Private[list[float]] = Field(
+        default_factory=list, description="how sure the attack is of each cell, from 0 to 1, without knowing the truth"
+    )
+
+
 class PartResult(_Model):
     """The part of a sample that leaked, where it is not the whole."""
 
@@ -338,6 +359,10 @@ class SampleResult(Metrics):
     inferred_label: Private[int | None] = Field(
         default=None, description="of the reconstruction that it was matched with; the order of labels is not inferred"
     )
+    label_row: Private[list[float] | None] = Field(
+        default=None, description="the label as numbers, where a sample has several classes or is labelled by numbers"
+    )
+    inferred_row: Private[list[float] | None] = Field(default=None, description="the same of the reconstruction")
     label_right: Public[bool | None] = Field(
         default=None, description="whether its label is among those inferred, each counted once; null if assumed"
     )
@@ -374,6 +399,9 @@ class SampleResult(Metrics):
     part: Public[PartResult | None] = Field(default=None, description="what leaked, where it is not the whole sample")
     tokens: Public[TokenResult | None] = Field(
         default=None, description="of a model over token ids; images are null then"
+    )
+    table: Public[TableResult | None] = Field(
+        default=None, description="of a model over rows of a table; images are null then"
     )
     original_png: Picture[str | None] = None
     reconstruction_png: Picture[str | None] = None
@@ -419,7 +447,19 @@ class LabelResult(_Model):
 
     true: Private[list[int]]
     inferred: Private[list[int]]
-    correct: Public[int] = Field(description="size of the intersection of both; 0 where they were merely assumed")
+    correct: Public[int] = Field(
+        description="how many are right, as the task counts: of one class the size of the intersection of both, of "
+        "several the right answers of yes and no, of numbers those within one per cent; 0 where merely assumed"
+    )
+    chance: Public[float | None] = Field(
+        default=None, description="share that the best guess without the update has right; null where it is 1/classes"
+    )
+    rows: Private[list[list[float]] | None] = Field(
+        default=None, description="labels of several classes or numbers, a row per sample in the order of the batch"
+    )
+    inferred_rows: Private[list[list[float]] | None] = Field(
+        default=None, description="the same as inferred; fractions say how many samples of the batch have a class"
+    )
     assumed: Public[bool] = Field(
         default=False, description="nothing in the update told them: they are no inference, and none counts as right"
     )
@@ -566,6 +606,12 @@ class AccountingEntry(_Model):
     other_reconstruction: Public[float | None] = Field(
         default=None, description="the bound of the training, were it so"
     )
+    unit: Public[Literal["sample", "client"]] = Field(
+        default="sample", description="whose presence ε hides: one sample, or one client with all its samples"
+    )
+    update_steps: Public[int] = Field(
+        default=1, description="mechanisms that one update composes for whoever took part in it"
+    )
     mse: Public[float | None] = Field(
         default=None, description="least MSE of unbiased attackers from one update, in pixels"
     )
@@ -579,6 +625,15 @@ class ClaimCheck(_Model):
     expected: Public[str]
     measured: Public[str]
     holds: Public[bool]
+
+
+class MisuseEntry(_Model):
+    """One thing that deployed code does wrong with a defence."""
+
+    kind: Public[MisuseKind]
+    told: Public[str]
+    sure: Public[Confidence]
+    grave: Public[bool] = Field(description="whether the protection is void, and not merely less than stated")
 
 
 class DefenceEntry(_Model):
@@ -598,6 +653,8 @@ class DefenceEntry(_Model):
     accounting_reason: Public[str] = Field(default="", description="why there is no bound")
     withheld: Public[bool] = Field(default=False, description="it would have a bound, and a premise of it fails here")
     checks: Public[list[ClaimCheck]] = Field(default_factory=list)
+    remains: Public[str] = Field(default="", description="what stays exact through it, where that is worth saying")
+    misuses: Public[list[MisuseEntry]] = Field(default_factory=list)
 
 
 class ClaimEntry(_Model):
@@ -605,6 +662,7 @@ class ClaimEntry(_Model):
 
     text: Public[str]
     checks: Public[list[ClaimCheck]]
+    misuses: Public[list[MisuseEntry]] = Field(default_factory=list)
 
 
 class RecommendationEntry(_Model):
@@ -643,6 +701,13 @@ class DefenceTrial(_Model):
     accounting: Public[AccountingEntry | None] = None
     seconds: Public[float] = 0.0
     recommended: Public[bool] = False
+
+    @model_validator(mode="after")
+    def _shown_by_attacks(self) -> DefenceTrial:
+        """What no attack that works through it was measured with meets no goal, and is not recommended."""
+        if not self.evaluated or self.status is not RunStatus.RUN:
+            self.meets = self.recommended = False
+        return self
 
 
 class FindingEntry(_Model):

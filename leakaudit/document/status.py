@@ -32,6 +32,29 @@ class ControlStatus(_Word):
     NOT_RUN = "not run"
 
 
+class CellStatus(_Word):
+    """What became of a cell of a sweep."""
+
+    DONE = "done"
+    FAILED = "failed"
+    """The model, the samples or the request cannot be audited."""
+    MEMORY = "out of memory"
+    TIME = "over its time"
+    LOST = "lost"
+    """Its worker died, again and again."""
+    NOT_RUN = "not run"
+
+    @property
+    def kept(self) -> bool:
+        """Whether it is an answer that the next sweep takes as it is."""
+        return self not in (CellStatus.LOST, CellStatus.NOT_RUN)
+
+    @property
+    def unaudited(self) -> bool:
+        """Whether the cell was tried and has no report."""
+        return self not in (CellStatus.DONE, CellStatus.NOT_RUN)
+
+
 class VerdictStatus(_Word):
     """The answer of an audit; `leakaudit.findings.verdict` says what each means."""
 
@@ -51,6 +74,25 @@ class VerdictStatus(_Word):
     def inconclusive(self) -> bool:
         """Whether nothing can be concluded: exit code 5."""
         return self in (VerdictStatus.INCONCLUSIVE, VerdictStatus.NOT_APPLICABLE)
+
+
+class MisuseKind(_Word):
+    """What deployed code does wrong with a defence; each has a finding of its own."""
+
+    BUFFERS_COUNTED = "buffers counted"
+    """The norm that is clipped counts buffers and counters."""
+    WRONG_DIVISOR = "wrong divisor"
+    """Noise calibrated for the sum is added to the mean, or the reverse."""
+    CLASSIC_BOUND = "classic bound"
+    """The classic bound of the Gaussian mechanism is used for ε > 1, where it is no theorem."""
+    UNACCOUNTED = "unaccounted"
+    """Noise in every round, without an accountant over the rounds."""
+    SERVER_SEES_RAW = "server sees raw updates"
+    """The noise is added to the aggregate, after the server has seen the updates."""
+    WEIGHTS_FILTERED = "weights filtered"
+    """A filter for differences acts on full weights."""
+    PASSED_UNNOISED = "passed un-noised"
+    """Some tensors are shared without the noise."""
 
 
 class Cause(_Word):

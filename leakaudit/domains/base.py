@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from leakaudit.domains.references import Reference
+from leakaudit.domains.schema import Column
 from leakaudit.errors import UsageError
 
 Start = Literal["normal", "uniform", "zeros", "tiled"]
@@ -118,6 +119,24 @@ class Domain(ABC):
             if values:
                 raise UsageError(f"{option} is for images, the model takes {self.takes}", f"leave out {option}")
         return self
+
+    def with_columns(self, columns: Sequence[Column]) -> Domain:
+        """This domain with what a schema says of the columns of a table.
+
+        Raises:
+            UsageError: Samples are no rows of a table, or the columns do not fit the model.
+        """
+        raise UsageError(f"--schema is for tables, the model takes {self.takes}", "leave out --schema")
+
+    @property
+    def blocks(self) -> tuple[tuple[int, int], ...]:
+        """Ranges (first, behind the last) of a sample's entries of which one is 1 and the others are 0."""
+        return ()
+
+    @property
+    def assumption(self) -> str:
+        """What was guessed of the samples, in words; empty where nothing was."""
+        return ""
 
     def rescaled(self, slope: Tensor, offset: Tensor) -> tuple[Domain, str]:
         """This domain for a model that does y = slope·x + offset to each value by itself.

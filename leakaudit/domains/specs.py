@@ -56,6 +56,15 @@ IMAGES = (
     Spec("mse", "MSE", "", 3, higher_is_better=False, style="significant", undefined=0.0),
 )
 """Metrics of images; the digits are chosen for reading, and what is undefined counts as exact."""
+VOLUMES = tuple(spec for spec in IMAGES if spec.name in ("psnr", "margin", "mse"))
+"""Metrics of volumes, those of images that have no windows of their own; by definition."""
+SIGNALS = (
+    Spec("snr", "SNR", "dB", 1, beside=True, lead=True),
+    Spec("margin", "Margin", "dB", 1, style="signed", remark="above the best floor", floored=False, lead=True),
+    Spec("correlation", "Correlation", "", 3, beside=True, lead=True, undefined=1.0),
+    Spec("error", "Error / deviation", "", 3, higher_is_better=False, style="significant", undefined=0.0),
+)
+"""Metrics of signals; the digits are chosen for reading, and what is undefined counts as exact."""
 TOKENS = (
     Spec("accuracy", "Places right", "", 0, style="percent", beside=True, lead=True, undefined=0.0),
     Spec("recall", "Tokens named", "", 0, style="percent", beside=True, lead=True, undefined=0.0),
@@ -63,3 +72,10 @@ TOKENS = (
     Spec("skill", "Skill", "", 2, remark="of the way from the best floor", floored=False, lead=True, undefined=0.0),
 )
 """Metrics of texts; the digits are chosen for reading, and what is undefined counts as not read."""
+TABLE = (
+    Spec("cell_accuracy", "Cells right", "", 0, style="percent", beside=True, lead=True, undefined=0.0),
+    Spec("row_exact", "Whole row right", "", 0, style="percent", beside=True, lead=True, undefined=0.0),
+    Spec("number_error", "Error of numbers", "σ", 2, higher_is_better=False, beside=True),
+    Spec("skill", "Skill", "", 2, remark="of the way from the best floor", floored=False, lead=True, undefined=0.0),
+)
+"""Metrics of rows; the digits are chosen for reading, and what is undefined counts as not read."""

@@ -15,14 +15,24 @@ def hash_model(path: Path) -> str:
         UsageError: There is no such file.
         ModelError: It is an ONNX file whose external data is missing or outside its folder.
     """
-    if not path.is_file():
-        raise UsageError(f"{path} is not a file", "pass the path of a model file")
     digest = hashlib.sha256()
-    for file in (path, *_external(path)):
+    for file in model_files(path):
         with file.open("rb") as stream:
             while chunk := stream.read(1 << 20):
                 digest.update(chunk)
     return digest.hexdigest()
+
+
+def model_files(path: Path) -> list[Path]:
+    """All files that are read for a model: its own, and then those of its external data, in the order of their names.
+
+    Raises:
+        UsageError: There is no such file.
+        ModelError: It is an ONNX file whose external data is missing or outside its folder.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path} is not a file", "pass the path of a model file")
+    return [path, *_external(path)]
 
 
 def _external(path: Path) -> list[Path]:

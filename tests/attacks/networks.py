@@ -14,14 +14,17 @@ from leakaudit.audit.references import reference_target, synthetic_batch
 from leakaudit.audit.victim import Knowledge, Victim, observe_victim
 from leakaudit.domains.base import Domain
 from leakaudit.domains.images import Images
-from leakaudit.domains.references import REFERENCES, TEXT_REFERENCES, VOCABULARY, Reference
+from leakaudit.domains.references import REFERENCES, TABLE_REFERENCES, TEXT_REFERENCES, VOCABULARY, Reference
 from leakaudit.domains.tokens import Tokens
 from leakaudit.protocols.fedavg import FedAvg
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.target.target import Target
+from tests.tables import TABLE
 
 SHORT = {
     "gi-pip": {"iterations": "12", "training_steps": "3"},
+    "tableak": {"iterations": "12", "restarts": "2"},
+    "lp": {"programs": "40"},
     **{name: {"iterations": "12"} for name in ("ig", "dlg", "idlg", "dia", "wia", "gradinversion", "sme", "dlfa")},
 }
 
@@ -85,14 +88,18 @@ def victim_of(reference: Reference, domain: Domain, size: int, name: str = "") -
 _looked_at = cache(victim_of)
 
 
+def others() -> list[tuple[Reference, Domain]]:
+    """The bundled networks over texts and tables."""
+    return [*((one, TEXTS) for one in TEXT_REFERENCES), *((one, TABLE) for one in TABLE_REFERENCES)]
+
+
 def attacked(name: str, space: Images, size: int, *, local: bool = False) -> tuple[Target, Victim] | None:
     """The first bundled network that an attack applies to, with a private batch of its own of some samples.
 
     With `local` its client takes several steps, for an attack that needs no more than one as well.
     """
     attack = short(name)
-    for reference in (*REFERENCES, BATCHNORM, *TEXT_REFERENCES):
-        domain = TEXTS if reference in TEXT_REFERENCES else space
+    for reference, domain in (*((one, space) for one in (*REFERENCES, BATCHNORM)), *others()):
         needed = LOCAL if local else name if name in STEPS else ""
         target, victim = _looked_at(reference, domain, size, needed)
         if attack.refusal(*victim.attacked_by(attack, target)) is None:

@@ -15,7 +15,7 @@ OWN = {
         "protocols": "makes updates",
         "target": "defines it",
         "risk/measure.py": "asks the task for the loss of a recorded graph's logits; makes no update",
-        "sweep/utility.py": "evaluates a trained model on held-out samples; makes no update",
+        "sweeps/utility.py": "evaluates a trained model on held-out samples; makes no update",
     },
     "injected_masks": {
         "protocols": "makes updates",

@@ -31,11 +31,12 @@ DATA = frozenset(
         "model", "checkpoints", "batch", "defences", "claims", "update", "round", "batch_size", "victims", "attacks",
         "preset",
         "settings", "time_budget", "controls", "distractors", "psnr_margin", "lpips_margin", "threat_model", "seed",
-        "device", "mean", "std", "layout", "values", "resize", "auxiliary", "lpips_weights", "cache", "quiet",
+        "device", "mean", "std", "layout", "values", "resize", "schema", "auxiliary", "lpips_weights", "cache", "quiet",
         "verbose", "debug", "out", "formats", "evidence", "paths", "pdf_variant", "fail_on", "baseline",
         "allow_different", "weight_decay", "samples", "local_epochs", "local_batch_size", "learning_rate", "momentum",
         "nesterov", "optimizer", "drop_last",
         "mode", "share_bn_statistics", "output", "frozen", "trained", "dropout", "loss", "batchnorm", "input_shape",
+        "task", "pos_weight",
         "train_config", "distractors_needed",
     }
 )  # fmt: skip
@@ -73,9 +74,11 @@ def _refuse_code(path: Path, options: Sequence[tuple[click.Parameter, Any]]) -> 
     Raises:
         UsageError: Names the key, the file and the way out.
     """
+    from leakaudit.defences.names import runs_code
+
     for parameter, value in options:
         texts = map(str, value if isinstance(value, list) else [value])
-        runs_function = parameter.name in _FUNCTIONS and any(":" in text for text in texts)
+        runs_function = parameter.name in _FUNCTIONS and any(map(runs_code, texts))
         if parameter.name in DATA and not runs_function:
             continue
         option = parameter.opts[0]
@@ -118,26 +121,30 @@ def _value_of_one(parameter: click.Parameter, value: Any, folder: Path) -> Any:
     return str(folder / value)
 
 
+_POLICY = click.option(
+    "--policy",
+    is_eager=True,
+    callback=_read,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Default: leakaudit.toml, or [tool.leakaudit] of pyproject.toml, of this folder or above in its "
+    "repository; found so, it cannot set options that run code.",
+)
+_FAIL_ON = click.option(
+    "--fail-on",
+    type=click.Choice(("critical", "high", "medium", "low", "never")),
+    default="high",
+    show_default=True,
+    help="Exit 1 at findings of this severity or above.",
+)
+threshold_options = packed("gate", ("policy", "fail_on"), (_POLICY, _FAIL_ON))
+"""What fails, for a command that compares with no earlier report."""
 policy_options = packed(
     "gate",
     ("policy", "fail_on", "baseline", "allow_different"),
     (
-        click.option(
-            "--policy",
-            is_eager=True,
-            callback=_read,
-            type=click.Path(path_type=Path),
-            metavar="FILE",
-            help="Default: leakaudit.toml, or [tool.leakaudit] of pyproject.toml, of this folder or above in its "
-            "repository; found so, it cannot set options that run code.",
-        ),
-        click.option(
-            "--fail-on",
-            type=click.Choice(("critical", "high", "medium", "low", "never")),
-            default="high",
-            show_default=True,
-            help="Exit 1 at findings of this severity or above.",
-        ),
+        _POLICY,
+        _FAIL_ON,
         click.option(
             "--baseline",
             type=click.Path(path_type=Path),

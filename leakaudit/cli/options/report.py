@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from leakaudit.report.saving import Report
 
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 UNWATCHED = ("CI", "PRE_COMMIT")
 """Variables that say that nobody asked for the report at hand: a job of CI, a hook of git that pre-commit runs."""
 WITHOUT = "install that, or leave out --format {}"
@@ -64,14 +65,20 @@ def _evidence(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     return value or ("blurred" if unwatched else "full")
 
 
-report_options = packed(
-    "writing",
-    ("out", "formats", "evidence", "template_dir", "pdf_variant", "paths"),
-    (
+def writing_options(out: str, formats: str, variants: bool = True) -> Callable[[Function], Function]:
+    """Options of a command that writes reports, which gets their values as one argument `writing`.
+
+    Args:
+        out: The folder by default.
+        formats: What is written by default, in words.
+        variants: Whether variants of the PDF can be chosen.
+    """
+    names = ("out", "formats", "evidence", "template_dir", "pdf_variant", "paths")
+    options = (
         click.option(
             "--out",
             "-o",
-            default="leakaudit-report",
+            default=out,
             show_default=True,
             type=click.Path(path_type=Path),
             help="Folder for the report.",
@@ -83,7 +90,7 @@ report_options = packed(
             multiple=True,
             type=FormatName(),
             callback=_usable,
-            help="Repeatable; default json, html, pdf, and what other packages write by default.",
+            help=f"Repeatable; default {formats}.",
         ),
         click.option(
             "--evidence",
@@ -111,8 +118,12 @@ report_options = packed(
             show_default=True,
             help="Paths in the report: without folders outside the working folder, or as they were given.",
         ),
-    ),
-)
+    )
+    kept = [place for place, name in enumerate(names) if variants or name != "pdf_variant"]
+    return packed("writing", [names[place] for place in kept], [options[place] for place in kept])
+
+
+report_options = writing_options("leakaudit-report", "json, html, pdf, and what other packages write by default")
 
 
 def check_writable(out: Path) -> None:

@@ -12,10 +12,11 @@ import click
 
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Model": (
-        "train_config", "factory", "trust", "unsafe_pickle", "checkpoints", "input_shape", "output", "loss", "frozen",
+        "train_config", "factory", "trust", "unsafe_pickle", "checkpoints", "input_shape", "output", "task", "loss",
+        "pos_weight", "frozen",
         "trained", "dropout", "batchnorm",
     ),
-    "Batch": ("batch", "mean", "std", "values", "layout", "resize"),
+    "Batch": ("batch", "schema", "mean", "std", "values", "layout", "resize"),
     "Client": (
         "batch_size", "mode", "update", "round", "learning_rate", "local_epochs", "local_batch_size", "samples",
         "optimizer", "momentum", "nesterov", "weight_decay", "drop_last", "share_bn_statistics",

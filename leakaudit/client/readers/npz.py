@@ -23,6 +23,7 @@ SAMPLE_KEYS = (*INPUT_KEYS, "input_ids", "tokens")
 LABEL_KEYS = ("y", "Y", "labels", "label", "targets", "target", "arr_1")
 NAME_KEY = "class_names"
 WORDS_KEY = "vocabulary"
+COLUMNS_KEY = "columns"
 
 
 def hash_files(paths: Sequence[Path]) -> str:
@@ -36,12 +37,13 @@ def hash_files(paths: Sequence[Path]) -> str:
 
 
 class Arrays(NamedTuple):
-    """The arrays of a batch file; names and words are empty where it has none."""
+    """The arrays of a batch file; names, words and names of columns are empty where it has none."""
 
     inputs: np.ndarray[Any, Any]
     labels: np.ndarray[Any, Any]
     class_names: tuple[str, ...]
     words: tuple[str, ...]
+    columns: tuple[str, ...] = ()
 
 
 def read_npz(path: Path, labelled: bool = True, keys: tuple[str, ...] = INPUT_KEYS) -> Arrays:
@@ -52,7 +54,7 @@ def read_npz(path: Path, labelled: bool = True, keys: tuple[str, ...] = INPUT_KE
         BatchError: It is damaged, too large, or lacks inputs or labels.
     """
     ordinary(path)
-    found: tuple[Any, Any, Any, Any] = confined(lambda: (*_read(path, labelled, keys),), str(path), BatchError)
+    found: tuple[Any, ...] = confined(lambda: tuple(_read(path, labelled, keys)), str(path), BatchError)
     return Arrays(*found)
 
 
@@ -74,6 +76,7 @@ def _read(path: Path, labelled: bool, keys: tuple[str, ...]) -> Arrays:
                 _read_array(archive, y_key, path) if y_key else np.zeros(0, np.int64),
                 _read_names(archive, NAME_KEY, path),
                 _read_names(archive, WORDS_KEY, path),
+                _read_names(archive, COLUMNS_KEY, path),
             )
     except (zipfile.BadZipFile, EOFError, OSError, zlib.error, NotImplementedError) as error:
         raise BatchError(f"{path}: damaged .npz file ({error})", "write the file again") from error

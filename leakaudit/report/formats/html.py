@@ -74,8 +74,8 @@ def render_view(report: Report, view: Any, template_dir: Path | None, medium: Me
 
 
 def _rendered(environment: Environment, report: Report, view: Any, medium: Medium) -> str:
-    style = Markup(_source(environment, "report.css" if medium == "screen" else "pdf.css", "</style"))
-    script = Markup(_source(environment, "report.js", "</script")) if medium == "screen" else Markup("")
+    style = Markup(source_of(environment, "report.css" if medium == "screen" else "pdf.css", "</style"))
+    script = Markup(source_of(environment, "report.js", "</script")) if medium == "screen" else Markup("")
     context = {
         "report": report,
         "view": view,
@@ -128,7 +128,7 @@ def _finalize(value: Any) -> Any:
     return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _source(environment: Environment, name: str, forbidden: str) -> str:
+def source_of(environment: Environment, name: str, forbidden: str) -> str:
     """A style sheet or script as it will stand in the page."""
     if environment.loader is None:
         raise TypeError("the environment has no loader")

@@ -1,0 +1,118 @@
+"""Named columns of a CSV or Parquet file, as pandas and others write them.
+
+CSV needs nothing beside Python; Parquet needs pyarrow (``pip install leakaudit[tables]``). An index that pandas wrote
+in front, a column without a name, is left out.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leakaudit.errors import BatchError, UsageError
+from leakaudit.safety.files import ordinary
+
+SUFFIXES = {".csv", ".tsv", ".parquet", ".pq"}
+MAX_BYTES = 2**31
+_WORDS = {"true": "1", "false": "0"}
+_UNNAMED = ("", "Unnamed: 0", "__index_level_0__")
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """Columns by name, in order, each with a cell (N,) per row.
+
+    Args:
+        columns: Cells as text, or as numbers where the file says so.
+        where: The file, for messages.
+    """
+
+    columns: dict[str, np.ndarray[Any, Any]]
+    where: str
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def numbers(self, name: str) -> np.ndarray[Any, Any] | None:
+        """A column as float64, ``True`` as 1; ``None`` where a cell is no number."""
+        cells = self.columns[name]
+        if cells.dtype.kind in "uifb":
+            return cells.astype(np.float64)
+        try:
+            return np.array([float(_WORDS.get(cell.lower(), cell)) for cell in cells])
+        except ValueError:
+            return None
+
+
+def read_frame(path: Path) -> Frame:
+    """The columns of a file.
+
+    Raises:
+        UsageError: Parquet cannot be read here.
+        BatchError: It holds no rows, or rows of different lengths.
+    """
+    if path.stat().st_size > MAX_BYTES:
+        raise BatchError(f"{path}: has {path.stat().st_size / 2**30:.1f} GiB, the limit is {MAX_BYTES / 2**30:.0f} GiB")
+    columns = _parquet(path) if path.suffix.lower() in (".parquet", ".pq") else _csv(path)
+    kept = {name: cells for name, cells in columns.items() if name not in _UNNAMED}
+    if not kept or len(next(iter(kept.values()))) == 0:
+        raise BatchError(f"{path}: holds no rows", "write a line of names, then a line per row")
+    return Frame(kept, str(path))
+
+
+def _csv(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    try:
+        text = ordinary(path).read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BatchError(f"{path}: cannot be read as text ({error})", "write it as UTF-8") from error
+    separator = "\t" if path.suffix.lower() == ".tsv" else _separator(text.partition("\n")[0])
+    try:
+        rows = [row for row in csv.reader(io.StringIO(text), delimiter=separator) if row]
+    except csv.Error as error:
+        raise BatchError(f"{path}: not a CSV file ({error})", "write it with pandas.DataFrame.to_csv") from error
+    if not rows:
+        return {}
+    names = [name.strip() for name in rows[0]]
+    if repeated := sorted({name for name in names if name and names.count(name) > 1}):
+        raise BatchError(f"{path}: two columns are named {repeated[0]!r}", "give each column a name of its own")
+    for number, row in enumerate(rows[1:], 2):
+        if len(row) != len(names):
+            raise BatchError(f"{path}: line {number} has {len(row)} cells, its first line has {len(names)}")
+    cells = [np.array([row[i].strip() for row in rows[1:]], dtype=str) for i in range(len(names))]
+    return dict(zip(names, cells, strict=True))
+
+
+def _separator(header: str) -> str:
+    """The separator that occurs most often in the line of names."""
+    return max(",;\t", key=header.count)
+
+
+def _parquet(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise UsageError(
+            f"{path} is a Parquet file, which pyarrow reads, and that is not installed",
+            "pip install leakaudit[tables], or write the table as .csv",
+        ) from error
+    try:
+        table = parquet.read_table(ordinary(path))
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise BatchError(f"{path}: not a readable Parquet file ({reason})", "write the file again") from error
+    return {name: _cells(path, name, table.column(name).to_pylist()) for name in table.column_names}
+
+
+def _cells(path: Path, name: str, cells: list[Any]) -> np.ndarray[Any, Any]:
+    """The cells of a Parquet column: numbers, or else text; a missing one is an empty text."""
+    if all(isinstance(cell, bool | int | float) for cell in cells):
+        return np.array(cells, dtype=np.float64)
+    if any(isinstance(cell, list | dict | bytes) for cell in cells):
+        raise BatchError(f"{path}: column {name!r} holds lists or bytes, expected numbers or texts", "leave it out")
+    return np.array(["" if cell is None else str(cell) for cell in cells], dtype=str)

@@ -1,0 +1,430 @@
+"""Scoring rows of a table, cell by cell, against floors that know nothing of the batch.
+
+A cell is right if its category is the same, or its number within `NEAR` standard deviations of its column; so does
+TabLeak (Vero et al. 2023, arXiv 2210.01785). ``cell_accuracy`` is the share of a row's cells that are right,
+``row_exact`` is 1 where all are, ``number_error`` the mean error of its numbers in standard deviations.
+
+Reconstructions are matched one to one to the rows by their right cells (Hungarian method), and so are the floors, each
+a batch of its own: rows drawn uniformly from the schema (``uniform``), the commonest level and the median of every
+column of the other rows (``modes``), columns drawn independently from them (``marginals``), and other rows of the file
+(``rows``), each the mean of `DRAWS` draws. On skewed columns floors are high: of Adult, 64 per cent of the cells by
+other rows at batch 32.
+
+``skill`` is the share of the way from the best floor to perfection. A row has leaked from `LEAK_SKILL` on, where it has
+more cells right than the luckiest of all draws, and where no other row is as near. What is not unlike the row in any
+cell competes nowhere. Rows to be told from are made up, column by column, where the file holds too few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from leakaudit.client.batch import Batch
+from leakaudit.domains.base import Domain
+from leakaudit.domains.schema import Column
+from leakaudit.domains.specs import TABLE, Spec
+from leakaudit.domains.table import Table, table_of
+from leakaudit.reconstruction import Reconstruction
+from leakaudit.scoring.base import Judging, Measure, SampleScore
+from leakaudit.scoring.reidentify import Identification
+
+NEAR = 0.319
+"""Standard deviations that a number may be off and still be right (Vero et al. 2023, arXiv 2210.01785)."""
+LEAK_SKILL = 0.5
+"""Share of the way from the best floor to perfection from which a row leaked; chosen, as for texts."""
+READABLE = 0.8
+"""Share of a row's cells that are right from which it counts as readable; chosen, not measured."""
+ALIKE = 0.9
+"""Share of cells from which a row of one batch cannot serve as unlike one of another; chosen, not measured."""
+DRAWS = 20
+"""Draws of each floor; chosen."""
+TIE = 1e-3
+"""Weight of the error of numbers, capped at one, beside a wrong cell: it only decides between equals; chosen."""
+EXACT = 1e-6
+"""What a number of a column that does not vary may be off, relative to it, by rounding of float32."""
+
+
+@dataclass(frozen=True, eq=False)
+class ReadRows:
+    """What an attack made of a batch, on the CPU.
+
+    Args:
+        cells: (B, C), see `leakaudit.domains.table.Table.cells`.
+        read: Cells (B, C) that are claimed; the others hold filler.
+        sure: How sure the attack is of each cell, from 0 to 1 (B, C), where it says so.
+    """
+
+    cells: Tensor
+    read: Tensor
+    sure: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class RowMatch:
+    """How well a guess fits a row: shares, and the error of numbers in standard deviations (``None`` without any)."""
+
+    cell_accuracy: float
+    row_exact: float
+    number_error: float | None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RowScore(SampleScore):
+    """One private row beside its reconstruction.
+
+    Args:
+        match: How well it fits.
+        floors: The same for guesses that know nothing of the batch.
+        skill: Share of the way from the best floor to perfection; negative below it.
+        right: Which cells are right (C,).
+    """
+
+    match: RowMatch
+    floors: Mapping[str, RowMatch]
+    skill: float
+    right: tuple[bool, ...] = field(default=())
+
+    @property
+    def metrics(self) -> Mapping[str, float | None]:
+        """Cells, the whole row, numbers and skill."""
+        return {**vars(self.match), "skill": self.skill}
+
+    @property
+    def floor_metrics(self) -> Mapping[str, Mapping[str, float | None]]:
+        """The same without the skill."""
+        return {name: dict(vars(floor)) for name, floor in self.floors.items()}
+
+    @property
+    def reasons(self) -> Mapping[str, str]:
+        """Only numbers may be missing."""
+        return {} if self.match.number_error is not None else {"number_error": "the table has no numbers"}
+
+    @property
+    def strength(self) -> float:
+        """The skill."""
+        return self.skill
+
+    @property
+    def closeness(self) -> float:
+        """Cells right, and numbers where these are as many."""
+        return self.match.cell_accuracy - TIE * min(1.0, self.match.number_error or 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Floors:
+    """Floors of one batch.
+
+    Args:
+        means: Of every row, by floor.
+        luck: Share of cells of every row that the luckiest draw of rows has right (B,).
+    """
+
+    means: list[dict[str, RowMatch]]
+    luck: list[float]
+
+
+class TableMeasure(Measure[ReadRows]):
+    """Scores reconstructions of rows.
+
+    Args:
+        population: The whole batch file, for floors and for telling rows apart.
+        table: The columns.
+        least: Rows that a row must be told from, at least.
+    """
+
+    specs: ClassVar[tuple[Spec, ...]] = TABLE
+
+    def __init__(self, population: Batch, table: Table, least: int = 100) -> None:
+        super().__init__(population)
+        self.table, self.least = table, least
+        self.cells = table.cells(population.images.flatten(1))
+        self.category = torch.tensor([column.kind == "category" for column in table.columns])
+        self.scale = _spread(self.cells, table.columns)
+        self.made_up = _shuffled(self.cells, max(0, least - (len(self.cells) - 1)))
+        self._floors: dict[tuple[int, ...], Floors] = {}
+
+    @classmethod
+    def of(cls, domain: Domain, population: Batch, judging: Judging) -> TableMeasure:
+        """With the columns of the domain."""
+        return cls(population, table_of(domain), judging.criterion.distractors)
+
+    def like(self, domain: Domain, population: Batch) -> TableMeasure:
+        """As strict, of other rows."""
+        return type(self)(population, table_of(domain), self.least)
+
+    @property
+    def decoys(self) -> int:
+        """Rows that were made up."""
+        return len(self.made_up)
+
+    def recovered(self, domain: Domain, reconstruction: Reconstruction) -> ReadRows:
+        """The rows, cell by cell; a cell is claimed if all its entries are."""
+        table = table_of(domain)
+        values = domain.decode(reconstruction.inputs.cpu()).flatten(1)
+        cells = table.cells(values)
+        every = torch.ones(values.shape, dtype=torch.bool)
+        entries = every if reconstruction.read is None else reconstruction.read.cpu().flatten(1)
+        read = torch.stack([entries[:, start:stop].all(1) for start, stop in table.places], 1)
+        sure = reconstruction.confidence
+        if sure is not None:
+            flat = sure.cpu().flatten(1)
+            sure = torch.stack([flat[:, start:stop].amax(1) for start, stop in table.places], 1)
+        return ReadRows(cells, read, sure)
+
+    def usable(self, found: ReadRows) -> bool:
+        """Whether all cells are finite."""
+        return bool(torch.isfinite(found.cells).all())
+
+    def distance(self, batch: Batch, found: ReadRows) -> np.ndarray[Any, Any]:
+        """Wrong cells (B, K), and the error of numbers where these are as many."""
+        return self._apart(self._of(batch), found.cells, found.read).numpy()
+
+    def _of(self, batch: Batch) -> Tensor:
+        return self.table.cells(batch.images.flatten(1))
+
+    def right(self, truth: Tensor, guess: Tensor) -> Tensor:
+        """Which cells of guesses (…, C) are right."""
+        off = (truth - guess).abs()
+        return torch.where(self.category, off == 0, off <= self._allowed(truth))
+
+    def _allowed(self, truth: Tensor) -> Tensor:
+        return torch.maximum(NEAR * self.scale, EXACT * truth.abs().clamp_min(1.0))
+
+    def _errors(self, truth: Tensor, guess: Tensor) -> Tensor:
+        """Errors of numbers in standard deviations (…, C); 0 for categories, capped where a column does not vary."""
+        off = (truth - guess).abs() / torch.where(self.scale > 0, self.scale, 1.0)
+        return off.masked_fill(self.category, 0.0)
+
+    def _apart(self, truth: Tensor, guess: Tensor, read: Tensor | None = None) -> Tensor:
+        """Wrong cells (B, K) of every guess against every truth, and the error of numbers as a tie."""
+        one, other = truth[:, None], guess[None]
+        right = self.right(one, other)
+        if read is not None:
+            right = right & read[None]
+        numbers = max(1, int((~self.category).sum()))
+        tie: Tensor = self._errors(one, other).clamp_max(1.0).sum(2) / numbers
+        return (~right).double().sum(2) + TIE * tie
+
+    def measure(self, guess: Tensor, truth: Tensor) -> RowMatch:
+        """A guess (C,) against a row (C,)."""
+        return self._match(self.right(truth, guess), self._errors(truth, guess))
+
+    def _match(self, right: Tensor, errors: Tensor) -> RowMatch:
+        numbers = int((~self.category).sum())
+        share = float(right.double().mean())
+        return RowMatch(share, float(bool(right.all())), float(errors.sum()) / numbers if numbers else None)
+
+    def floors(self, batch: Batch, position: int) -> dict[str, RowMatch]:
+        """What guesses that know nothing of the batch have right of a row."""
+        return dict(self._floors_of(batch).means[position])
+
+    def _floors_of(self, batch: Batch) -> Floors:
+        if batch.indices not in self._floors:
+            self._floors[batch.indices] = self._drawn(batch)
+        return self._floors[batch.indices]
+
+    def _drawn(self, batch: Batch) -> Floors:
+        """Every floor, matched one to one to the rows."""
+        truth = self._of(batch)
+        generator = torch.Generator().manual_seed(sum((i + 1) * index for i, index in enumerate(batch.indices)))
+        outside = [i for i in range(len(self.population)) if i not in set(batch.indices)]
+        others = self.cells[outside]
+        others = others[~self.right(truth[:, None], others[None]).all(2).any(0)]  # a copy of a row is no guess
+        makers: dict[str, Callable[[], Tensor]] = {}
+        makers["uniform"] = lambda: _uniform(self.table, len(truth), generator)
+        if len(others):
+            makers["marginals"] = lambda: _independent(others, len(truth), generator)
+            makers["rows"] = lambda: others[torch.randint(len(others), (len(truth),), generator=generator)]
+        drawn = {name: [self._matched(truth, make()) for _ in range(DRAWS)] for name, make in makers.items()}
+        means = [{name: _mean([draw[i] for draw in draws]) for name, draws in drawn.items()} for i in range(len(truth))]
+        if len(others):
+            commonest = _commonest(others, self.category)
+            for own, row in zip(means, truth, strict=True):
+                own["modes"] = self.measure(commonest, row)
+        real = [name for name in ("marginals", "rows") if name in drawn]
+        luck = [max((draw[i].cell_accuracy for n in real for draw in drawn[n]), default=0.0) for i in range(len(truth))]
+        return Floors(means, luck)
+
+    def _matched(self, truth: Tensor, guess: Tensor) -> list[RowMatch]:
+        """Guesses (K, C) matched one to one to rows (B, C), fewer guesses being used again."""
+        guess = guess if len(guess) >= len(truth) else guess.repeat(-(-len(truth) // len(guess)), 1)
+        rows, columns = linear_sum_assignment(self._apart(truth, guess).numpy())
+        return [self.measure(guess[j], truth[i]) for i, j in zip(rows, columns, strict=True)]
+
+    def identify(self, batch: Batch, position: int, found: ReadRows, row: int) -> Identification:
+        """Whether no other row of the file, or made up, is as near to the reconstruction as its own."""
+        truth, guess = self._of(batch)[position], found.cells[row][None]
+        candidates = torch.cat([self.cells, self.made_up])
+        same = self.right(truth[None], candidates).all(1)
+        duplicates = int(same[: len(self.cells)].sum()) - 1
+        others = candidates[~same]
+        if not len(others):
+            return Identification(None, 0, 0, duplicates)
+        own = float(self._apart(truth[None], guess)[0, 0])
+        nearest = float(self._apart(others, guess).min())
+        made_up = int((~same[len(self.cells) :]).sum())
+        return Identification(own < nearest, len(others), made_up, max(0, duplicates))
+
+    def judge(self, batch: Batch, position: int, found: ReadRows, row: int, prior_only: Sequence[ReadRows]) -> RowScore:
+        """The skill above the best floor, and whether another row is as near."""
+        truth, guess = self._of(batch)[position], found.cells[row]
+        right = self.right(truth, guess) & found.read[row]
+        match = self._match(right, self._errors(truth, guess))
+        known, floors = self._floors_of(batch), self.floors(batch, position)
+        for alone in prior_only:
+            best = max((self.measure(one, truth) for one in alone.cells), key=lambda m: m.cell_accuracy)
+            floors["prior_only"] = max(floors.get("prior_only", best), best, key=lambda m: m.cell_accuracy)
+        name, floor = max(floors.items(), key=lambda item: item[1].cell_accuracy)
+        skill = (
+            (match.cell_accuracy - floor.cell_accuracy) / (1 - floor.cell_accuracy) if floor.cell_accuracy < 1 else 0.0
+        )
+        nearest = self.identify(batch, position, found, row)
+        reason = _why_not(match.cell_accuracy, skill, known.luck[position], FLOORS.get(name, name), nearest)
+        return RowScore(
+            position=position,
+            reconstruction=row,
+            identification=nearest,
+            leaked=not reason,
+            reason=reason,
+            match=match,
+            floors=floors,
+            skill=skill,
+            right=tuple(right.tolist()),
+        )
+
+    def alike(self, one: Batch, other: Batch) -> bool:
+        """Whether a row of one batch agrees with one of the other in nearly all cells."""
+        same = self.right(self._of(one)[:, None], self._of(other)[None]).double().mean(2)
+        return bool((same >= ALIKE).any())
+
+    def recognisable(self, score: SampleScore) -> bool:
+        """Most of its cells are right."""
+        return (score.metrics["cell_accuracy"] or 0.0) >= READABLE
+
+    def told(self, score: SampleScore) -> str:
+        """Cells right."""
+        share, count = score.metrics["cell_accuracy"] or 0.0, len(self.table.columns)
+        right = round(share * count)
+        return f"all {count} cells right" if right == count else f"{right} of its {count} cells right"
+
+    def told_control(self, score: SampleScore) -> str:
+        """Cells right, and the best floor."""
+        best = max((f["cell_accuracy"] or 0.0 for f in score.floor_metrics.values()), default=0.0)
+        return f"{score.metrics['cell_accuracy'] or 0.0:.0%} of the row's cells right, its best floor {best:.0%}"
+
+    def summary(self, scores: Sequence[SampleScore]) -> str:
+        """Cells of all rows, and whole rows."""
+        cells = sum(score.metrics["cell_accuracy"] or 0.0 for score in scores) / len(scores)
+        whole = sum(score.metrics["row_exact"] or 0.0 for score in scores)
+        floor = sum(max(f["cell_accuracy"] or 0.0 for f in s.floor_metrics.values()) for s in scores) / len(scores)
+        below = ", below its best floor" if cells < floor else ""
+        return f"{cells:.0%} of the cells{below} ({floor:.0%}), {whole:.0f} whole rows"
+
+    def entry(self, batch: Batch, score: SampleScore, found: ReadRows) -> dict[str, Any]:
+        """The row cell by cell; the names of images are undefined, with a reason."""
+        assert isinstance(score, RowScore)
+        truth, guess = self._of(batch)[score.position].tolist(), found.cells[score.reconstruction].tolist()
+        read, columns = found.read[score.reconstruction].tolist(), self.table.columns
+        shown = [_written(column, cell) for column, cell in zip(columns, guess, strict=True)]
+        others = score.identification
+        return {
+            **{f"{name}_reason": "a row of a table, not an image" for name in ("psnr", "ssim", "lpips", "mse")},
+            "margin_reason": "rows of a table have no PSNR",
+            "reidentified_reason": "" if others.identified is not None else "there is no other row",
+            "augmented": others.augmented,
+            "near_duplicates": others.near_duplicates,
+            "table": {
+                "columns": len(columns),
+                "right": sum(score.right),
+                "names": [column.name for column in columns],
+                "original": [_written(column, cell) for column, cell in zip(columns, truth, strict=True)],
+                "recovered": [text if seen else None for text, seen in zip(shown, read, strict=True)],
+                "wrong": [place for place, right in enumerate(score.right) if not right],
+                "errors": [
+                    None if column.kind == "category" else abs(a - b)
+                    for column, a, b in zip(columns, truth, guess, strict=True)
+                ],
+                "confidence": [] if found.sure is None else found.sure[score.reconstruction].tolist(),
+            },
+        }
+
+
+FLOORS = {
+    "uniform": "rows drawn from the schema",
+    "modes": "the commonest cells of the other rows",
+    "marginals": "cells drawn from the other rows' columns",
+    "rows": "other real rows, matched one to one",
+    "prior_only": "the attack without the update",
+}
+"""What the floors are, in words."""
+
+
+def _why_not(share: float, skill: float, luck: float, floor: str, nearest: Identification) -> str:
+    """Why a row does not count as leaked, or ""."""
+    if skill < 0:
+        return f"below its best floor: {floor} have more of its cells right"
+    if skill < LEAK_SKILL:
+        return f"less than {LEAK_SKILL:.0%} of the way from its best floor ({floor}) to perfection"
+    if share <= luck:
+        return f"the luckiest of {DRAWS} draws of other rows has as many cells right"
+    return "another row is as near to the reconstruction" if nearest.identified is False else ""
+
+
+def _written(column: Column, cell: float) -> str:
+    """A cell as people read it."""
+    if column.kind == "category":
+        return column.levels[int(cell)]
+    return f"{cell:.6g}"
+
+
+def _spread(cells: Tensor, columns: Sequence[Column]) -> Tensor:
+    """Standard deviation of every column (C,): what the schema says, else that of the file; 0 for categories."""
+    own = cells.std(0, correction=0)
+    said = [
+        0.0 if c.kind == "category" else (c.std if c.std is not None else float(s))
+        for c, s in zip(columns, own, strict=True)
+    ]
+    return torch.tensor(said, dtype=torch.float64)
+
+
+def _uniform(table: Table, count: int, generator: torch.Generator) -> Tensor:
+    """Rows (count, C) over the ranges and levels of the schema."""
+    parts = [
+        torch.randint(c.width, (count,), generator=generator).double()
+        if c.kind == "category"
+        else c.low + (c.high - c.low) * torch.rand(count, generator=generator, dtype=torch.float64)
+        for c in table.columns
+    ]
+    return torch.stack(parts, 1)
+
+
+def _independent(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Rows (count, C) each of whose cells comes from a row (N, C) of its own."""
+    chosen = torch.randint(len(rows), (count, rows.shape[1]), generator=generator)
+    return rows.gather(0, chosen)
+
+
+def _shuffled(rows: Tensor, count: int) -> Tensor:
+    """Made-up rows (count, C), always the same for the same rows."""
+    return _independent(rows, count, torch.Generator().manual_seed(0))
+
+
+def _commonest(rows: Tensor, category: Tensor) -> Tensor:
+    """The commonest level and the median of the columns of rows (N, C)."""
+    return torch.where(category, rows.mode(0).values, rows.median(0).values)
+
+
+def _mean(matches: Sequence[RowMatch]) -> RowMatch:
+    errors = [m.number_error for m in matches if m.number_error is not None]
+    return RowMatch(
+        sum(m.cell_accuracy for m in matches) / len(matches),
+        sum(m.row_exact for m in matches) / len(matches),
+        sum(errors) / len(errors) if errors else None,
+    )

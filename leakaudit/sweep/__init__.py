@@ -1,1 +1,0 @@
-"""Several audits of one model: variants, and settings of a defence."""
