@@ -165,9 +165,10 @@ def cut_off() -> OSError | None:
 
 def _plain(stream: Any) -> Any:
     """The stream under all guards."""
-    while isinstance(stream, _Guard):
-        stream = stream.stream
-    return stream
+    plain: Any = stream
+    while isinstance(plain, _Guard):
+        plain = plain.stream
+    return plain
 
 
 class Steady:
@@ -227,7 +228,7 @@ class _Guard:
     """A text stream that shows what is written to it; only ``\n`` ends a line."""
 
     def __init__(self, stream: TextIO | Steady) -> None:
-        self.stream = stream
+        self.stream: Any = stream
         self._lead = ""  # of the unfinished line: blanks, then at most one colon; "x" for anything else
 
     def write(self, text: str) -> int:

@@ -27,6 +27,8 @@ from leakaudit.safety import confined as confined_module
 from tests.fuzz.runner import Outcome, attempt, here, outcome
 from tests.fuzz.subjects import SUBJECTS, Subject
 
+TOLD = 500
+"""Inputs between two lines that say how far a campaign is."""
 AS_COMMANDS = 8
 """One of so many inputs is read as commands read it, in a child of the process that reads the others."""
 UNFORESEEN = "cannot be opened ("
@@ -122,6 +124,8 @@ def run(
             children = number % AS_COMMANDS == 0
             found = outcome(subject.read, path, children=children) if apart else here(subject.read, path)
             result.add(subject, number, found)
+            if sum(result.counts.values()) % TOLD == 0:
+                say(f"so far {sum(result.counts.values())} inputs, {len(result.findings)} defects")
             if found.fails and kept is not None:
                 _keep(Path(folder), kept / f"{subject.name}-{number}")
     return result

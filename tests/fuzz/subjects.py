@@ -341,8 +341,8 @@ def _no_file(path: Path, draw: Draw) -> None:
 
 def read_round(path: Path) -> None:
     """As ``--round`` does."""
-    from leakaudit.audit.intake import with_round
     from leakaudit.audit.request import Request
+    from leakaudit.audit.rounds import with_round
     from leakaudit.client.rounds.folder import read_round
 
     request = with_round(Request(model="m.onnx", batch="b.npz", round=path))
