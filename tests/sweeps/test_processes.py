@@ -122,8 +122,8 @@ def test_killed_drivers_and_workers_end_in_the_same_table(tmp_path: Path) -> Non
         workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
         if number % 2 and workers:
             os.kill(chance.choice(workers).pid, signal.SIGKILL)
-        else:
-            process.kill()
+            time.sleep(chance.uniform(0, 1.5))
+        process.kill()
         process.wait()
         until(lambda left=workers: not any(w.is_running() and w.status() != psutil.STATUS_ZOMBIE for w in left))
         after = {key: begun(tmp_path).count(cell) for key, cell in names(work).items() if key in store.finished()}
