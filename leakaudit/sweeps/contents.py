@@ -129,5 +129,5 @@ def _program() -> list[Any]:
     from leakaudit.audit.cache import code_digest
 
     points = [point for group in _GROUPS for point in entry_points(group=group)]
-    extensions = sorted((p.group, p.name, p.value, p.dist.version if p.dist else "") for p in points)
+    extensions = sorted((p.group, p.name, p.value, str(p.dist.version if p.dist else "")) for p in points)
     return [code_digest(), torch.__version__, extensions]

@@ -54,6 +54,8 @@ def _misbehave(name: str, before: int) -> None:
         time.sleep(600)
     if name.startswith("long"):
         time.sleep(0.4)
+    if name.startswith("steady"):
+        time.sleep(1.5)
     if name.startswith("killer") or (name.startswith("once") and not before):
         os.kill(os.getpid(), signal.SIGKILL)
 

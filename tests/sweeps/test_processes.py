@@ -88,7 +88,7 @@ from tests.sweeps.build import audit, jobs
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     store, runner = Store(place_of(folder / "store")), Processes(audit, 2, 1)
-    drive(jobs(folder, ["long", "broken"], range(6)), store, runner)
+    drive(jobs(folder, ["steady", "broken"], range(16)), store, runner)
     runner.close()
     store.close()
 """
@@ -110,20 +110,20 @@ def until(condition: object, seconds: float = 600.0) -> None:
 @pytest.mark.slow
 def test_killed_drivers_and_workers_end_in_the_same_table(tmp_path: Path) -> None:
     """SIGKILL for the driver or one of its workers at random moments; then a sweep that is let be."""
-    work, chance = jobs(tmp_path, ["long", "broken"], range(6)), random.Random(1)
+    work, chance = jobs(tmp_path, ["steady", "broken"], range(16)), random.Random(1)
     store = Store(place_of(tmp_path / "store"))
     after: dict[str, int] = {}
     for number in range(KILLS):
         process = driver(tmp_path)
         already = len(begun(tmp_path))
         until(lambda p=process, a=already: len(begun(tmp_path)) > a or p.poll() is not None)
-        time.sleep(chance.uniform(0, 1.0))
+        time.sleep(chance.uniform(0, 1.5))
         children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
         if number % 2 and workers:
             os.kill(chance.choice(workers).pid, signal.SIGKILL)
-        else:
-            process.kill()
+            time.sleep(chance.uniform(0, 1.5))
+        process.kill()
         process.wait()
         until(lambda left=workers: not any(w.is_running() and w.status() != psutil.STATUS_ZOMBIE for w in left))
         after = {key: begun(tmp_path).count(cell) for key, cell in names(work).items() if key in store.finished()}
