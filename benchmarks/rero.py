@@ -19,8 +19,8 @@ from networks import CIFAR, cifar, lenet, mlp, target
 from store import machine
 
 from leakaudit.defences.accounting import epsilon, reconstruction_bound
-from leakaudit.defences.gaussian import clipped
 from leakaudit.protocols.fedsgd import gradient_of
+from leakaudit.protocols.private import clipped
 
 MULTIPLIERS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
 CLIP = 1.0

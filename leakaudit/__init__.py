@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from leakaudit.document.status import Cause, Cut, Lost, VerdictStatus
     from leakaudit.domains.base import Domain
     from leakaudit.domains.images import Images
+    from leakaudit.domains.signals import Signals
     from leakaudit.domains.tokens import Tokens
+    from leakaudit.domains.volumes import Volumes
     from leakaudit.errors import AuditError, BatchError, LeakauditError, ModelError, UsageError
     from leakaudit.observation import Channel, Observation
     from leakaudit.observer import Observer
@@ -75,11 +77,13 @@ _HOMES = {
     "Reconstruction": "reconstruction",
     "Report": "report.saving",
     "Request": "audit.request",
+    "Signals": "domains.signals",
     "SweepReport": "sweeps.outcome",
     "Target": "target",
     "Tokens": "domains.tokens",
     "UsageError": "errors",
     "VerdictStatus": "document.status",
+    "Volumes": "domains.volumes",
     "apply_policy": "policy.apply",
     "defend": "api",
     "load": "target",
@@ -120,11 +124,13 @@ __all__ = [
     "Reconstruction",
     "Report",
     "Request",
+    "Signals",
     "SweepReport",
     "Target",
     "Tokens",
     "UsageError",
     "VerdictStatus",
+    "Volumes",
     "apply_policy",
     "defend",
     "load",

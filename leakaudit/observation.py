@@ -60,9 +60,11 @@ class Observation:
         protocol: How the update was made; an honest-but-curious server sets it itself.
         domain: What a sample is: shape and normalisation of the model's inputs.
         threat_model: Letter A to E, see ARCHITECTURE.
-        labels: Class indices (B,), or the probabilities (1, K) of a soft label, when given or already inferred;
-            ``None`` otherwise.
+        labels: (B, *label_shape) of the task, or the probabilities (1, K) of a soft label, when given or already
+            inferred; ``None`` otherwise.
         label_source: Where ``labels`` came from.
+        errors: Of labels that the update does not tell, the error at the outputs ∂ℓ/∂z (B, outputs) that it does tell.
+        open_labels: Whether the labels are to be found beside the inputs; `labels` are where they begin.
         masks: Dropout masks by step and layer, only for the well-informed attacker that measures an upper bound.
         auxiliary: Public images (N, C, H, W) in 0..1 under threat model D.
         batch_statistics: Mean and biased variance (C,) over the batch of each BatchNorm layer's input, by layer name;
@@ -85,6 +87,8 @@ class Observation:
     threat_model: ThreatModel = "B"
     labels: Tensor | None = None
     label_source: Literal["none", "given", "inferred"] = "none"
+    errors: Tensor | None = None
+    open_labels: bool = False
     masks: Steps | None = field(default=None)
     auxiliary: Tensor | None = field(default=None)
     batch_statistics: Mapping[str, tuple[Tensor, Tensor]] | None = field(default=None)

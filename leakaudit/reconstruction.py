@@ -143,7 +143,7 @@ class Reconstruction:
 
     Args:
         inputs: Model inputs (B, *shape), inside the valid range: (B, C, H, W) of images, ids (B, 1, 1, L) of texts.
-        labels: Class indices (B,), or class probabilities (B, K), that the attack used or recovered.
+        labels: (B, *label_shape) of the task, or class probabilities (B, K), that the attack used or recovered.
         match: Final cosine distance to the update, whatever the attack's own objective is.
         residual: ‖g(x̂) − g*‖ / ‖g*‖ of the update regenerated from the reconstruction; filled in by the base class.
         history: Objective over iterations.
@@ -158,6 +158,7 @@ class Reconstruction:
         read: Entries (B, *shape) that the attack claims to have read, where these are not all; the others hold filler.
         confidence: How sure the attack is of each entry (B, *shape), from 0 to 1, without knowing the truth; ``None``
             where it does not say.
+        errors: The error at the outputs (B, outputs) that the attack knew in place of the labels, which follow from it.
         confirmed: Samples (B,) that the attack's own check proves to be read right, where it has such a check.
     """
 
@@ -176,6 +177,7 @@ class Reconstruction:
     tokens: TokenReading | None = None
     read: Tensor | None = None
     confidence: Tensor | None = None
+    errors: Tensor | None = None
     confirmed: Tensor | None = None
 
     @property
@@ -192,4 +194,4 @@ class Reconstruction:
     @property
     def play(self) -> Play:
         """The guess of what the client did."""
-        return Play(self.inputs, self.labels, masks=self.masks or ())
+        return Play(self.inputs, self.labels, masks=self.masks or (), errors=self.errors)

@@ -47,6 +47,7 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("client/rounds/fobs.py", "np.load allow_pickle=False"): "numbers",
     ("plugins.py", "point.load"): "attacks, defences, formats and readers of installed packages, by their entry points",
     ("tasks/base.py", "resolve_name"): "a constant of the task's class",
+    ("client/readers/labels.py", "resolve_name"): "a constant of the task's class",
     ("scoring/base.py", "resolve_name"): "a constant of the domain's class",
     ("client/readers/base.py", "resolve_name"): "a constant of the domain's class",
     (

@@ -29,6 +29,8 @@ from leakaudit.domains import registry as domains
 from leakaudit.domains.base import Domain
 from leakaudit.domains.images import Images
 from leakaudit.domains.references import Reference
+from leakaudit.domains.signals import Signals
+from leakaudit.domains.volumes import Volumes
 from leakaudit.errors import LeakauditError
 from leakaudit.observation import Observation
 from leakaudit.protocols.base import Protocol
@@ -38,19 +40,28 @@ from leakaudit.reconstruction import NotApplicable, Reconstruction, SilentMonito
 from leakaudit.report.formats.base import Rendering
 from leakaudit.report.formats.registry import available as formats
 from leakaudit.target.target import Target
+from leakaudit.tasks.base import Task
+from leakaudit.tasks.multi_label import MultiLabel
+from leakaudit.tasks.names import TASKS as ALL_TASKS
+from leakaudit.tasks.regression import Regression
+from leakaudit.tasks.single_label import SingleLabel
 from tests.attacks.networks import BATCHNORM, INDEXED, SHORT, STEPS, TEXTS, short
 from tests.conftest import make_target
 from tests.defences.build import EXAMPLES
-from tests.domains.toy import Signals
+from tests.domains.toy import Waves
 from tests.plugins import Install
 from tests.tables import TABLE
 
 SMALL = Images((3, 6, 6), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-DOMAINS = (SMALL, TEXTS, TABLE, Signals())
+DOMAINS = (SMALL, Volumes.plain((1, 4, 6, 6)), Signals.plain((2, 24)), TEXTS, TABLE, Waves())
 NAMES = (*attacks(), "division")
 TEXT_OF_DEFENCES = (*EXAMPLES, "half,factor=0.25")
 CLASSES = 5
 
+TASKS = (MultiLabel(CLASSES), Regression(2))
+"""The others than one class per sample, which everything else here is about."""
+
+over_tasks = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.kind)
 over_domains = pytest.mark.parametrize("domain", DOMAINS, ids=lambda domain: domain.kind)
 over_attacks = pytest.mark.parametrize("name", NAMES)
 over_defences = pytest.mark.parametrize("text", TEXT_OF_DEFENCES)
@@ -61,11 +72,12 @@ def installed(install: Install) -> None:
     """One attack, one defence and one domain of other packages beside ours."""
     install(ATTACKS, division="tests.attacks.toy:Division")
     install(DEFENCES, half="tests.defences.toy:Half")
-    install(domains.GROUP, signals="tests.domains.toy:Signals")
+    install(domains.GROUP, waves="tests.domains.toy:Waves")
 
 
 def test_the_table_is_complete() -> None:
     assert {domain.kind for domain in DOMAINS} == set(domains.available())
+    assert {SingleLabel.kind, *(task.kind for task in TASKS)} == set(ALL_TASKS)
     assert set(NAMES) == set(attacks())
     assert {type(parse_defence(text)) for text in TEXT_OF_DEFENCES} == set(defences().values())
 
@@ -81,10 +93,10 @@ class Stopped(SilentMonitor):
 
 
 @cache
-def target_of(reference: Reference, domain: Domain) -> Target:
+def target_of(reference: Reference, domain: Domain, task: Task | int = CLASSES) -> Target:
     if reference is INDEXED:  # real-valued numbers of rows are refused where a model is loaded
         return make_target(INDEXED.build(domain.shape, CLASSES), SMALL.shape, CLASSES)
-    return reference_target(reference, domain, CLASSES)
+    return reference_target(reference, domain, task)
 
 
 def client_of(target: Target, *defences: Defence) -> tuple[Target, Batch, Protocol]:
@@ -106,8 +118,10 @@ def victim_of(target: Target, *defences: Defence, steps: str = "") -> tuple[Targ
 
 
 @cache
-def undefended(reference: Reference, domain: Domain, steps: str = "") -> tuple[Target, Victim]:
-    return victim_of(target_of(reference, domain), steps=steps)
+def undefended(
+    reference: Reference, domain: Domain, steps: str = "", task: Task | int = CLASSES
+) -> tuple[Target, Victim]:
+    return victim_of(target_of(reference, domain, task), steps=steps)
 
 
 def networks(domain: Domain) -> tuple[Reference, ...]:
@@ -170,13 +184,31 @@ def test_an_attack_refuses_or_keeps_the_contract(name: str, domain: Domain) -> N
     assert domain.kind not in attack.reads, "it says that it reads such samples, and no bundled network is read"
 
 
-def check_attack(attack: Attack, target: Target, observation: Observation) -> None:
+@over_tasks
+@over_attacks
+def test_an_attack_refuses_or_keeps_the_contract_with_other_labels(name: str, task: Task) -> None:
+    attack = short(name)
+    domain = TEXTS if "tokens" in attack.reads else SMALL
+    for reference in domain.references:
+        original, victim = undefended(reference, domain, name if name in STEPS else "", task)
+        target, observation = victim.attacked_by(attack, original)
+        with untouched(original, observation):
+            refused = attack.refusal(target, observation)
+            if refused is None:
+                check_attack(attack, target, observation, task)
+        if refused is None:
+            return
+        assert clear(refused.reason), refused.reason
+    assert task.kind not in attack.tasks, "it says that it takes such labels, and no bundled network is attacked"
+
+
+def check_attack(attack: Attack, target: Target, observation: Observation, task: Task | None = None) -> None:
     first, second = (attack(target, observation, cpu_generator(3)) for _ in range(2))
     assert same_result(first, second)
-    assert valid(first, observation)
+    assert valid(first, observation, task)
     monitor = Stopped()
     cut = attack(target, observation, cpu_generator(3), monitor)
-    assert valid(cut, observation)
+    assert valid(cut, observation, task)
     if attack.family == "optimisation":
         assert monitor.asked
         assert cut.iterations < first.iterations
@@ -188,11 +220,14 @@ def same_result(one: Reconstruction, other: Reconstruction) -> bool:
     return tensors and repr((one.match, one.residual, one.notes)) == repr((other.match, other.residual, other.notes))
 
 
-def valid(result: Reconstruction, observation: Observation) -> bool:
+def valid(result: Reconstruction, observation: Observation, task: Task | None = None) -> bool:
     """Samples of the domain as many as there are behind the update, in their valid range, with labels."""
     domain, inputs = observation.domain, result.inputs
-    whole = inputs.shape == (observation.batch_size, *domain.shape) and result.labels.shape == (observation.batch_size,)
-    return whole and torch.equal(inputs, domain.finish(inputs)) and bool((result.labels < CLASSES).all())
+    label = () if task is None else task.label_shape
+    whole = inputs.shape == (observation.batch_size, *domain.shape)
+    whole = whole and result.labels.shape == (observation.batch_size, *label)
+    classes = bool((result.labels < CLASSES).all()) if task is None else bool(torch.isfinite(result.labels).all())
+    return whole and torch.equal(inputs, domain.finish(inputs)) and classes
 
 
 @over_domains
@@ -259,6 +294,33 @@ def check_rendered(report: Report, *words: str) -> None:
         assert kind.name not in ("html", "json") or [word for word in words if word not in text] == [], kind.name
 
 
+@over_tasks
+def test_a_report_of_other_labels_is_rendered(task: Task) -> None:
+    target = target_of(SMALL.references[0], SMALL, task)
+    report = leakaudit.scan(
+        target, synthetic_batch(target, target.domain, 8, 1), victims=1, attacks=["linear", "idlg"],
+        controls="none", preset="quick", settings={"idlg": SHORT["idlg"]},
+    )  # fmt: skip
+    assert report.target.task == task.kind
+    assert all(a.status == "run" or clear(a.reason) for a in report.attacks)
+    check_rendered(report, *(attack.title for attack in report.attacks))
+
+
+@over_tasks
+@over_defences
+def test_a_defence_acts_on_other_labels(text: str, task: Task) -> None:
+    """With the first attack that works through it: the counterparts of defences do not mind labels."""
+    defence, original = parse_defence(text), target_of(SMALL.references[0], SMALL, task)
+    made: list[tuple[Target, Victim]] = []
+    with untouched(original):
+        refused = refusal_of(lambda: made.append(victim_of(original, defence)))
+    assert clear(refused) if refused else made
+    for target, victim in made:
+        assert all(bool(torch.isfinite(shared).all()) for shared in victim.observation.update.values())
+        assert victim.guess.labels.shape == (len(victim.batch), *task.label_shape)
+        assert target.task == task
+
+
 @over_domains
 def test_a_report_of_all_attacks_is_rendered(domain: Domain) -> None:
     report = audited(domain)
@@ -271,7 +333,7 @@ def test_a_report_of_all_attacks_is_rendered(domain: Domain) -> None:
 @over_domains
 @over_defences
 def test_a_report_of_a_defence_is_rendered(text: str, domain: Domain) -> None:
-    cheapest = {"images": "linear", "tokens": "embedding", "table": "linear", "signals": "division"}[domain.kind]
+    cheapest = {"tokens": "embedding", "waves": "division"}.get(domain.kind, "linear")
     made: list[Report] = []
     refused = refusal_of(lambda: made.append(audited(domain, defences=[text], attacks=[cheapest])))
     assert clear(refused) if refused else made

@@ -37,7 +37,7 @@ from torch import Generator, Tensor
 
 from leakaudit.attacks.base import Attack
 from leakaudit.attacks.certificate import tolerance_of
-from leakaudit.attacks.reading.confirm import Recovered, assemble, best_label
+from leakaudit.attacks.reading.confirm import Recovered, assemble, best_labels
 from leakaudit.attacks.reading.first_layer import Entry, find_entries, like, masks_unknown, mid_grey, probe_batch
 from leakaudit.attacks.reading.noise import disturbed, rank_limit, spread
 from leakaudit.attacks.reading.one_sample import covered
@@ -46,6 +46,7 @@ from leakaudit.observation import Observation, ThreatModel
 from leakaudit.protocols.fedsgd import gradient_of
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
 from leakaudit.target.target import Target
+from leakaudit.tasks.names import TASKS
 
 IDENTITY_TOLERANCE = 1e-3
 """Relative misfit of ``∂ℓ/∂E = Z̄ᵀ X`` on the probe below which two tensors are taken as embedding and positions;
@@ -138,7 +139,7 @@ def find_patches(target: Target) -> Patches | None:
             continue
         if entry.kind == "convolution" and (entry.arguments[6] or entry.arguments[8] != 1):
             continue
-        label = torch.zeros(len(inputs), dtype=torch.long, device=inputs.device)
+        label = target.task.probes(1).repeat_interleave(len(inputs), 0).to(inputs.device)
         gradients = gradients or gradient_of(target, inputs, label)
         patches = to_patches(entry, image, tuple(gradients[entry.weight].shape))
         found = _find_position(entry, gradients, patches)
@@ -176,6 +177,7 @@ class April(Attack):
     )
     soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 12
+    tasks: ClassVar[tuple[str, ...]] = TASKS
     adapts: ClassVar[tuple[str, ...]] = ("dp", "int", "share", "soteria", "precode", "dropout")
     sum_of_gradients: ClassVar[bool] = True
     presets: ClassVar[dict[str, AprilSettings]] = {
@@ -216,7 +218,7 @@ class April(Attack):
         patches, rank, condition, misfit = solve_patches(errors, product, rounding)
         fill = mid_grey(observation, patches)[0]
         image = from_patches(entry, patches, tuple(update[entry.weight].shape), fill).to(dtype)
-        label, residual = best_label(target, observation, image)
+        labels, residual = best_labels(target, observation, image)
         complete = rank == found.count and covered(target, [entry]) is None and len(product) > found.count
         exact = max(self.settings.misfit, tolerance_of(observation, entry.weight, found.position))
         confirmed = disturbed(observation, found.position) == 0 and complete and misfit <= exact
@@ -228,7 +230,7 @@ class April(Attack):
         )
         if rank < found.count:
             how += "; minimum-norm solution"
-        result = Recovered(image, torch.tensor([label]), torch.tensor([confirmed]))
+        result = Recovered(image, labels, torch.tensor([confirmed]))
         return assemble(target, observation, result, how)
 
 

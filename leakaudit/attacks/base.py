@@ -22,6 +22,8 @@ from leakaudit.protocols.base import Play
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, SilentMonitor
 from leakaudit.target.target import Target
 
+REAL = ("images", "volumes", "signals")
+"""Domains of real numbers without further structure: what an attack reads that does not mind the axes."""
 OPTIMISATION_COST = 50
 """Attacks below this cost are closed forms, which run first; by definition of `Attack.cost`."""
 
@@ -67,6 +69,8 @@ class Attack(ABC):
     update that another optimizer made."""
     reads: ClassVar[tuple[str, ...]] = ("images",)
     """The domains whose samples it recovers, by `leakaudit.domains.base.Domain.kind`; it is not asked for others."""
+    tasks: ClassVar[tuple[str, ...]] = ("single-label",)
+    """The tasks whose labels it can do with, by `leakaudit.tasks.base.Task.kind`; it is not asked for others."""
     adapts: ClassVar[tuple[str, ...]] = ()
     """Names of the defences that it works through, `HANDED` for all whose counterpart is in the observation. It is told
     of every defence; its run counts as an evaluation of a client only if it works through all of the client's."""
@@ -108,6 +112,9 @@ class Attack(ABC):
         """Why this attack cannot run here, or ``None``: what its class facts rule out, then what `applies` says."""
         if target.domain.kind not in self.reads:
             return NotApplicable(f"the model takes {target.domain.takes}; this attack recovers {taken(self.reads)}")
+        if target.task.kind not in self.tasks:
+            known = " or ".join(self.tasks)
+            return NotApplicable(f"a sample is labelled with {target.task.has}; this attack is for {known} models")
         protocol = observation.protocol
         if protocol.bent_by and (self.one_gradient or self.sum_of_gradients):
             return NotApplicable(f"{protocol.bent_by}: spans and ratios do not survive it; only SGD adds gradients up")
@@ -169,6 +176,10 @@ class Attack(ABC):
 def _finished(result: Reconstruction, target: Target, observation: Observation) -> Reconstruction:
     """In the valid range, and with its residual."""
     inside = replace(result, inputs=observation.domain.finish(result.inputs))
+    if inside.errors is not None:
+        with torch.no_grad():
+            outputs = target.logits(inside.inputs)
+        inside = replace(inside, labels=target.task.behind(outputs, inside.errors.to(outputs)))
     if inside.incomplete or (inside.exact and observation.protocol.shuffled):  # an order that nobody guessed
         return replace(inside, residual=float("nan"))
     return replace(inside, residual=relative_residual(target, observation, inside.play))

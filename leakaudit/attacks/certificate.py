@@ -18,6 +18,9 @@ opposite amounts is a matter of second order, and no other batch. Entries that t
 Token ids have no J. For them ``unique`` says that every exchange of two tokens, and every token of the sequence put in
 another's place, regenerates the update worse: by ``SHARE_MARGIN`` times the residual and above ``ROUNDING``.
 
+Where labels are numbers, the label of a sample varies with its output, so that the error stays as it is; labels of
+several samples are unknowns that J does not hold, and uniqueness is then not decided.
+
 Fails (``unique`` is ``None``) where J is too ill-conditioned for the allowed products, and says nothing about samples
 whose own share of the update is smaller than the residual: ``weakest`` shows that share, and ``exact`` asks for more.
 Reference: local identifiability by the Jacobian of the gradient map; the design notes call its deficit RA_J.
@@ -128,9 +131,23 @@ def certify(
     )
     if not uniqueness:
         return certificate
+    if target.task.continuous and play.errors is None:
+        if len(play.inputs) > 1:
+            return replace(certificate, note="local uniqueness not computed: the labels of a batch are unknown too")
+        play = replace(play, errors=_errors(target, play))
     if (changes := _neighbours(target.domain, play.inputs)) is not None:
         return _against_neighbours(certificate, target, observation, play, changes)
     return _with_rank(certificate, target, observation, play, products, generator or cpu_generator(0))
+
+
+def _errors(target: Target, play: Play) -> Tensor:
+    """The error at the outputs (B, outputs) of each sample's own loss: what an update fixes where labels are numbers.
+
+    With it in place of the label, the label varies along with the outputs, as it may.
+    """
+    outputs = target.logits(play.inputs).detach().requires_grad_(True)
+    (errors,) = torch.autograd.grad(target.task.loss(outputs, play.labels), [outputs])
+    return len(outputs) * errors
 
 
 def tolerance_of(observation: Observation, *names: str) -> float:

@@ -38,7 +38,7 @@ from torch import Generator, Tensor
 from leakaudit.attacks.base import Attack
 from leakaudit.attacks.certificate import tolerance_of
 from leakaudit.attacks.embedding import SEEN_THROUGH, counted, seen_tokens
-from leakaudit.attacks.reading.confirm import Recovered, assemble, best_label
+from leakaudit.attacks.reading.confirm import Recovered, assemble, best_labels
 from leakaudit.attacks.reading.first_layer import like, masks_unknown, token_table
 from leakaudit.attacks.reading.noise import live_rows
 from leakaudit.attacks.reading.spans import constant, distances, spans
@@ -47,6 +47,7 @@ from leakaudit.observation import Observation, ThreatModel
 from leakaudit.protocols.fedsgd import gradient_of
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, TokenReading
 from leakaudit.target.target import Target
+from leakaudit.tasks.names import TASKS
 
 MAX_VOCABULARY = 4096
 """Largest vocabulary that the span test goes through, one run of the model per token; chosen, not measured."""
@@ -79,6 +80,7 @@ class Dager(Attack):
     reference: ClassVar[str] = "Petrov et al., DAGER: Exact Gradient Inversion for LLMs, NeurIPS 2024, arXiv 2405.15586"
     soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 13
+    tasks: ClassVar[tuple[str, ...]] = TASKS
     adapts: ClassVar[tuple[str, ...]] = SEEN_THROUGH
     sum_of_gradients: ClassVar[bool] = True
     reads: ClassVar[tuple[str, ...]] = ("images", "tokens")  # real-valued inputs may index a table too
@@ -113,10 +115,10 @@ class Dager(Attack):
             result = assemble(target, observation, _recovered(target, None), f"{counted(known)}: {found.how}")
             return replace(result, tokens=_reading(target, observation, known, None))
         image = found.sequence.to(like(target)).view(1, *target.image_shape)
-        label, residual = best_label(target, observation, image)
+        labels, residual = best_labels(target, observation, image)
         exact = masks_unknown(target, observation) or residual <= tolerance_of(observation)
         certain = found.certain and exact
-        result = assemble(target, observation, _recovered(target, image, label, certain), found.how)
+        result = assemble(target, observation, _recovered(target, image, labels, certain), found.how)
         return replace(result, tokens=_reading(target, observation, known, found.placed))
 
 
@@ -146,11 +148,11 @@ def _reading(target: Target, observation: Observation, found: Tensor, placed: Te
     return TokenReading(found.cpu(), rows)
 
 
-def _recovered(target: Target, image: Tensor | None, label: int = 0, certain: bool = False) -> Recovered:
-    if image is None:
+def _recovered(target: Target, image: Tensor | None, labels: Tensor | None = None, certain: bool = False) -> Recovered:
+    if image is None or labels is None:
         empty = torch.empty(0, dtype=torch.long)
         return Recovered(like(target).new_empty((0, *target.image_shape)), empty, empty.bool())
-    return Recovered(image, torch.tensor([label]), torch.tensor([certain]))
+    return Recovered(image, labels, torch.tensor([certain]))
 
 
 def _seen_tokens(target: Target, observation: Observation, table: str, settings: DagerSettings) -> tuple[Tensor, str]:
@@ -226,7 +228,7 @@ def _by_positions(
 def _probed_scale(target: Target, table: str, positions: str, places: int) -> float:
     """What the model multiplies its embeddings by before it adds the positions: read off an update of our own."""
     inputs = constant(target, 0, first=1)
-    labels = torch.zeros(len(inputs), dtype=torch.long, device=inputs.device)
+    labels = target.task.probes(1).repeat_interleave(len(inputs), 0).to(inputs.device)
     own = gradient_of(target, inputs, labels)
     flat = own[positions].reshape(-1, own[positions].shape[-1])
     return position_scale(own[table].double(), flat[flat.abs().sum(1) > 0].double())

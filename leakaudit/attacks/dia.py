@@ -32,7 +32,7 @@ from typing import ClassVar
 
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import Attack, cpu_generator
+from leakaudit.attacks.base import REAL, Attack, cpu_generator
 from leakaudit.attacks.ig import MATCHING, IGSettings, match, refuse_batch_size
 from leakaudit.attacks.reading.masks import draw_masks, masked_layers, read_masks
 from leakaudit.attacks.wia import no_dropout
@@ -44,6 +44,7 @@ from leakaudit.matching.problem import MASK
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
 from leakaudit.target.target import Target
+from leakaudit.tasks.names import TASKS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +73,12 @@ class DIA(Attack):
     title: ClassVar[str] = "DIA (dropout inversion attack)"
     threat_model: ClassVar[ThreatModel] = "B"
     finding: ClassVar[str] = "LA205"
-    reads: ClassVar[tuple[str, ...]] = ("images", "table")
     needs: ClassVar[str] = "dropout in train mode"
     reference: ClassVar[str] = "Scheliga et al., Dropout is not all you need, AAAI 2023, arXiv 2208.06163"
     soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 60
+    reads: ClassVar[tuple[str, ...]] = (*REAL, "table")
+    tasks: ClassVar[tuple[str, ...]] = TASKS
     adapts: ClassVar[tuple[str, ...]] = (*MATCHING, "dropout")
     # paper: the authors' shipped configuration (λ_tv 1e-5, λ_m 1e-4, 20,000 steps, plateau 800, stop after 4,000 or
     # below 1e-5), nothing read, nothing polished. quick and standard: benchmarks/anchors.py; IG's tolerance of 1e-9

@@ -25,7 +25,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import Attack
+from leakaudit.attacks.base import REAL, Attack
 from leakaudit.attacks.ig import MATCHING, IGSettings, match, refuse_batch_size
 from leakaudit.matching.priors import Variables
 from leakaudit.observation import Observation, ThreatModel
@@ -76,10 +76,10 @@ class DLFA(Attack):
     name: ClassVar[str] = "dlfa"
     title: ClassVar[str] = "DLFA (local steps replayed, epoch by epoch)"
     threat_model: ClassVar[ThreatModel] = "B"
-    reads: ClassVar[tuple[str, ...]] = ("images", "table")
     needs: ClassVar[str] = "an update of several epochs, and the settings of the local training"
     reference: ClassVar[str] = "Dimitrov et al., Data Leakage in Federated Averaging, TMLR 2022, arXiv 2206.12395"
     cost: ClassVar[int] = 75
+    reads: ClassVar[tuple[str, ...]] = (*REAL, "table")
     control_samples: ClassVar[int] = 2
     adapts: ClassVar[tuple[str, ...]] = MATCHING
     # chosen, not measured: fewer steps than IG's, as each costs the gradients of all local steps.
@@ -92,6 +92,8 @@ class DLFA(Attack):
     def applies(self, target: Target, observation: Observation) -> NotApplicable | None:
         """Needs several epochs whose order is not known."""
         protocol = observation.protocol
+        if not isinstance(protocol, FedAvg) and protocol.passes > 1:
+            return NotApplicable("the steps are of several clients, and it ties the epochs of one")
         if not isinstance(protocol, FedAvg) or protocol.local_epochs == 1:
             return NotApplicable("the client visits its samples once: there are no epochs to tie")
         if len(set(protocol.step_sizes)) == 1 and protocol.step_sizes[0] == protocol.batch_size:
@@ -109,7 +111,9 @@ class DLFA(Attack):
             observation,
             protocol=PerEpoch.of(protocol),
             labels=observation.labels.repeat(epochs),
-            start=None if observation.start is None else observation.start.repeat(epochs, 1, 1, 1),
+            start=None
+            if observation.start is None
+            else observation.start.repeat(epochs, *(1,) * len(observation.domain.shape)),
         )
         prior = SameMean(epochs, settings.invariance)
         found = match(target, seen, settings, generator, monitor, priors=[prior])

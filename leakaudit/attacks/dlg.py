@@ -16,12 +16,13 @@ from typing import ClassVar
 import torch
 from torch import Generator
 
-from leakaudit.attacks.base import Attack
+from leakaudit.attacks.base import REAL, Attack
 from leakaudit.attacks.ig import MATCHING, refuse_batch_size
 from leakaudit.matching.engine import MatchSettings, minimize
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
 from leakaudit.target.target import Target
+from leakaudit.tasks.names import TASKS
 
 DESCENT = MatchSettings(iterations=6000, tv_weight=0.0, distance="euclidean", optimizer="lbfgs", tolerance=1e-9)
 """What the presets of DLG and iDLG share: no prior (arXiv 1906.08935), the authors' 300 steps of at most 20 inner
@@ -36,10 +37,11 @@ class DLG(Attack):
     title: ClassVar[str] = "DLG (Deep Leakage from Gradients)"
     unaided: ClassVar[bool] = True
     threat_model: ClassVar[ThreatModel] = "B"
-    reads: ClassVar[tuple[str, ...]] = ("images", "table")
     needs: ClassVar[str] = "a model with smooth activations; optimises the labels too"
     reference: ClassVar[str] = "Zhu et al., Deep Leakage from Gradients, NeurIPS 2019, arXiv 1906.08935"
     cost: ClassVar[int] = 52
+    reads: ClassVar[tuple[str, ...]] = (*REAL, "table")
+    tasks: ClassVar[tuple[str, ...]] = TASKS
     adapts: ClassVar[tuple[str, ...]] = MATCHING
     # paper: the authors' 300 L-BFGS steps of at most 20 inner iterations. quick, standard: benchmarks/anchors.py.
     presets: ClassVar[dict[str, MatchSettings]] = {
@@ -53,9 +55,11 @@ class DLG(Attack):
         return refuse_batch_size(target, observation)
 
     def run(self, target: Target, observation: Observation, generator: Generator, monitor: Monitor) -> Reconstruction:
-        """Optimise inputs and label logits together."""
+        """Optimise inputs and what labels are made of together."""
         parameter = next(iter(target.parameters.values()))
-        logits = torch.randn((observation.batch_size, target.classes), generator=generator).to(parameter)
+        task = target.task
+        width = task.label_shape or (task.classes,)
+        free = torch.randn((observation.batch_size, *width), generator=generator).to(parameter)
         placeholder = torch.zeros(observation.batch_size, dtype=torch.long, device=parameter.device)
         unlabelled = replace(observation, labels=placeholder)
-        return minimize(target, unlabelled, self.settings, generator, monitor, extra={"labels": logits})
+        return minimize(target, unlabelled, self.settings, generator, monitor, extra={"labels": free})

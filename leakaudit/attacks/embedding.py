@@ -38,6 +38,7 @@ from leakaudit.attacks.reading.noise import FALSE_ALARM, live_rows, step_of
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, TokenReading
 from leakaudit.target.target import Target
+from leakaudit.tasks.names import TASKS
 
 SEEN_THROUGH = (
     "dp", "prune", "sign", "int", "accumulate", "clients", "share", "soteria", "precode", "dropout",
@@ -74,6 +75,7 @@ class EmbeddingReader(Attack):
     reference: ClassVar[str] = "Melis et al., S&P 2019, arXiv 1805.04049"
     cost: ClassVar[int] = 4
     reads: ClassVar[tuple[str, ...]] = ("tokens",)
+    tasks: ClassVar[tuple[str, ...]] = TASKS
     adapts: ClassVar[tuple[str, ...]] = SEEN_THROUGH
     presets: ClassVar[dict[str, EmbeddingSettings]] = {
         "quick": EmbeddingSettings(),
@@ -107,7 +109,7 @@ class EmbeddingReader(Attack):
         sure = torch.ones(observation.batch_size, dtype=torch.bool) if observation.plain else None
         return Reconstruction(
             inputs=mid_grey(observation, gradient),
-            labels=fill_labels(none, observation, gradient.device),
+            labels=fill_labels(target, none, observation, gradient.device),
             match=float("nan"),
             notes=(f"{counted(found)}: {how}",),
             tokens=TokenReading(found, torch.zeros((observation.batch_size, target.image_shape[-1]), dtype=torch.bool)),

@@ -30,6 +30,7 @@ from leakaudit.matching.search import with_trials
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.reconstruction import Memory, Monitor, NotApplicable, Reconstruction, cause_of
 from leakaudit.target.target import Target
+from leakaudit.tasks.names import TASKS
 
 TRAINING_SHARE = 0.3
 """Share of the progress bar, and of a time budget, for the autoencoder; chosen, not measured."""
@@ -75,6 +76,7 @@ class GIPIP(Attack):
     reference: ClassVar[str] = "Sun et al., GI-PIP, ICASSP 2024, arXiv 2401.11748"
     soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 70
+    tasks: ClassVar[tuple[str, ...]] = TASKS
     adapts: ClassVar[tuple[str, ...]] = MATCHING
     # paper: the README's command for CIFAR-10, batch size 1 (α = β = 1e-6, 10,000 steps, unsigned). quick and standard:
     # β = 0.3 from the comparison on the BatchNorm network of benchmarks/gi_pip.py, where 1e-4 moves nothing.

@@ -20,7 +20,7 @@ from typing import ClassVar
 
 from torch import Generator
 
-from leakaudit.attacks.base import Attack
+from leakaudit.attacks.base import REAL, Attack
 from leakaudit.attacks.ig import MATCHING, refuse_batch_size
 from leakaudit.matching.engine import MatchSettings, minimize
 from leakaudit.matching.priors import BatchStatistics
@@ -28,6 +28,7 @@ from leakaudit.observation import Observation, ThreatModel
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
 from leakaudit.target.batchnorm import is_trained, running_statistics
 from leakaudit.target.target import Target
+from leakaudit.tasks.names import TASKS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,8 @@ class GradInversion(Attack):
     reference: ClassVar[str] = "Yin et al., See through Gradients, CVPR 2021, arXiv 2104.07586"
     soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 75
+    reads: ClassVar[tuple[str, ...]] = REAL
+    tasks: ClassVar[tuple[str, ...]] = TASKS
     adapts: ClassVar[tuple[str, ...]] = MATCHING
     # paper: 20,000 steps, learning rate 0.1, warm-up 50, cosine, first layer ×10, as in `breaching`; several seeds.
     # quick and standard: weights measured on the BatchNorm network of benchmarks/gi_pip.py.

@@ -12,13 +12,14 @@ from typing import ClassVar
 
 from torch import Generator
 
-from leakaudit.attacks.base import Attack
+from leakaudit.attacks.base import REAL, Attack
 from leakaudit.attacks.dlg import DESCENT
 from leakaudit.attacks.ig import MATCHING, refuse_batch_size
 from leakaudit.matching.engine import MatchSettings, minimize
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
 from leakaudit.target.target import Target
+from leakaudit.tasks.names import TASKS
 
 
 class IDLG(Attack):
@@ -28,11 +29,12 @@ class IDLG(Attack):
     name: ClassVar[str] = "idlg"
     title: ClassVar[str] = "iDLG (Improved Deep Leakage from Gradients)"
     threat_model: ClassVar[ThreatModel] = "B"
-    reads: ClassVar[tuple[str, ...]] = ("images", "table")
     needs: ClassVar[str] = "batch size 1 and a model with smooth activations"
     reference: ClassVar[str] = "Zhao et al., iDLG: Improved Deep Leakage from Gradients, 2020, arXiv 2001.02610"
     soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 51
+    reads: ClassVar[tuple[str, ...]] = (*REAL, "table")
+    tasks: ClassVar[tuple[str, ...]] = TASKS
     adapts: ClassVar[tuple[str, ...]] = MATCHING
     # paper: the authors' 300 L-BFGS steps of at most 20 inner iterations. quick, standard: benchmarks/anchors.py.
     presets: ClassVar[dict[str, MatchSettings]] = {

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import Attack
+from leakaudit.attacks.base import REAL, Attack
 from leakaudit.matching.candidates import SEARCHED
 from leakaudit.matching.descent import Progress
 from leakaudit.matching.engine import MatchSettings, minimize, minimize_together, prepare, to_reconstruction
@@ -31,6 +31,7 @@ from leakaudit.matching.search import search
 from leakaudit.observation import HANDED, Observation, ThreatModel
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
 from leakaudit.target.target import Target
+from leakaudit.tasks.names import TASKS
 
 MATCHING = (HANDED, "accumulate", "clients", "share")
 """Defences that comparing gradients works through: those with a channel, larger batches, and tensors left out."""
@@ -59,10 +60,11 @@ class IG(Attack):
     name: ClassVar[str] = "ig"
     title: ClassVar[str] = "IG (Inverting Gradients)"
     threat_model: ClassVar[ThreatModel] = "B"
-    reads: ClassVar[tuple[str, ...]] = ("images", "table")
     needs: ClassVar[str] = "a differentiable model; labels are inferred from the update"
     reference: ClassVar[str] = "Geiping et al., Inverting Gradients, NeurIPS 2020, arXiv 2003.14053"
     soft_labels: ClassVar[bool] = True
+    reads: ClassVar[tuple[str, ...]] = (*REAL, "table")
+    tasks: ClassVar[tuple[str, ...]] = TASKS
     adapts: ClassVar[tuple[str, ...]] = MATCHING
     # quick: measured on the LeNet and MLP of the authors' family. standard: 6,000 evaluations bring L-BFGS to 40 dB on
     # the sigmoid LeNet, and the tolerance ends it at about 50 dB where it is faster; both in benchmarks/anchors.py.

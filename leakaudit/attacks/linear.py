@@ -36,7 +36,7 @@ from typing import ClassVar
 
 from torch import Generator
 
-from leakaudit.attacks.base import Attack
+from leakaudit.attacks.base import REAL, Attack
 from leakaudit.attacks.reading.agreement import LinearSettings, read_batch
 from leakaudit.attacks.reading.first_layer import Entry, find_linears
 from leakaudit.attacks.reading.one_sample import needed, read_one
@@ -47,6 +47,7 @@ from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
 from leakaudit.recursion.graph import exposed
 from leakaudit.recursion.plan import record
 from leakaudit.target.target import Target
+from leakaudit.tasks.names import TASKS
 
 INNER_MISFIT = 1e-3
 """Largest misfit of an inner layer's update to one outer product at which its input counts as read; rounding to 16 bit
@@ -85,11 +86,12 @@ class LinearReader(Attack):
     title: ClassVar[str] = "First-layer reader"
     threat_model: ClassVar[ThreatModel] = "B"
     finding: ClassVar[str] = "LA203"
-    reads: ClassVar[tuple[str, ...]] = ("images", "table")
     needs: ClassVar[str] = "a fully connected layer directly on the input; with a bias for batches"
     reference: ClassVar[str] = "Phong et al., Privacy-preserving deep learning via additively HE, IEEE TIFS 2018"
     soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 5
+    reads: ClassVar[tuple[str, ...]] = (*REAL, "table")
+    tasks: ClassVar[tuple[str, ...]] = TASKS
     adapts: ClassVar[tuple[str, ...]] = (
         "dp", "prune", "int", "accumulate", "clients", "share", "soteria", "precode", "dropout",
     )  # fmt: skip

@@ -26,7 +26,7 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import Attack, relative_residual
+from leakaudit.attacks.base import REAL, Attack, relative_residual
 from leakaudit.attacks.certificate import tolerance_of
 from leakaudit.attacks.labels.infer import infer_labels
 from leakaudit.attacks.reading.confirm import with_shares
@@ -85,6 +85,7 @@ class RGAP(Attack):
     )
     soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 10
+    reads: ClassVar[tuple[str, ...]] = REAL
     adapts: ClassVar[tuple[str, ...]] = ("share",)
     one_gradient: ClassVar[bool] = True
     over_steps: ClassVar[str] = (

@@ -29,7 +29,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import Attack
+from leakaudit.attacks.base import REAL, Attack
 from leakaudit.attacks.ig import MATCHING, IGSettings, refuse_batch_size
 from leakaudit.matching.descent import Progress, Solution
 from leakaudit.matching.engine import prepare, solve, to_reconstruction
@@ -67,10 +67,10 @@ class SME(Attack):
     name: ClassVar[str] = "sme"
     title: ClassVar[str] = "SME (surrogate of the local steps)"
     threat_model: ClassVar[ThreatModel] = "B"
-    reads: ClassVar[tuple[str, ...]] = ("images", "table")
     needs: ClassVar[str] = "an update of several local steps; their number and learning rate need not be known"
     reference: ClassVar[str] = "Zhu et al., Surrogate Model Extension, ICML 2023, arXiv 2306.00127"
     cost: ClassVar[int] = 58
+    reads: ClassVar[tuple[str, ...]] = (*REAL, "table")
     adapts: ClassVar[tuple[str, ...]] = MATCHING
     # paper: 1,000 unsigned steps of Adam, as in the authors' repository, from α = .5 alone.
     presets: ClassVar[dict[str, SMESettings]] = {

@@ -38,7 +38,7 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import Attack, relative_residual
+from leakaudit.attacks.base import REAL, Attack, relative_residual
 from leakaudit.attacks.certificate import tolerance_of
 from leakaudit.attacks.linear import first_layer_or_reason
 from leakaudit.attacks.reading.columns import POWERS, distinct, entangled, select, sparsify, starts
@@ -54,6 +54,7 @@ from leakaudit.protocols.base import Play
 from leakaudit.protocols.fedsgd import gradient_of
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, cause_of
 from leakaudit.target.target import Target
+from leakaudit.tasks.names import TASKS
 
 NOISY_RESIDUAL = 1.2
 """Times the expected norm of the noise that a regenerated update may miss: chosen, far above its fluctuation."""
@@ -104,13 +105,14 @@ class Spear(Attack):
     title: ClassVar[str] = "SPEAR (exact batch recovery)"
     threat_model: ClassVar[ThreatModel] = "B"
     finding: ClassVar[str] = "LA204"
-    reads: ClassVar[tuple[str, ...]] = ("images", "table")
     needs: ClassVar[str] = "a fully connected layer with bias and ReLU directly on the input, batch up to about 25"
     reference: ClassVar[str] = (
         "Dimitrov et al., SPEAR: Exact Gradient Inversion of Batches, NeurIPS 2024, arXiv 2403.03945"
     )
     soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 15
+    reads: ClassVar[tuple[str, ...]] = (*REAL, "table")
+    tasks: ClassVar[tuple[str, ...]] = TASKS
     adapts: ClassVar[tuple[str, ...]] = ("dp", "int", "accumulate", "clients", "share", "soteria", "dropout")
     sum_of_gradients: ClassVar[bool] = True
     # rounds: measured on Linear(3072, 512)+ReLU, see benchmarks/exact_readings.py; quick ends near batch 16.
@@ -163,7 +165,7 @@ def relu_follows(target: Target, entry: Entry) -> bool:
     image = torch.randn(target.image_shape, generator=generator).to(reference)
     output = _outputs(entry, image[None].double(), target.parameters)[0]
     inputs = probe_batch(target, image)
-    label = torch.zeros(len(inputs), dtype=torch.long, device=inputs.device)
+    label = target.task.probes(1).repeat_interleave(len(inputs), 0).to(inputs.device)
     error = gradient_of(target, inputs, label)[entry.bias].reshape(-1)
     return (
         bool((output > 0).any())
@@ -262,7 +264,7 @@ def _judge(
     inside = ((images >= low - slack) & (images <= high + slack)).flatten(1).all(1)
     sparsest = observation.protocol.one_gradient or not entangled(errors, factors.noise / factors.margin)
     if not (sparsest and bool((pattern & inside).all())) or covered(target, [entry]) is not None:
-        labels = torch.zeros(len(images), dtype=torch.long)
+        labels = target.task.probes(1).expand(len(images), *target.task.label_shape)  # none was found
         return Recovered(images, labels, torch.zeros(len(images), dtype=torch.bool)), False
     every = torch.zeros((len(images), len(entry.rows(observation.update))), dtype=errors.dtype, device=errors.device)
     every[:, factors.rows] = errors * observation.batch_size

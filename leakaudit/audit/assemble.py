@@ -40,6 +40,7 @@ from leakaudit.target.dropout import dropout_layers
 from leakaudit.target.inventory import inventory
 from leakaudit.target.kinds import Layer
 from leakaudit.target.target import Target
+from leakaudit.tasks.base import Tally
 
 if TYPE_CHECKING:
     from leakaudit.attacks.certificate import Certificate
@@ -71,6 +72,9 @@ def target_section(target: Target, unread: int = 0) -> TargetSection:
         format=target.format,
         producer=target.producer,
         classes=target.classes,
+        task=target.task.kind,
+        task_evidence=target.task_evidence,
+        outputs=target.task.outputs,
         input_shape=list(target.image_shape),
         native_shape=list(target.native_shape),
         layout=target.layout,
@@ -307,18 +311,25 @@ def _certified(
 
 def label_result(task: Task, true: Tensor, inferred: Tensor, source: LabelGuess) -> LabelResult:
     """Labels as multisets; `correct` is how many are right, as the task counts; `source` says how they were read."""
-    known, read = task.hard(true), task.hard(inferred)
+    known, read = task.hard(true).cpu(), task.hard(inferred).cpu()
     assumed = _assumed(read, source)
     soft = None if source.soft is None else source.soft.flatten().tolist()
+    present = len(true) > 0
+    tally = task.tally(known, read) if present else Tally(0, 0)
     return LabelResult(
-        true=sorted(known.tolist()),
-        inferred=sorted(read.tolist()),
-        correct=0 if assumed or not len(true) else sum(task.match_labels(known, read)),
+        true=task.classes_in(known) if present else [],
+        inferred=task.classes_in(read),
+        correct=0 if assumed else tally.right,
         assumed=assumed,
-        known=len(true) > 0,
+        known=present,
         method=source.method,
+        total=tally.total,
+        chance=tally.chance,
+        rows=task.rows(known) if present else None,
+        inferred_rows=task.rows(read),
+        inferred_total=len(read) if task.label_shape else None,
         soft=soft,
-        true_soft=true.tolist() if true.is_floating_point() else None,
+        true_soft=true.tolist() if task.softened(true, known) else None,
     )
 
 
@@ -332,7 +343,16 @@ def _labels_right(outcome: Outcome) -> Sequence[bool | None]:
     inferred = outcome.task.hard(outcome.reconstruction.labels)
     if _assumed(inferred, outcome.victim.guess):
         return [None] * len(outcome.victim.batch)
-    return outcome.task.match_labels(outcome.victim.batch.classes, inferred)
+    return outcome.task.match_labels(outcome.task.hard(outcome.victim.batch.labels), inferred.cpu())
+
+
+def _label_entry(outcome: Outcome, score: SampleScore) -> dict[str, Any]:
+    """The label of a sample and that of its reconstruction: a class, or a row of numbers."""
+    true, inferred = outcome.task.hard(outcome.victim.batch.labels), outcome.task.hard(outcome.reconstruction.labels)
+    known, read = true[score.position], inferred[score.reconstruction]
+    if outcome.task.label_shape:
+        return {"label": None, "label_row": known.tolist(), "inferred_row": read.tolist()}
+    return {"label": int(known), "inferred_label": int(read)}
 
 
 def _snapshot(outcome: Outcome, fraction: float, inputs: Tensor, order: Sequence[int]) -> SnapshotEntry | None:
@@ -347,8 +367,7 @@ def _sample(outcome: Outcome, score: SampleScore, label_right: bool | None) -> S
     batch, found, measure = outcome.victim.batch, score.identification, outcome.measure
     common = {
         "index": batch.indices[score.position],
-        "label": int(batch.classes[score.position]),
-        "inferred_label": int(outcome.task.hard(outcome.reconstruction.labels)[score.reconstruction]),
+        **_label_entry(outcome, score),
         "label_right": label_right,
         "reidentified": found.identified,
         "rank_among": found.distractors + 1,

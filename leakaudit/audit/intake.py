@@ -13,18 +13,21 @@ from torch import Tensor, nn
 from leakaudit.attacks.registry import available, create
 from leakaudit.audit.request import Request
 from leakaudit.audit.rounds import Rounds, own_samples, read_recorded, refuse_shared_batch
+from leakaudit.audit.shares import own_share
 from leakaudit.client.batch import Batch, refuse_overlap
 from leakaudit.client.readers.base import Reader, Reading, Source, reader_for
+from leakaudit.client.readers.tasks import with_task
 from leakaudit.domains.schema import read_schema
 from leakaudit.errors import UsageError, nearest
 from leakaudit.observer import Observer
 from leakaudit.target import Target, load
 from leakaudit.target.isolated import load_isolated
+from leakaudit.target.target import taken_for
 
 Model = str | Path | nn.Module | Target
 FOR_FILES = ("output", "factory")
 """Fields that say how a model file is read, and mean nothing for a module."""
-READ_BEFORE = (*FOR_FILES, "frozen", "trained", "dropout", "loss", "batchnorm")
+READ_BEFORE = (*FOR_FILES, "frozen", "trained", "dropout", "loss", "task", "pos_weight", "batchnorm")
 """Fields that a Target was read with."""
 
 
@@ -91,6 +94,8 @@ def read_model(request: Request, model: Model | None = None) -> Target:
         "image_shape": request.input_shape,
         "dropout": request.dropout,
         "loss": request.loss,
+        "task": request.task,
+        "pos_weight": request.pos_weight,
         "batchnorm": request.batchnorm,
         "share_bn_statistics": request.protocol.shared_statistics,
     }
@@ -121,13 +126,15 @@ def read_case(request: Request, target: Target, batch: Source | None, observer: 
     target = replace(target, domain=target.domain.normalised(request.mean, request.std))
     if request.schema is not None:
         target = replace(target, domain=target.domain.with_columns(read_schema(request.schema)))
-    reader = _reader(request, target)
     observer.stage("reading the batch")
     source = request.batch if batch is None else batch
     if source is None and not request.recorded:
         raise UsageError("no batch: the request names no file, and none was given", "scan('model.onnx', 'batch.npz')")
     if source is not None:
         refuse_shared_batch(request)
+        target = with_task(target, source)
+    observer.stage(taken_for(target))
+    reader = _reader(request, target)
     target, samples = own_samples(request, reader) if source is None else reader.fitted(source)
     if target.domain.assumption:
         observer.stage(target.domain.assumption)
@@ -170,7 +177,8 @@ def settled(request: Request, samples: Batch) -> Request:
             "--weight-decay is taken out of a recorded update, and there is none",
             "pass --update FILE, or --learning-rate for clients that train locally",
         )
-    return replace(request, samples=len(samples)) if request.local and request.samples is None else request
+    each = own_share(request, len(samples))
+    return replace(request, samples=each) if request.local and request.samples is None else request
 
 
 def refuse_settings(request: Request) -> None:

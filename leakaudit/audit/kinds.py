@@ -137,7 +137,7 @@ class Numbers(Kind):
 
 @dataclass(frozen=True)
 class Shape(Kind):
-    """Sizes of one sample, on the command line ``C,H,W`` or a number of tokens."""
+    """Sizes of one sample, on the command line ``C,H,W``, ``C,L``, ``C,D,H,W`` or a number of tokens."""
 
     def take(self, value: Any) -> tuple[int, ...]:
         """The sizes."""
@@ -153,8 +153,11 @@ class Shape(Kind):
         """The sizes of one word."""
         parts = str(words).replace("x", ",").split(",")
         parts = ["1", "1", *parts] if len(parts) == 1 else parts
-        if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
-            raise ValueError("expected channels, height, width as 3,224,224, or a number of tokens")
+        if not 2 <= len(parts) <= 4 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+            raise ValueError(
+                "expected channels, height, width as 3,224,224, channels, length as 12,1000, channels, depth, height, "
+                "width as 1,32,32,32, or a number of tokens"
+            )
         return self.take([int(part) for part in parts])
 
     def words(self, value: Any) -> list[str]:

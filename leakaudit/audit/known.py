@@ -22,6 +22,7 @@ from leakaudit.reconstruction import Monitor
 from leakaudit.scoring.base import Measure
 from leakaudit.target.inventory import inventory
 from leakaudit.target.target import Target
+from leakaudit.tasks.single_label import SingleLabel
 
 REFERENCE_SAMPLES = 120
 """Generated samples beside a victim; chosen, more than the hundred distractors that a leak has to be told from."""
@@ -65,13 +66,13 @@ def on_reference(attack: Attack, scene: Scene, *, hard: bool, steps: int | None 
         steps: Local steps of its client; by default what so few samples take in as many epochs as the audit's clients.
     """
     device = next(iter(scene.target.parameters.values())).device
-    classes = max(2, scene.target.classes)
+    task = scene.target.task if scene.target.task.label_shape else SingleLabel(max(2, scene.target.classes))
     why = "there is none"
     for reference in _ordered(attack, scene, hard=hard):
         if hard:
             size = sum(parameter.numel() for parameter in scene.target.parameters.values())
-            reference = reference.like(scene.domain.shape, classes, size)
-        target = reference_target(reference, scene.domain, classes).to(device)
+            reference = reference.like(scene.domain.shape, task.outputs, size)
+        target = reference_target(reference, scene.domain, task).to(device)
         population = synthetic_batch(target, target.domain, REFERENCE_SAMPLES, 1)
         protocol = scene.protocol.of_samples(attack.control_samples)
         protocol = replace(_taking(protocol, steps), mode=target.mode, shared_statistics="none")
@@ -100,7 +101,8 @@ def on_model(attack: Attack, scene: Scene, *, steps: int | None = None) -> Known
 
 
 def _taking(protocol: Protocol, steps: int | None) -> Protocol:
-    return protocol if steps is None else protocol.taking(steps)
+    plain = protocol.privately(None)
+    return plain if steps is None else plain.taking(steps)
 
 
 def _known(

@@ -217,7 +217,15 @@ def _architecture(target: Target) -> list[Any]:
     """What beside its tensors makes a model: the graph where there is one, the printed module otherwise."""
     graph = getattr(target.module, "graph", None)
     printed = str(graph) if isinstance(graph, torch.fx.Graph) else ""
-    return [target.sha256, target.mode, target.frozen, target.image_shape, target.binary, repr(target.module), printed]
+    return [
+        target.sha256,
+        target.mode,
+        target.frozen,
+        target.image_shape,
+        repr(target.task),
+        repr(target.module),
+        printed,
+    ]
 
 
 # A reconstruction as plain containers, which torch.load reads without running code.
@@ -242,6 +250,7 @@ def _restored(fields: Any, device: torch.device) -> Reconstruction | None:
             **fields,
             "inputs": fields["inputs"].to(device),
             "labels": fields["labels"].to(device),
+            "errors": None if fields["errors"] is None else fields["errors"].to(device),
             "history": tuple(LossPoint(*point) for point in fields["history"]),
             "snapshots": tuple(Snapshot(fraction, inputs.to(device)) for fraction, inputs in fields["snapshots"]),
             "masks": None

@@ -30,6 +30,7 @@ from leakaudit.audit.defended import claim_entry, defence_entries
 from leakaudit.audit.environment import choose_device, reproducible, seed_of, timestamp, versions
 from leakaudit.audit.intake import Material, read_material, settled
 from leakaudit.audit.memory import Memory
+from leakaudit.audit.practice import practice_of
 from leakaudit.audit.references import synthetic_batch
 from leakaudit.audit.request import Request
 from leakaudit.audit.rounds import settled as settled_round
@@ -56,7 +57,7 @@ from leakaudit.findings.recommend import recommend
 from leakaudit.findings.verdict import conclude
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.protocols.base import Protocol
-from leakaudit.protocols.fedavg import FedAvg, Shares
+from leakaudit.protocols.fedavg import FedAvg
 from leakaudit.report.saving import Report
 from leakaudit.risk.dependence import read_entries
 from leakaudit.risk.rank import rank_analysis
@@ -176,7 +177,7 @@ def _evidence(scope: _Scope, found: _Measured, batch: BatchSection) -> Evidence:
     chosen = {attack.name for attack in scope.attacks}
     entries = [entry_of(run, first, found.reasons) for run in found.runs]
     entries += [left_out(name, first, request) for name in available() if name not in chosen]
-    claims = _claims(target, found.victims, request)
+    claims = _claims(target, found.victims, request, scope.material)
     return Evidence(
         assemble.target_section(target, int((~scope.read).sum())),
         assemble.protocol_section(
@@ -186,7 +187,7 @@ def _evidence(scope: _Scope, found: _Measured, batch: BatchSection) -> Evidence:
         entries,
         batch,
         found.controls,
-        _defences(target, first, request, [run.attack for run in found.runs if run.outcomes], claims),
+        _defences(target, first, request, [run.attack for run in found.runs if run.outcomes], claims, scope.material),
         claims,
         partial="interrupted by the user; attacks not run are marked" if scope.observer.interrupted() else "",
     )
@@ -290,17 +291,20 @@ def _recorded_victims(target: Target, request: Request, material: Material) -> l
             begun = replace(own.target, shared_statistics=target.shared_statistics)
             model = defended_model(begun, request.defending(), seed_of(request.seed, "defence", 0))
             model.to(next(iter(target.parameters.values())).device)
-        protocol = _protocol(model or target, own.batch, settled_round(request, own))
-        if isinstance(protocol, FedAvg):
-            decay = own.update.decay
-            shares: Shares = "weights" if own.update.kind == "weights" else "delta"
-            protocol = replace(protocol, shares=shares, weight_decay=decay.rate if decay else protocol.weight_decay)
+        protocol = _protocol(model or target, own.batch, settled_round(request, own)).sharing(own.update.kind)
+        if own.update.decay and isinstance(protocol, FedAvg):
+            protocol = replace(protocol, weight_decay=own.update.decay.rate)
         victims.append(observe_victim(target, own.batch, protocol, target.domain, knowledge, number, own.update, model))
     return victims
 
 
 def _defences(
-    target: Target, victim: Victim, request: Request, ran: Sequence[Attack], claims: Sequence[ClaimEntry]
+    target: Target,
+    victim: Victim,
+    request: Request,
+    ran: Sequence[Attack],
+    claims: Sequence[ClaimEntry],
+    material: Material,
 ) -> list[DefenceEntry]:
     """What the defences guarantee, what they did to the first victim's update, and which attacks evaluated them."""
     defences = request.defending()
@@ -317,19 +321,24 @@ def _defences(
     protocol = victim.observation.protocol
     failed = tuple(check.what for claim in claims for check in claim.checks if not check.holds)
     circumstances = Circumstances(
-        protocol.batch_size, coupling(target), protocol.beside, failed=failed, recorded=recorded
+        *(protocol.batch_size, coupling(target), protocol.beside),
+        failed=failed,
+        recorded=recorded,
+        protocol=protocol,
+        entries=sum(tensor.numel() for tensor in target.parameters.values()),
     )
-    return defence_entries(defences, evidence, ran, circumstances)
+    practice = practice_of(target, victim, request, material, defences)
+    return defence_entries(defences, evidence, ran, circumstances, practice)
 
 
-def _claims(target: Target, victims: Sequence[Victim], request: Request) -> list[ClaimEntry]:
+def _claims(target: Target, victims: Sequence[Victim], request: Request, material: Material) -> list[ClaimEntry]:
     """Whether updates look as the client believes, recorded ones without a claim as they should without a defence.
 
     A computed update is checked of the first victim alone, since one client makes them all; recorded ones wherever
     somebody has the samples.
     """
     looked = [victim for victim in (victims if request.recorded else victims[:1]) if victim.batch.known]
-    found = [entry for victim in looked for entry in _claims_of(target, victim, request)]
+    found = [entry for victim in looked for entry in _claims_of(target, victim, request, material)]
     if len(looked) < 2:
         return found
     numbers = [victim.number for victim in looked for _ in range(len(found) // len(looked))]
@@ -339,7 +348,7 @@ def _claims(target: Target, victims: Sequence[Victim], request: Request) -> list
     ]
 
 
-def _claims_of(target: Target, victim: Victim, request: Request) -> list[ClaimEntry]:
+def _claims_of(target: Target, victim: Victim, request: Request, material: Material) -> list[ClaimEntry]:
     """The same of one victim."""
     target = victim.model or target
     seed = seed_of(request.seed, "client", victim.number)
@@ -352,7 +361,9 @@ def _claims_of(target: Target, victim: Victim, request: Request) -> list[ClaimEn
         *(target, victim.batch, victim.observation, seed, claims, request.defending()),
         recorded=request.recorded,
     )
-    return [claim_entry(str(claim), checks) for claim, checks in zip(claims, found, strict=True)]
+    practice = practice_of(target, victim, request, material, request.defending())
+    pairs = zip(claims, found, strict=True)
+    return [claim_entry(str(claim), checks, claim, practice) for claim, checks in pairs]
 
 
 def _protocol(target: Target, samples: Batch, request: Request) -> Protocol:

@@ -17,6 +17,8 @@ from leakaudit.domains.base import Domain
 from leakaudit.domains.references import Reference
 from leakaudit.target.load import load
 from leakaudit.target.target import Target
+from leakaudit.tasks.base import Task
+from leakaudit.tasks.single_label import SingleLabel
 
 STATISTICS = 64
 """Generated samples whose statistics a bundled network with BatchNorm holds; chosen."""
@@ -24,19 +26,26 @@ PASSES = 50
 """Times that it sees them: with the momentum of 0.1, what it held before is then less than a hundredth; chosen."""
 
 
-def reference_target(reference: Reference, domain: Domain, classes: int) -> Target:
-    """A bundled network for samples of a domain and a number of classes, always with the same weights."""
+def reference_target(reference: Reference, domain: Domain, task: Task | int) -> Target:
+    """A bundled network for samples of a domain, always with the same weights.
+
+    Args:
+        reference: Which.
+        domain: Of the model under audit.
+        task: What it is trained on; a number of classes stands for one class of so many.
+    """
+    task = SingleLabel(task) if isinstance(task, int) else task
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        module = reference.build(domain.shape, classes)
+        module = reference.build(domain.shape, task.outputs)
         _train_statistics(module, domain)
     target = load(module, mode=reference.mode, image_shape=domain.shape)
-    return replace(target, domain=domain.on(target.domain))
+    return replace(target, domain=domain.on(target.domain), task=task, task_asked=True)
 
 
 def _train_statistics(module: nn.Module, domain: Domain) -> None:
     """Let BatchNorm layers hold the statistics of generated samples, as if they had been trained on such."""
-    if not any(isinstance(layer, nn.BatchNorm2d) for layer in module.modules()):
+    if not any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules()):
         return
     samples = domain.look_alikes(STATISTICS, torch.Generator().manual_seed(0))
     with torch.no_grad():

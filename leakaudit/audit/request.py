@@ -34,6 +34,7 @@ from leakaudit.audit.kinds import (
 from leakaudit.audit.parameters import Decides, Parameter, asked, command_words, parameters
 from leakaudit.errors import UsageError, nearest
 from leakaudit.scoring.criterion import LeakCriterion
+from leakaudit.tasks.names import LOSSES, TASKS, LossName, TaskName
 
 if TYPE_CHECKING:
     from leakaudit.client.readers.base import DataLayout, ValueRange
@@ -93,7 +94,8 @@ class Request:
         batch: .npz with inputs and labels, or a folder with one sub-folder of images per class. Of a recorded update it
             holds exactly the samples behind it; without them, only what proves itself counts as read.
         defences: What clients do to their updates, in this order, as clip=1.0,noise=0.01 or prune=0.9 (see leakaudit
-            defences; noise is a standard deviation on the mean gradient, multiplier the noise multiplier of Opacus).
+            defences; noise is a standard deviation on the mean gradient, multiplier the noise multiplier of Opacus);
+            what stands before clients=N is done by each of them, what stands after it to their mean.
         claims: What clients believe is done to their updates; compared with what they share under the defences.
         update: Update that a real client shared: .npz, .safetensors, .fobs or a state dict of torch. Attacked in place
             of a computed one, and where the batch is given compared with it and with defences or claims. As a keyword
@@ -126,7 +128,8 @@ class Request:
         threat_model: Run only attacks that need no stronger attacker than this letter.
         seed: Decides victims, starts and probes; the same seed gives the same numbers.
         device: Where to compute; auto takes a CUDA device where there is one.
-        mean: Mean that the client subtracts per channel, in pixel units 0..1; one value serves all channels.
+        mean: Mean that the client subtracts per channel, in pixel units 0..1 or the unit of a signal; one value serves
+            all channels.
         std: Standard deviation that it divides by; 0.00392157 for a model that takes 0..255.
         layout: Axis order of the batch's arrays.
         values: What the batch's numbers are: pixels of the whole range 0..1, 0..255 or 0..65535, or normalised.
@@ -148,9 +151,14 @@ class Request:
             prompt at the input, by patterns.
         dropout: Put back dropout that the export has lost, behind this node, as /relu/Relu=0.5; as a keyword
             {"/relu/Relu": 0.5}.
-        loss: Loss of the client; default bce for a single logit and cross-entropy otherwise.
+        loss: Loss of the client; default that of the task, which is bce for a single logit and for several classes, mse
+            for numbers, and cross-entropy otherwise.
+        task: What labels are, one class, several classes (multi-label), or numbers (regression); default told from the
+            model's outputs and the batch's labels.
+        pos_weight: Weights of the marked classes where a sample has several, one for all or one each.
         batchnorm: Whether BatchNorm uses statistics of the batch or the running ones; default those of the mode.
-        input_shape: Shape of one sample, or its number of tokens, where the model leaves sizes open.
+        input_shape: Shape of one sample, channels first (C,H,W; of signals C,L; of volumes C,D,H,W), or its number of
+            tokens, where the model leaves sizes open.
         factory: Your function that builds the module of a weights file.
         trust: Open .pt2 files, of which torch's operators are all that runs, and TorchScript files, whose programs can
             read and write files.
@@ -211,9 +219,9 @@ class Request:
     frozen: Sequence[str] = asked(Texts("PATTERN"), (), "--frozen", group="intake")
     trained: Sequence[str] = asked(Texts("PATTERN"), (), "--trained", group="intake")
     dropout: Mapping[str, float] = asked(Chances("NODE=P"), dict, "--dropout", group="intake")
-    loss: Literal["cross-entropy", "bce"] | None = asked(
-        OneOf(choices=("cross-entropy", "bce")), None, "--loss", group="intake"
-    )
+    loss: LossName | None = asked(OneOf(choices=LOSSES), None, "--loss", group="intake")
+    task: TaskName | None = asked(OneOf(choices=TASKS), None, "--task", group="intake")
+    pos_weight: Sequence[float] = asked(Numbers("A,B,C"), (), "--pos-weight", group="intake")
     batchnorm: Literal["batch", "running"] | None = asked(
         OneOf(choices=("batch", "running")), None, "--batchnorm", group="intake"
     )
@@ -282,7 +290,9 @@ class Request:
         Raises:
             UsageError: One cannot be.
         """
-        return _parsed(self.defences)
+        from leakaudit.defences.base import arranged
+
+        return arranged(_parsed(self.defences))
 
     def claimed(self) -> tuple[Defence, ...]:
         """The claims, parsed.

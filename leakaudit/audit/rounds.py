@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 
 from leakaudit.audit.request import LOCAL, Request
+from leakaudit.audit.shares import own_share
 from leakaudit.client.batch import Batch
 from leakaudit.client.readers.base import Reader
+from leakaudit.client.readers.tasks import with_task
 from leakaudit.client.rounds.carried import Carried, Trained, carried_between
 from leakaudit.client.rounds.files import RecordedUpdate, load_update
 from leakaudit.client.rounds.folder import (
@@ -34,6 +36,7 @@ from leakaudit.client.rounds.local import local_decay
 from leakaudit.client.rounds.mistaken import refuse_mistaken
 from leakaudit.client.rounds.naming import differing
 from leakaudit.client.rounds.statistics import counted_steps, sent_statistics
+from leakaudit.defences.base import defended_protocol
 from leakaudit.defences.quantisation import SignQuantisation
 from leakaudit.errors import LeakauditError, UpdateError, UsageError
 from leakaudit.protocols.fedavg import FedAvg
@@ -142,7 +145,7 @@ def _refuse_impossible(folder: Path, known: Mapping[str, Any], keywords: Mapping
     Raises:
         UpdateError: One cannot be.
     """
-    merged = {name: keywords.get(name) for name in (*LOCAL, "weight_decay", "samples")} | dict(known)
+    merged: dict[str, Any] = {name: keywords.get(name) for name in (*LOCAL, "weight_decay", "samples")} | dict(known)
     if merged["learning_rate"] is None:
         return
     try:
@@ -174,7 +177,7 @@ def own_samples(request: Request, reader: Reader) -> tuple[Target, Batch]:
     target = reader.target
     for folder in [] if request.round is None else rounds_in(request.round):
         if (path := samples_of(folder)) is not None:
-            target, batch = replace(reader, target=target).fitted(path)
+            target, batch = replace(reader, target=with_task(target, path)).fitted(path)
             found.append(batch.at(sum(map(len, found))))
     if not found:
         return target, Batch.unknown(target.image_shape)
@@ -312,7 +315,8 @@ def _checked(request: Request, round_: Round, target: Target) -> Round:
     protocol = asked.protocol_for(target)
     update = round_.update
     signs = any(defence.name == SignQuantisation.name for defence in (*request.defending(), *request.claimed()))
-    refuse_mistaken(update.tensors, update.kind, target, round_.batch, protocol, update.path, signs=signs)
+    whole = defended_protocol(protocol, request.defending()).privately(None)
+    refuse_mistaken(update.tensors, update.kind, target, round_.batch, whole, update.path, signs=signs)
     steps = round_.told.get("local_steps")
     if request.local and isinstance(steps, int) and steps != protocol.steps:
         raise UpdateError(
@@ -321,7 +325,7 @@ def _checked(request: Request, round_: Round, target: Target) -> Round:
             "add --local-epochs and --local-batch-size as the client has them",
         )
     if not round_.batch.indices:
-        round_ = replace(round_, batch=Batch.unknown(target.image_shape, range(protocol.batch_size)))
+        round_ = replace(round_, batch=Batch.unknown(target.image_shape, range(whole.batch_size)))
     if isinstance(protocol, FedAvg) and protocol.linear and asked.weight_decay is None:
         round_ = replace(round_, update=local_decay(update, target.parameters, protocol))
     counted = counted_steps(target, round_.update.buffers)
@@ -346,6 +350,7 @@ def settled(request: Request, round_: Round) -> Request:
             "how many samples are behind the recorded update is not known, and no batch was given",
             "add --samples N, or --batch with the samples",
         )
+    count = own_share(request, count) if batch.indices else count
     size = ("--samples", request.samples) if request.local else ("--batch-size", request.protocol.batch_size)
     several = bool(round_.label)
     for name, value, only in (*(() if several else ((*size, count),)), ("--victims", request.victims, 1)):

@@ -120,7 +120,7 @@ class Victim:
         if attack.family == "optimisation" and self.partial:
             seen = replace(seen, start=min(self.partial, key=lambda r: r.residual).inputs)
         if attack.unaided:
-            seen = replace(seen, labels=None, label_source="none", start=None)
+            seen = replace(seen, labels=None, label_source="none", errors=None, open_labels=False, start=None)
         if attack.threat_model >= "D":
             seen = replace(seen, auxiliary=self.knowledge.auxiliary)
         return replace(seen, masks=self.masks) if attack.upper_bound else seen
@@ -205,7 +205,8 @@ def observe_victim(
     informed = replace(known, update=observation.update)
     guess = target.task.infer(target, informed, cpu_generator(seed_of(seed, "labels", number)))
     labels = guess.labels.to(next(iter(observation.update.values())).device)
-    seen = replace(observation, labels=labels, label_source="inferred")
+    errors = None if guess.errors is None else guess.errors.to(labels.device)
+    seen = replace(observation, labels=labels, label_source="inferred", errors=errors, open_labels=guess.open)
     count = distinct_records(target, informed)
     return Victim(number, batch, seen, guess, masks, knowledge, count, model=model)
 

@@ -19,6 +19,7 @@ def attacks(debug: bool) -> None:
     terminal = Terminal()
     for name, attack in available().items():
         rows = {"threat model": attack.threat_model, "needs": attack.needs, "reference": attack.reference}
+        rows |= {"samples": ", ".join(attack.reads), "labels": ", ".join(attack.tasks)}
         rows |= {f"--preset {preset}": _changed(attack.presets[preset]) for preset in PRESETS}
         terminal.line(f"  {attack.title}", head=name)
         for key, value in rows.items():

@@ -51,6 +51,10 @@ def describe(target: Target) -> dict[str, Any]:
         },
         "domain": target.domain.kind,
         "tokens": target.domain.lookups(),
+        "task": target.task.kind,
+        "task_evidence": target.task_evidence,
+        "loss": target.task.describe(),
+        "outputs": target.task.outputs,
         "classes": target.classes,
         "binary": target.binary,
         "batch_sizes": None if target.batch_sizes is None else list(target.batch_sizes),
@@ -96,7 +100,7 @@ def _attacks(target: Target) -> list[dict[str, Any]]:
     domain = target.domain.normalised((), ())
     inputs = domain.finish(domain.look_alikes(batch, torch.Generator().manual_seed(0)))
     protocol = Request(batch_size=batch).protocol_for(target)
-    update = protocol.update(target, Play(inputs, torch.arange(batch) % target.classes))
+    update = protocol.update(target, Play(inputs, target.task.probes(batch)))
     observation = Observation(update, protocol, domain)
     result = []
     for name, attack in available().items():
@@ -110,11 +114,13 @@ def as_lines(summary: dict[str, Any]) -> list[str]:
     taken = summary["input"]["sample"]
     sizes = summary["batch_sizes"]
     kind = "2 classes (one logit)" if summary["binary"] else f"{summary['classes']} classes"
+    kind = kind if summary["task"] == "single-label" else f"{summary['outputs']} outputs"
     lines = [
         f"{summary['name']}  ({summary['format']}, {summary['producer'] or 'unknown producer'})",
         f"  input      {taken}, "
         + ("any batch size" if sizes is None else f"batches of {', '.join(map(str, sizes))} only"),
         f"  output     {kind}",
+        f"  task       {summary['task']} by {summary['loss']} ({summary['task_evidence']}); --task says otherwise",
         f"  mode       {summary['mode']}",
         f"  trainable  {summary['parameters']:,} numbers in {len(summary['trainable_tensors'])} tensors"
         + (f", {len(summary['frozen'])} frozen patterns" if summary["frozen"] else ""),

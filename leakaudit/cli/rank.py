@@ -95,7 +95,7 @@ def _text(report: RankReport, variant: Variant | None, smallest: tuple[Variant, 
     if variant is not None:
         _print_report(terminal, variant.report, f"What if {variant.title()}")
     if smallest:
-        terminal.line("Smallest changes that leave more of the image open, or close an exact reading:")
+        terminal.line("Smallest changes that leave more of the input open, or close an exact reading:")
         for each in smallest:
             terminal.line(f"  {each.summary()}")
 

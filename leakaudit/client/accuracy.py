@@ -52,24 +52,30 @@ def accuracy_on(target: Target, samples: Batch, domain: Domain) -> Accuracy:
         return Accuracy(None, reason="nobody has the samples behind the update")
     size = max(target.batch_sizes) if target.batch_sizes else AT_ONCE
     count = min(len(samples), MOST)
-    right = 0
+    right = 0.0
     try:
         with evaluated(target.module), torch.no_grad():
             for begin in range(0, count, size):
                 chosen = list(range(begin, min(begin + size, count)))
-                right += _right(target, samples, domain, chosen, size if target.batch_sizes else len(chosen))
+                found = _right(target, samples, domain, chosen, size if target.batch_sizes else len(chosen))
+                if found is None:
+                    return Accuracy(None, reason=f"a model of {target.task.name} classifies nothing")
+                right += found
     except AuditError as error:
         return Accuracy(None, reason=error.message)
     return Accuracy(right / count, count)
 
 
-def _right(target: Target, samples: Batch, domain: Domain, chosen: list[int], size: int) -> int:
-    """How many of these are classified right; for a model of fixed batches the last one is repeated."""
+def _right(target: Target, samples: Batch, domain: Domain, chosen: list[int], size: int) -> float | None:
+    """How many of these are classified right, of several labels by their share.
+
+    For a model of fixed batches the last one is repeated.
+    """
     part = samples.subset([*chosen, *chosen[-1:] * (size - len(chosen))])
     like = next(iter(target.parameters.values()))
     inputs = domain.encode(part.images.to(like.device))
-    guessed = target.task.predicted(target.logits(inputs))
-    return int((guessed == part.classes.to(guessed.device))[: len(chosen)].sum())
+    right = target.task.correct(target.logits(inputs), part.labels.to(like.device))
+    return None if right is None else float(right[: len(chosen)].sum())
 
 
 @contextmanager

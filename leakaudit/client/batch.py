@@ -20,8 +20,10 @@ class Batch:
     """Private samples; of a recorded update perhaps nobody has them, and then there are only their number and places.
 
     Args:
-        images: Values of the samples (N, *shape): pixels in 0..1, float32 (N, C, H, W); token ids, int64 (N, 1, 1, L).
-        labels: Class indices, int64 (N,), or class probabilities, float32 (N, K): soft labels.
+        images: Values of the samples (N, *shape): pixels in 0..1, float32 (N, C, H, W); voxels alike (N, C, D, H, W);
+            signals in their unit (N, C, L); token ids, int64 (N, 1, 1, L).
+        labels: As the task takes them: class indices, int64 (N,), class probabilities, float32 (N, K), or rows of marks
+            or numbers, float32 (N, *label_shape).
         indices: Position of each sample in the file (N,), also of those that nobody has.
         class_names: Names by class index, where the folder gives them.
         path: File or folder.

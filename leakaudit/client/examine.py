@@ -6,22 +6,27 @@ that an attacker sees; for clipping with noise there is a bound on the error tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import Work, work_of
 from leakaudit.defences.base import Defence
 from leakaudit.defences.claims import check_claim, check_decay, check_undefended
 from leakaudit.defences.evidence import Check, ErrorBound
+from leakaudit.defences.misuse import Quiet
 from leakaudit.observation import Observation
 from leakaudit.protocols.base import Play
 from leakaudit.target.target import Target
 
 SEVERAL = "what each of several defences did to the update is not told apart"
-UNKNOWN_DRAWS = "what the client drew (dropout masks) is not known, so its update cannot be computed once more"
+UNKNOWN_DRAWS = (
+    "what the client drew (dropout masks, the order of samples) is not known, so its update cannot be computed once "
+    "more"
+)
 UNKNOWN_SAMPLES = "nobody has the samples behind the update, so it cannot be computed once more"
 
 
@@ -69,9 +74,9 @@ def examine(
             bound = ErrorBound(None, "only for a single defence of clipping and noise")
             found.append(DefenceEvidence((), bound.mse, bound.reason, SEVERAL if defence in acting else ""))
             continue
-        checks = check_claim(defence, work.step, work.update, observation.update)
+        checks = check_claim(defence, work.step, *_sent(work, observation))
         bound = _least_error(target, batch, replace(observation, update=work.update), defence, seed)
-        unchecked = "" if work.step.replayed else UNKNOWN_DRAWS
+        unchecked = defence.unchecked(work.step) or ("" if work.step.replayed else UNKNOWN_DRAWS)
         found.append(DefenceEvidence(tuple(checks), bound.mse, bound.reason, unchecked))
     return found
 
@@ -88,7 +93,26 @@ def examine_claims(
 ) -> list[tuple[Check, ...]]:
     """Whether an observed update looks as if each claim had been done to it, whatever was; see :func:`examine`."""
     work = _again(target, batch, observation, seed, defences, recorded=recorded)
-    return [tuple(check_claim(claim, work.step, work.update, observation.update)) for claim in claims]
+    return [tuple(check_claim(claim, work.step, *_sent(work, observation))) for claim in claims]
+
+
+def sent_updates(
+    target: Target, batch: Batch, observation: Observation, seed: int, defences: Sequence[Defence], *, recorded: bool
+) -> tuple[Mapping[str, Tensor] | None, Mapping[str, Tensor], Callable[[Defence], Quiet | None]]:
+    """The undefended and the shared update as they are sent, and what a defence makes of the first before its noise.
+
+    The first is ``None`` where a real client drew what nobody knows; see :func:`examine`.
+    """
+    work = _again(target, batch, observation, seed, defences, recorded=recorded)
+    raw, shared = _sent(work, observation)
+    if not work.step.replayed:
+        return None, shared, lambda _: None
+    return raw, shared, lambda defence: defence.quiet({name: raw[name] for name in shared}, work.step)
+
+
+def _sent(work: Work, observation: Observation) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    """The undefended and the shared update as a client sends them: differences of weights after local steps."""
+    return work.step.sent(work.update), work.step.sent(observation.update)
 
 
 def examine_recorded(target: Target, batch: Batch, observation: Observation, seed: int) -> tuple[Check, ...]:
@@ -97,8 +121,7 @@ def examine_recorded(target: Target, batch: Batch, observation: Observation, see
     Under dropout masks or in an order that nobody knows, an honest client's differs too, so it is told and not judged.
     """
     work = _again(target, batch, observation, seed, (), recorded=True)
-    shuffled = observation.protocol.order(torch.Generator(), len(batch)) is not None
-    if shuffled or not work.step.replayed:
+    if not work.step.replayed:
         return tuple(check_undefended(work.update, observation.update, judged=False))
     weights = {name: tensor.detach() for name, tensor in target.parameters.items()}
     decay = check_decay(work.update, observation.update, weights)
@@ -110,7 +133,8 @@ def _again(
 ) -> Work:
     """The client's work once more; of a real client's not what it drew."""
     work = work_of(target, batch, observation.protocol, observation.domain, seed, defences)
-    drew = any(work.masks) or any(type(d).drawing is not Defence.drawing for d in defences)
+    shuffled = observation.protocol.order(torch.Generator(), len(batch)) is not None
+    drew = shuffled or any(work.masks) or any(type(d).drawing is not Defence.drawing for d in defences)
     return replace(work, step=replace(work.step, replayed=not (recorded and drew)))
 
 

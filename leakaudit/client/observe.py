@@ -17,7 +17,7 @@ from torch import Tensor
 from leakaudit.client.batch import Batch
 from leakaudit.client.rounds.files import RecordedUpdate
 from leakaudit.client.rounds.statistics import recorded_statistics
-from leakaudit.defences.base import ClientStep, Defence, protected, refuse_order
+from leakaudit.defences.base import ClientStep, Defence, Member, protected, refuse_order
 from leakaudit.domains.base import Domain
 from leakaudit.errors import AuditError
 from leakaudit.observation import Observation
@@ -83,7 +83,7 @@ def observe_step(
     work = work_of(target, batch, protocol, domain, seed, defences)
     update = protected(work.update, work.step, defences, seed) if defences else dict(work.update)
     _refuse_broken(update)
-    once = protocol.steps == 1  # running statistics after several steps mix those of their batches
+    once = len(protocol.step_sizes) == 1  # running statistics after several steps mix those of their batches
     statistics = revealed(target, work.layers, protocol.shared_statistics) or None if once else None
     exchange = protocol.rounding(work.update, target.parameters)
     seen = Observation(update, protocol, domain, batch_statistics=statistics, exchange=exchange)
@@ -125,13 +125,19 @@ def work_of(
     """A client's work on a batch, see :func:`observe`; the same for the same arguments, whatever is shared of it."""
     device = next(iter(target.parameters.values())).device
     order = protocol.order(torch.Generator().manual_seed(seed), len(batch))
-    play = Play(domain.encode(batch.images.to(device)), batch.labels.to(device), order)
+    unknowns = protocol.draws(torch.Generator().manual_seed(seed))
+    play = Play(domain.encode(batch.images.to(device)), batch.labels.to(device), order, unknowns=unknowns)
     with _drawing(target, defences, seed), _client_dropout(target, protocol, seed) as drawn, watched(target) as layers:
         made = protocol.update(target, play)
     masks: Steps = tuple(drawn) if any(drawn) else ()
     play = replace(play, masks=masks)
-    alone = _Alone(target, protocol, play, lambda: _drawing(target, defences, seed), _redrawn(defences))
-    step = ClientStep(target, play.inputs, play.labels, alone)
+
+    def drawing() -> AbstractContextManager[None]:
+        return _drawing(target, defences, seed)
+
+    alone = _Alone(target, protocol, play, drawing, _redrawn(defences))
+    members = _Members(target, protocol, play, defences, drawing)
+    step = ClientStep(target, play.inputs, play.labels, alone, protocol=protocol, members=members)
     return Work({name: tensor.detach() for name, tensor in made.items()}, step, masks, layers)
 
 
@@ -202,7 +208,8 @@ class _Alone:
                     self.known = sample_gradients(self.target, self.play)
         if self.known:
             return self.known[position]
-        return {name: g.detach() for name, g in self.protocol.alone(self.target, self.play, position).items()}
+        single = self.protocol.privately(None)  # a private step is made of single gradients
+        return {name: g.detach() for name, g in single.alone(self.target, self.play, position).items()}
 
     def _in_one_forward(self) -> bool:
         """Whether samples cannot be run one by one: something has no row of each, or the file takes no single ones."""
@@ -210,6 +217,41 @@ class _Alone:
         masks = (mask for step in self.play.masks for mask in step.values())
         rows = all(len(mask) == 1 or len(mask) % size == 0 for mask in masks)
         return self.together or not rows or (sizes is not None and 1 not in sizes)
+
+
+@dataclass(eq=False)
+class _Members:
+    """The clients behind an update, each with what it has in hand; none where there is one client.
+
+    Args:
+        target: The model.
+        protocol: How the update is made.
+        play: Of all of them.
+        defences: One of them may sum over clients.
+        drawing: Draws within the model what was drawn for the batch.
+    """
+
+    target: Target
+    protocol: Protocol
+    play: Play
+    defences: Sequence[Defence]
+    drawing: Callable[[], AbstractContextManager[None]]
+    known: list[Member] = field(default_factory=list)
+
+    def __call__(self) -> Sequence[Member]:
+        counts = next((defence.members for defence in self.defences if defence.members), ())
+        if counts and not self.known:
+            sizes = [count or len(self.play.inputs) // len(counts) for count in counts]
+            parts = zip(self.protocol.parts(sizes), self.protocol.plays(self.play, sizes), strict=True)
+            self.known = [self._member(weight, protocol, play) for (weight, protocol), play in parts]
+        return self.known
+
+    def _member(self, weight: float, protocol: Protocol, play: Play) -> Member:
+        with self.drawing():
+            made = protocol.update(self.target, play)
+        alone = _Alone(self.target, protocol, play, self.drawing, _redrawn(self.defences))
+        step = ClientStep(self.target, play.inputs, play.labels, alone, protocol=protocol)
+        return Member(weight, {name: tensor.detach() for name, tensor in made.items()}, step)
 
 
 @contextmanager

@@ -27,7 +27,9 @@ import torch
 from torch import Generator, Tensor
 
 from leakaudit.defences.evidence import Check, ErrorBound, Guarantee
+from leakaudit.defences.misuse import Misuse, Practice
 from leakaudit.defences.obstacles import Circumstances
+from leakaudit.defences.units import as_read, as_sent, moves, read, sent
 from leakaudit.errors import UsageError
 from leakaudit.observation import HANDED, Chained, Channel, Observation
 from leakaudit.protocols.base import Play, Protocol
@@ -46,6 +48,9 @@ class ClientStep:
         labels: Class indices (B,), or class probabilities (B, K).
         alone: The update of one sample by itself, by its position in the batch, under all that the client drew for it.
         replayed: Whether what the client drew (dropout masks) is known, so that its update can be computed once more.
+        protocol: How the client makes an update; ``None`` for a gradient.
+        members: The clients whose updates are summed to this one, each with its weight in the mean, its own update and
+            its own step; none where one client is all there is.
     """
 
     target: Target
@@ -53,10 +58,45 @@ class ClientStep:
     labels: Tensor
     alone: Callable[[int], Mapping[str, Tensor]]
     replayed: bool = True
+    protocol: Protocol | None = None
+    members: Callable[[], Sequence[Member]] = tuple
+
+    @property
+    def before(self) -> Mapping[str, Tensor]:
+        """The trainable tensors that the client started from, by name."""
+        return {name: tensor.detach() for name, tensor in self.target.parameters.items()}
+
+    @property
+    def moves(self) -> bool:
+        """Whether the client sends weights, or a difference of them."""
+        return self.protocol is not None and moves(self.protocol)
+
+    def sent(self, update: Mapping[str, Tensor]) -> Update:
+        """An update in units of a gradient as the client sends it: a difference of weights after local steps."""
+        return dict(update) if self.protocol is None else sent(self.protocol, update, self.before)
+
+    def read(self, shared: Mapping[str, Tensor]) -> Update:
+        """The inverse of :meth:`sent`."""
+        return dict(shared) if self.protocol is None else read(self.protocol, shared, self.before)
 
     def per_sample(self) -> Iterator[Mapping[str, Tensor]]:
         """The update of each sample by itself, one after the other."""
         return (self.alone(i) for i in range(len(self.inputs)))
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One of several clients behind an update.
+
+    Args:
+        weight: Its share in the mean, in 0..1.
+        update: Its undefended update, in units of a gradient.
+        step: What it has in hand.
+    """
+
+    weight: float
+    update: Update
+    step: ClientStep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +119,14 @@ class Defence(ABC):
     """Whether `protect` leaves out whole tensors and changes none."""
     units: ClassVar[str] = ""
     """What the numbers of its settings are measured in, where their names do not say it."""
+    remains: ClassVar[str] = ""
+    """What stays exact through it, in words, where that is worth saying."""
+    like: ClassVar[str] = ""
+    """Name of another defence whose counterpart serves here too."""
+    summed: ClassVar[bool] = False
+    """Whether its counterpart survives a sum over clients that each have it: a known level of noise does."""
+    gathers: ClassVar[bool] = False
+    """Whether it makes one update of those of several clients; what stands before it acts on each of them."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -87,7 +135,7 @@ class Defence(ABC):
 
     def __str__(self) -> str:
         changed = ",".join(
-            f"{f.name.replace('_', '-')}={_text(value)}"
+            f"{f.name.replace('_', '-')}={as_text(value)}"
             for f in dataclasses.fields(self)
             if (value := getattr(self, f.name)) != f.default
         )
@@ -103,6 +151,25 @@ class Defence(ABC):
         """Whether `protect` makes what it shares of the update alone, so that an earlier guarantee still holds."""
         return self.pure or type(self).protect is Defence.protect
 
+    def gathered(self, before: Sequence[Defence]) -> Defence:
+        """The last of the defences before this one as seen on the sum that it makes; see :attr:`gathers`."""
+        return before[-1]
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        """Samples of every client that it sums over, 0 for as many as another has; none where there is one client."""
+        return ()
+
+    def quiet(self, update: Update, step: ClientStep) -> tuple[Update, float] | None:
+        """What is shared before the noise, and the noise's standard deviation; ``None`` where that cannot be told
+        apart.
+
+        Args:
+            update: As it is sent.
+            step: What the client has in hand.
+        """
+        return None
+
     def model(self, target: Target, generator: Generator) -> Target:
         """The model that clients train under this defence; the given one is left as it is."""
         return target
@@ -116,11 +183,16 @@ class Defence(ABC):
         return nullcontext()
 
     def protect(self, update: Update, step: ClientStep, generator: Generator) -> Update:
-        """What the client shares instead of `update`."""
+        """What the client shares instead of `update`, which is as it is sent: a difference of weights after local
+        steps."""
         return update
 
     def channel(self, observation: Observation) -> Channel | None:
-        """What it does to a gradient, differentiably, as an attacker can tell from its update; ``None``: nothing."""
+        """What it does to an update, differentiably, as an attacker can tell from it; ``None``: nothing.
+
+        Args:
+            observation: Its update is as it was sent, and so are the noise and whatever else has a unit.
+        """
         return None
 
     def adapt(self, target: Target, observation: Observation) -> tuple[Target, Observation]:
@@ -144,13 +216,13 @@ class Defence(ABC):
         Args:
             adapts: Names of defences; `HANDED` among them stands for all that hand over their counterpart.
         """
-        return self.name in adapts or (HANDED in adapts and self.hands_over)
+        return bool({self.name, self.like} & set(adapts)) or (HANDED in adapts and self.hands_over)
 
     def check(self, raw: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> list[Check]:
         """The properties that it gives every update, measured on a shared one.
 
         Args:
-            raw: The undefended update.
+            raw: The undefended update, as it is sent.
             shared: What the client shares, said to be defended by this and nothing else.
         """
         return []
@@ -173,6 +245,31 @@ class Defence(ABC):
             prior: κ in 0..1, the probability of guessing a sample before any update.
         """
         return None
+
+    def guaranteed(self, protocol: Protocol, prior: float) -> Guarantee | None:
+        """As :meth:`guarantee`, for clients of a protocol, whose update may be of several steps.
+
+        Args:
+            protocol: How the update is made, defences included.
+            prior: See there.
+        """
+        return self.guarantee(protocol.batch_size, prior)
+
+    def unbounded(self, entries: int) -> str:
+        """Why there is no guarantee, for an update of so many entries; empty for the general reason."""
+        return ""
+
+    def misuses(self, practice: Practice) -> Iterator[Misuse]:
+        """What deployed code does wrong with it, as far as settings and a shared update tell.
+
+        Args:
+            practice: What is known of the client that has it, or believes to.
+        """
+        return iter(())
+
+    def unchecked(self, step: ClientStep) -> str:
+        """Why an update of such a client cannot be held against it; empty where it can."""
+        return ""
 
     def obstacle(self, circumstances: Circumstances) -> str:
         """Why its guarantee does not hold under these circumstances, beside what `obstacles` says of all; or empty."""
@@ -200,7 +297,8 @@ class Defence(ABC):
         return ()
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """A setting's value as it is written in a defence's text."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -217,7 +315,7 @@ def refuse_order(defences: Sequence[Defence]) -> None:
                 f"--defence {defence} acts on the gradient of every sample, after {acting} has acted on their mean",
                 f"name it before {acting}, or act on the mean (per=update)",
             )
-        if type(defence).protect is not Defence.protect and not defence.selects:
+        if acts(defence) and not defence.selects:
             acting = acting or str(defence)
 
 
@@ -228,11 +326,40 @@ def protected(update: Mapping[str, Tensor], step: ClientStep, defences: Sequence
         UsageError: See :func:`refuse_order`.
     """
     refuse_order(defences)
-    shared = dict(update)
+    if not any(map(acts, defences)):
+        return dict(update)
+    shared = step.sent(update)
     for number, defence in enumerate(defences):
         generator = torch.Generator("cpu").manual_seed(seed + number)
         shared = defence.protect(shared, step, generator)
-    return shared
+    return step.read(shared)
+
+
+def arranged(defences: Sequence[Defence]) -> tuple[Defence, ...]:
+    """Defences as they are seen on the update that the server gets: those before a sum act on every client's own.
+
+    Raises:
+        UsageError: Several of them sum over clients.
+    """
+    sums = [number for number, defence in enumerate(defences) if defence.gathers]
+    if len(sums) > 1:
+        raise UsageError(
+            f"{defences[sums[1]]} was given beside {defences[sums[0]]}", "say once how many clients there are"
+        )
+    if not sums:
+        return tuple(defences)
+    gathering, found = defences[sums[0]], list(defences)
+    before: list[Defence] = []
+    for number, defence in enumerate(defences[: sums[0]]):
+        if acts(defence) and not defence.selects:
+            before.append(defence)
+            found[number] = gathering.gathered(before)
+    return tuple(found)
+
+
+def acts(defence: Defence) -> bool:
+    """Whether a defence changes the update."""
+    return type(defence).protect is not Defence.protect
 
 
 def defended_model(target: Target, defences: Sequence[Defence], seed: int) -> Target:
@@ -252,8 +379,18 @@ def defended_protocol(protocol: Protocol, defences: Sequence[Defence]) -> Protoc
 def adapted(target: Target, observation: Observation, defences: Sequence[Defence]) -> tuple[Target, Observation]:
     """What an attacker who knows all defences works with: undone as far as possible, the last one first."""
     for defence in reversed(defences):
-        target, observation = defence.adapt(target, observation)
+        target, observation = _adapted(defence, target, observation)
     return target, observation
+
+
+def _adapted(defence: Defence, target: Target, observation: Observation) -> tuple[Target, Observation]:
+    """By one defence, which sees what was sent where it acted on that."""
+    if not acts(defence) or not moves(observation.protocol):
+        return defence.adapt(target, observation)
+    before = {name: tensor.detach() for name, tensor in target.parameters.items()}
+    asked = as_sent(observation, before)
+    model, seen = defence.adapt(target, asked)
+    return model, as_read(seen, asked, observation, before)
 
 
 def through(observation: Observation, channel: Channel) -> Observation:

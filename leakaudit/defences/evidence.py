@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -47,6 +48,8 @@ class Guarantee:
         epsilon_one_step: ε of such an update, or ``None`` where the mechanism states none.
         epsilon_renyi: ε for the whole training by Rényi accounting, or ``None``.
         reading: How the settings were read: units of the noise, number of samples that it was divided by. May be empty.
+        unit: Whose presence it hides: a ``sample``, or a ``client`` with all its samples.
+        update_steps: Mechanisms that one update composes for whoever took part in it.
         other: The guarantee under the other unit that the noise may have been meant in, with its own reading.
     """
 
@@ -62,6 +65,8 @@ class Guarantee:
     epsilon_renyi: float | None = None
     reading: str = ""
     other: Guarantee | None = None
+    unit: Literal["sample", "client"] = "sample"
+    update_steps: int = 1
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,14 @@ the expected batch of Poisson sampling, or B itself where every batch has the sa
 The noise has three units, of which the settings name one: ``noise`` is a standard deviation on the shared mean gradient
 (:math:`\sigma = zC/L`), with ``noise-on=sum`` on the sum (:math:`zC`), and ``multiplier`` is z, what Opacus and Flower
 call the noise multiplier. With both halves the step is a Gaussian mechanism with that z, whose privacy loss is
-accounted by Google's `dp-accounting` for the stated sampling rate and number of steps. With ``per=update`` the mean
-gradient of a client is clipped as a whole, :math:`z = \sigma / C`, and what is bounded is the part of a client.
+accounted by Google's `dp-accounting` for the stated sampling rate and number of steps. With ``per=update`` what a
+client sends is clipped as a whole, :math:`z = \sigma / C`, and what is bounded is the part of a client.
+
+Of clients that train locally, ``per=sample`` is DP-SGD inside that training (`leakaudit.protocols.private`): every step
+clips its samples and adds its noise, units are those of a step's gradient, and one update costs as many mechanisms as
+a sample has visits. ``per=update``, and noise alone, act on the difference of weights that is sent: clip and noise are
+then in units of weights.
+
 Clipping alone only rescales; noise alone is unaccounted, since nothing bounds the gradient: neither has a bound, and
 none is printed.
 
@@ -18,29 +24,35 @@ Each sample is clipped by itself, so nothing holds where samples are coupled (Ba
 
 The attacker knows C and σ: the clipping is part of the match (exactly for one sample), the standard preset chooses the
 weight of its prior on the noisy update, and closed forms test zeros, norms and ranks against σ
-(`leakaudit.attacks.reading.noise`). One update is one draw of the noise; averaging over rounds is not modelled.
+(`leakaudit.attacks.reading.noise`). One update is one draw of the noise; averaging over rounds is not modelled. What
+the noise of one step does to the gradients of the next is left out of the level that they are told.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
 
-from leakaudit.defences.base import ClientStep, Defence, Update
+from leakaudit.defences import steps as local_steps
+from leakaudit.defences.base import ClientStep, Defence, Update, adapted
+from leakaudit.defences.clipping import Clipping, noised, scaled
 from leakaudit.defences.evidence import Check, ErrorBound, Guarantee
+from leakaudit.defences.faults import counted_buffers, later_rounds, misdivided, unnoised
+from leakaudit.defences.misuse import Misuse, Practice
 from leakaudit.defences.obstacles import Circumstances
 from leakaudit.defences.residual import noise_checks, norm_checks
+from leakaudit.defences.units import in_both_units, moves
+from leakaudit.errors import UsageError
 from leakaudit.observation import Channel, Observation
-from leakaudit.protocols.base import Play
+from leakaudit.protocols.base import Play, Protocol
+from leakaudit.protocols.private import StepPrivacy, clipped
 from leakaudit.target.target import Target
 
-TINY = 1e-38
-"""Squared norm below which a gradient counts as zero: where the precision of float32 ends."""
 MULTIPLIERS, GRID_CLIP = (0.01, 0.1, 1.0), 1.0
 """Of the grid: noise multipliers (σ of the noise on the sum, over the clipping bound; a decade apart, the last with a
 bound of 9 % on guessing one of a hundred, `benchmarks/results/rero.md`) and that bound; both chosen."""
@@ -82,6 +94,7 @@ class GaussianMechanism(Defence):
         "ranks against the noise level"
     )
     order: ClassVar[int] = 10
+    summed: ClassVar[bool] = True
     reference: ClassVar[str] = "Abadi et al., Deep learning with differential privacy, CCS 2016, arXiv 1607.00133"
     units: ClassVar[str] = (
         "noise is a standard deviation on every entry of the shared mean gradient (noise-on=sum: of the sum before it "
@@ -151,12 +164,36 @@ class GaussianMechanism(Defence):
         """z: standard deviation over sensitivity (one sample, or one client, added or removed)."""
         return self.multiplier or self.level(drawn) * self.divisor(drawn) / self.clip
 
+    def within(self, protocol: Protocol | None) -> bool:
+        """Whether it acts inside the local steps of such clients."""
+        return self.acts_on_samples and protocol is not None and moves(protocol)
+
+    @property
+    def privacy(self) -> StepPrivacy:
+        """What it does in a local step."""
+        on_sum = bool(self.multiplier) or self.noise_on == "sum"
+        return StepPrivacy(self.clip, self.multiplier * self.clip or self.noise, on_sum, self.expected_batch)
+
+    def protocol(self, protocol: Protocol) -> Protocol:
+        """With clipping and noise in every local step, where that is where it acts.
+
+        Raises:
+            UsageError: It counts samples that the noise on a difference of weights does not have.
+        """
+        if self.within(protocol):
+            return protocol.privately(self.privacy)
+        if moves(protocol) and (self.noise_on == "sum" or self.expected_batch):
+            raise UsageError(
+                f"--defence {self}: without clip=… the noise is on the difference of weights, which is no mean",
+                "leave noise-on and expected-batch out, or clip every sample",
+            )
+        return protocol
+
     def protect(self, update: Update, step: ClientStep, generator: Generator) -> Update:
-        """Clip where wanted, then add noise where wanted."""
-        shared, level = self._clean(update, step), self.level(len(step.inputs))
-        if level == 0:
-            return shared
-        return {name: g + level * torch.randn(g.shape, generator=generator).to(g) for name, g in shared.items()}
+        """Clip where wanted, then add noise where wanted; nothing more where every step has done so."""
+        if self.within(step.protocol):
+            return update
+        return noised(self._clean(update, step), self.level(len(step.inputs)), generator)
 
     def _clean(self, update: Mapping[str, Tensor], step: ClientStep) -> Update:
         """What is shared before the noise."""
@@ -171,22 +208,38 @@ class GaussianMechanism(Defence):
                 found[name] += g
         return scaled(found, 1 / self.divisor(drawn))
 
+    def quiet(self, update: Update, step: ClientStep) -> tuple[Update, float] | None:
+        """What is shared before the noise; nothing is told apart inside local steps."""
+        return None if self.within(step.protocol) else (self._clean(update, step), self.level(len(step.inputs)))
+
     def channel(self, observation: Observation) -> Channel | None:
         """Clip the guess's gradient too, where that is what the client does; the rest is left to the prior."""
         drawn = observation.batch_size
+        if self.within(observation.protocol):
+            return None
         scale = 1.0 if self.per == "update" and self.clip else drawn / self.divisor(drawn)
         if self.acts_on_samples and drawn > 1:
             return None
         return None if self.clip == 0 and scale == 1 else Clipping(self.clip or math.inf, scale)
 
     def adapt(self, target: Target, observation: Observation) -> tuple[Target, Observation]:
-        """With the clipping as a channel, and the noise level known; noise of several defences adds up in squares."""
+        """With the clipping as a channel, and the noise level known; noise of several defences adds up in squares.
+
+        The steps of a guess clip as the client's do where each is of one sample.
+        """
         target, seen = super().adapt(target, observation)
+        protocol = seen.protocol
+        if self.within(protocol):
+            level = local_steps.level(self.privacy, protocol)
+            kept = protocol if max(protocol.step_sizes) == 1 else protocol.privately(None)
+            return target, replace(seen, protocol=kept, noise=math.hypot(seen.noise, level), rescaled=True)
         noise = math.hypot(seen.noise, self.level(observation.batch_size))
         return target, replace(seen, noise=noise, rescaled=seen.rescaled or self.clip > 0)
 
     def check_step(self, step: ClientStep, raw: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> list[Check]:
         """The noise in every tensor, and by its projections the clipping below it; without noise norm and values."""
+        if self.within(step.protocol):
+            return self._check_within(step, step.read(shared))
         drawn = len(step.inputs)
         share = 1.0 if self.per == "update" else drawn / self.divisor(drawn)
         level = self.level(drawn)
@@ -196,6 +249,26 @@ class GaussianMechanism(Defence):
             return []
         return noise_checks(scaled(raw, share), self._clean(raw, step), shared, level, clips=self.clip > 0)
 
+    def _check_within(self, step: ClientStep, shared: Mapping[str, Tensor]) -> list[Check]:
+        """Of a single local step, in units of its gradient; of several nothing is told apart."""
+        if self.unchecked(step):
+            return []
+        drawn, alone = len(step.inputs), list(step.per_sample())
+        divisor = self.divisor(drawn)
+        bounded = [clipped({n: g[n] for n in shared}, self.clip) for g in alone]
+        sums = ({n: torch.stack([g[n] for g in part]).sum(0) for n in shared} for part in (alone, bounded))
+        whole, clean = (scaled(total, 1 / divisor) for total in sums)
+        if self.noisy:
+            return noise_checks(whole, clean, shared, self.privacy.level(drawn), clips=True)
+        return norm_checks(clean, shared, self.clip * drawn / divisor)
+
+    def unchecked(self, step: ClientStep) -> str:
+        """Several private steps have no noise that could be told from one update."""
+        single = step.protocol is not None and len(step.protocol.step_sizes) == 1
+        if not self.within(step.protocol) or (step.replayed and single):
+            return ""
+        return "what every local step clipped and added cannot be told from the update"
+
     def guarantee(self, batch_size: int, prior: float) -> Guarantee | None:
         """ε and the bound on reconstruction; ``None`` without clipping or without noise."""
         if not self.accounted:
@@ -204,7 +277,45 @@ class GaussianMechanism(Defence):
 
         z = self.noise_multiplier(batch_size)
         found = accounting.gaussian(z, self.rate, self.steps, self.delta, prior)
-        return replace(found, reading=self._reading(batch_size), other=self._other(batch_size, prior))
+        unit: Literal["sample", "client"] = "client" if self.per == "update" else "sample"
+        return replace(found, unit=unit, reading=self._reading(batch_size), other=self._other(batch_size, prior))
+
+    def guaranteed(self, protocol: Protocol, prior: float) -> Guarantee | None:
+        """As above; inside local steps, of as many mechanisms as an update has for one sample."""
+        if not self.accounted or not moves(protocol):
+            return super().guaranteed(protocol, prior)
+        if self.within(protocol):
+            return local_steps.guarantee(
+                self.privacy, protocol, prior, rate=self.rate, whole=self.steps, delta=self.delta
+            )
+        found = super().guaranteed(protocol, prior)
+        return None if found is None else replace(found, reading=self._both(protocol), other=None)
+
+    def _both(self, protocol: Protocol) -> str:
+        return in_both_units(protocol, self.level(protocol.batch_size), self.clip)
+
+    def misuses(self, practice: Practice) -> Iterator[Misuse]:
+        """What a shared update shows of noise that is missing or of the wrong size, and of whose norm was clipped."""
+        drawn = practice.protocol.batch_size
+        if self.accounted:
+            yield from later_rounds(practice, *self._covered(practice.protocol))
+        if self.within(practice.protocol):
+            return
+        if self.per == "update" and self.clip:
+            yield from counted_buffers(practice, self.clip)
+        if self.noisy:
+            quiet = practice.quiet(self)
+            yield from misdivided(practice, quiet, {"samples": drawn} if self.per == "sample" else {})
+            yield from unnoised(practice, quiet)
+
+    def _covered(self, protocol: Protocol) -> tuple[float, Callable[[int], float]]:
+        """Rounds that the accountant was told of, and ε after others."""
+        from leakaudit.defences import accounting
+
+        within = self.within(protocol)
+        each = local_steps.of_update(protocol, self.rate) if within else 1
+        z = local_steps.multiplier(self.privacy, protocol) if within else self.noise_multiplier(protocol.batch_size)
+        return self.steps / each, lambda rounds: accounting.epsilon(z, self.rate, rounds * each, self.delta)
 
     def _reading(self, drawn: int) -> str:
         """The units of the noise."""
@@ -249,8 +360,8 @@ class GaussianMechanism(Defence):
             return ErrorBound(None, "computed for one sample per update only")
         from leakaudit.risk.fisher import fisher_bound
 
-        _, seen = self.adapt(target, observation)
-        return ErrorBound(fisher_bound(target, seen, play, self.level(1), generator).mse)
+        _, seen = adapted(target, observation, [self])
+        return ErrorBound(fisher_bound(target, seen, play, seen.noise, generator).mse)
 
     @classmethod
     def grid(cls, batch_size: int, samples: int) -> tuple[str, ...]:
@@ -258,30 +369,28 @@ class GaussianMechanism(Defence):
         return tuple(f"clip={GRID_CLIP:g},noise={z * GRID_CLIP / batch_size:g}" for z in MULTIPLIERS)
 
 
-@dataclass(frozen=True)
-class Clipping(Channel):
-    """Scales down what is longer than a bound.
+@dataclass(frozen=True, kw_only=True)
+class Opacus(GaussianMechanism):
+    """DP-SGD as Opacus runs it, in its units: ``opacus:multiplier=1,clip=1,expected-batch=8,rate=0.01,steps=1000``."""
 
-    Args:
-        bound: Largest norm of all tensors together.
-        scale: What comes out is multiplied by it: samples drawn over what their sum is divided by.
-    """
+    name: ClassVar[str] = "opacus:PrivacyEngine"
+    title: ClassVar[str] = "Opacus (DP-SGD)"
+    order: ClassVar[int] = 98
+    like: ClassVar[str] = "dp"
+    units: ClassVar[str] = (
+        "multiplier is the noise multiplier and clip the max_grad_norm of PrivacyEngine; expected-batch is what its "
+        "optimizer divides by, rate the sampling rate and steps the number of optimizer steps of the training"
+    )
 
-    bound: float
-    scale: float = 1.0
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.multiplier or self.per != "sample":
+            raise ValueError("Opacus clips samples and has a noise multiplier: give multiplier=… and clip=…")
 
-    def __call__(self, gradients: Mapping[str, Tensor]) -> Update:
-        """Gradients by name, differentiable."""
-        return scaled(clipped(gradients, self.bound), self.scale)
+    def __str__(self) -> str:
+        return f"opacus:{super().__str__()}"
 
-
-def clipped(gradient: Mapping[str, Tensor], bound: float) -> Update:
-    """A gradient scaled down to a norm of at most `bound`; differentiable."""
-    squares = torch.stack([g.square().sum() for g in gradient.values()]).sum()
-    factor = (bound / squares.clamp_min(TINY).sqrt()).clamp_max(1.0)
-    return {name: g * factor for name, g in gradient.items()}
-
-
-def scaled(gradient: Mapping[str, Tensor], factor: float) -> Update:
-    """A gradient times a number."""
-    return dict(gradient) if factor == 1 else {name: g * factor for name, g in gradient.items()}
+    @classmethod
+    def grid(cls, batch_size: int, samples: int) -> tuple[str, ...]:
+        """Nothing that the mechanism's own grid has not."""
+        return ()

@@ -19,6 +19,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from leakaudit.protocols.base import Protocol
+
 
 @dataclass(frozen=True)
 class Circumstances:
@@ -32,6 +34,8 @@ class Circumstances:
         recorded: Whether a real client's update is audited, which only the checks say anything about.
         unchecked: Why the update was not held against the defence, or "".
         failed: Properties that the defence, or a claim, says the update has, and that it does not have.
+        protocol: How the update is made, defences included; ``None`` for one gradient of the samples.
+        entries: Of the trainable tensors; 0 where that is not known.
     """
 
     batch_size: int
@@ -41,6 +45,8 @@ class Circumstances:
     recorded: bool = False
     unchecked: str = ""
     failed: tuple[str, ...] = ()
+    protocol: Protocol | None = None
+    entries: int = 0
 
 
 def obstacle(circumstances: Circumstances) -> str:

@@ -130,8 +130,14 @@ class KnownErrorTarget(Target):
 
     error: Tensor = field(default_factory=lambda: torch.empty(0))
 
-    def loss(self, inputs: Tensor, labels: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
-        """⟨δ, E h(x)⟩ of normalised images (1, C, H, W); the labels do not matter."""
+    def loss(
+        self,
+        inputs: Tensor,
+        labels: Tensor,
+        parameters: Mapping[str, Tensor] | None = None,
+        errors: Tensor | None = None,
+    ) -> Tensor:
+        """⟨δ, E h(x)⟩ of normalised images (1, C, H, W); neither labels nor errors at the outputs matter."""
         encoded: list[Tensor] = []
         bottleneck: Any = self.module.get_submodule(INSERTED)
         hook = bottleneck.encoder.register_forward_hook(lambda _, __, output: encoded.append(output))

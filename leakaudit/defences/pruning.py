@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 
 from leakaudit.defences.base import ClientStep, Defence, Update
 from leakaudit.defences.evidence import Check, flat
+from leakaudit.defences.survivors import DeadZone
 from leakaudit.observation import Channel, Observation
 from leakaudit.target.target import Target
 
@@ -87,51 +88,3 @@ def _largest(tensor: Tensor, count: int) -> Tensor:
     chosen = tensor.flatten().abs().topk(count).indices
     kept[chosen] = tensor.flatten()[chosen]
     return kept.view_as(tensor)
-
-
-@dataclass(frozen=True, eq=False)
-class DeadZone(Channel):
-    """Sets to zero what pruning would, with a slope beyond the threshold; entries that survived pass unchanged.
-
-    Args:
-        masks: 1 where the update has an entry, by tensor.
-        thresholds: Smallest magnitude that survived, by tensor.
-    """
-
-    masks: Mapping[str, Tensor]
-    thresholds: Mapping[str, Tensor]
-
-    @classmethod
-    def of(cls, update: Mapping[str, Tensor]) -> DeadZone:
-        """What an update tells of its pruning; a tensor without survivors has its own thresholds at infinity."""
-        smallest = {n: g.abs().masked_fill(g == 0, float("inf")).min() for n, g in update.items()}
-        return cls(Support.of(update).masks, smallest)
-
-    def __call__(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Gradients by name, differentiable."""
-        found = dict(gradients)
-        for name, mask in self.masks.items():
-            g, threshold = gradients[name], self.thresholds[name]
-            beyond = (g.abs() - threshold).clamp_min(0.0) * g.sign()
-            found[name] = mask * g + (1 - mask) * beyond
-        return found
-
-
-@dataclass(frozen=True, eq=False)
-class Support(Channel):
-    """Zeroes the entries that an update does not show.
-
-    Args:
-        masks: 1 where the update has an entry, by tensor.
-    """
-
-    masks: Mapping[str, Tensor]
-
-    @classmethod
-    def of(cls, update: Mapping[str, Tensor]) -> Support:
-        """The support of an update."""
-        return cls({name: g.ne(0).to(g.dtype) for name, g in update.items()})
-
-    def __call__(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Gradients by name, differentiable."""
-        return {name: g * self.masks[name] if name in self.masks else g for name, g in gradients.items()}

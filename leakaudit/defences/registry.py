@@ -1,15 +1,14 @@
 """The defences that are installed: the entry points of the group ``leakaudit.defences``.
 
 The name of an entry point is the key that the defence's text begins with; a defence with several such keys (``clip``
-and ``noise``) has an entry point for each.
+and ``noise``) has an entry point for each. A dot in it stands for the colon behind the name of a framework.
 """
 
 from __future__ import annotations
 
 from leakaudit.defences.base import Defence
+from leakaudit.defences.names import GROUP
 from leakaudit.plugins import installed
-
-GROUP = "leakaudit.defences"
 
 
 def available() -> dict[str, type[Defence]]:
@@ -18,7 +17,7 @@ def available() -> dict[str, type[Defence]]:
     Raises:
         UsageError: One that a package brings cannot be imported.
     """
-    found: dict[str, type[Defence]] = installed(GROUP, "defence")
+    found: dict[str, type[Defence]] = {n.replace(".", ":"): d for n, d in installed(GROUP, "defence").items()}
     return dict(sorted(found.items(), key=lambda item: (item[1].order, item[0])))
 
 

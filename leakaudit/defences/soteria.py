@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from leakaudit.defences.base import ClientStep, Defence, Update, through
-from leakaudit.defences.pruning import Support
+from leakaudit.defences.survivors import Support
 from leakaudit.errors import ModelError
 from leakaudit.observation import Observation
 from leakaudit.target.splice import last_linear, layer_input

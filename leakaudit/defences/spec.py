@@ -1,4 +1,5 @@
-"""Defences as text: ``clip=1.0,noise=0.01``, ``prune=0.9``, ``sign``, ``module:function``.
+"""Defences as text: ``clip=1.0,noise=0.01``, ``prune=0.9``, ``sign``, ``nvflare:SVTPrivacy(gamma=1e-5)``,
+``module:function``.
 
 The settings stand in any order, and a hyphen in a name is an underscore.
 """
@@ -13,6 +14,7 @@ from typing import Any
 
 from leakaudit.defences.base import Defence
 from leakaudit.defences.custom import load_custom
+from leakaudit.defences.names import Named, named, runs_code, settings_of
 from leakaudit.defences.registry import available
 from leakaudit.errors import UsageError
 
@@ -37,16 +39,16 @@ def parse_defence(text: str) -> Defence:
     Raises:
         UsageError: See :func:`parse_defences`.
     """
-    first = text.partition(",")[0].partition("=")[0].strip()
-    if ":" in first:
+    if runs_code(text):
         return load_custom(text)
-    kind = _kind(text)
+    filtered = named(text)
+    kind = _kind(text) if filtered is None else _framework_kind(text, filtered)
     types = typing.get_type_hints(kind)
     values: dict[str, Any] = {}
-    for part in text.split(","):
-        name, found, value = (piece.strip() for piece in part.partition("="))
+    for part in settings_of(text if filtered is None else filtered.settings):
+        name, found, value = (piece.strip().strip("'\"") for piece in part.partition("="))
         key = name.replace("-", "_")
-        if key == kind.name and not found:
+        if not found and (key == kind.name or (filtered and not key)):
             continue
         if key not in {f.name for f in dataclasses.fields(kind)}:
             settings = ", ".join(f.name.replace("_", "-") for f in dataclasses.fields(kind)) or "no settings"
@@ -76,12 +78,31 @@ def _kind(text: str) -> type[Defence]:
     if leading:
         return known[leading]
     first = keys[0].replace("-", "_")
-    owners = {kind for kind in known.values() if first in {f.name for f in dataclasses.fields(kind)}}
+    ours = [kind for key, kind in known.items() if ":" not in key]
+    owners = {kind for kind in ours if first in {f.name for f in dataclasses.fields(kind)}}
     if len(owners) == 1:
         return owners.pop()
     raise UsageError(
         f"--defence {text!r}: no defence begins with {keys[0]!r}",
         f"there are: {', '.join(known)}, or module:function (leakaudit defences)",
+    )
+
+
+def _framework_kind(text: str, filtered: Named) -> type[Defence]:
+    """The filter of a framework.
+
+    Raises:
+        UsageError: There is none of that name.
+    """
+    known = available()
+    if filtered.key in known:
+        return known[filtered.key]
+    framework = filtered.key.partition(":")[0]
+    theirs = [key for key in known if key.partition(":")[0] == framework]
+    if filtered.key == framework and len(theirs) == 1:
+        return known[theirs[0]]
+    raise UsageError(
+        f"--defence {text!r}: no filter {filtered.key}", f"there are: {', '.join(theirs)} (leakaudit defences)"
     )
 
 

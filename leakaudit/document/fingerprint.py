@@ -16,6 +16,7 @@ from leakaudit.document.schema import FindingEntry, TargetSection
 def architecture_hash(target: TargetSection) -> str:
     """SHA-256 of layers, shapes and sizes."""
     parts = [target.layers, target.input_shape, target.classes, target.parameters, target.trainable_tensors]
+    parts += [] if target.task == "single-label" else [target.task]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from leakaudit.document.disclosure import CommandLine, FileName, OptionValue, Picture, Private, Public, limited
 from leakaudit.document.earlier import upgraded
-from leakaudit.document.status import ControlStatus, Cut, RunStatus, VerdictStatus
+from leakaudit.document.status import ControlStatus, Cut, MisuseKind, RunStatus, VerdictStatus
 from leakaudit.errors import UsageError
 from leakaudit.safety.confined import confined
 from leakaudit.safety.files import ordinary
@@ -106,7 +106,10 @@ class TargetSection(_Model):
     sha256: Public[str | None]
     format: Public[str]
     producer: Public[str] = ""
-    classes: Public[int]
+    classes: Public[int] = Field(description="number of classes; 0 where labels are no classes")
+    task: Public[str] = Field(default="single-label", description="what a label is, by the name of its task")
+    task_evidence: Public[str] = Field(default="", description="what the task was told from, or what asked for it")
+    outputs: Public[int | None] = Field(default=None, description="numbers that the model returns per sample")
     input_shape: Public[list[int]]
     native_shape: Public[list[int]] = Field(default_factory=list)
     layout: Public[str] = "NCHW"
@@ -356,6 +359,10 @@ class SampleResult(Metrics):
     inferred_label: Private[int | None] = Field(
         default=None, description="of the reconstruction that it was matched with; the order of labels is not inferred"
     )
+    label_row: Private[list[float] | None] = Field(
+        default=None, description="the label as numbers, where a sample has several classes or is labelled by numbers"
+    )
+    inferred_row: Private[list[float] | None] = Field(default=None, description="the same of the reconstruction")
     label_right: Public[bool | None] = Field(
         default=None, description="whether its label is among those inferred, each counted once; null if assumed"
     )
@@ -440,7 +447,19 @@ class LabelResult(_Model):
 
     true: Private[list[int]]
     inferred: Private[list[int]]
-    correct: Public[int] = Field(description="size of the intersection of both; 0 where they were merely assumed")
+    correct: Public[int] = Field(
+        description="how many are right, as the task counts: of one class the size of the intersection of both, of "
+        "several the right answers of yes and no, of numbers those within one per cent; 0 where merely assumed"
+    )
+    chance: Public[float | None] = Field(
+        default=None, description="share that the best guess without the update has right; null where it is 1/classes"
+    )
+    rows: Private[list[list[float]] | None] = Field(
+        default=None, description="labels of several classes or numbers, a row per sample in the order of the batch"
+    )
+    inferred_rows: Private[list[list[float]] | None] = Field(
+        default=None, description="the same as inferred; fractions say how many samples of the batch have a class"
+    )
     assumed: Public[bool] = Field(
         default=False, description="nothing in the update told them: they are no inference, and none counts as right"
     )
@@ -587,6 +606,12 @@ class AccountingEntry(_Model):
     other_reconstruction: Public[float | None] = Field(
         default=None, description="the bound of the training, were it so"
     )
+    unit: Public[Literal["sample", "client"]] = Field(
+        default="sample", description="whose presence ε hides: one sample, or one client with all its samples"
+    )
+    update_steps: Public[int] = Field(
+        default=1, description="mechanisms that one update composes for whoever took part in it"
+    )
     mse: Public[float | None] = Field(
         default=None, description="least MSE of unbiased attackers from one update, in pixels"
     )
@@ -600,6 +625,15 @@ class ClaimCheck(_Model):
     expected: Public[str]
     measured: Public[str]
     holds: Public[bool]
+
+
+class MisuseEntry(_Model):
+    """One thing that deployed code does wrong with a defence."""
+
+    kind: Public[MisuseKind]
+    told: Public[str]
+    sure: Public[Confidence]
+    grave: Public[bool] = Field(description="whether the protection is void, and not merely less than stated")
 
 
 class DefenceEntry(_Model):
@@ -619,6 +653,8 @@ class DefenceEntry(_Model):
     accounting_reason: Public[str] = Field(default="", description="why there is no bound")
     withheld: Public[bool] = Field(default=False, description="it would have a bound, and a premise of it fails here")
     checks: Public[list[ClaimCheck]] = Field(default_factory=list)
+    remains: Public[str] = Field(default="", description="what stays exact through it, where that is worth saying")
+    misuses: Public[list[MisuseEntry]] = Field(default_factory=list)
 
 
 class ClaimEntry(_Model):
@@ -626,6 +662,7 @@ class ClaimEntry(_Model):
 
     text: Public[str]
     checks: Public[list[ClaimCheck]]
+    misuses: Public[list[MisuseEntry]] = Field(default_factory=list)
 
 
 class RecommendationEntry(_Model):
@@ -664,6 +701,13 @@ class DefenceTrial(_Model):
     accounting: Public[AccountingEntry | None] = None
     seconds: Public[float] = 0.0
     recommended: Public[bool] = False
+
+    @model_validator(mode="after")
+    def _shown_by_attacks(self) -> DefenceTrial:
+        """What no attack that works through it was measured with meets no goal, and is not recommended."""
+        if not self.evaluated or self.status is not RunStatus.RUN:
+            self.meets = self.recommended = False
+        return self
 
 
 class FindingEntry(_Model):

@@ -76,6 +76,25 @@ class VerdictStatus(_Word):
         return self in (VerdictStatus.INCONCLUSIVE, VerdictStatus.NOT_APPLICABLE)
 
 
+class MisuseKind(_Word):
+    """What deployed code does wrong with a defence; each has a finding of its own."""
+
+    BUFFERS_COUNTED = "buffers counted"
+    """The norm that is clipped counts buffers and counters."""
+    WRONG_DIVISOR = "wrong divisor"
+    """Noise calibrated for the sum is added to the mean, or the reverse."""
+    CLASSIC_BOUND = "classic bound"
+    """The classic bound of the Gaussian mechanism is used for ε > 1, where it is no theorem."""
+    UNACCOUNTED = "unaccounted"
+    """Noise in every round, without an accountant over the rounds."""
+    SERVER_SEES_RAW = "server sees raw updates"
+    """The noise is added to the aggregate, after the server has seen the updates."""
+    WEIGHTS_FILTERED = "weights filtered"
+    """A filter for differences acts on full weights."""
+    PASSED_UNNOISED = "passed un-noised"
+    """Some tensors are shared without the noise."""
+
+
 class Cause(_Word):
     """What ended something before it was through."""
 

@@ -68,7 +68,7 @@ class Images(Domain):
         return cls(tuple(shape), (0.0,) * shape[0], (1.0,) * shape[0], guessed)
 
     def _column(self, values: tuple[float, ...], like: Tensor) -> Tensor:
-        return torch.tensor(values, dtype=like.dtype, device=like.device).view(-1, 1, 1)
+        return torch.tensor(values, dtype=like.dtype, device=like.device).view(-1, *(1,) * (len(self.shape) - 1))
 
     def encode(self, values: Tensor) -> Tensor:
         """Pixels in 0..1 (B, C, H, W) to model inputs of the same shape."""
@@ -80,30 +80,39 @@ class Images(Domain):
 
     def box(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """The smallest and largest model input per channel, each of shape (C, 1, 1)."""
-        zero = torch.zeros((len(self.mean), 1, 1), dtype=like.dtype, device=like.device)
+        ones = (1,) * (len(self.shape) - 1)
+        zero = torch.zeros((len(self.mean), *ones), dtype=like.dtype, device=like.device)
         return self.encode(zero), self.encode(zero + 1.0)
 
     def start(self, kind: Start, batch: int, generator: Generator) -> Tensor:
         """Noise, zeros, or a small patch of noise repeated over the image (``tiled``)."""
         if kind != "tiled":
             return drawn(kind, (batch, *self.shape), generator)
-        channels, height, width = self.shape
-        rows, columns = -(-height // TILE), -(-width // TILE)
-        patch = torch.randn((batch, channels, rows, columns), generator=generator)
-        return patch.repeat(1, 1, TILE, TILE)[..., :height, :width].contiguous()
+        channels, *sides = self.shape
+        patch = torch.randn((batch, channels, *(-(-side // TILE) for side in sides)), generator=generator)
+        repeated = patch.repeat(1, 1, *(TILE,) * len(sides))
+        for axis, side in enumerate(sides):
+            repeated = repeated.narrow(axis + 2, 0, side)
+        return repeated.contiguous()
 
     def look_alikes(self, count: int, generator: Generator) -> Tensor:
         """Images with the spectrum of photographs (1/f noise), their contrast and a common tint."""
-        channels, height, width = self.shape
-        frequency = (torch.fft.fftfreq(height)[:, None].square() + torch.fft.fftfreq(width).square()).sqrt()
-        amplitude = frequency.clamp_min(1 / max(height, width)) ** -SPECTRUM
+        channels, *sides = self.shape
+        axes = tuple(range(-len(sides), 0))
+        squares = [
+            torch.fft.fftfreq(side).square().view(-1, *(1,) * (len(sides) - 1 - place))
+            for place, side in enumerate(sides)
+        ]
+        frequency = sum(squares[1:], start=squares[0]).sqrt()
+        amplitude = frequency.clamp_min(1 / max(sides)) ** -SPECTRUM
         layers = []
         for planes in (channels, 1):  # colour detail, and what the channels share
-            noise = torch.fft.fft2(torch.randn((count, planes, height, width), generator=generator))
-            layer = torch.fft.ifft2(noise * amplitude).real
+            noise = torch.fft.fftn(torch.randn((count, planes, *sides), generator=generator), dim=axes)
+            layer = torch.fft.ifftn(noise * amplitude, dim=axes).real
             layers.append(layer / layer.square().mean().sqrt().clamp_min(1e-12))
-        contrast = torch.exp(0.3 * torch.randn((count, 1, 1, 1), generator=generator))
-        tint = 0.1 * torch.randn((count, channels, 1, 1), generator=generator)
+        ones = (1,) * len(sides)
+        contrast = torch.exp(0.3 * torch.randn((count, 1, *ones), generator=generator))
+        tint = 0.1 * torch.randn((count, channels, *ones), generator=generator)
         pixels = PIXEL_MEAN + PIXEL_STD * contrast * (0.35 * layers[0] + layers[1]) + tint
         return self.encode(pixels.clamp(0, 1))
 
@@ -180,14 +189,14 @@ class Images(Domain):
         return f"mean {list(self.mean)}, std {list(self.std)}"
 
 
-def total_variation(images: Tensor) -> Tensor:
+def total_variation(images: Tensor, axes: Sequence[int] = (-1, -2)) -> Tensor:
     """Anisotropic total variation of (B, C, H, W): mean |horizontal| + mean |vertical| difference.
 
-    The two means are taken separately, in the normalised space of the model (Geiping et al. 2020). A direction with
+    The means are taken separately, in the normalised space of the model (Geiping et al. 2020). A direction with
     a single pixel contributes 0.
     """
     total = images.new_zeros(())
-    for axis in (-1, -2):
+    for axis in axes:
         if images.shape[axis] > 1:
             total = total + images.diff(dim=axis).abs().mean()
     return total

@@ -83,6 +83,12 @@ def _size(
         return sum(parameter.numel() for parameter in widen(shape, classes, factor).parameters())
 
 
+CONVOLUTIONS: dict[int, Callable[..., nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+"""By the number of axes that a sample has beside its channels, by definition."""
+NORMS: dict[int, Callable[..., nn.Module]] = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+"""By the same number, by definition."""
+
+
 class _Patches(nn.Module):
     """A patch embedding with learned positions, single-head attention, and a linear head on the mean token."""
 
@@ -135,13 +141,14 @@ def _mlp(activation: Callable[[], nn.Module], dropout: float = 0.0) -> Callable[
 
 
 def _lenet(dropout: float = 0.0, *, batchnorm: bool = False) -> Callable[..., nn.Module]:
-    """The LeNet of `benchmarks/networks.py` for any shape: 5×5 convolutions with strides 2, 2 and 1."""
+    """The LeNet of `benchmarks/networks.py` for any shape: convolutions of 5 values a side with strides 2, 2 and 1."""
 
     def build(shape: Sequence[int], classes: int, factor: int = 1) -> nn.Module:
         width, units = factor * CHANNELS, factor * UNITS
+        convolution, norm = CONVOLUTIONS[len(shape) - 1], NORMS[len(shape) - 1]
         layers: list[nn.Module] = []
         for inputs, stride in ((shape[0], 2), (width, 2), (width, 1)):
-            layers += [nn.Conv2d(inputs, width, 5, stride, 2), *([nn.BatchNorm2d(width)] if batchnorm else [])]
+            layers += [convolution(inputs, width, 5, stride, 2), *([norm(width)] if batchnorm else [])]
             layers.append(nn.GELU())
         flat = width * prod(-(-side // 4) for side in shape[1:])  # two strides of 2, each rounded up
         layers += [nn.Flatten(), *_dropout(dropout), nn.Linear(flat, units), nn.GELU(), *_dropout(dropout)]
@@ -161,11 +168,9 @@ def _sized(
 
 
 def _leaky_cnn(shape: Sequence[int], classes: int) -> nn.Module:
-    channels, height, width = shape
-    convolution = nn.Conv2d(channels, 2 * channels, 3, padding=1)
-    return nn.Sequential(
-        convolution, nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(2 * channels * height * width, classes)
-    )
+    channels, *sides = shape
+    convolution = CONVOLUTIONS[len(sides)](channels, 2 * channels, 3, padding=1)
+    return nn.Sequential(convolution, nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(2 * channels * prod(sides), classes))
 
 
 REFERENCES = (
@@ -180,6 +185,8 @@ REFERENCES = (
 )
 """The networks for images; their dropout rate and slope are chosen, the rates of `benchmarks/anchors.py` and the slope
 of R-GAP's own networks (arXiv 2010.07733)."""
+SIGNAL_REFERENCES = VOLUME_REFERENCES = REFERENCES[:-1]
+"""The same without patches, for signals and for volumes, whose convolutions have one axis and three; by definition."""
 TEXT_REFERENCES = (Reference("text", _Text),)
 TABLE_REFERENCES = tuple(reference for reference in REFERENCES if reference.name in ("mlp", "relu-mlp", "dropout-mlp"))
 """Those of the networks for images that take vectors."""

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 from leakaudit.domains.base import Domain
 from leakaudit.domains.images import Images
+from leakaudit.domains.signals import Signals
 from leakaudit.domains.table import Table
 from leakaudit.domains.tokens import Tokens
+from leakaudit.domains.volumes import Volumes
 from leakaudit.plugins import installed
 
 GROUP = "leakaudit.domains"
-OWN: tuple[type[Domain], ...] = (Images, Tokens, Table)
+OWN: tuple[type[Domain], ...] = (Images, Volumes, Signals, Tokens, Table)
 
 
 def available() -> dict[str, type[Domain]]:

@@ -56,6 +56,15 @@ IMAGES = (
     Spec("mse", "MSE", "", 3, higher_is_better=False, style="significant", undefined=0.0),
 )
 """Metrics of images; the digits are chosen for reading, and what is undefined counts as exact."""
+VOLUMES = tuple(spec for spec in IMAGES if spec.name in ("psnr", "margin", "mse"))
+"""Metrics of volumes, those of images that have no windows of their own; by definition."""
+SIGNALS = (
+    Spec("snr", "SNR", "dB", 1, beside=True, lead=True),
+    Spec("margin", "Margin", "dB", 1, style="signed", remark="above the best floor", floored=False, lead=True),
+    Spec("correlation", "Correlation", "", 3, beside=True, lead=True, undefined=1.0),
+    Spec("error", "Error / deviation", "", 3, higher_is_better=False, style="significant", undefined=0.0),
+)
+"""Metrics of signals; the digits are chosen for reading, and what is undefined counts as exact."""
 TOKENS = (
     Spec("accuracy", "Places right", "", 0, style="percent", beside=True, lead=True, undefined=0.0),
     Spec("recall", "Tokens named", "", 0, style="percent", beside=True, lead=True, undefined=0.0),

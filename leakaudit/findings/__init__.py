@@ -5,7 +5,7 @@ LA1xx architecture: what the shapes alone allow (`leakaudit.findings.rules.archi
 LA2xx reconstruction: which family of attacks recovered samples (`leakaudit.findings.rules.reconstruction`)
 LA3xx labels (`leakaudit.findings.rules.labels`)
 LA4xx protocol: how the client makes and shares its update (`leakaudit.findings.rules.protocol`)
-LA5xx defences: claimed, applied, and whether they held (`leakaudit.findings.rules.defences`)
+LA5xx defences: whether they held (`leakaudit.findings.rules.defences`), misused (`leakaudit.findings.rules.practice`)
 LA90x to LA94x fidelity: where the audited network may not be the trained one (`leakaudit.findings.rules.fidelity`)
 LA95x audit quality: what weakens this report (`leakaudit.findings.rules.quality`)
 ===== ======================================================================
@@ -25,7 +25,16 @@ from leakaudit.findings.registry import (
     rule_named,
     samples_of,
 )
-from leakaudit.findings.rules import architecture, defences, fidelity, labels, protocol, quality, reconstruction
+from leakaudit.findings.rules import (
+    architecture,
+    defences,
+    fidelity,
+    labels,
+    practice,
+    protocol,
+    quality,
+    reconstruction,
+)
 
 __all__ = [
     "RULES",
@@ -38,6 +47,7 @@ __all__ = [
     "fidelity",
     "judge",
     "labels",
+    "practice",
     "protocol",
     "quality",
     "reconstruction",

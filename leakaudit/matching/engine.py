@@ -86,7 +86,8 @@ def prepare(
         priors: Further terms of the objective.
         masks: Known dropout masks by ``step/layer``.
         possible: See :class:`GradientMatching`.
-        extra: Draws further unknowns for a restart: ``labels`` (B, K) logits, ``mask:step/layer`` (B, …).
+        extra: Draws further unknowns for a restart: ``labels`` (B, …) before the task relaxes them,
+            ``mask:step/layer`` (B, …).
 
     Raises:
         ValueError: The observation has no labels.
@@ -94,8 +95,9 @@ def prepare(
     labels = _labels(observation)
     problem = GradientMatching(target, observation, labels, settings, priors=priors, masks=masks, possible=possible)
     like = next(iter(problem.parameters.values()))
+    begin = {"labels": target.task.free(labels).to(like)} if observation.open_labels else {}
     guesses = [
-        {"inputs": start, **{name: value.to(like.device) for name, value in extra().items()}}
+        {"inputs": start, **begin, **{name: value.to(like.device) for name, value in extra().items()}}
         for start in starts(observation, settings, generator, like)
     ]
     planned = plan(problem, guesses[0], monitor.seconds_left())
@@ -209,7 +211,8 @@ def goes_together(
     cuda = next(iter(target.parameters.values())).is_cuda
     slow = mode == "eager" or (mode == "traced" and settings.execution == "auto" and not cuda)
     apart = settings.optimizer == "lbfgs" or settings.patience or settings.tolerance or settings.group_weight
-    apart = apart or settings.schedule == "plateau" or any(o.channel is not None for o in observations)
+    apart = apart or settings.schedule == "plateau"
+    apart = apart or any(o.channel is not None or o.open_labels or o.errors is not None for o in observations)
     return not (slow or apart or monitor.seconds_left() is not None)
 
 
@@ -284,7 +287,9 @@ def to_reconstruction(
     match = problem.cosine(problem.projected(best.values))
     if not math.isfinite(best.objective):
         notes = (*notes, "the objective was not a finite number anywhere: what is shown is the start")
-    labels = best.values["labels"].argmax(1) if "labels" in best.values else problem.labels
+    labels = problem.labels
+    if "labels" in best.values:
+        labels = problem.target.task.decided(best.values["labels"], labels)
     found = {name.removeprefix(MASK): value for name, value in best.values.items() if name.startswith(MASK)}
     return Reconstruction(
         inputs=best.values["inputs"],
@@ -296,6 +301,7 @@ def to_reconstruction(
         iterations=best.spent,
         cuts=(*cuts, *filter(None, [solutions[-1].cut])),
         notes=notes,
+        errors=None if "labels" in best.values else problem.observation.errors,
     )
 
 

@@ -3,7 +3,7 @@
 .. math:: J(v) = D(\\nabla_\\theta \\ell(f_\\theta(x; m), y),\\, g^*) + \\alpha\\,R(x) + \\text{priors}(v)
 
 R is the roughness of the domain, of images their total variation. The unknowns v are the inputs, and where wanted the
-labels (as softmax logits) and the dropout masks.
+labels (as what the task makes labels of) and the dropout masks.
 """
 
 from __future__ import annotations
@@ -142,11 +142,13 @@ class GradientMatching:
     def play(self, variables: Variables, case: Case | None = None) -> Play:
         """The guess of what the client did: the unknowns, and what is known of a victim."""
         case = case or self.case
-        labels = variables["labels"].softmax(1) if "labels" in variables else case.labels
+        labels = self.target.task.relaxed(variables["labels"]) if "labels" in variables else case.labels
+        errors = None if "labels" in variables else self.observation.errors
         limited = self._limited(variables)
         free = {name.removeprefix(MASK): value for name, value in limited.items() if name.startswith(MASK)}
         asked = {name.removeprefix(CLIENT): value for name, value in variables.items() if name.startswith(CLIENT)}
-        return Play(variables["inputs"], labels, masks=by_step({**case.masks, **free}), unknowns=asked)
+        masks = by_step({**case.masks, **free})
+        return Play(variables["inputs"], labels, masks=masks, unknowns=asked, errors=errors)
 
     def cosine(self, variables: Variables) -> float:
         """Cosine distance of a guess, whatever the objective is: the yardstick that compares different objectives."""

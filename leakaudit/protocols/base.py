@@ -32,11 +32,14 @@ class Play:
 
     Args:
         inputs: (B, C, H, W) in the model's normalised space, or token ids (B, 1, 1, L).
-        labels: Class indices (B,), or class probabilities (B, K) of soft labels, or while they are being optimised.
+        labels: (B, *label_shape) of the task, or class probabilities (B, K) of soft labels, or while they are being
+            optimised.
         order: Positions of the samples in the order of their visits, where the protocol has one: (epochs, B).
         masks: Dropout keep masks of every local step, by layer; empty where nothing is injected, and then layers do as
             their own mode says.
         unknowns: What else a protocol asks a guess for, by the names that it gives them.
+        errors: Of one gradient, the error at the outputs ∂ℓ/∂z (B, outputs) of each sample's own loss, where that is
+            known and stands for the labels: they are whatever makes these errors.
     """
 
     inputs: Tensor
@@ -44,6 +47,7 @@ class Play:
     order: Tensor | None = None
     masks: Steps = ()
     unknowns: Mapping[str, Tensor] = field(default_factory=dict)
+    errors: Tensor | None = None
 
     def masks_of(self, step: int) -> Masks:
         """The masks of one step by layer; none where none are given."""
@@ -59,7 +63,8 @@ class Play:
         if self.order is not None:
             raise AuditError("a play with an order of visits cannot be taken apart by samples")
         masks = tuple({name: self._rows(name, mask, chosen) for name, mask in step.items()} for step in self.masks)
-        return Play(self.inputs[chosen], self.labels[chosen], masks=masks)
+        errors = None if self.errors is None else self.errors[chosen]
+        return Play(self.inputs[chosen], self.labels[chosen], masks=masks, errors=errors)
 
     def _rows(self, name: str, mask: Tensor, chosen: list[int]) -> Tensor:
         """A mask's rows of some samples, several of each where heads or places are folded into the batch axis."""
@@ -185,6 +190,50 @@ class Protocol(ABC):
         """
         return {}
 
+    def learnt(self, moved: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Update:
+        """The inverse of :meth:`moved`: what a difference of weights is in the units of :meth:`update`.
+
+        Args:
+            moved: Weights after minus weights before; or a gradient, where that is what is sent.
+            before: As of :meth:`moved`.
+        """
+        return moved
+
+    @property
+    def step_weights(self) -> Sequence[float]:
+        """By how much each step's gradient moves the weights; 1 where the gradient itself is shared."""
+        return (1.0,) * self.steps
+
+    @property
+    def passes(self) -> int:
+        """How often each sample takes part in one update, at most."""
+        return 1
+
+    def sharing(self, kind: str) -> Protocol:
+        """The protocol as a recorded update of this kind shows it: ``weights``, ``delta`` or ``gradient``."""
+        return self
+
+    def privately(self, privacy: Any) -> Protocol:
+        """With this done in every local step (:class:`leakaudit.protocols.private.StepPrivacy`), or nothing.
+
+        A protocol that shares a gradient has no such steps, and stays as it is.
+        """
+        return self
+
+    def parts(self, sizes: Sequence[int]) -> list[tuple[float, Protocol]]:
+        """Clients of so many samples each whose updates add up to this one, with the weight of each in the mean."""
+        whole = sum(sizes)
+        return [(size / whole, replace(self, batch_size=size)) for size in sizes]
+
+    def plays(self, play: Play, sizes: Sequence[int]) -> list[Play]:
+        """The play of each of these clients."""
+        begins = [sum(sizes[:number]) for number in range(len(sizes))]
+        return [play.of(range(begin, begin + size)) for begin, size in zip(begins, sizes, strict=True)]
+
+    def draws(self, generator: Generator) -> Mapping[str, Tensor]:
+        """What else a client draws once, for :attr:`Play.unknowns`, beside order and masks."""
+        return {}
+
     @abstractmethod
     def assumption(self, shared: str = "undefended", made: str = "computed") -> str:
         """The verdict's sentence on how the update is taken to be made.
@@ -269,6 +318,7 @@ def gradient(
     create_graph: bool = False,
     parameters: Mapping[str, Tensor] | None = None,
     functional: bool = False,
+    errors: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """One local gradient of the mean loss, of which every protocol is made.
 
@@ -280,6 +330,7 @@ def gradient(
         create_graph: See :meth:`Protocol.update`, like `parameters` and `functional`.
         parameters: See there; tensors at which the step begins.
         functional: See there.
+        errors: ∂ℓ/∂z (B, outputs) of each sample's own loss, in place of labels.
     """
     if masks:
         with injected_masks(target.module, masks):
@@ -288,11 +339,12 @@ def gradient(
                 create_graph=create_graph,
                 parameters=parameters,
                 functional=functional,
+                errors=errors,
             )
     if functional:
         values = target.parameters if parameters is None else dict(parameters)
-        return dict(torch.func.grad(lambda p: target.loss(inputs, labels, p))(values))
-    return target.gradient(inputs, labels, create_graph=create_graph, parameters=parameters)
+        return dict(torch.func.grad(lambda p: target.loss(inputs, labels, p, errors))(values))
+    return target.gradient(inputs, labels, create_graph=create_graph, parameters=parameters, errors=errors)
 
 
 def sample_gradients(target: Target, play: Play) -> list[dict[str, Tensor]]:

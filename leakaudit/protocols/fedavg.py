@@ -25,6 +25,7 @@ from torch import Generator, Tensor
 from leakaudit.errors import UsageError
 from leakaudit.protocols.base import Play, Protocol, Update, belonging, gradient
 from leakaudit.protocols.optimizers import LINEAR, OPTIMIZERS, Name, State, impulses, make_step
+from leakaudit.protocols.private import StepPrivacy, seed_of
 from leakaudit.target.target import Target
 
 Shares = Literal["weights", "delta"]
@@ -44,6 +45,7 @@ class FedAvg(Protocol):
         optimizer: See :data:`leakaudit.protocols.optimizers.OPTIMIZERS`.
         drop_last: Leave out a last step of fewer samples.
         shares: ``weights`` after training, or the ``delta``, weights after minus weights before.
+        privacy: What is done to the gradient of every step, as DP-SGD does it; ``None`` for nothing.
     """
 
     local_epochs: int = 1
@@ -55,6 +57,7 @@ class FedAvg(Protocol):
     optimizer: Name = "sgd"
     drop_last: bool = False
     shares: Shares = "weights"
+    privacy: StepPrivacy | None = None
 
     name: ClassVar[str] = "fedavg"
 
@@ -154,13 +157,14 @@ class FedAvg(Protocol):
         )
         keep = create_graph or functional
         now, state = before, State()
+        how: dict[str, Any] = {"create_graph": create_graph, "functional": functional}
         for number, chosen in enumerate(self.visits(play)):
-            found = gradient(
-                *(target, play.inputs[chosen], play.labels[chosen], play.masks_of(number)),
-                create_graph=create_graph,
-                parameters=now,
-                functional=functional,
-            )
+            of_step = (target, play.inputs[chosen], play.labels[chosen], play.masks_of(number))
+            if self.privacy is None:
+                errors = None if play.errors is None or self.steps > 1 else play.errors[chosen]
+                found = gradient(*of_step, parameters=now, errors=errors, **how)
+            else:
+                found = self.privacy.gradient(*of_step, parameters=now, seed=seed_of(play, number), **how)
             now, state = step(now, found, state, number)
             if not keep:
                 now = {name: tensor.detach().requires_grad_() for name, tensor in now.items()}
@@ -217,6 +221,32 @@ class FedAvg(Protocol):
         largest = {name: torch.maximum(before[name].abs(), (before[name] + way).abs()) for name, way in moved.items()}
         return {n: spacing(tensor.detach()) * (self.steps / 12) ** 0.5 / total for n, tensor in largest.items()}
 
+    def learnt(self, moved: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A difference of weights in the update's units, rounded as the client's weights are where it shares those."""
+        begun = {name: before[name].detach() for name in moved}
+        if self.shares == "weights":
+            after = {name: begun[name] + tensor for name, tensor in moved.items()}
+        else:
+            after = {name: begun[name].double() + tensor.double() for name, tensor in moved.items()}
+        return {name: tensor.to(begun[name].dtype) for name, tensor in self._in_units(after, begun).items()}
+
+    @property
+    def passes(self) -> int:
+        """One an epoch."""
+        return self.local_epochs
+
+    def sharing(self, kind: str) -> FedAvg:
+        """Weights, or else their difference."""
+        return replace(self, shares="weights" if kind == "weights" else "delta")
+
+    def privately(self, privacy: StepPrivacy | None) -> FedAvg:
+        """With this done to every step's gradients."""
+        return replace(self, privacy=privacy)
+
+    def draws(self, generator: Generator) -> Mapping[str, Tensor]:
+        """The seed of the noise of all steps, where there is any."""
+        return {} if self.privacy is None else self.privacy.draws(generator)
+
     def order(self, generator: Generator, samples: int) -> Tensor | None:
         """A shuffle per epoch, (epochs, samples); none where every step takes all samples."""
         if samples <= self._size:
@@ -244,9 +274,13 @@ class FedAvg(Protocol):
         return (
             f"FedAvg: the client shares {what} after {_count(self.steps, 'step')} of {_NAMES[self.optimizer]} "
             f"(learning rate {self.learning_rate:g}{momentum}{decay}; {_count(self.batch_size, 'sample')}, "
-            f"{_count(self.local_epochs, 'epoch')}, steps of {self._size}), {shared}, {made} in {self.mode} mode."
-            f"{alone}"
+            f"{_count(self.local_epochs, 'epoch')}, steps of {self._size}{self._private}), {shared}, {made} in "
+            f"{self.mode} mode.{alone}"
         )
+
+    @property
+    def _private(self) -> str:
+        return "" if self.privacy is None else f", {self.privacy.told(max(self.step_sizes))}"
 
     def facts(self) -> dict[str, Any]:
         """With the local training."""

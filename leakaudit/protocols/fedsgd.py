@@ -42,6 +42,7 @@ class FedSGD(Protocol):
             create_graph=create_graph,
             parameters=parameters,
             functional=functional,
+            errors=play.errors,
         )
 
     def from_shared(self, shared: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Update:

@@ -111,7 +111,7 @@ class Reach:
     @property
     def told(self) -> str:
         """What the update determines, in a sentence."""
-        of, found = f"of {self.unknowns} directions of the image", self.determined
+        of, found = f"of {self.unknowns} directions of the input", self.determined
         if found is None:
             return f"RA_prop: the update determines at most {self.unknowns - self.deficits[0]} {of}"
         if found.lowest == found.highest:

@@ -140,7 +140,7 @@ class Subgraph:
     def _shape_only(self, image: fx.Node) -> Tensor:
         """Zeros in the place of the image, where only operators that ask for its shape read it (``new_ones``)."""
         if any(user in self.nodes and self.trace.is_data(user) for user in image.users):
-            raise NotImplementedError("it reads the image beside its own input")
+            raise NotImplementedError("it reads the model input beside its own input")
         return torch.zeros(self.trace.shape(image), dtype=torch.float64)
 
     def _evaluate(self, node: fx.Node, values: dict[fx.Node, Any], tensors: Mapping[str, Tensor]) -> Any:

@@ -126,17 +126,17 @@ def _open_directions(reading: int | None, spectrum: Spectrum | None) -> int | No
 
 
 def _exact_leak(parts: tuple[Segment, ...], batch_size: int, chain: tuple[int | None, ...] | None) -> str:
-    """Why the image can be computed exactly, or ""; `chain` is ``None`` where no recursion starts at the loss."""
+    """Why the input can be computed exactly, or ""; `chain` is ``None`` where no recursion starts at the loss."""
     if batch_size > 1 or not parts:
         return ""
     first = parts[0].main
     if first is not None and _reads_input(parts[0]):
-        return f"{first.name}: x = (∂ℓ/∂W)_j / (∂ℓ/∂b)_j reads the image off one row of its gradient"
+        return f"{first.name}: x = (∂ℓ/∂W)_j / (∂ℓ/∂b)_j reads the input off one row of its gradient"
     solvable = chain is not None and all(
         p.system is not None and p.system.deficit == 0 and p.invertible and p.kind in ("convolution", "linear")
         for p in parts
     )
-    return "every layer is solvable in closed form, from the loss to the image (R-GAP)" if solvable else ""
+    return "every layer is solvable in closed form, from the loss to the input (R-GAP)" if solvable else ""
 
 
 def _reads_input(part: Segment) -> bool:
@@ -213,7 +213,7 @@ def _notes(
         notes.append(reached.told)
     elif reading is not None:
         most = "at most " if any(part.bound for part in parts) else ""
-        notes.append(f"RA_prop: the update determines {most}{unknowns - reading} of {unknowns} directions of the image")
+        notes.append(f"RA_prop: the update determines {most}{unknowns - reading} of {unknowns} directions of the input")
     deficient = [part for part in parts if part.system is not None and part.system.deficit > 0 and part.gradient]
     if deficient:
         worst = max(deficient, key=lambda part: part.system.deficit if part.system else 0)

@@ -9,6 +9,8 @@ Needs a model with second derivatives, as the attacks do.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Generator, Tensor
 
@@ -48,7 +50,7 @@ class UpdateJacobian:
         inputs = play.inputs if distinct is None else play.inputs[distinct]
         self.inputs = inputs.detach().clone().requires_grad_(True)
         whole = self.inputs if places is None else self.inputs[places]
-        at = Play(whole, play.labels, play.order, play.masks)
+        at = replace(play, inputs=whole)
         shared = observation.regenerate(target, at, create_graph=True)
         self.value = torch.cat([g.reshape(-1) for g in shared.values()])
         self.dual = torch.zeros_like(self.value).requires_grad_(True)

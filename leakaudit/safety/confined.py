@@ -29,7 +29,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
-from leakaudit import errors
 from leakaudit.errors import LeakauditError
 from leakaudit.safety.plain import packed, unpacked
 
@@ -265,8 +264,13 @@ def _answer(content: bytes, status: int, what: str, error: type[LeakauditError],
 
 def _kinds() -> dict[str, type[LeakauditError]]:
     """Errors that a child may raise, by name."""
-    kinds = vars(errors).values()
-    return {kind.__name__: kind for kind in kinds if isinstance(kind, type) and issubclass(kind, LeakauditError)}
+    found: dict[str, type[LeakauditError]] = {}
+    pending: list[type[LeakauditError]] = [LeakauditError]
+    while pending:
+        kind = pending.pop()
+        found[kind.__name__] = kind
+        pending.extend(kind.__subclasses__())
+    return found
 
 
 def _death(status: int, limits: Limits) -> str:

@@ -13,9 +13,6 @@ from torch import Tensor
 from leakaudit.errors import AuditError
 from leakaudit.safety.archives import check_arrays, check_unpacked
 
-MAX_BYTES = 8 * 2**30
-"""Largest sum of the arrays of a file; chosen: the largest model that this machine class trains."""
-
 
 def arrays_of(path: Path) -> dict[str, Tensor]:
     """Tensors by name.

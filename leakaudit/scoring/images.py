@@ -138,6 +138,8 @@ class ImageMeasure(Measure[Found]):
     """
 
     specs: ClassVar[tuple[Spec, ...]] = IMAGES
+    windows: ClassVar[bool] = True
+    """Whether samples have the windows of a picture, as SSIM and LPIPS need."""
     wanted: ClassVar[int] = 100
 
     def __init__(
@@ -168,7 +170,7 @@ class ImageMeasure(Measure[Found]):
 
     def like(self, domain: Domain, population: Batch) -> ImageMeasure:
         """With the same criterion, without LPIPS and further distractors."""
-        return type(self)(population, criterion=self.criterion)
+        return type(self)(population, None, self.lpips_reason, self.criterion)
 
     def part(self, read: Tensor) -> ImageMeasure:
         """The measure of a part of the samples: entries (C, H, W), of which those that the model reads count."""
@@ -213,7 +215,10 @@ class ImageMeasure(Measure[Found]):
         psnr = -10 * math.log10(mse) if mse > 0 else None
         if psnr is None:
             reasons["psnr"] = "identical to the last bit (MSE 0)"
-        similarity = ssim(guess, truth, self.read)
+        similarity = ssim(guess, truth, self.read) if self.windows else None
+        if not self.windows:
+            reasons |= {"ssim": self.lpips_reason, "lpips": self.lpips_reason}
+            return Scores(psnr, None, None, mse, reasons)
         if similarity is None:
             reasons["ssim"] = f"image smaller than the {SSIM_WINDOW}×{SSIM_WINDOW} window"
         lpips = None
@@ -331,13 +336,13 @@ class ImageMeasure(Measure[Found]):
             "augmented": seen.augmented,
             "near_duplicates": seen.near_duplicates,
             "part": asdict(score.part) if score.part is not None and score.leaked else None,
-            "original_png": png(batch.images[score.position]),
-            "reconstruction_png": png(values_of(found)[score.reconstruction]),
+            "original_png": self.picture(batch.images[score.position]),
+            "reconstruction_png": self.picture(values_of(found)[score.reconstruction]),
         }
 
     def unscored_entry(self, found: Found, row: int) -> dict[str, Any]:
         """The picture."""
-        return {"reconstruction_png": png(values_of(found)[row])}
+        return {"reconstruction_png": self.picture(values_of(found)[row])}
 
     def picture(self, values: Tensor) -> str:
         """The image."""

@@ -70,8 +70,9 @@ def within(images: Tensor, read: Tensor | None) -> Tensor:
 
 
 def mean_colour(image: Tensor, read: Tensor | None) -> Tensor:
-    """The mean of each channel over what is read, as an image of the same shape (C, H, W)."""
+    """The mean of each channel over what is read, as a sample of the same shape (C, …)."""
+    axes = tuple(range(1, image.dim()))
     if read is None:
-        return image.mean((-2, -1), keepdim=True).expand_as(image)
-    counts = read.sum((-2, -1), keepdim=True).clamp_min(1)
-    return ((image * read).sum((-2, -1), keepdim=True) / counts).expand_as(image)
+        return image.mean(axes, keepdim=True).expand_as(image)
+    counts = read.sum(axes, keepdim=True).clamp_min(1)
+    return ((image * read).sum(axes, keepdim=True) / counts).expand_as(image)

@@ -6,7 +6,18 @@ import base64
 import io
 
 import numpy as np
+import torch
 from torch import Tensor
+
+WIDTH, HEIGHT = 480, 72
+"""Of the curve of a channel in pixels; chosen for reading."""
+SHOWN = 6
+"""Channels of a signal that are drawn at most; chosen for reading."""
+FINE = 3
+"""How many times finer curves are drawn than shown, so that they are smooth; chosen."""
+PAPER, BEHIND, FRONT = "#ffffff", "#9aa4b2", "#b3261e"
+GAP = 2
+"""Pixels between the slices of a volume; chosen."""
 
 
 def png(pixels: Tensor) -> str:
@@ -19,3 +30,45 @@ def png(pixels: Tensor) -> str:
     stream = io.BytesIO()
     Image.fromarray(array).save(stream, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def slices(volume: Tensor) -> Tensor:
+    """The middle slices of the three axes of a volume (C, D, H, W) beside each other, as pixels (C, height, width)."""
+    depth, height, width = (size // 2 for size in volume.shape[1:])
+    planes = [volume[:, depth], volume[:, :, height], volume[..., width]]
+    tallest = max(plane.shape[1] for plane in planes)
+    framed = [torch.nn.functional.pad(p, (0, GAP, 0, tallest - p.shape[1]), value=1.0) for p in planes]
+    return torch.cat(framed, 2)[..., :-GAP]
+
+
+def lines(signal: Tensor, behind: Tensor | None = None) -> str:
+    """A PNG data URI of the curves of a signal (C, L), a row a channel, another signal behind it in grey if given.
+
+    The rows are scaled alike for both, from the smallest to the largest value of the one behind.
+    """
+    from PIL import Image, ImageDraw
+
+    yardstick = signal if behind is None else behind
+    shown = min(SHOWN, signal.shape[0])
+    image = Image.new("RGB", (WIDTH * FINE, HEIGHT * FINE * shown), PAPER)
+    draw = ImageDraw.Draw(image)
+    for row in range(shown):
+        low, high = float(yardstick[row].min()), float(yardstick[row].max())
+        for curve, colour in ((behind, BEHIND), (signal, FRONT if behind is not None else BEHIND)):
+            if curve is not None:
+                draw.line(_points(curve[row], low, high, row), fill=colour, width=FINE * 2)
+    stream = io.BytesIO()
+    small = image.resize((WIDTH, HEIGHT * shown), Image.Resampling.LANCZOS)
+    small.save(stream, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def _points(curve: Tensor, low: float, high: float, row: int) -> list[tuple[float, float]]:
+    """Where the values of one channel (L,) are drawn."""
+    values = curve.detach().cpu().double()
+    scaled = ((values - low) / (high - low) if high > low else torch.full_like(values, 0.5)).clamp(-0.1, 1.1)
+    across = torch.linspace(0, WIDTH * FINE - 1, len(values), dtype=torch.float64)
+    margin = 0.12
+    down = (row + margin + (1 - 2 * margin) * (1 - scaled)) * HEIGHT * FINE
+    points = list(zip(across.tolist(), down.tolist(), strict=True))
+    return points if len(points) > 1 else [*points, (WIDTH * FINE - 1.0, points[0][1])]

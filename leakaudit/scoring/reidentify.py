@@ -16,6 +16,7 @@ Fails for a constant image: its augmentations are itself, so nothing is left to 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -60,17 +61,23 @@ class Gallery:
         others: Further images of the same kind (M, C, H, W), or ``None``.
         least: Number of distractors that is filled up to with augmentations.
         read: Entries (C, H, W) that count, or ``None`` for all.
+        altered: Makes so many altered copies of samples; by default :func:`augment`.
     """
 
     def __init__(
-        self, images: Tensor, others: Tensor | None = None, least: int = 100, read: Tensor | None = None
+        self,
+        images: Tensor,
+        others: Tensor | None = None,
+        least: int = 100,
+        read: Tensor | None = None,
+        altered: Callable[[Tensor, int], Tensor] | None = None,
     ) -> None:
         self.real = images if others is None or not len(others) else torch.cat([images, others.to(images)])
         missing = least - (len(self.real) - 1)
         self.least = least
-        altered = augment(self.real, SPARE * least) if missing > 0 else images[:0]
+        made = (altered or augment)(self.real, SPARE * least) if missing > 0 else images[:0]
         self.read = read
-        self.real, self.augmented = within(self.real, read), within(altered, read)
+        self.real, self.augmented = within(self.real, read), within(made, read)
 
     def near_duplicates(self, truth: Tensor, images: Tensor) -> Tensor:
         """Which of images (N, C, H, W) are near-duplicates of one sample (C, H, W), itself included: booleans (N,)."""
@@ -105,11 +112,12 @@ def _distances(images: Tensor, image: Tensor) -> Tensor:
 def augment(images: Tensor, count: int) -> Tensor:
     """`count` altered copies of images (N, C, H, W), taken in turn: a flip or turn, a shift, and an enlarged detail.
 
-    The same images give the same copies.
+    Of volumes (N, C, D, H, W) all slices are altered alike. The same images give the same copies.
     """
     generator = torch.Generator().manual_seed(0)
-    made = [_alter(images[i % len(images)], generator) for i in range(count)]
-    return torch.stack(made)
+    planes = images.flatten(1, -3)
+    made = [_alter(planes[i % len(planes)], generator) for i in range(count)]
+    return torch.stack(made).view(count, *images.shape[1:])
 
 
 def _alter(image: Tensor, generator: torch.Generator) -> Tensor:

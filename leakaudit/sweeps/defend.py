@@ -18,20 +18,22 @@ from dataclasses import dataclass, field, replace
 
 from leakaudit.attacks.registry import available
 from leakaudit.audit.cache import Cache
-from leakaudit.audit.intake import Material, read_material
+from leakaudit.audit.intake import Material, read_material, settled
 from leakaudit.audit.memory import Memory
 from leakaudit.audit.pipeline import audit
 from leakaudit.audit.request import Request
 from leakaudit.client.batch import Batch
+from leakaudit.defences.base import Defence
 from leakaudit.defences.registry import default_grid
 from leakaudit.defences.spec import parse_defence
 from leakaudit.document.schema import DefenceTrial, SampleResult
 from leakaudit.document.status import ControlStatus, RunStatus
-from leakaudit.errors import LeakauditError
+from leakaudit.errors import LeakauditError, UsageError
 from leakaudit.findings import samples_of
 from leakaudit.findings.effort import starved
 from leakaudit.matching.settings import MatchSettings
 from leakaudit.observer import Observer, SilentObserver
+from leakaudit.protocols.base import Protocol
 from leakaudit.report.saving import Report
 from leakaudit.scoring.base import leak_interval, specs_of
 from leakaudit.sweeps.goal import Goal
@@ -73,10 +75,13 @@ def defend(
     """
     observer = observer or SilentObserver()
     started = time.monotonic()
-    grid = request.grid or default_grid(request.protocol.batch_size, len(samples))
+    sweep = _sweep(target, samples, request, utility or samples, observer)
+    protocol = sweep.request.protocol
+    grid = request.grid or tuple(
+        text for text in default_grid(max(protocol.step_sizes), len(samples)) if fits(parse_defence(text), protocol)
+    )
     for text in grid:
         parse_defence(text)
-    sweep = _sweep(target, samples, request, utility or samples, observer)
     report = sweep.audit(sweep.request)
     trials = [sweep.trial("", report, sweep.utility(""))]
     unfinished = observer.interrupted()
@@ -98,7 +103,7 @@ def defend(
 def _sweep(target: Target, samples: Batch, request: DefendRequest, utility: Batch, observer: Observer) -> _Sweep:
     """What all trials have in common; what the request names is read once."""
     goal = request.wanted().among(specs_of(target.domain))
-    each = request.scanning()
+    each = settled(request.scanning(), samples)
     if each.victims is None:
         each = replace(each, victims=min(VICTIMS, max(1, len(samples) // each.protocol.batch_size)))
     material = read_material(each, target, samples)
@@ -222,8 +227,7 @@ class _Sweep:
                 return trial, (
                     f"{trial.text} is the cheapest setting tried that meets {goal}, measured on this model with these "
                     f"attacks and confirmed by a {kind} scan with another seed: held-out loss {trial.loss:.3g} against "
-                    f"{trials[0].loss:.3g} undefended, accuracy {trial.accuracy:.0%} against {trials[0].accuracy:.0%}."
-                    f"{again}"
+                    f"{trials[0].loss:.3g} undefended{_accuracies(trial, trials[0])}.{again}"
                 )
             failed.append(trial.text)
         if self.observer.interrupted():
@@ -234,6 +238,22 @@ class _Sweep:
         names = ", ".join(t.text or "no defence" for t in leaking)
         leaks = f", since samples leak although the limit holds ({names})" if names else ""
         return None, f"No setting tried meets {goal}{missed}{leaks}: combine defences, or do not share such updates."
+
+
+def fits(defence: Defence, protocol: Protocol) -> bool:
+    """Whether a setting is for clients of this protocol."""
+    try:
+        defence.protocol(protocol)
+    except UsageError:
+        return False
+    return True
+
+
+def _accuracies(trial: DefenceTrial, undefended: DefenceTrial) -> str:
+    """Both shares that are classified right, where the task has one."""
+    if trial.accuracy is None or undefended.accuracy is None:
+        return ""
+    return f", accuracy {trial.accuracy:.0%} against {undefended.accuracy:.0%}"
 
 
 def _closeness(sample: SampleResult) -> float:

@@ -14,9 +14,12 @@ from typing import Any, Protocol
 
 from leakaudit.errors import UsageError
 from leakaudit.report.files import replace_files
+from leakaudit.report.ignoring import keep_out_of_git
 from leakaudit.safety.ownership import foreign_hands
 
 WAY_OUT = "choose another with --store"
+PARTS = ("results", "claims")
+"""Folders of a store."""
 
 
 class Place(Protocol):
@@ -65,6 +68,8 @@ class Folder:
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             reason = foreign_hands(path)
+            if not reason:
+                keep_out_of_git(path, PARTS, PARTS)
         except OSError as error:
             raise UsageError(f"the store {path} cannot be used: {error.strerror}", WAY_OUT) from error
         if reason:

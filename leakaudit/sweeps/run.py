@@ -73,9 +73,12 @@ def run_sweep(
         watcher: Told the progress of the sweep.
 
     Raises:
-        UsageError: A runner that is not there or does not fit, or a store that refuses.
+        UsageError: A runner or a format that is not there or does not fit, or a store that refuses.
     """
+    from leakaudit.report.formats.registry import chosen
+
     started = time.monotonic()
+    chosen(shown.formats)  # an hour of audit is too late to learn that there is no such format
     watcher = watcher or SilentWatcher()
     jobs = jobs_of(plan, shown)
     temporary = Path(tempfile.mkdtemp(prefix="leakaudit-sweep-")) if store is None else None

@@ -1,6 +1,7 @@
 """What a defence costs: a few steps of training with the defended update, measured on samples kept apart.
 
-This is the client's side, with private data: federated SGD from the weights at hand, one client per step, with and
+This is the client's side, with private data: federated training from the weights at hand, one client per round, whose
+gradient is taken with a learning rate, or whose difference of weights is added where clients train locally; with and
 without the defence, on the same samples in the same order. It is no forecast of a whole training; it shows whether the
 defended updates still point downhill. Tensors that are not shared are trained by the client itself.
 """
@@ -12,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from leakaudit.audit.environment import seed_of
 from leakaudit.client.batch import Batch
@@ -32,12 +32,12 @@ class Utility:
 
     Args:
         loss: Mean loss on the held-out samples.
-        accuracy: Share of them that is classified right.
+        accuracy: Share of them that is classified right; ``None`` of a task where none is.
         samples: How many there are.
     """
 
     loss: float
-    accuracy: float
+    accuracy: float | None
     samples: int
 
 
@@ -96,9 +96,11 @@ def _step(
     if missing := set(target.parameters) - set(shared):
         own = observe(target, batch, protocol, target.domain, seed).update
         shared |= {name: own[name] for name in missing}
+    moved = protocol.moved(shared, {name: tensor.detach() for name, tensor in target.parameters.items()})
+    way = {name: -learning_rate * g for name, g in shared.items()} if moved is None else moved
     with torch.no_grad():
         for name, parameter in target.parameters.items():
-            parameter -= learning_rate * shared[name]
+            parameter += way[name]
 
 
 @torch.no_grad()
@@ -107,16 +109,13 @@ def evaluate(target: Target, samples: Batch) -> Utility:
     like = next(iter(target.parameters.values()))
     size = max(target.batch_sizes) if target.batch_sizes else EVALUATED_AT_ONCE
     losses: list[float] = []
-    right = 0
+    right: float | None = 0.0
     for begin in range(0, len(samples), size):
         part = samples.subset(list(range(begin, min(begin + size, len(samples)))))
         if target.batch_sizes and len(part) not in target.batch_sizes:
             continue
         inputs, labels = target.domain.encode(part.images.to(like)), part.labels.to(like.device)
         losses += [float(target.loss(inputs, labels))] * len(part)
-        right += int((_predicted(target, inputs) == target.task.hard(labels)).sum())
-    return Utility(sum(losses) / len(losses), right / len(losses), len(losses))
-
-
-def _predicted(target: Target, inputs: Tensor) -> Tensor:
-    return target.task.predicted(target.logits(inputs))
+        found = target.task.correct(target.logits(inputs), labels)
+        right = None if found is None or right is None else right + float(found.sum())
+    return Utility(sum(losses) / len(losses), None if right is None else right / len(losses), len(losses))

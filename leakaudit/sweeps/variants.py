@@ -165,7 +165,7 @@ def _entry(label: str, report: Report, worst: bool) -> VariantEntry:
         best_psnr=max((s.psnr for s in scored if s.psnr is not None), default=None),
         best_margin=max((s.margin for s in scored if s.margin is not None), default=None),
         labels_right=sum(item.correct for item in labels.values()),
-        labels_total=sum(len(item.true) for item in labels.values()),
+        labels_total=sum(item.count for item in labels.values()),
         seconds=report.seconds,
         attacks=[_bare(attack) for attack in report.attacks],
         controls=report.controls,

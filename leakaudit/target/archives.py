@@ -50,7 +50,8 @@ def from_factory(path: Path, reader: Reader, factory: str, asked: Asked) -> Targ
 
 def _described(module: nn.Module, origin: dict[str, Any], asked: Asked) -> Target:
     shape = origin.pop("image_shape", None)
-    return from_module(module, asked.image_shape or shape, asked.frozen, asked.mode, dropout=asked.dropout, **origin)
+    own = {**origin, "asked_shape": asked.image_shape, "dropout": asked.dropout}
+    return from_module(module, asked.image_shape or shape, asked.frozen, asked.mode, **own)
 
 
 def _trusted(path: Path, reader: Reader, asked: Asked) -> None:

@@ -145,11 +145,13 @@ class _Captured:
             return super().forward(*args, **kwargs)  # type: ignore[misc]
 
 
-def capture_functional(module: nn.Module, native: tuple[int, ...], vocabulary: int | None = None) -> nn.Module:
+def capture_functional(
+    module: nn.Module, native: tuple[int, ...], vocabulary: int | None = None, batch: int = 2
+) -> nn.Module:
     """Make functional dropout of a module injectable; the module itself, its class exchanged if it has any.
 
     A forward in train mode on a copy of the calls finds the layers, so that they exist before the first use. Its
-    effect on running statistics is undone.
+    effect on running statistics is undone. It takes `batch` samples: some programs must not be run with others.
     """
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
     original = type(module)
@@ -159,7 +161,7 @@ def capture_functional(module: nn.Module, native: tuple[int, ...], vocabulary: i
     module.train()
     try:
         with torch.no_grad():
-            module(sample(2, native, vocabulary=vocabulary))
+            module(sample(batch, native, vocabulary=vocabulary))
     except (RuntimeError, ValueError):  # not every model takes two samples or a 1x1 map in train mode
         getattr(module, HOLDER)._modules.clear()
     finally:

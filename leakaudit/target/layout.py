@@ -1,4 +1,15 @@
-"""How a model's own input shape is to be read as an image, and a sequence of token ids as an image of one row."""
+"""How a model's own input shape is to be read: as an image, a signal, a volume, or token ids as an image of one row.
+
+=========  ========================  ==========================================================
+layout     one sample, as the model  read as
+=========  ========================  ==========================================================
+NCHW       (C, H, W)                 an image; NHWC with the channels last, HW without channels
+NCL        (C, L)                    a signal; NLC with the channels last, L without channels
+NCDHW      (C, D, H, W)              a volume; NDHWC with the channels last, DHW without them
+flat       (D,)                      a vector
+tokens     (L,)                      token ids
+=========  ========================  ==========================================================
+"""
 
 from __future__ import annotations
 
@@ -6,18 +17,24 @@ from math import isqrt, prod
 
 from leakaudit.domains.base import Domain
 from leakaudit.domains.images import Images
+from leakaudit.domains.signals import Signals
 from leakaudit.domains.table import Table
 from leakaudit.domains.tokens import Tokens
+from leakaudit.domains.volumes import Volumes
 from leakaudit.errors import ModelError
-from leakaudit.target.target import Layout
+from leakaudit.target.consumer import Consumer
+from leakaudit.target.target import LAST, Layout
 from leakaudit.target.tokens import LENGTHS
 
 _CHANNELS = (1, 3)
 SMALLEST_SIDE = 8
 """A vector of numbers that makes a square picture of this side at least is taken for one, and else for the row of a
-table; 8 is that of the smallest known data set of pictures (scikit-learn's digits)."""
+table; below it two axes are no picture without channels. The smallest known data set of pictures has 8 (scikit-learn's
+digits)."""
 DEFAULT_SIDES = (32, 64, 224)
 """Heights and widths tried where the file leaves them open."""
+VOLUME_SIDES = (16, 32, 64)
+"""The same of volumes."""
 
 
 def infer(
@@ -36,16 +53,20 @@ def infer(
     """
     if tokens:
         return "tokens", _lengths(shape, image_shape, path)
-    if len(shape) not in (1, 2, 3):
+    if len(shape) not in (1, 2, 3, 4):
         raise ModelError(
-            f"{path} takes inputs of rank {len(shape) + 1} {_show(shape)}; images need "
-            "(N, C, H, W), (N, H, W) or (N, D)",
-            "video, volumes and sequences of feature maps are not supported yet",
+            f"{path} takes inputs of rank {len(shape) + 1} {_show(shape)}; expected (N, C, H, W), (N, H, W), (N, D), "
+            "signals (N, C, L) or volumes (N, C, D, H, W)",
+            "video and sequences of feature maps are not supported yet",
         )
     layout: Layout = "flat" if len(shape) == 1 else "HW" if len(shape) == 2 else _order(shape)
+    if image_shape is not None and len(image_shape) != 3 and len(image_shape) == len(shape):
+        return layout, _either_order(shape, image_shape, path)
     if image_shape is not None:
         native = from_image(layout, image_shape)
-        if any(known not in (None, given) for known, given in zip(shape, native, strict=True)):
+        if len(native) != len(shape) or any(
+            known not in (None, given) for known, given in zip(shape, native, strict=True)
+        ):
             raise ModelError(
                 f"{path} takes samples of shape {_show(shape)}, but the image shape {image_shape} makes them {native}",
                 "correct the image shape, given as channels, height, width",
@@ -57,7 +78,19 @@ def infer(
         raise ModelError(
             f"{path} does not say how long its input is", "pass the image shape as channels, height, width"
         )
-    return layout, [_filled(shape, layout, side) for side in DEFAULT_SIDES]
+    return layout, [_filled(shape, layout, side) for side in (DEFAULT_SIDES if len(shape) < 4 else VOLUME_SIDES)]
+
+
+def _either_order(shape: tuple[int | None, ...], sample: tuple[int, ...], path: str) -> list[tuple[int, ...]]:
+    """A signal or volume of the user as the model may take it, channels first or last, as far as the file allows."""
+    orders = [sample, (*sample[1:], sample[0])]
+    fitting = [o for o in orders if all(known in (None, given) for known, given in zip(shape, o, strict=True))]
+    if not fitting:
+        raise ModelError(
+            f"{path} takes samples of shape {_show(shape)}, but the input shape asks for {sample}",
+            "correct the input shape, given as channels, length or channels, depth, height, width",
+        )
+    return fitting
 
 
 def _lengths(shape: tuple[int | None, ...], image_shape: tuple[int, ...] | None, path: str) -> list[tuple[int, ...]]:
@@ -83,21 +116,60 @@ def _show(shape: tuple[int | None, ...]) -> str:
 
 def _order(shape: tuple[int | None, ...]) -> Layout:
     """Channels last if only the last dimension can be a number of channels."""
-    first, _, last = shape
-    if first in _CHANNELS:
-        return "NCHW"
-    if last in _CHANNELS or (last == 4 and first != 4):
-        return "NHWC"
-    return "NCHW"
+    first, *_, last = shape
+    behind = first not in _CHANNELS and (last in _CHANNELS or (last == 4 and first != 4))
+    if len(shape) == 4:
+        return "NDHWC" if behind else "NCDHW"
+    return "NHWC" if behind else "NCHW"
 
 
 def _filled(shape: tuple[int | None, ...], layout: Layout, side: int) -> tuple[int, ...]:
-    channel = {"NCHW": 0, "NHWC": 2}.get(layout)
-    return tuple((3 if axis == channel else side) if size is None else size for axis, size in enumerate(shape))
+    channel = {"NCHW": 0, "NHWC": 2, "NCDHW": 0, "NDHWC": 3}.get(layout)
+    channels = 3 if len(shape) == 3 else 1
+    return tuple((channels if axis == channel else side) if size is None else size for axis, size in enumerate(shape))
+
+
+def settled(layout: Layout, native: tuple[int, ...], found: Consumer, given: tuple[int, ...] | None = None) -> Layout:
+    """How a native shape of real numbers is to be read, with what reads it first.
+
+    Args:
+        layout: As its rank alone suggests.
+        native: Shape of one sample as the model takes it.
+        found: The first operator with a trained tensor.
+        given: Shape of a sample from the user, channels first: its rank overrules what the operator suggests.
+    """
+    if given is not None and len(given) == 3 and len(native) < 3:
+        return layout
+    if found.kind == "convolution" and found.axes == 1:
+        if len(native) == 1:
+            return "L"
+        if len(native) == 2:
+            return "NLC" if native[1] == found.channels != native[0] else "NCL"
+    if len(native) == 2:
+        if found.kind == "sequence":
+            return "NLC"
+        if found.kind == "whole" and min(native) < SMALLEST_SIDE and given is None:
+            return "NCL" if native[0] <= native[1] else "NLC"
+    if found.kind == "convolution" and found.axes == 3:
+        if len(native) == 3:
+            return "DHW"
+        return "NDHWC" if native[-1] == found.channels != native[0] else "NCDHW"
+    if given is not None and len(given) == 2 == len(native):
+        return "NCL" if native == given else "NLC"
+    return layout
+
+
+def sample_of(layout: Layout, native: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a signal or volume, channels first, of a native shape."""
+    if layout in ("L", "DHW"):
+        return (1, *native)
+    return (native[-1], *native[:-1]) if layout in LAST else native
 
 
 def from_image(layout: Layout, image: tuple[int, ...]) -> tuple[int, ...]:
-    """The native shape of an image shape ``(C, H, W)``."""
+    """The native shape of an image shape ``(C, H, W)``; of another rank as it is."""
+    if len(image) != 3:
+        return (prod(image),) if layout == "flat" else image
     channels, height, width = image
     if layout == "NCHW":
         return channels, height, width
@@ -124,6 +196,13 @@ def domain_of(
     """
     if tokens is not None:
         return tokens, tokens.vocabulary
+    if layout in ("L", "NCL", "NLC"):
+        return Signals.plain(sample_of(layout, native)), None
+    if layout in ("DHW", "NCDHW", "NDHWC"):
+        return Volumes.plain(sample_of(layout, native)), None
+    if given is not None and len(given) in (2, 4):  # rows of a vector
+        return (Signals if len(given) == 2 else Volumes).plain(given), None
+    given = given if given is not None and len(given) == 3 else None
     shape = given or to_image(layout, native)
     guessed = layout == "flat" and given is None
     if guessed and min(shape[-2:]) < SMALLEST_SIDE:

@@ -17,6 +17,8 @@ from torch import nn
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.target.readers import Asked, reader_of
 from leakaudit.target.target import SharedStatistics, Target
+from leakaudit.tasks.choose import asked_for
+from leakaudit.tasks.names import LossName, TaskName
 
 ImageShape = tuple[int, ...]
 
@@ -32,10 +34,12 @@ def load(
     unsafe_pickle: bool = False,
     image_shape: ImageShape | None = None,
     dropout: Mapping[str, float] | None = None,
-    loss: Literal["cross-entropy", "bce"] | None = None,
+    loss: LossName | None = None,
     batchnorm: Literal["batch", "running"] | None = None,
     share_bn_statistics: SharedStatistics = "none",
     trained: Sequence[str] = (),
+    task: TaskName | None = None,
+    pos_weight: Sequence[float] = (),
 ) -> Target:
     """Load a model.
 
@@ -50,12 +54,15 @@ def load(
         unsafe_pickle: Open pickled modules, which run code.
         image_shape: ``(C, H, W)`` where the file leaves the input size open.
         dropout: Probability by node or module name: dropout to put back where an export has lost it.
-        loss: Loss of the client; by default ``bce`` for a single logit and ``cross-entropy`` otherwise.
+        loss: Loss of the client; by default that of the task: ``cross-entropy``, ``bce`` for a single logit and for
+            several classes, or ``mse`` (else ``l1`` or ``huber``) for numbers.
         batchnorm: Whether BatchNorm uses statistics of the batch or the running ones; by default those of `mode`.
         share_bn_statistics: Statistics of BatchNorm that clients share with their updates: ``batch``, mean and variance
             of every layer over the batch, or ``running``, the running statistics after the step.
         trained: Patterns of tensors of an ONNX file that the client trains although they look like anything else, such
             as a prompt at the input.
+        task: What labels are; by default told from the outputs, and from the labels once there are samples.
+        pos_weight: Weight of the marked classes, one or one each, where a sample has several.
 
     Returns:
         The model, in the requested mode.
@@ -95,7 +102,8 @@ def load(
         target = reader.read(file, asked) if factory is None else archives.from_factory(file, reader, factory, asked)
     if not target.parameters:
         raise ModelError(f"{target.name} has no trainable tensors", "check --frozen and that weights are in the file")
-    if loss is None and target.classes > MOST_CLASSES:
+    known = asked_for(target.task.outputs, task, loss, pos_weight, target.name)
+    if known is None and target.classes > MOST_CLASSES:
         raise ModelError(
             f"{target.name} returns {target.classes} numbers per sample, more than a classifier is expected to have: "
             "a detector or a map, flattened?",
@@ -104,24 +112,13 @@ def load(
     if batchnorm is not None:
         set_batchnorm(target.module, batchnorm, target.name)
     target = with_own_rescaling(sharing(target, share_bn_statistics))
-    return target if loss is None else _with_loss(target, loss)
+    if known is None:
+        return target
+    fidelity = tuple(note for note in target.fidelity if note.id != "LA922")  # a single output is no assumption now
+    return replace(target, task=known[0], task_evidence=known[1], task_asked=True, fidelity=fidelity)
 
 
 def _check_trained(trained: Sequence[str], of: str) -> None:
     """Refuse patterns of trained tensors where they would be ignored."""
     if trained:
         raise UsageError(f"--trained is for ONNX files, not for {of}", "leave it out")
-
-
-def _with_loss(target: Target, loss: Literal["cross-entropy", "bce"]) -> Target:
-    """The target, if its outputs fit the loss; what was assumed about a single output is then known."""
-    if loss == "bce" and not target.binary:
-        raise UsageError(
-            f"loss 'bce' needs a model with one logit; {target.name} has {target.classes} outputs",
-            "models with several labels per sample are not supported yet",
-        )
-    if loss == "cross-entropy" and target.binary:
-        raise UsageError(
-            f"loss 'cross-entropy' needs an output per class; {target.name} has a single one", "use loss 'bce'"
-        )
-    return replace(target, fidelity=tuple(note for note in target.fidelity if note.id != "LA922"))

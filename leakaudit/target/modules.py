@@ -15,16 +15,17 @@ from leakaudit.errors import ModelError, UsageError
 from leakaudit.safety.confined import refuse_exhaustion
 from leakaudit.target import layout as layouts
 from leakaudit.target.composed import compose
+from leakaudit.target.consumer import consumer
 from leakaudit.target.dropout import Dropout, dropout_layers, replace_dropout
 from leakaudit.target.exported.module import ExportedModule
 from leakaudit.target.functional import capture_functional
-from leakaudit.target.probabilities import without_probabilities
+from leakaudit.target.probabilities import several_labels, without_probabilities
 from leakaudit.target.probe import batch_sizes, double_backward_note, reach_note, run
 from leakaudit.target.scripted import ScriptedModule
 from leakaudit.target.target import FidelityNote, Layout, Target
 from leakaudit.target.tokens import LENGTHS, find_table
 from leakaudit.target.wrappers import unwrapped, with_logits_alone
-from leakaudit.tasks.single_label import single_label
+from leakaudit.tasks.choose import told_by
 
 ImageShape = tuple[int, ...]
 DEFAULT_SHAPES: tuple[ImageShape, ...] = ((3, 32, 32), (1, 28, 28), (3, 64, 64), (3, 224, 224), (1, 32, 32), (1, 8, 8))
@@ -45,7 +46,8 @@ def from_module(
         image_shape: ``(C, H, W)``, for token ids ``(1, 1, L)``; common ones are tried where it is missing.
         frozen: Patterns of names that are not trained.
         mode: Mode the module is left in.
-        **origin: Fields of `Target` that say where the module came from, and ``dropout``, probabilities by module.
+        **origin: Fields of `Target` that say where the module came from, ``dropout``, probabilities by module, and
+            ``asked_shape``, the shape that the user named where `image_shape` is the file's own.
 
     Raises:
         ModelError: It has nothing trainable, takes none of the shapes tried, or is no classifier.
@@ -55,18 +57,22 @@ def from_module(
     module = unwrapped(module, label)
     _float_parameters(module, label)
     module.eval()
+    asked = origin.pop("asked_shape", image_shape)
     exported, dropout = origin.pop("exported_batch", None), origin.pop("dropout", None)
     native, layout, notes, tokens = _native(module, image_shape, exported or 1, label)
-    domain, vocabulary = layouts.domain_of(layout, native, image_shape, tokens)
+    if tokens is None:
+        layout = layouts.settled(layout, native, consumer(module, native, exported or 1), asked)
+    domain, vocabulary = layouts.domain_of(layout, native, asked, tokens)
     with_logits_alone(module, run(module, exported or 1, native, vocabulary=vocabulary))
     replace_dropout(module)
     _keep_statistics(module)
     outputs = _outputs(module, exported or 1, native, label, vocabulary)
-    module = compose(capture_functional(module, native, vocabulary), exported or 1, native, vocabulary)
+    rigid = origin.pop("rigid", False)
+    captured = capture_functional(module, native, vocabulary, exported if rigid and exported else 2)
+    module = compose(captured, exported or 1, native, vocabulary)
     if dropout:
         insert_dropout(module, dropout, label)
     notes += _recurrent_dropout(module)
-    rigid = origin.pop("rigid", False)
     sizes = (exported,) if rigid else batch_sizes(module.eval(), exported, native, vocabulary)
     if sizes is not None:
         text = f"the model accepts batches of {', '.join(map(str, sizes))} only"
@@ -78,10 +84,11 @@ def from_module(
     notes += reach_note(module, sizes, native, vocabulary, label)
     notes += double_backward_note(module, sizes, native, vocabulary)
     if outputs == 1 and not ending:
-        text = "the model has one output; it is audited as a binary classifier's logit"
-        notes.append(FidelityNote("LA922", text, "regression is not supported yet"))
+        text = "the model has one output; it is taken for a binary classifier's logit"
+        notes.append(FidelityNote("LA922", text, "if it is a number, say --task regression"))
     if mode == "train":
         _check_train_mode(module, sizes[0] if sizes else 2, native, label, vocabulary)
+    task, evidence = told_by(outputs, sigmoid=several_labels(module))
     module.train(mode == "train")
     if mode == "train":
         notes += _unrecorded_randomness(module, sizes[0] if sizes else 2, native, vocabulary)
@@ -93,7 +100,8 @@ def from_module(
         native_shape=native,
         layout=layout,
         domain=domain,
-        task=single_label(outputs),
+        task=task,
+        task_evidence=evidence,
         fidelity=tuple(sorted(notes, key=lambda note: note.id)),
         batch_sizes=sizes,
         frozen=excluded,
@@ -124,16 +132,7 @@ def _native(
 ) -> tuple[tuple[int, ...], Layout, list[FidelityNote], Tokens | None]:
     """The native input shape: the given image shape, or the first common one that works; image, vector or token ids."""
     errors: list[str] = []
-    flat = _first_features(module)
-    tries: list[tuple[tuple[int, ...], Layout]] = []
-    for shape in (image_shape,) if image_shape else DEFAULT_SHAPES:
-        tries.append((shape, "NCHW"))
-        if image_shape:
-            tries.append(((prod(shape),), "flat"))
-            if shape[0] == 1:
-                tries.append((shape[1:], "HW"))
-    if flat and not image_shape:
-        tries.append(((flat,), "flat"))
+    tries = _given(image_shape) if image_shape else _usual(module)
     for native, layout in tries:
         try:
             run(module, batch, native)
@@ -151,6 +150,36 @@ def _native(
         f"{label} accepts none of the input shapes tried; {errors[0]}",
         "pass the image shape as channels, height, width",
     )
+
+
+def _given(shape: ImageShape) -> list[tuple[tuple[int, ...], Layout]]:
+    """Native shapes and layouts of one sample whose shape is given, channels first."""
+    first: Layout = {1: "flat", 2: "HW", 3: "NCHW"}.get(len(shape), "NCDHW")  # type: ignore[assignment]
+    tries: list[tuple[tuple[int, ...], Layout]] = [(shape, first)]
+    if len(shape) in (2, 4):
+        tries.append(((*shape[1:], shape[0]), "NLC" if len(shape) == 2 else "NDHWC"))
+    if len(shape) > 1:
+        tries.append(((prod(shape),), "flat"))
+    if len(shape) > 1 and shape[0] == 1:
+        tries.append((shape[1:], "HW" if len(shape) == 3 else "L" if len(shape) == 2 else "DHW"))
+    return tries
+
+
+def _usual(module: nn.Module) -> list[tuple[tuple[int, ...], Layout]]:
+    """Native shapes and layouts that are tried where nobody says one: those of the first layer, else of images."""
+    flat, tries = _first_features(module), list[tuple[tuple[int, ...], Layout]]()
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv1d):
+            tries += [((layer.in_channels, length), "NCL") for length in LENGTHS]
+        elif isinstance(layer, nn.Conv3d):
+            tries += [((layer.in_channels, *(side,) * 3), "NCDHW") for side in layouts.VOLUME_SIDES]
+        elif isinstance(layer, nn.RNNBase) and layer.batch_first:
+            tries += [((length, layer.input_size), "NLC") for length in LENGTHS]
+        elif not isinstance(layer, nn.Conv2d | nn.Linear):
+            continue
+        break
+    tries += [(shape, "NCHW") for shape in DEFAULT_SHAPES]
+    return [*tries, ((flat,), "flat")] if flat else tries
 
 
 def _assumed(native: tuple[int, ...]) -> FidelityNote:

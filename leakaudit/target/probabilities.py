@@ -7,7 +7,8 @@ of softmax outputs taken for logits has another gradient (measured: off by 80 %)
 Claim: outputs between 0 and 1 (or a common factor) that sum to the same number on random inputs are probabilities. The
 result of a call inside the forward is their logits if an affine function of its softmax, or of its sigmoid, gives them
 to a five-hundredth of their spread; the best such result is taken. Where there is none, the logarithm of the
-normalised outputs stands for the logits: cross-entropy on it is the negative log-likelihood of the outputs.
+normalised outputs stands for the logits: cross-entropy on it is the negative log-likelihood of the outputs. Several
+outputs that are each the sigmoid of an entry of such a result are a label each, and that result are their logits.
 
 Fails, towards the logarithm, inside programs whose calls cannot be seen (TorchScript), and where the number of calls
 behind the logits depends on the batch size.
@@ -54,11 +55,13 @@ class Head:
         place: Which result of its shape counted from the end holds them, 1 being the last; 0: the logarithm is taken.
         outputs: Logits per sample.
         sign: -1 where the logit found is that of class 0.
+        several: Whether each logit is a label of its own.
     """
 
     place: int
     outputs: int
     sign: int = 1
+    several: bool = False
 
 
 class _Watch(TorchFunctionMode):
@@ -134,7 +137,16 @@ def without_probabilities(
     return module, [_note(found)]
 
 
+def several_labels(module: nn.Module) -> bool:
+    """Whether a module ended in a sigmoid over several outputs, which :func:`without_probabilities` took off."""
+    heads: dict[bool, Head | None] = getattr(module, STATE, {})
+    return any(head is not None and head.several for head in heads.values())
+
+
 def _note(head: Head) -> FidelityNote:
+    if head.several:
+        text = f"the model ends in a sigmoid over {head.outputs} outputs; the loss uses the logits in front of it"
+        return FidelityNote("LA910", text)
     if head.place == 0:
         text = "the model ends in probabilities whose logits were not found; their logarithm is audited"
         return FidelityNote("LA916", text, "pass a model that ends in logits")
@@ -151,10 +163,11 @@ def _find(module: nn.Module, sizes: tuple[int, ...], native: tuple[int, ...], vo
             return None
         runs.append(seen)
     outputs = torch.cat([result for result, _ in runs])
-    _refuse_several_labels(outputs, runs)
+    kept = [results for _, results in runs]
+    if (several := _several(module, outputs, kept, sizes, native, vocabulary)) is not None:
+        return several
     if not probabilities(outputs):
         return None
-    kept = [results for _, results in runs]
     fits = [fit for place in range(1, min(map(len, kept)) + 1) if (fit := _fit(outputs, _column(kept, place), place))]
     best = min(fits, key=lambda fit: fit[0], default=None)
     if best is None:
@@ -166,22 +179,43 @@ def _find(module: nn.Module, sizes: tuple[int, ...], native: tuple[int, ...], vo
     return Head(among, width, sign) if same else Head(0, outputs.shape[1])
 
 
-def _refuse_several_labels(outputs: Tensor, runs: list[tuple[Tensor, list[Tensor]]]) -> None:
-    """Refuse a sigmoid over several outputs, each of which is a label of its own.
+def _several(
+    module: nn.Module,
+    outputs: Tensor,
+    kept: list[list[Tensor]],
+    sizes: tuple[int, ...],
+    native: tuple[int, ...],
+    vocabulary: int | None,
+) -> Head | None:
+    """The head of a sigmoid over several outputs, each of which is a label of its own; ``None`` where there is none.
 
     Raises:
-        ModelError: The outputs are the sigmoid of a result inside.
+        ModelError: The place of its logits depends on the batch size.
     """
-    if outputs.shape[1] == 1 or float(outputs.min()) < 0 or float(outputs.max()) > 1 or probabilities(outputs):
-        return
-    kept = [results for _, results in runs]
-    columns = [_column(kept, place) for place in range(1, min(map(len, kept)) + 1)]
-    for values in (column for column in columns if column is not None and column.shape == outputs.shape):
-        if float((torch.sigmoid(values) - outputs).abs().max()) <= _SUM_TOLERANCE:
+    width = outputs.shape[1]
+    if width == 1 or float(outputs.min()) < 0 or float(outputs.max()) > 1 or probabilities(outputs):
+        return None
+    places = range(1, min(map(len, kept)) + 1)
+    found = next((p for p in places if _is_sigmoid(outputs, _column(kept, p))), None)
+    if found is None:
+        return None
+    among = sum(value.shape[1] == width for value in kept[0][len(kept[0]) - found :])
+    for size in sizes:
+        seen = _results(module, sample(size, native, 30, vocabulary, (-1.0, 2.0)))
+        own = [] if seen is None else [value for value in seen[1] if value.shape[1] == width]
+        if seen is not None and not (len(own) >= among and _is_sigmoid(seen[0], own[-among])):
             raise ModelError(
-                f"the model ends in a sigmoid over {outputs.shape[1]} outputs: a multi-label head",
-                "models with several labels per sample are not supported yet; it needs a classifier with softmax",
+                f"the model ends in a sigmoid over {width} outputs, whose logits are not found in batches of {size}",
+                "pass a model that ends in logits, with --task multi-label",
             )
+    return Head(among, width, several=True)
+
+
+def _is_sigmoid(outputs: Tensor, values: Tensor | None) -> bool:
+    """Whether outputs (B, K) are the sigmoid of these values, entry by entry."""
+    if values is None or values.shape != outputs.shape:
+        return False
+    return float((torch.sigmoid(values) - outputs).abs().max()) <= _SUM_TOLERANCE
 
 
 def _results(module: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]] | None:

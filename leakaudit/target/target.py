@@ -18,7 +18,10 @@ from leakaudit.domains.base import Domain
 from leakaudit.errors import ModelError
 from leakaudit.tasks.base import Task
 
-Layout = Literal["NCHW", "NHWC", "HW", "flat", "tokens"]
+Layout = Literal["NCHW", "NHWC", "HW", "NCL", "NLC", "L", "NCDHW", "NDHWC", "DHW", "flat", "tokens"]
+"""How a model arranges one sample, see `leakaudit.target.layout`."""
+LAST = ("NHWC", "NLC", "NDHWC")
+"""Layouts with the channels last."""
 SharedStatistics = Literal["none", "batch", "running"]
 
 
@@ -57,6 +60,8 @@ class Target:
         producer: What wrote the file, for the report.
         shared_statistics: Statistics of BatchNorm that the client shares with an update: those of its batch, or the
             running ones after the step.
+        task_evidence: What the task was told from, or what asked for it.
+        task_asked: Whether the user asked for it, so that labels do not say another.
     """
 
     module: nn.Module
@@ -73,21 +78,23 @@ class Target:
     frozen: tuple[str, ...] = ()
     producer: str = ""
     shared_statistics: SharedStatistics = "none"
+    task_evidence: str = ""
+    task_asked: bool = False
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """Shape of one sample: ``(C, H, W)`` of images, ``(1, 1, L)`` of token ids."""
+        """Shape of one sample: ``(C, H, W)`` of images, ``(C, L)`` of signals, ``(1, 1, L)`` of token ids."""
         return self.domain.shape
 
     @property
     def classes(self) -> int:
-        """Number of classes K."""
+        """Number of classes K; 0 where labels are no classes."""
         return self.task.classes
 
     @property
     def binary(self) -> bool:
         """Whether there is a single logit, for class 1."""
-        return self.task.outputs == 1
+        return self.task.outputs == 1 and self.task.classes == 2
 
     @property
     def mode(self) -> Literal["eval", "train"]:
@@ -105,8 +112,8 @@ class Target:
 
     def to_native(self, inputs: Tensor) -> Tensor:
         """Inputs (B, *shape) to the module's own layout (B, *native_shape)."""
-        if self.layout == "NHWC":
-            inputs = inputs.permute(0, 2, 3, 1)
+        if self.layout in LAST:
+            inputs = inputs.movedim(1, -1)
         return self.domain.cast(inputs).reshape(inputs.shape[0], *self.native_shape)
 
     def random_inputs(self, batch: int, generator: Generator) -> Tensor:
@@ -115,9 +122,9 @@ class Target:
 
     def to_images(self, native: Tensor) -> Tensor:
         """The inverse of :meth:`to_native`."""
-        if self.layout == "NHWC":
-            channels, height, width = self.image_shape
-            return native.reshape(-1, height, width, channels).permute(0, 3, 1, 2)
+        if self.layout in LAST:
+            channels, *sides = self.image_shape
+            return native.reshape(-1, *sides, channels).movedim(-1, 1)
         return native.reshape(-1, *self.image_shape)
 
     def logits(self, inputs: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
@@ -144,9 +151,20 @@ class Target:
         logits: Tensor = output.reshape(inputs.shape[0], -1)
         return logits
 
-    def loss(self, inputs: Tensor, labels: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
-        """The task's mean loss of inputs (B, *shape) against labels, see `leakaudit.tasks.base.Task.loss`."""
-        return self.task.loss(self.logits(inputs, parameters), labels)
+    def loss(
+        self,
+        inputs: Tensor,
+        labels: Tensor,
+        parameters: Mapping[str, Tensor] | None = None,
+        errors: Tensor | None = None,
+    ) -> Tensor:
+        """The task's mean loss of inputs (B, *shape) against labels, see `leakaudit.tasks.base.Task.loss`.
+
+        With `errors` (B, outputs), what has the same gradient as a loss with these errors ∂ℓ/∂z of each sample,
+        whatever the labels that make them: the mean of ⟨errors, outputs⟩.
+        """
+        outputs = self.logits(inputs, parameters)
+        return self.task.loss(outputs, labels) if errors is None else (errors.to(outputs) * outputs).sum(1).mean()
 
     def gradient(
         self,
@@ -155,10 +173,11 @@ class Target:
         *,
         create_graph: bool = False,
         parameters: Mapping[str, Tensor] | None = None,
+        errors: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Gradient of :meth:`loss` for every trainable tensor, by name; zeros for a tensor that the loss ignores."""
         values = self.parameters if parameters is None else dict(parameters)
-        loss = self.loss(inputs, labels, parameters)
+        loss = self.loss(inputs, labels, parameters, errors)
         grads = torch.autograd.grad(
             loss, list(values.values()), create_graph=create_graph, allow_unused=True, materialize_grads=True
         )
@@ -168,6 +187,13 @@ class Target:
         """Move the module to a device, in place; returns self."""
         self.module.to(device)
         return self
+
+
+def taken_for(target: Target) -> str:
+    """What a model's samples and labels are taken for, by what evidence, and how to say otherwise: one line."""
+    asked = target.task_evidence if target.task_asked else f"{target.task_evidence}; else say --task or --input-shape"
+    sample = target.domain.told(target.layout, target.native_shape)
+    return f"taken for {target.task.name} by {target.task.describe()} ({asked}) over {sample}"
 
 
 def untied(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,7 +6,9 @@
     frozen = ["features.*"]         # tensors that clients do not train
     trained = ["prompt"]            # tensors at the input that they do train, of an ONNX file
     output = "logits"               # graph output to audit
-    loss = "cross-entropy"          # or "bce", for a single logit
+    loss = "cross-entropy"          # or "bce", for a single logit or several classes; "mse", "l1", "huber" for numbers
+    task = "single-label"           # or "multi-label", "regression"; told from outputs and labels where it is left out
+    pos_weight = [2.0, 5.0]         # weights of the marked classes where a sample has several
     batchnorm = "running"           # or "batch"; follows the mode where it is left out
     share_bn_statistics = "batch"   # or "running": BatchNorm statistics that go with an update; "none"
     learning_rate = 0.01            # clients take local steps and share their weights; with it
@@ -34,6 +36,7 @@ from typing import Any
 from leakaudit.errors import UsageError
 from leakaudit.safety.files import ordinary
 from leakaudit.safety.toml import read_toml
+from leakaudit.tasks.names import LOSSES, TASKS
 
 
 def read_train_config(path: str | Path) -> dict[str, Any]:
@@ -80,6 +83,12 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _is_weights(value: Any) -> bool:
+    return (
+        isinstance(value, list) and bool(value) and all(_is_number(item) and 0 < item < float("inf") for item in value)
+    )
+
+
 _POSITIVE = ("a number above 0", lambda value: _is_number(value) and 0 < value < float("inf"))
 _COUNT = ("a whole number, 1 or more", lambda value: _is_number(value) and isinstance(value, int) and value > 0)
 _YES_OR_NO = ("true or false", lambda value: isinstance(value, bool))
@@ -90,7 +99,9 @@ _KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "trained": ('a list of patterns, as ["prompt"]', _is_texts),
     "output": ("the name of a graph output", lambda value: isinstance(value, str) and bool(value)),
     "dropout": ('a table of NODE = P with P from 0 to below 1, as "/relu/Relu" = 0.5', _is_probabilities),
-    "loss": _one_of("cross-entropy", "bce"),
+    "loss": _one_of(*LOSSES),
+    "task": _one_of(*TASKS),
+    "pos_weight": ("a list of numbers above 0, as [2.0, 5.0]", _is_weights),
     "batchnorm": _one_of("batch", "running"),
     "share_bn_statistics": _one_of("none", "batch", "running"),
     "learning_rate": _POSITIVE,

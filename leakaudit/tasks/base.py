@@ -15,11 +15,14 @@ class LabelGuess:
     """Labels inferred from an update.
 
     Args:
-        labels: Class indices (B,), in ascending order; the update does not tell which sample has which.
+        labels: (B, *label_shape), of classes in ascending order; the update does not tell which sample has which.
         method: The rule that gave them.
         exact: Whether the rule is exact for an undefended update.
         soft: Class probabilities (1, K) where the label of a single sample is not one class, else ``None``.
         assumed: Whether nothing in the update tells them and they were taken for granted; they are then no inference.
+        errors: The error at the outputs ∂ℓ/∂z (B, outputs) of each sample's own loss, where the update tells it and not
+            the label: the label then follows from the outputs, once an attack has the inputs.
+        open: Whether attacks have to find the labels beside the inputs; `labels` are where they begin.
     """
 
     labels: Tensor
@@ -27,6 +30,23 @@ class LabelGuess:
     exact: bool
     soft: Tensor | None = None
     assumed: bool = False
+    errors: Tensor | None = None
+    open: bool = False
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many of a batch's labels were inferred right.
+
+    Args:
+        right: Those that are.
+        total: All of them.
+        chance: Share that the best guess without the update has right, or ``None`` where 1/K stands for it.
+    """
+
+    right: int
+    total: int
+    chance: float | None = None
 
 
 class Task(ABC):
@@ -36,12 +56,20 @@ class Task(ABC):
     and targets and observations are passed on as they are.
     """
 
+    kind: ClassVar[str]
+    """The name on the command line, and in `leakaudit.attacks.base.Attack.tasks`."""
     name: ClassVar[str]
     """For messages."""
+    has: ClassVar[str]
+    """What a sample of it is labelled with, for sentences."""
+    label_reader: ClassVar[str] = "leakaudit.client.readers.labels:one_class"
+    """What checks the labels of a file, as ``package.module:function`` of task, array, number of samples and place."""
     inference: ClassVar[str]
     """What reads the labels behind an update, as ``package.module:function`` of target, observation and generator."""
+    continuous: ClassVar[bool] = False
+    """Whether labels are numbers that may vary a little, so unknowns beside the inputs."""
     classes: int
-    """Number of classes K."""
+    """Number of classes K; 0 where labels are no classes."""
 
     @property
     @abstractmethod
@@ -58,8 +86,8 @@ class Task(ABC):
         """Mean loss, a scalar, of outputs (B, …) against labels (B, *label_shape), or class probabilities (B, K)."""
 
     @abstractmethod
-    def predicted(self, outputs: Tensor) -> Tensor:
-        """The labels (B, *label_shape) that the outputs (B, …) amount to."""
+    def correct(self, outputs: Tensor, labels: Tensor) -> Tensor | None:
+        """Of every sample (B,), the share of its labels that outputs (B, …) predict; ``None`` where none is right."""
 
     def hard(self, labels: Tensor) -> Tensor:
         """Labels (B, *label_shape) of the same; of class probabilities the class with the largest share."""
@@ -69,9 +97,37 @@ class Task(ABC):
         """Whether labels are class probabilities and were assumed to be single classes."""
         return true.is_floating_point() and not assumed.is_floating_point()
 
+    def relaxed(self, free: Tensor) -> Tensor:
+        """Labels that an optimisation is at, differentiable, from unknowns without limits (B, …)."""
+        return free.softmax(1)
+
+    def free(self, labels: Tensor) -> Tensor:
+        """Unknowns whose :meth:`relaxed` labels are these (B, *label_shape), where an optimisation begins.
+
+        Raises:
+            ValueError: It does not begin at labels.
+        """
+        raise ValueError(f"labels of {self.name} are not optimised from a start")
+
+    def decided(self, free: Tensor, begin: Tensor) -> Tensor:
+        """The labels (B, *label_shape) that an optimisation ended at, which began at others."""
+        return free.argmax(1)
+
+    def behind(self, outputs: Tensor, errors: Tensor) -> Tensor:
+        """The labels (B, *label_shape) of samples with these outputs (B, …) and errors ∂ℓ/∂z (B, …).
+
+        Raises:
+            ValueError: They are found by trying every class.
+        """
+        raise ValueError(f"labels of {self.name} are found by trying every class")
+
     @abstractmethod
     def draw(self, count: int, generator: Generator) -> Tensor:
         """Random labels (count, *label_shape)."""
+
+    @abstractmethod
+    def probes(self, count: int) -> Tensor:
+        """Labels (count, *label_shape) of no meaning, always the same, not all alike: to try a model with."""
 
     def infer(self, target: Any, observation: Any, generator: Generator) -> LabelGuess:
         """The labels behind an update; never looks at the batch.
@@ -85,11 +141,24 @@ class Task(ABC):
         return guess
 
     @abstractmethod
-    def match_labels(self, true: Tensor, inferred: Tensor) -> tuple[bool, ...]:
+    def match_labels(self, true: Tensor, inferred: Tensor) -> tuple[bool | None, ...]:
         """Of every true label (B,), whether it is among the inferred ones, each of which counts once.
 
-        The update does not tell which sample has which label, so labels are right as a multiset, not by place.
+        The update does not tell which sample has which label, so labels are right as a multiset, not by place. ``None``
+        where nothing was said of single samples.
         """
+
+    @abstractmethod
+    def tally(self, true: Tensor, inferred: Tensor) -> Tally:
+        """How many of the labels (B, *label_shape) are right, in any order of the samples."""
+
+    @abstractmethod
+    def classes_in(self, labels: Tensor) -> list[int]:
+        """Classes that labels (B, *label_shape) hold, ascending, each as often as it occurs; none of numbers."""
+
+    def rows(self, labels: Tensor) -> list[list[float]] | None:
+        """Labels (B, *label_shape) as numbers, a row per sample; ``None`` where :meth:`classes_in` says them."""
+        return None
 
     @abstractmethod
     def describe(self) -> str:

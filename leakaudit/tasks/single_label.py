@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from leakaudit.tasks.base import Task
+from leakaudit.tasks.base import Tally, Task
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,9 @@ class SingleLabel(Task):
         classes: K, an output for each.
     """
 
+    kind: ClassVar[str] = "single-label"
     name: ClassVar[str] = "one class of K"
+    has: ClassVar[str] = "one class"
     inference: ClassVar[str] = "leakaudit.attacks.labels.infer:infer_labels"
     classes: int
 
@@ -43,9 +45,17 @@ class SingleLabel(Task):
         """The class with the largest logit, (B,)."""
         return outputs.argmax(1)
 
+    def correct(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """1 where the class is predicted, else 0; of class probabilities the class with the largest share counts."""
+        return (self.predicted(outputs) == self.hard(labels)).float()
+
     def draw(self, count: int, generator: Generator) -> Tensor:
         """Uniform class indices (count,)."""
         return torch.randint(self.classes, (count,), generator=generator)
+
+    def probes(self, count: int) -> Tensor:
+        """The classes in turn."""
+        return torch.arange(count) % self.classes
 
     def match_labels(self, true: Tensor, inferred: Tensor) -> tuple[bool, ...]:
         """The first samples of a class are matched where fewer of it were inferred than there are."""
@@ -54,6 +64,14 @@ class SingleLabel(Task):
             found.append(left[label] > 0)
             left[label] -= 1
         return tuple(found)
+
+    def tally(self, true: Tensor, inferred: Tensor) -> Tally:
+        """The size of the intersection of both multisets."""
+        return Tally(sum(self.match_labels(self.hard(true), self.hard(inferred))), len(true))
+
+    def classes_in(self, labels: Tensor) -> list[int]:
+        """The classes of the samples."""
+        return sorted(self.hard(labels).tolist())
 
     def describe(self) -> str:
         """The loss."""

@@ -20,7 +20,7 @@ from leakaudit.observation import Observation
 from leakaudit.protocols.fedavg import FedAvg
 from leakaudit.target.target import Target
 from tests.attacks.exact import judge, noise_batch, seen
-from tests.attacks.test_april import TinyViT
+from tests.attacks.transformer import TinyViT
 from tests.conftest import make_target
 from tests.texts import CLASSES, LENGTH, VOCABULARY, TextClassifier, random_ids, text_target
 

@@ -15,8 +15,9 @@ from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe_step
 from leakaudit.defences.base import ClientStep, Defence, through
 from leakaudit.defences.gaussian import GaussianMechanism
-from leakaudit.defences.pruning import Pruning, Support
+from leakaudit.defences.pruning import Pruning
 from leakaudit.defences.quantisation import IntegerQuantisation, SignQuantisation
+from leakaudit.defences.survivors import Support
 from leakaudit.domains.images import Images
 from leakaudit.observation import Observation
 from leakaudit.protocols.base import Play

@@ -219,7 +219,6 @@ def test_a_replay_of_all_epochs_is_the_client(samples: Batch, space: Images) -> 
         ("dlfa", FedSGD(2), "visits its samples once"),
         ("dlfa", FedAvg(2, local_batch_size=1), "visits its samples once"),
         ("dlfa", FedAvg(2, local_epochs=3), "every step visits all samples"),
-        ("linear", FedAvg(2, local_epochs=3), "2 samples|3 local steps|single gradient"),
     ],
 )
 def test_where_they_do_not_apply(name: str, protocol: Any, words: str, samples: Batch, space: Images) -> None:

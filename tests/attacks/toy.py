@@ -27,7 +27,7 @@ class Division(Attack):
     reference: ClassVar[str] = "Phong et al. 2017, equation 6"
     cost: ClassVar[int] = 5
     one_gradient: ClassVar[bool] = True
-    reads: ClassVar[tuple[str, ...]] = ("images", "signals")
+    reads: ClassVar[tuple[str, ...]] = ("images", "waves")
     adapts: ClassVar[tuple[str, ...]] = ("half",)
     presets: ClassVar[dict[str, DivisionSettings]] = dict.fromkeys(("quick", "standard", "paper"), DivisionSettings())
 

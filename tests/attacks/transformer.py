@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from leakaudit.target.dropout import Dropout
 
 
 class Block(nn.Module):
@@ -26,3 +29,36 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.skip * x + self.attend(self.norms[0](x))
         return self.skip * x + self.mlp(self.norms[1](x))
+
+
+class TinyViT(nn.Module):
+    """Patches of 3×3 from 12×12 images, 16 tokens and a class token."""
+
+    def __init__(
+        self,
+        width: int = 32,
+        norm: bool = True,
+        skip: bool = True,
+        convolution: bool = True,
+        drop: float = 0.0,
+        learned: bool = True,
+    ) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolution = convolution
+        self.embed = nn.Conv2d(3, width, 3, 3) if convolution else nn.Linear(27, width)
+        self.token = nn.Parameter(torch.randn(1, 1, width) * 0.1)
+        self.position = nn.Parameter(torch.randn(1, 17, width) * 0.1, requires_grad=learned)
+        self.drop = Dropout(drop)
+        self.blocks = nn.Sequential(*(Block(width, 4, norm, skip) for _ in range(2)))
+        self.head = nn.Linear(width, 5)
+
+    def tokens(self, x: Tensor) -> Tensor:
+        if self.convolution:
+            return self.embed(x).flatten(2).transpose(1, 2)
+        cut = x.reshape(len(x), 3, 4, 3, 4, 3).permute(0, 2, 4, 3, 5, 1)  # channels last within a patch
+        return self.embed(cut.reshape(len(x), 16, 27))
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = torch.cat([self.token.expand(len(x), -1, -1), self.tokens(x)], 1)
+        return self.head(self.blocks(self.drop(tokens + self.position)).mean(1))

@@ -25,10 +25,10 @@ from leakaudit.audit.memory import HELD, Memory, attack_once, run_key
 from leakaudit.audit.request import Request
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe_step
+from leakaudit.defences.clipping import Clipping
 from leakaudit.defences.custom import UserChannel
-from leakaudit.defences.gaussian import Clipping
-from leakaudit.defences.pruning import DeadZone, Support
 from leakaudit.defences.quantisation import SignMargin
+from leakaudit.defences.survivors import DeadZone, Support
 from leakaudit.domains.images import Images
 from leakaudit.errors import UsageError
 from leakaudit.observation import Chained, Channel, Observation

@@ -67,6 +67,8 @@ VALUES: dict[str, Any] = {
     "trained": ("norm.*",),
     "dropout": {"/relu/Relu": 0.5, "a=b": 0.25},
     "loss": "bce",
+    "task": "multi-label",
+    "pos_weight": (2.0, 0.5),
     "batchnorm": "running",
     "input_shape": (3, 12, 12),
     "factory": "package.module:build",
@@ -435,11 +437,11 @@ def test_defend_takes_one_model_and_its_own_grid() -> None:
 
 
 def test_an_audit_follows_the_protocol_that_it_is_asked_for() -> None:
-    report = scan(small_mlp(), protocol=TwoSteps(2, rate=0.3), attacks=["ig", "linear"], controls="none")
+    report = scan(small_mlp(), protocol=TwoSteps(2, rate=0.3), attacks=["ig", "rgap"], controls="none")
     assert (report.protocol.algorithm, report.protocol.steps, report.batch.batch_size) == ("two-steps", 2, 2)
     assert report.protocol.settings == {"rate": 0.3}
     status = {attack.name: attack.status for attack in report.attacks}
-    assert (status["ig"], status["linear"]) == ("run", "not_applicable")
+    assert (status["ig"], status["rgap"]) == ("run", "not_applicable")
     assert scan(small_mlp(), protocol=TwoSteps(2), batch_size=3, controls="none").batch.batch_size == 3
 
 

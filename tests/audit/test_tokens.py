@@ -194,7 +194,7 @@ def test_defend_says_what_was_read_under_each_setting(tmp_path: Path) -> None:
 
 def test_a_setting_under_which_nothing_was_attacked_is_not_called_exact(report: Report) -> None:
     trial = DefenceTrial(text="prune=0.9", title="Pruning", status="run", attacked=0)
-    for kind in ("tokens", "images", "signals"):
+    for kind in ("tokens", "images", "waves"):
         target = report.target.model_copy(update={"domain": kind})
         shown = report.model_copy(update={"trials": [trial], "target": target})
         assert trial_table(shown).rows[0].cells[1].text == "–"

@@ -126,3 +126,33 @@ def test_a_policy_that_was_found_judges_every_cell(folder: Path) -> None:
     assert swept()[0] in (0, 5)
     (folder / "leakaudit.toml").write_text('template-dir = "templates"\n')
     assert swept()[0] == 2
+
+
+@pytest.mark.slow
+def test_processes_find_what_this_process_finds(folder: Path) -> None:
+    times = {"seconds", "created", "self_sha256"}
+
+    def documents(out: str) -> list[Any]:
+        return [
+            {key: value for key, value in json.loads(path.read_text()).items() if key not in times | {"attacks"}}
+            for path in sorted((folder / out / "cells").rglob("report.json"))
+        ]
+
+    assert swept("-o", "one")[0] == 1
+    words = (
+        "sweep",
+        "sweep.toml",
+        "--runner",
+        "processes",
+        "--workers",
+        "2",
+        "--threads",
+        "1",
+        "-f",
+        "json",
+        "-o",
+        "two",
+    )
+    assert leakaudit(*words)[0] == 1
+    assert documents("one") == documents("two")
+    assert len(documents("two")) == 4

@@ -16,7 +16,6 @@ from leakaudit.client.batch import Batch
 from leakaudit.client.examine import examine
 from leakaudit.client.observe import observe
 from leakaudit.defences.base import Defence, adapted, defended_model, defended_protocol
-from leakaudit.defences.gaussian import clipped
 from leakaudit.defences.quantisation import SignQuantisation
 from leakaudit.defences.registry import available
 from leakaudit.defences.spec import parse_defence
@@ -25,6 +24,7 @@ from leakaudit.errors import ModelError, UsageError
 from leakaudit.observation import Observation
 from leakaudit.protocols.base import Play
 from leakaudit.protocols.fedsgd import FedSGD
+from leakaudit.protocols.private import clipped
 from leakaudit.target import load
 from leakaudit.target.splice import last_linear, layer_input, spliced
 from leakaudit.target.target import Target

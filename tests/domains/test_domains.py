@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ from leakaudit.client.readers.base import Reader, reader_for
 from leakaudit.domains.base import Domain
 from leakaudit.domains.images import Images, total_variation
 from leakaudit.domains.registry import OWN, available, taken
+from leakaudit.domains.signals import Signals, round_range
 from leakaudit.domains.tokens import Tokens, tokens_of
+from leakaudit.domains.volumes import Volumes
 from leakaudit.errors import UsageError
 from leakaudit.report.domains import OWN as CARDS
 from leakaudit.scoring.base import Measure, specs_of
@@ -22,7 +25,10 @@ from tests.texts import text_target
 
 IMAGES = Images((3, 12, 12), (0.5, 0.4, 0.3), (0.25, 0.2, 0.1))
 TOKENS = Tokens.of(8, 60, "table.weight")
-DOMAINS = pytest.mark.parametrize("domain", [IMAGES, TOKENS], ids=lambda d: d.kind)
+VOLUMES = Volumes((2, 4, 6, 5), (0.5, 0.4), (0.25, 0.2))
+SIGNALS = Signals.plain((3, 40)).normalised((1.0, 0.0, -2.0), (0.5, 2.0, 1.0))
+ALL = (IMAGES, VOLUMES, SIGNALS, TOKENS)
+DOMAINS = pytest.mark.parametrize("domain", ALL, ids=lambda d: d.kind)
 
 
 @DOMAINS
@@ -75,24 +81,55 @@ def test_the_roughness_of_images_is_their_total_variation() -> None:
 
 @DOMAINS
 def test_its_private_rooms_and_its_card_exist(domain: Domain) -> None:
-    target = text_target() if domain is TOKENS else make_target(small_mlp(), (3, 12, 12), 5)
+    target = text_target() if domain is TOKENS else replace(make_target(small_mlp(), (3, 12, 12), 5), domain=domain)
     assert isinstance(reader_for(target), Reader)
     names = [spec.name for spec in specs_of(domain)]
-    assert len(set(names)) == len(names) > 3
+    assert len(set(names)) == len(names) > 2
     assert CARDS[domain.kind] == domain.card
     assert domain.references
 
 
 def test_the_registry_has_those_of_this_package() -> None:
-    assert set(available()) >= {domain.kind for domain in OWN} == {"images", "tokens"}
+    assert set(available()) >= {domain.kind for domain in OWN} == {domain.kind for domain in ALL}
     assert taken(("images", "tokens")) == "real-valued inputs such as pixels or token ids"
-    assert taken(("volumes",)) == "volumes"
+    assert taken(("graphs",)) == "graphs"
 
 
 def test_every_attack_reads_a_domain_that_there_is() -> None:
     for name, attack in attacks().items():
         assert set(attack.reads) <= set(available()), name
         assert attack.reads, name
+
+
+def test_the_roughness_of_volumes_and_signals_is_along_each_of_their_axes() -> None:
+    inputs = torch.randn((2, 2, 4, 6, 5), generator=cpu_generator(0))
+    expected = sum(inputs.diff(dim=axis).abs().mean() for axis in (2, 3, 4))
+    torch.testing.assert_close(VOLUMES.roughness(inputs), expected)
+    signals = SIGNALS.look_alikes(4, cpu_generator(0))
+    rough = SIGNALS.random_inputs(4, cpu_generator(0))
+    assert 0 < float(SIGNALS.roughness(signals)) < 0.5 * float(SIGNALS.roughness(rough))
+    scaled = replace(SIGNALS, std=(5.0, 20.0, 10.0), low=SIGNALS.low, high=SIGNALS.high)
+    torch.testing.assert_close(scaled.roughness(0.1 * signals), SIGNALS.roughness(signals))
+    assert float(Signals.plain((1, 1)).roughness(torch.ones((2, 1, 1)))) == 0
+
+
+def test_a_signal_is_in_the_unit_and_the_range_of_its_channels() -> None:
+    values = torch.tensor([[[1.5, 3.0]], [[0.25, -4.0]]]).transpose(0, 1)  # (1, 2, 2)
+    domain = Signals.plain((2, 2)).normalised((1.0, 0.0), (0.5, 2.0)).within((0.0, -5.0), (5.0, 5.0))
+    assert domain.encode(values).tolist() == [[[1.0, 4.0], [0.125, -2.0]]]
+    assert torch.equal(domain.decode(domain.encode(values)), values)
+    assert domain.decode(torch.full((1, 2, 2), 99.0)).tolist() == [[[5.0, 5.0], [5.0, 5.0]]]
+    assert domain.squared_unit() == pytest.approx((0.25 + 4) / 2)
+    with pytest.raises(UsageError, match="--std has 3 values, the model takes 2"):
+        domain.normalised((), (1.0, 1.0, 1.0))
+    with pytest.raises(UsageError, match=r"--std is .*expected positive"):
+        domain.normalised((), (0.0,))
+
+
+def test_a_range_that_nobody_named_is_of_round_numbers() -> None:
+    assert [round_range(*ends) for ends in ((-0.7, 1.3), (0.0, 0.04), (3.0, 5.0), (-3100.0, 12.0), (0.0, 0.0))] == [
+        (-2.0, 2.0), pytest.approx((0.0, 0.05)), (0.0, 5.0), (-5000.0, 5000.0), (-1.0, 1.0),
+    ]  # fmt: skip
 
 
 def test_images_are_normalised_per_channel() -> None:

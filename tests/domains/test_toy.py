@@ -25,7 +25,7 @@ from leakaudit.report.formats.html import render_html
 from leakaudit.report.formats.junit import render_junit
 from leakaudit.report.formats.markdown import render_markdown
 from leakaudit.target.target import Target
-from tests.domains.toy import Signals
+from tests.domains.toy import Waves
 from tests.plugins import Install
 
 SHORT = {"ig": {"iterations": "120"}}
@@ -34,19 +34,19 @@ SHORT = {"ig": {"iterations": "120"}}
 @pytest.fixture
 def installed(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plug-in as a package would bring it, and two attacks that read what it takes."""
-    install(registry.GROUP, signals="tests.domains.toy:Signals")
+    install(registry.GROUP, waves="tests.domains.toy:Waves")
     for attack in (IG, LinearReader):
-        monkeypatch.setattr(attack, "reads", (*attack.reads, "signals"))
+        monkeypatch.setattr(attack, "reads", (*attack.reads, "waves"))
 
 
 def model() -> Target:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Flatten(), nn.Linear(16, 24), nn.Sigmoid(), nn.Linear(24, 4))
-    return replace(leakaudit.load(module, image_shape=(2, 8)), domain=Signals())
+    return replace(leakaudit.load(module, image_shape=(2, 8)), domain=Waves())
 
 
 def samples(count: int = 12) -> tuple[np.ndarray, np.ndarray]:
-    return Signals().look_alikes(count, torch.Generator().manual_seed(5)).numpy(), np.arange(count) % 4
+    return Waves().look_alikes(count, torch.Generator().manual_seed(5)).numpy(), np.arange(count) % 4
 
 
 def audited(**more: object) -> Report:
@@ -56,8 +56,8 @@ def audited(**more: object) -> Report:
 @pytest.mark.usefixtures("installed")
 def test_a_domain_of_a_plug_in_is_audited_end_to_end() -> None:
     report = audited()
-    assert registry.available()["signals"] is Signals
-    assert report.target.domain == "signals"
+    assert registry.available()["waves"] is Waves
+    assert report.target.domain == "waves"
     assert [spec.name for spec in report.metrics] == ["error"]
     status = {attack.name: attack.status for attack in report.attacks}
     assert (status["linear"], status["ig"]) == ("run", "run")
@@ -83,7 +83,7 @@ def test_its_report_is_rendered_in_every_form() -> None:
         shown = redact(report, level)  # type: ignore[arg-type]
         page = render_html(shown)
         assert "Error V" in page
-        assert "2 × 8 signals" in page
+        assert "2 × 8 waves" in page
         assert "best error 0.000 V" in render_junit(shown)
         assert "best error" in render_markdown(shown)
     rows = list(csv.DictReader(io.StringIO(render_csv(report))))
@@ -94,7 +94,7 @@ def test_its_report_is_rendered_in_every_form() -> None:
 def test_its_report_is_rendered_where_the_plug_in_is_not_installed(tmp_path: object) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for attack in (IG, LinearReader):
-            patch.setattr(attack, "reads", (*attack.reads, "signals"))
+            patch.setattr(attack, "reads", (*attack.reads, "waves"))
         report = audited(controls="none")
     assert type(card_for(report)).__name__ == "Card"
     assert "Error V" in render_html(Report.model_validate_json(report.model_dump_json()))
@@ -118,13 +118,13 @@ def test_attacks_that_do_not_read_it_say_so() -> None:
     (reason,) = {a.reason for a in leakaudit.scan(
         model(), samples(), victims=1, attacks=["embedding"], controls="none"
     ).attacks if a.name == "embedding"}  # fmt: skip
-    assert reason == "the model takes signals; this attack recovers token ids"
+    assert reason == "the model takes waves; this attack recovers token ids"
     assert all(a.status != "run" for a in report.attacks if a.name not in ("ig", "linear"))
 
 
 @pytest.mark.usefixtures("installed")
 def test_options_about_pixels_are_refused() -> None:
-    with pytest.raises(UsageError, match="--mean is for images, the model takes signals"):
+    with pytest.raises(UsageError, match="--mean is for images, the model takes waves"):
         audited(mean=[0.5])
 
 

@@ -23,13 +23,13 @@ from leakaudit.scoring.reidentify import Identification
 
 
 @dataclass(frozen=True)
-class Signals(Domain):
-    """Signals that are fed as they are."""
+class Waves(Domain):
+    """Waves that are fed as they are."""
 
-    kind: ClassVar[str] = "signals"
-    takes: ClassVar[str] = "signals"
-    measure: ClassVar[str] = "tests.domains.toy:SignalMeasure"
-    reader: ClassVar[str] = "tests.domains.toy:SignalReader"
+    kind: ClassVar[str] = "waves"
+    takes: ClassVar[str] = "waves"
+    measure: ClassVar[str] = "tests.domains.toy:WaveMeasure"
+    reader: ClassVar[str] = "tests.domains.toy:WaveReader"
 
     shape: tuple[int, ...] = (2, 8)
 
@@ -63,7 +63,7 @@ class Signals(Domain):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class SignalScore(SampleScore):
+class WaveScore(SampleScore):
     """The error, and that of the mean of the other signals."""
 
     error: float
@@ -86,16 +86,16 @@ class SignalScore(SampleScore):
         return -self.error
 
 
-class SignalMeasure(Measure[Tensor]):
+class WaveMeasure(Measure[Tensor]):
     """Root mean squared error; a tenth of the floor's is a leak."""
 
     specs = (Spec("error", "Error", "V", 3, higher_is_better=False, beside=True, lead=True, undefined=0.0),)
 
     @classmethod
-    def of(cls, domain: Domain, population: Batch, judging: Judging) -> SignalMeasure:
+    def of(cls, domain: Domain, population: Batch, judging: Judging) -> WaveMeasure:
         return cls(population)
 
-    def like(self, domain: Domain, population: Batch) -> SignalMeasure:
+    def like(self, domain: Domain, population: Batch) -> WaveMeasure:
         return type(self)(population)
 
     def recovered(self, domain: Domain, reconstruction: Reconstruction) -> Tensor:
@@ -117,12 +117,12 @@ class SignalMeasure(Measure[Tensor]):
         nearest = min(range(len(errors)), key=lambda i: errors[i])
         return Identification(nearest == batch.indices[position], len(errors) - 1, 0, 0)
 
-    def judge(self, batch: Batch, position: int, found: Tensor, row: int, prior_only: Sequence[Tensor]) -> SignalScore:
+    def judge(self, batch: Batch, position: int, found: Tensor, row: int, prior_only: Sequence[Tensor]) -> WaveScore:
         error, floor = self.measure(found[row], batch.images[position]), self.floors(batch, position)["mean"]
         floor = min([floor, *(self.measure(one, batch.images[position]) for made in prior_only for one in made)])
         identified = self.identify(batch, position, found, row)
         leaked = bool(error < 0.1 * floor and identified.identified)
-        return SignalScore(
+        return WaveScore(
             position=position, reconstruction=row, identification=identified, leaked=leaked,
             reason="" if leaked else "not near enough", error=error, floor=floor,
         )  # fmt: skip
@@ -137,7 +137,7 @@ class SignalMeasure(Measure[Tensor]):
         return f"an error of {-score.closeness:.3f} V"
 
 
-class SignalReader(Reader):
+class WaveReader(Reader):
     """Reads arrays (N, C, L)."""
 
     def read(self, source: Source) -> Batch:

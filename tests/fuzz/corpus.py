@@ -323,6 +323,13 @@ def a_description_that_is_no_literal(path: Path) -> Path:
     return archive_of(path, "x.npy", _head("{'descr': '<f4', 'shape': (4") + bytes(64))
 
 
+@case("npz", "no text")
+def names_of_classes_beyond_unicode(path: Path) -> Path:
+    names = np.array(["a", "b"]).view(np.uint32)
+    names[0] = 0x7FFFFFFF
+    return written(path, "b.npz", npz(x=np.zeros((4, 432), np.float32), y=np.arange(4), class_names=names.view("U1")))
+
+
 @case("npz", "dtype")
 def arrays_of_dates(path: Path) -> Path:
     return written(path, "b.npz", npz(x=np.zeros((4, 432), "M8[s]"), y=np.arange(4)))
@@ -390,6 +397,11 @@ def _toml(text: str, name: str = "leakaudit.toml") -> Callable[[Path], Path]:
 @case("toml")
 def a_shared_file_whose_tool_is_a_number(path: Path) -> Path:
     return _toml("tool = 5\n", "pyproject.toml")(path)
+
+
+@case("toml", "expected a path")
+def a_path_that_is_a_number(path: Path) -> Path:
+    return _toml("baseline = nan\n")(path)
 
 
 @case("toml", "is not a table")

@@ -299,8 +299,8 @@ def shared_initialiser(path: Path) -> Path:
     ("file", "word"),
     [
         (ceil_pool, "max_pool"),
-        (lambda path: gemm(path, transB=1), "reads the image off"),
-        (lambda path: gemm(path, transB=0), "reads the image off"),
+        (lambda path: gemm(path, transB=1), "reads the input off"),
+        (lambda path: gemm(path, transB=0), "reads the input off"),
         (shared_initialiser, "sum that cannot be separated"),
     ],
     ids=["9-ceil-mode", "9-gemm-transposed", "9-gemm-plain", "9-shared-initialiser"],

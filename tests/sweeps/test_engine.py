@@ -197,6 +197,8 @@ def test_the_interface_takes_requests_and_refuses_none(tmp_path: Path) -> None:
     assert sweep.cells[0].status is CellStatus.FAILED
     with pytest.raises(UsageError, match="no cell"):
         leakaudit.sweep([])
+    with pytest.raises(UsageError, match="unknown report format word"):
+        leakaudit.sweep(requests(tmp_path, ["broken"]), formats=("word",))
 
 
 def test_a_lost_claim_does_not_stop_a_waiting_driver(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def driver(folder: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, str(folder / "driver.py"), str(folder)], env=environment)
 
 
-def until(condition: object, seconds: float = 60.0) -> None:
+def until(condition: object, seconds: float = 600.0) -> None:
     end = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < end

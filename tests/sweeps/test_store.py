@@ -104,9 +104,7 @@ def claim_of(store: Store, **changes: object) -> bytes:
 
 
 def dead_process() -> int:
-    return subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True).stdout and (
-        int(subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True).stdout)
-    )
+    return int(subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True).stdout)
 
 
 def test_a_claim_ends_with_its_process(stores: Callable[..., Store], place: Place) -> None:
@@ -184,7 +182,8 @@ def test_files_are_the_owners_only(tmp_path: Path) -> None:
     store.put(DONE)
     store.claim(OTHER)
     files = [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
-    assert len(files) == 2
+    assert len(files) == 3
+    assert (tmp_path / "store" / ".gitignore").read_text().splitlines()[-1] == "*"
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
     assert (tmp_path / "store").stat().st_mode & 0o777 == 0o700
     store.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.target import load
 from leakaudit.target.names import onnx_name, torch_names
+from leakaudit.tasks.multi_label import MultiLabel
 from tests.target import build
 
 
@@ -61,19 +63,22 @@ def test_sigmoid_with_one_output_is_binary(tmp_path: Path) -> None:
     assert {tuple(t.shape) for t in target.parameters.values()} == {(1, 12), (1,)}
 
 
-def test_multi_label_is_refused(tmp_path: Path) -> None:
+def test_a_sigmoid_over_several_outputs_is_several_labels(tmp_path: Path) -> None:
     nodes, tensors = build.linear(target="logit")
     nodes.append(helper.make_node("Sigmoid", ["logit"], ["y"]))
-    with pytest.raises(ModelError, match="multi-label"):
-        load(build.write(tmp_path / "m.onnx", nodes, tensors))
+    target = load(build.write(tmp_path / "m.onnx", nodes, tensors))
+    assert target.task == MultiLabel(target.task.outputs)
+    assert target.task_evidence == f"the model ends in a sigmoid over {target.task.outputs} outputs"
 
 
 @pytest.mark.parametrize(("shape", "layout", "image"), [
-    (("N", 1, 6, 2), "NCHW", (1, 6, 2)), (("N", 2, 2, 3), "NHWC", (3, 2, 2)), (("N", 4, 3), "HW", (1, 4, 3)),
+    (("N", 1, 6, 2), "NCHW", (1, 6, 2)), (("N", 2, 2, 3), "NHWC", (3, 2, 2)), (("N", 8, 9), "HW", (1, 8, 9)),
+    (("N", 4, 3), "NLC", (3, 4)), (("N", 2, 30), "NCL", (2, 30)), (("N", 1, 2, 3, 4), "NCDHW", (1, 2, 3, 4)),
+    (("N", 2, 3, 4, 1), "NDHWC", (1, 2, 3, 4)),
     (("N", 12), "flat", (3, 2, 2)), ((1, 4, 3, 1), "NHWC", (1, 4, 3)), (("N", 3, 2, 2), "NCHW", (3, 2, 2)),
 ])  # fmt: skip
-def test_layouts(tmp_path: Path, shape, layout: str, image: tuple[int, int, int]) -> None:
-    nodes, tensors = build.linear(source="flat")
+def test_layouts(tmp_path: Path, shape, layout: str, image: tuple[int, ...]) -> None:
+    nodes, tensors = build.linear(source="flat", width=prod(image))
     nodes.insert(0, helper.make_node("Flatten", ["x"], ["flat"]))
     target = load(build.write(tmp_path / "m.onnx", nodes, tensors, shape=shape))
     assert (target.layout, target.image_shape) == (layout, image)
@@ -293,9 +298,9 @@ REFUSED = {
         ([helper.make_node("Conv", ["x", "k"], ["y"])], [build.tensor("k", 4, 3, 1, 1)]),
         {"shape": (1, 3, 8, 8)},
     ),
-    "rank 5": (
-        ([helper.make_node("Conv", ["x", "k"], ["y"])], [build.tensor("k", 4, 3, 1, 1, 1)]),
-        {"shape": (1, 3, 4, 4, 4)},
+    "rank 6": (
+        ([helper.make_node("MatMul", ["x", "k"], ["y"])], [build.tensor("k", 2, 4)]),
+        {"shape": (1, 2, 2, 2, 2, 2)},
     ),
 }
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from leakaudit.errors import ModelError
 from leakaudit.target import Target, load
 from leakaudit.target.probabilities import probabilities
+from leakaudit.tasks.multi_label import MultiLabel
 from tests.target import exporters
 
 
@@ -118,5 +118,8 @@ def test_what_is_not_taken_for_probabilities() -> None:
 
 
 def test_a_sigmoid_over_several_outputs_is_a_multi_label_head() -> None:
-    with pytest.raises(ModelError, match="multi-label"):
-        audited(nn.Sigmoid())
+    target, net = audited(nn.Sigmoid())
+    assert target.task == MultiLabel(5)
+    x = torch.rand(3, *exporters.SHAPE)
+    torch.testing.assert_close(target.logits(x), net.logits(x))
+    assert "LA910" in ids(target)

@@ -170,7 +170,7 @@ def infer_labels(target: Target, observation: Observation, generator: Generator)
             return _one_label(target, observation, head)
         if observation.noise > 0 and not target.binary and not observation.one_bit:
             return _noisy_label(observation, head)
-    signal, exact = _last_layer_signal(observation, head)
+    signal, exact = last_layer_signal(observation, head)
     if signal is None:
         guess = torch.arange(size) % target.classes
         why = "no linear last layer found: labels assumed 0, 1, 2, …"
@@ -228,14 +228,17 @@ def _noisy_label(observation: Observation, head: Head) -> LabelGuess:
     return LabelGuess(label.cpu().reshape(1), "leading direction of the last layer's noisy gradient", exact=False)
 
 
-def _last_layer_signal(observation: Observation, head: Head) -> tuple[Tensor | None, bool]:
-    """mean(p − y) per logit, and whether it is exact (for one sample: whether its signs are)."""
+def last_layer_signal(observation: Observation, head: Head, *, one_class: bool = True) -> tuple[Tensor | None, bool]:
+    """mean(p − y) per logit, and whether it is exact (for one sample: whether its signs are).
+
+    Without a bias, that a sample has `one_class` tells the sign.
+    """
     if head.bias is not None and head.bias in observation.update:
         return observation.update[head.bias].flatten(), True
     if head.weight is None or head.feature is None or head.weight not in observation.update:
         return None, False
     rows = head.rows(dict(observation.update))
-    if observation.batch_size == 1 and len(rows) > 2:
+    if one_class and observation.batch_size == 1 and len(rows) > 2:
         left = torch.linalg.svd(rows.double(), full_matrices=False)[0][:, 0]
         negative = int((left < 0).sum())
         if negative in (1, len(rows) - 1):

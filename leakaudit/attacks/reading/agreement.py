@@ -282,7 +282,7 @@ def _mixtures_disagree(target: Target, entry: Entry, settings: LinearSettings) -
     images = torch.randn((2, *target.image_shape), generator=generator).to(reference)
     if target.batch_sizes is not None and 2 not in target.batch_sizes:
         return False
-    update = gradient_of(target, images, torch.tensor([0, 1], device=images.device))
+    update = gradient_of(target, images, target.task.probes(2).to(images.device))
     truth = entry.map.operands(images).double()
     for group in group_rows(update, entry, settings.strict_agreement):
         distance = float((truth - group.operand).square().mean(1).sqrt().min())

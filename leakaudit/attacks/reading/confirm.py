@@ -21,6 +21,7 @@ from torch import Tensor
 
 from leakaudit.attacks.base import relative_residual
 from leakaudit.attacks.certificate import certify, tolerance_of
+from leakaudit.attacks.labels.behind import label_of, labels_behind, solvable
 from leakaudit.attacks.reading.first_layer import Entry, masks_unknown, mid_grey, probe_batch
 from leakaudit.attacks.reading.steps import ends, regenerable
 from leakaudit.matching.objective import CosineDistance
@@ -40,7 +41,7 @@ class Recovered:
 
     Args:
         images: (k, C, H, W) in normalised space.
-        labels: Class indices (k,).
+        labels: (k, *label_shape).
         confirmed: Whether each is confirmed (k,), as far as it was read.
         entries: The entries (C, H, W) that were read, where the model reads others too; ``None`` where these are all.
     """
@@ -54,7 +55,7 @@ class Recovered:
         """Each sample as often as it occurs in the batch, by its count (k,)."""
         return Recovered(
             self.images.repeat_interleave(counts.to(self.images.device), 0),
-            self.labels.repeat_interleave(counts),
+            self.labels.repeat_interleave(counts.to(self.labels.device), 0),
             self.confirmed.repeat_interleave(counts),
             self.entries,
         )
@@ -65,7 +66,7 @@ class Matched:
     """Labels of read samples.
 
     Args:
-        labels: Class indices (k,).
+        labels: (k, *label_shape).
         mismatch: How badly each sample's error fits, relative; 0 is perfect (k,).
         counts: How often the batch holds each (k,); 1 where errors do not tell.
     """
@@ -152,6 +153,8 @@ def match_labels(target: Target, observation: Observation, entry: Entry, images:
         images: (k, C, H, W).
         errors: Each sample's error in the update, times the batch size (k, m); ``nan`` where it was not read.
     """
+    if target.task.label_shape:
+        return _match_rows(target, entry, images, errors)
     classes = candidate_classes(target, observation)
     mismatch = torch.empty(len(images), len(classes), dtype=torch.float64)
     counts = torch.ones(len(images), len(classes), dtype=torch.long)
@@ -179,14 +182,46 @@ def match_labels(target: Target, observation: Observation, entry: Entry, images:
     return Matched(torch.tensor(classes)[chosen], mismatch[rows, chosen], counts[rows, chosen])
 
 
+def _match_rows(target: Target, entry: Entry, images: Tensor, errors: Tensor) -> Matched:
+    """As :func:`match_labels`, for labels that are rows of numbers; each sample counts once."""
+    if entry.bias is None:
+        raise ValueError(f"{entry.weight} has no bias: its error is not a gradient of the update")
+    labels, mismatch = [], []
+    for image, error in zip(images, errors, strict=True):
+        read, inputs = torch.isfinite(error), probe_batch(target, image)
+        if solvable(target, 1):
+            labels.append(label_of(target, entry.bias, inputs, error[read], read))
+        else:
+            labels.append(target.task.probes(1).to(image.device))
+        known = labels[-1].expand(len(inputs), *target.task.label_shape)
+        predicted = gradient_of(target, inputs, known)[entry.bias].reshape(-1)[read].double()
+        mismatch.append(float((predicted - error[read].double()).norm() / error[read].double().norm()))
+    ones = torch.ones(len(images), dtype=torch.long)
+    return Matched(torch.cat(labels).cpu(), torch.tensor(mismatch, dtype=torch.float64), ones)
+
+
 def _multiple(predicted: Tensor, seen: Tensor, most: int) -> Tensor:
     """The whole number, 1 to `most`, by which each prediction (classes, m) comes nearest to what was seen (m,)."""
     ratio = (predicted @ seen) / predicted.square().sum(1).clamp_min(1e-300)
     return ratio.round().clamp(1, most)
 
 
+def best_labels(target: Target, observation: Observation, image: Tensor) -> tuple[Tensor, float]:
+    """The label (1, *label_shape) under which the regenerated update of one sample fits best, and its residual."""
+    if not target.task.label_shape:
+        label, residual = best_label(target, observation, image)
+        return torch.tensor([label]), residual
+    known = observation.labels if observation.labels is not None else target.task.probes(1).to(image.device)
+    residual = relative_residual(target, observation, Play(image, known))
+    if residual <= 1e-5 or not solvable(target, 1):
+        return known.cpu(), residual
+    labels = labels_behind(target, observation, image)
+    found = relative_residual(target, observation, Play(image, labels))
+    return (labels.cpu(), found) if found < residual else (known.cpu(), residual)
+
+
 def best_label(target: Target, observation: Observation, image: Tensor) -> tuple[int, float]:
-    """The label under which the regenerated update fits best, and its residual; the inferred one is tried first."""
+    """The class under which the regenerated update fits best, and its residual; the inferred one is tried first."""
     given = hard_labels(observation)
     best = (0, float("inf"))
     for label in [*given, *(c for c in candidate_classes(target, observation) if c not in given)]:
@@ -208,7 +243,7 @@ def assemble(target: Target, observation: Observation, found: Recovered, how: st
     order = torch.argsort(~found.confirmed, stable=True)[: observation.batch_size]
     reference = next(iter(observation.update.values()))
     inputs = mid_grey(observation, reference)
-    labels = with_shares(observation, fill_labels(found.labels[order], observation, reference.device))
+    labels = with_shares(observation, fill_labels(target, found.labels[order], observation, reference.device))
     inputs[: len(order)] = found.images[order.to(found.images.device)].to(inputs)
     count = int(found.confirmed[order].sum())
     exact = count == observation.batch_size and found.entries is None
@@ -240,8 +275,12 @@ def _note(count: int, shown: int, size: int, how: str) -> str:
     return note + ("; the other rows are the start, not a result" if shown < size else "")
 
 
-def fill_labels(known: Tensor, observation: Observation, device: torch.device) -> Tensor:
-    """Labels (B,): the known ones first, then what is left of the inferred labels."""
+def fill_labels(target: Target, known: Tensor, observation: Observation, device: torch.device) -> Tensor:
+    """Labels (B, *label_shape): the known ones first, then what is left of the inferred labels."""
+    if target.task.label_shape:
+        rows = torch.zeros((observation.batch_size, *target.task.label_shape))
+        rows = rows if observation.labels is None else observation.labels.cpu()
+        return torch.cat([known.to(rows), rows[len(known) :]]).to(device) if len(known) else rows.to(device)
     inferred = hard_labels(observation) or [0] * observation.batch_size
     left = list((Counter(inferred) - Counter(known.tolist())).elements())
     missing = observation.batch_size - len(known)

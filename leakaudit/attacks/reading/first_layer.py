@@ -229,7 +229,7 @@ def _bias_of(target: Target, name: str, use: Use, mapping: InputMap, noise: Tens
     if len(mapping.shape) != 1:
         return None
     inputs = probe_batch(target, noise)
-    label = torch.zeros(len(inputs), dtype=torch.long, device=inputs.device)
+    label = target.task.probes(1).repeat_interleave(len(inputs), 0).to(inputs.device)
     gradients = gradient_of(target, inputs, label)
     weight = gradients[name].T if use.transposed else gradients[name]
     operand = mapping.operands(inputs[:1])[0]

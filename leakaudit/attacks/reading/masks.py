@@ -159,7 +159,7 @@ class _Experiment:
 
     def _update(self, inputs: Tensor, kept: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Of random labels, with the units of some layers that are kept by all samples in all steps, of others all."""
-        labels = torch.zeros(len(inputs), dtype=torch.long, device=self.like.device)
+        labels = self.target.task.probes(1).repeat_interleave(len(inputs), 0).to(self.like.device)
         masks = {}
         for layer in self.layers:
             mask = kept.get(layer.name, torch.ones(layer.shape[1:], dtype=torch.bool))

@@ -17,7 +17,7 @@ from torch import Tensor
 from leakaudit.attacks.base import cpu_generator, relative_residual
 from leakaudit.attacks.certificate import tolerance_of
 from leakaudit.attacks.labels.infer import infer_labels
-from leakaudit.attacks.reading.confirm import Recovered, assemble, best_label
+from leakaudit.attacks.reading.confirm import Recovered, assemble, best_labels
 from leakaudit.attacks.reading.first_layer import Entry, masks_unknown, mid_grey, together
 from leakaudit.attacks.reading.noise import disturbed, rank_limit, spread
 from leakaudit.attacks.reading.rank_one import complete, leading
@@ -76,7 +76,7 @@ def read_one(target: Target, observation: Observation, entries: Sequence[Entry])
     if not shown:
         return assemble(target, observation, nothing(observation, entries[0]), how)
     image = fill[None].to(reference.dtype)
-    label, residual = best_label(target, observation, image)
+    labels, residual = best_labels(target, observation, image)
     tolerance = tolerance_of(observation)
     missing = covered(target, [part.entry for part in shown])
     if missing is None or residual <= tolerance:
@@ -84,15 +84,15 @@ def read_one(target: Target, observation: Observation, entries: Sequence[Entry])
         inexact = observation.noise > 0 or any(disturbed(observation, part.entry.weight) > 0 for part in shown)
         unseen = masks_unknown(target, observation) and not inexact and not observation.pruned
         confirmed = algebraic if unseen else observation.noise == 0 and residual <= tolerance
-        return assemble(target, observation, _one(image, label, confirmed), how)
+        return assemble(target, observation, _one(image, labels, confirmed), how)
     claimed = [part for part in shown if part.scaled]
     entries_read = together([part.entry for part in claimed]) if claimed else None
-    found_part = replace(_one(image, label, bool(claimed)), entries=entries_read)
+    found_part = replace(_one(image, labels, bool(claimed)), entries=entries_read)
     return assemble(target, observation, found_part, how)
 
 
-def _one(image: Tensor, label: int, confirmed: bool) -> Recovered:
-    return Recovered(image, torch.tensor([label]), torch.tensor([confirmed]))
+def _one(image: Tensor, labels: Tensor, confirmed: bool) -> Recovered:
+    return Recovered(image, labels, torch.tensor([confirmed]))
 
 
 def nothing(observation: Observation, entry: Entry) -> Recovered:
@@ -155,7 +155,7 @@ def _fit_scale(
     label = observation.labels if observation.labels is not None else _labels_by_sign(target, observation)
 
     def residual(scale: float) -> float:
-        return relative_residual(target, observation, Play(image(scale), label))
+        return relative_residual(target, observation, Play(image(scale), label, errors=observation.errors))
 
     if not t_low < t_high:  # rounding may leave an empty range where a pixel is at its bound
         t_low, t_high = min(t_low, t_high) * 1.001, max(t_low, t_high) * 1.001

@@ -61,7 +61,7 @@ def repeated(result: Reconstruction, size: int) -> Reconstruction:
     return replace(
         result,
         inputs=result.inputs.repeat_interleave(size, 0),
-        labels=result.labels.repeat_interleave(size),
+        labels=result.labels.repeat_interleave(size, 0),
         read=None if result.read is None else result.read.repeat_interleave(size, 0),
         snapshots=tuple(whole(snapshot) for snapshot in result.snapshots),
         notes=(*result.notes, note),

@@ -36,6 +36,7 @@ DATA = frozenset(
         "allow_different", "weight_decay", "samples", "local_epochs", "local_batch_size", "learning_rate", "momentum",
         "nesterov", "optimizer", "drop_last",
         "mode", "share_bn_statistics", "output", "frozen", "trained", "dropout", "loss", "batchnorm", "input_shape",
+        "task", "pos_weight",
         "train_config", "distractors_needed",
     }
 )  # fmt: skip
@@ -73,9 +74,11 @@ def _refuse_code(path: Path, options: Sequence[tuple[click.Parameter, Any]]) -> 
     Raises:
         UsageError: Names the key, the file and the way out.
     """
+    from leakaudit.defences.names import runs_code
+
     for parameter, value in options:
         texts = map(str, value if isinstance(value, list) else [value])
-        runs_function = parameter.name in _FUNCTIONS and any(":" in text for text in texts)
+        runs_function = parameter.name in _FUNCTIONS and any(map(runs_code, texts))
         if parameter.name in DATA and not runs_function:
             continue
         option = parameter.opts[0]
@@ -111,9 +114,9 @@ def _value(parameter: click.Parameter, value: Any, folder: Path) -> Any:
 
 
 def _value_of_one(parameter: click.Parameter, value: Any, folder: Path) -> Any:
-    if not (isinstance(parameter.type, click.Path) and isinstance(value, str)):
+    if not isinstance(parameter.type, click.Path):
         return value
-    if "\0" in value:
+    if not isinstance(value, str) or "\0" in value:
         raise UsageError(f"{parameter.name} in {folder} is {value!r}, expected a path", "correct the policy")
     return str(folder / value)
 

@@ -12,7 +12,8 @@ import click
 
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Model": (
-        "train_config", "factory", "trust", "unsafe_pickle", "checkpoints", "input_shape", "output", "loss", "frozen",
+        "train_config", "factory", "trust", "unsafe_pickle", "checkpoints", "input_shape", "output", "task", "loss",
+        "pos_weight", "frozen",
         "trained", "dropout", "batchnorm",
     ),
     "Batch": ("batch", "schema", "mean", "std", "values", "layout", "resize"),

@@ -16,8 +16,9 @@ import numpy as np
 from torch import Tensor
 
 from leakaudit.client.batch import Batch
+from leakaudit.client.readers.arranging import arranged
 from leakaudit.client.readers.base import DataLayout, Reader, Source, ValueRange
-from leakaudit.client.readers.labels import check_labels, label_note
+from leakaudit.client.readers.labels import label_note, read_labels
 from leakaudit.client.readers.memory import gathered
 from leakaudit.client.readers.npz import hash_files, read_npz
 from leakaudit.client.readers.pixels import read_pictures, to_pixels
@@ -26,6 +27,7 @@ from leakaudit.domains.images import Images
 from leakaudit.domains.table import Table
 from leakaudit.errors import BatchError, UsageError
 from leakaudit.target.target import Target
+from leakaudit.tasks.base import Task
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 DIGITS = 9
@@ -49,13 +51,13 @@ class ImageReader(Reader):
 
     def read(self, source: Source) -> Batch:
         """See :func:`load_batch` for files and folders, :func:`from_arrays` for arrays."""
-        domain, classes, how = self.domain, self.target.classes, self.reading
+        domain, task, how = self.domain, self.target.task, self.reading
         source = gathered(source)
         if isinstance(source, Batch):
             return source
         if isinstance(source, tuple):
-            return from_arrays(source[0], source[1], domain, classes, layout=how.layout, values=how.values)
-        return load_batch(source, domain, classes, layout=how.layout, values=how.values, resize=how.resize)
+            return from_arrays(source[0], source[1], domain, task, layout=how.layout, values=how.values)
+        return load_batch(source, domain, task, layout=how.layout, values=how.values, resize=how.resize)
 
     def fitted(self, source: Source) -> tuple[Target, Batch]:
         """Images; or rows of a table, where only the length of a vector made it a picture and they can be none."""
@@ -77,7 +79,7 @@ class ImageReader(Reader):
 def load_batch(
     path: str | Path,
     domain: Images,
-    classes: int,
+    task: Task | int,
     *,
     layout: DataLayout = "auto",
     values: ValueRange = "auto",
@@ -88,7 +90,7 @@ def load_batch(
     Args:
         path: ``.npz`` file, or folder with one sub-folder per class.
         domain: Shape and normalisation of the model's inputs.
-        classes: Number of classes of the model.
+        task: What labels are, or a number of classes of which each sample has one.
         layout: Axis order of 4-D arrays; ``auto`` infers it from the model's shape.
         values: See `leakaudit.client.readers.base.Reading`.
         resize: Resize and centre-crop the images of a folder to the model's size.
@@ -100,10 +102,12 @@ def load_batch(
     path = Path(path)
     if not path.exists():
         raise UsageError(f"no such batch file or folder: {path}", "pass --batch FILE.npz or a folder of images")
+    if path.is_dir() and len(domain.shape) != 3:
+        raise UsageError(f"{path} is a folder of pictures; the model takes {domain.takes}", "pass --batch FILE.npz")
     if path.is_dir():
-        return _load_folder(path, domain, classes, resize, values)
+        return _load_folder(path, domain, task, resize, values)
     found = read_npz(path)
-    batch = from_arrays(found.inputs, found.labels, domain, classes, layout=layout, values=values, path=str(path))
+    batch = from_arrays(found.inputs, found.labels, domain, task, layout=layout, values=values, path=str(path))
     return replace(batch, class_names=found.class_names, sha256=hash_files([path]))
 
 
@@ -126,20 +130,22 @@ def load_images(path: str | Path, domain: Images, *, resize: bool = False, value
     path = Path(path)
     if not path.exists():
         raise UsageError(f"no such file or folder of public images: {path}")
+    if path.is_dir() and len(domain.shape) != 3:
+        raise UsageError(f"{path} is a folder of pictures; the model takes {domain.takes}", "give an .npz file")
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
         if not files:
             raise BatchError(f"{path}: no images", f"accepted: {', '.join(sorted(IMAGE_SUFFIXES))}")
         return read_pictures(files, domain, resize, values, str(path))[0]
-    arranged, _ = _arrange(read_npz(path, labelled=False).inputs, domain.shape, "auto", str(path))
-    return to_pixels(arranged, domain, values, str(path))[0]
+    found, _ = arranged(read_npz(path, labelled=False).inputs, domain.shape, "auto", str(path))
+    return to_pixels(found, domain, values, str(path))[0]
 
 
 def from_arrays(
     inputs: np.ndarray[Any, Any],
     labels: np.ndarray[Any, Any],
     domain: Images,
-    classes: int,
+    task: Task | int,
     *,
     layout: DataLayout = "auto",
     values: ValueRange = "auto",
@@ -148,10 +154,11 @@ def from_arrays(
     """Images and labels from arrays in memory.
 
     Args:
-        inputs: Pixels or normalised values, (N, C, H, W), (N, H, W, C), (N, H, W) or flat rows (N, D).
-        labels: Class indices (N,), one-hot rows or class probabilities (N, K).
+        inputs: Pixels or normalised values, (N, C, H, W), (N, H, W, C), (N, H, W) or flat rows (N, D); of volumes
+            with one more axis.
+        labels: As the task takes them: class indices (N,), rows (N, K) or numbers.
         domain: Shape and normalisation of the model's inputs.
-        classes: Number of classes of the model.
+        task: What labels are, or a number of classes of which each sample has one.
         layout: Axis order of 4-D arrays; ``auto`` infers it from the model's shape.
         values: See `leakaudit.client.readers.base.Reading`.
         path: File that they came from.
@@ -160,44 +167,15 @@ def from_arrays(
         BatchError: They do not fit the model; says where and what was expected.
     """
     where = path or "batch"
-    arranged, layout_note = _arrange(np.asarray(inputs), domain.shape, layout, where)
-    pixels, value_note = to_pixels(arranged, domain, values, where)
-    checked = check_labels(np.asarray(labels), len(pixels), classes, where)
+    array, layout_note = arranged(np.asarray(inputs), domain.shape, layout, where)
+    pixels, value_note = to_pixels(array, domain, values, where)
+    checked = read_labels(task, np.asarray(labels), len(pixels), where)
     return Batch(
         images=pixels,
         labels=checked,
         indices=tuple(range(len(pixels))),
         path=path,
-        notes=(layout_note, value_note, *label_note(checked)),
-    )
-
-
-def _arrange(
-    array: np.ndarray[Any, Any], shape: tuple[int, ...], layout: DataLayout, where: str
-) -> tuple[np.ndarray[Any, Any], str]:
-    """To (N, C, H, W)."""
-    c, h, w = shape
-    if array.dtype.kind not in "uifb":
-        raise BatchError(
-            f"{where}: inputs have dtype {array.dtype}, expected uint8 or float", "convert them with .astype('float32')"
-        )
-    if array.ndim < 2 or len(array) == 0:
-        raise BatchError(f"{where}: inputs have shape {array.shape}, expected (N, {c}, {h}, {w}) with N ≥ 1")
-    sample = array.shape[1:]
-    if sample == (c, h, w) and layout != "NHWC":
-        return array, f"read as (N, C, H, W) = {array.shape}"
-    if sample == (h, w, c) and layout != "NCHW":
-        return array.transpose(0, 3, 1, 2), f"read as (N, H, W, C) = {array.shape}"
-    if sample == (h, w) and c == 1:
-        return array[:, None], f"read as (N, H, W) = {array.shape}"
-    if sample == (c * h * w,):
-        if layout == "NHWC":
-            return array.reshape(-1, h, w, c).transpose(0, 3, 1, 2), "flat rows read as (H, W, C)"
-        return array.reshape(-1, c, h, w), "flat rows read as (C, H, W)"
-    declared = "" if layout == "auto" else f" with --layout {layout}"
-    raise BatchError(
-        f"{where}: one sample has shape {tuple(sample)}{declared}, the model takes {(c, h, w)} (C, H, W)",
-        f"store the inputs as (N, {c}, {h}, {w}) or (N, {h}, {w}, {c})",
+        notes=(layout_note, value_note, *label_note(checked, task)),
     )
 
 
@@ -218,7 +196,7 @@ def _images_of(folders: Sequence[Path]) -> list[tuple[int, Path]]:
     ]
 
 
-def _load_folder(path: Path, domain: Images, classes: int, resize: bool, values: ValueRange) -> Batch:
+def _load_folder(path: Path, domain: Images, task: Task | int, resize: bool, values: ValueRange) -> Batch:
     folders = _class_folders(path)
     names = [p.name for p in folders]
     by_number = all(name.isascii() and name.isdecimal() and len(name) <= DIGITS for name in names)
@@ -226,7 +204,7 @@ def _load_folder(path: Path, domain: Images, classes: int, resize: bool, values:
     if not files:
         raise BatchError(f"{path}: no images in its sub-folders", f"accepted: {', '.join(sorted(IMAGE_SUFFIXES))}")
     pixels, notes = read_pictures([file for file, _ in files], domain, resize, values, str(path))
-    labels = check_labels(np.array([label for _, label in files]), len(files), classes, str(path))
+    labels = read_labels(task, np.array([label for _, label in files]), len(files), str(path))
     return Batch(
         images=pixels,
         labels=labels,

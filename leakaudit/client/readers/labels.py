@@ -1,18 +1,21 @@
-"""The labels of a sample file: one class per sample, or the probabilities of all classes.
+"""The labels of a sample file, as the task of the model takes them.
 
 =============================  ==================================================================
-labels                         read as
+labels of one class            read as
 =============================  ==================================================================
 whole numbers (N,) or (N, 1)   class indices
 one-hot rows (N, K)            class indices
 rows (N, K) that sum to 1      soft labels, as of mixup, label smoothing or distillation: kept
-rows of 0 and 1 otherwise      several classes per sample: refused, as their loss is another one
+rows of 0 and 1 otherwise      refused: several classes per sample are another task
 all else                       refused
 =============================  ==================================================================
+
+Several classes per sample are rows (N, K) of 0 and 1, or of numbers between; numbers are rows (N, D), or (N,) for one.
 """
 
 from __future__ import annotations
 
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
@@ -20,9 +23,83 @@ import torch
 from torch import Tensor
 
 from leakaudit.errors import BatchError
+from leakaudit.tasks.base import Task
 
 UNIT = 1e-3
 """How far a row of probabilities may be from a sum of 1 by rounding, as of float16; chosen."""
+
+
+def read_labels(task: Task | int, labels: np.ndarray[Any, Any], count: int, where: str) -> Tensor:
+    """The labels of `count` samples, as their task checks them.
+
+    Args:
+        task: Of the model; a number of classes stands for one class of so many.
+        labels: As stored.
+        count: Number of samples.
+        where: The file, for messages.
+
+    Raises:
+        BatchError: They are not of this task.
+    """
+    if isinstance(task, int):
+        return check_labels(labels, count, task, where)
+    checked: Tensor = resolve_name(task.label_reader)(task, labels, count, where)
+    return checked
+
+
+def one_class(task: Task, labels: np.ndarray[Any, Any], count: int, where: str) -> Tensor:
+    """Labels of a task of one class, see :func:`check_labels`."""
+    return check_labels(labels, count, task.classes, where)
+
+
+def several_classes(task: Task, labels: np.ndarray[Any, Any], count: int, where: str) -> Tensor:
+    """Labels of several classes per sample: float32 (count, K) in 0..1.
+
+    Raises:
+        BatchError: They are not of this shape or range.
+    """
+    rows = _rows(labels, count, task.outputs, where, "a row of 0 and 1 per sample")
+    outside = np.flatnonzero(((rows < 0) | (rows > 1)).any(1))
+    if len(outside):
+        first = int(outside[0])
+        raise BatchError(
+            f"{where}: labels of sample {first} run from {rows[first].min():g} to {rows[first].max():g}, expected "
+            "0 and 1",
+            "store 1 where a class is marked and 0 elsewhere, or say --task regression if they are numbers",
+        )
+    return torch.from_numpy(rows)
+
+
+def numbers(task: Task, labels: np.ndarray[Any, Any], count: int, where: str) -> Tensor:
+    """Labels that are numbers: float32 (count, D).
+
+    Raises:
+        BatchError: They are not of this shape.
+    """
+    labels = labels[:, None] if labels.ndim == 1 else labels
+    return torch.from_numpy(_rows(labels, count, task.outputs, where, "a number per output and sample"))
+
+
+def _rows(labels: np.ndarray[Any, Any], count: int, width: int, where: str, what: str) -> np.ndarray[Any, Any]:
+    """Finite float32 (count, width).
+
+    Raises:
+        BatchError: They are not.
+    """
+    if labels.shape != (count, width) or labels.dtype.kind not in "uifb":
+        raise BatchError(
+            f"{where}: labels have shape {labels.shape} and dtype {labels.dtype}, expected ({count}, {width}) numbers",
+            f"store {what}; --task says what labels are",
+        )
+    with np.errstate(over="ignore"):
+        rows = labels.astype(np.float32)
+    broken = np.flatnonzero(~np.isfinite(rows).all(1))
+    if len(broken):
+        raise BatchError(
+            f"{where}: labels of sample {int(broken[0])} are NaN, infinite or beyond float32",
+            "remove or repair those samples",
+        )
+    return rows
 
 
 def check_labels(labels: np.ndarray[Any, Any], count: int, classes: int, where: str) -> Tensor:
@@ -90,13 +167,15 @@ def _refuse_several(rows: np.ndarray[Any, Any], first: int, where: str) -> None:
     what = f"{marked} classes" if marked else "no class"
     raise BatchError(
         f"{where}: labels mark {what} for sample {first} (multi-hot): that is several labels per sample, trained with "
-        "binary cross-entropy, which cannot be audited yet",
-        "audit samples with exactly one class each, or, if the loss is cross-entropy, store rows that sum to 1",
+        "binary cross-entropy",
+        "say --task multi-label, or, if the loss is cross-entropy, store rows that sum to 1",
     )
 
 
-def label_note(labels: Tensor) -> tuple[str, ...]:
-    """A sentence where labels are soft."""
+def label_note(labels: Tensor, task: Task | int = 0) -> tuple[str, ...]:
+    """A sentence where labels are soft, or no classes of one each."""
+    if not isinstance(task, int) and task.label_shape:
+        return (f"labels are read as {task.has} per sample",)
     if labels.dim() == 1:
         return ()
     return (

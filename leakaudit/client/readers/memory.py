@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from leakaudit.client.batch import Batch
 from leakaudit.client.readers.npz import LABEL_KEYS, SAMPLE_KEYS
 from leakaudit.errors import BatchError, UsageError
-from leakaudit.safety.npz import MAX_BYTES
+from leakaudit.safety.archives import MOST
 
 NAMES = (*SAMPLE_KEYS, "pixel_values", "img")
 """Keys of inputs, those of Hugging Face's batches among them."""
@@ -26,7 +26,7 @@ def gathered(source: Any) -> str | Path | Batch | tuple[Any, Any]:
 
     Raises:
         UsageError: It is nothing that holds samples.
-        BatchError: It holds none, or more than :data:`~leakaudit.safety.npz.MAX_BYTES`.
+        BatchError: It holds none, or more than :data:`~leakaudit.safety.archives.MOST`.
     """
     if isinstance(source, str | Path | Batch):
         return source
@@ -79,8 +79,8 @@ def _joined(items: Iterable[Any], *, whole: bool) -> tuple[Any, Any]:
     for item in items:
         found, label = _plain(*_pair(item))
         size += found.nbytes
-        if size > MAX_BYTES:
-            raise BatchError(f"the samples take over {MAX_BYTES / 2**30:.0f} GiB", "pass the samples of one client")
+        if size > MOST:
+            raise BatchError(f"the samples take over {MOST / 2**30:.0f} GiB", "pass the samples of one client")
         inputs.append(found)
         labels.append(label)
     if not inputs:

@@ -109,4 +109,7 @@ def _read_array(archive: Any, key: str, path: Path) -> np.ndarray[Any, Any]:
 
 def _read_names(archive: Any, key: str, path: Path) -> tuple[str, ...]:
     found = _read_array(archive, key, path).ravel() if key in archive.files else ()
-    return tuple(str(name)[:200] for name in found)
+    try:
+        return tuple(str(name)[:200] for name in found)
+    except (SystemError, ValueError) as error:  # NumPy makes text of any 32 bits
+        raise BatchError(f"{path}: array {key!r} holds what is no text", "write the file again") from error

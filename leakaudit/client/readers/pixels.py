@@ -106,8 +106,8 @@ def _ask_if_dim(array: np.ndarray[Any, Any], high: float, white: float, where: s
 
 
 def _denormalize(data: Tensor, domain: Images, low: float, high: float, where: str) -> tuple[Tensor, str]:
-    mean = torch.tensor(domain.mean).view(-1, 1, 1)
-    std = torch.tensor(domain.std).view(-1, 1, 1)
+    ones = (1,) * (data.dim() - 2)
+    mean, std = torch.tensor(domain.mean).view(-1, *ones), torch.tensor(domain.std).view(-1, *ones)
     pixels = data * std + mean
     if float(pixels.min()) < -SLACK or float(pixels.max()) > 1 + SLACK:
         raise BatchError(

@@ -16,13 +16,14 @@ import torch
 
 from leakaudit.client.batch import Batch
 from leakaudit.client.readers.base import Reader, Source
-from leakaudit.client.readers.labels import check_labels, label_note
+from leakaudit.client.readers.labels import label_note, read_labels
 from leakaudit.client.readers.memory import gathered
 from leakaudit.client.readers.npz import INPUT_KEYS, Arrays, hash_files, read_npz
 from leakaudit.domains.tokens import Tokens, tokens_of
 from leakaudit.errors import BatchError, UsageError
 from leakaudit.target.target import Target
 from leakaudit.target.tokens import with_length
+from leakaudit.tasks.base import Task
 
 TOKEN_KEYS = ("inputs", "input_ids", "tokens", *INPUT_KEYS)
 
@@ -49,7 +50,7 @@ class TokenReader(Reader):
         if domain.any_length:
             ids = check_ids(arrays.inputs, None, domain.vocabulary, str(path or "batch"))
             target = with_length(target, ids.shape[1])
-        return target, from_tokens(arrays, tokens_of(target.domain), target.classes, path)
+        return target, from_tokens(arrays, tokens_of(target.domain), target.task, path)
 
 
 def read_tokens(path: Path) -> Arrays:
@@ -67,13 +68,13 @@ def read_tokens(path: Path) -> Arrays:
     return read_npz(path, keys=TOKEN_KEYS)
 
 
-def from_tokens(arrays: Arrays, domain: Tokens, classes: int, path: Path | None = None) -> Batch:
+def from_tokens(arrays: Arrays, domain: Tokens, task: Task | int, path: Path | None = None) -> Batch:
     """Check token ids against a model.
 
     Args:
         arrays: From :func:`read_tokens`, or made in memory.
         domain: Length and vocabulary of the model.
-        classes: Number of classes of the model.
+        task: What labels are, or a number of classes of which each text has one.
         path: File that they came from.
 
     Raises:
@@ -86,7 +87,7 @@ def from_tokens(arrays: Arrays, domain: Tokens, classes: int, path: Path | None 
             f"{where}: array 'vocabulary' names {len(arrays.words)} tokens, the model has {domain.vocabulary}",
             "give one word per id, in the order of the ids, or leave the array out",
         )
-    labels = check_labels(arrays.labels, len(ids), classes, where)
+    labels = read_labels(task, arrays.labels, len(ids), where)
     batch = Batch(
         images=torch.from_numpy(ids.astype(np.int64))[:, None, None, :],
         labels=labels,
@@ -95,7 +96,7 @@ def from_tokens(arrays: Arrays, domain: Tokens, classes: int, path: Path | None 
         path=None if path is None else where,
         notes=(
             f"{ids.dtype} token ids {int(ids.min())} to {int(ids.max())} read as (N, L) = {ids.shape}",
-            *label_note(labels),
+            *label_note(labels, task),
         ),
         words=arrays.words,
     )

@@ -43,6 +43,7 @@ class RecordedUpdate:
         buffers: What came beside them, such as running statistics, by the model's names.
         notes: What was left out or renamed, one sentence each.
         decay: Weight decay that was taken out of a gradient, or ``None``.
+        round: Number of the round, counted from 1, where that is known.
     """
 
     tensors: Mapping[str, Tensor]
@@ -52,6 +53,7 @@ class RecordedUpdate:
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     decay: Decay | None = None
+    round: int | None = None
 
 
 def load_update(

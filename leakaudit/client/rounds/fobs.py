@@ -23,7 +23,7 @@ from torch import Tensor
 
 from leakaudit.client.rounds.kinds import Kind
 from leakaudit.errors import UpdateError, UsageError
-from leakaudit.safety.npz import MAX_BYTES
+from leakaudit.safety.archives import MOST
 
 _HEADER = struct.Struct(">BBQ")
 _MAIN = 100
@@ -75,8 +75,8 @@ def _document(path: Path) -> Any:
         import msgpack
     except ImportError as error:
         raise UsageError(f"reading {path} needs msgpack", "pip install leakaudit[nvflare]") from error
-    if path.stat().st_size > MAX_BYTES:
-        raise UpdateError(f"{path} has more than {MAX_BYTES / 2**30:.0f} GiB", WAY_OUT)
+    if path.stat().st_size > MOST:
+        raise UpdateError(f"{path} has more than {MOST / 2**30:.0f} GiB", WAY_OUT)
     content = path.read_bytes()
     try:
         mark, _, size = _HEADER.unpack_from(content)

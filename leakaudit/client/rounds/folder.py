@@ -10,6 +10,7 @@ import json
 import re
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,16 @@ def read_shared(folder: Path, target: Target) -> RecordedUpdate:
         UpdateError: It does not fit the model.
     """
     kind = kind_of(folder)
-    return load_update(folder / f"{kind}.safetensors", target, kind=FILES[kind], option="--round")
+    found = load_update(folder / f"{kind}.safetensors", target, kind=FILES[kind], option="--round")
+    return replace(found, round=_number(read_settings(folder)))
+
+
+def _number(settings: Mapping[str, Any]) -> int | None:
+    """The round, counted from 1; NVFlare counts from 0, and Flower writes it as text."""
+    try:
+        return int(settings["round"]) + (settings.get("framework") == "nvflare")
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def kind_of(folder: Path) -> str:

@@ -300,8 +300,7 @@ def assumed_size(evidence: Evidence) -> Iterator[Found]:
     "LA922",
     "One output is read as a binary logit",
     worst="low",
-    remedy='If the model is a classifier with one logit, say loss = "bce" in a --train-config file; '
-    "regression is not supported yet.",
+    remedy="If the model is a classifier with one logit, say --loss bce; if its output is a number, --task regression.",
 )
 def one_output(evidence: Evidence) -> Iterator[Found]:
     """The model has one output and no activation behind it, and is audited with the logistic loss.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from leakaudit.document.schema import LabelResult
 from leakaudit.findings.registry import Evidence, Found, rule
@@ -20,8 +20,9 @@ def labels_recovered(evidence: Evidence) -> Iterator[Found]:
 
     The gradient of the last layer's bias is the mean of prediction minus label: negative where a label occurred. For a
     single sample this is exact; for a batch the counts are estimated. The update does not tell which sample has which
-    label: a label is right as a member of the batch's multiset. Labels that were merely assumed do not count. Labels
-    can be sensitive in themselves (a diagnosis), and every reconstruction attack profits from them.
+    label: a label is right as a member of the batch's multiset. Where a sample has several classes every yes and no
+    counts, and a guess of none or of all is chance; numbers count within one per cent. Labels that were merely assumed
+    do not count. Labels can be sensitive (a diagnosis), and every reconstruction attack profits from them.
     """
     victims = [v for v in _labels(evidence) if not v.assumed and v.known]
     unknown = [v for v in _labels(evidence) if not v.assumed and not v.known and v.inferred_count]
@@ -34,8 +35,8 @@ def labels_recovered(evidence: Evidence) -> Iterator[Found]:
             f"{what} inferred from the update; nobody has the true ones to compare with.",
             {"total": count},
         )
-    total, correct = sum(len(labels.true) for labels in victims), sum(labels.correct for labels in victims)
-    if total and correct / total > max(0.5, 2 / evidence.target.classes):
+    total, correct = sum(labels.count for labels in victims), sum(labels.correct for labels in victims)
+    if total and correct / total > _by_chance(evidence, victims):
         yield Found(
             "medium",
             "measured",
@@ -58,7 +59,7 @@ def classes_present(evidence: Evidence) -> Iterator[Found]:
     samples that do not hold every class; for single samples LA301 says it.
     """
     inferred = [v for v in _labels(evidence) if not v.assumed and v.known]
-    victims = [v for v in inferred if len(v.true) > 1 and len(set(v.true)) < evidence.target.classes]
+    victims = [v for v in inferred if len(v.rows or v.true) > 1 and len(set(v.true)) < evidence.target.classes]
     if victims and all(set(v.true) == set(v.inferred) for v in victims):
         yield Found(
             "medium",
@@ -92,6 +93,14 @@ def records_counted(evidence: Evidence) -> Iterator[Found]:
             f"The rank of the first layer's update shows {counts} distinct records, of {evidence.protocol.batch_size}.",
             {"records": told, "batch_size": evidence.protocol.batch_size},
         )
+
+
+def _by_chance(evidence: Evidence, victims: Sequence[LabelResult]) -> float:
+    """The share of right labels that is no finding yet; of one class per sample that of guessing it, twice."""
+    counts = sum(v.count for v in victims)
+    if any(v.chance is None for v in victims):
+        return max(0.5, 2 / max(1, evidence.target.classes))
+    return max(0.5, sum((v.chance or 0.0) * v.count for v in victims) / counts)
 
 
 def _labels(evidence: Evidence) -> list[LabelResult]:

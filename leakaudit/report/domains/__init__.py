@@ -10,6 +10,8 @@ from leakaudit.report.domains.base import Card
 OWN = {
     "images": "leakaudit.report.domains.images:ImageCard",
     "table": "leakaudit.report.domains.table:TableCard",
+    "volumes": "leakaudit.report.domains.volumes:VolumeCard",
+    "signals": "leakaudit.report.domains.signals:SignalCard",
     "tokens": "leakaudit.report.domains.tokens:TokenCard",
 }
 """The cards of this package, by the kind of the domain: without importing it, since a report is rendered alone."""

@@ -39,6 +39,8 @@ class Card:
     scores_intro: ClassVar[str] = "Every metric stands beside what the best guess without the update scores."
     thing: ClassVar[str] = "reconstruction"
     """What the table of scores has a row for."""
+    wide: ClassVar[bool] = False
+    """Whether pictures are much wider than high, so that a sample takes the whole width of the page."""
     mosaics: ClassVar[bool] = False
     """Whether a mosaic hides who or what a picture shows; without that, pictures are left out below full evidence."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-from leakaudit.document.schema import AttackEntry, FindingEntry, Report
+from leakaudit.document.schema import AttackEntry, DefenceTrial, FindingEntry, Report
 from leakaudit.document.status import RunStatus
 from leakaudit.report.domains import card_for
 from leakaudit.report.domains.base import Card
@@ -26,12 +26,15 @@ def _line(text: str, longest: int = TEXT) -> str:
 
 
 def render_junit(report: Report) -> str:
-    """The report as three suites: the verdict, the findings, the attacks."""
+    """The report as suites: the verdict, the findings, the attacks, and the settings of defences where any were
+    tried."""
     card = card_for(report)
     root = Element("testsuites", {"name": "leakaudit", "time": f"{report.seconds:.3f}"})
     _suite(root, "leakaudit.verdict", [_verdict(report)], report)
     _suite(root, "leakaudit.findings", [_finding(finding) for finding in report.findings], report)
     _suite(root, "leakaudit.attacks", [_attack(attack, card) for attack in report.attacks], report)
+    if report.trials:
+        _suite(root, "leakaudit.defences", [*map(_trial, report.trials), _recommendation(report)], report)
     for kind in ("tests", "failures", "errors", "skipped"):
         root.set(kind, str(sum(int(suite.get(kind, "0")) for suite in root)))
     ElementTree.indent(root)
@@ -95,6 +98,32 @@ def _attack(attack: AttackEntry, card: Card) -> Element:
         )
         leaked = f"{sum(s.leaked for s in scored)} of {len(scored)} samples leaked"
         SubElement(case, "system-out").text = _line(f"{leaked}{numbers}. {attack.reason}".strip())
+    return case
+
+
+def _trial(trial: DefenceTrial) -> Element:
+    """A setting: skipped where it was not measured, or by no attack that works through it."""
+    case = _case(trial.text or "undefended", trial.seconds)
+    if trial.status is not RunStatus.RUN:
+        SubElement(case, "skipped", {"message": _line(trial.reason)})
+    elif not trial.evaluated:
+        SubElement(case, "skipped", {"message": "not evaluated: no attack that ran works through this defence"})
+    else:
+        judged = "meets the goal" if trial.meets else "misses the goal"
+        cost = "" if trial.loss is None else f", held-out loss {trial.loss:.3g}"
+        told = f"{judged}: {trial.leaked} of {trial.attacked} samples leaked{cost}"
+        SubElement(case, "system-out").text = _line(told)
+    return case
+
+
+def _recommendation(report: Report) -> Element:
+    """Whether a setting is enough, as the exit code says it."""
+    case = _case(f"a setting meets {report.goal}")
+    enough = report.trials[0].meets or any(trial.recommended for trial in report.trials)
+    if enough:
+        SubElement(case, "system-out").text = _line(report.recommendation)
+    else:
+        SubElement(case, "failure", {"type": "goal", "message": _line(report.recommendation)})
     return case
 
 

@@ -14,6 +14,7 @@ from leakaudit.report.formats.base import HEAD, Format, Rendering
 from leakaudit.report.views.cells import lowered, with_unit
 from leakaudit.report.views.facts import accuracy
 from leakaudit.report.views.residual import SENTENCE
+from leakaudit.report.views.trials import trial_table
 from leakaudit.report.wording import MISSING, clip, fixed, seconds
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|!~$&@])")
@@ -38,6 +39,7 @@ def render_markdown(report: Report) -> str:
     lines += [""]
     lines += _findings(report)
     lines += _attacks(report)
+    lines += _trials(report)
     if report.policy is not None and report.policy.suppressions:
         lines += ["### Suppressions", "", "| rule | state | expires | reason |", "|---|---|---|---|"]
         lines += [
@@ -84,6 +86,22 @@ def _attacks(report: Report) -> list[str]:
         lines.append(f"| {name} | {status} | {leaked} | {margin} | {seconds(attack.seconds)} |")
     score = "" if report.rank.score is None else f", score {fixed(report.rank.score, 1)}"
     return [*lines, "", f"Rank analysis of the architecture: risk {escape(report.rank.risk)}{score}.", ""]
+
+
+def _trials(report: Report) -> list[str]:
+    """The settings that were measured, where any were."""
+    if not report.trials:
+        return []
+    table = trial_table(report)
+    lines = [f"### {escape(table.caption)}", "", f"**{escape(report.recommendation, 1000)}**", ""]
+    lines += [
+        "| " + " | ".join(escape(name, 80) for name, _ in table.columns) + " |",
+        "|" + "---|" * len(table.columns),
+    ]
+    for row in table.rows:
+        cells = [escape(cell.text) + ("" if cell.note is None else f" ({cell.note})") for cell in row.cells]
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, "", *(f"{number}. {escape(note)}" for number, note in enumerate(table.notes, 1)), ""]
 
 
 def _render(rendering: Rendering) -> str:

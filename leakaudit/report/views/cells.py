@@ -5,7 +5,7 @@ One template macro draws all tables, so that they sort, scroll and stack alike.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from leakaudit.document.schema import MetricEntry, Report, SampleResult
@@ -130,3 +130,11 @@ def class_name(report: Report, label: int | None) -> str:
     return (
         f"{label} ({clip(names[label], 40)})" if 0 <= label < len(names) and names[label] != str(label) else str(label)
     )
+
+
+def label_row(report: Report, row: Sequence[float]) -> str:
+    """A label of numbers; of several classes those that are marked, with the share of the batch where that is all."""
+    if report.target.task != "multi-label":
+        return ", ".join(f"{value:.4g}" for value in row)
+    marked = [(k, value) for k, value in enumerate(row) if value > 0]
+    return ", ".join(class_name(report, k) + ("" if v == 1 else f" {v:.0%}") for k, v in marked) or "no class"

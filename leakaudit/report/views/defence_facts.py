@@ -17,6 +17,8 @@ def defence_facts(defence: DefenceEntry) -> list[tuple[str, str]]:
     facts = [("Defence", f"{defence.title}: {defence.text}")]
     facts.append(("Attacker who knows it", defence.adaptive_attack if defence.evaluated else NOT_EVALUATED))
     facts.append(("Bound", at_most(defence.accounting) if defence.accounting else defence.accounting_reason))
+    if defence.remains:
+        facts.append(("Stays exact", defence.remains))
     facts += _judged(defence.checks)
     if defence.reference:
         facts.append(("Reference", defence.reference))
@@ -60,14 +62,22 @@ def bound_in_short(accounting: AccountingEntry) -> str:
         f"sample that could be guessed with probability {accounting.prior:g} is reconstructed with probability at most "
         f"{accounting.reconstruction_one_step:.3g} from one update that it took part in"
     )
-    if accounting.steps == 1 and accounting.rate == 1:
-        return f"{text} (ε = {epsilon} at {delta}{renyi})"
-    one = "" if accounting.epsilon_one_step is None else f" (ε = {accounting.epsilon_one_step:.3g} at {delta})"
-    updates = "1 update" if accounting.steps == 1 else f"{accounting.steps} updates"
+    whose = "" if accounting.unit == "sample" else ", for all samples of one client together"
+    if accounting.steps == accounting.update_steps and accounting.rate == 1:
+        return f"{text} (ε = {epsilon} at {delta}{renyi}{whose})"
+    one = "" if accounting.epsilon_one_step is None else f" (ε = {accounting.epsilon_one_step:.3g} at {delta}{whose})"
     return (
-        f"{text}{one}, and at most {accounting.reconstruction:.3g} from the training of {updates} at sampling rate "
-        f"{accounting.rate:g} (ε = {epsilon} at {delta}{renyi})"
+        f"{text}{one}, and at most {accounting.reconstruction:.3g} from the training of {_training(accounting)} "
+        f"at sampling "
+        f"rate {accounting.rate:g} (ε = {epsilon} at {delta}{renyi}{whose})"
     )
+
+
+def _training(accounting: AccountingEntry) -> str:
+    """How many updates, or steps where an update is of several."""
+    if accounting.update_steps > 1:
+        return f"{accounting.steps} steps, {accounting.update_steps} of them an update,"
+    return "1 update" if accounting.steps == 1 else f"{accounting.steps} updates"
 
 
 def _other(accounting: AccountingEntry) -> str:

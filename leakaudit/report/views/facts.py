@@ -59,7 +59,8 @@ def model_facts(report: Report) -> list[Fact]:
         ("Format", f"{target.format}{', written by ' + clip(target.producer, 60) if target.producer else ''}"),
         *card_for(report).input_facts(),
         ("Never read", _never_read(target)),
-        ("Classes", number(target.classes)),
+        ("Task", f"{target.task}{f' ({clip(target.task_evidence)})' if target.task_evidence else ''}"),
+        ("Classes", number(target.classes) if target.classes else ""),
         ("Loss", target.loss),
         ("Parameters", f"{number(target.parameters)} in {count(target.trainable_tensors, 'trainable tensor')}"),
         ("Layers", _names(target.layers) if target.layers else ""),
@@ -129,8 +130,9 @@ def accuracy(report: Report) -> str:
     batch = report.batch
     if batch.accuracy is None:
         return f"not known: {batch.accuracy_reason}" if batch.accuracy_reason else ""
-    chance = f"chance is {1 / report.target.classes:.0%}" if report.target.classes else ""
-    return f"{batch.accuracy:.0%} of {count(batch.accuracy_samples, 'sample')}; {chance}"
+    several = report.target.task != "single-label" or not report.target.classes
+    chance = "" if several else f"; chance is {1 / report.target.classes:.0%}"
+    return f"{batch.accuracy:.0%} of {count(batch.accuracy_samples, 'sample')}{chance}"
 
 
 def rank_facts(report: Report) -> list[Fact]:

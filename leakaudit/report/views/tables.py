@@ -8,7 +8,7 @@ from leakaudit.document.schema import FindingEntry, RankLayer, Report, SampleRes
 from leakaudit.document.status import RunStatus
 from leakaudit.report.domains import card_for
 from leakaudit.report.domains.base import Card
-from leakaudit.report.views.cells import Cell, Table, class_name, leak_cell, lowered, reidentified
+from leakaudit.report.views.cells import Cell, Table, class_name, label_row, leak_cell, lowered, reidentified
 from leakaudit.report.wording import MISSING, clip, number, plain, seconds, words
 
 CONTROLS = {
@@ -239,6 +239,13 @@ def _soft_label(report: Report, soft: list[float] | None) -> str:
     return ": " + ", ".join(f"{class_name(report, k)} {100 * soft[k]:.0f} %" for k in order if soft[k] >= 0.01)
 
 
+def _named(report: Report, classes: Sequence[int], rows: Sequence[Sequence[float]] | None) -> str:
+    """The labels of a batch: its classes, each as often as it occurs, or its numbers."""
+    if classes or not rows:
+        return ", ".join(class_name(report, label) for label in classes) or MISSING
+    return clip("; ".join(label_row(report, row) for row in rows))
+
+
 def label_table(report: Report) -> Table:
     """True and inferred labels of every victim."""
     columns = (
@@ -254,8 +261,8 @@ def label_table(report: Report) -> Table:
             cells: list[Cell | str] = [
                 clip(attack.title, 60),
                 Cell(str(result.victim), str(result.victim)),
-                Cell(", ".join(class_name(report, label) for label in labels.true) or MISSING),
-                Cell(", ".join(class_name(report, label) for label in labels.inferred) or MISSING),
+                Cell(_named(report, labels.true, labels.rows)),
+                Cell(_named(report, labels.inferred, labels.inferred_rows)),
                 Cell(
                     right, str(labels.correct), mark="leak" if labels.known and labels.correct == labels.count else ""
                 ),

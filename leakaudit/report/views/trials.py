@@ -40,7 +40,7 @@ def trial_table(report: Report) -> Table:
             low, high = trial.leaked_interval
             interval = f"{low:.0%}–{high:.0%}"
         why = "nothing was attacked"
-        bound = f"γ ≤ {trial.accounting.reconstruction:.2g}" if trial.accounting else "no bound"
+        bound = _bound(trial)
         table.add(
             [
                 Cell(name + (" (recommended)" if trial.recommended else "")),
@@ -50,12 +50,22 @@ def trial_table(report: Report) -> Table:
                 _judged(table, trial),
                 table.value(trial.loss, number(trial.loss), "not trained"),
                 table.value(
-                    trial.accuracy, MISSING if trial.accuracy is None else f"{trial.accuracy:.0%}", "not trained"
+                    trial.accuracy,
+                    MISSING if trial.accuracy is None else f"{trial.accuracy:.0%}",
+                    "not trained" if trial.loss is None else "nothing is classified",
                 ),
                 bound,
             ]
         )
     return table
+
+
+def _bound(trial: DefenceTrial) -> str:
+    """The bound of the training, and whom it protects where that is not a sample."""
+    if trial.accounting is None:
+        return "no bound"
+    whose = "" if trial.accounting.unit == "sample" else " (a client)"
+    return f"γ ≤ {trial.accounting.reconstruction:.2g}{whose}"
 
 
 def _judged(table: Table, trial: DefenceTrial) -> Cell:

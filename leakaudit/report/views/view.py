@@ -14,7 +14,7 @@ from leakaudit.report.domains.base import Card
 from leakaudit.report.views import tables
 from leakaudit.report.views.annex import Annex, build_annex
 from leakaudit.report.views.bounds_chart import bounds_chart
-from leakaudit.report.views.cells import Fact, Table, class_name
+from leakaudit.report.views.cells import Fact, Table, class_name, label_row
 from leakaudit.report.views.comparison import comparison_sentence
 from leakaudit.report.views.defence_facts import claim_facts, defence_facts
 from leakaudit.report.views.facts import batch_facts, model_facts, rank_facts, reproduce_facts, tiles
@@ -65,6 +65,7 @@ class SampleView:
     facts: list[Fact]
     snapshots: list[tuple[str, Picture]]
     text: Any = None
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -249,6 +250,7 @@ def _sample(card: Card, attack: AttackEntry, result: VictimResult, position: int
         ),
         facts=_facts(card, sample),
         text=card.text(sample),
+        wide=card.wide,
         snapshots=[_snapshot(entry, position, sample.index) for entry in result.snapshots]
         if all(position < len(entry.images_png) for entry in result.snapshots)
         else [],
@@ -267,11 +269,15 @@ def _facts(card: Card, sample: SampleResult) -> list[Fact]:
 
 
 def _label_fact(report: Report, sample: SampleResult) -> Fact:
-    if sample.label is None:
+    if sample.label is None and sample.label_row is None:
         return Fact("Label", MISSING, "left out")
     inferred = ""
     if sample.label_right is not None:
         inferred = "among those inferred" if sample.label_right else "not among those inferred"
+    if sample.label is None:
+        read = "" if sample.inferred_row is None else f"inferred {label_row(report, sample.inferred_row)}"
+        told = "; ".join(filter(None, [inferred, read]))
+        return Fact("Label", label_row(report, sample.label_row or []), clip(told))
     return Fact("Label", class_name(report, sample.label), inferred)
 
 

@@ -28,13 +28,13 @@ class Exported:
 
     Args:
         module: Follows train and eval mode.
-        image_shape: ``(C, H, W)`` if it takes images of one size, ``(1, 1, L)`` for token ids of one length.
+        image_shape: Of one sample if it takes one size, as the program takes it; ``(1, 1, L)`` for token ids.
         batch: Batch size of the export, ``None`` if it takes any.
         rigid: Whether other batch sizes must not be tried: torch's recurrent kernels would read beyond their states.
     """
 
     module: nn.Module
-    image_shape: tuple[int, int, int] | None
+    image_shape: tuple[int, ...] | None
     batch: int | None
     rigid: bool
 
@@ -70,11 +70,9 @@ def _built(contents: Contents, path: Path) -> Exported:
     module = _module(contents, content)
     batch = shape[0] if shape else None
     fixed = [size for size in shape[1:] if size is not None]
-    image: tuple[int, int, int] | None = None
-    if len(shape) == 4 and len(fixed) == 3:
-        image = (fixed[0], fixed[1], fixed[2])
-    if len(shape) == 2 and len(fixed) == 1 and integer:
-        image = (1, 1, fixed[0])
+    image: tuple[int, ...] | None = None
+    if len(fixed) == len(shape) - 1 in (1, 2, 3, 4):
+        image = (1, 1, *fixed) if integer and len(fixed) == 1 else tuple(fixed)
     recurrent = any(str(node["target"]).startswith(_RECURRENT) for node in graph["nodes"])
     return Exported(module, image, batch, recurrent and batch is not None)
 

@@ -23,6 +23,9 @@ from leakaudit.safety.confined import grant
 
 MADE = 640 << 20
 """Bytes of constants that a graph may make; chosen: a VGG-19 whose weights are ConstantOfShape nodes has 548 MiB."""
+MADE_COPIES, RESULT_COPIES = 8, 2
+"""How often what is allowed may stand in memory: weights as arrays, in the module, in the reference implementation, and
+three gradients of them; results kept for a gradient, in every trace; chosen."""
 SAMPLE = 64 << 20
 """Bytes of one sample; chosen: 2048 × 2048 pixels in colour have 48 MiB."""
 BATCH = 8 * SAMPLE
@@ -41,10 +44,11 @@ class Allowance:
         most: Bytes.
         what: Of what, for the message.
         trusted: The caller vouches for the file, so nothing is refused.
+        copies: How many times the bytes a child may have in memory for them.
     """
 
-    def __init__(self, most: int, what: str, trusted: bool = False) -> None:
-        self.most, self.what, self.trusted, self.taken = most, what, trusted, 0
+    def __init__(self, most: int, what: str, trusted: bool = False, copies: int = 0) -> None:
+        self.most, self.what, self.trusted, self.copies, self.taken = most, what, trusted, copies, 0
 
     def take(self, size: int, where: str) -> None:
         """Count bytes that are about to be asked for.
@@ -58,13 +62,12 @@ class Allowance:
                 f"{where} brings {self.what} to {self.taken} bytes, more than the {self.most} that the file justifies",
                 WAY_OUT,
             )
-        if self.taken > self.most:
-            grant(size)
+        grant(self.copies * size)
 
 
 def made(trusted: bool = False) -> Allowance:
     """For constants that a graph makes."""
-    return Allowance(MADE, "the constants that the graph makes", trusted)
+    return Allowance(MADE, "the constants that the graph makes", trusted, MADE_COPIES)
 
 
 def results(weights: int, samples: int, trusted: bool = False) -> Allowance:
@@ -75,7 +78,9 @@ def results(weights: int, samples: int, trusted: bool = False) -> Allowance:
         samples: For how many samples, where the file leaves that open; otherwise 1.
         trusted: Whether the caller vouches for the file.
     """
-    return Allowance((RESULTS + PER_WEIGHT * weights) * max(1, samples), "the results of its nodes", trusted)
+    return Allowance(
+        (RESULTS + PER_WEIGHT * weights) * max(1, samples), "the results of its nodes", trusted, RESULT_COPIES
+    )
 
 
 def check_input(shape: Sequence[int], samples: int, name: str, trusted: bool = False) -> None:

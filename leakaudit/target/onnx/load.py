@@ -10,7 +10,9 @@ from onnx import ModelProto, NodeProto
 
 from leakaudit.domains.tokens import Tokens
 from leakaudit.errors import ModelError, UsageError
+from leakaudit.safety.confined import refuse_exhaustion
 from leakaudit.target import layout as layouts
+from leakaudit.target.consumer import consumer
 from leakaudit.target.hashing import hash_model
 from leakaudit.target.onnx import fidelity, selfcheck
 from leakaudit.target.onnx.allowance import check_input
@@ -18,11 +20,11 @@ from leakaudit.target.onnx.module import OnnxModule
 from leakaudit.target.onnx.prepare import prepare
 from leakaudit.target.onnx.read import read_model
 from leakaudit.target.onnx.source import Source, node_names
-from leakaudit.target.probabilities import without_probabilities
+from leakaudit.target.probabilities import several_labels, without_probabilities
 from leakaudit.target.probe import batch_sizes, double_backward_note, reach, reach_note, run, silent_tensors
 from leakaudit.target.target import FidelityNote, Target
 from leakaudit.target.tokens import find_table
-from leakaudit.tasks.single_label import single_label
+from leakaudit.tasks.choose import told_by
 
 _CUTS = frozenset(
     {"ArgMax", "ArgMin", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal", "OneHot", "Hardmax", "IsNaN"}
@@ -59,16 +61,19 @@ def from_onnx(
     )
     native, notes = _native(module, source, candidates)
     tokens = None if source.integer is None else _tokens(module, source, native, path)
+    if tokens is None:
+        layout = layouts.settled(layout, native, consumer(module, native, source.batch or 1), image_shape)
     domain, vocabulary = layouts.domain_of(layout, native, image_shape, tokens)
     check = selfcheck.compare(model, module, source, native, str(path), vocabulary)
     sizes = batch_sizes(module, source.batch, native, vocabulary)
     _, ending = without_probabilities(module, sizes, native, vocabulary)
     outputs = run(module, source.batch or 1, native, vocabulary=vocabulary).shape[1]
-    note = ending or _output_note(outputs, source, path)
+    note = ending or _output_note(outputs, source)
     notes += [*note, *fidelity.notes(source, module, model, check, sizes)]
     notes += _reached(module, source, sizes, native, vocabulary, path)
     notes += double_backward_note(module, sizes, native, vocabulary)
     module.train(mode == "train")
+    task, evidence = told_by(outputs, sigmoid=several_labels(module) or (outputs > 1 and source.head == "sigmoid"))
     return Target(
         module=module,
         name=path.stem,
@@ -76,7 +81,8 @@ def from_onnx(
         native_shape=native,
         layout=layout,
         domain=domain,
-        task=single_label(outputs),
+        task=task,
+        task_evidence=evidence,
         path=str(path),
         sha256=hash_model(path),
         fidelity=tuple(sorted(notes, key=lambda n: n.id)),
@@ -157,7 +163,8 @@ def _native(
         check_input(native, source.batch or 1, source.input_name, source.trusted)
         try:
             run(module, source.batch or 1, native, vocabulary=None if source.integer is None else 1)
-        except (ModelError, IndexError) as refused:
+        except (ModelError, IndexError, RuntimeError, ValueError, TypeError) as refused:
+            refuse_exhaustion(refused)
             error = error or _as_model_error(refused, native, source)
             continue
         if len(candidates) == 1:
@@ -169,23 +176,21 @@ def _native(
     raise error
 
 
-def _as_model_error(error: ModelError | IndexError, native: tuple[int, ...], source: Source) -> ModelError:
-    """The error itself; a lookup beyond a table while the graph runs (more places than positions) becomes one."""
+def _as_model_error(error: Exception, native: tuple[int, ...], source: Source) -> ModelError:
+    """The error itself; what the operators raise while the graph runs (more places than positions) becomes one."""
     if isinstance(error, ModelError):
         return error
+    what = "reaches beyond a table" if isinstance(error, IndexError) else "does not run"
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     return ModelError(
-        f"input {source.input_name!r} of shape {list(native)} reaches beyond a table: {error}",
-        "pass a smaller input shape",
+        f"input {source.input_name!r} of shape {list(native)} {what}: {reason}",
+        "pass a smaller input shape" if isinstance(error, IndexError) else "check the input shape",
     )
 
 
-def _output_note(outputs: int, source: Source, path: Path) -> list[FidelityNote]:
-    """What was assumed of a single output; refuses a head of several labels."""
-    if outputs > 1 and source.head == "sigmoid":
-        raise ModelError(
-            f"{path} ends in a Sigmoid over {outputs} outputs: a multi-label head", "it needs a classifier with softmax"
-        )
+def _output_note(outputs: int, source: Source) -> list[FidelityNote]:
+    """What was assumed of a single output."""
     if outputs > 1 or source.head == "sigmoid":
         return []
-    text = "the model has one output and no activation behind it; it is audited as a binary classifier's logit"
-    return [FidelityNote("LA922", text, "regression is not supported yet")]
+    text = "the model has one output and no activation behind it; it is taken for a binary classifier's logit"
+    return [FidelityNote("LA922", text, "if it is a number, say --task regression")]

@@ -1,0 +1,141 @@
+r"""Several classes of K: a yes or no for each class, by binary cross-entropy over K logits.
+
+.. math:: \ell(z, y) = -\frac{1}{K} \sum_k w_k\, y_k \log\sigma(z_k) + (1 - y_k) \log(1 - \sigma(z_k))
+
+as torch's ``BCEWithLogitsLoss`` with its ``pos_weight`` w. The error at logit k is :math:`(\sigma(z_k) - y_k)/K` where
+w is one: negative exactly where the class is marked, so the update of one sample shows all of its labels.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from leakaudit.tasks.base import Tally, Task
+
+MARKED = 0.25
+"""Share of the classes that a random label marks; chosen."""
+UNKNOWN = 0.5
+"""Where an optimisation begins if nothing is known of a label, by definition: neither yes nor no."""
+CERTAIN = 0.02
+"""Share at which an optimisation begins where a label is known to be no or yes, from either end; chosen."""
+
+
+@dataclass(frozen=True)
+class MultiLabel(Task):
+    """Several classes of K, by binary cross-entropy.
+
+    Labels are float32 (B, K): 1 where a class is marked, else 0. Rows of fractions say how many samples of the batch
+    have each class, not which: that is what an update of several samples tells.
+
+    Args:
+        classes: K, an output for each.
+        pos_weight: Weight of the marked classes (K,); empty where all are one.
+    """
+
+    kind: ClassVar[str] = "multi-label"
+    name: ClassVar[str] = "several classes of K"
+    has: ClassVar[str] = "several classes"
+    label_reader: ClassVar[str] = "leakaudit.client.readers.labels:several_classes"
+    inference: ClassVar[str] = "leakaudit.attacks.labels.several:infer_several"
+    classes: int
+    pos_weight: tuple[float, ...] = ()
+
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        """A yes or no for each class."""
+        return (self.classes,)
+
+    @property
+    def outputs(self) -> int:
+        """A logit per class."""
+        return self.classes
+
+    def weights(self, like: Tensor) -> Tensor:
+        """The weight of every class when it is marked (K,)."""
+        return torch.tensor(self.pos_weight or (1.0,) * self.classes, dtype=like.dtype, device=like.device)
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Mean binary cross-entropy of logits (B, K) against labels in 0..1 (B, K)."""
+        weight = self.weights(outputs) if self.pos_weight else None
+        return F.binary_cross_entropy_with_logits(outputs, labels.to(outputs.dtype), pos_weight=weight)
+
+    def correct(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Share of the classes whose logit has the sign of the label."""
+        return ((outputs > 0) == (labels > 0.5)).float().mean(1)
+
+    def hard(self, labels: Tensor) -> Tensor:
+        """Themselves."""
+        return labels
+
+    def softened(self, true: Tensor, assumed: Tensor) -> bool:
+        """Never: they are numbers for all classes."""
+        return False
+
+    def relaxed(self, free: Tensor) -> Tensor:
+        """Their sigmoid."""
+        return free.sigmoid()
+
+    def free(self, labels: Tensor) -> Tensor:
+        """Their logit, within reach of a descent."""
+        return labels.clamp(CERTAIN, 1 - CERTAIN).logit()
+
+    def decided(self, free: Tensor, begin: Tensor) -> Tensor:
+        """As many samples of each class as it began with, those of the largest sigmoid; else where it is above a half.
+
+        The counts come from the update alone, which tells them better than an optimisation does.
+        """
+        if begin.shape != free.shape or bool((begin == UNKNOWN).all()):
+            return (free > 0).float()
+        rank = free.argsort(0, descending=True).argsort(0)
+        return (rank < begin.sum(0).round()).float()
+
+    def behind(self, outputs: Tensor, errors: Tensor) -> Tensor:
+        """Yes where the error is negative."""
+        return (errors < 0).float()
+
+    def draw(self, count: int, generator: Generator) -> Tensor:
+        """Rows in which each class is marked with the same probability."""
+        return (torch.rand((count, self.classes), generator=generator) < MARKED).float()
+
+    def probes(self, count: int) -> Tensor:
+        """Every other class, in turn."""
+        return ((torch.arange(count)[:, None] + torch.arange(self.classes)) % 2).float()
+
+    def match_labels(self, true: Tensor, inferred: Tensor) -> tuple[bool | None, ...]:
+        """Whether the whole row is among the inferred rows; unknown where these are only counts."""
+        if not bool(((inferred == 0) | (inferred == 1)).all()):
+            return (None,) * len(true)
+        left, found = Counter(map(tuple, inferred.tolist())), []
+        for row in map(tuple, true.tolist()):
+            found.append(left[row] > 0)
+            left[row] -= 1
+        return tuple(found)
+
+    def tally(self, true: Tensor, inferred: Tensor) -> Tally:
+        """Cells that are right, as far as the counts of each class tell; by chance those of none or of all."""
+        known, read = true.round().sum(0), inferred.sum(0).round()
+        total = true.numel()
+        right = total - int((known - read).abs().sum())
+        share = float(known.sum()) / total if total else 0.0
+        return Tally(right, total, max(share, 1 - share))
+
+    def classes_in(self, labels: Tensor) -> list[int]:
+        """The classes that are marked."""
+        counts = labels.sum(0).round().long().cpu()
+        found: list[int] = torch.repeat_interleave(torch.arange(self.classes), counts).tolist()
+        return found
+
+    def rows(self, labels: Tensor) -> list[list[float]]:
+        """A number for each class."""
+        found: list[list[float]] = labels.tolist()
+        return found
+
+    def describe(self) -> str:
+        """The loss."""
+        return "binary cross-entropy" + (" with weights of the marked classes" if self.pos_weight else "")
