@@ -21,24 +21,20 @@ the order of the file. Ranges, mean and standard deviation are in the column's o
 
 from __future__ import annotations
 
-import importlib
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from leakaudit.errors import UsageError
-from leakaudit.safety.files import ordinary
+from leakaudit.safety.toml import read_toml
 
 Kind = Literal["number", "category"]
 WIDEST = 10.0
 """Standard deviations to both sides of the mean that a number may reach where no range is given; chosen."""
 MOST_LEVELS = 10_000
 """Levels of a category at most; chosen, a hundred times as many as columns of census data have."""
-_LIMIT = 1 << 22
-"""Bytes of a schema file at most; chosen."""
 _KEYS = ("name", "kind", "low", "high", "mean", "std", "levels")
 
 
@@ -109,21 +105,10 @@ def read_schema(path: str | Path) -> tuple[Column, ...]:
 
 
 def _parsed(file: Path) -> dict[str, Any]:
-    toml: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-    if not ordinary(file).is_file():
-        raise UsageError(f"--schema {file} is not a file", "pass a TOML file with a [[column]] for every column")
-    if file.stat().st_size > _LIMIT:
-        raise UsageError(f"--schema {file} has {file.stat().st_size} bytes, expected a short TOML file")
-    try:
-        content: dict[str, Any] = toml.loads(file.read_text("utf-8"))
-    except (toml.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"--schema {file} is not TOML: {error}", "texts stand in quotes, columns in [[column]]"
-        ) from error
-    except OSError as error:
-        raise UsageError(f"--schema {file} cannot be read: {error.strerror}", "check its permissions") from error
+    called = f"--schema {file}"
+    content = read_toml(file, called, "texts stand in quotes, columns in [[column]]")
     if unknown := sorted(set(content) - {"column"}):
-        raise UsageError(f"--schema {file}: unknown key {unknown[0]!r}, expected [[column]]", "correct the file")
+        raise UsageError(f"{called}: unknown key {unknown[0]!r}, expected [[column]]", "correct the file")
     return content
 
 

@@ -48,7 +48,7 @@ def test_what_is_no_schema_is_one_clear_line(text: str, message: str, tmp_path: 
 
 
 def test_a_missing_schema_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is not a file"):
+    with pytest.raises(UsageError, match="cannot read --schema"):
         read_schema(tmp_path / "none.toml")
 
 
