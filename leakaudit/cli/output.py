@@ -163,7 +163,7 @@ def cut_off() -> OSError | None:
     return failure
 
 
-def _plain(stream: TextIO) -> Any:
+def _plain(stream: Any) -> Any:
     """The stream under all guards."""
     while isinstance(stream, _Guard):
         stream = stream.stream

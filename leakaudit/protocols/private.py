@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -102,7 +103,7 @@ class StepPrivacy:
             functional: See there.
         """
         if len(inputs) == 1:
-            how = {"create_graph": create_graph, "functional": functional}
+            how: dict[str, Any] = {"create_graph": create_graph, "functional": functional}
             alone: Iterable[Mapping[str, Tensor]] = [
                 gradient(target, inputs, labels, masks, parameters=parameters, **how)
             ]

@@ -14,6 +14,7 @@ References: Srivastava et al., "Dropout", JMLR 2014 (the scaled, "inverted" form
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -86,7 +87,7 @@ class Dropout(nn.Module):
         """Dropped entries become SELU's lowest value, and an affine map gives mean and variance back."""
         if self.p == 1.0:
             return x * 0.0
-        scale = ((1 - self.p) * (1 + self.p * LOWEST_SELU**2)) ** -0.5
+        scale = math.sqrt(1 / ((1 - self.p) * (1 + self.p * LOWEST_SELU**2)))
         return scale * (x * mask + LOWEST_SELU * (1 - mask)) - scale * LOWEST_SELU * self.p
 
     def _draw(self, x: Tensor) -> Tensor:

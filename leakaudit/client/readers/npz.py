@@ -54,7 +54,8 @@ def read_npz(path: Path, labelled: bool = True, keys: tuple[str, ...] = INPUT_KE
         BatchError: It is damaged, too large, or lacks inputs or labels.
     """
     ordinary(path)
-    return Arrays(*confined(lambda: tuple(_read(path, labelled, keys)), str(path), BatchError))
+    found: tuple[Any, ...] = confined(lambda: tuple(_read(path, labelled, keys)), str(path), BatchError)
+    return Arrays(*found)
 
 
 def _read(path: Path, labelled: bool, keys: tuple[str, ...]) -> Arrays:

@@ -56,7 +56,8 @@ def _result_bytes(node: NodeProto, inputs: list[Array], label: str) -> int:
         ModelError: It would compute too much, or its arguments make no sense.
     """
     if node.op_type == "Range":
-        return size_of([_steps(*(float(value.reshape(-1)[0]) for value in inputs), label)], 8)
+        start, limit, step = (float(value.reshape(-1)[0]) for value in inputs)
+        return size_of([_steps(start, limit, step, label)], 8)
     if node.op_type == "Expand":
         return size_of(np.broadcast_shapes(inputs[0].shape, tuple(int(i) for i in inputs[1])), 8)
     if node.op_type == "Tile":
