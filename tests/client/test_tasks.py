@@ -13,6 +13,7 @@ from torch import nn
 import leakaudit
 from leakaudit.api import defend
 from leakaudit.cli.inspect import as_lines, describe
+from leakaudit.client.readers.base import reader_for
 from leakaudit.client.readers.labels import numbers, several_classes
 from leakaudit.client.readers.tasks import with_task
 from leakaudit.errors import BatchError, UsageError
@@ -198,3 +199,13 @@ def test_numbers_of_a_batch_follow_from_samples_that_were_read() -> None:
     read = [r for a in report.attacks for r in a.results if r.residual is not None and r.residual < 1e-4]
     assert read, "one of the two reads the batch"
     assert all("unknown too" in r.certified_reason for r in read), "what numbers are is open as well"
+
+
+def test_rows_of_a_table_may_be_labelled_with_numbers() -> None:
+    torch.manual_seed(0)
+    target = load(nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 1)))
+    assert target.domain.kind == "table"
+    inputs, labels = np.random.default_rng(0).normal(size=(30, 5)), np.linspace(20.5, 90.25, 30)
+    told = with_task(target, (inputs, labels))
+    batch = reader_for(told).fitted((inputs, labels))[1]
+    torch.testing.assert_close(batch.labels, torch.from_numpy(labels.astype(np.float32))[:, None])

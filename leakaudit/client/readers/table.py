@@ -28,7 +28,7 @@ from leakaudit.client.batch import Batch
 from leakaudit.client.readers.base import Reader, Source, ValueRange
 from leakaudit.client.readers.frame import SUFFIXES, Frame, read_frame
 from leakaudit.client.readers.guess import guessed_columns, one_hot
-from leakaudit.client.readers.labels import check_labels, label_note
+from leakaudit.client.readers.labels import label_note, read_labels
 from leakaudit.client.readers.memory import gathered
 from leakaudit.client.readers.npz import INPUT_KEYS, LABEL_KEYS, Arrays, hash_files, read_npz
 from leakaudit.domains.schema import Column, width
@@ -89,7 +89,7 @@ class TableReader(Reader):
         if table.guessed:
             table = as_guess(table, rows.columns or guessed_columns(inputs, rows.names))
         values, note = to_values(inputs, table, self.reading.values, where)
-        labels = check_labels(rows.labels, len(values), self.target.classes, where)
+        labels = read_labels(self.target.task, rows.labels, len(values), where)
         batch = Batch(
             images=torch.from_numpy(values.astype(np.float32))[:, None, None, :],
             labels=labels,
@@ -97,7 +97,7 @@ class TableReader(Reader):
             class_names=rows.class_names,
             path=None if path is None else where,
             sha256=None if path is None else hash_files([path]),
-            notes=(note, *([table.assumption] if table.assumption else []), *label_note(labels)),
+            notes=(note, *([table.assumption] if table.assumption else []), *label_note(labels, self.target.task)),
         )
         return replace(self.target, domain=table), batch
 
