@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -13,7 +13,7 @@ from leakaudit.audit.victim import Victim
 from leakaudit.client.examine import sent_updates
 from leakaudit.client.rounds.files import RecordedUpdate
 from leakaudit.defences.base import Defence, acts
-from leakaudit.defences.misuse import Practice
+from leakaudit.defences.misuse import Practice, Quiet
 from leakaudit.defences.units import sent
 from leakaudit.target.target import Target
 
@@ -30,7 +30,9 @@ def practice_of(
     recorded = rounds[victim.number].update if rounds else None
     before = {name: tensor.detach() for name, tensor in target.parameters.items()}
     single = sum(map(acts, defences)) <= 1
-    raw, shared, quiet = None, None, _unknown
+    raw: Mapping[str, Tensor] | None = None
+    shared: Mapping[str, Tensor] | None = None
+    quiet: Callable[[Defence], Quiet | None] = _unknown
     if not victim.batch.known:
         shared = sent(protocol, victim.observation.update, before)
     elif single or recorded is not None:

@@ -142,7 +142,7 @@ def _refuse_impossible(folder: Path, known: Mapping[str, Any], keywords: Mapping
     Raises:
         UpdateError: One cannot be.
     """
-    merged = {name: keywords.get(name) for name in (*LOCAL, "weight_decay", "samples")} | dict(known)
+    merged: dict[str, Any] = {name: keywords.get(name) for name in (*LOCAL, "weight_decay", "samples")} | dict(known)
     if merged["learning_rate"] is None:
         return
     try:
