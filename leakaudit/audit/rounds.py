@@ -37,7 +37,6 @@ from leakaudit.client.rounds.mistaken import refuse_mistaken
 from leakaudit.client.rounds.naming import differing
 from leakaudit.client.rounds.statistics import counted_steps, sent_statistics
 from leakaudit.defences.base import defended_protocol
-from leakaudit.defences.quantisation import SignQuantisation
 from leakaudit.errors import LeakauditError, UpdateError, UsageError
 from leakaudit.protocols.fedavg import FedAvg
 from leakaudit.target.target import Target
@@ -314,7 +313,7 @@ def _checked(request: Request, round_: Round, target: Target) -> Round:
     asked = settled(request, round_)
     protocol = asked.protocol_for(target)
     update = round_.update
-    signs = any(defence.name == SignQuantisation.name for defence in (*request.defending(), *request.claimed()))
+    signs = any(defence.signs for defence in (*request.defending(), *request.claimed()))
     whole = defended_protocol(protocol, request.defending()).privately(None)
     refuse_mistaken(update.tensors, update.kind, target, round_.batch, whole, update.path, signs=signs)
     steps = round_.told.get("local_steps")

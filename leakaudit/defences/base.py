@@ -115,6 +115,8 @@ class Defence(ABC):
     """Place in lists and in the default grid; ours come first, in the order of the manual."""
     pure: ClassVar[bool] = False
     """Whether `protect` uses nothing but the update and the generator: what it makes is post-processing."""
+    signs: ClassVar[bool] = False
+    """Whether it shares signs, with one magnitude per tensor."""
     selects: ClassVar[bool] = False
     """Whether `protect` leaves out whole tensors and changes none."""
     units: ClassVar[str] = ""

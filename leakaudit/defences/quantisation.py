@@ -41,6 +41,7 @@ class SignQuantisation(Defence):
     adaptive: ClassVar[str] = "asks for the right signs and no more, and leans on the smoothness of images"
     reference: ClassVar[str] = "Bernstein et al., signSGD, ICML 2018, arXiv 1802.04434"
     order: ClassVar[int] = 30
+    signs: ClassVar[bool] = True
     pure: ClassVar[bool] = True
 
     def protect(self, update: Update, step: ClientStep, generator: Generator) -> Update:

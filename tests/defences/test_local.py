@@ -199,6 +199,22 @@ def test_a_stated_rate_is_that_of_opacus() -> None:
     assert found.epsilon_one_step < found.epsilon
 
 
+@pytest.mark.parametrize(
+    ("protocol", "text", "opacus"),
+    [
+        (FedAvg(4, local_epochs=3, local_batch_size=2), "clip=1,multiplier=2", 3.7188),
+        (FedAvg(4, local_epochs=3, local_batch_size=2), "clip=1,multiplier=2,steps=30", 14.8406),
+        (FedAvg(100, local_batch_size=10), "clip=1,multiplier=1.1,rate=0.1", 2.3605),
+    ],
+)
+def test_local_steps_cost_what_opacus_says(protocol: FedAvg, text: str, opacus: float) -> None:
+    """ε of 3 and 30 steps at rate 1 and of 10 at rate 0.1, by the PRV accountant of Opacus 1.6 (with its error of
+    0.01)."""
+    found = parse_defence(text).guaranteed(protocol, 0.01)
+    assert found is not None
+    assert found.epsilon == pytest.approx(opacus, rel=0.01)
+
+
 def test_what_counts_samples_where_there_are_none_is_refused() -> None:
     with pytest.raises(UsageError, match="which is no mean"):
         defended_protocol(LOCAL, [parse_defence("noise=0.1,noise-on=sum")])
