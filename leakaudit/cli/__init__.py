@@ -59,7 +59,7 @@ class _Group(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """The command of a name; one that there is not is named with the nearest that there is."""
-        if args and args[0][:1] != "-" and args[0] not in COMMANDS:
+        if args and args[0][:1] != "-" and self.get_command(ctx, args[0]) is None:
             hint = nearest(args[0], COMMANDS, "leakaudit --help lists the commands", "'leakaudit {}'")
             raise UsageError(f"no command named {args[0]!r}", hint)
         return super().resolve_command(ctx, args)
