@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from leakaudit.policy.read import read_policy, tomllib
+from leakaudit.policy.read import read_policy
 from leakaudit.report.formats.html import render_html
+from leakaudit.safety.toml import read_toml
 from tests.conftest import ROOT
 from tests.report.builder import build
 
@@ -130,5 +131,5 @@ def test_the_documentation_builds_without_a_warning(tmp_path: Path) -> None:
     findings = (tmp_path / "site" / "findings" / "index.html").read_text(encoding="utf-8")
     assert 'id="LA201"' in findings
     attacks = (tmp_path / "site" / "attacks" / "index.html").read_text(encoding="utf-8")
-    entry_points = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["leakaudit.attacks"]
+    entry_points = read_toml(ROOT / "pyproject.toml", "it")["project"]["entry-points"]["leakaudit.attacks"]
     assert all(f'id="{name}"' in attacks for name in entry_points)

@@ -100,7 +100,7 @@ def find_policy(start: Path | None = None) -> Path | None:
         shared = place / SHARED_FILE
         if (place / OWN_FILE).is_file():
             return _own(place / OWN_FILE)
-        if shared.is_file() and _table(shared):
+        if shared.is_file() and _table(shared) is not None:
             return _own(shared)
     return None
 
@@ -134,7 +134,7 @@ def read_policy(path: Path) -> tuple[Policy, dict[str, Any]]:
     Raises:
         UsageError: The file is not there, not TOML, or says something that cannot be.
     """
-    document = _table(path)
+    document = _table(path) or {}
     options = {key.replace("-", "_"): value for key, value in document.items()}
     rules = _rules(path, options.pop("rules", {}))
     suppressions = _suppressions(path, options.pop("suppress", []))
@@ -157,8 +157,8 @@ def refuse_unknown(path: Path, options: Mapping[str, Any], known: set[str]) -> N
             raise UsageError(f"{path}: unknown key {key.replace('_', '-')!r}", hint)
 
 
-def _table(path: Path) -> dict[str, Any]:
-    """What a file says for us: all of it, or the table of one that is shared; of one without it nothing.
+def _table(path: Path) -> dict[str, Any] | None:
+    """What a file says for us: all of it, or the table of one that is shared; of one without it ``None``.
 
     Raises:
         UsageError: The file cannot be read, or what should be our table is none.
@@ -167,8 +167,8 @@ def _table(path: Path) -> dict[str, Any]:
     if path.name != SHARED_FILE:
         return document
     tools = document.get("tool", {})
-    table = tools.get("leakaudit", {}) if isinstance(tools, dict) else {}
-    if not isinstance(table, dict):
+    table = tools.get("leakaudit") if isinstance(tools, dict) else None
+    if table is not None and not isinstance(table, dict):
         raise UsageError(f"{path}: [{TABLE}] is not a table")
     return table
 

@@ -16,9 +16,10 @@ from leakaudit.document.schema import (
     FirstLayer,
     LabelResult,
     LeftOutEntry,
+    MisuseEntry,
     PartResult,
 )
-from leakaudit.document.status import Cause, Cut, Lost
+from leakaudit.document.status import Cause, Cut, Lost, MisuseKind
 from leakaudit.errors import UsageError
 from leakaudit.findings import RULES, SEVERITIES, Evidence, judge, rule, rule_named
 from tests.findings.build import CONTROLS, NOISE, control, entry, evidence, sample, victim
@@ -27,8 +28,15 @@ FAMILIES = {"1": "architecture", "2": "reconstruction", "3": "labels", "4": "pro
 FIDELITY = [name for name in RULES if name.startswith("LA9") and int(name[2:]) < 950]
 NOTES = [name for name in FIDELITY if RULES[name].worst == "none"]
 UNMET = ClaimCheck(what="share of zero entries", expected="at least 0.9", measured="0.1", holds=False)
+PRACTICE = {f"LA{500 + number}": kind for number, kind in enumerate(MisuseKind, 4)}
+"""What deployed code does wrong with defences has a file of its own: LA504 to LA510."""
 CARRIED = CarriedEntry(earlier="round-1", later="round-2", tensor="fc.weight", rows=7, factor=0.9)
 PRESENT = LabelResult(true=[1, 1, 2], inferred=[1, 2, 2], correct=2)
+
+
+def misuse(kind: MisuseKind) -> MisuseEntry:
+    return MisuseEntry(kind=kind, told="what is wrong.", sure="measured", grave=True)
+
 
 CASES: dict[str, Evidence] = {
     "LA101": evidence([], risk="high"),
@@ -52,6 +60,10 @@ CASES: dict[str, Evidence] = {
     "LA501": evidence([], claims=[ClaimEntry(text="prune=0.9", checks=[UNMET])]),
     "LA502": evidence([entry(sample(True))], defences=[NOISE]),
     "LA503": evidence([], defences=[NOISE.model_copy(update={"evaluated": False})]),
+    **{
+        name: evidence([], claims=[ClaimEntry(text="a claim", checks=[], misuses=[misuse(kind)])])
+        for name, kind in PRACTICE.items()
+    },
     **{name: evidence([], fidelity=(name,)) for name in FIDELITY},
     "LA950": evidence([], controls=[control("positive", False)]),
     "LA951": evidence([], controls=[control("negative", False)]),
@@ -103,7 +115,7 @@ def test_rules_live_in_the_file_of_their_family() -> None:
     for found in RULES.values():
         module = found.judge.__module__.rsplit(".", 1)[1]
         expected = FAMILIES.get(found.id[2], "fidelity" if int(found.id[2:]) < 950 else "quality")
-        assert module == expected, found.id
+        assert module == ("practice" if found.id in PRACTICE else expected), found.id
 
 
 def test_every_id_in_the_package_is_registered() -> None:

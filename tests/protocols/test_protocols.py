@@ -22,6 +22,7 @@ from leakaudit.attacks.wia import WIA
 from leakaudit.audit.assemble import protocol_section
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe, observe_step
+from leakaudit.client.rounds.files import RecordedUpdate
 from leakaudit.defences.gaussian import GaussianMechanism
 from leakaudit.domains.images import Images
 from leakaudit.errors import AuditError, UpdateError
@@ -166,7 +167,7 @@ def test_attacks_on_masks_know_the_step(samples: Batch, space: Images) -> None:
     blind = DIA(short)(target, observation, cpu_generator(0))
     assert blind.masks is not None
     assert [set(step) for step in blind.masks] == [{"drop"}, {"drop"}]
-    assert "2 optimised" in blind.notes[0], "a column of zeros was dropped in both steps: nothing is read"
+    assert "2 dropout masks optimised, 11 units read" in blind.notes[0], "a column of zeros was dropped in both steps"
     given = replace(observation, masks=masks)
     informed = WIA(IGSettings(iterations=300, optimizer="lbfgs", distance="euclidean", tv_weight=0.0))
     assert informed.refusal(target, given) is None
@@ -179,7 +180,8 @@ def test_what_was_sent_is_read_by_the_protocol(samples: Batch, space: Images) ->
     batch = with_labels(samples, 0, 1)
     made = observe(target, batch, protocol, space).update
     weights = {n: (tensor - 2 * protocol.rate * made[n]).detach() for n, tensor in target.parameters.items()}
-    read, masks = observe_step(target, batch, protocol, space, recorded=weights)
+    sent = RecordedUpdate(weights, "update.npz", "0" * 64)
+    read, masks = observe_step(target, batch, protocol, space, recorded=sent)
     assert masks == ()
     for name, tensor in made.items():
         torch.testing.assert_close(read.update[name], tensor, rtol=1e-3, atol=1e-6)
@@ -194,7 +196,7 @@ def test_attacks_whose_algebra_is_of_one_gradient_say_so(samples: Batch, space: 
     observation = observe(target, with_labels(samples, 0), TwoSteps(1), space)
     reasons = {name: create(name, "quick").refusal(target, observation) for name in available()}
     told = {name: refusal.reason for name, refusal in reasons.items() if refusal and "2 local steps" in refusal.reason}
-    assert set(told) == {"rgap"}
+    assert set(told) == {"lp", "rgap"}
     assert "between them the weights move" in told["rgap"]
 
 

@@ -14,13 +14,14 @@ OWN = {
     "loss": {
         "protocols": "makes updates",
         "target": "defines it",
+        "attacks/certificate.py": "asks the task for the error at outputs that are there; makes no update",
+        "attacks/reading/confirm.py": "asks for a label's error at the bias of the first layer; makes no update",
         "risk/measure.py": "asks the task for the loss of a recorded graph's logits; makes no update",
         "sweeps/utility.py": "evaluates a trained model on held-out samples; makes no update",
     },
     "injected_masks": {
         "protocols": "makes updates",
         "target": "defines it",
-        "matching/masked.py": "looks at activations in a forward pass; makes no update",
     },
 }
 """Who may call what, and why."""

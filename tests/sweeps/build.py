@@ -48,7 +48,7 @@ def _misbehave(name: str, before: int) -> None:
     if name.startswith("greedy"):
         raise MemoryError
     if name.startswith("hog"):
-        held = b"x" * (500 << 20)
+        held = b"x" * (1600 << 20)
         time.sleep(60 + held.count(b"y"))
     if name.startswith("slow"):
         time.sleep(600)

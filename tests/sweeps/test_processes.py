@@ -63,9 +63,10 @@ def test_a_worker_that_dies_costs_its_own_cell_at_most(tmp_path: Path) -> None:
 
 
 def test_a_cell_over_a_limit_is_ended(tmp_path: Path) -> None:
-    slow, hog = driven(tmp_path, jobs(tmp_path, ["slow", "hog"]), Limits(seconds=2.0, memory=0.4))
-    assert (slow.status, slow.reason) == (CellStatus.TIME, "ended after 2 s, its --cell-time")
-    assert (hog.status, hog.reason) == (CellStatus.MEMORY, "ended at 0.4 GiB, its --cell-memory")
+    (slow,) = driven(tmp_path / "time", jobs(tmp_path, ["slow"]), Limits(seconds=4.0))
+    (hog,) = driven(tmp_path / "memory", jobs(tmp_path, ["hog"]), Limits(memory=1.5))
+    assert (slow.status, slow.reason) == (CellStatus.TIME, "ended after 4 s, its --cell-time")
+    assert (hog.status, hog.reason) == (CellStatus.MEMORY, "ended at 1.5 GiB, its --cell-memory")
     assert not [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
 
 

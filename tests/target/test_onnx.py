@@ -50,7 +50,7 @@ def test_head_is_dropped(tmp_path: Path, head: str, behind: list[str]) -> None:
     torch.testing.assert_close(target.logits(x), x.flatten(1) @ weight.T + bias)
     assert "LA910" in ids(target)
     assert target.classes == 4
-    assert target.image_shape == (3, 2, 2)
+    assert target.image_shape == (1, 1, 12)
 
 
 def test_sigmoid_with_one_output_is_binary(tmp_path: Path) -> None:
@@ -75,7 +75,8 @@ def test_a_sigmoid_over_several_outputs_is_several_labels(tmp_path: Path) -> Non
     (("N", 1, 6, 2), "NCHW", (1, 6, 2)), (("N", 2, 2, 3), "NHWC", (3, 2, 2)), (("N", 8, 9), "HW", (1, 8, 9)),
     (("N", 4, 3), "NLC", (3, 4)), (("N", 2, 30), "NCL", (2, 30)), (("N", 1, 2, 3, 4), "NCDHW", (1, 2, 3, 4)),
     (("N", 2, 3, 4, 1), "NDHWC", (1, 2, 3, 4)),
-    (("N", 12), "flat", (3, 2, 2)), ((1, 4, 3, 1), "NHWC", (1, 4, 3)), (("N", 3, 2, 2), "NCHW", (3, 2, 2)),
+    (("N", 12), "flat", (1, 1, 12)), (("N", 192), "flat", (3, 8, 8)),
+    ((1, 4, 3, 1), "NHWC", (1, 4, 3)), (("N", 3, 2, 2), "NCHW", (3, 2, 2)),
 ])  # fmt: skip
 def test_layouts(tmp_path: Path, shape, layout: str, image: tuple[int, ...]) -> None:
     nodes, tensors = build.linear(source="flat", width=prod(image))

@@ -71,9 +71,14 @@ def test_archives_without_a_model_and_damaged_ones_are_refused(tmp_path: Path) -
 
 
 def test_ours_are_complete_and_name_themselves() -> None:
-    assert list(available()) == ["exported", "torchscript", "checkpoint", "safetensors", "pickle", "onnx"]
+    assert list(available()) == ["exported", "torchscript", "checkpoint", "npz", "safetensors", "pickle", "onnx"]
     assert all(name == reader.kind and reader.called for name, reader in available().items())
-    assert {name for name, reader in available().items() if reader.weights} == {"checkpoint", "safetensors", "pickle"}
+    assert {name for name, reader in available().items() if reader.weights} == {
+        "checkpoint",
+        "npz",
+        "safetensors",
+        "pickle",
+    }
 
 
 @pytest.mark.usefixtures("installed")

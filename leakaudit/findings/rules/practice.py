@@ -58,7 +58,7 @@ def wrong_divisor(evidence: Evidence) -> Iterator[Found]:
 
 @rule(
     "LA506",
-    "The classic bound of the Gaussian mechanism is used for ε above 1",
+    "The classic bound of the Gaussian mechanism is used for epsilon above 1",
     worst="high",
     remedy="Calibrate the noise with the exact condition of Balle and Wang 2018 (arXiv 1805.06530), as dp-accounting's "
     "get_sigma_gaussian does.",
