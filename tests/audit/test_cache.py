@@ -27,6 +27,7 @@ from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe_step
 from leakaudit.defences.clipping import Clipping
 from leakaudit.defences.custom import UserChannel
+from leakaudit.defences.frameworks.flower import FlatClipping
 from leakaudit.defences.quantisation import SignMargin
 from leakaudit.defences.survivors import Cut, DeadZone, LargestShare, Shifted, Support
 from leakaudit.defences.units import Sent
@@ -356,7 +357,7 @@ def test_every_channel_has_a_content() -> None:
     user = UserChannel("json:loads", json.loads)
     channels = [Clipping(1.0), Clipping(2.0), DeadZone.of(update), Support.of(update), SignMargin(update), user]
     channels += [Chained(channels[0], channels[1]), Cut(3.0), Shifted(Cut(3.0), update), LargestShare.of(update, 3.0)]
-    channels.append(Sent(Clipping(1.0), 0.5, update))
+    channels += [Sent(Clipping(1.0), 0.5, update), FlatClipping(1.0)]
     ours = {kind for kind in every(Channel) if kind.__module__.startswith("leakaudit.")}
     assert {type(channel) for channel in channels} == ours
     assert len({digest(channel) for channel in channels}) == len(channels)
