@@ -93,16 +93,6 @@ class Plan:
     remarks: tuple[str, ...] = field(default=())
 
 
-def make_plan(target: Target, observation: Observation) -> Plan:
-    """Find the way, or say what is in it.
-
-    Raises:
-        Obstacle: The recursion cannot start, or stops at a layer.
-        TraceError: The model cannot be recorded.
-    """
-    return record(target, observation).plan()
-
-
 def record(target: Target, observation: Observation) -> Planner:
     """The recorded model, ready to be planned on.
 

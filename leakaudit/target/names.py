@@ -3,22 +3,16 @@
 A parameter ``conv1.weight`` lives in a submodule ``conv1`` under the name ``weight``, so that `named_parameters` gives
 back the file's name. Where torch forbids that (an empty component, a component that is already an attribute of
 `torch.nn.Module`, a name that is also the prefix of another), the offending character is percent-encoded;
-`onnx_name` is always the inverse.
+`urllib.parse.unquote` is always the inverse.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from urllib.parse import unquote
 
 from torch import Tensor, nn
 
 _RESERVED = frozenset(dir(nn.Module()))
-
-
-def onnx_name(torch_name: str) -> str:
-    """The ONNX name behind a torch parameter name."""
-    return unquote(torch_name)
 
 
 def torch_names(names: Iterable[str], taken: Collection[str] = ()) -> dict[str, str]:

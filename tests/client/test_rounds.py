@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 from leakaudit.capture import record
 from leakaudit.client.rounds.arrays import read_arrays
 from leakaudit.client.rounds.files import load_update
-from leakaudit.client.rounds.folder import read_round, read_settings
+from leakaudit.client.rounds.folder import began_with, read_settings, read_shared
+from leakaudit.client.rounds.naming import differing
 from leakaudit.errors import LeakauditError, UpdateError, UsageError
 from leakaudit.target.load import load
 from leakaudit.target.target import Target
@@ -174,20 +176,22 @@ def test_a_recorded_round_is_read(module: nn.Module, after: dict[str, Tensor], t
     state = dict(module.state_dict())
     place = record(state, after, out=tmp_path / "r", learning_rate=0.1, local_epochs=1, mode="train")
     assert place is not None
-    assert read_round(place, target_of(module)).kind == "weights"
+    assert read_shared(place, target_of(module)).kind == "weights"
     assert read_settings(place) == {"learning_rate": 0.1, "local_epochs": 1, "mode": "train"}
     delta = {name: after[name] - state[name] for name, _ in module.named_parameters()}
     place = record(state, delta=delta, out=tmp_path / "d", batch={"x": np.zeros((4, 3, 8, 8)), "y": np.arange(4)})
     assert place is not None
-    assert read_round(place, target_of(module)).kind == "delta"
+    assert read_shared(place, target_of(module)).kind == "delta"
 
 
 def test_a_round_of_another_model_names_the_tensor(module: nn.Module, after: dict[str, Tensor], tmp_path: Path) -> None:
     place = record(after, after, out=tmp_path / "r")
     assert place is not None
-    with pytest.raises(UpdateError, match=r"did not begin with this model: \S+ differs by") as caught:
-        read_round(place, target_of(module))
-    assert "before.safetensors" in caught.value.hint
+    target = target_of(module)
+    difference = differing(began_with(place, target), target)
+    assert difference is not None
+    assert re.search(r"did not begin with this model: \S+ differs by", difference[0])
+    assert "before.safetensors" in difference[1]
 
 
 def test_folders_that_are_no_rounds_are_refused(module: nn.Module, after: dict[str, Tensor], tmp_path: Path) -> None:
@@ -209,4 +213,4 @@ def test_folders_that_are_no_rounds_are_refused(module: nn.Module, after: dict[s
     assert read_settings(place) == {}
     (place / "after.safetensors").rename(place / "later.safetensors")
     with pytest.raises(UpdateError, match="none of them, expected one of after, delta, gradient"):
-        read_round(place, target_of(module))
+        read_shared(place, target_of(module))

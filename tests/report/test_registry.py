@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from leakaudit import Format, UsageError
+from leakaudit.plugins import names
 from leakaudit.report.formats import registry
 from leakaudit.report.formats.base import FormatUnavailable, Rendering, ReportWarning
 from leakaudit.report.formats.failure import write_failure
-from leakaudit.report.formats.registry import GROUP, available, chosen, format_names
+from leakaudit.report.formats.registry import GROUP, available, chosen
 from leakaudit.report.write import write_report
 from tests.cli.build import leakaudit
 from tests.plugins import Install
@@ -37,7 +38,7 @@ def test_the_help_names_those_that_are_written_by_default() -> None:
 
 
 def test_ours_are_complete_and_the_document_comes_last() -> None:
-    assert set(available()) == {"json", "html", "pdf", "sarif", "junit", "markdown", "csv"} == set(format_names())
+    assert set(available()) == {"json", "html", "pdf", "sarif", "junit", "markdown", "csv"} == set(names(GROUP))
     assert list(available())[-1] == "json"
     assert {f.name for f in chosen(())} == {"html", "pdf", "json"}
     assert [f.name for f in chosen(("json", "csv"))] == ["csv", "json"]

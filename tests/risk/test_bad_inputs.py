@@ -379,13 +379,13 @@ def test_10_a_large_image_is_counted_from_shapes_alone() -> None:
 
 
 def test_10_the_block_of_gradient_constraints_is_not_formed_when_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    from leakaudit.recursion.plan import make_plan
+    from leakaudit.recursion.plan import record
     from leakaudit.recursion.system import Convolution
 
     module = nn.Sequential(conv(3, 512, 3, 1, 1), leaky(), nn.Flatten(), nn.Linear(512 * 24 * 24, 2))
     space = replace(SMALL, shape=(3, 24, 24))
     model, observation, _ = make(module, space, torch.rand(3, 24, 24), 1, 2)
-    (step,) = [step for step in make_plan(model, observation).steps if step.action == "solve"]
+    (step,) = [step for step in record(model, observation).plan().steps if step.action == "solve"]
     system = build_system(step, torch.zeros(512, 24, 24).double(), torch.ones(512, 24, 24).double())
     rows, columns = system.map.block_size()
     monkeypatch.setattr(Convolution, "block", lambda *_: pytest.fail(f"formed {rows} × {columns}"))

@@ -21,7 +21,7 @@ from leakaudit.client.readers.npz import SAMPLE_KEYS
 from leakaudit.client.rounds.arrays import read_arrays
 from leakaudit.client.rounds.files import RecordedUpdate, load_update
 from leakaudit.client.rounds.kinds import Kind
-from leakaudit.client.rounds.naming import differing, payload
+from leakaudit.client.rounds.naming import payload
 from leakaudit.errors import UpdateError, UsageError
 from leakaudit.target.target import Target
 
@@ -95,23 +95,6 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     if document.get("version") != VERSION:
         raise UpdateError(f"{file}: version {document.get('version')!r}, expected {VERSION}", "update leakaudit")
     return {name: value for name, value in document.items() if name in SETTINGS}
-
-
-def read_round(path: str | Path, target: Target) -> RecordedUpdate:
-    """What the client of a recorded round sent.
-
-    Args:
-        path: Its folder.
-        target: The model, which the round began with.
-
-    Raises:
-        UsageError: The folder is no recorded round.
-        UpdateError: It is of another model, or damaged.
-    """
-    folder = Path(path)
-    if difference := differing(began_with(folder, target), target):
-        raise UpdateError(*difference)
-    return read_shared(folder, target)
 
 
 def read_shared(folder: Path, target: Target) -> RecordedUpdate:

@@ -8,15 +8,10 @@ from typing import TYPE_CHECKING
 
 from leakaudit.errors import UsageError
 from leakaudit.plugins import FORMATS as GROUP
-from leakaudit.plugins import installed, names
+from leakaudit.plugins import installed
 
 if TYPE_CHECKING:
     from leakaudit.report.formats.base import Format
-
-
-def format_names() -> tuple[str, ...]:
-    """Names for the command line, without importing a renderer."""
-    return names(GROUP)
 
 
 def available() -> dict[str, Format]:
