@@ -30,7 +30,7 @@ from leakaudit.audit.defended import claim_entry, defence_entries
 from leakaudit.audit.environment import choose_device, reproducible, seed_of, timestamp, versions
 from leakaudit.audit.intake import Material, read_material, settled
 from leakaudit.audit.memory import Memory
-from leakaudit.audit.practice import practice_of
+from leakaudit.audit.practice import practice_of, single_numbers
 from leakaudit.audit.references import synthetic_batch
 from leakaudit.audit.request import Request
 from leakaudit.audit.rounds import settled as settled_round
@@ -326,6 +326,7 @@ def _defences(
         recorded=recorded,
         protocol=protocol,
         entries=sum(tensor.numel() for tensor in target.parameters.values()),
+        scalars=single_numbers(target),
     )
     practice = practice_of(target, victim, request, material, defences)
     return defence_entries(defences, evidence, ran, circumstances, practice)

@@ -51,9 +51,14 @@ def practice_of(
         round=None if recorded is None else recorded.round,
         entries=sum(tensor.numel() for tensor in target.parameters.values()),
         kept=tuple(dict(target.module.named_buffers())),
-        scalars=tuple(name for name, tensor in target.parameters.items() if tensor.dim() == 0),
+        scalars=single_numbers(target),
         clients=max((len(defence.members) for defence in defences), default=1) or 1,
     )
+
+
+def single_numbers(target: Target) -> tuple[str, ...]:
+    """Trainable tensors without an axis, which filters of frameworks pass as they are."""
+    return tuple(name for name, tensor in target.parameters.items() if tensor.dim() == 0)
 
 
 def _unknown(defence: Defence) -> None:

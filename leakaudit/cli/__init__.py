@@ -38,7 +38,7 @@ COMMANDS = {
 }
 
 
-WRITING = frozenset({"scan", "defend", "render", "init"})
+WRITING = frozenset({"scan", "defend", "render", "init", "sweep"})
 """Commands whose result is in files."""
 
 
@@ -113,7 +113,8 @@ def _told_of_cuts(code: int, words: Sequence[str]) -> int:
     if failure is None or failure.errno == errno.EPIPE:
         return code
     say(f"Warning: not all lines could be written to standard output: {failure.strerror}", err=True)
-    return code if set(words) & WRITING else code or 2
+    command = next((word for word in words if word in COMMANDS), "")
+    return code if command in WRITING else code or 2
 
 
 def _exit_code(debug: bool, run: Callable[[], object]) -> int:

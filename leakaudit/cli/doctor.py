@@ -50,7 +50,8 @@ def doctor(debug: bool) -> None:
 def checks() -> Iterator[Check]:
     """All parts, those first that every audit needs."""
     parts: tuple[Callable[[], Check], ...] = (
-        _torch, _device, _onnx, _compiler, _runtime, _pdf, _fonts, _perceptual, _cache, _frameworks,
+        _torch, _device, _onnx, _compiler, _runtime, _pdf, _fonts, _perceptual, _cache, _frameworks, _messages,
+        _tables, _cluster,
     )  # fmt: skip
     for part in parts:
         yield part()
@@ -73,8 +74,10 @@ def _torch() -> Check:
 
 
 def _device() -> Check:
-    import torch
-
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # a library of CUDA that is not there is an OSError
+        return Check("device", False, f"torch cannot be imported: {error}", "attacks", needed=True)
     if torch.cuda.is_available():
         return Check("device", True, torch.cuda.get_device_name(0), "attacks on the GPU")
     return Check("device", True, f"CPU, {torch.get_num_threads()} threads; no CUDA device", "attacks on the CPU")
@@ -116,22 +119,43 @@ def _fonts() -> Check:
 
 
 def _perceptual() -> Check:
-    from leakaudit.scoring.perceptual import HUB_FILE, find_weights
-
+    try:
+        from leakaudit.scoring.perceptual import HUB_FILE, find_weights
+    except (ImportError, OSError) as error:
+        return Check("LPIPS", False, str(error), "the metric LPIPS")
     there = find_weights() is not None
     missing = f"{HUB_FILE} is not in torch's cache; pass --lpips-weights FILE, as nothing is downloaded"
     return Check("LPIPS", there, f"{HUB_FILE} in torch's cache" if there else missing, "the metric LPIPS")
 
 
 def _cache() -> Check:
-    from leakaudit.cli.options.cache import cache_usable
+    try:
+        from leakaudit.cli.options.cache import cache_usable
 
-    usable = cache_usable()
+        usable = cache_usable()
+    except ImportError as error:
+        return Check("cache", False, str(error), "a killed audit goes on where it was")
     detail = "can be written" if usable else "cannot be written; set LEAKAUDIT_CACHE_DIR"
     return Check("cache", usable, detail, "a killed audit goes on where it was")
 
 
 def _frameworks() -> Check:
-    found = _installed("flwr", "nvflare")
-    detail = ", ".join(f"{name} {number}" for name, number in found.items()) or "pip install leakaudit[flower]"
-    return Check("frameworks", bool(found), detail, "recording rounds of Flower and NVFlare")
+    return _extra("frameworks", ("flwr", "nvflare"), "flower", "recording rounds of Flower and NVFlare")
+
+
+def _tables() -> Check:
+    return _extra("Parquet", ("pyarrow",), "tables", "tables in Parquet files, and sweep.parquet")
+
+
+def _cluster() -> Check:
+    return _extra("Ray", ("ray",), "ray", "sweeps on a cluster")
+
+
+def _messages() -> Check:
+    return _extra("MessagePack", ("msgpack",), "nvflare", "updates in NVFlare's .fobs files")
+
+
+def _extra(what: str, packages: tuple[str, ...], extra: str, enables: str) -> Check:
+    found = _installed(*packages)
+    detail = ", ".join(f"{name} {number}" for name, number in found.items()) or f"pip install leakaudit[{extra}]"
+    return Check(what, bool(found), detail, enables)

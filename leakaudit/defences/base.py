@@ -356,6 +356,10 @@ def arranged(defences: Sequence[Defence]) -> tuple[Defence, ...]:
         if acts(defence) and not defence.selects:
             before.append(defence)
             found[number] = gathering.gathered(before)
+    if before:  # the last of them applies the whole chain, the others only say what they are
+        places = [number for number, defence in enumerate(found) if defence is not defences[number]]
+        for number in places[:-1]:
+            found[number] = replace(found[number], last=False)
     return tuple(found)
 
 

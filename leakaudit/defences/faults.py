@@ -67,37 +67,33 @@ def unnoised(practice: Practice, quiet: Quiet | None) -> Iterator[Misuse]:
         )
 
 
-def misdivided(practice: Practice, quiet: Quiet | None, counts: Mapping[str, int]) -> Iterator[Misuse]:
-    """Noise that is larger or smaller than claimed by just the number that a sum is divided by.
+def misdivided(practice: Practice, quiet: Quiet | None, samples: int) -> Iterator[Misuse]:
+    """Noise that is larger or smaller than claimed by just the number of samples, which a sum is divided by.
 
     Args:
         practice: With the shared and the undefended update.
         quiet: As of :func:`unnoised`.
-        counts: What a sum may have been divided by, in words.
+        samples: Behind the update.
     """
-    if practice.raw is None or practice.shared is None or quiet is None or quiet[1] == 0:
+    if samples < 2 or practice.raw is None or practice.shared is None or quiet is None or quiet[1] == 0:
         return
     clean, level = quiet
     ratio = _left(practice, clean, list(practice.shared)) / level
-    for what, count in counts.items():
-        if count < 2:
-            continue
-        if abs(ratio * count - 1) <= NEAR:
-            yield Misuse(
-                MisuseKind.WRONG_DIVISOR,
-                f"the noise is {count} times smaller than claimed, the number of {what}: noise for the sum was divided "
-                f"with it, or noise meant for the mean of {count} was claimed for the sum.",
-                "measured",
-            )
-        if abs(ratio / count - 1) <= NEAR:
-            yield Misuse(
-                MisuseKind.WRONG_DIVISOR,
-                f"the noise is {count} times larger than claimed, the number of {what}: noise calibrated for "
-                f"the sum was "
-                "added to the mean.",
-                "measured",
-                grave=False,
-            )
+    if abs(ratio * samples - 1) <= NEAR:
+        yield Misuse(
+            MisuseKind.WRONG_DIVISOR,
+            f"the noise is {samples} times smaller than claimed, the number of samples: noise for the sum was divided "
+            f"with it, or noise meant for the mean of {samples} was claimed for the sum.",
+            "measured",
+        )
+    if abs(ratio / samples - 1) <= NEAR:
+        yield Misuse(
+            MisuseKind.WRONG_DIVISOR,
+            f"the noise is {samples} times larger than claimed, the number of samples: noise calibrated for the sum "
+            "was added to the mean.",
+            "measured",
+            grave=False,
+        )
 
 
 def counted_buffers(practice: Practice, bound: float) -> Iterator[Misuse]:

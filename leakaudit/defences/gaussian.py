@@ -305,7 +305,8 @@ class GaussianMechanism(Defence):
             yield from counted_buffers(practice, self.clip)
         if self.noisy:
             quiet = practice.quiet(self)
-            yield from misdivided(practice, quiet, {"samples": drawn} if self.per == "sample" else {})
+            if self.per == "sample":
+                yield from misdivided(practice, quiet, drawn)
             yield from unnoised(practice, quiet)
 
     def _covered(self, protocol: Protocol) -> tuple[float, Callable[[int], float]]:

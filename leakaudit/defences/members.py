@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -44,10 +44,19 @@ class Clients:
         """Share of a client's independent noise that is left in the mean: √Σ w²."""
         return math.sqrt(sum(weight**2 for weight in self.weights))
 
+    def samples(self, batch_size: int) -> tuple[int, ...]:
+        """Of each client, of so many behind the sum."""
+        count = len(self.weights)
+        return self.sizes or (batch_size // count,) * count
+
+    def each(self, protocol: Protocol) -> list[Protocol]:
+        """The protocol of each of them, equal ones once."""
+        parts = protocol.parts(self.samples(protocol.batch_size))
+        return list(dict.fromkeys(own for _, own in parts))
+
     def first(self, protocol: Protocol) -> Protocol:
         """The protocol of the first of them."""
-        count = len(self.weights)
-        return protocol.parts(self.sizes or (protocol.batch_size // count,) * count)[0][1]
+        return self.each(protocol)[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +66,12 @@ class EachClient(Defence):
     Args:
         chain: All that every client applies up to this one, in order.
         clients: Whose updates are summed.
+        last: Whether no other of the chain stands behind it.
     """
 
     chain: tuple[Defence, ...]
     clients: Clients = field(repr=False)
+    last: bool = True
 
     @property
     def inner(self) -> Defence:
@@ -129,7 +140,9 @@ class EachClient(Defence):
 
     def protect(self, update: Update, step: ClientStep, generator: Generator) -> Update:
         """The mean of what the clients share, each after the whole chain; tensors that are left out already stay
-        out."""
+        out. The chain runs once, where the last of it stands."""
+        if not self.last:
+            return update
         total: dict[str, Tensor] = {}
         for member in step.members():
             seed = int(torch.randint(SEEDS, (1,), generator=generator))
@@ -172,17 +185,20 @@ class EachClient(Defence):
         return self.inner.unchecked(step)
 
     def guarantee(self, batch_size: int, prior: float) -> Guarantee | None:
-        """Of one client by its own noise, whatever the others do."""
-        size = max(self.clients.sizes, default=batch_size // len(self.clients.weights))
-        return self._of_one(self.inner.guarantee(size, prior))
+        """Of the client that is protected least by its own noise, whatever the others do."""
+        sizes = dict.fromkeys(self.clients.samples(batch_size))
+        return self._weakest([self.inner.guarantee(size, prior) for size in sizes])
 
     def guaranteed(self, protocol: Protocol, prior: float) -> Guarantee | None:
         """As :meth:`guarantee`, for clients of a protocol."""
-        return self._of_one(self.inner.guaranteed(self.clients.first(protocol), prior))
+        return self._weakest([self.inner.guaranteed(own, prior) for own in self.clients.each(protocol)])
 
-    def _of_one(self, found: Guarantee | None) -> Guarantee | None:
-        if found is None:
+    def _weakest(self, each: Sequence[Guarantee | None]) -> Guarantee | None:
+        """The guarantee that all clients have: that of the worst; none where one of them has none."""
+        known = [found for found in each if found is not None]
+        if len(known) < len(each):
             return None
+        found = max(known, key=lambda one: (one.epsilon, one.reconstruction))
         told = (
             f"{found.reading}; each of {len(self.clients.weights)} clients does so before the sum, and the "
             f"bound is from its "
@@ -196,13 +212,14 @@ class EachClient(Defence):
         return self.inner.unbounded(entries)
 
     def obstacle(self, circumstances: Circumstances) -> str:
-        """Its own, for one client."""
-        size = max(self.clients.sizes, default=circumstances.batch_size // len(self.clients.weights))
-        return self.inner.obstacle(replace(circumstances, batch_size=size))
+        """Its own, for any of the clients."""
+        sizes = dict.fromkeys(self.clients.samples(circumstances.batch_size))
+        found = (self.inner.obstacle(replace(circumstances, batch_size=size)) for size in sizes)
+        return next(filter(None, found), "")
 
     def misuses(self, practice: Practice) -> Iterator[Misuse]:
-        """Its own, from the settings: what a single client sent is in no sum."""
-        member = self.clients.first(practice.protocol)
+        """Its own, from the settings, of the client with the fewest samples: what a single one sent is in no sum."""
+        member = min(self.clients.each(practice.protocol), key=lambda own: own.batch_size)
         return self.inner.misuses(replace(practice, protocol=member, raw=None, shared=None, buffers={}))
 
     def error_bound(self, target: Target, observation: Observation, play: Play, generator: Generator) -> ErrorBound:

@@ -36,6 +36,7 @@ class Circumstances:
         failed: Properties that the defence, or a claim, says the update has, and that it does not have.
         protocol: How the update is made, defences included; ``None`` for one gradient of the samples.
         entries: Of the trainable tensors; 0 where that is not known.
+        scalars: Trainable tensors that are a single number without an axis.
     """
 
     batch_size: int
@@ -47,6 +48,7 @@ class Circumstances:
     failed: tuple[str, ...] = ()
     protocol: Protocol | None = None
     entries: int = 0
+    scalars: tuple[str, ...] = ()
 
 
 def obstacle(circumstances: Circumstances) -> str:

@@ -230,3 +230,26 @@ def test_dropout_of_each_client_is_its_own(samples: Batch, space: Images) -> Non
     plain, clipped = (observe(target, batch, whole, space, 5, own).update for own in ((), defences))
     for name, tensor in plain.items():
         torch.testing.assert_close(clipped[name], tensor, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("first", ["clip=1,noise=0.1", "clip=1,noise=0.1,per=update"])
+@pytest.mark.parametrize("protocol", [FedSGD(40), FedAvg(40, learning_rate=0.1, local_epochs=2)], ids=lambda p: p.name)
+def test_the_bound_is_that_of_the_client_that_is_protected_least(first: str, protocol: Any) -> None:
+    """It holds for each of them, so the order in which they are named changes nothing."""
+
+    def bound(examples: str) -> float:
+        defences = arranged(parse_defences([first, f"clients=2,examples={examples}"]))
+        found = defences[0].guaranteed(
+            defended_protocol(replace(protocol, batch_size=int(examples.split("|")[0])), defences), 0.1
+        )
+        assert found is not None
+        return found.epsilon
+
+    alone = parse_defences([first])[0].guaranteed(replace(protocol, batch_size=4), 0.1)
+    assert alone is not None
+    assert bound("40|4") == bound("4|40") >= alone.epsilon
+
+
+def test_what_each_client_does_is_done_once() -> None:
+    chain = arranged(parse_defences(["prune=0.5", "clip=1,noise=0.1,per=update", "clients=2"]))
+    assert [defence.last for defence in chain[:2]] == [False, True]

@@ -139,7 +139,15 @@ def with_told(asked: dict[str, Any]) -> dict[str, Any]:
         return asked
     from leakaudit.audit.rounds import told_beside
 
-    return {**asked, **told_beside(asked)}
+    told, context = told_beside(asked), click.get_current_context()
+    for name in ("mode", "batch_size"):
+        given = context.get_parameter_source(name) is not ParameterSource.DEFAULT
+        if given and told.get(name, asked[name]) != asked[name]:
+            raise UsageError(
+                f"--{name.replace('_', '-')} is {asked[name]}, the round was recorded with {told[name]}",
+                "leave the option out",
+            )
+    return {**asked, **told}
 
 
 def refuse_absent(request: Request) -> None:

@@ -38,6 +38,7 @@ from leakaudit.defences.frameworks.base import (
     tensors_like,
 )
 from leakaudit.defences.misuse import Misuse, Practice
+from leakaudit.defences.obstacles import Circumstances
 from leakaudit.defences.residual import noise_checks, norm_checks
 from leakaudit.defences.units import in_both_units
 from leakaudit.document.status import MisuseKind
@@ -203,6 +204,12 @@ class LocalDp(_Clips):
 
         found = accounting.gaussian(self.level / self.clipping_norm, 1.0, self.rounds, self.delta, prior)
         return replace(found, unit="client", reading=in_both_units(protocol, self.level, self.clipping_norm))
+
+    def obstacle(self, circumstances: Circumstances) -> str:
+        """Tensors that the mod neither clips nor noises."""
+        if circumstances.scalars:
+            return f"{', '.join(circumstances.scalars[:3])}, a single number, passes without clipping and without noise"
+        return super().obstacle(circumstances)
 
     def misuses(self, practice: Practice) -> Iterator[Misuse]:
         """The classic bound, the wrong sensitivity, rounds that nobody counts, and tensors without noise."""

@@ -27,6 +27,7 @@ from leakaudit.defences.frameworks.weights import WeightFilter
 from leakaudit.defences.misuse import Misuse, Practice
 from leakaudit.defences.survivors import Cut, Support
 from leakaudit.document.status import MisuseKind
+from leakaudit.errors import UsageError
 from leakaudit.observation import Chained, Channel, Observation
 from leakaudit.target.target import Target
 
@@ -34,6 +35,8 @@ CHUNK = 1_000_000
 """Entries that SVTPrivacy draws noise for at a time: part of its sequence of random numbers, as NVFlare's code has it;
 a
 measure against memory there, by convention."""
+UNREACHED = 40.0
+"""Scales of Laplace noise above which an entry is never accepted: a chance of e^-40 for each, by definition."""
 LONG_TAIL = 3.0
 """Standard deviations of Laplace noise that attackers count as one of Gaussian noise; chosen: closed forms test against
 Gaussian tails at one in a million, and with it a single Laplace entry stays below such a limit as well."""
@@ -144,6 +147,8 @@ class SVTPrivacy(WeightFilter):
         threshold_budget, query_budget, _ = self.budgets(count)
         threshold = self.tau + random.laplace(scale=self.gamma / threshold_budget)
         scale = self.gamma * 2.0 * count / query_budget
+        if threshold - self.gamma > UNREACHED * scale:
+            raise UsageError(f"--defence {self}: no entry reaches tau={self.tau:g}", "lower tau, or raise gamma")
         while sum(piece.accepted for piece in pieces) < count:
             for piece in pieces:
                 open_ones = np.flatnonzero(~piece.mask)
