@@ -118,8 +118,9 @@ class Attack(ABC):
         protocol = observation.protocol
         if protocol.bent_by and (self.one_gradient or self.sum_of_gradients):
             return NotApplicable(f"{protocol.bent_by}: spans and ratios do not survive it; only SGD adds gradients up")
-        if self.one_gradient and protocol.steps > 1:
-            return NotApplicable(f"the update is of {protocol.steps} local steps; {self.over_steps}")
+        if self.one_gradient and not protocol.one_gradient:
+            what = f"of {protocol.steps} local steps" if protocol.steps > 1 else "the sum of several clients"
+            return NotApplicable(f"the update is {what}; {self.over_steps}")
         return self.applies(target, observation)
 
     @abstractmethod

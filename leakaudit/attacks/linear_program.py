@@ -227,10 +227,11 @@ class _Search:
         else:
             self.faces += 1
             row = self._settled(face)
-        self.seen[key] = (row, len(self.found))  # with one more sample known, it may turn out differently
         if self._fits(row):
             self.found.append(row)
             self.space = self.space.without(row.dual)
+        else:
+            self.seen[key] = (row, len(self.found))  # with one more sample known, it may turn out differently
 
     def _fits(self, row: Row) -> bool:
         """Whether its own error is one of the update's."""
@@ -314,8 +315,7 @@ class _Search:
     def doubtful(self, size: int) -> list[Row]:
         """Vertices that are not certified, as many as samples are missing."""
         missing = max(0, size - sum(max(1, row.count) for row in self.found))
-        taken = {id(row) for row in self.found}
-        return sorted((r for r, _ in self.seen.values() if id(r) not in taken), key=lambda r: r.outside)[:missing]
+        return sorted((row for row, _ in self.seen.values()), key=lambda row: row.outside)[:missing]
 
 
 def _recovered(rows: list[Row], observation: Observation, entry: Entry, outside: float) -> Recovered:

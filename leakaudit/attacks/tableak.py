@@ -55,7 +55,6 @@ class TabLeakSettings(MatchSettings):
         temperature: τ of the softmax.
         row_space: Weight of the distance of the rows from the row space of a linear first layer's gradient, in which
             they lie; an addition of ours, 0 leaves it out. Chosen, see `benchmarks/results/tables.md`.
-        typical: Begin with numbers about their mean, not in the middle of their range, which outliers make wide.
 
     Defaults: `iterations`, `restarts` and `learning_rate` as in the authors' code of TabLeak (Vero et al. 2023, arXiv
     2210.01785), as is `temperature`; there is no total variation.
@@ -68,7 +67,6 @@ class TabLeakSettings(MatchSettings):
     schedule: Schedule = "constant"
     temperature: float = 1.0
     row_space: float = 0.05
-    typical: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -108,8 +106,6 @@ class TabLeak(Attack):
         plain, guesses, cuts = prepare(target, blank, self.settings, generator, monitor)
         like = next(iter(plain.parameters.values()))
         relaxation = Relaxation(observation.domain, like, self.settings.temperature)
-        if self.settings.typical:
-            guesses = [_typical(guess, observation.domain, relaxation, generator) for guess in guesses]
         space = row_space(target, blank) if self.settings.row_space else None
         priors = [] if space is None else [InRowSpace(space, relaxation, self.settings.row_space)]
         problem = RelaxedMatching(relaxation, target, blank, plain.labels, plain.settings, priors=priors)
@@ -154,7 +150,7 @@ def row_space(target: Target, observation: Observation) -> Tensor | None:
         ],
         1,
     )
-    return scaled.to(rows.dtype).float() if len(outside) else None
+    return scaled.to(observation.update[entry.weight]) if len(outside) else None
 
 
 class InRowSpace:
@@ -175,15 +171,6 @@ class InRowSpace:
         flat = rows.reshape(rows.shape[0], -1)
         part = flat @ self.outside[:, :-1].T + self.outside[:, -1]
         return self.weight * part.square().sum(1).mean()
-
-
-def _typical(
-    guess: dict[str, Tensor], domain: Domain, relaxation: Relaxation, generator: Generator
-) -> dict[str, Tensor]:
-    """A start whose numbers are like those of the schema, as far as it tells their means."""
-    free = guess["inputs"]
-    numbers = domain.look_alikes(len(free), generator).to(free)
-    return {**guess, "inputs": relaxation.inverse(numbers, free)}
 
 
 def _ranked(solutions: list[Solution]) -> list[Solution]:

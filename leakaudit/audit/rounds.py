@@ -8,7 +8,6 @@ others of the same shapes (those of another server round) are attacked on their 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -263,12 +262,7 @@ def _target_of(
     for known, own in begun:
         if all(torch.equal(known[name], weights[name]) for name in target.parameters):
             return own
-    module = copy.deepcopy(target.module)
-    named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    with torch.no_grad():
-        for name, tensor in weights.items():
-            named[name].copy_(tensor)
-    own = replace(target, module=module)
+    own = target.at(weights)
     begun.append((weights, own))
     return own
 

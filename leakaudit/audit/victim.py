@@ -159,9 +159,10 @@ class Outcome:
     def proved(self) -> tuple[bool, ...]:
         """Which samples of the reconstruction (B,) prove themselves, without the private ones.
 
-        All of a certified reconstruction; otherwise those that the attack's own check confirmed.
+        All of a certified reconstruction; otherwise those that the attack's own check confirmed. Where nobody knows the
+        order of the samples the check rests on bounds that were chosen, and proves nothing.
         """
-        own = self.reconstruction.confirmed
+        own = None if self.victim.observation.protocol.shuffled else self.reconstruction.confirmed
         confirmed = [False] * len(self.reconstruction.inputs) if own is None else own.tolist()
         return tuple(self.certified or row for row in confirmed)
 

@@ -49,16 +49,7 @@ class Relaxation:
         number = self.low + self.width * torch.sigmoid(flat)
         return torch.where(self.grouped, softmax, number).reshape(free.shape)
 
-    def inverse(self, inputs: Tensor, free: Tensor) -> Tensor:
-        """Unknowns whose numbers are those of inputs (…, *shape), and whose categories are those of other unknowns."""
-        flat = ((inputs.reshape(len(inputs), -1) - self.low) / self.width.clamp_min(TINY)).clamp(EDGE, 1 - EDGE)
-        return torch.where(self.grouped, free.reshape(len(free), -1), torch.logit(flat)).reshape(free.shape)
 
-
-EDGE = 1e-3
-"""Share of its range that a number keeps from its ends when a descent begins, where a sigmoid is flat; chosen."""
-TINY = 1e-12
-"""Range that stands for none, by rounding."""
 LARGEST = 40.0
 """Largest unknown over τ that a softmax sees: float32 holds the exponential of 88, and 40 already is a certainty; by
 precision."""

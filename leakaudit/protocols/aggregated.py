@@ -12,6 +12,7 @@ Samples, orders and masks of a play are those of the clients, one after the othe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -71,8 +72,39 @@ class Aggregated(Protocol):
 
     @property
     def one_gradient(self) -> bool:
-        """A mean of single gradients is one, unless each client drew masks of its own for it."""
-        return super().one_gradient and self.mode == "eval"
+        """A mean of single gradients is one, unless a client drew masks of its own or counts by other than its size."""
+        fair = all(
+            math.isclose(share * self.batch_size, member.batch_size)
+            for member, share in zip(self.members, self.shares, strict=True)
+        )
+        return super().one_gradient and self.mode == "eval" and fair
+
+    @property
+    def bent_by(self) -> str:
+        """That of the first client that has one."""
+        return next((member.bent_by for member in self.members if member.bent_by), "")
+
+    @property
+    def shuffled(self) -> bool:
+        """Whether a client draws an order, or nobody else knows which sample is whose and it matters."""
+        return any(member.shuffled for member in self.members) or (len(self.members) > 1 and not self.one_gradient)
+
+    def only(self, samples: int) -> Protocol:
+        """The first client alone."""
+        return self.members[0].only(samples)
+
+    def of_samples(self, samples: int) -> Protocol:
+        """The first client alone."""
+        return self.members[0].of_samples(samples)
+
+    def rounding(self, update: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict[str, float]:
+        """Of every client's weights, by its share."""
+        own = [member.rounding(update, before) for member in self.members]
+        names = {name for found in own for name in found}
+        return {
+            name: math.hypot(*(share * found.get(name, 0.0) for share, found in zip(self.shares, own, strict=True)))
+            for name in names
+        }
 
     @property
     def linear(self) -> bool:
@@ -125,12 +157,15 @@ class Aggregated(Protocol):
         for number, member in enumerate(self.members):
             size, steps = member.batch_size, member.steps
             own = slice(sample, sample + size)
-            one = Play(
-                play.inputs[own],
-                play.labels[own],
-                None if play.order is None else play.order[:, own] - sample,
-                tuple(play.masks[step : step + steps]),
-                {n.partition("/")[2]: t for n, t in play.unknowns.items() if n.partition("/")[0] == str(number)},
+            mine = {n.partition("/")[2]: t for n, t in play.unknowns.items() if n.partition("/")[0] == str(number)}
+            one = replace(
+                play,
+                inputs=play.inputs[own],
+                labels=play.labels[own],
+                order=None if play.order is None else play.order[:, own] - sample,
+                masks=tuple(play.masks[step : step + steps]),
+                unknowns=mine,
+                errors=None if play.errors is None else play.errors[own],
             )
             found.append(one)
             sample, step = sample + size, step + steps

@@ -6,8 +6,9 @@ Whatever the file's own input layout (NCHW, NHWC, H×W without channels, a flat 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -165,6 +166,15 @@ class Target:
         """
         outputs = self.logits(inputs, parameters)
         return self.task.loss(outputs, labels) if errors is None else (errors.to(outputs) * outputs).sum(1).mean()
+
+    def at(self, weights: Mapping[str, Tensor]) -> Target:
+        """The same model with other weights or buffers, by name; those that are not given stay."""
+        module = copy.deepcopy(self.module)
+        named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        with torch.no_grad():
+            for name, tensor in weights.items():
+                named[name].copy_(tensor)
+        return replace(self, module=module)
 
     def gradient(
         self,

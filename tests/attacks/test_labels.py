@@ -20,7 +20,7 @@ from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.target.target import Target
 from leakaudit.tasks.base import LabelGuess
 from leakaudit.tasks.single_label import OneLogit
-from tests.conftest import make_target, small_cnn, small_mlp
+from tests.conftest import make_target, small_cnn, small_mlp, smooth_images
 
 
 @pytest.mark.parametrize("module", [small_mlp(), small_mlp(bias=False), small_cnn()], ids=["mlp", "no bias", "cnn"])
@@ -173,3 +173,19 @@ def test_dummy_features_find_the_mean_prediction_of_a_confident_layer() -> None:
         fitted += float((found - predictions.mean(0)).abs().sum())
         prior += float((guess - predictions.mean(0)).abs().sum())
     assert fitted < prior / 2
+
+
+def test_the_label_of_a_clipped_step_is_no_soft_label() -> None:
+    """Clipping scales the error at the outputs, of which the algebra of one gradient knows nothing."""
+    from leakaudit.defences.base import adapted, defended_protocol
+    from leakaudit.defences.spec import parse_defences
+    from leakaudit.protocols.fedavg import FedAvg
+
+    target = make_target(small_mlp(), (3, 12, 12), 5)
+    batch = Batch(torch.from_numpy(smooth_images(1)), torch.tensor([2]), (0,))
+    defences = parse_defences(["clip=0.1"])
+    protocol = defended_protocol(FedAvg(1), defences)
+    observation = observe(target, batch, protocol, target.domain, 0, defences)
+    target, seen = adapted(target, observation, defences)
+    guess = infer_labels(target, seen, cpu_generator(0))
+    assert guess.labels.tolist() == [2]

@@ -149,3 +149,19 @@ def test_what_it_refuses(build, size: int, reason: str) -> None:  # type: ignore
     refused = LinearProgram(ProgramSettings()).refusal(target, victim_of(target, batch).observation)
     assert isinstance(refused, NotApplicable)
     assert reason in refused.reason
+
+
+@pytest.mark.parametrize("programs", [4, 6, 8, 12])
+def test_rows_that_settling_rejects_are_not_confirmed(programs: int) -> None:
+    """Rows that share all categories leave something open until all others are known."""
+    batch = private().subset(range(8))
+    for row, change in ((1, 9.0), (2, -6.0)):
+        batch.images[row, ..., :] = batch.images[0]
+        batch.images[row, ..., 0] += change
+        batch.images[row, ..., 8] -= change / 2
+    target = table_target(units=24)
+    found, _ = attacked(target, batch, programs)
+    confirmed = int(found.notes[0].split()[0])
+    truth = target.domain.encode(batch.images).flatten(1).double()
+    near = torch.cdist(found.inputs.flatten(1).double()[:confirmed], truth).min(1).values
+    assert bool((near < 1e-3).all())

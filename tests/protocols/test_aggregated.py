@@ -91,3 +91,27 @@ def test_each_client_visits_its_own_samples() -> None:
     facts = protocol.facts()
     assert facts["samples_of_clients"] == [3, 5]
     assert "weighted by their numbers of samples" in protocol.assumption()
+
+
+def test_what_readers_ask_of_a_sum_is_what_its_clients_say() -> None:
+    local = FedAvg(4, learning_rate=0.1, local_epochs=2, local_batch_size=2)
+    whole = Aggregated.of([local, local], (1, 1))
+    assert whole.shuffled
+    assert Aggregated.of([FedAvg(2, optimizer="adam"), FedAvg(2, optimizer="adam")], (1, 1)).bent_by == "Adam"
+    before = {"w": torch.ones(3, 2)}
+    update = {"w": torch.full((3, 2), 0.1)}
+    one, two = local.rounding(update, before)["w"], whole.rounding(update, before)["w"]
+    assert two == pytest.approx(one * 2**-0.5)
+
+
+def test_of_clients_that_do_not_count_by_their_size_the_sum_is_no_gradient_of_a_mean() -> None:
+    clients = [FedAvg(1), FedAvg(3)]
+    assert Aggregated.of(clients, (1, 3)).one_gradient
+    assert not Aggregated.of(clients, (1, 1)).one_gradient
+
+
+def test_one_client_alone_can_have_fewer_samples_than_a_step() -> None:
+    local = FedAvg(8, local_batch_size=4, drop_last=True)
+    whole = Aggregated.of([local, local], (1, 1))
+    assert whole.only(1).batch_size == 1
+    assert whole.of_samples(1).batch_size == 1

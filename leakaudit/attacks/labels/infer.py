@@ -166,7 +166,8 @@ def infer_labels(target: Target, observation: Observation, generator: Generator)
     head = find_head(moving, observation, generator)
     size = observation.batch_size
     if size == 1 and head.weight in observation.update and head.bias in observation.update:
-        if observation.plain and observation.protocol.one_gradient:  # the algebra of one gradient
+        plain = observation.plain and not observation.rescaled
+        if plain and observation.protocol.one_gradient:  # the algebra of one gradient
             return _one_label(target, observation, head)
         if observation.noise > 0 and not target.binary and not observation.one_bit:
             return _noisy_label(observation, head)

@@ -35,6 +35,6 @@ def infer_numbers(target: Target, observation: Observation, generator: Generator
     if size > 1:
         how = "only the mean error of the batch is in the update: numbers are found beside the inputs"
         return LabelGuess(start, how, exact=False, assumed=True, open=True)
-    plain = exact and observation.plain and observation.protocol.one_gradient
+    plain = exact and observation.plain and not observation.rescaled and observation.protocol.one_gradient
     how = "the last layer's error, from the output of the reconstruction"
     return LabelGuess(start, how, exact=plain, errors=errors if plain else None, open=not plain)

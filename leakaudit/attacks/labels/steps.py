@@ -17,9 +17,8 @@ there is.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -123,12 +122,7 @@ def halfway(target: Target, observation: Observation) -> Target:
     way = None if protocol.steps == 1 else protocol.moved(observation.update, target.parameters)
     if way is None:
         return target
-    module = copy.deepcopy(target.module)
-    with torch.no_grad():
-        for name, tensor in module.named_parameters():
-            if name in way:
-                tensor.add_(HALFWAY * way[name])
-    return replace(target, module=module)
+    return target.at({name: target.parameters[name].detach() + HALFWAY * moved for name, moved in way.items()})
 
 
 def through_steps(fit: FeatureFit, pool: Tensor, observation: Observation) -> StepsFit | None:

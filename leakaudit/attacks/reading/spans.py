@@ -14,7 +14,6 @@ nearer to a subspace of codimension c than ℓ with the probability of a beta di
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -176,7 +175,8 @@ def spans(target: Target, observation: Observation, table: str, tokens: int, spa
 def _reaching(target: Target, observation: Observation, found: Spans, tokens: int) -> Spans | str:
     """With the distance at which an input counts: above rounding and noise, below what chance would bring."""
     tilts = [span_tilt(r.gradient(observation.update), spread(observation, r.weight)) for r in found.readers]
-    least, missing = max(NEAREST, *tilts), sum(r.width - found.rank for r in found.readers)
+    # layers often read the same input, and then their spans are one: only one of them counts against chance
+    least, missing = max(NEAREST, *tilts), max(r.width - found.rank for r in found.readers)
     if max(tilts) > WIDEST:
         return f"noise covers the span of {found.names}"
     tried = tokens * prod(target.image_shape)
@@ -192,14 +192,9 @@ def _moves(target: Target, observation: Observation, reader: Reader, table: str)
         return False
     if table in observation.update:
         return True
-    after = copy.deepcopy(target.module)
-    changed = ends(target, observation)[-1]
-    with torch.no_grad():
-        for name, tensor in after.named_parameters():
-            if name in changed:
-                tensor.copy_(changed[name])
     tokens = constant(target, 0, first=1)
-    uses = [watch(model, tokens)[reader.weight][0] for model in (target, replace(target, module=after))]
+    models = (target, target.at(ends(target, observation)[-1]))
+    uses = [watch(model, tokens)[reader.weight][0] for model in models]
     return not torch.equal(uses[0].operand, uses[1].operand)
 
 
