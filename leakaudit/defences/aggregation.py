@@ -122,9 +122,9 @@ class SecureAggregation(Defence):
             return replace(protocol, batch_size=sum(sizes))
         return Aggregated.of([replace(protocol, batch_size=size) for size in sizes], self.weights())
 
-    def gathered(self, before: Sequence[Defence]) -> Defence:
+    def gathered(self, before: Sequence[Defence], *, last: bool = True) -> Defence:
         """The last of these as seen on the mean of what every client has made with them."""
-        return EachClient(chain=tuple(before), clients=Clients(self.counts, self.weights()))
+        return EachClient(chain=tuple(before), clients=Clients(self.counts, self.weights()), last=last)
 
     @property
     def members(self) -> tuple[int, ...]:

@@ -153,8 +153,13 @@ class Defence(ABC):
         """Whether `protect` makes what it shares of the update alone, so that an earlier guarantee still holds."""
         return self.pure or type(self).protect is Defence.protect
 
-    def gathered(self, before: Sequence[Defence]) -> Defence:
-        """The last of the defences before this one as seen on the sum that it makes; see :attr:`gathers`."""
+    def gathered(self, before: Sequence[Defence], *, last: bool = True) -> Defence:
+        """The last of some defences before this one as seen on the sum that it makes; see :attr:`gathers`.
+
+        Args:
+            before: These, in order.
+            last: Whether no other defence before this one follows them.
+        """
         return before[-1]
 
     @property
@@ -351,15 +356,10 @@ def arranged(defences: Sequence[Defence]) -> tuple[Defence, ...]:
     if not sums:
         return tuple(defences)
     gathering, found = defences[sums[0]], list(defences)
-    before: list[Defence] = []
-    for number, defence in enumerate(defences[: sums[0]]):
-        if acts(defence) and not defence.selects:
-            before.append(defence)
-            found[number] = gathering.gathered(before)
-    if before:  # the last of them applies the whole chain, the others only say what they are
-        places = [number for number, defence in enumerate(found) if defence is not defences[number]]
-        for number in places[:-1]:
-            found[number] = replace(found[number], last=False)
+    places = [number for number, d in enumerate(defences[: sums[0]]) if acts(d) and not d.selects]
+    for number in places:  # the last of them applies the whole chain, the others only say what they are
+        chain = [defences[place] for place in places if place <= number]
+        found[number] = gathering.gathered(chain, last=number == places[-1])
     return tuple(found)
 
 

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from leakaudit.document.disclosure import CommandLine, FileName, OptionValue, Picture, Private, Public, limited
 from leakaudit.document.earlier import upgraded
 from leakaudit.document.status import ControlStatus, Cut, MisuseKind, RunStatus, VerdictStatus
+from leakaudit.domains.specs import ALL
 from leakaudit.errors import UsageError
 from leakaudit.safety.confined import confined
 from leakaudit.safety.files import ordinary
@@ -33,36 +34,25 @@ Severity = Literal["critical", "high", "medium", "low", "none"]
 Confidence = Literal["certified", "measured", "estimated"]
 
 EVIDENCE = limited(
-    "accuracy", "attack", "attacks", "attacks_that_used_them", "batch_size", "batches", "cell_accuracy", "claimed",
-    "correct", "defence", "defences", "deficient_layers", "fewer_iterations", "layer", "layers", "level", "lpips",
-    "margin", "measured", "most", "mse", "not_run", "number_error", "others", "parameters", "precision", "property",
-    "psnr", "ratio", "recall", "records", "rounds", "row_exact", "samples", "samples_attacked", "samples_leaked",
-    "score", "shared", "skill", "ssim", "stopped", "tensors", "total", "unknowns", "variants", "victim",
+    *ALL,
+    *("attack", "attacks", "attacks_that_used_them", "batch_size", "batches", "claimed", "correct", "defence",
+      "defences", "deficient_layers", "fewer_iterations", "layer", "layers", "level", "measured", "most",
+      "not_run", "others", "parameters", "property", "ratio", "records", "rounds", "samples",
+      "samples_attacked", "samples_leaked", "score", "shared", "stopped", "tensors", "total", "unknowns",
+      "variants", "victim"),
 )  # fmt: skip
 """Keys of a finding's evidence that say nothing of a sample's content; ``samples`` are positions in the batch file."""
 CONTROL_NUMBERS = limited(
-    "accuracy",
-    "cases",
-    "cell_accuracy",
-    "iterations",
-    "margin",
-    "parameters",
-    "passing_as_leak",
-    "precision",
-    "psnr",
-    "reached",
-    "recall",
-    "reference",
-    "row_exact",
-    "seconds",
-    "skill",
+    *ALL, "cases", "iterations", "parameters", "passing_as_leak", "reached", "reference", "seconds"
 )
 
 
 R = TypeVar("R", bound="Report")
 
 
-class _Model(BaseModel):
+class Section(BaseModel):
+    """A part of a document: strict, in valid Unicode."""
+
     model_config = ConfigDict(extra="forbid", ser_json_inf_nan="null")
 
     @model_validator(mode="before")
@@ -72,14 +62,14 @@ class _Model(BaseModel):
         return encodable(values)
 
 
-class Tool(_Model):
+class Tool(Section):
     """The program that wrote the report."""
 
     name: Public[str] = "leakaudit"
     version: Public[str]
 
 
-class FidelityEntry(_Model):
+class FidelityEntry(Section):
     """One difference between the audited network and the one that the client may train."""
 
     id: Public[str]
@@ -87,7 +77,7 @@ class FidelityEntry(_Model):
     hint: Public[str] = ""
 
 
-class FirstLayer(_Model):
+class FirstLayer(Section):
     """The trained layer that reads the input."""
 
     name: Public[str]
@@ -95,7 +85,7 @@ class FirstLayer(_Model):
     bias: Public[bool] = Field(description="whether its bias is trained, so part of an update")
 
 
-class TargetSection(_Model):
+class TargetSection(Section):
     """The model under audit."""
 
     name: Public[str]
@@ -132,7 +122,7 @@ class TargetSection(_Model):
     loss: Public[str] = "cross-entropy"
 
 
-class BatchSection(_Model):
+class BatchSection(Section):
     """The private samples: counts and hashes only; images appear with the results."""
 
     path: Private[str | None]
@@ -155,7 +145,7 @@ class BatchSection(_Model):
     )
 
 
-class RoundEntry(_Model):
+class RoundEntry(Section):
     """One of several recorded rounds, a victim each."""
 
     victim: Public[int]
@@ -172,14 +162,14 @@ class RoundEntry(_Model):
     notes: Public[list[str]] = Field(default_factory=list, description="what reading it changed, one sentence each")
 
 
-class LeftOutEntry(_Model):
+class LeftOutEntry(Section):
     """A recorded round that does not go with the model or the others."""
 
     label: Private[str]
     reason: Private[str]
 
 
-class CarriedEntry(_Model):
+class CarriedEntry(Section):
     """Two rounds of one client between which momentum was kept."""
 
     earlier: Private[str]
@@ -189,7 +179,7 @@ class CarriedEntry(_Model):
     factor: Public[float]
 
 
-class ProtocolSection(_Model):
+class ProtocolSection(Section):
     """How the client makes an update."""
 
     algorithm: Public[str] = "fedsgd"
@@ -228,7 +218,7 @@ class ProtocolSection(_Model):
     )
 
 
-class ConstraintCounts(_Model):
+class ConstraintCounts(Section):
     """Equations that a layer's input must satisfy, by origin."""
 
     gradient: Public[int | None]
@@ -236,7 +226,7 @@ class ConstraintCounts(_Model):
     virtual: Public[int | None]
 
 
-class RankLayer(_Model):
+class RankLayer(Section):
     """Rank analysis of one layer."""
 
     name: Public[str]
@@ -250,7 +240,7 @@ class RankLayer(_Model):
     note: Public[str] = ""
 
 
-class RankSection(_Model):
+class RankSection(Section):
     """Risk inherent in the architecture."""
 
     risk: Public[Literal["high", "medium", "low", "unknown"]]
@@ -272,7 +262,7 @@ class RankSection(_Model):
     )
 
 
-class MetricEntry(_Model):
+class MetricEntry(Section):
     """One metric of the audited domain: how its numbers are to be read."""
 
     name: Public[str]
@@ -292,7 +282,7 @@ class MetricEntry(_Model):
         return f"{self.title} {self.unit}".strip()
 
 
-class Metrics(_Model):
+class Metrics(Section):
     """Image metrics against the true sample; ``None`` with a reason when undefined."""
 
     psnr: Public[float | None] = None
@@ -305,7 +295,7 @@ class Metrics(_Model):
     mse_reason: Public[str] = ""
 
 
-class TokenMetrics(_Model):
+class TokenMetrics(Section):
     """How well a guess fits a private text."""
 
     accuracy: Public[float | None] = Field(description="fraction of places with the right token; null without an order")
@@ -328,7 +318,7 @@ class TokenResult(TokenMetrics):
     skill: Public[float] = Field(description="share of the way from the best floor to perfection")
 
 
-class TableResult(_Model):
+class TableResult(Section):
     """What was read of one private row, column by column; its cells are left out of a redacted report."""
 
     columns: Public[int]
@@ -343,7 +333,7 @@ class TableResult(_Model):
     )
 
 
-class PartResult(_Model):
+class PartResult(Section):
     """The part of a sample that leaked, where it is not the whole."""
 
     entries: Public[int] = Field(description="how many entries of the sample were read")
@@ -423,7 +413,7 @@ class SampleResult(Metrics):
     )
 
 
-class HistoryPoint(_Model):
+class HistoryPoint(Section):
     """The objective after an iteration."""
 
     iteration: Public[int]
@@ -431,14 +421,14 @@ class HistoryPoint(_Model):
     match: Public[float | None]
 
 
-class SnapshotEntry(_Model):
+class SnapshotEntry(Section):
     """Reconstructions of a victim's samples part of the way."""
 
     fraction: Public[float]
     images_png: Picture[list[str]]
 
 
-class LabelResult(_Model):
+class LabelResult(Section):
     """Labels of one victim's batch, as multisets in ascending order; below full evidence their counts alone.
 
     The update does not tell which sample has which label, so a label is right as a member of the multiset, not by
@@ -496,7 +486,7 @@ class LabelResult(_Model):
         return len(self.true) if self.total is None else self.total
 
 
-class VictimResult(_Model):
+class VictimResult(Section):
     """One attack on one victim batch."""
 
     victim: Public[int]
@@ -522,7 +512,7 @@ class VictimResult(_Model):
     notes: Public[list[str]] = Field(default_factory=list)
 
 
-class Comparison(_Model):
+class Comparison(Section):
     """Results of the attack that another one extends, on the same victims, so that its addition is not overrated."""
 
     name: Public[str]
@@ -535,7 +525,7 @@ class Comparison(_Model):
     results: Public[list[VictimResult]] = Field(default_factory=list)
 
 
-class AttackEntry(_Model):
+class AttackEntry(Section):
     """One attack: run, or why not."""
 
     name: Public[str]
@@ -558,7 +548,7 @@ class AttackEntry(_Model):
     beside: Public[Comparison | None] = Field(default=None, description="the attack that this one extends, at its best")
 
 
-class ControlEntry(_Model):
+class ControlEntry(Section):
     """One control run."""
 
     kind: Public[Literal["positive", "negative", "prior_only", "ladder"]]
@@ -585,7 +575,7 @@ class ControlEntry(_Model):
         return ControlStatus.PASSED if self.passed else ControlStatus.FAILED
 
 
-class AccountingEntry(_Model):
+class AccountingEntry(Section):
     """What an accounted random defence guarantees, whatever the attack."""
 
     epsilon: Public[float | None]
@@ -618,7 +608,7 @@ class AccountingEntry(_Model):
     mse_reason: Public[str] = ""
 
 
-class ClaimCheck(_Model):
+class ClaimCheck(Section):
     """One property that the shared update should have by the claimed defence."""
 
     what: Public[str]
@@ -627,7 +617,7 @@ class ClaimCheck(_Model):
     holds: Public[bool]
 
 
-class MisuseEntry(_Model):
+class MisuseEntry(Section):
     """One thing that deployed code does wrong with a defence."""
 
     kind: Public[MisuseKind]
@@ -636,7 +626,7 @@ class MisuseEntry(_Model):
     grave: Public[bool] = Field(description="whether the protection is void, and not merely less than stated")
 
 
-class DefenceEntry(_Model):
+class DefenceEntry(Section):
     """What clients do to their updates, and what the attacker who knows it does about it."""
 
     name: Public[str]
@@ -657,7 +647,7 @@ class DefenceEntry(_Model):
     misuses: Public[list[MisuseEntry]] = Field(default_factory=list)
 
 
-class ClaimEntry(_Model):
+class ClaimEntry(Section):
     """A defence that the client believes in, held against what it shared."""
 
     text: Public[str]
@@ -665,7 +655,7 @@ class ClaimEntry(_Model):
     misuses: Public[list[MisuseEntry]] = Field(default_factory=list)
 
 
-class RecommendationEntry(_Model):
+class RecommendationEntry(Section):
     """What would help, and how its effect is known."""
 
     title: Public[str]
@@ -675,7 +665,7 @@ class RecommendationEntry(_Model):
     try_it: Public[str] = Field(default="", description="a command that measures it")
 
 
-class DefenceTrial(_Model):
+class DefenceTrial(Section):
     """One setting of a defence, attacked and trained with. An empty text is the undefended model."""
 
     text: Public[str]
@@ -710,7 +700,7 @@ class DefenceTrial(_Model):
         return self
 
 
-class FindingEntry(_Model):
+class FindingEntry(Section):
     """One finding: what leaked, how sure, on what evidence, and what to do."""
 
     id: Public[str]
@@ -726,7 +716,7 @@ class FindingEntry(_Model):
     change: Public[Literal["", "new", "worse", "same"]] = Field(default="", description="against the baseline, if any")
 
 
-class SuppressionEntry(_Model):
+class SuppressionEntry(Section):
     """A finding that somebody decided to accept for a while."""
 
     rule: Public[str]
@@ -735,7 +725,7 @@ class SuppressionEntry(_Model):
     state: Public[Literal["active", "expired", "unused"]]
 
 
-class SettingEntry(_Model):
+class SettingEntry(Section):
     """One option as it was resolved."""
 
     name: Public[str]
@@ -743,7 +733,7 @@ class SettingEntry(_Model):
     source: Public[Literal["command line", "environment", "file", "default"]]
 
 
-class BaselineEntry(_Model):
+class BaselineEntry(Section):
     """The earlier report that this one was compared with."""
 
     path: Private[str]
@@ -751,7 +741,7 @@ class BaselineEntry(_Model):
     changes: Public[list[str]] = Field(default_factory=list)
 
 
-class PolicySection(_Model):
+class PolicySection(Section):
     """What counts as a failure, as resolved from command line, environment and file."""
 
     fail_on: Public[Literal["critical", "high", "medium", "low", "never"]] = "high"
@@ -762,7 +752,7 @@ class PolicySection(_Model):
     baseline: Public[BaselineEntry | None] = None
 
 
-class Verdict(_Model):
+class Verdict(Section):
     """The answer, in three statements: at least, at most, assumed."""
 
     status: Public[str] = Field(description="the code, and a reason in brackets where nothing applies")
@@ -791,7 +781,7 @@ class Verdict(_Model):
         return self.code.inconclusive
 
 
-class VariantEntry(_Model):
+class VariantEntry(Section):
     """One checkpoint of the model, or one mode of its clients; without pictures, which are those of the worst one."""
 
     label: Public[str]
@@ -819,7 +809,7 @@ class VariantEntry(_Model):
     findings: Public[list[FindingEntry]] = Field(default_factory=list)
 
 
-class Report(_Model):
+class Report(Section):
     """An audit report as a document; `leakaudit.report.saving.Report` can also write its views."""
 
     schema_version: Public[int] = SCHEMA_VERSION

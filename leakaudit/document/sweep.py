@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import json
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from leakaudit.document.disclosure import Public
-from leakaudit.document.schema import HASH_KEY, Severity, Tool, self_hash
+from leakaudit.document.schema import HASH_KEY, Section, Severity, Tool, self_hash
 from leakaudit.document.status import CellStatus, VerdictStatus
 
 SWEEP_VERSION = 1
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="null")
-
-
-class CellEntry(_Model):
+class CellEntry(Section):
     """One cell: what was audited, and what came of it."""
 
     number: Public[int] = Field(description="place in the sweep, from 1")
@@ -51,7 +47,7 @@ class CellEntry(_Model):
     key: Public[str] = Field(description="hash of all that the result depends on: its name in the store")
 
 
-class SweepDocument(_Model):
+class SweepDocument(Section):
     """A sweep: how it was run, and its cells."""
 
     sweep_version: Public[int] = SWEEP_VERSION

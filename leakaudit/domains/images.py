@@ -10,20 +10,17 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from leakaudit.domains.base import Domain, Start, drawn
+from leakaudit.domains.base import Domain, Start
+from leakaudit.domains.channels import Channels
 from leakaudit.domains.references import REFERENCES, Reference
 from leakaudit.domains.schema import Column
 from leakaudit.domains.table import described
-from leakaudit.errors import UsageError
 
 PIXEL_MEAN, PIXEL_STD = 0.47, 0.24
 """Of the look-alikes, in 0..1; chosen as of ordinary photographs: 400 CIFAR-10 test images have 0.47 and 0.25."""
 SPECTRUM = 1.2
 """Amplitude of the look-alikes falls as frequency to this power, the mean of 135 photographs in Tolhurst, Tadmor and
 Chao 1992."""
-TILE = 4
-"""Side of the image over side of the patch in the tiled start (Wei et al. 2020, arXiv 2004.10397); chosen."""
-
 
 STEEPEST, LARGEST_OFFSET = 0.05, 10.0
 """A model that multiplies its input by less than the first, or adds more than the second, takes pixels in 0..255: with
@@ -36,7 +33,7 @@ BYTES = 255.0
 
 
 @dataclass(frozen=True)
-class Images(Domain):
+class Images(Channels):
     """The space of images.
 
     Args:
@@ -67,13 +64,6 @@ class Images(Domain):
         """Images whose pixels are fed as they are."""
         return cls(tuple(shape), (0.0,) * shape[0], (1.0,) * shape[0], guessed)
 
-    def _column(self, values: tuple[float, ...], like: Tensor) -> Tensor:
-        return torch.tensor(values, dtype=like.dtype, device=like.device).view(-1, *(1,) * (len(self.shape) - 1))
-
-    def encode(self, values: Tensor) -> Tensor:
-        """Pixels in 0..1 (B, C, H, W) to model inputs of the same shape."""
-        return (values - self._column(self.mean, values)) / self._column(self.std, values)
-
     def decode(self, inputs: Tensor) -> Tensor:
         """Model inputs (B, C, H, W) to pixels, clamped to 0..1."""
         return (inputs * self._column(self.std, inputs) + self._column(self.mean, inputs)).clamp(0.0, 1.0)
@@ -86,14 +76,7 @@ class Images(Domain):
 
     def start(self, kind: Start, batch: int, generator: Generator) -> Tensor:
         """Noise, zeros, or a small patch of noise repeated over the image (``tiled``)."""
-        if kind != "tiled":
-            return drawn(kind, (batch, *self.shape), generator)
-        channels, *sides = self.shape
-        patch = torch.randn((batch, channels, *(-(-side // TILE) for side in sides)), generator=generator)
-        repeated = patch.repeat(1, 1, *(TILE,) * len(sides))
-        for axis, side in enumerate(sides):
-            repeated = repeated.narrow(axis + 2, 0, side)
-        return repeated.contiguous()
+        return self.noise(kind, batch, generator)
 
     def look_alikes(self, count: int, generator: Generator) -> Tensor:
         """Images with the spectrum of photographs (1/f noise), their contrast and a common tint."""
@@ -137,17 +120,9 @@ class Images(Domain):
         Raises:
             UsageError: A wrong number of values, or a standard deviation that is not positive.
         """
-        channels = self.shape[0]
-        columns = []
-        for name, values, default in (("--mean", mean, 0.0), ("--std", std, 1.0 / self.white)):
-            column = tuple(float(v) for v in values) or (default,)
-            column = column * channels if len(column) == 1 else column
-            if len(column) != channels:
-                raise UsageError(f"{name} has {len(column)} values, the model takes {channels} channel(s)")
-            columns.append(column)
-        if any(value <= 0 for value in columns[1]):
-            raise UsageError(f"--std is {columns[1]}, expected positive values")
-        return replace(self, mean=columns[0], std=columns[1])
+        columns = self.columns(mean, std, 1.0 / self.white)
+        # who says how pixels are normalised says that they are pixels
+        return replace(self, mean=columns[0], std=columns[1], guessed=self.guessed and not mean and not std)
 
     def with_columns(self, columns: Sequence[Column]) -> Domain:
         """A table, where the model takes a vector that was only guessed to be a picture, or is given as one row.
@@ -174,15 +149,6 @@ class Images(Domain):
     def on(self, found: Domain) -> Images:
         """As the model of the other domain takes it: a unit that only this model has does not go along."""
         return self if self.white == 1.0 else replace(self, std=tuple(s * self.white for s in self.std), white=1.0)
-
-    def squared_unit(self) -> float:
-        """Mean variance of the channels in pixel units."""
-        return sum(s * s for s in self.std) / len(self.std)
-
-    @property
-    def normalisation(self) -> tuple[Sequence[float], Sequence[float]]:
-        """Per channel."""
-        return self.mean, self.std
 
     def describe(self) -> str:
         """Mean and standard deviation."""

@@ -14,9 +14,9 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from leakaudit.domains.base import Domain, Start, drawn
+from leakaudit.domains.base import Start
+from leakaudit.domains.channels import Channels
 from leakaudit.domains.references import SIGNAL_REFERENCES, Reference
-from leakaudit.errors import UsageError
 
 SPECTRUM = 1.0
 """Amplitude of the look-alikes falls as frequency to this power; chosen: between noise and a random walk."""
@@ -24,12 +24,10 @@ SPANS = 8.0
 """A range is this many standard deviations of a signal wide; chosen: a standardised one then has -4 to 4."""
 ROUND = (1.0, 2.0, 5.0, 10.0)
 """Leading digits of the limits of a range that nobody named, by convention."""
-TILE = 4
-"""Length of the signal over that of the patch in the tiled start, as of images; chosen."""
 
 
 @dataclass(frozen=True)
-class Signals(Domain):
+class Signals(Channels):
     """The space of signals.
 
     Args:
@@ -60,13 +58,6 @@ class Signals(Domain):
         channels, limit = shape[0], SPANS / 2
         return cls(tuple(shape), (0.0,) * channels, (1.0,) * channels, (-limit,) * channels, (limit,) * channels)
 
-    def _column(self, values: tuple[float, ...], like: Tensor) -> Tensor:
-        return torch.tensor(values, dtype=like.dtype, device=like.device).view(-1, 1)
-
-    def encode(self, values: Tensor) -> Tensor:
-        """Values (B, C, L) to model inputs of the same shape."""
-        return (values - self._column(self.mean, values)) / self._column(self.std, values)
-
     def decode(self, inputs: Tensor) -> Tensor:
         """Model inputs (B, C, L) to values, clamped to the range of each channel."""
         values = inputs * self._column(self.std, inputs) + self._column(self.mean, inputs)
@@ -87,12 +78,7 @@ class Signals(Domain):
 
     def start(self, kind: Start, batch: int, generator: Generator) -> Tensor:
         """Noise or zeros in the middle of the range, or a short patch of noise repeated (``tiled``)."""
-        channels, length = self.shape
-        if kind == "tiled":
-            patch = torch.randn((batch, channels, -(-length // TILE)), generator=generator)
-            made = patch.repeat(1, 1, TILE)[..., :length].contiguous()
-        else:
-            made = drawn(kind, (batch, *self.shape), generator)
+        made = self.noise(kind, batch, generator)
         low, high = self.box(made)
         return made * self.unit(made) + (low + high) / 2
 
@@ -127,27 +113,10 @@ class Signals(Domain):
         Raises:
             UsageError: A wrong number of values, or a standard deviation that is not positive.
         """
-        channels, columns = self.shape[0], []
-        for name, values, default in (("--mean", mean, 0.0), ("--std", std, 1.0)):
-            column = tuple(float(value) for value in values) or (default,)
-            column = column * channels if len(column) == 1 else column
-            if len(column) != channels:
-                raise UsageError(f"{name} has {len(column)} values, the model takes {channels} channel(s)")
-            columns.append(column)
-        if any(value <= 0 for value in columns[1]):
-            raise UsageError(f"--std is {columns[1]}, expected positive values")
+        columns = self.columns(mean, std)
         low = tuple(m - SPANS / 2 * s for m, s in zip(*columns, strict=True))
         high = tuple(m + SPANS / 2 * s for m, s in zip(*columns, strict=True))
         return replace(self, mean=columns[0], std=columns[1], low=low, high=high)
-
-    def squared_unit(self) -> float:
-        """Mean variance of the channels in the unit of the values."""
-        return sum(s * s for s in self.std) / len(self.std)
-
-    @property
-    def normalisation(self) -> tuple[Sequence[float], Sequence[float]]:
-        """Per channel."""
-        return self.mean, self.std
 
     def told(self, layout: str, native: Sequence[int]) -> str:
         """Channels, length, and how the model's file arranges them."""

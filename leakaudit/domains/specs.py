@@ -6,6 +6,7 @@ Imports nothing heavy: a report is rendered from its document alone.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -79,3 +80,6 @@ TABLE = (
     Spec("skill", "Skill", "", 2, remark="of the way from the best floor", floored=False, lead=True, undefined=0.0),
 )
 """Metrics of rows; the digits are chosen for reading, and what is undefined counts as not read."""
+
+ALL: Mapping[str, Spec] = {spec.name: spec for spec in (*IMAGES, *SIGNALS, *TOKENS, *TABLE)}
+"""The metrics of all domains of this package by name; what several have in common is the same."""

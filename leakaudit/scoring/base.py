@@ -154,11 +154,6 @@ class Measure(ABC, Generic[R]):
     def identify(self, batch: Batch, position: int, found: R, row: int) -> Identification:
         """Whether a reconstruction points at its own sample among the others."""
 
-    @property
-    def decoys(self) -> int:
-        """How many made-up others are at hand to make up a number of distractors."""
-        return 0
-
     @final
     def score(self, batch: Batch, found: R, prior_only: Sequence[R] = ()) -> list[SampleScore]:
         """Score reconstructions against a drawn batch of B samples.

@@ -22,7 +22,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,30 +29,27 @@ from leakaudit.client.batch import Batch
 from leakaudit.domains.base import Domain
 from leakaudit.domains.specs import IMAGES, Spec
 from leakaudit.reconstruction import Reconstruction
-from leakaudit.scoring.base import Judging, Measure, SampleScore, finite, squared_distances
+from leakaudit.scoring.base import Judging, SampleScore, finite
 from leakaudit.scoring.criterion import LeakCriterion
 from leakaudit.scoring.parts import (
     LEAST_SHARE,
     Part,
     PartlyRead,
-    claimed,
     claimed_of,
     mean_colour,
     values_of,
-    within,
 )  # fmt: skip
 from leakaudit.scoring.perceptual import HUB_FILE, PerceptualDistance, find_weights
 from leakaudit.scoring.pictures import png
-from leakaudit.scoring.reidentify import HALF_LEVEL, Gallery, Identification
+from leakaudit.scoring.reidentify import HALF_LEVEL
 from leakaudit.scoring.ssim import SSIM_WINDOW, ssim
+from leakaudit.scoring.values import Found, ValueMeasure, ValueScore
 
 RECOGNISABLE_SSIM = 0.8
 """SSIM from which a reconstruction counts as recognisable; chosen, not measured."""
 RECOGNISABLE_PSNR = 25.0
 """PSNR in dB from which a reconstruction counts as recognisable; chosen, not measured."""
 Lpips = Callable[[Tensor, Tensor], Tensor]
-Found = Tensor | PartlyRead
-"""Reconstructions, (B, C, H, W) in 0..1, and what of them is claimed."""
 
 
 @dataclass(frozen=True)
@@ -77,47 +73,17 @@ class Scores:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class ImageScore(SampleScore):
+class ImageScore(ValueScore[Scores]):
     """One private image: its reconstruction's metrics and the floors.
 
     Args:
-        scores: Metrics of the reconstruction.
+        scores: As of `leakaudit.scoring.values.ValueScore`, as are the following; the margin is one of PSNR.
         floors: Metrics of the guesses ``grey``, ``flat``, ``mean``, ``other`` and ``prior_only``, as far as there are.
-        margin: PSNR above the best floor in dB; infinite for an exact reconstruction, ``None`` where undefined.
+        margin: PSNR above the best floor in dB.
         lpips_margin: LPIPS below the best floor, ``None`` where undefined.
     """
 
-    scores: Scores
-    floors: Mapping[str, Scores]
-    margin: float | None
     lpips_margin: float | None
-
-    @property
-    def metrics(self) -> Mapping[str, float | None]:
-        """PSNR, SSIM, LPIPS, MSE, and the margin."""
-        return {**self.scores.values, "margin": finite(self.margin)}
-
-    @property
-    def floor_metrics(self) -> Mapping[str, Mapping[str, float | None]]:
-        """The same without a margin."""
-        return {name: floor.values for name, floor in self.floors.items()}
-
-    @property
-    def reasons(self) -> Mapping[str, str]:
-        """Why a metric is undefined."""
-        return {**self.scores.reasons, **({"margin": self.margin_reason} if self.margin_reason else {})}
-
-    @property
-    def margin_reason(self) -> str:
-        """Why there is no finite margin, or ""."""
-        if self.margin is None:
-            return "a floor reproduces the sample exactly"
-        return "" if math.isfinite(self.margin) else "exact reconstruction"
-
-    @property
-    def strength(self) -> float:
-        """The margin in dB."""
-        return -math.inf if self.margin is None else self.margin
 
     @property
     def closeness(self) -> float:
@@ -125,7 +91,7 @@ class ImageScore(SampleScore):
         return math.inf if self.scores.psnr is None else self.scores.psnr
 
 
-class ImageMeasure(Measure[Found]):
+class ImageMeasure(ValueMeasure[Scores]):
     """Scores pixels (B, C, H, W) in 0..1.
 
     Args:
@@ -140,7 +106,8 @@ class ImageMeasure(Measure[Found]):
     specs: ClassVar[tuple[Spec, ...]] = IMAGES
     windows: ClassVar[bool] = True
     """Whether samples have the windows of a picture, as SSIM and LPIPS need."""
-    wanted: ClassVar[int] = 100
+    thing: ClassVar[str] = "image"
+    copies: ClassVar[str] = "augmentations of the images"
 
     def __init__(
         self,
@@ -151,14 +118,10 @@ class ImageMeasure(Measure[Found]):
         distractors: Tensor | None = None,
         read: Tensor | None = None,
     ) -> None:
-        super().__init__(population)
-        self.read = None if read is None or bool(read.all()) else read
+        super().__init__(population, criterion, distractors, read)
         self.distractors = distractors
         self._parts: dict[bytes, ImageMeasure] = {}
         self.lpips, self.lpips_reason = lpips, lpips_reason
-        self.criterion = criterion or LeakCriterion()
-        self.gallery = Gallery(population.images, distractors, self.criterion.distractors, self.read)
-        self._floors: dict[tuple[int, ...], dict[str, Scores]] = {}
 
     @classmethod
     def of(cls, domain: Domain, population: Batch, judging: Judging) -> ImageMeasure:
@@ -185,27 +148,6 @@ class ImageMeasure(Measure[Found]):
         """Pixels (B, C, H, W), and which are claimed where these are not all."""
         values = domain.decode(reconstruction.inputs.cpu())
         return values if reconstruction.read is None else PartlyRead(values, reconstruction.read.cpu())
-
-    def usable(self, found: Found) -> bool:
-        """Whether all pixels are finite."""
-        return bool(torch.isfinite(values_of(found)).all())
-
-    def distance(self, batch: Batch, found: Found) -> np.ndarray[Any, Any]:
-        """Squared distances of what counts and is claimed, in proportion to the mean squared error."""
-        read, part = self.read, claimed(found)
-        if part is not None:
-            read = part if read is None else part & read
-        samples = replace(batch, images=within(batch.images, read))
-        return squared_distances(samples, within(values_of(found), read))
-
-    @property
-    def decoys(self) -> int:
-        """Augmentations of the images at hand."""
-        return len(self.gallery.augmented)
-
-    def alike(self, one: Batch, other: Batch) -> bool:
-        """Whether a sample of one batch is a near-duplicate of one of the other."""
-        return any(bool(self.gallery.near_duplicates(truth, other.images).any()) for truth in one.images)
 
     def measure(self, guess: Tensor, truth: Tensor) -> Scores:
         """All metrics of one image (C, H, W) against another, both in 0..1."""
@@ -254,16 +196,11 @@ class ImageMeasure(Measure[Found]):
         )
 
     def _judge(self, batch: Batch, position: int, found: Found, row: int, prior_only: Sequence[Found]) -> ImageScore:
-        truth, guess = batch.images[position], values_of(found)[row]
-        scores = self.measure(guess, truth)
-        floors = dict(self.floors(batch, position))
-        if prior_only:
-            alone = torch.cat([values_of(made) for made in prior_only])
-            errors = within(alone - truth, self.read).flatten(1).square().mean(1)
-            floors["prior_only"] = self.measure(alone[int(errors.argmin())], truth)
+        scores = self.measure(values_of(found)[row], batch.images[position])
+        floors = self.all_floors(batch, position, prior_only)
         margin, lpips_margin = _margin(scores, floors), _lpips_margin(scores, floors)
         identification = self.identify(batch, position, found, row)
-        reason = self._why_not(margin, lpips_margin, identification)
+        reason = self.why_not(self._beaten(margin, lpips_margin), identification)
         return ImageScore(
             position=position,
             reconstruction=row,
@@ -276,20 +213,12 @@ class ImageMeasure(Measure[Found]):
             reason=reason,
         )
 
-    def identify(self, batch: Batch, position: int, found: Found, row: int) -> Identification:
-        """By mean squared error, among the gallery."""
-        return self.gallery.identify(values_of(found)[row], batch.images[position])
-
-    def _why_not(self, margin: float | None, lpips_margin: float | None, found: Identification) -> str:
-        """Why a sample does not count as leaked, or ""."""
+    def _beaten(self, margin: float | None, lpips_margin: float | None) -> bool | None:
+        """Whether every floor is beaten in PSNR or in LPIPS; ``None`` where one is the sample itself."""
         limits = self.criterion
         if margin is None:
-            return "a floor reproduces the sample exactly, so no reconstruction of it shows anything"
-        if margin < limits.psnr_margin and (lpips_margin is None or lpips_margin < limits.lpips_margin):
-            return "does not beat every floor by the margin"
-        if found.distractors < limits.distractors:
-            return f"only {found.distractors} other images to tell it from, {limits.distractors} are needed"
-        return "" if found.identified else "another image is nearer to the reconstruction"
+            return None
+        return margin >= limits.psnr_margin or (lpips_margin is not None and lpips_margin >= limits.lpips_margin)
 
     def claim(self, score: SampleScore) -> str:
         """Of a part that leaked."""
@@ -325,55 +254,28 @@ class ImageMeasure(Measure[Found]):
     def entry(self, batch: Batch, score: SampleScore, found: Found) -> dict[str, Any]:
         """Metrics and floors under their names of schema version 1, and the pictures."""
         assert isinstance(score, ImageScore)
-        seen = score.identification
         return {
             **score.scores.entry(),
             "floors": {name: floor.entry() for name, floor in score.floors.items()},
             "margin": finite(score.margin),
             "margin_reason": score.margin_reason,
             "lpips_margin": score.lpips_margin,
-            "reidentified_reason": _identified_reason(seen),
-            "augmented": seen.augmented,
-            "near_duplicates": seen.near_duplicates,
+            **self.told_apart(score.identification),
             "part": asdict(score.part) if score.part is not None and score.leaked else None,
             "original_png": self.picture(batch.images[score.position]),
             "reconstruction_png": self.picture(values_of(found)[score.reconstruction]),
         }
 
-    def unscored_entry(self, found: Found, row: int) -> dict[str, Any]:
-        """The picture."""
-        return {"reconstruction_png": self.picture(values_of(found)[row])}
-
     def picture(self, values: Tensor) -> str:
         """The image."""
         return png(values)
 
-    def floors(self, batch: Batch, position: int) -> dict[str, Scores]:
-        """Metrics of the guesses that know nothing of this sample; those outside the batch only."""
-        key = (batch.indices[position], *sorted(batch.indices))
-        if key not in self._floors:
-            self._floors[key] = self._compute_floors(batch, position)
-        return self._floors[key]
-
-    def _compute_floors(self, batch: Batch, position: int) -> dict[str, Scores]:
-        truth, label = batch.images[position], int(batch.classes[position])
-        colour = mean_colour(truth, self.read)
-        floors = {
-            "grey": self.measure(torch.full_like(truth, 0.5), truth),
-            "flat": self.measure(colour, truth),
-        }
-        alike = self.gallery.near_duplicates(truth, self.population.images).tolist()
-        within = set(batch.indices)
-        outside = [i for i in range(len(self.population)) if i not in within and not alike[i]]
-        if outside:
-            floors["mean"] = self.measure(self.population.images[outside].mean(0), truth)
-        same = [i for i in outside if int(self.population.classes[i]) == label]
-        if same:
-            floors["other"] = self.measure(self.population.images[same[0]], truth)
-        return floors
+    def blind(self, truth: Tensor) -> dict[str, Tensor]:
+        """Mid-grey, and the sample's own mean colour."""
+        return {"grey": torch.full_like(truth, 0.5), "flat": mean_colour(truth, self.read)}
 
 
-def _margin(scores: Scores, floors: dict[str, Scores]) -> float | None:
+def _margin(scores: Scores, floors: Mapping[str, Scores]) -> float | None:
     known = [floor.psnr for floor in floors.values() if floor.psnr is not None]
     if any(floor.mse is not None and floor.mse <= HALF_LEVEL**2 for floor in floors.values()):
         return None
@@ -383,12 +285,3 @@ def _margin(scores: Scores, floors: dict[str, Scores]) -> float | None:
 def _lpips_margin(scores: Scores, floors: dict[str, Scores]) -> float | None:
     known = [floor.lpips for floor in floors.values() if floor.lpips is not None]
     return None if scores.lpips is None or not known else min(known) - scores.lpips
-
-
-def _identified_reason(found: Identification) -> str:
-    """What re-identification means for this sample."""
-    if found.identified is None:
-        return "there is no other image to confuse it with"
-    parts = [f"up to {found.near_duplicates} near-duplicate(s) in the batch file"] if found.near_duplicates else []
-    parts += [f"{found.augmented} of the others are augmentations of the images at hand"] if found.augmented else []
-    return "; ".join(parts)

@@ -21,7 +21,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,11 +30,11 @@ from leakaudit.domains.base import Domain
 from leakaudit.domains.signals import Signals
 from leakaudit.domains.specs import SIGNALS, Spec
 from leakaudit.reconstruction import Reconstruction
-from leakaudit.scoring.base import Judging, Measure, SampleScore, finite, squared_distances
+from leakaudit.scoring.base import Judging, SampleScore
 from leakaudit.scoring.criterion import LeakCriterion
-from leakaudit.scoring.parts import mean_colour, within
+from leakaudit.scoring.parts import mean_colour, values_of, within
 from leakaudit.scoring.pictures import lines
-from leakaudit.scoring.reidentify import Gallery, Identification
+from leakaudit.scoring.values import Found, ValueMeasure, ValueScore
 
 RECOGNISABLE = 0.9
 """Correlation from which a reconstruction counts as recognisable; chosen, not measured."""
@@ -61,40 +60,8 @@ class Scores:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class SignalScore(SampleScore):
-    """One private signal: its reconstruction's metrics and the floors.
-
-    Args:
-        scores: Metrics of the reconstruction.
-        floors: Metrics of the guesses ``middle``, ``flat``, ``mean``, ``other`` and ``prior_only``.
-        margin: SNR above the best floor in dB; infinite for an exact reconstruction, ``None`` where undefined.
-    """
-
-    scores: Scores
-    floors: Mapping[str, Scores]
-    margin: float | None
-
-    @property
-    def metrics(self) -> Mapping[str, float | None]:
-        """SNR, correlation, error, and the margin."""
-        return {**self.scores.values, "margin": finite(self.margin)}
-
-    @property
-    def floor_metrics(self) -> Mapping[str, Mapping[str, float | None]]:
-        """The same without a margin."""
-        return {name: floor.values for name, floor in self.floors.items()}
-
-    @property
-    def reasons(self) -> Mapping[str, str]:
-        """Why a metric is undefined."""
-        if self.margin is None:
-            return {**self.scores.reasons, "margin": "a floor reproduces the sample exactly"}
-        return {**self.scores.reasons, **({} if math.isfinite(self.margin) else {"margin": "exact reconstruction"})}
-
-    @property
-    def strength(self) -> float:
-        """The margin in dB."""
-        return -math.inf if self.margin is None else self.margin
+class SignalScore(ValueScore[Scores]):
+    """One private signal: its reconstruction's metrics and the floors; the margin is one of SNR."""
 
     @property
     def closeness(self) -> float:
@@ -102,7 +69,7 @@ class SignalScore(SampleScore):
         return math.inf if self.scores.error == 0 else -math.inf if self.scores.snr is None else self.scores.snr
 
 
-class SignalMeasure(Measure[Tensor]):
+class SignalMeasure(ValueMeasure[Scores]):
     """Scores values (B, C, L).
 
     Args:
@@ -114,7 +81,8 @@ class SignalMeasure(Measure[Tensor]):
     """
 
     specs: ClassVar[tuple[Spec, ...]] = SIGNALS
-    wanted: ClassVar[int] = 100
+    thing: ClassVar[str] = "signal"
+    copies: ClassVar[str] = "altered copies of the signals"
 
     def __init__(
         self,
@@ -124,10 +92,8 @@ class SignalMeasure(Measure[Tensor]):
         distractors: Tensor | None = None,
         read: Tensor | None = None,
     ) -> None:
-        super().__init__(population)
-        self.middle, self.criterion = middle, criterion or LeakCriterion()
-        self.read = None if read is None or bool(read.all()) else read
-        self.gallery = Gallery(population.images, distractors, self.criterion.distractors, self.read, shifted)
+        super().__init__(population, criterion, distractors, read, shifted)
+        self.middle = middle
 
     @classmethod
     def of(cls, domain: Domain, population: Batch, judging: Judging) -> SignalMeasure:
@@ -139,33 +105,8 @@ class SignalMeasure(Measure[Tensor]):
         return type(self)(population, _middle(domain), self.criterion)
 
     def recovered(self, domain: Domain, reconstruction: Reconstruction) -> Tensor:
-        """Values (B, C, L)."""
+        """Values (B, C, L); what is read in part is scored as a whole, filler included."""
         return domain.decode(reconstruction.inputs.cpu())
-
-    def usable(self, found: Tensor) -> bool:
-        """Whether all values are finite."""
-        return bool(torch.isfinite(found).all())
-
-    def distance(self, batch: Batch, found: Tensor) -> np.ndarray[Any, Any]:
-        """Squared distances of what counts."""
-        if self.read is None:
-            return squared_distances(batch, found)
-        return (
-            torch.cdist(
-                within(batch.images, self.read).flatten(1).double(), within(found, self.read).flatten(1).double()
-            )
-            .square()
-            .numpy()
-        )
-
-    @property
-    def decoys(self) -> int:
-        """Altered copies of the signals at hand."""
-        return len(self.gallery.augmented)
-
-    def alike(self, one: Batch, other: Batch) -> bool:
-        """Whether a sample of one batch is a near-duplicate of one of the other."""
-        return any(bool(self.gallery.near_duplicates(truth, other.images).any()) for truth in one.images)
 
     def measure(self, guess: Tensor, truth: Tensor) -> Scores:
         """All metrics of one signal (C, L) against another."""
@@ -184,17 +125,14 @@ class SignalMeasure(Measure[Tensor]):
             return Scores(None, correlation, 0.0, {**reasons, "snr": "identical to the last bit"})
         return Scores(10 * math.log10(power / error), correlation, math.sqrt(error / power), reasons)
 
-    def judge(self, batch: Batch, position: int, found: Tensor, row: int, prior_only: Sequence[Tensor]) -> SignalScore:
+    def judge(self, batch: Batch, position: int, found: Found, row: int, prior_only: Sequence[Found]) -> SignalScore:
         """The margin over the floors, and re-identification."""
-        truth, guess = batch.images[position], found[row]
-        scores, floors = self.measure(guess, truth), dict(self.floors(batch, position))
-        if prior_only:
-            alone = torch.cat(list(prior_only))
-            nearest = within(alone - truth, self.read).flatten(1).square().sum(1).argmin()
-            floors["prior_only"] = self.measure(alone[int(nearest)], truth)
+        scores = self.measure(values_of(found)[row], batch.images[position])
+        floors = self.all_floors(batch, position, prior_only)
         margin = _margin(scores, floors)
         identification = self.identify(batch, position, found, row)
-        reason = self._why_not(margin, identification)
+        beaten = None if margin is None else margin >= self.criterion.psnr_margin
+        reason = self.why_not(beaten, identification)
         return SignalScore(
             position=position,
             reconstruction=row,
@@ -206,35 +144,9 @@ class SignalMeasure(Measure[Tensor]):
             reason=reason,
         )
 
-    def identify(self, batch: Batch, position: int, found: Tensor, row: int) -> Identification:
-        """By mean squared error, among the gallery."""
-        return self.gallery.identify(found[row], batch.images[position])
-
-    def _why_not(self, margin: float | None, found: Identification) -> str:
-        """Why a sample does not count as leaked, or ""."""
-        if margin is None:
-            return "a floor reproduces the sample exactly, so no reconstruction of it shows anything"
-        if margin < self.criterion.psnr_margin:
-            return "does not beat every floor by the margin"
-        if found.distractors < self.criterion.distractors:
-            return f"only {found.distractors} other signals to tell it from, {self.criterion.distractors} are needed"
-        return "" if found.identified else "another signal is nearer to the reconstruction"
-
-    def floors(self, batch: Batch, position: int) -> dict[str, Scores]:
-        """Metrics of the guesses that know nothing of this sample; those outside the batch only."""
-        truth, label = batch.images[position], int(batch.classes[position])
-        floors = {
-            "middle": self.measure(self.middle.to(truth).expand_as(truth), truth),
-            "flat": self.measure(mean_colour(truth, self.read), truth),
-        }
-        alike, inside = self.gallery.near_duplicates(truth, self.population.images).tolist(), set(batch.indices)
-        outside = [i for i in range(len(self.population)) if i not in inside and not alike[i]]
-        if outside:
-            floors["mean"] = self.measure(self.population.images[outside].mean(0), truth)
-        same = [i for i in outside if int(self.population.classes[i]) == label]
-        if same:
-            floors["other"] = self.measure(self.population.images[same[0]], truth)
-        return floors
+    def blind(self, truth: Tensor) -> dict[str, Tensor]:
+        """The middle of the range, and the sample's own mean in every channel."""
+        return {"middle": self.middle.to(truth).expand_as(truth), "flat": mean_colour(truth, self.read)}
 
     def recognisable(self, score: SampleScore) -> bool:
         """Correlation above what shows the same signal."""
@@ -254,20 +166,14 @@ class SignalMeasure(Measure[Tensor]):
             return self.told(score)
         return f"{snr:.1f} dB, {abs(margin):.1f} dB {'above' if margin >= 0 else 'below'} its best floor"
 
-    def entry(self, batch: Batch, score: SampleScore, found: Tensor) -> dict[str, Any]:
+    def entry(self, batch: Batch, score: SampleScore, found: Found) -> dict[str, Any]:
         """The curves, the reconstruction over the original, and what re-identification means."""
-        truth, guess, seen = batch.images[score.position], found[score.reconstruction], score.identification
+        truth, guess = batch.images[score.position], values_of(found)[score.reconstruction]
         return {
-            "reidentified_reason": _identified_reason(seen),
-            "augmented": seen.augmented,
-            "near_duplicates": seen.near_duplicates,
+            **self.told_apart(score.identification),
             "original_png": lines(truth),
             "reconstruction_png": lines(guess, truth),
         }
-
-    def unscored_entry(self, found: Tensor, row: int) -> dict[str, Any]:
-        """The curves."""
-        return {"reconstruction_png": lines(found[row])}
 
     def picture(self, values: Tensor) -> str:
         """The curves."""
@@ -287,15 +193,6 @@ def _margin(scores: Scores, floors: Mapping[str, Scores]) -> float | None:
     if not known or (scores.snr is None and scores.error != 0):
         return None
     return math.inf if scores.snr is None else scores.snr - max(known)
-
-
-def _identified_reason(found: Identification) -> str:
-    """What re-identification means for this sample."""
-    if found.identified is None:
-        return "there is no other signal to confuse it with"
-    parts = [f"up to {found.near_duplicates} near-duplicate(s) in the batch file"] if found.near_duplicates else []
-    parts += [f"{found.augmented} of the others are altered copies of the signals at hand"] if found.augmented else []
-    return "; ".join(parts)
 
 
 def shifted(signals: Tensor, count: int) -> Tensor:

@@ -159,11 +159,6 @@ class TableMeasure(Measure[ReadRows]):
         """As strict, of other rows."""
         return type(self)(population, table_of(domain), self.least)
 
-    @property
-    def decoys(self) -> int:
-        """Rows that were made up."""
-        return len(self.made_up)
-
     def recovered(self, domain: Domain, reconstruction: Reconstruction) -> ReadRows:
         """The rows, cell by cell; a cell is claimed if all its entries are."""
         table = table_of(domain)
@@ -248,8 +243,7 @@ class TableMeasure(Measure[ReadRows]):
             commonest = _commonest(others, self.category)
             for own, row in zip(means, truth, strict=True):
                 own["modes"] = self.measure(commonest, row)
-        real = [name for name in ("marginals", "rows") if name in drawn]
-        luck = [max((draw[i].cell_accuracy for n in real for draw in drawn[n]), default=0.0) for i in range(len(truth))]
+        luck = [max(draw[i].cell_accuracy for draws in drawn.values() for draw in draws) for i in range(len(truth))]
         return Floors(means, luck)
 
     def _matched(self, truth: Tensor, guess: Tensor) -> list[RowMatch]:
@@ -373,8 +367,10 @@ def _why_not(share: float, skill: float, luck: float, floor: str, nearest: Ident
     if skill < LEAK_SKILL:
         return f"less than {LEAK_SKILL:.0%} of the way from its best floor ({floor}) to perfection"
     if share <= luck:
-        return f"the luckiest of {DRAWS} draws of other rows has as many cells right"
-    return "another row is as near to the reconstruction" if nearest.identified is False else ""
+        return f"the luckiest of {DRAWS} draws of rows has as many cells right"
+    if nearest.identified is None:
+        return "there is no other row to tell it from"
+    return "" if nearest.identified else "another row is as near to the reconstruction"
 
 
 def _written(column: Column, cell: float) -> str:

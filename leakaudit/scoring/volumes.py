@@ -22,6 +22,8 @@ class VolumeMeasure(ImageMeasure):
 
     specs: ClassVar[tuple[Spec, ...]] = VOLUMES
     windows: ClassVar[bool] = False
+    thing: ClassVar[str] = "volume"
+    copies: ClassVar[str] = "augmentations of the volumes"
 
     @classmethod
     def of(cls, domain: Domain, population: Batch, judging: Judging) -> VolumeMeasure:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from leakaudit.document.schema import Report, SampleResult
-from leakaudit.domains.specs import IMAGES, TOKENS, Spec
+from leakaudit.domains.specs import ALL, Spec
 from leakaudit.errors import UsageError
 from leakaudit.findings import samples_of
 
@@ -79,7 +79,7 @@ class Goal:
 
     def _of(self, sample: SampleResult) -> float:
         value = sample.metrics.get(self.measure)
-        spec = self.spec or _KNOWN.get(self.measure)
+        spec = self.spec or ALL.get(self.measure)
         return value if value is not None else spec.undefined if spec else float("inf")
 
     def met(self, report: Report) -> bool:
@@ -95,9 +95,6 @@ class Goal:
 def leaked(report: Report) -> int:
     """How many samples leaked by any attack."""
     return len({sample.index for _, _, sample in samples_of(report.attacks) if sample.leaked})
-
-
-_KNOWN = {spec.name: spec for spec in (*IMAGES, *TOKENS)}
 
 
 def parse_goal(text: str) -> Goal:

@@ -73,10 +73,6 @@ class MultiLabel(Task):
         """Themselves."""
         return labels
 
-    def softened(self, true: Tensor, assumed: Tensor) -> bool:
-        """Never: they are numbers for all classes."""
-        return False
-
     def relaxed(self, free: Tensor) -> Tensor:
         """Their sigmoid."""
         return free.sigmoid()
@@ -118,12 +114,13 @@ class MultiLabel(Task):
         return tuple(found)
 
     def tally(self, true: Tensor, inferred: Tensor) -> Tally:
-        """Cells that are right, as far as the counts of each class tell; by chance those of none or of all."""
+        """Cells that are right, as far as the counts of each class tell; by chance as the best count that is the same
+        for every class."""
         known, read = true.round().sum(0), inferred.sum(0).round()
         total = true.numel()
         right = total - int((known - read).abs().sum())
-        share = float(known.sum()) / total if total else 0.0
-        return Tally(right, total, max(share, 1 - share))
+        alike = (1 - float((known - count).abs().sum()) / total for count in range(len(true) + 1)) if total else ()
+        return Tally(right, total, max(alike, default=0.0))
 
     def classes_in(self, labels: Tensor) -> list[int]:
         """The classes that are marked."""

@@ -71,10 +71,6 @@ class Regression(Task):
         """Themselves."""
         return labels
 
-    def softened(self, true: Tensor, assumed: Tensor) -> bool:
-        """Never."""
-        return False
-
     def relaxed(self, free: Tensor) -> Tensor:
         """Themselves: numbers have no limits."""
         return free

@@ -122,8 +122,8 @@ def test_what_an_attack_makes_without_the_update_is_a_floor() -> None:
 
 def test_the_measure_of_the_domain_takes_the_criterion() -> None:
     own = measure_for(TABLE, private(20), Judging(criterion=LeakCriterion(distractors=50)))
-    assert own.decoys == 31
-    assert own.like(TABLE, private(60)).decoys == 0
+    assert len(own.made_up) == 31
+    assert len(own.like(TABLE, private(60)).made_up) == 0
     assert own.alike(private(20).subset([3]), private(20).subset([4, 3]))
     assert not own.alike(private(20).subset([3]), private(20).subset([4, 5]))
     assert len(COLUMNS) == 6

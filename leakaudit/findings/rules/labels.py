@@ -21,8 +21,9 @@ def labels_recovered(evidence: Evidence) -> Iterator[Found]:
     The gradient of the last layer's bias is the mean of prediction minus label: negative where a label occurred. For a
     single sample this is exact; for a batch the counts are estimated. The update does not tell which sample has which
     label: a label is right as a member of the batch's multiset. Where a sample has several classes every yes and no
-    counts, and a guess of none or of all is chance; numbers count within one per cent. Labels that were merely assumed
-    do not count. Labels can be sensitive (a diagnosis), and every reconstruction attack profits from them.
+    counts, and the best count that is the same for every class is chance; numbers count within one per cent. Labels
+    that were merely assumed do not count. Labels can be sensitive (a diagnosis), and every reconstruction attack
+    profits from them.
     """
     victims = [v for v in _labels(evidence) if not v.assumed and v.known]
     unknown = [v for v in _labels(evidence) if not v.assumed and not v.known and v.inferred_count]
@@ -104,5 +105,5 @@ def _by_chance(evidence: Evidence, victims: Sequence[LabelResult]) -> float:
 
 
 def _labels(evidence: Evidence) -> list[LabelResult]:
-    """Per victim, once: every attack on it was given the same labels."""
+    """Per victim, once: those of the last attack on it."""
     return list({v.victim: v.labels for a in evidence.attacks for v in a.results}.values())

@@ -24,7 +24,17 @@ REST = ("reidentified", "rank_among", "seconds")
 """Between the metrics and their floors."""
 TRIALS = (
     *("setting", "status", "reason", "evaluated", "samples_attacked", "samples_leaked", "leaked_low", "leaked_high"),
-    *("meets_goal", "recommended", "goal_value", "loss", "accuracy", "epsilon", "delta", "unit", "reconstruction"),
+    *(
+        "meets_goal",
+        "recommended",
+        "goal_value",
+        "held_out_loss",
+        "held_out_accuracy",
+        "epsilon",
+        "delta",
+        "unit",
+        "reconstruction",
+    ),
 )
 """Behind everything else, where settings of defences were measured."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from leakaudit.document.status import CellStatus
 from leakaudit.document.sweep import CellEntry, SweepDocument
-from leakaudit.domains.specs import IMAGES, TOKENS, Spec
+from leakaudit.domains.specs import ALL, Spec
 from leakaudit.report.wording import MISSING, clip, fixed, number, seconds
 from leakaudit.scoring.base import leak_interval
 
@@ -19,7 +19,6 @@ SHADES = 5
 POOLED = "seed"
 MOST = 2000
 """Cells of a matrix that a page shows at most; larger sweeps are read from the table."""
-_KNOWN = {spec.name: spec for spec in (*IMAGES, *TOKENS)}
 
 
 @dataclass(frozen=True)
@@ -208,7 +207,7 @@ def closest_text(cell: CellEntry) -> str:
 
 
 def _spec(cell: CellEntry) -> Spec | None:
-    return _KNOWN.get(cell.metric)
+    return ALL.get(cell.metric)
 
 
 def _time(found: Grouped) -> dict[tuple[str, str], Field]:
