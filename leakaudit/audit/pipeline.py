@@ -57,7 +57,6 @@ from leakaudit.findings.recommend import recommend
 from leakaudit.findings.verdict import conclude
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.protocols.base import Protocol
-from leakaudit.protocols.fedavg import FedAvg
 from leakaudit.report.saving import Report
 from leakaudit.risk.dependence import read_entries
 from leakaudit.risk.rank import rank_analysis
@@ -291,9 +290,10 @@ def _recorded_victims(target: Target, request: Request, material: Material) -> l
             begun = replace(own.target, shared_statistics=target.shared_statistics)
             model = defended_model(begun, request.defending(), seed_of(request.seed, "defence", 0))
             model.to(next(iter(target.parameters.values())).device)
-        protocol = _protocol(model or target, own.batch, settled_round(request, own)).sharing(own.update.kind)
-        if own.update.decay and isinstance(protocol, FedAvg):
-            protocol = replace(protocol, weight_decay=own.update.decay.rate)
+        asked = settled_round(request, own)
+        if own.update.decay and asked.local:
+            asked = replace(asked, weight_decay=own.update.decay.rate)
+        protocol = _protocol(model or target, own.batch, asked).sharing(own.update.kind)
         victims.append(observe_victim(target, own.batch, protocol, target.domain, knowledge, number, own.update, model))
     return victims
 
