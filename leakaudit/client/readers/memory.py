@@ -21,7 +21,7 @@ NAMES = (*SAMPLE_KEYS, "pixel_values", "img")
 FORMS = "a path, (inputs, labels), {'inputs': …, 'labels': …}, a DataLoader or a Dataset"
 
 
-def gathered(source: Any) -> str | Path | Batch | tuple[Any, Any]:
+def gathered(source: Any) -> str | Path | Batch | tuple[Any, ...]:
     """A path or samples as they are; whatever else holds samples as arrays of inputs and labels.
 
     Raises:

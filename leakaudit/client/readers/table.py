@@ -78,10 +78,9 @@ class TableReader(Reader):
         if isinstance(source, Batch):
             return self.target, source
         table = table_of(self.target.domain)
-        given = isinstance(source, tuple)
-        path = None if given else _existing(Path(source))
+        path = None if isinstance(source, tuple) else _existing(Path(source))
         where = "batch" if path is None else str(path)
-        rows = _rows_of(as_arrays(source)) if given else read_rows(Path(source), table, where)
+        rows = _rows_of(as_arrays(source)) if isinstance(source, tuple) else read_rows(Path(source), table, where)
         if table.guessed and width(rows.columns or table.columns) != prod(table.shape):
             raise _misfit(as_guess(table, rows.columns), prod(table.shape), where)
         inputs = _matrix(rows.inputs, table, where)
