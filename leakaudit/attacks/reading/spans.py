@@ -268,5 +268,5 @@ def _rest(reader: Reader, basis: Tensor, seen: Mapping[str, Sequence[Use]], size
         raise ValueError(f"{reader.weight} does not read one row per token")
     values = found.double()
     length = values.norm(dim=1, keepdim=True)
-    away = torch.where(length > 0, values @ basis / length.clamp_min(1e-300), 1.0)
+    away: Tensor = torch.where(length > 0, values @ basis / length.clamp_min(1e-300), 1.0)
     return away
