@@ -115,7 +115,7 @@ def audit(
     for claim in request.claimed():
         refuse_unfit(scope.target, [claim])
     measure = make_measure(target, samples, request, scope.material.distractors, scope.read)
-    return _reported(scope, measure, _measured(scope, measure), started)
+    return _reported(scope, measure, _measured(scope, measure, started), started)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -146,8 +146,8 @@ class _Measured:
     controls: list[ControlEntry]
 
 
-def _measured(scope: _Scope, measure: Measure[Any]) -> _Measured:
-    """Rank analysis, updates, attacks, and controls."""
+def _measured(scope: _Scope, measure: Measure[Any], started: float) -> _Measured:
+    """Rank analysis, updates, attacks, and controls, within the time budget since `started`."""
     target, request, observer = scope.target, scope.request, scope.observer
     with reproducible(target, request.seed):
         observer.stage("rank analysis")
@@ -157,7 +157,7 @@ def _measured(scope: _Scope, measure: Measure[Any]) -> _Measured:
         victims, silent = make_victims(target, scope.samples, request, scope.material)
         accuracy = accuracy_on(target, scope.samples, target.domain)
         share = attacks_share(len(victims)) if request.controls != "none" else 1.0
-        budget = Budget.of(observer, request.time_budget, share)
+        budget = Budget.of(observer, request.time_budget, share, time.monotonic() - started)
         runs, reasons, victims = run_attacks(scope.attacks, target, victims, measure, request, budget, scope.memory)
         if request.controls != "none":
             observer.stage("controls")

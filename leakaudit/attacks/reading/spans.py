@@ -257,8 +257,9 @@ def _independent(rests: Sequence[Tensor]) -> bool:
 def _outside(reader: Reader, observation: Observation, rank: int) -> Tensor:
     """An orthonormal basis (in, missing) of what is outside the span of a layer's gradient."""
     gradient = reader.gradient(observation.update).double()
-    right = torch.linalg.svd(gradient, full_matrices=True).Vh
-    return right[rank:].T
+    _, _, right = torch.linalg.svd(gradient, full_matrices=True)
+    outside: Tensor = right[rank:].T
+    return outside
 
 
 def _rest(reader: Reader, basis: Tensor, seen: Mapping[str, Sequence[Use]], size: int, places: int) -> Tensor:
