@@ -17,6 +17,9 @@ from leakaudit.attacks.sme import SME, SMESettings
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
 from leakaudit.domains.images import Images
+from leakaudit.matching.descent import Progress
+from leakaudit.matching.engine import solve
+from leakaudit.matching.precise import precisely
 from leakaudit.matching.problem import CLIENT, GradientMatching
 from leakaudit.observation import Observation
 from leakaudit.protocols.base import Play, Update
@@ -165,6 +168,25 @@ def test_sme_falls_back_to_the_weights_before(samples: Batch, space: Images) -> 
         target, replace(observation, protocol=FedSGD(1)), cpu_generator(0)
     )
     assert error(sme.inputs, samples, space, 2) < 1.5 * error(naive.inputs, samples, space, 2) + 1e-6
+
+
+def test_a_replay_is_refined_in_float64(samples: Batch, space: Images) -> None:
+    """Where the rounding of float32 ends a replay, and a tolerance asks for more."""
+    target, protocol = convolutions(), FedAvg(1, local_epochs=3, learning_rate=0.1)
+    observation = shared(target, samples, space, protocol, 0)
+    asked = IGSettings(iterations=300, optimizer="lbfgs", distance="euclidean", tv_weight=0.0, tolerance=1e-15)
+    problem = GradientMatching(target, observation, samples.labels[:1], asked)
+    near = space.encode(samples.images[:1]) + 0.01 * torch.randn(1, 3, 12, 12, generator=cpu_generator(0))
+    progress = Progress(SilentMonitor())
+    (coarse,), _ = solve(problem, [{"inputs": near}], cpu_generator(0), progress)
+    fine, facts = precisely(problem, coarse, cpu_generator(0), progress, 600)
+    assert facts == ("refined in float64",)
+    assert fine.values["inputs"].dtype == torch.float32
+    assert coarse.spent < fine.spent <= 600
+    ends = [error(found.values["inputs"], samples, space, 0) for found in (fine, coarse)]
+    assert ends[0] < 0.5 * ends[1], ends
+    enough = problem.under(replace(asked, tolerance=1e-9))
+    assert precisely(enough, coarse, cpu_generator(0), progress, 600) == (coarse, ())
 
 
 def test_the_epochs_of_dlfa_are_tied_matched_and_averaged(samples: Batch, space: Images) -> None:
