@@ -250,6 +250,24 @@ def test_where_they_do_not_apply(name: str, protocol: Any, words: str, samples: 
     assert any(word in refusal.reason for word in words.split("|")), refusal.reason
 
 
+def test_sme_needs_nothing_of_the_training(samples: Batch, space: Images) -> None:
+    """At other settings that nobody knows, it finds the same to the last bit."""
+    target = network()
+    hidden = FedAvg(2, local_epochs=2, learning_rate=0.25, untold=("learning_rate", "local_epochs"))
+    observation = shared(target, samples, space, hidden, 0, 1)
+    way = hidden.moved(observation.update, target.parameters)
+    other = replace(hidden, learning_rate=0.5)
+    after = {name: tensor.detach() + way[name] for name, tensor in target.parameters.items()}
+    again = replace(observation, protocol=other, update=other.from_shared(after, target.parameters))
+    attack = SME(SMESettings(iterations=30, **STEPS))
+    found = [attack(target, seen, cpu_generator(0)) for seen in (observation, again)]
+    torch.testing.assert_close(found[0].inputs, found[1].inputs, rtol=1e-3, atol=1e-3)
+    assert not [result for result in found if result.residual == result.residual]
+    refusal = create("ig", "quick").refusal(target, observation)
+    assert isinstance(refusal, NotApplicable)
+    assert refusal.reason.startswith("learning rate and local epochs of the client are not known")
+
+
 @pytest.mark.parametrize(
     "attack", [SME(SMESettings(iterations=60, **STEPS)), DLFA(DLFASettings(iterations=30, **STEPS))]
 )
