@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from leakaudit.attacks import dlfa
 from leakaudit.attacks.base import Attack, cpu_generator
 from leakaudit.attacks.dlfa import DLFA, DLFASettings, SameMean, aligned
 from leakaudit.attacks.ig import IG, IGSettings
@@ -26,7 +27,7 @@ from leakaudit.protocols.base import Play, Update
 from leakaudit.protocols.fedavg import FedAvg
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.protocols.surrogates import ALPHA, BENT, FIRST, LENGTH, Between, PerEpoch
-from leakaudit.reconstruction import NotApplicable, SilentMonitor
+from leakaudit.reconstruction import NotApplicable, Reconstruction, SilentMonitor
 from leakaudit.target.target import Target
 from tests.conftest import make_target
 
@@ -192,12 +193,40 @@ def test_a_replay_is_refined_in_float64(samples: Batch, space: Images) -> None:
 def test_the_epochs_of_dlfa_are_tied_matched_and_averaged(samples: Batch, space: Images) -> None:
     target, protocol = convolutions(), FedAvg(4, local_epochs=2, local_batch_size=2, learning_rate=0.1)
     observation = shared(target, samples, space, protocol, 0, 1, 2, 3)
-    dlfa = DLFA(DLFASettings(iterations=200, **STEPS))(target, observation, cpu_generator(0))
-    assert dlfa.inputs.shape == (4, 3, 12, 12)
-    assert torch.equal(dlfa.labels, samples.labels[:4])
-    assert dlfa.snapshots[0].inputs.shape == dlfa.inputs.shape
+    result = DLFA(DLFASettings(iterations=200, **STEPS))(target, observation, cpu_generator(0))
+    assert result.inputs.shape == (4, 3, 12, 12)
+    assert torch.equal(result.labels, samples.labels[:4])
+    assert result.snapshots[0].inputs.shape == result.inputs.shape
     noise = space.finish(torch.randn(4, 3, 12, 12, generator=cpu_generator(1)))
-    assert error(dlfa.inputs, samples, space, 0, 1, 2, 3) < 0.2 * error(noise, samples, space, 0, 1, 2, 3)
+    assert error(result.inputs, samples, space, 0, 1, 2, 3) < 0.2 * error(noise, samples, space, 0, 1, 2, 3)
+
+
+@pytest.mark.parametrize("gained", [False, True])
+def test_dlfa_is_never_behind_the_surrogate(
+    gained: bool, samples: Batch, space: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of both explains the replayed steps better stays, told without the samples."""
+    target, protocol = network(), FedAvg(2, local_epochs=2, local_batch_size=1, learning_rate=0.1)
+    observation = shared(target, samples, space, protocol, 0, 1)
+    begun: list[Tensor | None] = []
+    noise, truth = torch.randn(4, 3, 12, 12, generator=cpu_generator(1)), space.encode(samples.images[:2])
+    found = truth.repeat(2, 1, 1, 1) if gained else noise
+
+    def replayed(target: Target, seen: Observation, *_: Any, **__: Any) -> Reconstruction:
+        begun.append(seen.start)
+        assert seen.labels is not None
+        return Reconstruction(inputs=found, labels=seen.labels, match=0.0)
+
+    monkeypatch.setattr(dlfa, "match", replayed)
+    attack = DLFA(DLFASettings(iterations=60, **STEPS))
+    result = attack.run(target, observation, cpu_generator(0), SilentMonitor())
+    (start,) = begun
+    assert start is not None
+    torch.testing.assert_close(start[:2], start[2:])
+    torch.testing.assert_close(result.inputs, truth if gained else start[:2])
+    assert any("they stay" in note for note in result.notes) is not gained
+    DLFA(replace(attack.settings, warm=False)).run(target, observation, cpu_generator(0), SilentMonitor())
+    assert begun[1] is None
 
 
 def test_the_tie_depends_on_no_order() -> None:
