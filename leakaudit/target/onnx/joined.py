@@ -141,12 +141,12 @@ def _refuse(
         kind = info.type.tensor_type.elem_type
         if sizes[info.name] is None or kind not in (TensorProto.FLOAT, *TOKEN_TYPES):
             raise ModelError(f"{what}; {info.name!r} is no (N, C) of fixed C: images or texts beside them are not", way)
-    if found.lost:
-        node = found.lost[0]
-        raise ModelError(f"{what}, which node {node.name or node.op_type!r} ({node.op_type}) does not look up", way)
     version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
     if version < OLDEST:
         raise ModelError(f"{what}, in version {version} of the operators", f"export it with opset {OLDEST} or later")
+    if found.lost:
+        node = found.lost[0]
+        raise ModelError(f"{what}, which node {node.name or node.op_type!r} ({node.op_type}) does not look up", way)
 
 
 def _described(
