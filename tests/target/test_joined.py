@@ -191,6 +191,24 @@ def _shifted(entries: Any) -> Any:
     )
 
 
+class TwoHeads(nn.Module):
+    """A head that reads numbers alone, and one that takes integers in a way of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(NUMBERS, 2)
+
+    def forward(self, codes: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        return self.head(numbers), codes.float().sin()
+
+
+def test_an_input_of_another_head_does_not_count(tmp_path: Path) -> None:
+    target = load(export(TwoHeads(), drawn(2), ["codes", "numbers"], tmp_path / "net.onnx"))
+    assert target.image_shape == (1, 1, NUMBERS)
+    (note,) = [note for note in target.fidelity if note.id == "LA911"]
+    assert "without what only trains the others" in note.message
+
+
 # A whole scan
 
 

@@ -47,7 +47,7 @@ def from_onnx(
 ) -> Target:
     """Load, check and describe an ONNX file; see `leakaudit.target.load` for the arguments."""
     model = read_model(path)
-    joined = join_inputs(model, str(path))
+    joined = join_inputs(model, str(path), output)
     source = prepare(model, str(path), output, frozen, trained, trusted)
     if not source.parameters:
         raise ModelError(f"{path} has no trainable tensors", "export the model with its weights; check --frozen")
