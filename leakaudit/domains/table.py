@@ -17,23 +17,8 @@ from torch import Generator, Tensor
 
 from leakaudit.domains.base import Domain, Start, drawn
 from leakaudit.domains.references import TABLE_REFERENCES, Reference
-from leakaudit.domains.schema import Column, width
+from leakaudit.domains.schema import Column, Part, width
 from leakaudit.errors import UsageError
-
-
-@dataclass(frozen=True)
-class Part:
-    """One input of a model's file that holds columns of a row, where a file has several.
-
-    Args:
-        name: The input's.
-        first: Position of its first column in the row.
-        stop: That behind its last.
-    """
-
-    name: str
-    first: int
-    stop: int
 
 
 @dataclass(frozen=True)

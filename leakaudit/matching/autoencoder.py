@@ -56,7 +56,7 @@ CONVOLUTIONS: dict[int, tuple[type[nn.Module], type[nn.Module]]] = {
     2: (nn.Conv2d, nn.ConvTranspose2d),
     3: (nn.Conv3d, nn.ConvTranspose3d),
 }
-"""Layers down and up by the number of a sample's axes beside its channels."""
+"""Layers down and up by the number of a sample's axes beside its channels, by definition."""
 
 
 def shares(domain: Domain, inputs: Tensor) -> Tensor:

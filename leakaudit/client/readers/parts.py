@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from leakaudit.client.readers.guess import number_column
-from leakaudit.domains.schema import Column
-from leakaudit.domains.table import Part, Table
+from leakaudit.domains.schema import Column, Part
+from leakaudit.domains.table import Table
 from leakaudit.errors import BatchError
 
 Array = np.ndarray[Any, Any]

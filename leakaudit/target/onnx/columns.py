@@ -104,7 +104,7 @@ def follow(nodes: Sequence[NodeProto], values: Mapping[str, Array], constants: M
             break
         table = constants.get(node.input[0]) if node.op_type == "Gather" else None
         if table is not None and attributes(node).get("axis", 0) == 0 and table.ndim == 2 and table.dtype.kind == "f":
-            result.lookups.append(Lookup(node, node.input[0], *table.shape, known[node.input[1]]))
+            result.lookups.append(Lookup(node, node.input[0], len(table), table.shape[1], known[node.input[1]]))
             continue
         view = VIEWS.get(node.op_type)
         try:

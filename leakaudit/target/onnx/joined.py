@@ -23,8 +23,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from leakaudit.domains.schema import MOST_LEVELS, Column, width
-from leakaudit.domains.table import Part
+from leakaudit.domains.schema import MOST_LEVELS, Column, Part, width
 from leakaudit.errors import ModelError
 from leakaudit.target.onnx.columns import Array, Followed, Integer, Lookup, follow, integers_of
 from leakaudit.target.onnx.companions import TOKEN_TYPES, fills

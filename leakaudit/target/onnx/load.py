@@ -8,7 +8,6 @@ from typing import Literal
 
 from onnx import ModelProto, NodeProto
 
-from leakaudit.domains.table import Table
 from leakaudit.domains.tokens import Tokens
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.safety.confined import refuse_exhaustion
@@ -66,9 +65,8 @@ def from_onnx(
     tokens = None if source.integer is None else _tokens(module, source, native, path)
     if tokens is None:
         layout = layouts.settled(layout, native, consumer(module, native, source.batch or 1), image_shape)
-    domain, vocabulary = layouts.domain_of(layout, native, image_shape, tokens)
-    if joined is not None:
-        domain = Table.of(joined.columns, guessed=True, parts=joined.parts)
+    row = None if joined is None else (joined.columns, joined.parts)
+    domain, vocabulary = layouts.domain_of(layout, native, image_shape, tokens, row)
     check = selfcheck.compare(model, module, source, native, str(path), vocabulary)
     sizes = batch_sizes(module, source.batch, native, vocabulary)
     _, ending = without_probabilities(module, sizes, native, vocabulary)
