@@ -162,7 +162,7 @@ class Outcome:
         All of a certified reconstruction; otherwise those that the attack's own check confirmed. Where nobody knows the
         order of the samples the check rests on bounds that were chosen, and proves nothing.
         """
-        own = None if self.victim.observation.protocol.shuffled else self.reconstruction.confirmed
+        own = None if self.victim.observation.protocol.unrepeatable else self.reconstruction.confirmed
         confirmed = [False] * len(self.reconstruction.inputs) if own is None else own.tolist()
         return tuple(self.certified or row for row in confirmed)
 
@@ -277,7 +277,7 @@ def _certificate(
     """Evidence that needs no ground truth; uniqueness, the dear half, only for residuals at float level."""
     if victim.masks and reconstruction.masks is None:
         return None
-    if reconstruction.incomplete or victim.observation.protocol.shuffled:
+    if reconstruction.incomplete or victim.observation.protocol.unrepeatable:
         return None
     target, observation = victim.attacked_by(attack, target)
     quick = certify(target, observation, reconstruction.play, uniqueness=False)
