@@ -18,7 +18,7 @@ from torch import Generator
 
 from leakaudit.domains.registry import taken
 from leakaudit.observation import Observation, ThreatModel
-from leakaudit.protocols.base import Play
+from leakaudit.protocols.base import Play, not_known
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, SilentMonitor
 from leakaudit.target.target import Target
 
@@ -69,6 +69,9 @@ class Attack(ABC):
     sum_of_gradients: ClassVar[bool] = False
     """Whether its algebra is that of sums of gradients, which local steps of SGD leave; it is then not asked for an
     update that another optimizer made."""
+    told: ClassVar[tuple[str, ...]] = ("learning_rate", "local_epochs", "local_batch_size")
+    """Settings of local training that it must be told: all, to replay the steps; without those that a client withholds
+    it is not asked."""
     reads: ClassVar[tuple[str, ...]] = ("images",)
     """The domains whose samples it recovers, by `leakaudit.domains.base.Domain.kind`; it is not asked for others."""
     tasks: ClassVar[tuple[str, ...]] = ("single-label",)
@@ -132,6 +135,8 @@ class Attack(ABC):
             known = " or ".join(self.tasks)
             return NotApplicable(f"a sample is labelled with {target.task.has}; this attack is for {known} models")
         protocol = observation.protocol
+        if missing := [name for name in protocol.withheld if name in self.told]:
+            return NotApplicable(f"{not_known(missing)}, and this attack needs to be told")
         if protocol.bent_by and (self.one_gradient or self.sum_of_gradients):
             return NotApplicable(f"{protocol.bent_by}: spans and ratios do not survive it; only SGD adds gradients up")
         if self.one_gradient and not protocol.one_gradient:
@@ -197,7 +202,8 @@ def _finished(result: Reconstruction, target: Target, observation: Observation) 
         with torch.no_grad():
             outputs = target.logits(inside.inputs)
         inside = replace(inside, labels=target.task.behind(outputs, inside.errors.to(outputs)))
-    if inside.incomplete or (inside.exact and observation.protocol.shuffled):  # an order that nobody guessed
+    protocol = observation.protocol
+    if inside.incomplete or protocol.withheld or (inside.exact and protocol.shuffled):  # an order that nobody guessed
         return replace(inside, residual=float("nan"))
     return replace(inside, residual=relative_residual(target, observation, inside.play))
 

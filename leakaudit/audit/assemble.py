@@ -304,20 +304,16 @@ def victim_result(outcome: Outcome) -> VictimResult:
     )
 
 
-NO_ORDER = "the order in which the client visited its samples is unknown"
-"""Why an update of several steps cannot be regenerated from samples, however exact they are."""
-
-
 def _no_residual(reconstruction: Reconstruction, protocol: Protocol) -> str:
-    return reconstruction.incomplete or (NO_ORDER if protocol.shuffled else "the update has norm 0")
+    return reconstruction.incomplete or protocol.unrepeatable or "the update has norm 0"
 
 
 def _certified(
     certificate: Certificate | None, reconstruction: Reconstruction, protocol: Protocol
 ) -> tuple[bool | None, str]:
     """Whether the reconstruction proves itself: residual at float level and locally unique."""
-    if certificate is None and protocol.shuffled and not reconstruction.incomplete:
-        return None, f"the update cannot be regenerated: {NO_ORDER}"
+    if certificate is None and protocol.unrepeatable and not reconstruction.incomplete:
+        return None, f"the update cannot be regenerated: {protocol.unrepeatable}"
     if certificate is None and reconstruction.incomplete:
         return None, f"the update cannot be regenerated: {reconstruction.incomplete}, or dropout was on"
     if certificate is None:

@@ -97,7 +97,7 @@ def _plan(runs: Sequence[Run], scene: Scene) -> list[Planned]:
     asked = [strongest] if claiming and scene.level != "full" else full or ran
     plan = [(name, run) for name in ("negative", "prior_only") for run in questioned]
     plan += [("positive", run) for run in asked]
-    ladders = ("reference_ladder", "model_ladder") if scene.protocol.steps > 1 else ()
+    ladders = ("reference_ladder", "model_ladder") if scene.protocol.steps > 1 and not scene.protocol.withheld else ()
     return plan + [(name, strongest) for name in ladders]
 
 

@@ -186,7 +186,10 @@ class ProtocolSection(Section):
     title: Public[str] = Field(  # documents without this key are of the one protocol that there was
         default="FedSGD: one gradient", description="The protocol's name for people, and what a client shares"
     )
-    steps: Public[int] = Field(default=1, description="Local steps behind one update")
+    steps: Public[int] = Field(
+        default=1,
+        description="Local steps behind one update; where settings hold no local_steps, only their least number",
+    )
     assumption: Public[str] = Field(
         default="", description="How the update is taken to be made, as the verdict states it"
     )

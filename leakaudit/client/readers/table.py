@@ -30,8 +30,9 @@ from leakaudit.client.readers.frame import SUFFIXES, Frame, read_frame
 from leakaudit.client.readers.guess import guessed_columns, one_hot
 from leakaudit.client.readers.labels import label_note, read_labels
 from leakaudit.client.readers.memory import gathered
-from leakaudit.client.readers.npz import INPUT_KEYS, LABEL_KEYS, Arrays, hash_files, read_named, read_npz
+from leakaudit.client.readers.npz import INPUT_KEYS, LABEL_KEYS, Arrays, as_arrays, hash_files, read_named, read_npz
 from leakaudit.client.readers.parts import known_columns, rows_of_parts
+from leakaudit.domains.base import Domain
 from leakaudit.domains.schema import Column, width
 from leakaudit.domains.table import Table, as_guess, table_of
 from leakaudit.errors import BatchError, UsageError
@@ -80,10 +81,7 @@ class TableReader(Reader):
         table = table_of(self.target.domain)
         path = None if isinstance(source, tuple) else _existing(Path(source))
         where = "batch" if path is None else str(path)
-        if isinstance(source, tuple):
-            rows = Rows(np.asarray(source[0]), np.asarray(source[1]))
-        else:
-            rows = read_rows(Path(source), table, where)
+        rows = _rows_of(as_arrays(source)) if isinstance(source, tuple) else read_rows(Path(source), table, where)
         if table.guessed and table.parts and not rows.columns:
             rows = replace(rows, columns=known_columns(_matrix(rows.inputs, table, where), table))
         if table.guessed and width(rows.columns or table.columns) != prod(table.shape):
@@ -128,8 +126,7 @@ def read_rows(path: Path, table: Table, where: str) -> Rows:
         named = read_named(path, [part.name for part in table.parts])
         if named.inputs:
             return Rows(rows_of_parts(named.inputs, table, where), named.labels, (), named.class_names)
-    found: Arrays = read_npz(path, keys=TABLE_KEYS)
-    return Rows(found.inputs, found.labels, found.columns, found.class_names)
+    return _rows_of(read_npz(path, keys=TABLE_KEYS))
 
 
 def frame_of_parts(frame: Frame, table: Table, where: str) -> Rows:
@@ -151,6 +148,22 @@ def frame_of_parts(frame: Frame, table: Table, where: str) -> Rows:
     inputs = {part.name: cells[:, part.first : part.stop] for part in table.parts}
     labels, class_names = class_labels(frame, label)
     return Rows(rows_of_parts(inputs, table, where), labels, (), class_names)
+
+
+def _rows_of(found: Arrays) -> Rows:
+    return Rows(found.inputs, found.labels, found.columns, found.class_names)
+
+
+def stored_labels(path: Path, domain: Domain) -> np.ndarray[Any, Any]:
+    """The labels of a CSV or Parquet file, as class indices where they are texts.
+
+    Args:
+        path: The file.
+        domain: Of the model; its schema tells the columns of the samples.
+    """
+    table = domain if isinstance(domain, Table) else Table.plain(prod(domain.shape))
+    frame = read_frame(path)
+    return class_labels(frame, label_column(frame, table))[0]
 
 
 def _of_frame(frame: Frame, table: Table, where: str) -> Rows:

@@ -97,18 +97,19 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     return {name: value for name, value in document.items() if name in SETTINGS}
 
 
-def read_shared(folder: Path, target: Target) -> RecordedUpdate:
+def read_shared(folder: Path, target: Target, weight_decay: float | None = None) -> RecordedUpdate:
     """What the client of a round sent, whatever model it began with.
 
     Args:
         folder: Of the round.
         target: That model.
+        weight_decay: As of :func:`~leakaudit.client.rounds.files.load_update`.
 
     Raises:
         UpdateError: It does not fit the model.
     """
     kind = kind_of(folder)
-    found = load_update(folder / f"{kind}.safetensors", target, kind=FILES[kind], option="--round")
+    found = load_update(folder / f"{kind}.safetensors", target, weight_decay, kind=FILES[kind], option="--round")
     return replace(found, round=_number(read_settings(folder)))
 
 
@@ -144,8 +145,22 @@ def began_with(folder: Path, target: Target) -> dict[str, Tensor]:
     Raises:
         UpdateError: They are not those of such a model; names the tensor.
     """
-    path = folder / "before.safetensors"
-    found = payload(read_arrays(path, "--round"), target, str(path))
+    return begun_with(folder / "before.safetensors", target, "--round")
+
+
+def begun_with(path: Path, target: Target, option: str) -> dict[str, Tensor]:
+    """The weights and statistics of a file, by the model's names.
+
+    Args:
+        path: As of :func:`leakaudit.client.rounds.arrays.read_arrays`.
+        target: The model.
+        option: Names the file in errors.
+
+    Raises:
+        UsageError: There is no such file.
+        UpdateError: They are not those of such a model; names the tensor.
+    """
+    found = payload(read_arrays(path, option), target, str(path))
     for name in target.parameters:
         if name not in found.tensors:
             raise UpdateError(f"{path} does not hold {name}", "record all weights that the client started from")
