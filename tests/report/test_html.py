@@ -15,6 +15,7 @@ from leakaudit.audit.assemble import label_result
 from leakaudit.document.schema import Report, Verdict
 from leakaudit.document.status import VerdictStatus
 from leakaudit.errors import UsageError
+from leakaudit.report.domains.images import FLOORS
 from leakaudit.report.formats.html import render_html
 from leakaudit.report.views.figures import loss_curves, psnr_chart, rank_profiles
 from leakaudit.report.wording import MISSING, clip, fixed, number, seconds
@@ -94,8 +95,8 @@ def test_it_says_every_reason(report: Report, page: Page) -> None:
 def test_the_verdict_comes_first_and_every_section_follows(page: Page) -> None:
     order = [a["id"] for tag, a in page.tags if tag == "section" and a.get("id")]
     assert order == [
-        "verdict", "findings", "reconstructions", "control-runs", "rank", "scores", "labels", "curves", "ledger",
-        "facts", "annex", "reproduce", "glossary",
+        "verdict", "findings", "reconstructions", "control-runs", "rank", "scores", "labels", "curves", "details",
+        "ledger", "facts", "annex", "reproduce", "glossary",
     ]  # fmt: skip
     links = [value for value in page.values("href") if value.startswith("#")]
     assert set(links) >= {f"#{name}" for name in order}
@@ -187,7 +188,7 @@ def test_figures_are_deterministic_and_describe_themselves() -> None:
 
 
 def _figures(report: Report) -> list[str]:
-    chart = psnr_chart(report.attacks)
+    chart = psnr_chart(report.attacks, FLOORS)
     assert chart is not None
     return [f.svg for f in (*loss_curves(report.attacks), chart, *rank_profiles(report))]
 
@@ -246,8 +247,8 @@ def test_numbers_for_people(text: str, expected: str) -> None:
 def test_long_names_keep_both_ends() -> None:
     text = clip("a" * 500 + "z" * 500, 90)
     assert text.startswith("aaa")
-    assert text.endswith("z (1,000 characters)")
-    assert len(text) < 120
+    assert text.endswith("z (910 of 1,000 characters left out)")
+    assert len(text) < 140
 
 
 def test_a_soft_label_is_shown_with_how_it_was_read() -> None:

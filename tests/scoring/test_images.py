@@ -12,9 +12,9 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from leakaudit.client.batch import Batch
 from leakaudit.errors import UsageError
-from leakaudit.scoring.base import leak_interval
 from leakaudit.scoring.criterion import LeakCriterion
 from leakaudit.scoring.images import ImageMeasure
+from leakaudit.scoring.interval import leak_interval
 from tests.conftest import smooth_images
 
 

@@ -47,6 +47,24 @@ class Card:
     def __init__(self, report: Report) -> None:
         self.report = report
 
+    @classmethod
+    def headline(cls, leaked: Sequence[SampleResult], attacked: int) -> str:
+        """What was taken, in one sentence.
+
+        Args:
+            leaked: Every reconstruction that counts as a leak; several may be of one sample.
+            attacked: How many samples were attacked.
+        """
+        share = f"{len({sample.index for sample in leaked})} of {attacked}"
+        if all(sample.part for sample in leaked):
+            return f"Parts of {share} private samples can be read from one update"
+        return f"{share} private samples can be reconstructed from one update"
+
+    @classmethod
+    def manner(cls, leaked: Sequence[SampleResult]) -> str:
+        """How they were taken, in a word or two."""
+        return "read in part" if all(sample.part for sample in leaked) else "reconstructed"
+
     @property
     def specs(self) -> Sequence[Metric]:
         """The metrics, in the order in which they are shown."""
@@ -140,8 +158,16 @@ class Card:
             return Fact("Best result", MISSING)
         return Fact(f"Best {lowered(spec)}", with_unit(spec, self.best_of(self.samples(), spec)), spec.remark)
 
+    def nearness(self, sample: SampleResult) -> str:
+        """The same in a few words, for under its picture."""
+        return clip(sample.told, 60)
+
     def chart(self) -> Figure | None:
         """A picture of all scores beside their floors."""
+        return None
+
+    def scale(self) -> Figure | None:
+        """What the numbers mean to the eye, where they are of pictures."""
         return None
 
     def input_facts(self) -> list[tuple[str, str]]:
