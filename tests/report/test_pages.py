@@ -14,7 +14,6 @@ import pytest
 from leakaudit.document.schema import Report
 from leakaudit.document.status import VerdictStatus
 from leakaudit.report.formats import pdf
-from leakaudit.report.formats.base import ReportWarning
 from tests.report.builder import build
 from tests.report.conftest import Printed
 from tests.report.printing import needs_pdf
@@ -110,9 +109,3 @@ def test_names_in_other_alphabets_are_shown_right() -> None:
     assert LONG_NAME.split(",")[0] in text
     letters = set(re.findall("[\u0590-\u06ff\ufb50-\ufeff]", text))
     assert len(letters) > 10, "Arabic and Hebrew letters have glyphs"
-
-
-@pytest.mark.slow
-def test_a_script_that_no_font_has_is_named() -> None:
-    with pytest.warns(ReportWarning, match=r"EGYPTIAN.*Install a font"):
-        printed_now(named("\U00013000\U00013001"))

@@ -29,6 +29,7 @@ _STREAM = re.compile(rb"stream\r?\n")
 _MISSING = ".notdef glyph rendered"
 """How WeasyPrint's log begins where no font has a character; the code point is its last argument."""
 PACKAGES = "libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0 fonts-dejavu-core"
+INSTALL = "Install it by: pip install leakaudit[pdf]"
 VARIANTS = ("pdf/ua-1", "pdf/a-3u")
 """The first is the default, the second is for archives. Both have report.json attached, so that it can be verified."""
 
@@ -41,13 +42,25 @@ def load_weasyprint() -> Any:
     """
     try:
         import weasyprint
-    except (OSError, ImportError) as error:
-        reason = str(error).splitlines()[0][:160]
+    except ModuleNotFoundError as error:
+        if error.name != "weasyprint":
+            raise _unloadable(error) from error
         raise FormatUnavailable(
-            f"report.pdf not written: WeasyPrint does not load ({reason}). On Debian or Ubuntu: "
-            f"sudo apt-get install {PACKAGES}; then render again. HTML and JSON are complete."
+            f"report.pdf not written: WeasyPrint does not load (it is not installed). {INSTALL}, and on Debian or "
+            f"Ubuntu: sudo apt-get install {PACKAGES}; then render again. HTML and JSON are complete."
         ) from error
+    except (OSError, ImportError) as error:
+        raise _unloadable(error) from error
     return weasyprint
+
+
+def _unloadable(error: Exception) -> FormatUnavailable:
+    """It is there, and a library that it needs is not."""
+    reason = str(error).splitlines()[0][:160]
+    return FormatUnavailable(
+        f"report.pdf not written: WeasyPrint does not load ({reason}). On Debian or Ubuntu: "
+        f"sudo apt-get install {PACKAGES}; then render again. HTML and JSON are complete."
+    )
 
 
 def make_fetcher(weasyprint: Any) -> Any:

@@ -20,6 +20,7 @@ from leakaudit.report.views.residual import SENTENCE
 from leakaudit.report.views.samples import Gallery, gallery
 from leakaudit.report.views.summary import Summary, build_summary
 from leakaudit.report.views.trials import trial_chart, trial_table
+from leakaudit.report.views.variant_chart import variant_chart
 from leakaudit.report.wording import clip, count, pairs, seconds
 
 THREAT_MODELS = {
@@ -77,6 +78,7 @@ class View:
     rank_facts: list[Fact]
     variants: Table
     variant_attacks: Table
+    variant_chart: Figure | None
     knowledge: Table
     left: Table
     ledger: list[AttackView]
@@ -123,6 +125,7 @@ def build_view(report: Report) -> View:
         rank_facts=rank_facts(report),
         variants=tables.variant_table(report),
         variant_attacks=tables.variant_attack_table(report),
+        variant_chart=variant_chart(report),
         knowledge=tables.knowledge_table(report),
         left=tables.left_table(report),
         ledger=[_ledger(attack) for attack in report.attacks if attack.status is RunStatus.RUN],
