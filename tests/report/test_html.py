@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from leakaudit.document.schema import Report, Verdict
 from leakaudit.document.status import VerdictStatus
 from leakaudit.errors import UsageError
 from leakaudit.report.domains.images import FLOORS
-from leakaudit.report.formats.html import render_html
+from leakaudit.report.formats.html import command_line, render_html
 from leakaudit.report.views.figures import loss_curves, psnr_chart, rank_profiles
 from leakaudit.report.wording import MISSING, clip, fixed, number, seconds
 from leakaudit.tasks.base import LabelGuess
@@ -242,6 +244,22 @@ def test_a_wrong_template_is_a_usage_error(report: Report, tmp_path: Path) -> No
 )  # fmt: skip
 def test_numbers_for_people(text: str, expected: str) -> None:
     assert text == expected
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_the_command_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
+    words = ["leakaudit", "scan", "models/net 'a'.onnx", "--batch", "a b.npz", "--class", "$(touch ran)", "--std=0.5"]
+    page = Page(render_html(build(victims=1, runs=1, command=words)))
+    line = page.text[page.text.index("leakaudit scan ") : page.text.index("--std=0.5") + len("--std=0.5")]
+    script = f"leakaudit() {{ printf '%s\\0' \"$@\"; }}\n{line}\n"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout.split("\0")[:-1] == words[1:], "quoted once"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_command_that_is_too_long_is_not_shown_in_part() -> None:
+    line = command_line(["leakaudit", "scan", "m" * 3000])
+    assert line == "# the command has 3,015 characters and stands in report.json, under command"
 
 
 def test_long_names_keep_both_ends() -> None:

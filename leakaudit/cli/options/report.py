@@ -109,7 +109,7 @@ def writing_options(out: str, formats: str, variants: bool = True) -> Callable[[
             type=click.Choice(("pdf/ua-1", "pdf/a-3u")),
             default="pdf/ua-1",
             show_default=True,
-            help="Accessible, or for archives with report.json attached.",
+            help="Accessible, or for archives.",
         ),
         click.option(
             "--paths",

@@ -37,6 +37,8 @@ class Card:
         "What the attack rebuilt of each private sample. A “best floor” is what a guess without the update scores."
     )
     scores_intro: ClassVar[str] = "Every metric stands beside what the best guess without the update scores."
+    input_term: ClassVar[str] = ""
+    """What a sample's sizes are called, where they have names; the shape in the file stands below them then."""
     thing: ClassVar[str] = "reconstruction"
     """What the table of scores has a row for."""
     wide: ClassVar[bool] = False
@@ -172,7 +174,12 @@ class Card:
 
     def input_facts(self) -> list[tuple[str, str]]:
         """What the model takes."""
-        return [("Input", f"{shape(self.report.target.input_shape)} {self.report.target.domain}".strip())]
+        target = self.report.target
+        if not self.input_term:
+            return [("Input", f"{shape(target.input_shape)} {target.domain}".strip())]
+        native = shape(target.native_shape) if target.native_shape and target.native_shape != target.input_shape else ""
+        in_file = f"{native} ({target.layout})" if native else ""
+        return [(self.input_term, shape(target.input_shape)), ("Shape in the file", in_file)]
 
     # What `leakaudit defend` measured
 

@@ -11,7 +11,7 @@ from leakaudit.report.domains.base import Card
 from leakaudit.report.views.cells import Fact
 from leakaudit.report.views.figures import Figure, psnr_chart
 from leakaudit.report.views.scale import grade, scale_chart
-from leakaudit.report.wording import MISSING, clip, fixed, shape, signed
+from leakaudit.report.wording import MISSING, clip, fixed, signed
 
 FLOORS = {
     "grey": "mid-grey image",
@@ -27,6 +27,7 @@ EXACT_DB = 100.0
 class ImageCard(Card):
     """Images: pictures beside pictures."""
 
+    input_term: ClassVar[str] = "Input (C × H × W)"
     own: ClassVar[Sequence[Spec]] = IMAGES
     floor_titles: ClassVar[Mapping[str, str]] = FLOORS
     intro: ClassVar[str] = (
@@ -83,15 +84,6 @@ class ImageCard(Card):
     def scale(self) -> Figure | None:
         """Decibels in words."""
         return scale_chart(list(self.samples()))
-
-    def input_facts(self) -> list[tuple[str, str]]:
-        """Shape, and how the file has it."""
-        target = self.report.target
-        native = shape(target.native_shape) if target.native_shape and target.native_shape != target.input_shape else ""
-        return [
-            ("Input (C × H × W)", shape(target.input_shape)),
-            ("Shape in the file", f"{native} ({target.layout})" if native else ""),
-        ]
 
     def trial(self, trial: DefenceTrial) -> str:
         """PSNR; nothing to say where nothing was attacked."""
