@@ -186,7 +186,10 @@ def test_narrow_screens_need_no_sideways_scrolling(browser: Any, page_file: Path
 def test_without_javascript_everything_is_there(browser: Any, page_file: Path) -> None:
     for page in opened(browser, page_file, java_script_enabled=False):
         assert page.locator("#controls").is_hidden()
-        assert page.locator(".sample").count() == page.locator(".sample:visible").count() > 0
+        assert page.locator(".sample.leaked").count() == page.locator(".sample.leaked:visible").count() > 0
+        assert page.locator(".thumbs img:visible").count() > 0
+        page.locator("details.held summary").first.click()
+        assert page.locator(".held .sample:visible").count() > 0, "folding needs no script"
         assert page.locator(".timeline img:visible").count() > 0
         assert page.locator("thead button").count() == 0
         for section in ("verdict", "findings", "scores", "ledger", "annex", "glossary"):
