@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from jinja2 import BaseLoader, ChoiceLoader, Environment, FileSystemLoader, Pref
 from jinja2.runtime import BlockReference, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Cycler, Joiner, Namespace
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from leakaudit.document.carried import embed
 from leakaudit.document.schema import Report
@@ -64,6 +65,8 @@ def render_view(
 ) -> str:
     """Like :func:`render_html`, with a view that is already built; a long cover goes on where a page ends."""
     environment = make_environment(template_dir)
+    if medium == "pdf":
+        environment.finalize = _finalize_for_paper
     try:
         return _rendered(environment, report, view, medium, long_cover)
     except UsageError:
@@ -138,12 +141,29 @@ def make_environment(template_dir: Path | None = None) -> Environment:
         finalize=_finalize,
     )
     environment.filters["clip"] = clip
+    environment.filters["verbatim"] = _verbatim
     return environment
 
 
 def _finalize(value: Any) -> Any:
     """Every plain string that a template prints is rid of control characters; markup is ours and stays."""
     return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+_OPTION = re.compile(r"(?<![\w-])--(?=[a-z])")
+JOINED = "-\u2060-\u2060"
+"""Two hyphens after which no line ends: an option stays in one piece."""
+
+
+def _finalize_for_paper(value: Any) -> Any:
+    """Like :func:`_finalize`; options are not broken at the end of a line."""
+    value = _finalize(value)
+    return _OPTION.sub(JOINED, value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _verbatim(value: str) -> Markup:
+    """Text to be copied, without anything between its letters."""
+    return escape(clean(value))
 
 
 def source_of(environment: Environment, name: str, forbidden: str) -> str:
