@@ -29,7 +29,7 @@ from torch import Tensor
 from leakaudit.client.batch import Batch
 from leakaudit.domains.base import Domain
 from leakaudit.domains.schema import Column
-from leakaudit.domains.specs import TABLE, Spec
+from leakaudit.domains.specs import TABLE, TABLE_FLOORS, Spec
 from leakaudit.domains.table import Table, table_of
 from leakaudit.reconstruction import Reconstruction
 from leakaudit.scoring.base import Judging, Measure, SampleScore
@@ -280,7 +280,7 @@ class TableMeasure(Measure[ReadRows]):
             (match.cell_accuracy - floor.cell_accuracy) / (1 - floor.cell_accuracy) if floor.cell_accuracy < 1 else 0.0
         )
         nearest = self.identify(batch, position, found, row)
-        reason = _why_not(match.cell_accuracy, skill, known.luck[position], FLOORS.get(name, name), nearest)
+        reason = _why_not(match.cell_accuracy, skill, known.luck[position], TABLE_FLOORS.get(name, name), nearest)
         return RowScore(
             position=position,
             reconstruction=row,
@@ -348,16 +348,6 @@ class TableMeasure(Measure[ReadRows]):
                 "confidence": [] if found.sure is None else found.sure[score.reconstruction].tolist(),
             },
         }
-
-
-FLOORS = {
-    "uniform": "rows drawn from the schema",
-    "modes": "the commonest cells of the other rows",
-    "marginals": "cells drawn from the other rows' columns",
-    "rows": "other real rows, matched one to one",
-    "prior_only": "the attack without the update",
-}
-"""What the floors are, in words."""
 
 
 def _why_not(share: float, skill: float, luck: float, floor: str, nearest: Identification) -> str:
