@@ -24,6 +24,8 @@ CERTIFICATE = 0.1
 is missing to later runs, and after the last one the budget is exceeded by no more."""
 SETUP = 0.5
 """Of a time budget, at most, that goes to what stands before the attacks: rank analysis, updates, labels; chosen."""
+IN_PASSING = 0.25
+"""Worth of an attack that is only tried in passing; chosen."""
 ATTACKS_SHARE = 0.75
 """Of a time budget, at most; the controls get the rest, and what attacks leave over; chosen."""
 
@@ -40,7 +42,8 @@ def worth(attack: Attack, *, recovered: bool) -> float:
         attack: What would run.
         recovered: Whether the victim has a certified reconstruction.
     """
-    return (YARDSTICK if attack.upper_bound else 1.0) * (RECOVERED if recovered else 1.0)
+    light = IN_PASSING if attack.in_passing else 1.0
+    return light * (YARDSTICK if attack.upper_bound else 1.0) * (RECOVERED if recovered else 1.0)
 
 
 @dataclass(eq=False)
