@@ -7,6 +7,7 @@ that moment is locked by nobody; the next run that writes to the folder removes 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -58,17 +59,36 @@ def replace_files(directory: Path, files: Mapping[str, bytes]) -> list[Path]:
 
 @contextmanager
 def _second_name(path: Path) -> Iterator[Path | None]:
-    """Another name of a file, so that it can be put back; ``None`` where there is no file that can have one."""
+    """Another name of a file, so that it can be put back; ``None`` where there is no file.
+
+    Raises:
+        OSError: What is there is no file, or can neither have a second name nor be copied.
+    """
     name = path.with_name(f".leakaudit-{secrets.token_hex(8)}")
     try:
         os.link(path, name, follow_symlinks=False)
-    except OSError:  # no such file, a folder, or a file system without such names
+    except FileNotFoundError:
         yield None
+        return
+    except OSError:  # a folder, or a file system without such names, such as FAT and many network shares
+        with _unfinished(path.parent, _content(path)) as copy:
+            yield copy
         return
     try:
         yield name
     finally:
         name.unlink(missing_ok=True)
+
+
+def _content(path: Path) -> bytes:
+    """What a regular file holds.
+
+    Raises:
+        OSError: It is none.
+    """
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise IsADirectoryError(errno.EISDIR, "there is a folder or link in the place of a file", str(path))
+    return path.read_bytes()
 
 
 def _put_back(path: Path, older: Path | None) -> None:

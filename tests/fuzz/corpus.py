@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from tests.fuzz import subjects
-from tests.fuzz.subjects import npz, written
+from tests.fuzz import documents, models, samples
+from tests.fuzz.samples import npz
+from tests.fuzz.subject import written
 from tests.target import build
 
 node = helper.make_node
@@ -259,13 +260,13 @@ def external_data_that_is_read_over_and_over(path: Path) -> Path:
 @case("onnx")
 def average_pooling_that_counts_its_entries(path: Path) -> Path:
     """A valid file: R-GAP's replay met the images themselves, of which only the shape mattered."""
-    return written(path, "pool.onnx", dict(subjects.onnx_files())["average_pool_without_padding.onnx"])
+    return written(path, "pool.onnx", dict(models.onnx_files())["average_pool_without_padding.onnx"])
 
 
 @case("onnx")
 def one_bias_for_several_units(path: Path) -> Path:
     """A valid file: the recursion took the bias for one of each unit."""
-    return written(path, "bias.onnx", dict(subjects.onnx_files())["gemm_scalar_bias.onnx"])
+    return written(path, "bias.onnx", dict(models.onnx_files())["gemm_scalar_bias.onnx"])
 
 
 # ------------------------------------------------------------------------------------------------ archives and arrays
@@ -357,7 +358,7 @@ def sparse_tensors(path: Path) -> Path:
 
 @case("pt2", "damaged")
 def a_bad_checksum_in_an_export(path: Path) -> Path:
-    content = dict(subjects.exported_files())["mlp.pt2"]
+    content = dict(models.exported_files())["mlp.pt2"]
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         member = next(m for m in archive.infolist() if m.filename.endswith("model.json"))
     return written(path, "m.pt2", flipped(content, member.header_offset + 200))
@@ -368,7 +369,7 @@ def a_bad_checksum_in_an_export(path: Path) -> Path:
 
 @case("pictures")
 def a_folder_named_with_a_superscript(path: Path) -> Path:
-    place = subjects.whole_pictures(path)
+    place = samples.whole_pictures(path)
     (place / "p").rename(place / "²")
     return place
 
@@ -378,7 +379,7 @@ def a_folder_named_with_thirty_digits(path: Path) -> Path:
     place = path / "batch"
     for name in ("1" * 30, "2"):
         (place / name).mkdir(parents=True)
-        (place / name / "p.png").write_bytes(dict(subjects.picture_files())["p.png"])
+        (place / name / "p.png").write_bytes(dict(samples.picture_files())["p.png"])
     return place
 
 
@@ -431,14 +432,14 @@ def nested_arrays_in_a_report(path: Path) -> Path:
 
 @case("round", "no JSON document")
 def nested_arrays_in_a_round(path: Path) -> Path:
-    place = subjects.whole_round(path)
+    place = samples.whole_round(path)
     (place / "round.json").write_text("[" * 100_000)
     return place
 
 
 @case("round", "cannot be|expected|not a")
 def settings_of_a_round_of_other_types(path: Path) -> Path:
-    place = subjects.whole_round(path)
+    place = samples.whole_round(path)
     document = json.loads((place / "round.json").read_text())
     (place / "round.json").write_text(json.dumps({**document, "learning_rate": [1], "local_epochs": {"a": None}}))
     return place
@@ -446,14 +447,14 @@ def settings_of_a_round_of_other_types(path: Path) -> Path:
 
 @case("cache")
 def a_flipped_bit_of_a_cached_tensor(path: Path) -> Path:
-    ((name, content),) = subjects.cache_files()
+    ((name, content),) = documents.cache_files()
     (path / "leakaudit-cache").mkdir(mode=0o700)
     return written(path / "leakaudit-cache", name, flipped(content, len(content) - 40))
 
 
 @case("cache")
 def a_cached_pickle(path: Path) -> Path:
-    ((name, _),) = subjects.cache_files()
+    ((name, _),) = documents.cache_files()
     (path / "leakaudit-cache").mkdir(mode=0o700)
     stream = io.BytesIO()
     torch.save({"y": 1}, stream)

@@ -18,7 +18,8 @@ from leakaudit.target import answers, isolated
 from leakaudit.target.isolated import load_isolated
 from leakaudit.target.load import load
 from leakaudit.target.target import Target
-from tests.fuzz import subjects
+from tests.fuzz import models
+from tests.fuzz.subject import written
 
 ROOT = Path(__file__).parents[2]
 SAME = """
@@ -44,11 +45,11 @@ def told(target: Target) -> dict[str, Any]:
 
 def compared(folder: Path, names: list[str]) -> None:
     """Load files here and through a child, through the child first."""
-    files = [*subjects.onnx_files(), *subjects.exported_files()]
+    files = [*models.onnx_files(), *models.exported_files()]
     for name, content in files:
         if names and name not in names:
             continue
-        path = subjects.written(folder, name, content)
+        path = written(folder, name, content)
         options = {"trust": name.endswith("pt2")}
         there, here = load_isolated(path, **options), load(path, **options)
         assert told(there) == told(here), name
@@ -74,7 +75,7 @@ def test_every_model_is_the_same_through_a_child(tmp_path: Path) -> None:
 
 
 def test_nothing_is_run_here_that_the_child_has_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = subjects.written(tmp_path, "cnn.onnx", dict(subjects.onnx_files())["cnn.onnx"])
+    path = written(tmp_path, "cnn.onnx", dict(models.onnx_files())["cnn.onnx"])
     with answers.recording() as recorded:
         whole = load(path)
     assert {name for name, _ in recorded} >= {"compare", "batch_sizes", "silent_tensors", "reach_note"}
@@ -88,13 +89,13 @@ def test_nothing_is_run_here_that_the_child_has_answered(tmp_path: Path, monkeyp
 
 
 def test_answers_to_other_questions_are_not_taken(tmp_path: Path) -> None:
-    path = subjects.written(tmp_path, "cnn.onnx", dict(subjects.onnx_files())["cnn.onnx"])
+    path = written(tmp_path, "cnn.onnx", dict(models.onnx_files())["cnn.onnx"])
     with answers.giving([("batch_sizes", (7,)), ("compare", [None, None, "", "no"])]):
         assert told(load(path)) == told(load(path))
 
 
 def test_a_file_that_kills_its_reader_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = subjects.written(tmp_path, "cnn.onnx", dict(subjects.onnx_files())["cnn.onnx"])
+    path = written(tmp_path, "cnn.onnx", dict(models.onnx_files())["cnn.onnx"])
 
     def crash(file: Path, **options: Any) -> Target:
         assert confined._State.inside, "it is opened here"
@@ -106,7 +107,7 @@ def test_a_file_that_kills_its_reader_is_one_sentence(tmp_path: Path, monkeypatc
 
 
 def test_a_file_that_changes_meanwhile_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = subjects.written(tmp_path, "cnn.onnx", dict(subjects.onnx_files())["cnn.onnx"])
+    path = written(tmp_path, "cnn.onnx", dict(models.onnx_files())["cnn.onnx"])
     monkeypatch.setattr(isolated, "hash_model", lambda file: "0" * 64)
     with pytest.raises(ModelError, match="changed while it was read"):
         load_isolated(path)
