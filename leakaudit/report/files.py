@@ -29,6 +29,8 @@ _UNFINISHED = re.compile(r"\.leakaudit-[0-9a-f]{16}")
 _FORMER = re.compile(r"\.leakaudit-[a-z0-9_]{8}")
 """Folders in which earlier versions rendered."""
 _FORMER_CONTENT = re.compile(r"(report\.(json|html|pdf|sarif|junit\.xml|md)|scores\.csv)")
+PATIENCE = 10.0
+"""Seconds for which another writer is waited for; chosen: renaming takes milliseconds."""
 OLD_SECONDS = 3600.0
 """Age at which what cannot be locked is taken for the rest of a killed run."""
 
@@ -44,6 +46,7 @@ def replace_files(directory: Path, files: Mapping[str, bytes]) -> list[Path]:
     prepare(directory)
     with told(directory), ExitStack() as stack:
         unfinished = {name: stack.enter_context(_unfinished(directory, content)) for name, content in files.items()}
+        stack.enter_context(_alone(directory))
         older = {name: stack.enter_context(_second_name(directory / name)) for name in files}
         done: list[str] = []
         try:
@@ -55,6 +58,33 @@ def replace_files(directory: Path, files: Mapping[str, bytes]) -> list[Path]:
                 _put_back(directory / name, older[name])
             raise
     return [directory / name for name in files]
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """One writer after the other, where the system has locks, so that the files of two are never mixed."""
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        until = time.monotonic() + PATIENCE
+        while not _locked(descriptor) and time.monotonic() < until:
+            time.sleep(PATIENCE / 1000)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    """Whether the lock was taken now, or this file system has none."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 @contextmanager

@@ -40,6 +40,8 @@ def check_unpacked(path: Path, error: type[LeakauditError]) -> None:
     """
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
+    if not all(member.filename for member in members):
+        raise error(f"{path} holds a file without a name", "it is damaged or hostile: write it again")
     total, packed = sum(member.file_size for member in members), path.stat().st_size
     if len(members) > MEMBERS or total > min(MOST, FREE + RATIO * packed):
         raise error(

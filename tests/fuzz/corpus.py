@@ -445,6 +445,54 @@ def settings_of_a_round_of_other_types(path: Path) -> Path:
     return place
 
 
+@case("round", "at most")
+def settings_of_a_round_that_would_fill_the_memory(path: Path) -> Path:
+    return _with_settings(path, local_epochs=1 << 40)
+
+
+@case("round", "at most")
+def a_round_of_a_trillion_samples(path: Path) -> Path:
+    return _with_settings(path, num_examples=1 << 40)
+
+
+def _with_settings(path: Path, **settings: Any) -> Path:
+    place = samples.whole_round(path)
+    document = json.loads((place / "round.json").read_text())
+    (place / "round.json").write_text(json.dumps({**document, **settings}))
+    return place
+
+
+@case("round", "what|how many")
+def a_round_of_many_samples_beside_another(path: Path) -> Path:
+    place = path / "rounds"
+    place.mkdir()
+    samples.whole_round(place).rename(place / "1")
+    _with_settings(place, num_examples=1 << 40)
+    return place
+
+
+@case("csv", "more memory")
+def a_table_with_one_long_cell(path: Path) -> Path:
+    """NumPy would give every cell the room of the longest."""
+    lines = ["age,label", f"{'9' * 130_000},0", *(f"{n % 10},0" for n in range(50_000))]
+    return written(path, "rows.csv", "\n".join(lines).encode())
+
+
+@case("parquet", "Parquet")
+def a_parquet_file_of_another_type(path: Path) -> Path:
+    return written(path, "rows.parquet", b"PAR1" + bytes(40) + b"PAR1")
+
+
+@case("pt2", "without a name")
+def a_member_without_a_name(path: Path) -> Path:
+    stream = io.BytesIO(dict(models.exported_files())["mlp.pt2"])
+    with zipfile.ZipFile(stream, "a") as archive:
+        info = zipfile.ZipInfo("x")
+        info.filename = ""
+        archive.writestr(info, b"")
+    return written(path, "m.pt2", stream.getvalue())
+
+
 @case("cache")
 def a_flipped_bit_of_a_cached_tensor(path: Path) -> Path:
     ((name, content),) = documents.cache_files()
