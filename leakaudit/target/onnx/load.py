@@ -44,7 +44,7 @@ def from_onnx(
     trusted: bool = False,
 ) -> Target:
     """Load, check and describe an ONNX file; see `leakaudit.target.load` for the arguments."""
-    model = read_model(path)
+    model = read_model(path, trusted)
     source = prepare(model, str(path), output, frozen, trained, trusted)
     if not source.parameters:
         raise ModelError(f"{path} has no trainable tensors", "export the model with its weights; check --frozen")
