@@ -32,7 +32,7 @@ from leakaudit.target.readers import Asked, Content, Reader
 from leakaudit.target.target import Target
 from leakaudit.target.wrappers import PREFIXES
 
-LISTED = re.compile(r"arr_\d+")
+LISTED = re.compile(r"arr_\d{1,9}")
 """Names that numpy gives to arrays of a list, as Flower's clients and servers keep them."""
 
 

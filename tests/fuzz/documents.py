@@ -241,7 +241,7 @@ def _own_report() -> Any:
 DOCUMENTS = (
     Subject("report", report_files, damage_report, read_report, 3),
     Subject("baseline", report_files, damage_report, read_baseline, 2),
-    Subject("toml", policy_files, damage_text, read_settings, 3),
+    Subject("toml", policy_files, damage_text, read_settings, 2),
     Subject("sweep", sweep_files, damage_sweep, read_sweep, 1, whole_sweep),
     Subject("store", stored_files, damage_stored, read_stored, 1, whole_stored),
     Subject("cache", cache_files, damage_entry, read_entry, 1),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -91,14 +93,48 @@ def update_files() -> Files:
     listed = {f"arr_{i}": tensor.numpy() for i, tensor in enumerate(state.values())}
     return [
         ("u.npz", npz(**{name: tensor.numpy() for name, tensor in state.items()})), ("l.npz", npz(**listed)),
-        ("u.safetensors", safe(state)), ("u.pt", stream.getvalue()),
+        ("u.safetensors", safe(state)), ("u.pt", stream.getvalue()), ("u.fobs", fobs(state)),
     ]  # fmt: skip
+
+
+def fobs(state: Mapping[str, torch.Tensor]) -> bytes:
+    """A difference as NVFlare writes it, see `leakaudit.client.rounds.fobs`."""
+
+    def thing(name: str, content: Any) -> dict[str, Any]:
+        return {"__fobs_type__": name, "__fobs_data__": content, "__fobs_dc__": f"{name}Decomposer"}
+
+    def array(tensor: torch.Tensor) -> dict[str, Any]:
+        stream = io.BytesIO()
+        np.save(stream, tensor.numpy())
+        return thing("numpy.ndarray", {"type": "native", "data": stream.getvalue()})
+
+    kind = thing("nvflare.apis.dxo.DataKind", "WEIGHT_DIFF")
+    dxo = thing(
+        "tuple", [kind, {"NUM_STEPS_CURRENT_ROUND": 2}, {name: array(tensor) for name, tensor in state.items()}]
+    )
+    body = message_pack(thing("nvflare.apis.dxo.DXO", dxo))
+    return struct.pack(">BBQ", 100, 0, len(body)) + body
+
+
+def message_pack(value: Any) -> bytes:
+    """MessagePack of maps, lists, texts, bytes and small numbers, so that making one takes no package."""
+    if isinstance(value, dict):
+        items = b"".join(message_pack(part) for pair in value.items() for part in pair)
+        return b"\xde" + struct.pack(">H", len(value)) + items
+    if isinstance(value, list):
+        return b"\xdc" + struct.pack(">H", len(value)) + b"".join(map(message_pack, value))
+    if isinstance(value, str):
+        return b"\xda" + struct.pack(">H", len(value.encode())) + value.encode()
+    return b"\xc6" + struct.pack(">I", len(value)) + value if isinstance(value, bytes) else bytes([value])
 
 
 def damage_update(name: str, content: bytes, draw: Draw, folder: Path) -> Path:
     """By its format."""
     if name.endswith(".npz"):
         return written(folder, name, changed_archive(content, draw, member_of_npz))
+    if name.endswith(".fobs"):  # most of it is numbers: half of the damage goes into the names before the first
+        cut = draw.choice((250, len(content)))
+        return written(folder, name, damaged(content[:cut], draw) + content[cut:])
     return damage_weights("w.pt" if name.endswith(".pt") else name, content, draw, folder)
 
 
@@ -123,7 +159,7 @@ def round_files() -> Files:
     }  # fmt: skip
     return [
         ("before.safetensors", safe(before)), ("after.safetensors", safe(after)),
-        ("round.json", json.dumps(document).encode()),
+        ("round.json", json.dumps(document).encode()), ("batch.npz", npz(x=smooth_images(8), y=np.arange(8) % 5)),
     ]  # fmt: skip
 
 
@@ -131,9 +167,15 @@ def damage_round(name: str, content: bytes, draw: Draw, folder: Path) -> Path:
     """A whole round with one part damaged, missing, or replaced by something that is no file."""
     place = whole_round(folder)
     way = draw.random()
+    if draw.random() < 0.3:
+        (place / "batch.npz").unlink()
+        name = "round.json" if name == "batch.npz" else name
+        content = dict(round_files())[name]
     if way < 0.08:
         (place / name).unlink()
         no_file(place / name, draw)
+    elif name == "batch.npz":
+        (place / name).write_bytes(changed_archive(content, draw, member_of_npz))
     elif name == "round.json" and way < 0.9:
         text = json.dumps(changed_json(json.loads(content), draw))
         (place / name).write_text(text, encoding="utf-8", errors="replace")

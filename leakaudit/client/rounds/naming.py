@@ -160,10 +160,14 @@ def _beside(name: str, array: Tensor, like: Tensor, source: str) -> Tensor:
     """An array that the client does not train, in the shape of the model's tensor; counters come as lists of one.
 
     Raises:
-        UpdateError: It has another shape, or holds complex numbers.
+        UpdateError: It has another shape, or holds other than finite real numbers.
     """
     if array.numel() == like.numel() == 1:
         array = array.reshape(like.shape)
+    if array.is_floating_point() and not bool(torch.isfinite(array).all()):
+        raise UpdateError(
+            f"{source}: {name} holds values that are not finite", "record what the client sent, undamaged"
+        )
     if array.shape != like.shape or array.is_complex():
         got = f"{str(array.dtype).removeprefix('torch.')} {tuple(array.shape)}"
         raise UpdateError(
