@@ -471,6 +471,74 @@ def a_round_of_many_samples_beside_another(path: Path) -> Path:
     return place
 
 
+@case("round", "damaged .npz|not an .npz")
+def a_round_whose_samples_are_damaged(path: Path) -> Path:
+    place = samples.whole_round(path)
+    content = (place / "batch.npz").read_bytes()
+    start = content.rfind(b"PK\x01\x02")
+    (place / "batch.npz").write_bytes(content[:start] + b"PK\x01\x03" + content[start + 4 :])
+    return place
+
+
+@case("update", "not finite")
+def counters_that_are_not_a_number(path: Path) -> Path:
+    return written(path, "u.npz", _changed_update("1.bias", np.full(32, np.nan, np.float32)))
+
+
+@case("update", "no trainable tensor")
+def a_list_whose_numbers_have_five_thousand_digits(path: Path) -> Path:
+    return _weights(path, {"9" * 5000: torch.ones(2, 2)})
+
+
+@case("update", "nested too deeply|no readable|needs msgpack")
+def a_nested_fobs_file(path: Path) -> Path:
+    body = b"\xdc\x00\x01" * 505 + b"\x00"
+    return written(path, "u.fobs", b"\x64\x00" + len(body).to_bytes(8, "big") + body)
+
+
+def _changed_update(name: str, value: Any) -> bytes:
+    content = dict(samples.update_files())["u.npz"]
+    with np.load(io.BytesIO(content)) as archive:
+        return npz(**{**{key: archive[key] for key in archive.files}, name: value})
+
+
+@case("npz", "encrypted")
+def an_archive_that_says_it_is_encrypted(path: Path) -> Path:
+    content = bytearray(dict(samples.batch_files())["images.npz"])
+    content[content.rfind(b"PK\x01\x02") + 8] |= 1
+    return written(path, "images.npz", bytes(content))
+
+
+@case("pictures", "not a readable image")
+def a_picture_without_dimensions(path: Path) -> Path:
+    place = path / "batch" / "0"
+    place.mkdir(parents=True)
+    content = bytearray(dict(samples.picture_files())["p.tiff"])
+    for place_of_tag in (at for at in range(len(content) - 12) if content[at : at + 4] == b"\x00\x01\x04\x00"):
+        content[place_of_tag] = 0xF0  # the width, under another number
+    (place / "p.tiff").write_bytes(bytes(content))
+    return place.parent
+
+
+def _line(name: str, *words: str) -> Callable[[Path], Path]:
+    return lambda path: written(path, name, json.dumps(words).encode())
+
+
+@case("words", "is not CHANGE")
+def a_change_of_five_thousand_digits(path: Path) -> Path:
+    return _line("line4.json", "--what-if", f"width=conv1:{'9' * 5000}")(path)
+
+
+@case("words", "expected 1 to")
+def a_defence_of_a_trillion_clients(path: Path) -> Path:
+    return _line("line1.json", "--defence", f"clients={1 << 40}")(path)
+
+
+@case("words", "expected at most")
+def a_seed_beyond_64_bits(path: Path) -> Path:
+    return _line("line0.json", "--seed", str(1 << 64))(path)
+
+
 @case("csv", "more memory")
 def a_table_with_one_long_cell(path: Path) -> Path:
     """NumPy would give every cell the room of the longest."""

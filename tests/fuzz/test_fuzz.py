@@ -43,7 +43,7 @@ def told(findings: list[Finding]) -> str:
 
 @pytest.mark.parametrize("subject", SUBJECTS, ids=[subject.name for subject in SUBJECTS])
 def test_a_few_damaged_files_of_each_kind(subject: Subject) -> None:
-    few = max(6, 60 * subject.share // 100)
+    few = max(4, 24 * subject.share // 100)
     result = run(5, [(subject, number) for number in range(few)], apart=False)
     assert not result.findings, told(result.findings)
     assert sum(result.counts.values()) == few

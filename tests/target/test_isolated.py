@@ -9,8 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.safety import confined
@@ -18,6 +21,7 @@ from leakaudit.target import answers, isolated
 from leakaudit.target.isolated import load_isolated
 from leakaudit.target.load import load
 from leakaudit.target.target import Target
+from tests.cli.build import export
 from tests.fuzz import models
 from tests.fuzz.subject import written
 
@@ -110,6 +114,25 @@ def test_a_file_that_changes_meanwhile_is_refused(tmp_path: Path, monkeypatch: p
     path = written(tmp_path, "cnn.onnx", dict(models.onnx_files())["cnn.onnx"])
     monkeypatch.setattr(isolated, "hash_model", lambda file: "0" * 64)
     with pytest.raises(ModelError, match="changed while it was read"):
+        load_isolated(path)
+
+
+@pytest.mark.slow
+def test_a_swin_transformer_is_not_called_hostile_and_a_hostile_one_is(tmp_path: Path) -> None:
+    import torchvision
+
+    torch.manual_seed(0)
+    path = export(torchvision.models.swin_t(num_classes=10), tmp_path / "swin.onnx", (3, 224, 224))
+    assert load_isolated(path).classes == 10
+    model = onnx.load(path)
+    first = next(node for node in model.graph.node if "input" in node.input)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 1, 1 << 12, 1 << 12]), "often"))
+    model.graph.node.insert(0, onnx.helper.make_node("Tile", ["input", "often"], ["tiled"]))
+    model.graph.node.insert(1, onnx.helper.make_node("ReduceMax", ["tiled"], ["top"], keepdims=0))
+    model.graph.node.insert(2, onnx.helper.make_node("Add", ["input", "top"], ["moved"]))
+    first.input[list(first.input).index("input")] = "moved"
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match="more than the"):
         load_isolated(path)
 
 
