@@ -64,6 +64,9 @@ class Monitor(Protocol):
     def seconds_left(self) -> float | None:
         """Time left for this run, or ``None`` without a time budget."""
 
+    def over(self) -> bool:
+        """Whether also what follows a run, its certificate, must end."""
+
     @property
     def memory(self) -> Memory:
         """What earlier runs of this audit kept."""
@@ -89,6 +92,10 @@ class SilentMonitor:
     def seconds_left(self) -> float | None:
         """No limit."""
         return None
+
+    def over(self) -> bool:
+        """Never."""
+        return False
 
 
 def cause_of(monitor: Monitor) -> Cause:

@@ -172,11 +172,11 @@ def _seen_tokens(target: Target, observation: Observation, table: str, settings:
     tokens = torch.arange(vocabulary, device=like(target).device)
     if observation.batch_size == 1:
         return tokens, "the whole vocabulary"
-    found = spans(target, observation, table, vocabulary, settings.span)
+    found = spans(target, observation, table, settings.span)
     if isinstance(found, str):
         return none, found
-    passed = distances(target, found, observation, tokens) <= found.reach
-    return tokens[passed.any(1)], f"span of {found.names}"
+    away = distances(target, found, observation, tokens)
+    return (none, away) if isinstance(away, str) else (tokens[(away <= 1).any(1)], f"span of {found.names}")
 
 
 def _sequence(
@@ -187,11 +187,13 @@ def _sequence(
         read = _by_positions(target, observation, table, tokens, settings)
         if read is not None:
             return read
-    found = spans(target, observation, table, len(tokens), settings.span)
+    found = spans(target, observation, table, settings.span)
     if isinstance(found, str):
         return _Sequence(None, None, False, found)
     away = distances(target, found, observation, tokens)
-    passed = away <= found.reach
+    if isinstance(away, str):
+        return _Sequence(None, None, False, away)
+    passed = away <= 1
     somewhere, placed = tokens[passed.any(1)].cpu(), passed.sum(0) == 1
     how = f"span of {found.names}: rank {found.rank}, {int(placed.sum())} of {places} places unique"
     if not len(somewhere):

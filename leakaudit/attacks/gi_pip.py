@@ -182,6 +182,10 @@ class _After:
         """As the monitor says."""
         return self.monitor.seconds_left()
 
+    def over(self) -> bool:
+        """As the monitor says."""
+        return self.monitor.over()
+
     @property
     def memory(self) -> Memory:
         """As the monitor's."""

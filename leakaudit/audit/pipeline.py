@@ -57,7 +57,6 @@ from leakaudit.findings.recommend import recommend
 from leakaudit.findings.verdict import conclude
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.protocols.base import Protocol
-from leakaudit.protocols.fedavg import FedAvg
 from leakaudit.report.saving import Report
 from leakaudit.risk.dependence import read_entries
 from leakaudit.risk.rank import rank_analysis
@@ -116,7 +115,7 @@ def audit(
     for claim in request.claimed():
         refuse_unfit(scope.target, [claim])
     measure = make_measure(target, samples, request, scope.material.distractors, scope.read)
-    return _reported(scope, measure, _measured(scope, measure), started)
+    return _reported(scope, measure, _measured(scope, measure, started), started)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -147,8 +146,8 @@ class _Measured:
     controls: list[ControlEntry]
 
 
-def _measured(scope: _Scope, measure: Measure[Any]) -> _Measured:
-    """Rank analysis, updates, attacks, and controls."""
+def _measured(scope: _Scope, measure: Measure[Any], started: float) -> _Measured:
+    """Rank analysis, updates, attacks, and controls, within the time budget since `started`."""
     target, request, observer = scope.target, scope.request, scope.observer
     with reproducible(target, request.seed):
         observer.stage("rank analysis")
@@ -158,7 +157,7 @@ def _measured(scope: _Scope, measure: Measure[Any]) -> _Measured:
         victims, silent = make_victims(target, scope.samples, request, scope.material)
         accuracy = accuracy_on(target, scope.samples, target.domain)
         share = attacks_share(len(victims)) if request.controls != "none" else 1.0
-        budget = Budget.of(observer, request.time_budget, share)
+        budget = Budget.of(observer, request.time_budget, share, time.monotonic() - started)
         runs, reasons, victims = run_attacks(scope.attacks, target, victims, measure, request, budget, scope.memory)
         if request.controls != "none":
             observer.stage("controls")
@@ -291,9 +290,10 @@ def _recorded_victims(target: Target, request: Request, material: Material) -> l
             begun = replace(own.target, shared_statistics=target.shared_statistics)
             model = defended_model(begun, request.defending(), seed_of(request.seed, "defence", 0))
             model.to(next(iter(target.parameters.values())).device)
-        protocol = _protocol(model or target, own.batch, settled_round(request, own)).sharing(own.update.kind)
-        if own.update.decay and isinstance(protocol, FedAvg):
-            protocol = replace(protocol, weight_decay=own.update.decay.rate)
+        asked = settled_round(request, own)
+        if own.update.decay and asked.local:
+            asked = replace(asked, weight_decay=own.update.decay.rate)
+        protocol = _protocol(model or target, own.batch, asked).sharing(own.update.kind)
         victims.append(observe_victim(target, own.batch, protocol, target.domain, knowledge, number, own.update, model))
     return victims
 

@@ -317,7 +317,7 @@ class Request:
             return "both"
         if name in LOCAL:
             return _local_value(self.protocol, name)
-        if name == "weight_decay" and self.local:
+        if name == "weight_decay" and self.local and self.weight_decay is None:
             return _local_value(self.protocol, name)
         if name == "batch_size" and self.local:
             return None  # the samples of a client are another keyword

@@ -223,7 +223,7 @@ def attack_victim(
 ) -> Outcome:
     """Run an attack on a victim, certify and score what it made."""
     reconstruction = attack_once(attack, *victim.attacked_by(attack, target), seed, monitor, memory)
-    return outcome_of(attack, target, victim, measure, seed, reconstruction)
+    return outcome_of(attack, target, victim, measure, seed, reconstruction, monitor)
 
 
 def attack_together(
@@ -250,7 +250,7 @@ def attack_together(
     if found is None:
         return None
     together = zip(victims, seeds, found, strict=False)
-    return [outcome_of(attack, target, victim, measure, seed, result) for victim, seed, result in together]
+    return [outcome_of(attack, target, victim, measure, seed, result, monitor) for victim, seed, result in together]
 
 
 def outcome_of(
@@ -260,17 +260,20 @@ def outcome_of(
     measure: Measure[Any],
     seed: int,
     reconstruction: Reconstruction,
+    monitor: Monitor,
 ) -> Outcome:
-    """Certify and score what an attack made of a victim."""
+    """Certify and score what an attack made of a victim; its certificate ends where its run's time is over."""
     if target.task.softened(victim.batch.labels, reconstruction.labels):
         reconstruction = replace(reconstruction, notes=(*reconstruction.notes, ONE_CLASS))
     found = measure.recovered(victim.observation.domain, reconstruction)
     scores = measure.score(victim.batch, found)
-    certificate = _certificate(attack, target, victim, reconstruction)
+    certificate = _certificate(attack, target, victim, reconstruction, monitor)
     return Outcome(victim, reconstruction, certificate, found, scores, seed, measure, target.task)
 
 
-def _certificate(attack: Attack, target: Target, victim: Victim, reconstruction: Reconstruction) -> Certificate | None:
+def _certificate(
+    attack: Attack, target: Target, victim: Victim, reconstruction: Reconstruction, monitor: Monitor
+) -> Certificate | None:
     """Evidence that needs no ground truth; uniqueness, the dear half, only for residuals at float level."""
     if victim.masks and reconstruction.masks is None:
         return None
@@ -280,4 +283,4 @@ def _certificate(attack: Attack, target: Target, victim: Victim, reconstruction:
     quick = certify(target, observation, reconstruction.play, uniqueness=False)
     if not quick.exact or reconstruction.masks:
         return quick
-    return certify(target, observation, reconstruction.play)
+    return certify(target, observation, reconstruction.play, over=monitor.over)

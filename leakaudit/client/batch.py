@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -63,35 +63,6 @@ class Batch:
     def classes(self) -> Tensor:
         """Class indices (N,); of soft labels the class with the largest share."""
         return self.labels if self.labels.dim() == 1 else self.labels.argmax(1)
-
-    def at(self, first: int) -> Batch:
-        """The same samples, the first of them at this place."""
-        return replace(self, indices=tuple(range(first, first + len(self.indices))))
-
-    @classmethod
-    def joined(cls, batches: Sequence[Batch]) -> Batch:
-        """The samples of several batches that have some, one after the other, each at its own places.
-
-        Raises:
-            BatchError: They are not of one shape, or only some have soft labels.
-        """
-        known = [batch for batch in batches if batch.known]
-        if len(known) == 1:
-            return known[0]
-        kinds = {(tuple(batch.images.shape[1:]), tuple(batch.labels.shape[1:])) for batch in known}
-        if len(kinds) > 1:
-            raise BatchError(
-                f"samples of {len(known)} batches do not go together: they have shapes {sorted(kinds)}",
-                "give them alike, all with class indices or all with probabilities",
-            )
-        return cls(
-            images=torch.cat([batch.images for batch in known]),
-            labels=torch.cat([batch.labels for batch in known]),
-            indices=tuple(index for batch in known for index in batch.indices),
-            class_names=known[0].class_names,
-            notes=tuple(dict.fromkeys(note for batch in known for note in batch.notes)),
-            words=known[0].words,
-        )
 
     def subset(self, positions: Sequence[int]) -> Batch:
         """The samples at these positions, in this order."""

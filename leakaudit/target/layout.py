@@ -83,7 +83,7 @@ def infer(
 
 def _either_order(shape: tuple[int | None, ...], sample: tuple[int, ...], path: str) -> list[tuple[int, ...]]:
     """A signal or volume of the user as the model may take it, channels first or last, as far as the file allows."""
-    orders = [sample, (*sample[1:], sample[0])]
+    orders = dict.fromkeys([sample, (*sample[1:], sample[0])])
     fitting = [o for o in orders if all(known in (None, given) for known, given in zip(shape, o, strict=True))]
     if not fitting:
         raise ModelError(

@@ -15,6 +15,7 @@ from typing import Literal
 from torch import nn
 
 from leakaudit.errors import ModelError, UsageError
+from leakaudit.target.hashing import hash_model
 from leakaudit.target.readers import Asked, reader_of
 from leakaudit.target.target import SharedStatistics, Target
 from leakaudit.tasks.choose import asked_for
@@ -100,6 +101,7 @@ def load(
         if reader.kind != "onnx":
             _check_trained(trained, f"{reader.called}: it says itself what is trained")
         target = reader.read(file, asked) if factory is None else archives.from_factory(file, reader, factory, asked)
+        target = target if target.sha256 else replace(target, sha256=hash_model(file))
     if not target.parameters:
         raise ModelError(f"{target.name} has no trainable tensors", "check --frozen and that weights are in the file")
     known = asked_for(target.task.outputs, task, loss, pos_weight, target.name)

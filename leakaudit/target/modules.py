@@ -288,16 +288,15 @@ def _unrecorded_randomness(
     Such draws (a function of the module's own, DropBlock, noise) differ from client to attacker, and nobody says so.
     """
     layers = [layer for layer in dropout_layers(module).values() if layer.training]
-    state = torch.get_rng_state()
     try:
         for layer in layers:
             layer.eval()
         found = []
         for seed in (0, 1):
-            torch.manual_seed(seed)
-            found.append(run(module, batch, native, vocabulary=vocabulary))
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                found.append(run(module, batch, native, vocabulary=vocabulary))
     finally:
-        torch.set_rng_state(state)
         for layer in layers:
             layer.train()
     if torch.equal(found[0], found[1]):

@@ -292,6 +292,8 @@ def test_the_protocol_decides_and_its_fields_can_be_asked_for() -> None:
     assert replace(replace(slow, mode="both"), mode="train").modes == ("train",)
     assert replace(replace(slow, mode="both"), seed=1).modes == ("eval", "train")
     assert len({slow.key(), Request(batch_size=4).key(), Request(protocol=Slow(4, rate=0.25)).key()}) == 3
+    assert Request(learning_rate=0.1, weight_decay=0).value_of("weight_decay") == 0, "asked for, unlike nothing"
+    assert Request(learning_rate=0.1).value_of("weight_decay") is None
     assert replace(slow, model="m.onnx", batch="b.npz").command() == [], "no option says such a protocol"
 
 

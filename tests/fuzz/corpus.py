@@ -462,7 +462,7 @@ def _with_settings(path: Path, **settings: Any) -> Path:
     return place
 
 
-@case("round", "what|how many")
+@case("round")
 def a_round_of_many_samples_beside_another(path: Path) -> Path:
     place = path / "rounds"
     place.mkdir()

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 ENVIRONMENT = {"auto_envvar_prefix": "LEAKAUDIT"}
 """Context settings under which ``LEAKAUDIT_FAIL_ON`` sets ``--fail-on``, and so on."""
 _SOURCES = {"COMMANDLINE": "command line", "ENVIRONMENT": "environment", "DEFAULT_MAP": "file"}
-CODE = frozenset({"template_dir", "factory", "trust", "unsafe_pickle"})
-"""Options that can run code: templates, a Python function, files in formats that hold code."""
+CODE = frozenset({"template_dir", "factory", "trust", "unsafe_pickle", "store"})
+"""Options that can run code: templates, a Python function, files in formats that hold code; and a store, whose address
+leads code of whatever package knows it to the reports."""
 DATA = frozenset(
     {
         "model", "checkpoints", "batch", "defences", "claims", "update", "round", "batch_size", "victims", "attacks",
@@ -37,7 +38,7 @@ DATA = frozenset(
         "nesterov", "optimizer", "drop_last",
         "mode", "share_bn_statistics", "output", "frozen", "trained", "dropout", "loss", "batchnorm", "input_shape",
         "task", "pos_weight",
-        "train_config", "distractors_needed",
+        "train_config", "distractors_needed", "workers",
     }
 )  # fmt: skip
 """Options that only choose among numbers, names and files of data. An option in neither set is refused like code."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from leakaudit.client.batch import Batch
-from leakaudit.client.readers.npz import LABEL_KEYS, SAMPLE_KEYS
+from leakaudit.client.readers.npz import LABEL_KEYS, SAMPLE_KEYS, Arrays
 from leakaudit.errors import BatchError, UsageError
 from leakaudit.safety.archives import MOST
 
@@ -21,14 +21,14 @@ NAMES = (*SAMPLE_KEYS, "pixel_values", "img")
 FORMS = "a path, (inputs, labels), {'inputs': …, 'labels': …}, a DataLoader or a Dataset"
 
 
-def gathered(source: Any) -> str | Path | Batch | tuple[Any, Any]:
+def gathered(source: Any) -> str | Path | Batch | tuple[Any, ...]:
     """A path or samples as they are; whatever else holds samples as arrays of inputs and labels.
 
     Raises:
         UsageError: It is nothing that holds samples.
         BatchError: It holds none, or more than :data:`~leakaudit.safety.archives.MOST`.
     """
-    if isinstance(source, str | Path | Batch):
+    if isinstance(source, str | Path | Batch | Arrays):
         return source
     if isinstance(source, Mapping):
         return _plain(*_pair(source))

@@ -46,6 +46,11 @@ class Arrays(NamedTuple):
     columns: tuple[str, ...] = ()
 
 
+def as_arrays(pair: tuple[Any, ...]) -> Arrays:
+    """Inputs and labels in memory as the arrays of a file, with the names that come with them."""
+    return pair if isinstance(pair, Arrays) else Arrays(np.asarray(pair[0]), np.asarray(pair[1]), (), ())
+
+
 def read_npz(path: Path, labelled: bool = True, keys: tuple[str, ...] = INPUT_KEYS) -> Arrays:
     """The arrays of an ``.npz`` file, by the first of the known names that it holds; read in a process of its own.
 
@@ -56,6 +61,24 @@ def read_npz(path: Path, labelled: bool = True, keys: tuple[str, ...] = INPUT_KE
     ordinary(path)
     found: tuple[Any, ...] = confined(lambda: tuple(_read(path, labelled, keys)), str(path), BatchError)
     return Arrays(*found)
+
+
+def read_joined(paths: Sequence[Path], keys: tuple[str, ...] = INPUT_KEYS) -> Arrays:
+    """The arrays of several files one after the other, with the names that the first gives.
+
+    Raises:
+        BatchError: One cannot be read, or they are of different shapes.
+    """
+    found = [read_npz(path, keys=keys) for path in paths]
+    kinds = {(arrays.inputs.shape[1:], arrays.labels.shape[1:]) for arrays in found}
+    if len(kinds) > 1:
+        shapes = " and ".join(sorted(f"{tuple(inputs)} with labels {tuple(labels)}" for inputs, labels in kinds))
+        raise BatchError(
+            f"the samples of {len(paths)} files do not go together: one is {shapes}",
+            "give them alike, all with class indices or all with probabilities",
+        )
+    inputs, labels = (np.concatenate([arrays[place] for arrays in found]) for place in (0, 1))
+    return found[0]._replace(inputs=inputs, labels=labels)
 
 
 def _read(path: Path, labelled: bool, keys: tuple[str, ...]) -> Arrays:

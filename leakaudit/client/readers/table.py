@@ -30,7 +30,8 @@ from leakaudit.client.readers.frame import SUFFIXES, Frame, read_frame
 from leakaudit.client.readers.guess import guessed_columns, one_hot
 from leakaudit.client.readers.labels import label_note, read_labels
 from leakaudit.client.readers.memory import gathered
-from leakaudit.client.readers.npz import INPUT_KEYS, LABEL_KEYS, Arrays, hash_files, read_npz
+from leakaudit.client.readers.npz import INPUT_KEYS, LABEL_KEYS, Arrays, as_arrays, hash_files, read_npz
+from leakaudit.domains.base import Domain
 from leakaudit.domains.schema import Column, width
 from leakaudit.domains.table import Table, as_guess, table_of
 from leakaudit.errors import BatchError, UsageError
@@ -79,10 +80,7 @@ class TableReader(Reader):
         table = table_of(self.target.domain)
         path = None if isinstance(source, tuple) else _existing(Path(source))
         where = "batch" if path is None else str(path)
-        if isinstance(source, tuple):
-            rows = Rows(np.asarray(source[0]), np.asarray(source[1]))
-        else:
-            rows = read_rows(Path(source), table, where)
+        rows = _rows_of(as_arrays(source)) if isinstance(source, tuple) else read_rows(Path(source), table, where)
         if table.guessed and width(rows.columns or table.columns) != prod(table.shape):
             raise _misfit(as_guess(table, rows.columns), prod(table.shape), where)
         inputs = _matrix(rows.inputs, table, where)
@@ -120,8 +118,23 @@ def read_rows(path: Path, table: Table, where: str) -> Rows:
     """
     if path.suffix.lower() in SUFFIXES:
         return _of_frame(read_frame(path), table, where)
-    found: Arrays = read_npz(path, keys=TABLE_KEYS)
+    return _rows_of(read_npz(path, keys=TABLE_KEYS))
+
+
+def _rows_of(found: Arrays) -> Rows:
     return Rows(found.inputs, found.labels, found.columns, found.class_names)
+
+
+def stored_labels(path: Path, domain: Domain) -> np.ndarray[Any, Any]:
+    """The labels of a CSV or Parquet file, as class indices where they are texts.
+
+    Args:
+        path: The file.
+        domain: Of the model; its schema tells the columns of the samples.
+    """
+    table = domain if isinstance(domain, Table) else Table.plain(prod(domain.shape))
+    frame = read_frame(path)
+    return _labels(frame, _label_column(frame, table))[0]
 
 
 def _of_frame(frame: Frame, table: Table, where: str) -> Rows:

@@ -114,18 +114,19 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     return {name: value for name, value in document.items() if name in SETTINGS}
 
 
-def read_shared(folder: Path, target: Target) -> RecordedUpdate:
+def read_shared(folder: Path, target: Target, weight_decay: float | None = None) -> RecordedUpdate:
     """What the client of a round sent, whatever model it began with.
 
     Args:
         folder: Of the round.
         target: That model.
+        weight_decay: As of :func:`~leakaudit.client.rounds.files.load_update`.
 
     Raises:
         UpdateError: It does not fit the model.
     """
     kind = kind_of(folder)
-    found = load_update(folder / f"{kind}.safetensors", target, kind=FILES[kind], option="--round")
+    found = load_update(folder / f"{kind}.safetensors", target, weight_decay, kind=FILES[kind], option="--round")
     return replace(found, round=_number(read_settings(folder)))
 
 
