@@ -227,8 +227,9 @@ def _variants(request: Request, in_memory: nn.Module | Target | None) -> list[Va
     Raises:
         UsageError: Several variants of what is already in memory.
     """
+    named: list[tuple[str, Path | None, Mode | None]] = []
     if in_memory is None and request.files:
-        named = name_variants(request.files, request.modes)
+        named += name_variants(request.files, request.modes)
     elif request.checkpoints:
         raise UsageError("checkpoints need the model as a file, not in memory", "give the path of each")
     elif isinstance(in_memory, Target):

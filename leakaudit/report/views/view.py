@@ -193,10 +193,9 @@ def _ledger(attack: AttackEntry) -> AttackView:
     return AttackView(
         name=clip(attack.name, 40),
         title=clip(attack.title, 80),
-        reason=clip("; ".join(filter(None, [attack.reason, gain_in_short(attack)]))),
         threat=f"{clip(attack.threat_model, 20)}: {THREAT_MODELS.get(attack.threat_model, 'see the documentation')}",
         seconds=seconds(attack.seconds),
         reference=clip(attack.reference),
-        given=pairs(attack.given),
+        given=[*pairs(attack.given), *([("beside", gain)] if (gain := gain_in_short(attack)) else [])],
         hyperparameters=pairs(attack.hyperparameters),
     )
