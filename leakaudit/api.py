@@ -20,6 +20,7 @@ from leakaudit.errors import UsageError
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.policy.apply import apply_policy
 from leakaudit.policy.read import Policy
+from leakaudit.protocols.base import Mode
 from leakaudit.report.saving import Report
 from leakaudit.safety.text import encodable
 from leakaudit.sweeps.audits import Audits

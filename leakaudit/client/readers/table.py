@@ -129,22 +129,6 @@ def read_rows(path: Path, table: Table, where: str) -> Rows:
     return _rows_of(read_npz(path, keys=TABLE_KEYS))
 
 
-def _rows_of(found: Arrays) -> Rows:
-    return Rows(found.inputs, found.labels, found.columns, found.class_names)
-
-
-def stored_labels(path: Path, domain: Domain) -> np.ndarray[Any, Any]:
-    """The labels of a CSV or Parquet file, as class indices where they are texts.
-
-    Args:
-        path: The file.
-        domain: Of the model; its schema tells the columns of the samples.
-    """
-    table = domain if isinstance(domain, Table) else Table.plain(prod(domain.shape))
-    frame = read_frame(path)
-    return class_labels(frame, label_column(frame, table))[0]
-
-
 def frame_of_parts(frame: Frame, table: Table, where: str) -> Rows:
     """The rows of a frame that holds the cells as a model with integer inputs takes them, in the order of its inputs.
 
@@ -164,6 +148,22 @@ def frame_of_parts(frame: Frame, table: Table, where: str) -> Rows:
     inputs = {part.name: cells[:, part.first : part.stop] for part in table.parts}
     labels, class_names = class_labels(frame, label)
     return Rows(rows_of_parts(inputs, table, where), labels, (), class_names)
+
+
+def _rows_of(found: Arrays) -> Rows:
+    return Rows(found.inputs, found.labels, found.columns, found.class_names)
+
+
+def stored_labels(path: Path, domain: Domain) -> np.ndarray[Any, Any]:
+    """The labels of a CSV or Parquet file, as class indices where they are texts.
+
+    Args:
+        path: The file.
+        domain: Of the model; its schema tells the columns of the samples.
+    """
+    table = domain if isinstance(domain, Table) else Table.plain(prod(domain.shape))
+    frame = read_frame(path)
+    return class_labels(frame, label_column(frame, table))[0]
 
 
 def _of_frame(frame: Frame, table: Table, where: str) -> Rows:
