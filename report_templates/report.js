@@ -59,8 +59,8 @@
 
   // Where a reconstruction differs from its original: the mean over the channels, four times as strong, in red.
   function showError(pair, on) {
-    let map = pair.nextElementSibling;
-    if (!map || !map.classList.contains("error")) {
+    let map = pair.parentElement.querySelector(":scope > .error");
+    if (!map) {
       const [one, two] = [pair.querySelector("img.original"), pair.querySelector("img.reconstruction")];
       if (!on || !one || !two || !one.naturalWidth) return;
       map = drawn(one, two);
