@@ -125,6 +125,10 @@ class Part:
         left = self.whole.seconds_left()
         return None if left is None else left * (self.end - self.begin) / (1 - self.begin)
 
+    def over(self) -> bool:
+        """As the whole."""
+        return self.whole.over()
+
     @property
     def memory(self) -> Memory:
         """As the whole."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from leakaudit.attacks.base import Attack
 from leakaudit.document.status import Cause
-from leakaudit.observer import Observer
+from leakaudit.observer import Observer, SilentObserver
 from leakaudit.reconstruction import Forgetting, Memory, Monitor
 
 YARDSTICK = 0.5
@@ -47,6 +47,32 @@ def worth(attack: Attack, *, recovered: bool) -> float:
 
 
 @dataclass(eq=False)
+class Work:
+    """The steps of an audit, for the estimate of how long it takes.
+
+    Args:
+        observer: Told before every run.
+        total: Steps of all runs.
+        done: Steps of the runs that ended.
+    """
+
+    observer: Observer
+    total: int = 0
+    done: int = 0
+
+    def begin(self, attack: Attack, runs: int = 1) -> None:
+        """Count what is about to run."""
+        steps = steps_of(attack) * runs
+        self.observer.plan(self.done, steps, max(self.total, self.done + steps))
+        self.done += steps
+
+
+def steps_of(attack: Attack) -> int:
+    """Iterations of one run; algebra counts as one."""
+    return attack.planned or 1
+
+
+@dataclass(eq=False)
 class Budget:
     """A deadline that runs share.
 
@@ -54,11 +80,17 @@ class Budget:
         observer: Asked whether the user interrupted, and told the progress.
         deadline: Moment on the monotonic clock, or ``None`` for no limit.
         end: Deadline of the whole budget, of which this may be a first part.
+        work: How far the audit is; shared by all parts of a budget.
     """
 
     observer: Observer
     deadline: float | None = None
     end: float | None = None
+    work: Work = field(default_factory=lambda: Work(SilentObserver()))
+
+    def __post_init__(self) -> None:
+        """Tell the same observer of the work."""
+        self.work.observer = self.observer
 
     @classmethod
     def of(cls, observer: Observer, seconds: float | None, share: float = 1.0, spent: float = 0.0) -> Budget:
@@ -77,7 +109,7 @@ class Budget:
 
     def whole(self) -> Budget:
         """The rest of the seconds."""
-        return Budget(self.observer, self.end, self.end)
+        return Budget(self.observer, self.end, self.end, self.work)
 
     def spent(self) -> Cause | None:
         """Why no further run may start, or ``None``."""

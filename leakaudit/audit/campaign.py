@@ -17,7 +17,7 @@ from torch import OutOfMemoryError
 from leakaudit.attacks.base import Attack
 from leakaudit.attacks.registry import create
 from leakaudit.audit import assemble
-from leakaudit.audit.budget import Budget, worth
+from leakaudit.audit.budget import Budget, steps_of, worth
 from leakaudit.audit.environment import batches_well, seed_of
 from leakaudit.audit.memory import Memory
 from leakaudit.audit.request import Request
@@ -50,6 +50,7 @@ def run_attacks(
     turns = _turns(attacks, open_to)
     done: list[Turn] = []
     now = {victim.number: victim for victim in victims}
+    budget.work.total = _steps(turns, request)
     for position, turn in enumerate(turns):
         later = [(other.attack, v) for other in turns[position + 1 :] for v in other.victims]
         recovered = {o.victim.number for before in done for o in before.outcomes if o.certified}
@@ -65,6 +66,12 @@ def run_attacks(
     outcomes_of = {turn.attack.name: turn.outcomes for turn in done if turn.beside is None}
     runs = [Run(attack, outcomes_of.get(attack.name, [])) for attack in attacks]
     return runs, reasons, [now[victim.number] for victim in victims]
+
+
+def _steps(turns: Sequence[Turn], request: Request) -> int:
+    """Of all runs, with those of the controls: as a rule one on a known network and one without an update."""
+    steps = [steps_of(turn.attack) for turn in turns for _ in turn.victims]
+    return sum(steps) + (2 * max(steps, default=0) if request.controls != "none" else 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,6 +245,7 @@ def _all_at_once(attack: Attack, victims: Sequence[Victim], queue: Queue) -> lis
     in_turn = type(attack).run_together is Attack.run_together
     if in_turn or len(victims) < 2 or budget.spent() or not batches_well(queue.target):
         return None
+    budget.work.begin(attack, len(victims))
     budget.observer.attack(attack.title + queue.beside, 0, len(victims))
     seeds = [seed_of(queue.request.seed, attack.name, victim.number) for victim in victims]
     monitor = queue.monitor(attack, victims)
@@ -265,6 +273,7 @@ def _run_on_victims(attack: Attack, victims: Sequence[Victim], queue: Queue) -> 
     for position, victim in enumerate(victims):
         if cause := budget.spent():
             return outcomes, _left(position, victims, cause)
+        budget.work.begin(attack)
         budget.observer.attack(attack.title + queue.beside, position, len(victims))
         seed = seed_of(queue.request.seed, attack.name, victim.number)
         monitor = queue.monitor(attack, victims[position:])

@@ -74,6 +74,8 @@ def _carried_out(
         if cause := scene.budget.spent():
             entries.append(control_entry(own.kind, run.attack, None, f"not run: {ENDED[cause]}"))
             continue
+        if own.kind != "negative":  # which scores what was recovered, and runs nothing
+            scene.budget.work.begin(run.attack)
         scene.budget.observer.attack(f"{run.attack.title}, {own.title}", position, len(plan))
         try:
             judged[id(run)], shown = own.run(judged[id(run)], scene, len(plan) - position)

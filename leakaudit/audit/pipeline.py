@@ -158,6 +158,8 @@ def _measured(scope: _Scope, measure: Measure[Any], started: float) -> _Measured
         observer.stage("computing the client's updates")
         victims, silent = make_victims(target, scope.samples, request, scope.material)
         accuracy = accuracy_on(target, scope.samples, target.domain)
+        if told := accuracy.told(target.classes if target.task.kind == "single-label" else 0):
+            observer.stage(told)
         share = attacks_share(len(victims)) if request.controls != "none" else 1.0
         budget = Budget.of(observer, request.time_budget, share, time.monotonic() - started)
         runs, reasons, victims = run_attacks(scope.attacks, target, victims, measure, request, budget, scope.memory)
@@ -252,7 +254,7 @@ def assess_architecture(target: Target, request: Request) -> RankSection:
     size = request.protocol.batch_size
     try:
         report = rank_analysis(target, batch_size=size, seed=request.seed).to_document()
-        report.smallest_changes = [v.summary() for v in smallest_changes(target, batch_size=size)]
+        report.smallest_changes = [v.sentence() for v in smallest_changes(target, batch_size=size)]
         return report
     except ModelError as error:
         return RankSection(risk="unknown", score=None, score_reason=error.message, layers=[], notes=[error.message])

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from leakaudit.audit.kinds import (
+    LARGEST_SEED,
     Arrays,
     Chances,
     File,
@@ -209,7 +210,7 @@ class Request:
     psnr_margin: float = asked(Positive(), LeakCriterion.psnr_margin, "--psnr-margin")
     lpips_margin: float = asked(Positive(), LeakCriterion.lpips_margin, "--lpips-margin")
     threat_model: ThreatModel = asked(OneOf(choices=tuple("ABCDE")), "E", "--threat-model")
-    seed: int = asked(Whole(), 0, "--seed")
+    seed: int = asked(Whole(most=LARGEST_SEED), 0, "--seed")
     device: Device = asked(OneOf(choices=("auto", "cpu", "cuda")), "auto", "--device")
     mean: Sequence[float] = asked(Numbers("A,B,C"), (), "--mean")
     std: Sequence[float] = asked(Numbers("A,B,C"), (), "--std")

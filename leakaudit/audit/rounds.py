@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from leakaudit.audit.kinds import Whole
 from leakaudit.audit.request import LOCAL, WITHHELD, Request
 from leakaudit.audit.shares import own_share
 from leakaudit.client.batch import Batch
@@ -321,10 +322,13 @@ def _unknown(folder: Path, request: Request, told: Mapping[str, Any], samples: B
         UpdateError: It tells neither.
     """
     number = told.get("num_examples") or request.samples or (None if request.local else request.protocol.batch_size)
-    if not isinstance(number, int) or number < 1:
+    try:
+        number = Whole(least=1).take(number)
+    except ValueError as error:
         raise UpdateError(
-            f"{folder} does not tell how many samples are behind it", "add --samples, or num_examples to round.json"
-        )
+            f"{folder} does not tell how many samples are behind it ({number!r}, {error})",
+            "add --samples, or num_examples to round.json",
+        ) from error
     return Batch.unknown(samples.images.shape[1:], range(place, place + number))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -111,4 +112,13 @@ def next_steps(report: Report) -> Iterator[str]:
     if deciding:
         yield f"leakaudit explain {deciding[0].id}"
     if report.verdict.code.leaks and not report.defences:
-        yield "leakaudit defend MODEL --batch FILE measures which defence is enough, and what it costs"
+        yield f"{_defend(report)} measures which defence is enough, and what it costs"
+
+
+def _defend(report: Report) -> str:
+    """The command for the same model and samples, as a shell reads it."""
+    model, batch = report.target.path or "MODEL", report.batch.path or "FILE"
+    words = ["leakaudit", "defend", model, "--batch", batch]
+    for name, values in (("--mean", report.batch.mean), ("--std", report.batch.std)):
+        words += [name, ",".join(f"{value:g}" for value in values)] if values else []
+    return shlex.join(words)

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from leakaudit.document.carried import document_in
 from leakaudit.document.disclosure import CommandLine, FileName, OptionValue, Picture, Private, Public, limited
 from leakaudit.document.earlier import upgraded
 from leakaudit.document.status import AuxiliarySource, ControlStatus, Cut, MisuseKind, RunStatus, VerdictStatus
@@ -935,13 +936,14 @@ def _parsed(content: bytes, path: str | Path) -> Any:
     try:
         if len(content) > MOST_BYTES:
             raise ValueError("too long")
-        return json.loads(content.decode("utf-8"))
+        return document_in(content)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not JSON", "give the report.json that leakaudit scan wrote") from error
+        kind = "is not JSON, and no page or PDF that carries a report"
+        raise UsageError(f"{path} {kind}", "give the report.json that leakaudit scan wrote") from error
 
 
 def read_document(path: str | Path) -> dict[str, Any]:
-    """The JSON object of a ``report.json``.
+    """The JSON object of a ``report.json``, or of the HTML or PDF that carries it.
 
     Raises:
         UsageError: It is not there, or not a report of this schema version.

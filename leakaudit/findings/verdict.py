@@ -30,15 +30,16 @@ from leakaudit.findings import SEVERITIES, Evidence, samples_of
 from leakaudit.findings.effort import efforts, listed
 from leakaudit.findings.ladder import told
 from leakaudit.findings.rules.fidelity import departures
+from leakaudit.report.domains import card_type
 from leakaudit.report.views.defence_facts import VACUOUS, at_most, bound_in_short, weakest
-from leakaudit.scoring.base import FEWEST_FOR_INTERVAL, leak_interval
+from leakaudit.scoring.interval import FEWEST_FOR_INTERVAL, leak_interval
 
 NO_UPPER_BOUND = "No upper bound. Failure of these attacks is not evidence of safety."
 
 
 def conclude(evidence: Evidence, findings: Sequence[FindingEntry], preset: str) -> Verdict:
     """Combine evidence and findings into the three statements. Never says "safe"."""
-    scored = samples_of(evidence.attacks)
+    scored, card = samples_of(evidence.attacks), card_type(evidence.target)
     leaks = [(a, v, s) for a, v, s in scored if s.leaked]
     attacked, hit = len({s.index for _, _, s in scored}), len({s.index for _, _, s in leaks})
     armed = _armed(leaks)
@@ -46,9 +47,7 @@ def conclude(evidence: Evidence, findings: Sequence[FindingEntry], preset: str) 
         certified = any(v.certified or s.proved for _, v, s in leaks)
         code = VerdictStatus.LEAKS_CERTIFIED if certified else VerdictStatus.LEAKS_MEASURED
         reason = ""
-        headline = f"{hit} of {attacked} private samples can be reconstructed from one update"
-        if all(s.part for _, _, s in leaks):
-            headline = f"Parts of {hit} of {attacked} private samples can be read from one update"
+        headline = card.headline([s for _, _, s in leaks], attacked)
         if armed.samples == hit:
             headline += f", by an attacker who also holds {armed.told}"
     else:
@@ -67,7 +66,7 @@ def conclude(evidence: Evidence, findings: Sequence[FindingEntry], preset: str) 
             list(dict.fromkeys(a.title for a, _, _ in leaks)),
             attacked,
             hit,
-            whole=any(s.part is None for _, _, s in leaks),
+            how=card.manner([s for _, _, s in leaks]),
             clients=clients,
             scored=all(s.scored for _, _, s in scored),
             armed=armed,
@@ -171,7 +170,7 @@ def _at_least(
     attacked: int,
     hit: int,
     *,
-    whole: bool,
+    how: str,
     clients: _Clients,
     scored: bool,
     armed: _Armed,
@@ -189,7 +188,6 @@ def _at_least(
     alone = armed.samples < hit
     given = f"from the update, the model and the batch size{' alone' if alone else ''}"
     interval = leak_interval(hit, attacked)
-    how = "reconstructed" if whole else "read in part"
     share = f" The share of samples that leak is {interval[0]:.0%} to {interval[1]:.0%} (95 %)." if interval else ""
     return f"{hit} of {attacked} samples, {how} by {', '.join(leaking)} {given}.{armed.sentence}{share}{clients.told}"
 

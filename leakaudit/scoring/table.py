@@ -32,7 +32,7 @@ from torch import Tensor
 from leakaudit.client.batch import Batch
 from leakaudit.domains.base import Domain
 from leakaudit.domains.schema import Column
-from leakaudit.domains.specs import TABLE, Spec
+from leakaudit.domains.specs import TABLE, TABLE_FLOORS, Spec
 from leakaudit.domains.table import Table, table_of
 from leakaudit.reconstruction import Reconstruction
 from leakaudit.scoring.base import Judging, Measure, SampleScore
@@ -305,7 +305,7 @@ class TableMeasure(Measure[ReadRows]):
         near = 1 - float(self._apart(truth[None], guess[None], found.read[row][None])[0, 0]) / len(truth)
         together = float(self._near(self._of(batch), found.cells, found.read).mean())
         lucky = not known.beaten_by(position, near, together)
-        reason = _why_not(skill, lucky, FLOORS.get(name, name), nearest)
+        reason = _why_not(skill, lucky, TABLE_FLOORS.get(name, name), nearest)
         return RowScore(
             position=position,
             reconstruction=row,
@@ -377,16 +377,6 @@ class TableMeasure(Measure[ReadRows]):
                 "confidence": [] if found.sure is None else found.sure[score.reconstruction].tolist(),
             },
         }
-
-
-FLOORS = {
-    "uniform": "rows drawn from the schema",
-    "modes": "the commonest cells of the other rows",
-    "marginals": "cells drawn from the other rows' columns",
-    "rows": "other real rows, matched one to one",
-    "prior_only": "the attack without the update",
-}
-"""What the floors are, in words."""
 
 
 def _why_not(skill: float, lucky: bool, floor: str, nearest: Identification) -> str:

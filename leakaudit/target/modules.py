@@ -213,7 +213,8 @@ def _token_input(
     for length in (prod(image_shape),) if image_shape else LENGTHS:
         try:
             run(module, batch, (length,), vocabulary=1)
-        except (RuntimeError, ValueError, TypeError, IndexError, ModelError):
+        except (RuntimeError, ValueError, TypeError, IndexError, ModelError) as error:
+            refuse_exhaustion(error)
             continue
         working.append(length)
         if len(working) == 2:

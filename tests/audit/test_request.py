@@ -109,7 +109,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Reque
         monkeypatch.setattr(f"leakaudit.cli.{command}.refuse_absent", lambda request: None)
     asked: list[Request] = []
 
-    def take(request: Request, observer: object) -> None:
+    def take(request: Request, observer: object, **_: object) -> None:
         asked.append(request)
         raise click.Abort
 
@@ -407,7 +407,7 @@ def test_on_the_command_line_they_are_a_usage_error(tmp_path: Path) -> None:
 def test_help_shows_every_parameter() -> None:
     for function, kind in ((leakaudit.scan, Request), (leakaudit.defend, DefendRequest)):
         shown = inspect.signature(function).parameters
-        assert set(shown) == {"observer", *parameters(kind)}
+        assert set(shown) == {"observer", "running", "store", *parameters(kind)}
         assert set(parameters(kind)) <= set(described(kind)), "each has an entry in the docstring"
 
 

@@ -152,6 +152,16 @@ def test_blurred_by_default_in_ci_with_a_summary(repository: Path, monkeypatch: 
     assert document["attacks"][0]["results"][0]["samples"][0]["original_png"] is None
 
 
+def test_a_job_page_says_that_an_audit_failed(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(repository / "summary.md"))
+    (repository / "broken.npz").write_bytes(b"no archive")
+    code, _, err = leakaudit("scan", *COMMAND, "--batch", repository / "broken.npz")
+    assert code == 3, err
+    said = (repository / "summary.md").read_text()
+    assert said.startswith("## leakaudit: could not audit ")
+    assert "says nothing of a leak" in said
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

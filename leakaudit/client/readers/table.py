@@ -182,6 +182,8 @@ def _of_frame(frame: Frame, table: Table, where: str) -> Rows:
         if not table.guessed:
             raise BatchError(f"{where}: has no column {columns[0].name!r}, which the schema describes", "name it alike")
         columns = tuple(_column_of(frame, name) for name in names)
+        if width(columns) != prod(table.shape):  # before they are encoded: as many levels as rows would fill the memory
+            raise _misfit(as_guess(table, columns), prod(table.shape), where)
     parts = [_entries(frame, column) for column in columns]
     known = columns if table.guessed else ()
     return Rows(np.concatenate(parts, 1), labels, names, class_names, known)
@@ -247,7 +249,9 @@ def _entries(frame: Frame, column: Column) -> np.ndarray[Any, Any]:
                 f"its levels begin with {', '.join(column.levels[:5])}",
             )
         places[row] = place
-    return np.eye(len(column.levels))[places]
+    entries: np.ndarray[Any, Any] = np.zeros((len(cells), len(column.levels)))
+    entries[np.arange(len(cells)), places] = 1
+    return entries
 
 
 def _is_number(cell: Any) -> bool:

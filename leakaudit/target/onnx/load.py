@@ -45,7 +45,7 @@ def from_onnx(
     trusted: bool = False,
 ) -> Target:
     """Load, check and describe an ONNX file; see `leakaudit.target.load` for the arguments."""
-    model = read_model(path)
+    model = read_model(path, trusted)
     joined = join_inputs(model, str(path), output)
     source = prepare(model, str(path), output, frozen, trained, trusted)
     if not source.parameters:
