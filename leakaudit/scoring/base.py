@@ -175,7 +175,7 @@ class Measure(ABC, Generic[R]):
         """The score of one sample, whose reconstruction is `row` of `found`."""
 
     def inexact(self, score: SampleScore) -> bool:
-        """Whether a sample that was read exactly could not be scored so; known only where a score says what is exact."""
+        """Whether a sample that was read exactly could not be scored so; known where a score says what is exact."""
         return False
 
     @abstractmethod
