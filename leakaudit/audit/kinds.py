@@ -204,6 +204,28 @@ class Texts(Kind):
 
 
 @dataclass(frozen=True)
+class Names(Texts):
+    """Several of some names, each as a field; on the command line with dashes.
+
+    Args:
+        choices: The names.
+    """
+
+    choices: tuple[str, ...] = ()
+
+    def take(self, value: Any) -> tuple[str, ...]:
+        """The names, each once, in the order of the choices."""
+        found = {text.replace("-", "_") for text in super().take(value)}
+        if found - {*self.choices}:
+            raise ValueError(f"expected some of {', '.join(self.choices)}")
+        return tuple(name for name in self.choices if name in found)
+
+    def words(self, value: Any) -> list[str]:
+        """A word a name."""
+        return [name.replace("_", "-") for name in value]
+
+
+@dataclass(frozen=True)
 class File(Kind):
     """The path of a file or folder."""
 

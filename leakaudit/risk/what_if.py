@@ -66,6 +66,17 @@ class Variant:
             return text
         return f"{text}, {report.unknowns - report.propagated_deficit} of {report.unknowns} directions"
 
+    def sentence(self) -> str:
+        """The same for a reader of the report, with the option that tries it."""
+        report, many = self.report, f" ({len(self.implied)} other layers follow)" if self.implied else ""
+        told = f"{' and '.join(change.sentence for change in self.changes)}{many}: then {report.level}"
+        if report.propagated_deficit is not None:
+            known = report.unknowns - report.propagated_deficit
+            told += f", one update determines {known:,} of {report.unknowns:,} directions of the input"
+        score = "" if report.score is None else f", score {report.score:.2f}"
+        options = " ".join(f"--what-if {change}" for change in self.changes)
+        return f"{told} (risk {report.risk}{score}; leakaudit rank … {options})"
+
 
 def parse(text: str) -> Change:
     """``stride=conv1:2`` as a `Change`.

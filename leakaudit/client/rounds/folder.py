@@ -162,8 +162,22 @@ def began_with(folder: Path, target: Target) -> dict[str, Tensor]:
     Raises:
         UpdateError: They are not those of such a model; names the tensor.
     """
-    path = folder / "before.safetensors"
-    found = payload(read_arrays(path, "--round"), target, str(path))
+    return begun_with(folder / "before.safetensors", target, "--round")
+
+
+def begun_with(path: Path, target: Target, option: str) -> dict[str, Tensor]:
+    """The weights and statistics of a file, by the model's names.
+
+    Args:
+        path: As of :func:`leakaudit.client.rounds.arrays.read_arrays`.
+        target: The model.
+        option: Names the file in errors.
+
+    Raises:
+        UsageError: There is no such file.
+        UpdateError: They are not those of such a model; names the tensor.
+    """
+    found = payload(read_arrays(path, option), target, str(path))
     for name in target.parameters:
         if name not in found.tensors:
             raise UpdateError(f"{path} does not hold {name}", "record all weights that the client started from")
