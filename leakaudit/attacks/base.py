@@ -115,6 +115,9 @@ class Attack(ABC):
         if target.task.kind not in self.tasks:
             known = " or ".join(self.tasks)
             return NotApplicable(f"a sample is labelled with {target.task.has}; this attack is for {known} models")
+        flat = next((note.message for note in target.fidelity if note.id == "LA930"), "")
+        if flat and self.family == "optimisation":
+            return NotApplicable(f"gradient matching needs the second derivative: {flat}")
         protocol = observation.protocol
         if protocol.bent_by and (self.one_gradient or self.sum_of_gradients):
             return NotApplicable(f"{protocol.bent_by}: spans and ratios do not survive it; only SGD adds gradients up")

@@ -37,7 +37,7 @@ from torch import Generator, Tensor
 
 from leakaudit.attacks.base import Attack
 from leakaudit.attacks.certificate import tolerance_of
-from leakaudit.attacks.embedding import SEEN_THROUGH, counted, seen_tokens
+from leakaudit.attacks.embedding import SEEN_THROUGH, counted, seen_tokens, tied
 from leakaudit.attacks.reading.confirm import Recovered, assemble, best_labels
 from leakaudit.attacks.reading.first_layer import like, masks_unknown, token_table
 from leakaudit.attacks.reading.noise import live_rows
@@ -49,8 +49,8 @@ from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, Tok
 from leakaudit.target.target import Target
 from leakaudit.tasks.names import TASKS
 
-MAX_VOCABULARY = 4096
-"""Largest vocabulary that the span test goes through, one run of the model per token; chosen, not measured."""
+MAX_VOCABULARY = 300_000
+"""Largest vocabulary that the span test goes through, in chunks; chosen: the largest in use have 262,144 ids."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +163,7 @@ def _seen_tokens(target: Target, observation: Observation, table: str, settings:
     tensors = {**dict(target.module.named_buffers()), **dict(target.module.named_parameters())}
     vocabulary = len(tensors[table])
     none = torch.empty(0, dtype=torch.long)
-    if table in observation.update:
+    if table in observation.update and not tied(target, table):
         tokens, how = seen_tokens(observation, table)
         if len(tokens) < vocabulary:
             return tokens, how
@@ -183,7 +183,8 @@ def _sequence(
     target: Target, observation: Observation, table: str, tokens: Tensor, settings: DagerSettings
 ) -> _Sequence:
     places = prod(target.image_shape)
-    if table in observation.update and len(tokens) <= places and not observation.one_bit:
+    own = table in observation.update and not tied(target, table)
+    if own and len(tokens) <= places and not observation.one_bit:
         read = _by_positions(target, observation, table, tokens, settings)
         if read is not None:
             return read

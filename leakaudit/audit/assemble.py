@@ -36,6 +36,7 @@ from leakaudit.protocols.base import Protocol
 from leakaudit.reconstruction import Reconstruction
 from leakaudit.risk.resting import resting
 from leakaudit.scoring.base import finite
+from leakaudit.scoring.pictures import class_map
 from leakaudit.target.dropout import dropout_layers
 from leakaudit.target.inventory import inventory
 from leakaudit.target.kinds import Layer
@@ -200,7 +201,7 @@ def comparison(
 
 def without_pictures(result: VictimResult) -> VictimResult:
     """A result's numbers alone."""
-    samples = [s.model_copy(update={"original_png": None, "reconstruction_png": None}) for s in result.samples]
+    samples = [s.model_copy(update=dict.fromkeys(PICTURES)) for s in result.samples]
     return result.model_copy(update={"snapshots": [], "history": [], "samples": samples})
 
 
@@ -280,6 +281,8 @@ def victim_result(outcome: Outcome) -> VictimResult:
     )
 
 
+PICTURES = ("original_png", "reconstruction_png", "label_png", "inferred_label_png")
+"""Fields of a sample's result that are pictures."""
 NO_ORDER = "the order in which the client visited its samples is unknown"
 """Why an update of several steps cannot be regenerated from samples, however exact they are."""
 
@@ -351,7 +354,16 @@ def _label_entry(outcome: Outcome, score: SampleScore) -> dict[str, Any]:
     true, inferred = outcome.task.hard(outcome.victim.batch.labels), outcome.task.hard(outcome.reconstruction.labels)
     known, read = true[score.position], inferred[score.reconstruction]
     if outcome.task.label_shape:
-        return {"label": None, "label_row": known.tolist(), "inferred_row": read.tolist()}
+        rows = [outcome.task.rows(label[None]) or [[]] for label in (known, read)]
+        maps = [outcome.task.map_of(label) for label in (known, read)]
+        drawn = [None if each is None else class_map(each) for each in maps]
+        return {
+            "label": None,
+            "label_row": rows[0][0],
+            "inferred_row": rows[1][0],
+            "label_png": drawn[0],
+            "inferred_label_png": drawn[1],
+        }
     return {"label": int(known), "inferred_label": int(read)}
 
 

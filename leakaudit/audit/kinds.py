@@ -14,6 +14,8 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar
 
+from leakaudit.tasks.loss_text import parse_loss
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -64,6 +66,16 @@ class OneOf(Kind):
         """The name."""
         if value not in self.choices:
             raise ValueError(f"expected {', '.join(self.choices[:-1])} or {self.choices[-1]}")
+        return str(value)
+
+
+@dataclass(frozen=True)
+class LossOf(Kind):
+    """A loss with its settings, see `leakaudit.tasks.loss_text`."""
+
+    def take(self, value: Any) -> str:
+        """The text."""
+        parse_loss(super().take(value))
         return str(value)
 
 

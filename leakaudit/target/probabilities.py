@@ -42,6 +42,8 @@ _ROWS = 8
 """Random inputs whose outputs are looked at."""
 _SIZES = (1, 2, 4)
 """Batch sizes at which a place is checked where a model takes any."""
+LARGE = 1e3
+"""Size of inputs that take logits out of 0..1; chosen, far above normalised pixels."""
 _TINY = 1e-12
 """Below the smallest probability that a head clips to (1e-7 and larger are in use)."""
 STATE = "leakaudit_head"
@@ -135,6 +137,42 @@ def without_probabilities(
     module.__class__ = type(original.__name__, (_Headless, original), {"__module__": original.__module__})
     setattr(module, STATE, heads)
     return module, [_note(found)]
+
+
+def refuse_probabilities(
+    module: nn.Module,
+    batch: int,
+    native: tuple[int, ...],
+    vocabulary: int | None,
+    returned: tuple[int, ...],
+    places: tuple[int, ...],
+    label: str,
+) -> None:
+    """Refuse a model that returns probabilities at each place: their logits are not looked for.
+
+    Inputs are so large that logits leave 0..1, which probabilities never do.
+
+    Args:
+        module: Returns outputs of the shape below, or flattened.
+        batch: Samples that it takes.
+        native: Shape of one.
+        vocabulary: Number of token ids, or ``None`` for real numbers.
+        returned: Shape of the outputs of one sample, (K, *places) or (*places, K).
+        places: Sizes of the axes of a sample.
+        label: The model's name.
+
+    Raises:
+        ModelError: It does.
+    """
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        outputs = module(sample(batch, native, 10, vocabulary, (-LARGE, LARGE))).reshape(batch, *returned)
+    by_class = outputs.movedim(1, -1) if tuple(returned[1:]) == places else outputs
+    rows = by_class.reshape(-1, by_class.shape[-1])
+    count = int(rows.shape[0] / batch)
+    if probabilities(rows):
+        raise ModelError(
+            f"{label} returns probabilities at each of {count} places", "export the logits, without softmax or sigmoid"
+        )
 
 
 def several_labels(module: nn.Module) -> bool:

@@ -71,6 +71,10 @@ def _significant(singular: Tensor, gradient: Tensor, noise: float) -> Tensor:
     return singular > max(ROUNDING * float(singular[0]), noise * rank_limit(*gradient.shape))
 
 
+TOGETHER = 4096
+"""Places of all texts together that the model is run on at once; chosen for memory."""
+
+
 @dataclass(frozen=True, eq=False)
 class Reader:
     """A layer behind the embedding whose input at a place depends on the token there alone.
@@ -201,18 +205,46 @@ def _moves(target: Target, observation: Observation, reader: Reader, table: str)
 def distances(target: Target, found: Spans, observation: Observation, tokens: Tensor) -> Tensor:
     """Distance of every token at every place from the spans, the largest of all layers (tokens, places)."""
     places = prod(target.image_shape)
+    placed = _rows_by_place(target, found, places)
+    size = max(1, TOGETHER // places) if target.batch_sizes is None else 1
     rows = []
-    for token in tokens.tolist():
-        inputs = constant(target, token)
-        seen = watch(target, inputs)
-        rows.append(torch.stack([_distance(r, seen, len(inputs), places, observation) for r in found.readers]).amax(0))
-    return torch.stack(rows)
+    for chunk in tokens.split(size):
+        inputs = chunk.to(like(target)).view(-1, *(1 for _ in target.image_shape)).expand(-1, *target.image_shape)
+        if target.batch_sizes is not None:
+            inputs = inputs.expand(min(target.batch_sizes), *target.image_shape)
+        seen = watch(target, inputs.contiguous())
+        away = [_distance(r, seen, len(inputs), places, observation, r in placed) for r in found.readers]
+        rows.append(torch.stack(away).amax(0)[: len(chunk)])
+    return torch.cat(rows)
 
 
 def _distance(
-    reader: Reader, seen: Mapping[str, Sequence[Use]], size: int, places: int, observation: Observation
+    reader: Reader,
+    seen: Mapping[str, Sequence[Use]],
+    size: int,
+    places: int,
+    observation: Observation,
+    placed: bool,
 ) -> Tensor:
-    found = _inputs(seen[reader.weight][0], size, places)
-    if found is None:
+    """Of every place of every sample (size, places); `placed` says that the layer's rows stand place by place."""
+    operand = seen[reader.weight][0].operand
+    if operand.shape[:-1].numel() != size * places:
         raise ValueError(f"{reader.weight} does not read one row per token")
-    return span_distance(reader.gradient(observation.update), found, spread(observation, reader.weight))
+    rows = operand.reshape(size * places, operand.shape[-1])
+    away = span_distance(reader.gradient(observation.update), rows, spread(observation, reader.weight))
+    return away.view(places, size).T if placed else away.view(size, places)
+
+
+def _rows_by_place(target: Target, found: Spans, places: int) -> set[Reader]:
+    """The layers that read a batch place by place, as attention over (L, B, width) does, and not sample by sample."""
+    if target.batch_sizes is not None or places == 1:
+        return set()
+    texts = torch.cat([constant(target, 0), constant(target, 1)])
+    together, alone = watch(target, texts), watch(target, texts[:1])
+    placed = set()
+    for reader in found.readers:
+        both, one = (use[reader.weight][0].operand for use in (together, alone))
+        rows, first = both.reshape(-1, both.shape[-1]), one.reshape(places, -1)
+        if not torch.allclose(rows[:places], first, rtol=1e-4, atol=1e-5):
+            placed.add(reader)
+    return placed

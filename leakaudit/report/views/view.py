@@ -66,6 +66,8 @@ class SampleView:
     snapshots: list[tuple[str, Picture]]
     text: Any = None
     wide: bool = False
+    label: Picture | None = None
+    inferred: Picture | None = None
 
 
 @dataclass(frozen=True)
@@ -251,10 +253,17 @@ def _sample(card: Card, attack: AttackEntry, result: VictimResult, position: int
         facts=_facts(card, sample),
         text=card.text(sample),
         wide=card.wide,
+        label=_label_map(sample.label_png, f"Label of sample {sample.index}, a colour for each class"),
+        inferred=_label_map(sample.inferred_label_png, f"Label that was found for sample {sample.index}"),
         snapshots=[_snapshot(entry, position, sample.index) for entry in result.snapshots]
         if all(position < len(entry.images_png) for entry in result.snapshots)
         else [],
     )
+
+
+def _label_map(uri: str | None, alt: str) -> Picture | None:
+    """The picture of a label; ``None`` where it has none."""
+    return None if uri is None else picture(uri, alt)
 
 
 def _snapshot(entry: SnapshotEntry, position: int, index: int) -> tuple[str, Picture]:
