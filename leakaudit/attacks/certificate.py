@@ -223,7 +223,9 @@ def _against_neighbours(
     for row, changed in changes:
         other = inputs.clone()
         other[row] = changed
-        if relative_residual(target, observation, replace(play, inputs=other)) <= limit:
+        own = target.task.of_inputs(other)
+        labels = play.labels if own is None else own
+        if relative_residual(target, observation, replace(play, inputs=other, labels=labels)) <= limit:
             return replace(certificate, unique=False, note=target.domain.not_unique)
     return replace(certificate, unique=True)
 

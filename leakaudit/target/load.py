@@ -107,6 +107,8 @@ def load(
     if not target.parameters:
         raise ModelError(f"{target.name} has no trainable tensors", "check --frozen and that weights are in the file")
     known = asked_for(target.task, task, loss, pos_weight, target.name)
+    if known is None and target.task.places and target.task.labelled and target.domain.ids:
+        _refuse_hidden(target)
     if known is None and not target.task.places and target.classes > MOST_CLASSES:
         raise ModelError(
             f"{target.name} returns {target.classes} numbers per sample, more than a classifier is expected to have: "
@@ -121,6 +123,20 @@ def load(
     fidelity = tuple(note for note in target.fidelity if note.id != "LA922")  # a single output is no assumption now
     fidelity += tuple(_derivatives(known[0]))
     return replace(target, task=known[0], task_evidence=known[1], task_asked=True, fidelity=fidelity)
+
+
+def _refuse_hidden(target: Target) -> None:
+    """Refuse numbers at each token that nobody calls classes: of an encoder they are hidden states.
+
+    Raises:
+        ModelError: Always.
+    """
+    others = [note.message for note in target.fidelity if note.id == "LA911"]
+    raise ModelError(
+        f"{target.name} returns {target.task.classes} numbers at each of {target.task.places[0]} tokens, expected one "
+        "score per class and sample: hidden states, or a class for each token?",
+        "; ".join(["if they are classes, say --task segmentation; else choose another output with --output", *others]),
+    )
 
 
 def _derivatives(task: Task) -> list[FidelityNote]:

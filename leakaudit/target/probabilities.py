@@ -42,8 +42,6 @@ _ROWS = 8
 """Random inputs whose outputs are looked at."""
 _SIZES = (1, 2, 4)
 """Batch sizes at which a place is checked where a model takes any."""
-LARGE = 1e3
-"""Size of inputs that take logits out of 0..1; chosen, far above normalised pixels."""
 _TINY = 1e-12
 """Below the smallest probability that a head clips to (1e-7 and larger are in use)."""
 STATE = "leakaudit_head"
@@ -150,8 +148,6 @@ def refuse_probabilities(
 ) -> None:
     """Refuse a model that returns probabilities at each place: their logits are not looked for.
 
-    Inputs are so large that logits leave 0..1, which probabilities never do.
-
     Args:
         module: Returns outputs of the shape below, or flattened.
         batch: Samples that it takes.
@@ -164,12 +160,16 @@ def refuse_probabilities(
     Raises:
         ModelError: It does.
     """
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        outputs = module(sample(batch, native, 10, vocabulary, (-LARGE, LARGE))).reshape(batch, *returned)
+    seen = _results(module, sample(batch, native, 10, vocabulary, (-1.0, 2.0)))
+    if seen is None:
+        return
+    flat, kept = seen
+    outputs = flat.reshape(batch, *returned)
     by_class = outputs.movedim(1, -1) if tuple(returned[1:]) == places else outputs
     rows = by_class.reshape(-1, by_class.shape[-1])
-    count = int(rows.shape[0] / batch)
-    if probabilities(rows):
+    count = len(rows) // batch
+    ends = probabilities(rows) if rows.shape[1] > 1 else any(_is_sigmoid(flat, value) for value in kept)
+    if ends:
         raise ModelError(
             f"{label} returns probabilities at each of {count} places", "export the logits, without softmax or sigmoid"
         )

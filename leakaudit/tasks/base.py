@@ -136,7 +136,7 @@ class Task(ABC):
 
     def errors(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """The error ∂ℓ/∂z (B, outputs) of each sample's own loss, from outputs (B, outputs) and labels."""
-        rows = []
+        rows: list[Tensor] = []
         for row, label in zip(outputs.detach(), labels, strict=True):
             leaf = row[None].clone().requires_grad_()
             rows += torch.autograd.grad(self.loss(leaf, label[None]), [leaf])

@@ -12,7 +12,7 @@ from torch import nn
 
 import leakaudit
 from leakaudit.document.schema import Report
-from leakaudit.errors import BatchError, UsageError
+from leakaudit.errors import BatchError, ModelError, UsageError
 from leakaudit.report.formats.html import render_html
 from leakaudit.target.target import Target
 from leakaudit.tasks.next_token import NextToken
@@ -54,11 +54,23 @@ def test_a_text_is_read_exactly_with_its_labels(positions: bool) -> None:
     assert render_html(report)
 
 
-def test_the_tokens_of_several_texts_are_read() -> None:
-    report = audited(model(), texts(12), batch_size=3)
+def test_several_texts_are_read_through_the_layers_behind_the_attention() -> None:
+    report = audited(model(), texts(12), batch_size=2)
     (result,) = next(a.results for a in report.attacks if a.name == "embedding")
     assert all(sample.leaked for sample in result.samples)
     assert result.labels.assumed
+    (result,) = next(a.results for a in report.attacks if a.name == "dager")
+    assert [sample.tokens.accuracy for sample in result.samples if sample.tokens] == [1, 1]
+    assert result.certified
+    assert result.labels.correct == result.labels.count == 2 * (LENGTH - 1)
+
+
+def test_of_more_tokens_than_dimensions_the_set_is_read() -> None:
+    """Five texts of ten tokens fill the 32 inputs of every layer."""
+    report = audited(model(), texts(12), batch_size=5)
+    (result,) = next(a.results for a in report.attacks if a.name == "dager")
+    assert not result.certified
+    assert all(sample.leaked for sample in result.samples), "the set alone"
 
 
 def test_a_tied_table_names_no_tokens_and_the_span_does() -> None:
@@ -111,7 +123,10 @@ def test_labels_may_be_left_out_or_be_the_texts() -> None:
 def test_a_class_for_each_token_is_segmentation() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Embedding(VOCABULARY, 16), nn.Linear(16, 5))
-    target = leakaudit.load(net, image_shape=(1, 1, LENGTH))
+    with pytest.raises(ModelError, match="hidden states, or a class for each token") as caught:
+        leakaudit.load(net, image_shape=(1, 1, LENGTH))
+    assert "--task segmentation" in caught.value.hint
+    target = leakaudit.load(net, image_shape=(1, 1, LENGTH), task="segmentation")
     assert (target.task.kind, target.task.classes) == ("segmentation", 5)
     labels = texts(12, 5, seed=1).numpy()
     report = audited(target, texts(12), labels)

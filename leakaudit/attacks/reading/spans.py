@@ -173,10 +173,10 @@ def spans(target: Target, observation: Observation, table: str, tokens: int, spa
     telling = tuple(reader for reader in whole if most < reader.width)
     if not telling:
         return f"undecided: the gradient of {whole[0].weight} spans all {most} dimensions, so every token would pass"
-    return _reaching(target, observation, Spans(telling, most, span), tokens)
+    return reaching(target, observation, Spans(telling, most, span), tokens)
 
 
-def _reaching(target: Target, observation: Observation, found: Spans, tokens: int) -> Spans | str:
+def reaching(target: Target, observation: Observation, found: Spans, tokens: int) -> Spans | str:
     """With the distance at which an input counts: above rounding and noise, below what chance would bring."""
     tilts = [span_tilt(r.gradient(observation.update), spread(observation, r.weight)) for r in found.readers]
     # layers often read the same input, and then their spans are one: only one of them counts against chance
