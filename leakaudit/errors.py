@@ -70,6 +70,17 @@ class UpdateError(AuditError):
     quotes_samples: ClassVar[bool] = True
 
 
+def kinds() -> dict[str, type[LeakauditError]]:
+    """All errors by the names of their classes, so that one can be made again that another process has told of."""
+    found: dict[str, type[LeakauditError]] = {}
+    pending: list[type[LeakauditError]] = [LeakauditError]
+    while pending:
+        kind = pending.pop()
+        found[kind.__name__] = kind
+        pending.extend(kind.__subclasses__())
+    return found
+
+
 def nearest(name: str, known: Iterable[str], otherwise: str, meant: str = "{}") -> str:
     """A hint about a name that there is not: the most similar that there is.
 

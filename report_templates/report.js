@@ -54,6 +54,19 @@
     apply();
   }
 
+  // What is folded opens where a link leads into it, and for printing.
+  function unfold() {
+    const target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (!target) return;
+    const inside = target.querySelector(":scope > details");
+    if (inside) inside.open = true;
+    for (let at = target.parentElement; at; at = at.parentElement) if (at.tagName === "DETAILS") at.open = true;
+    target.scrollIntoView();
+  }
+  window.addEventListener("hashchange", unfold);
+  window.addEventListener("beforeprint", () => { for (const one of all(".appendix > details")) one.open = true; });
+  unfold();
+
   // Slider over each pair, and a step through its snapshots.
   for (const card of cards) {
     const pair = card.querySelector(".pair");

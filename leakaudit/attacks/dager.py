@@ -144,11 +144,11 @@ def _texts(target: Target, observation: Observation, table: str, tokens: Tensor,
     none = torch.empty((0, prod(target.image_shape)), dtype=torch.long)
     if observation.batch_size == 1 or not len(tokens) or target.task.labelled:
         return none
-    found = spans(target, observation, table, len(tokens), settings.span)
-    if isinstance(found, str):
+    found = spans(target, observation, table, settings.span)
+    away = found if isinstance(found, str) else distances(target, found, observation, tokens)
+    if isinstance(away, str):
         return none
-    allowed = distances(target, found, observation, tokens) <= found.reach
-    return read_texts(target, observation, table, allowed, tokens, settings.span)
+    return read_texts(target, observation, table, away <= 1, tokens, settings.span)
 
 
 def _of_texts(target: Target, observation: Observation, texts: Tensor, known: Tensor) -> Reconstruction:
@@ -218,11 +218,11 @@ def _seen_tokens(target: Target, observation: Observation, table: str, settings:
     tokens = torch.arange(vocabulary, device=like(target).device)
     if observation.batch_size == 1:
         return tokens, "the whole vocabulary"
-    found = spans(target, observation, table, vocabulary, settings.span)
+    found = spans(target, observation, table, settings.span)
     if isinstance(found, str):
         return none, found
-    passed = distances(target, found, observation, tokens) <= found.reach
-    return tokens[passed.any(1)], f"span of {found.names}"
+    away = distances(target, found, observation, tokens)
+    return (none, away) if isinstance(away, str) else (tokens[(away <= 1).any(1)], f"span of {found.names}")
 
 
 def _sequence(
@@ -234,11 +234,13 @@ def _sequence(
         read = _by_positions(target, observation, table, tokens, settings)
         if read is not None:
             return read
-    found = spans(target, observation, table, len(tokens), settings.span)
+    found = spans(target, observation, table, settings.span)
     if isinstance(found, str):
         return _Sequence(None, None, False, found)
     away = distances(target, found, observation, tokens)
-    passed = away <= found.reach
+    if isinstance(away, str):
+        return _Sequence(None, None, False, away)
+    passed = away <= 1
     somewhere, placed = tokens[passed.any(1)].cpu(), passed.sum(0) == 1
     how = f"span of {found.names}: rank {found.rank}, {int(placed.sum())} of {places} places unique"
     if not len(somewhere):

@@ -90,6 +90,7 @@ class EmbeddingReader(Attack):
     needs: ClassVar[str] = "a model over token ids whose embedding table is trained and not tied to the output"
     reference: ClassVar[str] = "Melis et al., S&P 2019, arXiv 1805.04049"
     cost: ClassVar[int] = 4
+    told: ClassVar[tuple[str, ...]] = ()
     reads: ClassVar[tuple[str, ...]] = ("tokens",)
     tasks: ClassVar[tuple[str, ...]] = TASKS
     adapts: ClassVar[tuple[str, ...]] = SEEN_THROUGH

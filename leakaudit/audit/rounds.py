@@ -16,15 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leakaudit.audit.request import LOCAL, Request
+from leakaudit.audit.kinds import Whole
+from leakaudit.audit.request import LOCAL, WITHHELD, Request
 from leakaudit.audit.shares import own_share
 from leakaudit.client.batch import Batch
-from leakaudit.client.readers.base import Reader
+from leakaudit.client.readers.base import Reader, reader_for
+from leakaudit.client.readers.npz import SAMPLE_KEYS, hash_files, read_joined, read_npz
 from leakaudit.client.readers.tasks import with_task
 from leakaudit.client.rounds.carried import Carried, Trained, carried_between
 from leakaudit.client.rounds.files import RecordedUpdate, load_update
 from leakaudit.client.rounds.folder import (
     began_with,
+    begun_with,
     kind_of,
     read_settings,
     read_shared,
@@ -90,7 +93,7 @@ def with_round(request: Request) -> Request:
     """The request with what the document of its round says of the client's training, where no keyword says so.
 
     Raises:
-        UsageError: The folder is no recorded round, or neither tells the learning rate.
+        UsageError: The folder is no recorded round.
         UpdateError: Its document is damaged, or a setting in it cannot be.
     """
     if request.round is None:
@@ -99,11 +102,9 @@ def with_round(request: Request) -> Request:
         raise UsageError("--update and --round were both given", "a round holds its update: leave out one of them")
     said: dict[str, Any] = {name: request.value_of(name) for name in LOCAL if request.says(name)}
     said |= {"mode": request.protocol.mode, "weight_decay": request.weight_decay, "samples": request.samples}
+    said |= {"unknown": request.unknown} if request.unknown else {}
     said |= {} if request.local else {"batch_size": request.protocol.batch_size}
     known = told_beside({**said, "round": request.round})
-    folder = rounds_in(request.round)[0]
-    if kind_of(folder) != "gradient" and not request.local and "learning_rate" not in known:
-        raise UsageError(f"{folder} does not tell the learning rate of the client", "add --learning-rate, as 0.1")
     return replace(request, **known)
 
 
@@ -111,6 +112,7 @@ def told_beside(keywords: Mapping[str, Any]) -> dict[str, Any]:
     """What the document of a round adds to the keywords of a request, which go before it.
 
     Of several rounds it is the first that decides; the others have to agree with it, but for the number of samples.
+    Where no learning rate is told, it is unknown, and so is what else of the training is not told.
 
     Raises:
         UsageError: ``round`` is no recorded round.
@@ -127,9 +129,13 @@ def told_beside(keywords: Mapping[str, Any]) -> dict[str, Any]:
     counts = isinstance(number, int) and number > 0 and keywords.get("samples") is None
     if kind_of(folders[0]) == "gradient":
         return known | ({"batch_size": number} if counts and keywords.get("batch_size") in (None, 1) else {})
+    hidden = keywords.get("unknown") or ()
     for name in LOCAL:
-        if told.get(name) not in (None, False, 0) and keywords.get(name) in (None, False):
+        if told.get(name) not in (None, False, 0) and keywords.get(name) in (None, False) and name not in hidden:
             known[name] = told[name]
+    missing = tuple(name for name in WITHHELD if (known.get(name) or keywords.get(name)) is None)
+    if "learning_rate" in missing and not hidden:  # a document that tells no rate tells nothing of the training
+        known["unknown"] = missing
     if told.get("weight_decay") and keywords.get("weight_decay") is None:
         known["weight_decay"] = told["weight_decay"]
     known |= {"samples": number} if counts else {}
@@ -171,48 +177,64 @@ def own_samples(request: Request, reader: Reader) -> tuple[Target, Batch]:
     Raises:
         BatchError: They do not fit the model, or not together.
     """
-    found: list[Batch] = []
-    target = reader.target
-    for folder in [] if request.round is None else rounds_in(request.round):
-        if (path := samples_of(folder)) is not None:
-            target, batch = replace(reader, target=with_task(target, path)).fitted(path)
-            found.append(batch.at(sum(map(len, found))))
-    if not found:
-        return target, Batch.unknown(target.image_shape)
-    if len(found) > 1:
-        return target, Batch.joined(found)
-    return target, found[0]
+    folders = [] if request.round is None else rounds_in(request.round)
+    paths = [path for folder in folders if (path := samples_of(folder)) is not None]
+    if not paths:
+        return reader.target, Batch.unknown(reader.target.image_shape)
+    source = paths[0] if len(paths) == 1 else read_joined(paths, SAMPLE_KEYS)
+    target = with_task(reader.target, source)
+    return reader_for(target, reader.reading).fitted(source)
 
 
-def read_recorded(request: Request, target: Target, samples: Batch, reader: Reader) -> Rounds:
+def at_the_beginning(request: Request, target: Target) -> Target:
+    """The model with the weights that the client of a recorded update started from; its own where no file says them.
+
+    Raises:
+        UsageError: The file is of no update, or is not there.
+        UpdateError: Its weights are not those of such a model.
+    """
+    if request.before is None:
+        return target
+    if request.update is None:
+        raise UsageError(
+            "--before holds the weights that an update started from, and there is none",
+            "add --update; a --round has its own",
+        )
+    return target.at(begun_with(Path(request.before), target, "--before"))
+
+
+def read_recorded(request: Request, target: Target, samples: Batch) -> Rounds:
     """What a request names as recorded: rounds, or one update.
 
     Args:
         request: With what the first round tells, see :func:`with_round`.
         target: The model.
         samples: Behind the only update; of a folder of rounds, those of all that hold some.
-        reader: Reads samples alike.
 
     Raises:
         UpdateError: It does not fit the model; of several rounds, none of them does.
     """
     if request.update is not None:
         update = load_update(request.update, target, request.weight_decay, local=request.local)
+        if request.before is not None:
+            digest = hash_files([Path(request.before)])
+            note = f"the client started from other weights than the model file's (SHA-256 {digest[:16]}…)"
+            update = replace(update, notes=(*update.notes, note))
         return Rounds((_checked(request, Round(update, samples), target),))
     folders = [] if request.round is None else rounds_in(request.round)
     if len(folders) == 1:
         return Rounds((_checked(request, _only(request, folders[0], target, samples), target),))
-    return _several(request, folders, target, samples, reader) if folders else Rounds()
+    return _several(request, folders, target, samples) if folders else Rounds()
 
 
 def _only(request: Request, folder: Path, target: Target, samples: Batch) -> Round:
     """The one round of a folder, which began with the scanned model."""
     if difference := differing(began_with(folder, target), target):
         raise UpdateError(*difference)
-    return Round(read_shared(folder, target), samples, read_settings(folder))
+    return Round(read_shared(folder, target, request.weight_decay), samples, read_settings(folder))
 
 
-def _several(request: Request, folders: Sequence[Path], target: Target, samples: Batch, reader: Reader) -> Rounds:
+def _several(request: Request, folders: Sequence[Path], target: Target, samples: Batch) -> Rounds:
     """Rounds that go together, and why the others do not."""
     audited: list[Round] = []
     left_out: list[LeftOut] = []
@@ -220,21 +242,21 @@ def _several(request: Request, folders: Sequence[Path], target: Target, samples:
     begun: list[tuple[dict[str, Tensor], Target | None]] = []
     trained: list[Trained] = []
     place = len(samples)
-    known = 0
+    known = _known_places(folders)
     first = read_settings(folders[0])
     for folder in folders:
         label = str(folder.relative_to(Path(str(request.round))))
         try:
             told = read_settings(folder)
-            batch = _samples_of(folder, request, told, target, reader)
-            batch = batch.at(known if batch.known else place)
-            known, place = known + len(batch), place + (0 if batch.known else len(batch.indices))
+            own = known.get(folder)
+            batch = _unknown(folder, request, told, samples, place) if own is None else samples.subset(own)
+            place += 0 if batch.known else len(batch.indices)
             weights = began_with(folder, target)
-            own = _target_of(weights, target, begun)
+            model = _target_of(weights, target, begun)
             _refuse_other_settings(folder, told, first)
-            update = read_shared(folder, own or target)
-            audited.append(_checked(request, Round(update, batch, told, label, own), own or target))
-            trained.append(_trained(audited[-1], request, weights, own or target))
+            update = read_shared(folder, model or target, request.weight_decay)
+            audited.append(_checked(request, Round(update, batch, told, label, model), model or target))
+            trained.append(_trained(audited[-1], request, weights, model or target))
         except LeakauditError as error:
             left_out.append(LeftOut(label, error.message))
             errors.append(error)
@@ -282,20 +304,32 @@ def _refuse_other_settings(folder: Path, told: Mapping[str, Any], first: Mapping
             )
 
 
-def _samples_of(folder: Path, request: Request, told: Mapping[str, Any], target: Target, reader: Reader) -> Batch:
-    """The samples of one round of several, or their number.
+def _known_places(folders: Sequence[Path]) -> dict[Path, range]:
+    """Of the rounds that hold their samples, where these are among those of all."""
+    found: dict[Path, range] = {}
+    end = 0
+    for folder in folders:
+        if (path := samples_of(folder)) is not None:
+            first, end = end, end + len(read_npz(path, keys=SAMPLE_KEYS).labels)
+            found[folder] = range(first, end)
+    return found
+
+
+def _unknown(folder: Path, request: Request, told: Mapping[str, Any], samples: Batch, place: int) -> Batch:
+    """The samples of one round of several that does not hold them: their number, the first of them at this place.
 
     Raises:
         UpdateError: It tells neither.
     """
-    if (path := samples_of(folder)) is not None:
-        return replace(reader, target=target).read(path)
     number = told.get("num_examples") or request.samples or (None if request.local else request.protocol.batch_size)
-    if not isinstance(number, int) or number < 1:
+    try:
+        number = Whole(least=1).take(number)
+    except ValueError as error:
         raise UpdateError(
-            f"{folder} does not tell how many samples are behind it", "add --samples, or num_examples to round.json"
-        )
-    return Batch.unknown(target.image_shape, range(number))
+            f"{folder} does not tell how many samples are behind it ({number!r}, {error})",
+            "add --samples, or num_examples to round.json",
+        ) from error
+    return Batch.unknown(samples.images.shape[1:], range(place, place + number))
 
 
 def _checked(request: Request, round_: Round, target: Target) -> Round:
@@ -311,7 +345,7 @@ def _checked(request: Request, round_: Round, target: Target) -> Round:
     whole = defended_protocol(protocol, request.defending()).privately(None)
     refuse_mistaken(update.tensors, update.kind, target, round_.batch, whole, update.path, signs=signs)
     steps = round_.told.get("local_steps")
-    if request.local and isinstance(steps, int) and steps != protocol.steps:
+    if request.local and not protocol.withheld and isinstance(steps, int) and steps != protocol.steps:
         raise UpdateError(
             f"{update.path}: the round says {steps} local steps, its settings make {protocol.steps} of "
             f"{protocol.batch_size} samples",
@@ -322,9 +356,10 @@ def _checked(request: Request, round_: Round, target: Target) -> Round:
     if isinstance(protocol, FedAvg) and protocol.linear and asked.weight_decay is None:
         round_ = replace(round_, update=local_decay(update, target.parameters, protocol))
     counted = counted_steps(target, round_.update.buffers)
-    if counted is None or counted == protocol.steps:
+    if counted is None or (counted == protocol.steps and not protocol.withheld):
         return round_
-    note = f"BatchNorm's own counters say {counted} steps, the settings make {protocol.steps}"
+    made = "" if protocol.withheld else f", the settings make {protocol.steps}"
+    note = f"BatchNorm's own counters say {counted} steps{made}"
     return replace(round_, update=replace(round_.update, notes=(*round_.update.notes, note)))
 
 

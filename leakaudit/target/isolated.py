@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from leakaudit.errors import ModelError, UsageError
-from leakaudit.safety.confined import Limits, confined, grant
+from leakaudit.safety.confined import Limits, confined, grant, refuse_exhaustion
 from leakaudit.safety.files import ordinary
 from leakaudit.target.answers import giving, recording
 from leakaudit.target.hashing import hash_model
@@ -108,6 +108,7 @@ def _differentiates() -> bool:
     x = torch.ones((), requires_grad=True)
     try:
         torch.autograd.grad(x * x, x)
-    except RuntimeError:
+    except RuntimeError as error:
+        refuse_exhaustion(error)
         return False
     return True

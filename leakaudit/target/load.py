@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from leakaudit.errors import ModelError, UsageError
+from leakaudit.target.hashing import hash_model
 from leakaudit.target.readers import Asked, reader_of
 from leakaudit.target.target import FidelityNote, SharedStatistics, Target
 from leakaudit.tasks.base import Task
@@ -104,6 +105,7 @@ def load(
         if reader.kind != "onnx":
             _check_trained(trained, f"{reader.called}: it says itself what is trained")
         target = reader.read(file, asked) if factory is None else archives.from_factory(file, reader, factory, asked)
+        target = target if target.sha256 else replace(target, sha256=hash_model(file))
     if not target.parameters:
         raise ModelError(f"{target.name} has no trainable tensors", "check --frozen and that weights are in the file")
     known = asked_for(target.task, task, loss, pos_weight, target.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from math import prod
@@ -137,6 +138,7 @@ def _native(
     module: nn.Module, image_shape: ImageShape | None, batch: int, label: str
 ) -> tuple[tuple[int, ...], Layout, list[FidelityNote], Tokens | None]:
     """The native input shape: the given image shape, or the first common one that works; image, vector or token ids."""
+    _refuse_several_inputs(module, label)
     errors: list[str] = []
     tries = _given(image_shape) if image_shape else _usual(module)
     for native, layout in tries:
@@ -156,6 +158,22 @@ def _native(
         f"{label} accepts none of the input shapes tried; {errors[0]}",
         "pass the image shape as channels, height, width",
     )
+
+
+def _refuse_several_inputs(module: nn.Module, label: str) -> None:
+    """Name the inputs of a module that cannot do with one."""
+    try:
+        given = inspect.signature(module.forward).parameters.values()
+    except (TypeError, ValueError):  # a module that is no Python, which says itself what it takes
+        return
+    plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [one.name for one in given if one.kind in plain and one.default is inspect.Parameter.empty]
+    if len(needed) > 1:
+        raise ModelError(
+            f"{label} takes {len(needed)} inputs ({', '.join(needed)}), expected one",
+            "wrap it so that it takes one, or export it to ONNX: there, integers that are looked up in embeddings are "
+            "joined with numbers (N, D) to rows of a table; pictures beside numbers are not supported yet",
+        )
 
 
 def _given(shape: ImageShape) -> list[tuple[tuple[int, ...], Layout]]:
@@ -201,7 +219,8 @@ def _token_input(
     for length in (prod(image_shape),) if image_shape else LENGTHS:
         try:
             run(module, batch, (length,), vocabulary=1)
-        except (RuntimeError, ValueError, TypeError, IndexError, ModelError):
+        except (RuntimeError, ValueError, TypeError, IndexError, ModelError) as error:
+            refuse_exhaustion(error)
             continue
         working.append(length)
         if len(working) == 2:
@@ -274,16 +293,15 @@ def _unrecorded_randomness(
     Such draws (a function of the module's own, DropBlock, noise) differ from client to attacker, and nobody says so.
     """
     layers = [layer for layer in dropout_layers(module).values() if layer.training]
-    state = torch.get_rng_state()
     try:
         for layer in layers:
             layer.eval()
         found = []
         for seed in (0, 1):
-            torch.manual_seed(seed)
-            found.append(run(module, batch, native, vocabulary=vocabulary))
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                found.append(run(module, batch, native, vocabulary=vocabulary))
     finally:
-        torch.set_rng_state(state)
         for layer in layers:
             layer.train()
     if torch.equal(found[0], found[1]):

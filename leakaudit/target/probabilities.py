@@ -27,6 +27,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from leakaudit.errors import ModelError
+from leakaudit.safety.confined import refuse_exhaustion
 from leakaudit.target.probe import sample
 from leakaudit.target.target import FidelityNote
 
@@ -265,7 +266,8 @@ def _results(module: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]] | None
                 return None
             with _Watch(len(x), (1, first[0].numel()), _CONSIDERED) as watch:
                 outputs = module(x).reshape(len(x), -1)
-    except (RuntimeError, ValueError, ModelError):  # train mode does not take every batch
+    except (RuntimeError, ValueError, ModelError) as error:  # train mode does not take every batch
+        refuse_exhaustion(error)
         return None
     return outputs, [value.reshape(len(x), -1) for value in watch.kept]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -64,3 +65,16 @@ def test_counts_after_several_steps(samples: Batch, space: Images) -> None:
     assert "in 4 steps" in guess.method
     right = sum((Counter(victim.labels.tolist()) & Counter(guess.labels.tolist())).values())
     assert right >= 15, right
+
+
+def test_the_scale_of_an_unknown_training_is_told_by_missing_classes(samples: Batch, space: Images) -> None:
+    """Whatever learning rate the client had, the counts are those of a known one."""
+    target = make_target(small_cnn(), (3, 12, 12), 5)
+    some = samples.subset([i for i, label in enumerate(samples.labels.tolist()) if label != 2][:6])
+    fast = FedAvg(6, local_epochs=2, learning_rate=0.02, untold=("learning_rate",))
+    seen = observe(target, some, fast, space, seed=0)
+    other = replace(seen, update={name: 7 * tensor for name, tensor in seen.update.items()})
+    found = [infer_labels(target, each, cpu_generator(0)).labels.tolist() for each in (seen, other)]
+    assert found[0] == found[1]
+    right = sum((Counter(some.labels.tolist()) & Counter(found[0])).values())
+    assert right >= 5, right

@@ -55,6 +55,7 @@ BAD = {
     'template_dir = "templates"': "template-dir",
     'factory = "evil:build"': "factory",
     "trust = true": "trust",
+    'store = "s3://elsewhere/x"': "store",
     "unsafe-pickle = true": "unsafe-pickle",
     "unsafe_pickle = false": "unsafe-pickle",
     'defence = "evil:defend"': "defence",

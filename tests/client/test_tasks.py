@@ -209,3 +209,13 @@ def test_rows_of_a_table_may_be_labelled_with_numbers() -> None:
     told = with_task(target, (inputs, labels))
     batch = reader_for(told).fitted((inputs, labels))[1]
     torch.testing.assert_close(batch.labels, torch.from_numpy(labels.astype(np.float32))[:, None])
+
+
+def test_labels_of_a_csv_say_the_task(tmp_path: Path) -> None:
+    """As those of an array do: prices are numbers, not one of two classes."""
+    place = tmp_path / "houses.csv"
+    place.write_text("".join(["rooms,area,price\n", *(f"{i},{10.5 * i},{1.5 * i + 3}\n" for i in range(6))]))
+    target = load(nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1)), image_shape=(1, 1, 2))
+    assert isinstance(with_task(target, place).task, Regression)
+    place.write_text("".join(["rooms,area,sold\n", *(f"{i},{10.5 * i},{i % 2}\n" for i in range(6))]))
+    assert isinstance(with_task(target, place).task, OneLogit)

@@ -19,7 +19,8 @@ cross-check and its agreement reported; on briefly trained networks it is worse,
 above is what LLG (Wainakh et al. 2022) starts from.
 
 After several local steps the model half-way between the weights before and after takes the place of the model, and the
-features are fitted through the steps (`leakaudit.attacks.labels.steps`).
+features are fitted through the steps (`leakaudit.attacks.labels.steps`). Of a client whose learning rate or number of
+steps is not known, the scale of the update is estimated first (`leakaudit.attacks.labels.scale`).
 
 A known defence changes what can be believed. Through noise the label of one sample is the largest entry of the leading
 left singular vector of ``[G | g] = (p − y) [hᵀ 1]``, where that is more than noise, and else of g alone. Clipped,
@@ -41,6 +42,7 @@ from leakaudit.attacks.labels.by_loss import infer_by_loss
 from leakaudit.attacks.labels.counts import fit_prediction, ilrg_shares, round_counts
 from leakaudit.attacks.labels.features import feature_fit
 from leakaudit.attacks.labels.head import Head, find_head, last_layer_signal, probabilities
+from leakaudit.attacks.labels.scale import scaled
 from leakaudit.attacks.labels.steps import halfway, through_steps
 from leakaudit.attacks.reading.noise import rank_limit
 from leakaudit.observation import Observation
@@ -78,6 +80,10 @@ def infer_labels(target: Target, observation: Observation, generator: Generator)
     if size == 1:
         label = int(signal[0] < 0) if target.binary else int(signal.argmin())
         return LabelGuess(torch.tensor([label]), "sign of the last layer's gradient (iDLG)", exact)
+    if observation.protocol.withheld:
+        observation = scaled(observation, signal, head.prediction)
+        signal = last_layer_signal(observation, head)[0]
+        assert signal is not None
     signal = signal.double().cpu()
     if target.binary:
         positive = head.prediction[0].double().cpu() - signal[0]

@@ -11,14 +11,14 @@ beginnings that pass become more than `MOST_BEGINNINGS`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import prod
 
 import torch
 from torch import Tensor
 
 from leakaudit.attacks.reading.first_layer import like, watch
-from leakaudit.attacks.reading.noise import spread
-from leakaudit.attacks.reading.spans import TOGETHER, Reader, Spans, constant, reaching, span_distance, span_rank
+from leakaudit.attacks.reading.spans import TOGETHER, Reader, constant, outside_share, span_of
 from leakaudit.observation import Observation
 from leakaudit.target.target import Target
 
@@ -26,6 +26,21 @@ MOST_BEGINNINGS = 64
 """Beginnings that are kept from place to place, at most; chosen, eight times the largest batch."""
 MOST_TEXTS = 8
 """Largest batch that is tried; chosen for time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A layer that tells beginnings of texts.
+
+    Args:
+        reader: It.
+        outside: An orthonormal basis (in, missing) of what is outside the span of its gradient.
+        reach: Distance from the span that a beginning which occurred may have.
+    """
+
+    reader: Reader
+    outside: Tensor
+    reach: float
 
 
 def causal_readers(target: Target, table: str) -> list[Reader]:
@@ -79,7 +94,7 @@ def read_texts(
         if not len(texts) or not len(following):
             return none
         grown = torch.cat([texts.repeat_interleave(len(following), 0), following.repeat(len(texts))[:, None]], 1)
-        away = _distances(target, observation, layer, grown, place)
+        away = _distances(target, layer, grown, place)
         order = away.argsort()[: int((away <= layer.reach).sum())]
         if len(order) > MOST_BEGINNINGS:
             return none
@@ -87,31 +102,26 @@ def read_texts(
     return texts.cpu()
 
 
-def _telling(target: Target, observation: Observation, table: str, tokens: int, span: float) -> Spans | None:
+def _telling(target: Target, observation: Observation, table: str, tokens: int, span: float) -> Layer | None:
     """The causal layer with the most room beside its span; ``None`` where there is none."""
-    best: Spans | None = None
+    best: Layer | None = None
+    tried = tokens * MOST_BEGINNINGS * prod(target.image_shape)
     for reader in causal_readers(target, table):
-        if reader.weight not in observation.update:
-            continue
-        rank = span_rank(reader.gradient(observation.update), spread(observation, reader.weight))
-        if not 0 < rank < reader.width:
-            continue
-        found = reaching(target, observation, Spans((reader,), rank, span), tokens * MOST_BEGINNINGS)
-        room = 0 if best is None else best.readers[0].width - best.rank
-        if not isinstance(found, str) and reader.width - rank > room:
-            best = found
+        found = span_of(observation, reader, span, tried) if reader.weight in observation.update else None
+        if found is not None and (best is None or found[0].shape[1] > best.outside.shape[1]):
+            best = Layer(reader, *found)
     return best
 
 
-def _distances(target: Target, observation: Observation, layer: Spans, beginnings: Tensor, place: int) -> Tensor:
+def _distances(target: Target, layer: Layer, beginnings: Tensor, place: int) -> Tensor:
     """Of what a layer reads at a place of beginnings (n, place + 1) from its span (n,)."""
-    (reader,), places = layer.readers, prod(target.image_shape)
-    gradient, found = reader.gradient(observation.update), []
+    places, found = prod(target.image_shape), []
     for chunk in beginnings.split(max(1, TOGETHER // places)):
         ids = torch.zeros((len(chunk), places), device=chunk.device, dtype=chunk.dtype)
         ids[:, : chunk.shape[1]] = chunk
-        inputs = ids.to(like(target)).view(len(chunk), *target.image_shape)
-        operand = watch(target, inputs)[reader.weight][0].operand
+        operand = watch(target, ids.to(like(target)).view(len(chunk), *target.image_shape))[layer.reader.weight][
+            0
+        ].operand
         rows = operand.reshape(len(chunk), places, -1)[:, place]
-        found.append(span_distance(gradient, rows, spread(observation, reader.weight)))
+        found.append(outside_share(rows, layer.outside).norm(dim=1))
     return torch.cat(found)

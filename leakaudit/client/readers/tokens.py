@@ -18,7 +18,7 @@ from leakaudit.client.batch import Batch
 from leakaudit.client.readers.base import Reader, Source
 from leakaudit.client.readers.labels import following, label_note, read_labels
 from leakaudit.client.readers.memory import gathered
-from leakaudit.client.readers.npz import INPUT_KEYS, Arrays, hash_files, read_npz
+from leakaudit.client.readers.npz import INPUT_KEYS, Arrays, as_arrays, hash_files, read_npz
 from leakaudit.domains.tokens import Tokens, tokens_of
 from leakaudit.errors import BatchError, UsageError
 from leakaudit.target.target import Target
@@ -42,7 +42,7 @@ class TokenReader(Reader):
         if isinstance(source, Batch):
             return with_length(target, source.images.shape[-1]), source
         if isinstance(source, tuple):
-            path, arrays = None, Arrays(np.asarray(source[0]), np.asarray(source[1]), (), ())
+            path, arrays = None, as_arrays(source)
         else:
             path = Path(source)
             arrays = read_tokens(path, labelled=target.task.labelled)

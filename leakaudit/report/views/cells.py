@@ -25,12 +25,14 @@ class Fact:
 
 @dataclass(frozen=True)
 class Cell:
-    """Text of a cell, its sort key, the number of its note, and how it is marked (``leak``, ``held``, ``alert``)."""
+    """Text of a cell, its sort key, the number of its note, how it is marked (``leak``, ``held``, ``alert``), where it
+    leads."""
 
     text: str
     key: str = ""
     note: int | None = None
     mark: str = ""
+    href: str = ""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from leakaudit.target.consumer import consumer
 from leakaudit.target.hashing import hash_model
 from leakaudit.target.onnx import fidelity, selfcheck
 from leakaudit.target.onnx.allowance import check_input
+from leakaudit.target.onnx.joined import join_inputs
 from leakaudit.target.onnx.module import OnnxModule
 from leakaudit.target.onnx.prepare import prepare
 from leakaudit.target.onnx.read import read_model
@@ -45,7 +46,8 @@ def from_onnx(
     trusted: bool = False,
 ) -> Target:
     """Load, check and describe an ONNX file; see `leakaudit.target.load` for the arguments."""
-    model = read_model(path)
+    model = read_model(path, trusted)
+    joined = join_inputs(model, str(path), output)
     source = prepare(model, str(path), output, frozen, trained, trusted)
     if not source.parameters:
         raise ModelError(f"{path} has no trainable tensors", "export the model with its weights; check --frozen")
@@ -64,7 +66,8 @@ def from_onnx(
     tokens = None if source.integer is None else _tokens(module, source, native, path)
     if tokens is None:
         layout = layouts.settled(layout, native, consumer(module, native, source.batch or 1), image_shape)
-    domain, vocabulary = layouts.domain_of(layout, native, image_shape, tokens)
+    row = None if joined is None else (joined.columns, joined.parts)
+    domain, vocabulary = layouts.domain_of(layout, native, image_shape, tokens, row)
     others = source.outputs if len(source.outputs) > 1 else ()
     check_outputs((1, *module.returned), 1, f"output {source.output_name!r}", domain.places, domain.ids, others)
     mapped = maps(module.returned, domain.places)

@@ -89,8 +89,9 @@ class Tracer:
         self.executed: list[NodeProto] = []
         """The nodes that ran, branches replaced by what they contain."""
         self.constants: dict[tuple[bytes, str, tuple[int, ...]], Slot] = {}
-        samples = self.shape[0] if source.batch is None else 1
-        self.results = results(source.weight_bytes, samples, source.trusted)
+        self.results = results(
+            source.weight_bytes, self.shape[0], source.trusted, asked_by_file=source.batch is not None
+        )
         self.made = made(source.trusted)
 
     def build(self) -> Program:
