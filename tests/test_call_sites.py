@@ -55,7 +55,6 @@ ALLOWED: dict[tuple[str, str], str] = {
         "report/domains/__init__.py",
         "resolve_name",
     ): "a table in the source, or a constant of an installed domain's class",
-    ("sweeps/variants.py", "variant.load"): "a method of our own",
     ("matching/step.py", "make_fx"): "records tensor operators; names come from counters (tests/matching/test_step.py)",
     ("matching/step.py", "graph.recompile"): "the graph that make_fx has recorded",
     ("matching/step.py", "_inductor.compile"): "the graph that make_fx has recorded",

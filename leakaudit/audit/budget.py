@@ -19,13 +19,13 @@ YARDSTICK = 0.5
 """Worth of an attack that no attacker could run, relative to one that he could; chosen."""
 RECOVERED = 0.25
 """Worth of a run on a victim that is recovered for certain, relative to one that is not; chosen."""
+IN_PASSING = 0.25
+"""Worth of an attack that is only tried in passing; chosen."""
 CERTIFICATE = 0.1
 """Time that the certificate of a run's result may take beyond the run's share, relative to that; chosen: what it takes
 is missing to later runs, and after the last one the budget is exceeded by no more."""
 SETUP = 0.5
 """Of a time budget, at most, that goes to what stands before the attacks: rank analysis, updates, labels; chosen."""
-IN_PASSING = 0.25
-"""Worth of an attack that is only tried in passing; chosen."""
 ATTACKS_SHARE = 0.75
 """Of a time budget, at most; the controls get the rest, and what attacks leave over; chosen."""
 

@@ -185,7 +185,7 @@ class Table(Domain):
         words = [f"{numbers} number{'s' * (numbers != 1)}"] if numbers else []
         if categories:
             words.append(f"{categories} categor{'ies' if categories != 1 else 'y'} in {self._levels} entries")
-        return " and ".join(words)
+        return " and ".join(words) or "no column"
 
     @property
     def _levels(self) -> int:

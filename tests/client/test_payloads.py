@@ -143,6 +143,10 @@ WRONG: dict[str, tuple[Form, str]] = {
         lambda before, after: {**after, "bn.running_var": torch.zeros(2, 4)},
         r"bn.running_var, which is not trained, is float32 \(2, 4\), expected numbers \(4,\)",
     ),
+    "statistics that are not a number": (
+        lambda before, after: {**after, "bn.num_batches_tracked": torch.tensor(float("nan"))},
+        "bn.num_batches_tracked holds values that are not finite",
+    ),
     "complex statistics": (
         lambda before, after: {**after, "bn.running_var": torch.zeros(4, dtype=torch.complex64)},
         "bn.running_var, which is not trained, is complex64",

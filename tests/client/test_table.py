@@ -113,6 +113,19 @@ def test_a_table_that_is_a_pipe_is_refused(tmp_path: Path) -> None:
         read(table_target(), tmp_path / "b.csv")
 
 
+def test_cells_that_all_differ_are_no_levels(tmp_path: Path) -> None:
+    """A level each would be a matrix of 80 GB."""
+    (tmp_path / "b.csv").write_text("\n".join(["name,label", *(f"n{n},{n % 2}" for n in range(100_000))]))
+    with pytest.raises(BatchError, match="make 100000 numbers; the model takes 22"):
+        read(plain_target(), tmp_path / "b.csv")
+
+
+def test_a_table_of_labels_alone_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "b.csv").write_text("label\n1\n0\n")
+    with pytest.raises(BatchError, match="the model takes 22"):
+        read(plain_target(), tmp_path / "b.csv")
+
+
 def test_a_column_of_one_long_cell_is_refused(tmp_path: Path) -> None:
     """NumPy would give every cell the room of the longest: 60 kB of text would be 26 GB."""
     lines = ["age,label", f"{'9' * 130_000},0", *(f"{n % 10},0" for n in range(50_000))]

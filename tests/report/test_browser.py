@@ -107,6 +107,18 @@ def test_the_slider_moves_by_keyboard(page: Any) -> None:
     assert image.evaluate("e => getComputedStyle(e).clipPath") != before
 
 
+def test_error_maps_are_drawn_on_demand(page: Any) -> None:
+    assert page.locator("canvas").count() == 0
+    page.get_by_label("error maps").check()
+    maps = page.locator(".sample.leaked .error canvas")
+    assert maps.count() == page.locator(".sample.leaked .pair").count() > 0
+    assert maps.first.get_attribute("aria-label").startswith("Error of the reconstruction of sample ")
+    red = "c => { const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; return [d[0], d[1] < 255]; }"
+    assert maps.evaluate_all(f"all => all.map({red})")[0][0] == 255
+    page.get_by_label("error maps").uncheck()
+    assert not maps.first.is_visible()
+
+
 def test_the_timeline_steps_through_snapshots(page: Any) -> None:
     card = page.locator(".sample").first
     image, step = card.locator("img.reconstruction"), card.locator("input.step")

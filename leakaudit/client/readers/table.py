@@ -129,22 +129,6 @@ def read_rows(path: Path, table: Table, where: str) -> Rows:
     return _rows_of(read_npz(path, keys=TABLE_KEYS))
 
 
-def _rows_of(found: Arrays) -> Rows:
-    return Rows(found.inputs, found.labels, found.columns, found.class_names)
-
-
-def stored_labels(path: Path, domain: Domain) -> np.ndarray[Any, Any]:
-    """The labels of a CSV or Parquet file, as class indices where they are texts.
-
-    Args:
-        path: The file.
-        domain: Of the model; its schema tells the columns of the samples.
-    """
-    table = domain if isinstance(domain, Table) else Table.plain(prod(domain.shape))
-    frame = read_frame(path)
-    return class_labels(frame, label_column(frame, table))[0]
-
-
 def frame_of_parts(frame: Frame, table: Table, where: str) -> Rows:
     """The rows of a frame that holds the cells as a model with integer inputs takes them, in the order of its inputs.
 
@@ -166,6 +150,22 @@ def frame_of_parts(frame: Frame, table: Table, where: str) -> Rows:
     return Rows(rows_of_parts(inputs, table, where), labels, (), class_names)
 
 
+def _rows_of(found: Arrays) -> Rows:
+    return Rows(found.inputs, found.labels, found.columns, found.class_names)
+
+
+def stored_labels(path: Path, domain: Domain) -> np.ndarray[Any, Any]:
+    """The labels of a CSV or Parquet file, as class indices where they are texts.
+
+    Args:
+        path: The file.
+        domain: Of the model; its schema tells the columns of the samples.
+    """
+    table = domain if isinstance(domain, Table) else Table.plain(prod(domain.shape))
+    frame = read_frame(path)
+    return class_labels(frame, label_column(frame, table))[0]
+
+
 def _of_frame(frame: Frame, table: Table, where: str) -> Rows:
     label = label_column(frame, table)
     labels, class_names = class_labels(frame, label)
@@ -182,6 +182,8 @@ def _of_frame(frame: Frame, table: Table, where: str) -> Rows:
         if not table.guessed:
             raise BatchError(f"{where}: has no column {columns[0].name!r}, which the schema describes", "name it alike")
         columns = tuple(_column_of(frame, name) for name in names)
+        if width(columns) != prod(table.shape):  # before they are encoded: as many levels as rows would fill the memory
+            raise _misfit(as_guess(table, columns), prod(table.shape), where)
     parts = [_entries(frame, column) for column in columns]
     known = columns if table.guessed else ()
     return Rows(np.concatenate(parts, 1), labels, names, class_names, known)
@@ -247,7 +249,9 @@ def _entries(frame: Frame, column: Column) -> np.ndarray[Any, Any]:
                 f"its levels begin with {', '.join(column.levels[:5])}",
             )
         places[row] = place
-    return np.eye(len(column.levels))[places]
+    entries: np.ndarray[Any, Any] = np.zeros((len(cells), len(column.levels)))
+    entries[np.arange(len(cells)), places] = 1
+    return entries
 
 
 def _is_number(cell: Any) -> bool:
