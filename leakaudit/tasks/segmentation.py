@@ -115,10 +115,11 @@ class Segmentation(Task):
         return shares.view(1, -1, *(1 for _ in self.places)).expand(count, -1, *self.places)
 
     def correct(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Share of the places whose class is predicted."""
+        """Share of the places that are not ignored whose class is predicted."""
         maps = self.arranged(outputs)
         predicted = maps.argmax(1) if self.channels > 1 else (maps[:, 0] > 0).long()
-        return (predicted == labels).flatten(1).float().mean(1)
+        right, counted = ((predicted == labels), (labels != IGNORED))
+        return right.flatten(1).sum(1) / counted.flatten(1).sum(1).clamp_min(1)
 
     def free(self, labels: Tensor) -> Tensor:
         """The logarithm of each class's share of the whole batch, at every place: nothing tells places apart."""

@@ -65,6 +65,7 @@ def test_several_texts_are_read_through_the_layers_behind_the_attention() -> Non
     assert result.labels.correct == result.labels.count == 2 * (LENGTH - 1)
 
 
+@pytest.mark.slow
 def test_of_more_tokens_than_dimensions_the_set_is_read() -> None:
     """Five texts of ten tokens fill the 32 inputs of every layer."""
     report = audited(model(), texts(12), batch_size=5)
@@ -84,6 +85,7 @@ def test_a_tied_table_names_no_tokens_and_the_span_does() -> None:
     assert all(not a.results or not any(r.samples[0].leaked for r in a.results) for a in pruned.attacks)
 
 
+@pytest.mark.slow
 def test_a_frozen_table_leaves_the_span() -> None:
     torch.manual_seed(0)
     target = leakaudit.load(CausalLM(positions=False), image_shape=(1, 1, LENGTH), frozen=["embed.weight"])
@@ -92,6 +94,7 @@ def test_a_frozen_table_leaves_the_span() -> None:
     assert by_name["dager"].results[0].samples[0].leaked
 
 
+@pytest.mark.slow
 def test_a_large_vocabulary_is_tried_in_chunks() -> None:
     large = 5000
     torch.manual_seed(0)

@@ -68,7 +68,7 @@ def scanned(name: str, *words: str) -> dict[str, Any]:
     ("text", "told"),
     [
         ("cross-entropy:smoothing=0.1,weights=[1,2,3,4]", "cross-entropy (label smoothing 0.1, class weights)"),
-        ("focal:gamma=2", "focal loss (γ = 2)"),
+        pytest.param("focal:gamma=2", "focal loss (γ = 2)", marks=pytest.mark.slow),
     ],
 )
 def test_a_loss_with_settings_is_audited_exactly(folder: Path, text: str, told: str) -> None:

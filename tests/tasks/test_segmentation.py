@@ -87,6 +87,10 @@ def test_areas_are_right_up_to_two_points() -> None:
     assert task.match_labels(labels, moved) == (False,)
     assert (task.tally(labels, moved).right, task.tally(labels, labels).chance) == (67, pytest.approx(0.99))
     assert task.classes_in(labels) == [0, 1, 2]
+    scores = F.one_hot(labels, 3).movedim(-1, 1).flatten(1).float()
+    half = labels.clone()
+    half[:, 5:] = -100
+    assert task.correct(scores, labels).tolist() == task.correct(scores, half).tolist() == [1.0]
 
 
 def test_a_file_of_masks_is_checked() -> None:
@@ -123,7 +127,7 @@ def test_a_model_of_maps_says_its_task() -> None:
         leakaudit.load(nn.Conv2d(1, 3, 3), image_shape=SHAPES[2])
 
 
-@pytest.mark.parametrize("steps", [0, 100])
+@pytest.mark.parametrize("steps", [0, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("loss", ["cross-entropy", "dice", "dice-ce", "focal:gamma=2", "cross-entropy:weights=[1,3,5]"])
 @pytest.mark.parametrize("axes", [2, 3])
 def test_the_areas_of_the_classes_are_inferred(axes: int, loss: str, steps: int) -> None:
