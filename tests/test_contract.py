@@ -61,11 +61,11 @@ NAMES = (*attacks(), "division")
 TEXT_OF_DEFENCES = (*EXAMPLES, "half,factor=0.25")
 CLASSES = 5
 
-LENGTH = math.prod(TEXTS.places)
+LENGTH = math.prod(TEXTS.sides)
 TASKS = (
     MultiLabel(CLASSES),
     Regression(2),
-    Segmentation(CLASSES, SMALL.places),
+    Segmentation(CLASSES, SMALL.sides),
     NextToken(TEXTS.ids, (LENGTH,), True),
 )
 """The others than one class per sample, which everything else here is about."""

@@ -159,7 +159,7 @@ class Domain(ABC):
         return None
 
     @property
-    def places(self) -> tuple[int, ...]:
+    def sides(self) -> tuple[int, ...]:
         """Sizes of the axes beside the channels; a model may classify each of these places."""
         return self.shape[1:]
 

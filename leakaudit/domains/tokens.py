@@ -48,7 +48,7 @@ class Tokens(Domain):
         return replace(self, shape=(1, 1, length))
 
     @property
-    def places(self) -> tuple[int, ...]:
+    def sides(self) -> tuple[int, ...]:
         """The length."""
         return self.shape[2:]
 

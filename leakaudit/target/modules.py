@@ -81,8 +81,8 @@ def from_module(
         text = f"the model accepts batches of {', '.join(map(str, sizes))} only"
         notes.append(FidelityNote("LA920", text, "export with a dynamic batch axis"))
     ending: list[FidelityNote] = []
-    if maps(returned, domain.places):
-        refuse_probabilities(module, sizes[0] if sizes else 2, native, vocabulary, returned, domain.places, label)
+    if maps(returned, domain.sides):
+        refuse_probabilities(module, sizes[0] if sizes else 2, native, vocabulary, returned, domain.sides, label)
     else:
         module, ending = without_probabilities(module, sizes, native, vocabulary)
     if ending:
@@ -95,7 +95,7 @@ def from_module(
         notes.append(FidelityNote("LA922", text, "if it is a number, say --task regression"))
     if mode == "train":
         _check_train_mode(module, sizes[0] if sizes else 2, native, label, vocabulary)
-    task, evidence = told_by(returned, sigmoid=several_labels(module), places=domain.places, ids=domain.ids)
+    task, evidence = told_by(returned, sigmoid=several_labels(module), places=domain.sides, ids=domain.ids)
     module.train(mode == "train")
     if mode == "train":
         notes += _unrecorded_randomness(module, sizes[0] if sizes else 2, native, vocabulary)
@@ -244,7 +244,7 @@ def _returned(module: nn.Module, batch: int, native: tuple[int, ...], label: str
             f"{label} returns {kind}, expected logits: detection and models with several heads are not supported yet",
             "it needs a classifier; if it is one, wrap it so that it returns the logits",
         )
-    check_outputs(tuple(result.shape), batch, label, domain.places, domain.ids)
+    check_outputs(tuple(result.shape), batch, label, domain.sides, domain.ids)
     return tuple(result.shape[1:])
 
 

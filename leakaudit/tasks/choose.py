@@ -218,7 +218,7 @@ def told_by(returned: Sequence[int], *, sigmoid: bool, places: tuple[int, ...] =
     Args:
         returned: Shape of the outputs of one sample.
         sigmoid: Whether the file ended in a sigmoid over several of them.
-        places: Sizes of the sample's axes beside its channels, see `leakaudit.domains.base.Domain.places`.
+        places: Sizes of the sample's axes beside its channels, see `leakaudit.domains.base.Domain.sides`.
         ids: How many values an entry of a sample can have; 0 of real numbers.
     """
     outputs = math.prod(returned)

@@ -81,9 +81,9 @@ class NextToken(Segmentation):
         found: list[list[float]] = labels.tolist()
         return found
 
-    def map_of(self, label: Tensor) -> None:
+    def map_of(self, label: Tensor) -> Tensor | None:
         """Nothing to draw."""
-        return
+        return None
 
     def describe(self) -> str:
         """The loss."""

@@ -185,7 +185,7 @@ class Segmentation(Task):
         found: list[list[float]] = self.areas(labels).tolist()
         return found
 
-    def map_of(self, label: Tensor) -> Tensor:
+    def map_of(self, label: Tensor) -> Tensor | None:
         """The label itself."""
         return label
 

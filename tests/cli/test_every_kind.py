@@ -98,7 +98,7 @@ def _numbers() -> Tensor:
 
 
 def _images() -> Tensor:
-    return masked(COUNT, 2)[0]
+    return torch.nn.functional.interpolate(masked(COUNT, 2)[0], size=(12, 12), mode="bilinear")
 
 
 KINDS = {

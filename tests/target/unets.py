@@ -27,19 +27,27 @@ class UNet(nn.Module):
         return logits
 
 
+def _spread(net: nn.Module) -> nn.Module:
+    """Weights uniform in ±0.7, as wide as the untrained networks that DLG is shown on: torch's own hide the input."""
+    with torch.no_grad():
+        for tensor in net.parameters():
+            tensor.uniform_(-0.7, 0.7)
+    return net
+
+
 def unet_2d() -> nn.Module:
     """For ``--factory``."""
     torch.manual_seed(0)
-    return UNet(2, 3)
+    return _spread(UNet(2, 3, 16))
 
 
 def unet_3d() -> nn.Module:
     """For ``--factory``."""
     torch.manual_seed(0)
-    return UNet(3, 3)
+    return _spread(UNet(3, 3, 16))
 
 
-SHAPES = {2: (1, 12, 12), 3: (1, 4, 8, 8)}
+SHAPES = {2: (1, 8, 8), 3: (1, 4, 4, 4)}
 
 
 def masked(count: int, axes: int, seed: int = 0) -> tuple[Tensor, Tensor]:

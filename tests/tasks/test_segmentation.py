@@ -112,16 +112,16 @@ def test_a_file_of_masks_is_checked() -> None:
 def test_a_model_of_maps_says_its_task() -> None:
     net = UNet(2, 3)
     target = leakaudit.load(net, image_shape=SHAPES[2], loss="dice-ce:weights=[1,2,3]")
-    assert target.task == Segmentation(3, (12, 12), of="dice-ce", form=ClassLoss(weights=(1.0, 2.0, 3.0)))
-    assert leakaudit.load(net, image_shape=SHAPES[2]).task_evidence == "3 outputs at each of 12×12 places"
-    assert leakaudit.load(UNet(2, 1), image_shape=SHAPES[2], loss="bce").task == Segmentation(1, (12, 12))
+    assert target.task == Segmentation(3, (8, 8), of="dice-ce", form=ClassLoss(weights=(1.0, 2.0, 3.0)))
+    assert leakaudit.load(net, image_shape=SHAPES[2]).task_evidence == "3 outputs at each of 8×8 places"
+    assert leakaudit.load(UNet(2, 1), image_shape=SHAPES[2], loss="bce").task == Segmentation(1, (8, 8))
     for more, words in (
-        ({"task": "multi-label"}, "one label per sample; UNet returns scores at 12×12 places"),
+        ({"task": "multi-label"}, "one label per sample; UNet returns scores at 8×8 places"),
         ({"loss": "mse", "task": "segmentation"}, "not of one class per place"),
     ):
         with pytest.raises(UsageError, match=words):
             leakaudit.load(net, image_shape=SHAPES[2], **more)  # type: ignore[arg-type]
-    with pytest.raises(ModelError, match="probabilities at each of 144 places"):
+    with pytest.raises(ModelError, match="probabilities at each of 64 places"):
         leakaudit.load(nn.Sequential(UNet(2, 3), nn.Softmax(1)), image_shape=SHAPES[2])
     with pytest.raises(ModelError, match="maps of another size than the sample"):
         leakaudit.load(nn.Conv2d(1, 3, 3), image_shape=SHAPES[2])

@@ -116,7 +116,7 @@ def _telling(target: Target, observation: Observation, table: str, tokens: int, 
 def _distances(target: Target, layer: Layer, beginnings: Tensor, place: int) -> Tensor:
     """Of what a layer reads at a place of beginnings (n, place + 1) from its span (n,)."""
     places, found = prod(target.image_shape), []
-    for chunk in beginnings.split(max(1, TOGETHER // places)):
+    for chunk in torch.split(beginnings, max(1, TOGETHER // places)):
         ids = torch.zeros((len(chunk), places), device=chunk.device, dtype=chunk.dtype)
         ids[:, : chunk.shape[1]] = chunk
         operand = watch(target, ids.to(like(target)).view(len(chunk), *target.image_shape))[layer.reader.weight][

@@ -229,7 +229,7 @@ def distances(target: Target, found: Spans, observation: Observation, tokens: Te
     rests: list[list[Tensor]] = [[] for _ in found.readers]
     bases = [_outside(r, observation, found.rank) for r in found.readers]
     placed, few = _rows_by_place(target, found, places), sum(found.missing) <= FEW
-    for chunk in tokens.split(max(1, TOGETHER // places) if target.batch_sizes is None else 1):
+    for chunk in torch.split(tokens, max(1, TOGETHER // places) if target.batch_sizes is None else 1):
         inputs = filled(target, chunk)
         seen = watch(target, inputs)
         for rest, reader, basis in zip(rests, found.readers, bases, strict=True):

@@ -69,14 +69,14 @@ def from_onnx(
     row = None if joined is None else (joined.columns, joined.parts)
     domain, vocabulary = layouts.domain_of(layout, native, image_shape, tokens, row)
     others = source.outputs if len(source.outputs) > 1 else ()
-    check_outputs((1, *module.returned), 1, f"output {source.output_name!r}", domain.places, domain.ids, others)
-    mapped = maps(module.returned, domain.places)
+    check_outputs((1, *module.returned), 1, f"output {source.output_name!r}", domain.sides, domain.ids, others)
+    mapped = maps(module.returned, domain.sides)
     check = selfcheck.compare(model, module, source, native, str(path), vocabulary)
     sizes = batch_sizes(module, source.batch, native, vocabulary)
     ending: list[FidelityNote] = []
     if mapped:
         refuse_probabilities(
-            module, sizes[0] if sizes else 2, native, vocabulary, module.returned, domain.places, str(path)
+            module, sizes[0] if sizes else 2, native, vocabulary, module.returned, domain.sides, str(path)
         )
     else:
         _, ending = without_probabilities(module, sizes, native, vocabulary)
@@ -90,7 +90,7 @@ def from_onnx(
     task, evidence = told_by(
         returned,
         sigmoid=several_labels(module) or (outputs > 1 and source.head == "sigmoid"),
-        places=domain.places,
+        places=domain.sides,
         ids=domain.ids,
     )
     return Target(
