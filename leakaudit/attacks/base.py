@@ -134,6 +134,9 @@ class Attack(ABC):
         if target.task.kind not in self.tasks:
             known = " or ".join(self.tasks)
             return NotApplicable(f"a sample is labelled with {target.task.has}; this attack is for {known} models")
+        flat = next((note.message for note in target.fidelity if note.id == "LA930"), "")
+        if flat and self.family == "optimisation":
+            return NotApplicable(f"gradient matching needs the second derivative: {flat}")
         protocol = observation.protocol
         if missing := [name for name in protocol.withheld if name in self.told]:
             return NotApplicable(f"{not_known(missing)}, and this attack needs to be told")

@@ -38,6 +38,7 @@ from leakaudit.protocols.base import Protocol
 from leakaudit.reconstruction import Reconstruction
 from leakaudit.risk.resting import resting
 from leakaudit.scoring.base import finite
+from leakaudit.scoring.pictures import class_map
 from leakaudit.target.dropout import dropout_layers
 from leakaudit.target.inventory import inventory
 from leakaudit.target.kinds import Layer
@@ -219,7 +220,7 @@ def gain_over(rival: Sequence[VictimResult], own: Sequence[VictimResult]) -> flo
 
 def without_pictures(result: VictimResult) -> VictimResult:
     """A result's numbers alone."""
-    samples = [s.model_copy(update={"original_png": None, "reconstruction_png": None}) for s in result.samples]
+    samples = [s.model_copy(update=dict.fromkeys(PICTURES)) for s in result.samples]
     return result.model_copy(update={"snapshots": [], "history": [], "samples": samples})
 
 
@@ -304,6 +305,10 @@ def victim_result(outcome: Outcome) -> VictimResult:
     )
 
 
+PICTURES = ("original_png", "reconstruction_png", "label_png", "inferred_label_png")
+"""Fields of a sample's result that are pictures."""
+
+
 def _no_residual(reconstruction: Reconstruction, protocol: Protocol) -> str:
     return reconstruction.incomplete or protocol.unrepeatable or "the update has norm 0"
 
@@ -371,7 +376,16 @@ def _label_entry(outcome: Outcome, score: SampleScore) -> dict[str, Any]:
     true, inferred = outcome.task.hard(outcome.victim.batch.labels), outcome.task.hard(outcome.reconstruction.labels)
     known, read = true[score.position], inferred[score.reconstruction]
     if outcome.task.label_shape:
-        return {"label": None, "label_row": known.tolist(), "inferred_row": read.tolist()}
+        rows = [outcome.task.rows(label[None]) or [[]] for label in (known, read)]
+        maps = [outcome.task.map_of(label) for label in (known, read)]
+        drawn = [None if each is None else class_map(each) for each in maps]
+        return {
+            "label": None,
+            "label_row": rows[0][0],
+            "inferred_row": rows[1][0],
+            "label_png": drawn[0],
+            "inferred_label_png": drawn[1],
+        }
     return {"label": int(known), "inferred_label": int(read)}
 
 

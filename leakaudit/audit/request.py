@@ -22,6 +22,7 @@ from leakaudit.audit.kinds import (
     Files,
     Flag,
     Kind,
+    LossOf,
     Names,
     NotNegative,
     Numbers,
@@ -36,7 +37,7 @@ from leakaudit.audit.kinds import (
 from leakaudit.audit.parameters import Decides, Parameter, asked, command_words, parameters
 from leakaudit.errors import UsageError, nearest
 from leakaudit.scoring.criterion import LeakCriterion
-from leakaudit.tasks.names import LOSSES, TASKS, LossName, TaskName
+from leakaudit.tasks.names import TASKS, TaskName
 
 if TYPE_CHECKING:
     from leakaudit.client.readers.base import DataLayout, ValueRange
@@ -232,7 +233,7 @@ class Request:
     frozen: Sequence[str] = asked(Texts("PATTERN"), (), "--frozen", group="intake")
     trained: Sequence[str] = asked(Texts("PATTERN"), (), "--trained", group="intake")
     dropout: Mapping[str, float] = asked(Chances("NODE=P"), dict, "--dropout", group="intake")
-    loss: LossName | None = asked(OneOf(choices=LOSSES), None, "--loss", group="intake")
+    loss: str | None = asked(LossOf("LOSS"), None, "--loss", group="intake")
     task: TaskName | None = asked(OneOf(choices=TASKS), None, "--task", group="intake")
     pos_weight: Sequence[float] = asked(Numbers("A,B,C"), (), "--pos-weight", group="intake")
     batchnorm: Literal["batch", "running"] | None = asked(

@@ -61,8 +61,10 @@ class Batch:
 
     @property
     def classes(self) -> Tensor:
-        """Class indices (N,); of soft labels the class with the largest share."""
-        return self.labels if self.labels.dim() == 1 else self.labels.argmax(1)
+        """Class indices (N,); of soft labels the class with the largest share, of classes by place the commonest."""
+        if self.labels.dim() == 1:
+            return self.labels
+        return self.labels.argmax(1) if self.labels.is_floating_point() else self.labels.flatten(1).mode(1).values
 
     def subset(self, positions: Sequence[int]) -> Batch:
         """The samples at these positions, in this order."""

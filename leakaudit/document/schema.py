@@ -399,6 +399,10 @@ class SampleResult(Metrics):
     )
     original_png: Picture[str | None] = None
     reconstruction_png: Picture[str | None] = None
+    label_png: Picture[str | None] = Field(
+        default=None, description="the label drawn, a colour for each class, where a sample has one at each place"
+    )
+    inferred_label_png: Picture[str | None] = Field(default=None, description="the same of the reconstruction")
     metrics: Public[dict[str, float | None]] = Field(
         default_factory=dict, description="of this domain, by the names in the report's list of metrics"
     )

@@ -55,6 +55,11 @@ class Table(Domain):
         """Rows of numbers in 0..1 of which nothing is known."""
         return cls.of([Column(f"x{i + 1}") for i in range(size)], guessed=True)
 
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """None: a row has columns."""
+        return ()
+
     @cached_property
     def places(self) -> tuple[tuple[int, int], ...]:
         """First entry of each column, and the one behind its last."""

@@ -67,7 +67,7 @@ VALUES: dict[str, Any] = {
     "frozen": ("conv1.*", "head"),
     "trained": ("norm.*",),
     "dropout": {"/relu/Relu": 0.5, "a=b": 0.25},
-    "loss": "bce",
+    "loss": "focal:gamma=2.0,weights=[1,2]",
     "task": "multi-label",
     "pos_weight": (2.0, 0.5),
     "batchnorm": "running",
@@ -339,6 +339,7 @@ WRONG = {
     "output": ("", "a text"),
     "protocol": ("fedsgd", "a protocol"),
     "controls": (None, "quick, full or none"),
+    "loss": ("hinge", "or module:function"),
 }
 
 

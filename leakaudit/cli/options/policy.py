@@ -43,7 +43,7 @@ DATA = frozenset(
     }
 )  # fmt: skip
 """Options that only choose among numbers, names and files of data. An option in neither set is refused like code."""
-_FUNCTIONS = frozenset({"defences", "claims"})
+_FUNCTIONS = frozenset({"defences", "claims", "loss"})
 """Options of :data:`DATA` that also take ``module:function``; that form runs code."""
 _UNRECORDED = {"debug", "quiet", "verbose", "policy", "out"}
 
@@ -77,10 +77,13 @@ def _refuse_code(path: Path, options: Sequence[tuple[click.Parameter, Any]]) -> 
         UsageError: Names the key, the file and the way out.
     """
     from leakaudit.defences.names import runs_code
+    from leakaudit.tasks.loss_text import loss_runs_code
 
     for parameter, value in options:
         texts = map(str, value if isinstance(value, list) else [value])
-        runs_function = parameter.name in _FUNCTIONS and any(map(runs_code, texts))
+        runs_function = parameter.name in _FUNCTIONS and any(
+            map(loss_runs_code if parameter.name == "loss" else runs_code, texts)
+        )
         if parameter.name in DATA and not runs_function:
             continue
         option = parameter.opts[0]

@@ -52,8 +52,13 @@ def as_arrays(pair: tuple[Any, ...]) -> Arrays:
     return pair if isinstance(pair, Arrays) else Arrays(np.asarray(pair[0]), np.asarray(pair[1]), (), ())
 
 
-def read_npz(path: Path, labelled: bool = True, keys: tuple[str, ...] = INPUT_KEYS) -> Arrays:
+def read_npz(path: Path, labelled: bool | None = True, keys: tuple[str, ...] = INPUT_KEYS) -> Arrays:
     """The arrays of an ``.npz`` file, by the first of the known names that it holds; read in a process of its own.
+
+    Args:
+        path: The file.
+        labelled: Whether it must hold labels; ``None`` reads them where they are there.
+        keys: Names of inputs.
 
     Raises:
         UsageError: It is a pipe or a device.
@@ -139,11 +144,12 @@ def _opened(path: Path) -> Iterator[Any]:
         raise BatchError(f"{path}: damaged .npz file ({error})", "write the file again") from error
 
 
-def _read(path: Path, labelled: bool, keys: tuple[str, ...]) -> Arrays:
+def _read(path: Path, labelled: bool | None, keys: tuple[str, ...]) -> Arrays:
     with _opened(path) as archive:
         names = list(archive.files)
         x_key = _pick_key(names, keys, "inputs", path)
-        y_key = _pick_key(names, LABEL_KEYS, "labels", path) if labelled else None
+        there = next((key for key in LABEL_KEYS if key in names), None) if labelled is None else None
+        y_key = _pick_key(names, LABEL_KEYS, "labels", path) if labelled else there
         return Arrays(
             _read_array(archive, x_key, path),
             _read_array(archive, y_key, path) if y_key else np.zeros(0, np.int64),

@@ -49,6 +49,8 @@ class OnnxModule(nn.Module):
         self._dropouts = self._make_dropouts(dropout or {})
         self._normalises = any(node.op_type == "BatchNormalization" for node in all_nodes(list(source.nodes)))
         self._programs: dict[Any, Program] = {}
+        self.returned: tuple[int, ...] = ()
+        """Shape of the file's output for one sample, as last computed; :meth:`forward` flattens it."""
         self.batch_statistics: bool | None = None
         """Whether BatchNorm uses those of the batch; ``None``: as the mode says."""
 
@@ -99,7 +101,9 @@ class OnnxModule(nn.Module):
             if len(self._programs) >= _MAX_PROGRAMS:
                 self._programs.pop(next(iter(self._programs)))
             layers: dict[str, nn.Module] = dict(self._dropouts)
-            self._programs[key] = Tracer(self.source, self._order, layers, x, batch_statistics, dtype).build()
+            tracer = Tracer(self.source, self._order, layers, x, batch_statistics, dtype)
+            self._programs[key] = tracer.build()
+            self.returned = tracer.returned
         return self._programs[key]
 
     def __getstate__(self) -> dict[str, Any]:
