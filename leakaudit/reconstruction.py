@@ -64,6 +64,9 @@ class Monitor(Protocol):
     def seconds_left(self) -> float | None:
         """Time left for this run, or ``None`` without a time budget."""
 
+    def over(self) -> bool:
+        """Whether also what follows a run, its certificate, must end."""
+
     @property
     def memory(self) -> Memory:
         """What earlier runs of this audit kept."""
@@ -89,6 +92,10 @@ class SilentMonitor:
     def seconds_left(self) -> float | None:
         """No limit."""
         return None
+
+    def over(self) -> bool:
+        """Never."""
+        return False
 
 
 @dataclass(eq=False)
@@ -117,6 +124,10 @@ class Part:
         """The part's share of what is left."""
         left = self.whole.seconds_left()
         return None if left is None else left * (self.end - self.begin) / (1 - self.begin)
+
+    def over(self) -> bool:
+        """As the whole."""
+        return self.whole.over()
 
     @property
     def memory(self) -> Memory:

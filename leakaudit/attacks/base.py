@@ -51,6 +51,8 @@ class Attack(ABC):
     """Attacks run in ascending order of this; closed forms are below 50, optimisation attacks at 50 and above."""
     uses_statistics: ClassVar[bool] = False
     """Whether it uses BatchNorm statistics of the batch where the client shares them: it then runs under model E."""
+    uses_auxiliary: ClassVar[bool] = False
+    """Whether it learns from samples of a similar distribution: it is then given some, under threat model D."""
     unaided: ClassVar[bool] = False
     """Whether it is given neither the inferred labels nor what an earlier attack found."""
     by_default: ClassVar[bool] = True
@@ -79,9 +81,23 @@ class Attack(ABC):
     of every defence; its run counts as an evaluation of a client only if it works through all of the client's."""
     presets: ClassVar[dict[str, Any]]
     """Settings by preset name: quick, standard, paper."""
+    in_passing: bool = False
+    """Whether a scan tries it with less effort, since nobody asked for it; set by :meth:`tried_in_passing`."""
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
+
+    @property
+    def light(self) -> Any:
+        """The settings of a try in passing, cheap enough for every scan; by default its own."""
+        return self.settings
+
+    @final
+    def tried_in_passing(self) -> Attack:
+        """The same attack with light settings, marked so that its failure is no evidence."""
+        lighter = copy(self)
+        lighter.settings, lighter.in_passing = self.light, True
+        return lighter
 
     @property
     def family(self) -> Literal["closed form", "optimisation"]:
@@ -118,6 +134,9 @@ class Attack(ABC):
         if target.task.kind not in self.tasks:
             known = " or ".join(self.tasks)
             return NotApplicable(f"a sample is labelled with {target.task.has}; this attack is for {known} models")
+        flat = next((note.message for note in target.fidelity if note.id == "LA930"), "")
+        if flat and self.family == "optimisation":
+            return NotApplicable(f"gradient matching needs the second derivative: {flat}")
         protocol = observation.protocol
         if missing := [name for name in protocol.withheld if name in self.told]:
             return NotApplicable(f"{not_known(missing)}, and this attack needs to be told")

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -43,7 +43,7 @@ from leakaudit.errors import AuditError
 from leakaudit.observation import Observation
 from leakaudit.protocols.base import Play
 from leakaudit.risk.dependence import read_entries
-from leakaudit.risk.update_jacobian import UpdateJacobian, missing_directions
+from leakaudit.risk.update_jacobian import StoppedError, UpdateJacobian, missing_directions
 from leakaudit.target.target import Target
 
 RESIDUAL_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}
@@ -64,6 +64,7 @@ ROUNDING = 1e-6
 NEIGHBOURS = 1500
 """Changed sequences that are tried at most; chosen: 32 different tokens have 1,488 (496 exchanges, 992 replacements).
 """
+OUT_OF_TIME = "local uniqueness not computed: the time of the run was over"
 PROBES = 2
 """Random vectors z of the rank test; chosen together with `NULL_TOLERANCE`."""
 
@@ -103,6 +104,7 @@ def certify(
     uniqueness: bool = True,
     products: int = 400,
     generator: Generator | None = None,
+    over: Callable[[], bool] = lambda: False,
 ) -> Certificate:
     """Regenerate the update from a reconstruction and test whether it is locally unique.
 
@@ -113,6 +115,7 @@ def certify(
         uniqueness: Whether to estimate the rank of J, by far the dearer half.
         products: Iterations allowed per probe, each one product with J and one with its transpose.
         generator: Of the random probes; seeded with 0 by default.
+        over: Asked between two products or neighbours; once it says so, local uniqueness is left undecided.
     """
     update = observation.update
     regenerated = observation.regenerate(target, play)
@@ -135,9 +138,14 @@ def certify(
         if len(play.inputs) > 1:
             return replace(certificate, note="local uniqueness not computed: the labels of a batch are unknown too")
         play = replace(play, errors=_errors(target, play))
-    if (changes := _neighbours(target.domain, play.inputs)) is not None:
-        return _against_neighbours(certificate, target, observation, play, changes)
-    return _with_rank(certificate, target, observation, play, products, generator or cpu_generator(0))
+    if over():
+        return replace(certificate, note=OUT_OF_TIME)
+    try:
+        if (changes := _neighbours(target.domain, play.inputs)) is not None:
+            return _against_neighbours(certificate, target, observation, play, changes, over)
+        return _with_rank(certificate, target, observation, play, products, generator or cpu_generator(0), over)
+    except StoppedError:
+        return replace(certificate, note=OUT_OF_TIME)
 
 
 def _errors(target: Target, play: Play) -> Tensor:
@@ -214,6 +222,7 @@ def _against_neighbours(
     observation: Observation,
     play: Play,
     changes: Sequence[tuple[int, Tensor]],
+    over: Callable[[], bool],
 ) -> Certificate:
     """Fill in uniqueness of discrete samples: does one next to these regenerate the update as well?"""
     inputs = play.inputs
@@ -221,9 +230,13 @@ def _against_neighbours(
         return replace(certificate, note=f"local uniqueness not computed: {len(changes)} sequences next to it")
     limit = max(SHARE_MARGIN * certificate.residual, ROUNDING)
     for row, changed in changes:
+        if over():
+            raise StoppedError
         other = inputs.clone()
         other[row] = changed
-        if relative_residual(target, observation, replace(play, inputs=other)) <= limit:
+        own = target.task.of_inputs(other)
+        labels = play.labels if own is None else own
+        if relative_residual(target, observation, replace(play, inputs=other, labels=labels)) <= limit:
             return replace(certificate, unique=False, note=target.domain.not_unique)
     return replace(certificate, unique=True)
 
@@ -235,6 +248,7 @@ def _with_rank(
     play: Play,
     products: int,
     generator: Generator,
+    over: Callable[[], bool],
 ) -> Certificate:
     """Fill in rank and uniqueness, in float64 (in the model's own type where the model refuses that)."""
     try:
@@ -245,7 +259,9 @@ def _with_rank(
         return replace(certificate, note=f"local uniqueness not computed: {str(error).splitlines()[0]}")
     size = jacobian.unknowns
     certificate = replace(certificate, unknowns=size)
-    missing, converged = missing_directions(jacobian, products, generator, probes=PROBES, tolerance=NULL_TOLERANCE)
+    missing, converged = missing_directions(
+        jacobian, products, generator, probes=PROBES, tolerance=NULL_TOLERANCE, over=over
+    )
     if max(missing) <= NULL_TOLERANCE:
         return replace(certificate, rank=size, unique=True)
     if not converged:

@@ -160,7 +160,7 @@ def read_material(request: Request, target: Target, samples: Batch) -> Material:
     if auxiliary is not None:
         refuse_overlap(auxiliary, samples)
     distractors = reader.public(request.distractors) if request.distractors else None
-    recorded = read_recorded(request, target, samples, reader) if request.recorded else Rounds()
+    recorded = read_recorded(request, target, samples) if request.recorded else Rounds()
     return Material(auxiliary, distractors, recorded)
 
 

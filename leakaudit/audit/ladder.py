@@ -64,7 +64,7 @@ def _climbed(
             break
         known = at(climb.attack, steps)
         if isinstance(known, str):  # it may need more steps than the lowest rungs have
-            climb.refused = known
+            climb.refuses(known)
         elif not climb.tries(known, runs_left + len(climb.planned) - number - 1):
             break
     return run, climb.entry()
@@ -94,6 +94,12 @@ class _Climb:
         budget.observer.result(self.attack.title, f"{known.place}, K = {steps} local steps: {did}")
         self.left = cut
         return outcome.leaked
+
+    def refuses(self, reason: str) -> None:
+        """It does not apply at one number of steps: where it did below, the climb is not at its top."""
+        self.refused = reason
+        if self.known is not None:
+            self.left = reason
 
     def entry(self) -> ControlEntry:
         """In words and numbers; passed where what is known was recovered at as many steps as the clients take."""

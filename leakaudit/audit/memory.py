@@ -98,6 +98,9 @@ class _Remembering:
     def seconds_left(self) -> float | None:
         return self.monitor.seconds_left()
 
+    def over(self) -> bool:
+        return self.monitor.over()
+
 
 def attack_once(
     attack: Attack, target: Target, observation: Observation, seed: int, monitor: Monitor, memory: Memory

@@ -72,6 +72,7 @@ def unscored_samples(outcome: Outcome) -> list[SampleResult]:
 def _unscored(outcome: Outcome) -> Iterator[SampleResult]:
     batch, measure, made = outcome.victim.batch, outcome.measure, outcome.reconstruction
     labels = outcome.task.hard(made.labels).tolist()
+    inferred = "inferred_row" if outcome.task.label_shape else "inferred_label"
     names = [spec.name for spec in measure.specs]
     reasons = {f"{name}_reason": NOBODY for name in names if f"{name}_reason" in SampleResult.model_fields}
     for row, proved in enumerate(outcome.proved):
@@ -82,7 +83,7 @@ def _unscored(outcome: Outcome) -> Iterator[SampleResult]:
                 **reasons,
                 "index": batch.indices[0] + row,
                 "label": None,
-                "inferred_label": labels[row] if row < len(labels) else None,
+                inferred: labels[row] if row < len(labels) else None,
                 "leaked": counts,
                 "leaked_reason": "" if counts else NOBODY,
                 "scored": False,

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from leakaudit.audit.kinds import (
+    LARGEST_SEED,
     Arrays,
     Chances,
     File,
     Files,
     Flag,
     Kind,
+    LossOf,
     Names,
     NotNegative,
     Numbers,
@@ -35,7 +37,7 @@ from leakaudit.audit.kinds import (
 from leakaudit.audit.parameters import Decides, Parameter, asked, command_words, parameters
 from leakaudit.errors import UsageError, nearest
 from leakaudit.scoring.criterion import LeakCriterion
-from leakaudit.tasks.names import LOSSES, TASKS, LossName, TaskName
+from leakaudit.tasks.names import TASKS, TaskName
 
 if TYPE_CHECKING:
     from leakaudit.client.readers.base import DataLayout, ValueRange
@@ -209,7 +211,7 @@ class Request:
     psnr_margin: float = asked(Positive(), LeakCriterion.psnr_margin, "--psnr-margin")
     lpips_margin: float = asked(Positive(), LeakCriterion.lpips_margin, "--lpips-margin")
     threat_model: ThreatModel = asked(OneOf(choices=tuple("ABCDE")), "E", "--threat-model")
-    seed: int = asked(Whole(), 0, "--seed")
+    seed: int = asked(Whole(most=LARGEST_SEED), 0, "--seed")
     device: Device = asked(OneOf(choices=("auto", "cpu", "cuda")), "auto", "--device")
     mean: Sequence[float] = asked(Numbers("A,B,C"), (), "--mean")
     std: Sequence[float] = asked(Numbers("A,B,C"), (), "--std")
@@ -231,7 +233,7 @@ class Request:
     frozen: Sequence[str] = asked(Texts("PATTERN"), (), "--frozen", group="intake")
     trained: Sequence[str] = asked(Texts("PATTERN"), (), "--trained", group="intake")
     dropout: Mapping[str, float] = asked(Chances("NODE=P"), dict, "--dropout", group="intake")
-    loss: LossName | None = asked(OneOf(choices=LOSSES), None, "--loss", group="intake")
+    loss: str | None = asked(LossOf("LOSS"), None, "--loss", group="intake")
     task: TaskName | None = asked(OneOf(choices=TASKS), None, "--task", group="intake")
     pos_weight: Sequence[float] = asked(Numbers("A,B,C"), (), "--pos-weight", group="intake")
     batchnorm: Literal["batch", "running"] | None = asked(
@@ -331,7 +333,7 @@ class Request:
             return _local_value(self.protocol, name)
         if name == "unknown":
             return getattr(self.protocol, "untold", ())
-        if name == "weight_decay" and self.local:
+        if name == "weight_decay" and self.local and self.weight_decay is None:
             return _local_value(self.protocol, name)
         if name == "batch_size" and self.local:
             return None  # the samples of a client are another keyword

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from leakaudit.audit.kinds import Whole
 from leakaudit.audit.request import LOCAL, WITHHELD, Request
 from leakaudit.audit.shares import own_share
 from leakaudit.client.batch import Batch
-from leakaudit.client.readers.base import Reader
-from leakaudit.client.readers.npz import hash_files
+from leakaudit.client.readers.base import Reader, reader_for
+from leakaudit.client.readers.npz import SAMPLE_KEYS, hash_files, read_joined, read_npz
 from leakaudit.client.readers.tasks import with_task
 from leakaudit.client.rounds.carried import Carried, Trained, carried_between
 from leakaudit.client.rounds.files import RecordedUpdate, load_update
@@ -176,17 +177,13 @@ def own_samples(request: Request, reader: Reader) -> tuple[Target, Batch]:
     Raises:
         BatchError: They do not fit the model, or not together.
     """
-    found: list[Batch] = []
-    target = reader.target
-    for folder in [] if request.round is None else rounds_in(request.round):
-        if (path := samples_of(folder)) is not None:
-            target, batch = replace(reader, target=with_task(target, path)).fitted(path)
-            found.append(batch.at(sum(map(len, found))))
-    if not found:
-        return target, Batch.unknown(target.image_shape)
-    if len(found) > 1:
-        return target, Batch.joined(found)
-    return target, found[0]
+    folders = [] if request.round is None else rounds_in(request.round)
+    paths = [path for folder in folders if (path := samples_of(folder)) is not None]
+    if not paths:
+        return reader.target, Batch.unknown(reader.target.image_shape)
+    source = paths[0] if len(paths) == 1 else read_joined(paths, SAMPLE_KEYS)
+    target = with_task(reader.target, source)
+    return reader_for(target, reader.reading).fitted(source)
 
 
 def at_the_beginning(request: Request, target: Target) -> Target:
@@ -206,14 +203,13 @@ def at_the_beginning(request: Request, target: Target) -> Target:
     return target.at(begun_with(Path(request.before), target, "--before"))
 
 
-def read_recorded(request: Request, target: Target, samples: Batch, reader: Reader) -> Rounds:
+def read_recorded(request: Request, target: Target, samples: Batch) -> Rounds:
     """What a request names as recorded: rounds, or one update.
 
     Args:
         request: With what the first round tells, see :func:`with_round`.
         target: The model.
         samples: Behind the only update; of a folder of rounds, those of all that hold some.
-        reader: Reads samples alike.
 
     Raises:
         UpdateError: It does not fit the model; of several rounds, none of them does.
@@ -228,17 +224,17 @@ def read_recorded(request: Request, target: Target, samples: Batch, reader: Read
     folders = [] if request.round is None else rounds_in(request.round)
     if len(folders) == 1:
         return Rounds((_checked(request, _only(request, folders[0], target, samples), target),))
-    return _several(request, folders, target, samples, reader) if folders else Rounds()
+    return _several(request, folders, target, samples) if folders else Rounds()
 
 
 def _only(request: Request, folder: Path, target: Target, samples: Batch) -> Round:
     """The one round of a folder, which began with the scanned model."""
     if difference := differing(began_with(folder, target), target):
         raise UpdateError(*difference)
-    return Round(read_shared(folder, target), samples, read_settings(folder))
+    return Round(read_shared(folder, target, request.weight_decay), samples, read_settings(folder))
 
 
-def _several(request: Request, folders: Sequence[Path], target: Target, samples: Batch, reader: Reader) -> Rounds:
+def _several(request: Request, folders: Sequence[Path], target: Target, samples: Batch) -> Rounds:
     """Rounds that go together, and why the others do not."""
     audited: list[Round] = []
     left_out: list[LeftOut] = []
@@ -246,21 +242,21 @@ def _several(request: Request, folders: Sequence[Path], target: Target, samples:
     begun: list[tuple[dict[str, Tensor], Target | None]] = []
     trained: list[Trained] = []
     place = len(samples)
-    known = 0
+    known = _known_places(folders)
     first = read_settings(folders[0])
     for folder in folders:
         label = str(folder.relative_to(Path(str(request.round))))
         try:
             told = read_settings(folder)
-            batch = _samples_of(folder, request, told, target, reader)
-            batch = batch.at(known if batch.known else place)
-            known, place = known + len(batch), place + (0 if batch.known else len(batch.indices))
+            own = known.get(folder)
+            batch = _unknown(folder, request, told, samples, place) if own is None else samples.subset(own)
+            place += 0 if batch.known else len(batch.indices)
             weights = began_with(folder, target)
-            own = _target_of(weights, target, begun)
+            model = _target_of(weights, target, begun)
             _refuse_other_settings(folder, told, first)
-            update = read_shared(folder, own or target)
-            audited.append(_checked(request, Round(update, batch, told, label, own), own or target))
-            trained.append(_trained(audited[-1], request, weights, own or target))
+            update = read_shared(folder, model or target, request.weight_decay)
+            audited.append(_checked(request, Round(update, batch, told, label, model), model or target))
+            trained.append(_trained(audited[-1], request, weights, model or target))
         except LeakauditError as error:
             left_out.append(LeftOut(label, error.message))
             errors.append(error)
@@ -308,20 +304,32 @@ def _refuse_other_settings(folder: Path, told: Mapping[str, Any], first: Mapping
             )
 
 
-def _samples_of(folder: Path, request: Request, told: Mapping[str, Any], target: Target, reader: Reader) -> Batch:
-    """The samples of one round of several, or their number.
+def _known_places(folders: Sequence[Path]) -> dict[Path, range]:
+    """Of the rounds that hold their samples, where these are among those of all."""
+    found: dict[Path, range] = {}
+    end = 0
+    for folder in folders:
+        if (path := samples_of(folder)) is not None:
+            first, end = end, end + len(read_npz(path, keys=SAMPLE_KEYS).labels)
+            found[folder] = range(first, end)
+    return found
+
+
+def _unknown(folder: Path, request: Request, told: Mapping[str, Any], samples: Batch, place: int) -> Batch:
+    """The samples of one round of several that does not hold them: their number, the first of them at this place.
 
     Raises:
         UpdateError: It tells neither.
     """
-    if (path := samples_of(folder)) is not None:
-        return replace(reader, target=target).read(path)
     number = told.get("num_examples") or request.samples or (None if request.local else request.protocol.batch_size)
-    if not isinstance(number, int) or number < 1:
+    try:
+        number = Whole(least=1).take(number)
+    except ValueError as error:
         raise UpdateError(
-            f"{folder} does not tell how many samples are behind it", "add --samples, or num_examples to round.json"
-        )
-    return Batch.unknown(target.image_shape, range(number))
+            f"{folder} does not tell how many samples are behind it ({number!r}, {error})",
+            "add --samples, or num_examples to round.json",
+        ) from error
+    return Batch.unknown(samples.images.shape[1:], range(place, place + number))
 
 
 def _checked(request: Request, round_: Round, target: Target) -> Round:

@@ -28,6 +28,9 @@ from leakaudit.protocols.optimizers import LINEAR, OPTIMIZERS, Name, State, impu
 from leakaudit.protocols.private import StepPrivacy, seed_of
 from leakaudit.target.target import Target
 
+MOST_STEPS = 1_000_000
+"""Local steps of one round at most; chosen, a day of training: each has a place in lists of steps."""
+
 Shares = Literal["weights", "delta"]
 WITHHELD = ("learning_rate", "local_epochs", "local_batch_size")
 """Settings that a server may not know of a client that it did not set up."""
@@ -70,6 +73,8 @@ class FedAvg(Protocol):
         self._check("local epochs", self.local_epochs >= 1, self.local_epochs, "1 or more")
         size = self.local_batch_size
         self._check("local batch size", size is None or size >= 1, size, "1 or more")
+        steps = -(-self.samples // self._size) * self.local_epochs
+        self._check("local steps", steps <= MOST_STEPS, steps, f"at most {MOST_STEPS} before weights are shared")
         rate = self.learning_rate
         self._check("learning rate", 0 < rate < float("inf"), rate, "a number above 0")
         self._check("momentum", 0 <= self.momentum < 1, self.momentum, "0 or more, below 1")

@@ -9,6 +9,7 @@ Needs a model with second derivatives, as the attacks do.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -21,6 +22,10 @@ from leakaudit.target.target import Target
 CONVERGED = 1e-8
 """Residual of the normal equations, over that at the start, at which conjugate gradients end;
 rounding of float64, squared."""
+
+
+class StoppedError(Exception):
+    """Time was over before an answer was found."""
 
 
 class UpdateJacobian:
@@ -83,7 +88,9 @@ class UpdateJacobian:
         return self.inputs.numel() if self.free is None else len(self.inputs) * int(self.free.sum())
 
 
-def least_squares(jacobian: UpdateJacobian, value: Tensor, products: int, tolerance: float) -> tuple[Tensor, bool]:
+def least_squares(
+    jacobian: UpdateJacobian, value: Tensor, products: int, tolerance: float, over: Callable[[], bool]
+) -> tuple[Tensor, bool]:
     """Minimum-norm solution of ``min ‖J v − value‖`` by conjugate gradients (CGLS), and whether it converged.
 
     Args:
@@ -91,6 +98,10 @@ def least_squares(jacobian: UpdateJacobian, value: Tensor, products: int, tolera
         value: Flat, one entry per entry of the update.
         products: Iterations allowed, each one product with J and one with its transpose.
         tolerance: Relative norm of the normal equations' residual at which it counts as converged.
+        over: Asked before every iteration.
+
+    Raises:
+        StoppedError: It said so.
     """
     solution = torch.zeros_like(jacobian.inputs)
     rest = value.clone()
@@ -98,6 +109,8 @@ def least_squares(jacobian: UpdateJacobian, value: Tensor, products: int, tolera
     direction = gradient.clone()
     first = power = float(gradient.square().sum())
     for _ in range(products):
+        if over():
+            raise StoppedError
         if power <= tolerance**2 * first:
             return solution, True
         image = jacobian.times(direction)
@@ -111,7 +124,13 @@ def least_squares(jacobian: UpdateJacobian, value: Tensor, products: int, tolera
 
 
 def missing_directions(
-    jacobian: UpdateJacobian, products: int, generator: Generator, *, probes: int, tolerance: float
+    jacobian: UpdateJacobian,
+    products: int,
+    generator: Generator,
+    *,
+    probes: int,
+    tolerance: float,
+    over: Callable[[], bool] = lambda: False,
 ) -> tuple[list[float], bool]:
     """Estimates of the dimension of J's null space, one per probe, and whether all of them converged.
 
@@ -121,13 +140,17 @@ def missing_directions(
         generator: CPU generator of the probes.
         probes: How many; fewer where one leaves it undecided, whatever another would say.
         tolerance: Estimate up to which an unconverged probe still says that nothing is missing.
+        over: Asked before every product.
+
+    Raises:
+        StoppedError: It said so.
     """
     inputs = jacobian.inputs
     missing, converged = [], True
     for _ in range(probes):
         drawn = torch.randn(inputs.shape, generator=generator, dtype=torch.float64)
         probe = jacobian.only_free(drawn.to(inputs.device))
-        found, done = least_squares(jacobian, jacobian.times(probe), products, CONVERGED)
+        found, done = least_squares(jacobian, jacobian.times(probe), products, CONVERGED, over)
         missing.append(jacobian.unknowns * float((probe - found).square().sum() / probe.square().sum()))
         converged &= done
         if not done and missing[-1] > tolerance:

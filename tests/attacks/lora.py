@@ -9,17 +9,17 @@ VOCABULARY, CLASSES, WIDTH, RANK = 48, 3, 32, 8
 
 
 class LoRA(nn.Module):
-    """``y = (W + B A) x`` with W frozen and B = 0 at first (Hu et al. 2022)."""
+    """``y = (W + B A) x`` with W frozen and B = 0 at first (Hu et al. 2022), its parts named as peft does."""
 
     def __init__(self, layer: nn.Linear, rank: int) -> None:
         super().__init__()
         self.base = layer.requires_grad_(False)
-        self.lora_A = nn.Linear(layer.in_features, rank, bias=False)
-        self.lora_B = nn.Linear(rank, layer.out_features, bias=False)
-        nn.init.zeros_(self.lora_B.weight)
+        self.lora_A = nn.ModuleDict({"default": nn.Linear(layer.in_features, rank, bias=False)})
+        self.lora_B = nn.ModuleDict({"default": nn.Linear(rank, layer.out_features, bias=False)})
+        nn.init.zeros_(self.lora_B["default"].weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.base(x) + self.lora_B(self.lora_A(x))
+        out: Tensor = self.base(x) + self.lora_B["default"](self.lora_A["default"](x))
         return out
 
 

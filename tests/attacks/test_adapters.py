@@ -5,15 +5,18 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import leakaudit
 from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.dager import Dager, DagerSettings
 from leakaudit.attacks.reading.spans import span_distance
+from leakaudit.capture import record
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
 from leakaudit.observation import Observation
@@ -90,7 +93,7 @@ def test_the_first_place_of_a_causal_model_is_missing_in_the_queries() -> None:
         for name, gradient in observation.update.items()
         if "layers.0" in name and "lora_B" in name
     }
-    assert ranks == {"layers.0.q.lora_B.weight": 5, "layers.0.v.lora_B.weight": 6}
+    assert ranks == {"layers.0.q.lora_B.default.weight": 5, "layers.0.v.lora_B.default.weight": 6}
 
 
 def test_after_local_steps_only_inputs_that_stay_are_tested() -> None:
@@ -143,13 +146,16 @@ def transformer(kind: str, length: int) -> nn.Module:
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
 @pytest.mark.parametrize("warm", [False, True], ids=["first step", "later"])
 @pytest.mark.parametrize("kind", ["bert", "llama"])
-def test_models_of_peft_are_read(kind: str, warm: bool) -> None:
-    module = transformer(kind, 5)
-    target = load(warmed(module) if warm else module, image_shape=(1, 1, 5))
-    observation, ids = seen(target, 5)
-    tokens = read(target, observation).tokens
-    assert tokens is not None
-    assert tokens.found.tolist() == sorted(ids.tolist())
+@pytest.mark.parametrize("length", [5, 7])
+def test_models_of_peft_are_read(length: int, kind: str, warm: bool) -> None:
+    """Up to one token less than the rank, where a single dimension is outside the span and small gradients tilt it."""
+    module = transformer(kind, length)
+    target = load(warmed(module) if warm else module, image_shape=(1, 1, length))
+    for seed in (0, 3):
+        observation, ids = seen(target, length, seed)
+        tokens = read(target, observation).tokens
+        assert tokens is not None
+        assert tokens.found.tolist() == sorted(ids.tolist())
     assert bool(resting(target)) != warm
 
 
@@ -163,3 +169,25 @@ def test_an_adapted_vision_transformer_is_loaded_and_its_label_read() -> None:
     assert guess.labels.tolist() == [2]
     assert guess.exact
     assert all("lora_A" in name for name in resting(target))
+
+
+def saved_as_peft_does(module: nn.Module) -> dict[str, Tensor]:
+    """Trained tensors under the names of ``get_peft_model_state_dict``, which name no adapter."""
+    trained = {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
+    return {f"base_model.model.{name.replace('.default', '')}": tensor for name, tensor in trained.items()}
+
+
+def test_a_round_under_the_names_of_peft_is_read(tmp_path: Path) -> None:
+    module, ids = warmed(Adapted(5)), torch.tensor([[4, 9, 2, 30, 17]])
+    before = saved_as_peft_does(module)
+    nn.functional.cross_entropy(module(ids), torch.tensor([1])).backward()
+    torch.optim.SGD([p for p in module.parameters() if p.requires_grad], 0.1).step()
+    settings: dict[str, Any] = {"learning_rate": 0.1, "local_epochs": 1, "num_examples": 1}
+    record(before, saved_as_peft_does(module), out=tmp_path / "round", **settings)
+    options: dict[str, Any] = {"attacks": ["dager"], "controls": "none", "input_shape": (1, 1, 5)}
+    report = leakaudit.scan(warmed(Adapted(5)), round=tmp_path / "round", **options)
+    assert {"prefix base_model.model. taken off the names", ".default put into the names"} <= {
+        *report.protocol.update_notes
+    }
+    (result,) = next(entry for entry in report.attacks if entry.name == "dager").results
+    assert "5 of 5 places unique" in " ".join(result.notes)

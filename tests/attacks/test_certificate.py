@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from leakaudit.attacks.certificate import certify
+from leakaudit.attacks.certificate import OUT_OF_TIME, certify
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
 from leakaudit.domains.images import Images
@@ -146,3 +146,20 @@ def test_token_ids_are_unique_only_where_their_order_matters() -> None:
         assert found.exact
         assert found.unique is expected
         assert (found.note == "") is expected
+
+
+def test_time_that_is_over_leaves_uniqueness_undecided(samples: Batch, space: Images) -> None:
+    """The residual stays: it costs no more than a step of an attack."""
+    target, victim = make_target(relu_mlp(32), (3, 12, 12), 5), samples.subset([0])
+    observation = observe(target, victim, FedSGD(1), space)
+    play, asked = Play(space.encode(victim.images), victim.labels), list[int]()
+
+    def over() -> bool:
+        asked.append(len(asked))
+        return len(asked) > 3
+
+    certificate = certify(target, observation, play, over=over)
+    assert len(asked) == 4, "between two products"
+    assert certificate.exact
+    assert (certificate.unique, certificate.note) == (None, OUT_OF_TIME)
+    assert certify(target, observation, play).unique

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -45,7 +46,7 @@ def seconds_of_ig(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_nothing_is_kept_back_for_attacks_that_will_not_run(seconds_of_ig: list[float]) -> None:
-    attacks = ["ig", "wia", "dia", "gi-pip", "gradinversion"]
+    attacks = ["ig", "wia", "dia", "gradinversion"]
     report = scan(small_mlp(), attacks=attacks, victims=2, time_budget=BUDGET, controls="none")
     assert [a.name for a in report.attacks if a.status == "run"] == ["ig"]
     assert seconds_of_ig[0] == pytest.approx(BUDGET / 2, rel=0.05)
@@ -105,3 +106,20 @@ def test_out_of_memory_ends_one_attack_and_not_the_audit(monkeypatch: pytest.Mon
 def test_the_public_api_passes_it_on() -> None:
     with pytest.raises(leakaudit.LeakauditError, match="more than 0"):
         scan(small_mlp(), time_budget=0.0)
+
+
+def test_what_stands_before_the_attacks_counts_up_to_half_of_the_budget() -> None:
+    """Rank analysis of a large network is no reason to exceed it, nor to attack nothing."""
+    for spent, left in ((0.0, 100.0), (20.0, 80.0), (500.0, 50.0)):
+        seconds = Budget.of(SilentObserver(), 100.0, spent=spent).share(1).seconds_left()
+        assert seconds == pytest.approx(left, abs=1)
+
+
+def test_a_certificate_ends_a_tenth_after_its_run() -> None:
+    now = time.monotonic()
+    assert Budget(SilentObserver(), now - 1.0, now).share(1).over()
+    monitor = Budget(SilentObserver(), now + 0.05, now).share(1)
+    time.sleep(0.052)
+    assert monitor.should_stop()
+    assert Budget.of(SilentObserver(), 100.0).share(1).over() is False
+    assert Budget(SilentObserver()).share(1).over() is False

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 import leakaudit
+from leakaudit.attacks.base import NotApplicable
+from leakaudit.attacks.linear import LinearReader
 from leakaudit.attacks.registry import create
 from leakaudit.audit.budget import Budget
 from leakaudit.audit.known import on_reference
-from leakaudit.audit.ladder import rungs
+from leakaudit.audit.ladder import ladder_on_reference, rungs
 from leakaudit.audit.memory import Memory
-from leakaudit.audit.scene import Scene
+from leakaudit.audit.scene import Run, Scene
 from leakaudit.audit.victim import Knowledge
 from leakaudit.client.batch import Batch
 from leakaudit.document.schema import ControlEntry, Report
@@ -25,11 +27,13 @@ from leakaudit.domains.images import Images
 from leakaudit.findings.effort import efforts
 from leakaudit.findings.ladder import told
 from leakaudit.findings.verdict import conclude
+from leakaudit.observation import Observation
 from leakaudit.observer import SilentObserver
 from leakaudit.protocols.fedavg import FedAvg
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.report.write import write_report
 from leakaudit.scoring.images import ImageMeasure
+from leakaudit.target.target import Target
 from tests.conftest import make_target, small_mlp, smooth_images
 from tests.findings.build import CONTROLS, entry, evidence, sample
 from tests.protocols.two_steps import TwoSteps
@@ -89,6 +93,24 @@ def test_what_is_recovered_at_every_step_is_said() -> None:
         "Shown at K = 2 local steps; the attacks recovered their controls up to K* = 2 (IG (Inverting Gradients), "
         "the bundled network 'mlp') and K* = 2 (IG (Inverting Gradients), generated samples through this model)."
     )
+
+
+class OneStep(LinearReader):
+    """Takes the update of one step only."""
+
+    def applies(self, target: Target, observation: Observation) -> NotApplicable | None:
+        if observation.protocol.steps > 1:
+            return NotApplicable("more than one step")
+        return super().applies(target, observation)
+
+
+def test_a_ladder_whose_top_is_refused_decides_nothing(samples: Batch, space: Images) -> None:
+    target, client = make_target(small_mlp(), SHAPE, 5), FedAvg(1, **LOCAL)
+    budget = Budget.of(SilentObserver(), None)
+    scene = Scene(target, samples, space, ImageMeasure(samples), client, Knowledge(), budget, Memory(), "quick")
+    _, entry = ladder_on_reference(Run(OneStep(OneStep.presets["quick"]), []), scene, 1)
+    assert (entry.steps, entry.recovered, entry.passed) == ([1], [True], None)
+    assert entry.detail.endswith("beyond that not decided: no bundled network fits this attack: more than one step")
 
 
 def test_an_attack_that_works_at_no_step_is_said_and_shows_nothing(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ VALUES: dict[str, Any] = {
     "frozen": ("conv1.*", "head"),
     "trained": ("norm.*",),
     "dropout": {"/relu/Relu": 0.5, "a=b": 0.25},
-    "loss": "bce",
+    "loss": "focal:gamma=2.0,weights=[1,2]",
     "task": "multi-label",
     "pos_weight": (2.0, 0.5),
     "batchnorm": "running",
@@ -109,7 +109,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Reque
         monkeypatch.setattr(f"leakaudit.cli.{command}.refuse_absent", lambda request: None)
     asked: list[Request] = []
 
-    def take(request: Request, observer: object) -> None:
+    def take(request: Request, observer: object, **_: object) -> None:
         asked.append(request)
         raise click.Abort
 
@@ -294,6 +294,8 @@ def test_the_protocol_decides_and_its_fields_can_be_asked_for() -> None:
     assert replace(replace(slow, mode="both"), mode="train").modes == ("train",)
     assert replace(replace(slow, mode="both"), seed=1).modes == ("eval", "train")
     assert len({slow.key(), Request(batch_size=4).key(), Request(protocol=Slow(4, rate=0.25)).key()}) == 3
+    assert Request(learning_rate=0.1, weight_decay=0).value_of("weight_decay") == 0, "asked for, unlike nothing"
+    assert Request(learning_rate=0.1).value_of("weight_decay") is None
     assert replace(slow, model="m.onnx", batch="b.npz").command() == [], "no option says such a protocol"
 
 
@@ -337,6 +339,7 @@ WRONG = {
     "output": ("", "a text"),
     "protocol": ("fedsgd", "a protocol"),
     "controls": (None, "quick, full or none"),
+    "loss": ("hinge", "or module:function"),
 }
 
 
@@ -405,7 +408,7 @@ def test_on_the_command_line_they_are_a_usage_error(tmp_path: Path) -> None:
 def test_help_shows_every_parameter() -> None:
     for function, kind in ((leakaudit.scan, Request), (leakaudit.defend, DefendRequest)):
         shown = inspect.signature(function).parameters
-        assert set(shown) == {"observer", *parameters(kind)}
+        assert set(shown) == {"observer", "running", "store", *parameters(kind)}
         assert set(parameters(kind)) <= set(described(kind)), "each has an entry in the docstring"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,16 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import leakaudit
+from leakaudit.audit.intake import Material
+from leakaudit.audit.pipeline import make_victims
+from leakaudit.audit.request import Request
+from leakaudit.audit.rounds import read_recorded, with_round
 from leakaudit.capture import record
+from leakaudit.client.batch import Batch
 from leakaudit.document.redact import redact
 from leakaudit.document.status import VerdictStatus
 from leakaudit.errors import UpdateError, UsageError
+from leakaudit.protocols.aggregated import Aggregated
 from tests.audit.rounds import MEAN, SHAPE, STD, mlp, pixels, recorded, train
 from tests.cli.build import export
 from tests.cli.build import leakaudit as run
@@ -258,3 +265,88 @@ def test_the_command_line_takes_a_round_without_a_batch(tmp_path: Path) -> None:
     assert "--round" in report["command"]
     code, _, err = run(*words, "--out", tmp_path / "none")
     assert (code, "--batch is missing" in err) == (2, True)
+
+
+def test_rounds_of_a_table_are_read_by_one_schema(tmp_path: Path) -> None:
+    """The columns are guessed from the rows of all rounds: one alone would show a category of two levels as numbers."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 2))
+    rows = np.array([[4.5, -2, 1, 0, 0], [3.5, 7, 0, 1, 0], [9.5, 1, 0, 0, 1]], np.float32)
+    for number, row in enumerate(rows):
+        client, inputs = copy.deepcopy(network), torch.from_numpy(row[None])
+        before = copy.deepcopy(dict(client.state_dict()))
+        nn.functional.cross_entropy(client(inputs), torch.tensor([number % 2])).backward()
+        torch.optim.SGD(client.parameters(), 0.01).step()
+        samples = {"x": row[None], "y": np.array([number % 2])}
+        told = {"learning_rate": 0.01, "local_epochs": 1, "num_examples": 1, "client": number, "round": 1}
+        record(before, client.state_dict(), out=tmp_path / f"client-{number}", batch=samples, **told)
+    report = leakaudit.scan(network, round=tmp_path, attacks=["linear"], controls="none")
+    assert report.target.domain == "table"
+    assert report.batch.samples == 3
+    assert "2 numbers and 1 category" in " ".join(report.batch.notes)
+    results = next(a for a in report.attacks if a.name == "linear").results
+    assert [s.metrics["cell_accuracy"] for result in results for s in result.samples] == [1.0, 1.0, 1.0]
+
+
+def test_samples_stay_with_their_round_where_another_is_damaged(tmp_path: Path) -> None:
+    for number in range(3):
+        recorded(mlp(), [number + 2], tmp_path / f"round-1_client-{number}", client=number, round=1, samples=True)
+    (tmp_path / "round-1_client-1" / "round.json").write_text("[")
+    report = leakaudit.scan(mlp(), round=tmp_path, **READER)
+    assert [entry.label for entry in report.protocol.left_out] == ["round-1_client-1"]
+    results = next(a for a in report.attacks if a.name == "linear").results
+    assert [(result.samples[0].index, result.samples[0].leaked) for result in results] == [(0, True), (2, True)]
+
+
+@pytest.mark.parametrize(("outputs", "task"), [(5, "multi-label"), (1, "regression")])
+def test_labels_that_are_rows_are_shown_without_samples(outputs: int, task: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(432, 24), nn.ReLU(), nn.Linear(24, outputs))
+    client, before = copy.deepcopy(network), copy.deepcopy(dict(network.state_dict()))
+    inputs = torch.from_numpy((pixels()[:1] - MEAN) / STD).float()
+    wanted = torch.tensor([[1.0, 0, 1, 0, 0][:outputs]])
+    loss = nn.functional.mse_loss if outputs == 1 else nn.functional.binary_cross_entropy_with_logits
+    loss(client(inputs), wanted).backward()
+    torch.optim.SGD(client.parameters(), 0.1).step()
+    told = {"learning_rate": 0.1, "local_epochs": 1, "num_examples": 1}
+    record(before, client.state_dict(), out=tmp_path / "round", **told)
+    report = leakaudit.scan(network, round=tmp_path / "round", task=task, **READER)
+    (sample,) = next(a for a in report.attacks if a.name == "linear").results[0].samples
+    assert sample.inferred_label is None
+    assert len(sample.inferred_row or []) == outputs
+
+
+def test_weight_decay_is_taken_out_of_a_recorded_gradient(tmp_path: Path) -> None:
+    """Otherwise every row is a mixture of the sample and the weights."""
+    network = mlp()
+    client = copy.deepcopy(network)
+    inputs = torch.from_numpy((pixels()[:1] - MEAN) / STD).float()
+    nn.functional.cross_entropy(client(inputs), torch.tensor([0])).backward()
+    sent = {name: p.grad + 0.05 * p.detach() for name, p in client.named_parameters() if p.grad is not None}
+    record(
+        network.state_dict(), gradient=sent, out=tmp_path / "round", batch={"x": pixels()[:1], "y": np.zeros(1, int)}
+    )
+    report = leakaudit.scan(network, round=tmp_path / "round", weight_decay=0.05, **READER)
+    assert report.protocol.weight_decay == 0.05
+    assert "as given" in report.protocol.weight_decay_note
+    assert all(check.holds for claim in report.claims for check in claim.checks)
+
+
+def test_decay_that_was_fitted_holds_for_every_client_of_a_sum(tmp_path: Path) -> None:
+    """The protocol of a sum is that of its clients; what an attack replays decays as theirs."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(432, 24), nn.ReLU(), nn.Linear(24, 5))
+    with torch.no_grad():
+        network[1].bias[:8] = -50.0  # units that no sample reaches
+    client, before = copy.deepcopy(network), copy.deepcopy(dict(network.state_dict()))
+    optimizer = torch.optim.SGD(client.parameters(), 0.05, weight_decay=5e-3)
+    after = train(client, [0, 1], batch=1, optimizer=optimizer)
+    told = {"learning_rate": 0.05, "local_epochs": 1, "local_batch_size": 1, "num_examples": 2}
+    record(before, after, out=tmp_path / "round", **told)
+    request = with_round(Request(round=str(tmp_path / "round"), defences=("clients=2",)))
+    target = leakaudit.load(network, image_shape=SHAPE)
+    nobody = Batch.unknown(SHAPE)
+    material = Material(recorded=read_recorded(request, target, nobody))
+    (victim,), _ = make_victims(target, nobody, request, material)
+    protocol = victim.observation.protocol
+    assert isinstance(protocol, Aggregated)
+    assert [getattr(member, "weight_decay", None) for member in protocol.members] == pytest.approx([5e-3] * 2, rel=0.01)

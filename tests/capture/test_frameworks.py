@@ -63,6 +63,7 @@ def test_a_flower_client_records_what_it_sends(tmp_path: Path) -> None:
 def test_an_nvflare_client_records_what_it_sends(tmp_path: Path) -> None:
     pytest.importorskip("nvflare", reason="nvflare is not installed (pip install leakaudit[nvflare])")
     from nvflare.apis.dxo import DXO, DataKind, MetaKey
+    from nvflare.apis.event_type import EventType
     from nvflare.apis.fl_constant import FLContextKey, ReservedKey
     from nvflare.apis.fl_context import FLContext
     from nvflare.app_common.app_constant import AppConstants
@@ -71,16 +72,21 @@ def test_an_nvflare_client_records_what_it_sends(tmp_path: Path) -> None:
     task = DXO(DataKind.WEIGHTS, data=weights).to_shareable()
     task.set_header(AppConstants.CURRENT_ROUND, 3)
     result = DXO(DataKind.WEIGHT_DIFF, data=learnt, meta={MetaKey.NUM_STEPS_CURRENT_ROUND: 5}).to_shareable()
-    context = FLContext()
+    context, recorder = FLContext(), nvflare_filter(tmp_path)
     context.set_prop(FLContextKey.TASK_DATA, task, private=True, sticky=False)
+    recorder.handle_event(EventType.BEFORE_TASK_EXECUTION, context)
+    weights["w"] += 1  # a training may change them in place
+    context.set_prop(FLContextKey.TASK_DATA, None, private=True, sticky=False)  # as NVFlare's runner does
     context.set_prop(ReservedKey.IDENTITY_NAME, "site-1", private=False, sticky=False)
-    assert nvflare_filter(tmp_path).process(result, context) is result
+    assert recorder.process(result, context) is result
     (place,) = tmp_path.iterdir()
     document = json.loads((place / "round.json").read_text(encoding="utf-8"))
     told = {"framework": "nvflare", "round": 3, "client": "site-1", "local_steps": 5, "kind": "delta"}
     assert document.items() >= told.items()
     assert np.array_equal(load_file(str(place / "delta.safetensors"))["w"], learnt["w"])
-    assert np.array_equal(load_file(str(place / "before.safetensors"))["w"], weights["w"])
+    assert np.array_equal(load_file(str(place / "before.safetensors"))["w"], weights["w"] - 1)
+    with pytest.warns(CaptureWarning, match="the task came without weights"):
+        recorder.process(result, context)
 
 
 class Replies:

@@ -84,3 +84,11 @@ def test_biases_that_do_not_decay_are_told_apart() -> None:
     told = replace(protocol, weight_decay=found.decay.rate).from_shared(found.tensors, target.parameters)
     true = observe(target, BATCH, protocol, target.domain).update
     torch.testing.assert_close(told["1.bias"], true["1.bias"], rtol=5e-3, atol=1e-4)
+
+
+def test_weights_that_no_decay_shrinks_so_are_left_as_they_are() -> None:
+    """Rows that lost nine tenths of themselves in two steps, as after a filter that scales: no λ does that."""
+    target, protocol = network(), FedAvg(4, learning_rate=0.05, local_epochs=2)
+    tensors = {name: (-0.9 * tensor).detach() for name, tensor in target.parameters.items()}
+    update = RecordedUpdate(tensors, "client.npz", "", "delta")
+    assert local_decay(update, target.parameters, replace(protocol, shares="delta")) is update

@@ -25,7 +25,7 @@ from leakaudit.tasks.base import Task
 from leakaudit.tasks.choose import asked_for
 from leakaudit.tasks.multi_label import MultiLabel
 from leakaudit.tasks.regression import Regression
-from leakaudit.tasks.single_label import OneLogit, SingleLabel
+from leakaudit.tasks.single_label import OneLogit, SingleLabel, single_label
 
 SHAPE = (1, 4, 4)
 INPUTS = np.zeros((3, *SHAPE), np.float32)
@@ -121,15 +121,15 @@ def test_labels_of_several_classes_and_of_numbers_are_checked() -> None:
 )
 def test_what_contradicts_itself_is_refused(outputs: int, task: Any, loss: Any, weights: Any, words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        asked_for(outputs, task, loss, weights, "net")
+        asked_for(single_label(outputs), task, loss, weights, "net")
 
 
 def test_a_loss_says_the_task() -> None:
-    assert asked_for(3, None, "bce", (), "net") == (MultiLabel(3), "--loss bce")
-    assert asked_for(3, None, None, (2.0,), "net") == (MultiLabel(3, (2.0,) * 3), "--pos-weight")
-    assert asked_for(2, None, "huber", (), "net") == (Regression(2, "huber"), "--loss huber")
-    assert asked_for(1, None, "bce", (), "net") == (OneLogit(), "--loss bce")
-    assert asked_for(1, None, None, (), "net") is None
+    assert asked_for(single_label(3), None, "bce", (), "net") == (MultiLabel(3), "--loss bce")
+    assert asked_for(single_label(3), None, None, (2.0,), "net") == (MultiLabel(3, (2.0,) * 3), "--pos-weight")
+    assert asked_for(single_label(2), None, "huber", (), "net") == (Regression(2, "huber"), "--loss huber")
+    assert asked_for(single_label(1), None, "bce", (), "net") == (OneLogit(), "--loss bce")
+    assert asked_for(single_label(1), None, None, (), "net") is None
 
 
 def rows(outputs: int) -> tuple[np.ndarray[Any, Any], Any]:
@@ -209,3 +209,13 @@ def test_rows_of_a_table_may_be_labelled_with_numbers() -> None:
     told = with_task(target, (inputs, labels))
     batch = reader_for(told).fitted((inputs, labels))[1]
     torch.testing.assert_close(batch.labels, torch.from_numpy(labels.astype(np.float32))[:, None])
+
+
+def test_labels_of_a_csv_say_the_task(tmp_path: Path) -> None:
+    """As those of an array do: prices are numbers, not one of two classes."""
+    place = tmp_path / "houses.csv"
+    place.write_text("".join(["rooms,area,price\n", *(f"{i},{10.5 * i},{1.5 * i + 3}\n" for i in range(6))]))
+    target = load(nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1)), image_shape=(1, 1, 2))
+    assert isinstance(with_task(target, place).task, Regression)
+    place.write_text("".join(["rooms,area,sold\n", *(f"{i},{10.5 * i},{i % 2}\n" for i in range(6))]))
+    assert isinstance(with_task(target, place).task, OneLogit)

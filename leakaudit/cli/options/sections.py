@@ -32,6 +32,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
         "out", "formats", "form", "evidence", "paths", "template_dir", "pdf_variant", "quiet", "verbose", "debug",
         "help",
     ),
+    "Sweep": ("workers", "store"),
     "Gate": ("policy", "fail_on", "baseline", "allow_different"),
 }  # fmt: skip
 """Parameters of commands by the heading of their section."""

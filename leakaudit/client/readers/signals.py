@@ -19,7 +19,7 @@ from leakaudit.client.readers.arranging import arranged
 from leakaudit.client.readers.base import Reader, Source
 from leakaudit.client.readers.labels import label_note, read_labels
 from leakaudit.client.readers.memory import gathered
-from leakaudit.client.readers.npz import Arrays, hash_files, read_npz
+from leakaudit.client.readers.npz import Arrays, as_arrays, hash_files, read_npz
 from leakaudit.domains.signals import Signals, round_range
 from leakaudit.errors import BatchError, UsageError
 from leakaudit.target.target import LAST, Target
@@ -46,7 +46,7 @@ class SignalReader(Reader):
         if isinstance(source, Batch):
             return source
         if isinstance(source, tuple):
-            path, arrays = None, Arrays(np.asarray(source[0]), np.asarray(source[1]), (), ())
+            path, arrays = None, as_arrays(source)
         else:
             path = _existing(source)
             arrays = read_npz(path)

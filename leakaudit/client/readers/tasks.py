@@ -26,7 +26,9 @@ import numpy as np
 
 from leakaudit.client.batch import Batch
 from leakaudit.client.readers.base import Source
+from leakaudit.client.readers.frame import SUFFIXES
 from leakaudit.client.readers.npz import LABEL_KEYS, read_npz
+from leakaudit.client.readers.table import stored_labels
 from leakaudit.errors import AuditError
 from leakaudit.target.target import Target
 from leakaudit.tasks.multi_label import MultiLabel
@@ -42,7 +44,7 @@ def with_task(target: Target, source: Source) -> Target:
     """
     if target.task_asked:
         return target
-    labels = _labels_of(source)
+    labels = _labels_of(source, target)
     if labels is None or labels.dtype.kind not in "uifb" or not np.isfinite(labels).all():
         return target
     task, evidence = _told_by(target, labels)
@@ -52,7 +54,7 @@ def with_task(target: Target, source: Source) -> Target:
     return replace(target, task=task, task_evidence=evidence, fidelity=fidelity)
 
 
-def _labels_of(source: Source) -> np.ndarray[Any, Any] | None:
+def _labels_of(source: Source, target: Target) -> np.ndarray[Any, Any] | None:
     """The labels as they are stored; ``None`` where there are none to look at."""
     if isinstance(source, Batch):
         return source.labels.numpy() if source.known else None
@@ -62,6 +64,8 @@ def _labels_of(source: Source) -> np.ndarray[Any, Any] | None:
     if not path.is_file():
         return None
     try:
+        if path.suffix.lower() in SUFFIXES:
+            return stored_labels(path, target.domain)
         return read_npz(path, keys=LABEL_KEYS, labelled=False).inputs
     except AuditError:  # the reader of the samples says what is wrong with the file
         return None

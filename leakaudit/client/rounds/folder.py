@@ -23,6 +23,7 @@ from leakaudit.client.rounds.files import RecordedUpdate, load_update
 from leakaudit.client.rounds.kinds import Kind
 from leakaudit.client.rounds.naming import payload
 from leakaudit.errors import UpdateError, UsageError
+from leakaudit.safety.confined import confined
 from leakaudit.target.target import Target
 
 FILES: Mapping[str, Kind] = {"after": "weights", "delta": "delta", "gradient": "gradient"}
@@ -59,13 +60,29 @@ def _counted(path: Path) -> list[tuple[int, str]]:
 
 
 def samples_of(folder: Path) -> Path | None:
-    """The file of a round's own samples, or ``None``: it may hold the order of their visits alone."""
+    """The file of a round's own samples, or ``None``: it may hold the order of their visits alone.
+
+    Raises:
+        UpdateError: It is damaged.
+    """
     file = folder / "batch.npz"
     if not file.is_file() or not zipfile.is_zipfile(file):
         return None
-    with zipfile.ZipFile(file) as archive:
-        names = {name.removesuffix(".npy") for name in archive.namelist()}
+    names = set(confined(lambda: _names(file), str(file), UpdateError))
     return file if names & {*SAMPLE_KEYS} else None
+
+
+def _names(file: Path) -> list[str]:
+    """Names of the arrays in an archive.
+
+    Raises:
+        UpdateError: It is damaged.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist()]
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise UpdateError(f"{file} is a damaged .npz file ({error})", "record the round again") from error
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
@@ -97,18 +114,19 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     return {name: value for name, value in document.items() if name in SETTINGS}
 
 
-def read_shared(folder: Path, target: Target) -> RecordedUpdate:
+def read_shared(folder: Path, target: Target, weight_decay: float | None = None) -> RecordedUpdate:
     """What the client of a round sent, whatever model it began with.
 
     Args:
         folder: Of the round.
         target: That model.
+        weight_decay: As of :func:`~leakaudit.client.rounds.files.load_update`.
 
     Raises:
         UpdateError: It does not fit the model.
     """
     kind = kind_of(folder)
-    found = load_update(folder / f"{kind}.safetensors", target, kind=FILES[kind], option="--round")
+    found = load_update(folder / f"{kind}.safetensors", target, weight_decay, kind=FILES[kind], option="--round")
     return replace(found, round=_number(read_settings(folder)))
 
 

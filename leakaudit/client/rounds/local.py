@@ -37,7 +37,10 @@ def local_decay(recorded: RecordedUpdate, weights: Mapping[str, Tensor], protoco
     shrunk = fitted({name: shift[name] - tensor for name, tensor in sent.items()}, begun)
     if shrunk is None:
         return recorded
-    decay = replace(shrunk, rate=_rate_of(shrunk.rate, protocol))
+    rate = _rate_of(shrunk.rate, protocol)
+    if rate is None:
+        return recorded
+    decay = replace(shrunk, rate=rate)
     tensors = dict(recorded.tensors)
     if not decay.one_axis:
         alone = {name: tensor for name, tensor in sent.items() if tensor.dim() < 2}
@@ -45,11 +48,11 @@ def local_decay(recorded: RecordedUpdate, weights: Mapping[str, Tensor], protoco
     return replace(recorded, tensors=tensors, decay=decay)
 
 
-def _rate_of(shrunk: float, protocol: FedAvg) -> float:
-    """The λ under which an untouched weight loses such a share of itself, 1 − a."""
+def _rate_of(shrunk: float, protocol: FedAvg) -> float | None:
+    """The λ under which an untouched weight loses such a share of itself, 1 − a; ``None`` if none shrinks it so."""
 
     def beyond(rate: float) -> float:
         return shrunk - (1 - replace(protocol, weight_decay=rate).kept)
 
     most = 2 * shrunk / protocol.learning_rate  # one step alone takes ηλ off
-    return float(brentq(beyond, 0.0, most))
+    return float(brentq(beyond, 0.0, most)) if beyond(most) <= 0 else None

@@ -17,8 +17,8 @@ from leakaudit.target.target import Target
 
 PREFIXES = ("_module.", "module.", "_orig_mod.", "base_model.model.")
 """Put before every name by Opacus, data-parallel wrappers, torch.compile and peft."""
-INFIXES = (".default",)
-"""Put into names by peft, for the adapter of that name."""
+INFIXES = ("default", "modules_to_save")
+"""Put into names by peft, for the adapter of that name and layers that are trained whole; what it saves has none."""
 QUANTISED = {torch.uint8, torch.int8}
 COUNTER = "num_batches_tracked"
 CLOSE = 1e-6
@@ -56,8 +56,8 @@ def payload(arrays: Mapping[str, Tensor], target: Target, source: str) -> Payloa
         arrays = _in_order(list(arrays.values()), target, source)
         notes.append(f"arrays without names, taken in the order of the model's {len(arrays)} tensors")
     else:
-        arrays, renamed = _without_prefixes(arrays, target)
-        notes += [f"prefix {prefix} taken off the names" for prefix in renamed]
+        arrays, renamed = _renamed(arrays, target)
+        notes += renamed
     trained, kept = target.parameters, _kept(target)
     tensors: dict[str, Tensor] = {}
     buffers: dict[str, Tensor] = {}
@@ -66,7 +66,7 @@ def payload(arrays: Mapping[str, Tensor], target: Target, source: str) -> Payloa
         if name in trained:
             tensors[name] = _checked(name, array, trained[name], source)
         elif name in kept:
-            buffers[name] = array
+            buffers[name] = _beside(name, array, kept[name], source)
             frozen += name in dict(target.module.named_parameters())
         elif name.rpartition(".")[2] != COUNTER and array.numel() > 1:
             raise UpdateError(
@@ -116,23 +116,36 @@ def _in_order(arrays: list[Tensor], target: Target, source: str) -> dict[str, Te
     return dict(zip(fitting, arrays, strict=True))
 
 
-def _without_prefixes(arrays: Mapping[str, Tensor], target: Target) -> tuple[dict[str, Tensor], list[str]]:
-    """Names without what wrappers put there, where the model does not know them with it."""
+def _renamed(arrays: Mapping[str, Tensor], target: Target) -> tuple[dict[str, Tensor], list[str]]:
+    """Arrays by the model's names, where these differ only by what wrappers put there; and what differed, in words."""
     known = {*target.parameters, *_kept(target)}
-    renamed: dict[str, None] = {}
+    alike: dict[str, list[str]] = {}
+    for name in known:
+        alike.setdefault(_bare(name)[0], []).append(name)
+    notes: dict[str, None] = {}
     found: dict[str, Tensor] = {}
     for name, array in arrays.items():
-        short = name
-        while short not in known and (prefix := next((p for p in PREFIXES if short.startswith(p)), "")):
-            short = short.removeprefix(prefix)
-            renamed[prefix] = None
-        if short not in known:
-            for infix in INFIXES:
-                if (plain := short.replace(infix, "")) in known:
-                    renamed[infix] = None
-                    short = plain
-        found[short] = array
-    return found, list(renamed)
+        bare, taken = _bare(name)
+        own = alike.get(bare, [])
+        if name in known or len(own) != 1 or own[0] in arrays:
+            found[name] = array
+            continue
+        found[own[0]] = array
+        there = _bare(own[0])[1]
+        notes |= dict.fromkeys(f"prefix {part} taken off the names" for part in taken if part not in there)
+        notes |= dict.fromkeys(f"{part} put into the names" for part in there if part not in taken)
+    return found, list(notes)
+
+
+def _bare(name: str) -> tuple[str, list[str]]:
+    """A name without what wrappers put there, and what that was."""
+    taken: list[str] = []
+    while prefix := next((prefix for prefix in PREFIXES if name.startswith(prefix)), ""):
+        name = name.removeprefix(prefix)
+        taken.append(prefix)
+    parts = name.split(".")
+    taken += [f".{part}" for part in parts if part in INFIXES]
+    return ".".join(part for part in parts if part not in INFIXES), taken
 
 
 def _checked(name: str, array: Tensor, like: Tensor, source: str) -> Tensor:
@@ -154,6 +167,27 @@ def _checked(name: str, array: Tensor, like: Tensor, source: str) -> Tensor:
             f"{source}: {name} holds values that are not finite real numbers", "record what the client sent, undamaged"
         )
     return array.to(like.dtype)
+
+
+def _beside(name: str, array: Tensor, like: Tensor, source: str) -> Tensor:
+    """An array that the client does not train, in the shape of the model's tensor; counters come as lists of one.
+
+    Raises:
+        UpdateError: It has another shape, or holds other than finite real numbers.
+    """
+    if array.numel() == like.numel() == 1:
+        array = array.reshape(like.shape)
+    if array.is_floating_point() and not bool(torch.isfinite(array).all()):
+        raise UpdateError(
+            f"{source}: {name} holds values that are not finite", "record what the client sent, undamaged"
+        )
+    if array.shape != like.shape or array.is_complex():
+        got = f"{str(array.dtype).removeprefix('torch.')} {tuple(array.shape)}"
+        raise UpdateError(
+            f"{source}: {name}, which is not trained, is {got}, expected numbers {tuple(like.shape)}",
+            "save it as the model has it, or leave it out",
+        )
+    return array
 
 
 def _some(names: Mapping[str, Tensor]) -> str:
