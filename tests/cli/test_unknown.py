@@ -62,7 +62,7 @@ def global_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def scan(model: Path, *words: object) -> tuple[int, Any, str]:
     factory = ("--factory", "unknown_nets:net", "--input-shape", "3,12,12")
-    code, _, err = leakaudit("scan", model, *factory, "--out", "out", *QUICK, *ATTACKS, *words)
+    code, _, err = leakaudit("scan", model, *factory, "--out", "out", *QUICK, *ATTACKS, *FEW, *words)
     report = Path("out") / "report.json"
     return code, json.loads(report.read_text()) if report.exists() else None, " ".join(err.split())
 
