@@ -91,6 +91,7 @@ def sigmoids() -> Target:
     return make_target(net, (3, 12, 12), 5)
 
 
+@pytest.mark.slow
 def test_counts_of_predictions_that_swing_are_simulated(samples: Batch, space: Images) -> None:
     target, client = sigmoids(), FedAvg(8, local_epochs=4, learning_rate=0.1)
     right = {"simulated": 0, "fitted": 0}

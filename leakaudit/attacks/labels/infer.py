@@ -36,8 +36,6 @@ overfitted to the very samples, whose predictions then depend on their labels.
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 import torch
 from torch import Generator, Tensor
 
@@ -164,9 +162,9 @@ def _fitted_counts(
         least = torch.zeros_like(signal)
     counts = round_counts(prediction - signal, size, least=least)
     if head.pool is not None and simulate.applies(target, observation, head.pool):
-        with suppress(RuntimeError):  # a module that takes one batch at a time
-            labels = torch.repeat_interleave(torch.arange(len(counts)), counts)
-            share = simulate.simulated_shares(target, observation, str(head.bias), labels, generator)
+        labels = torch.repeat_interleave(torch.arange(len(counts)), counts)
+        share = simulate.simulated_shares(target, observation, str(head.bias), labels, generator)
+        if share is not None:
             counts, how = round_counts(share, size, least=least), "a client simulated on look-alikes"
     check = round_counts(ilrg_shares(weight, bias, gradient, signal), size, least=least)
     agreed = int(torch.minimum(counts, check).sum())
