@@ -61,7 +61,7 @@ class Work:
     done: int = 0
 
     def begin(self, attack: Attack, runs: int = 1) -> None:
-        """Count what is about to run."""
+        """Tell what is about to run, and count it; who does not run it after all sets `done` back."""
         steps = steps_of(attack) * runs
         self.observer.plan(self.done, steps, max(self.total, self.done + steps))
         self.done += steps

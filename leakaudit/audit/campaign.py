@@ -267,9 +267,10 @@ def _left(count: int, victims: Sequence[Victim], cause: Cause | None) -> Cut | N
 def _run_on_victims(attack: Attack, victims: Sequence[Victim], queue: Queue) -> tuple[list[Outcome], Cut | None]:
     """Attack each victim as long as there is time; a GPU that is too small ends it with what there is."""
     outcomes: list[Outcome] = []
-    budget = queue.budget
+    budget, done = queue.budget, queue.budget.work.done
     if (together := _all_at_once(attack, victims, queue)) is not None:
         return together, _left(len(together), victims, budget.spent())
+    budget.work.done = done
     for position, victim in enumerate(victims):
         if cause := budget.spent():
             return outcomes, _left(position, victims, cause)

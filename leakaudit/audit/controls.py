@@ -76,7 +76,8 @@ def _carried_out(
             continue
         if own.kind != "negative":  # which scores what was recovered, and runs nothing
             scene.budget.work.begin(run.attack)
-        scene.budget.observer.attack(f"{run.attack.title}, {own.title}", position, len(plan))
+        place = f"{own.title} ({position + 1} of {len(plan)})"
+        scene.budget.observer.attack(f"{run.attack.title}, {place}", 0, 1)
         try:
             judged[id(run)], shown = own.run(judged[id(run)], scene, len(plan) - position)
         except LeakauditError as error:

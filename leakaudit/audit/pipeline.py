@@ -26,6 +26,7 @@ from leakaudit.audit.auxiliary import with_auxiliary
 from leakaudit.audit.budget import Budget, attacks_share
 from leakaudit.audit.cache import Cache
 from leakaudit.audit.campaign import Reason, entry_of, left_out, run_attacks
+from leakaudit.audit.contradiction import without_contradicted
 from leakaudit.audit.controls import control
 from leakaudit.audit.defended import claim_entry, defence_entries
 from leakaudit.audit.environment import choose_device, reproducible, seed_of, timestamp, versions
@@ -169,7 +170,7 @@ def _measured(scope: _Scope, measure: Measure[Any], started: float) -> _Measured
             *(victims[0].knowledge, budget.whole(), scope.memory),
             level=request.controls,
         )
-        runs, controls = control(runs, scene)
+        runs, controls = control(without_contradicted(runs), scene)
     return _Measured(rank, victims, silent, accuracy, runs, reasons, controls)
 
 

@@ -49,6 +49,7 @@ class TerminalObserver:
     def stage(self, message: str) -> None:
         """Name the stage."""
         self._under_way(message)
+        self._work.rest()
         if self.verbosity >= 0:
             self._say(f"· {message}")
 
@@ -58,7 +59,7 @@ class TerminalObserver:
 
     def attack(self, title: str, victim: int, victims: int) -> None:
         """Say what runs now."""
-        self._under_way(f"{title}, victim {victim + 1} of {victims}")
+        self._under_way(title if victims == 1 else f"{title}, victim {victim + 1} of {victims}")
         if self.verbosity > 0:
             self._say(f"  {self._now} begins")
 
@@ -121,6 +122,10 @@ class _Work:
         self._done, self._current, self._total, self.fraction = done, current, max(total, done + current), 0.0
         self._began = time.monotonic() if self._began is None else self._began
 
+    def rest(self) -> None:
+        """No run is under way."""
+        self._done, self._current, self.fraction = self._done + round(self.fraction * self._current), 0, 0.0
+
     @property
     def share(self) -> float | None:
         """Of the whole audit, from 0 to 1; ``None`` before it is planned."""
@@ -137,7 +142,7 @@ class _Work:
 
     def told(self) -> str:
         """The run and the whole, for a line."""
-        if self.share is None:
+        if self.share is None or not self._current:
             return ""
         return f": {self.fraction:.0%}; {self.share:.0%} of the audit{self.left()}"
 

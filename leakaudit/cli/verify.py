@@ -10,6 +10,9 @@ import click
 from leakaudit.cli.output import say
 from leakaudit.errors import UsageError
 
+SAID = {True: "ok", False: "DIFFERS", None: "note"}
+"""How a line begins, by what was found."""
+
 
 @click.command()
 @click.argument("report", type=click.Path(path_type=Path))
@@ -38,5 +41,5 @@ def verify(report: Path, model: Path | None, batch: Path | None, update: Path | 
     if update is not None:
         checks.append(check_update(report, update))
     for check in checks:
-        say(f"{'ok' if check.holds else 'DIFFERS':<8}{check.what}: {check.detail}")
-    sys.exit(0 if all(check.holds for check in checks) else 3)
+        say(f"{SAID[check.holds]:<8}{check.what}: {check.detail}")
+    sys.exit(3 if any(check.holds is False for check in checks) else 0)

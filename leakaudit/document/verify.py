@@ -16,10 +16,10 @@ from leakaudit.document.schema import HASH_KEY, read_document, self_hash
 
 @dataclass(frozen=True)
 class Check:
-    """One hash compared."""
+    """One hash compared; `holds` is ``None`` where there is none to compare."""
 
     what: str
-    holds: bool
+    holds: bool | None
     detail: str
 
 
@@ -36,8 +36,8 @@ def check_page(report: Path) -> list[Check]:
         stated, found = page_hashes(content)
         return [_compare("page", stated, found)]
     if is_pdf(content):
-        told = "the document that is attached was checked; what its pages show can be compared by leakaudit render"
-        return [Check("pages", True, told)]
+        told = "not checked, only the document that is attached; leakaudit render shows it anew"
+        return [Check("pages", None, told)]
     return []
 
 

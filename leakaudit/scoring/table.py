@@ -318,6 +318,10 @@ class TableMeasure(Measure[ReadRows]):
             right=tuple(right.tolist()),
         )
 
+    def inexact(self, score: SampleScore) -> bool:
+        """Whether a cell is wrong."""
+        return not score.metrics["row_exact"]
+
     def alike(self, one: Batch, other: Batch) -> bool:
         """Whether a row of one batch agrees with one of the other in nearly all cells."""
         same = self.right(self._of(one)[:, None], self._of(other)[None]).double().mean(2)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from leakaudit.api import scan
 from leakaudit.audit.budget import Budget
 from leakaudit.cli import progress
 from leakaudit.cli.progress import SILENCE, TerminalObserver
@@ -90,6 +93,29 @@ class Planned(SilentObserver):
 
     def plan(self, done: int, current: int, total: int) -> None:
         self.told.append((done, current, total))
+
+
+def test_the_plan_of_an_audit_grows_by_one_run_at_a_time(model: Path, batch: Path) -> None:
+    observer = Planned()
+    settings = {"ig": {"iterations": "4"}}
+    scan(model, batch, observer=observer, attacks=("ig",), preset="quick", settings=settings, victims=2)
+    dones = [done for done, _, _ in observer.told]
+    assert dones == sorted(dones), "what is done does not shrink"
+    runs = [current for _, current, _ in observer.told]
+    assert dones[1:] == [done + run for done, run in zip(dones, runs, strict=False)][:-1]
+    first = observer.told[0]
+    assert first[2] >= 2 * 4, "the whole has the runs of both victims"
+
+
+def test_a_stage_without_a_run_has_no_share_of_one(clock: Clock, lines: Lines) -> None:
+    observer = TerminalObserver(0)
+    observer.plan(0, 10, 20)
+    observer.attack("IG", 0, 1)
+    observer.progress(1.0, 0.0)
+    observer.stage("rendering the report")
+    clock.now += 2 * SILENCE
+    observer.pulse()
+    assert lines.all()[-1] == "  … rendering the report"
 
 
 def test_the_plan_counts_on_from_the_attacks_to_the_controls() -> None:

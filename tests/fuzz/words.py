@@ -22,11 +22,12 @@ def lines() -> Files:
     """Options of every kind that a scan takes, and changes that ``rank`` asks about."""
     told = (
         "--mode both --victims 2 --batch-size 2 --preset quick --seed 3 --attack ig --set ig.iterations=3 --mean 0.5"
-        " --std 0.25,0.25,0.25 --input-shape 3,12,12 --threat-model B --restarts 2 --label 0=1",
-        "--defence clip=1.0,noise=0.01 --defence prune=0.9 --defence bits=8 --claim top=0.1 --claim sign",
-        "--defence multiplier=1.1,clip=1.0 --defence clients=3,examples=4|8|4 --defence nvflare:SVTPrivacy",
+        " --std 0.25,0.25,0.25 --input-shape 3,12,12 --threat-model B",
+        "--defence clip=1.0,noise=0.01 --defence prune=0.9 --defence bits=8 --claim prune=0.5 --claim sign",
+        "--defence multiplier=1.1,clip=1.0 --defence clients=3,examples=4|8|4",
         "--learning-rate 0.1 --local-epochs 2 --local-batch-size 4 --samples 8 --momentum 0.9 --weight-decay 0.01"
-        " --optimizer sgd --frozen a.* --dropout /relu=0.5 --loss bce --pos-weight 1,2 --task multi-label",
+        " --optimizer sgd --frozen a.* --dropout /relu=0.5 --loss bce --pos-weight 1,2 --task multi-label"
+        " --defence nvflare:SVTPrivacy",
         "--what-if width=conv1:3 --what-if stride=conv1:2 --what-if bias=conv1:on",
     )
     return [(f"line{number}.json", json.dumps(line.split()).encode()) for number, line in enumerate(told)]

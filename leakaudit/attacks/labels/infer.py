@@ -20,7 +20,8 @@ above is what LLG (Wainakh et al. 2022) starts from.
 
 After several local steps the model half-way between the weights before and after takes the place of the model, and the
 features are fitted through the steps (`leakaudit.attacks.labels.steps`). Of a client whose learning rate or number of
-steps is not known, the scale of the update is estimated first (`leakaudit.attacks.labels.scale`).
+steps is not known, the scale of the update is estimated first (`leakaudit.attacks.labels.scale`). Where all images look
+alike to the last layer, counts are refined on a simulated client (`leakaudit.attacks.labels.simulate`).
 
 A known defence changes what can be believed. Through noise the label of one sample is the largest entry of the leading
 left singular vector of ``[G | g] = (p − y) [hᵀ 1]``, where that is more than noise, and else of g alone. Clipped,
@@ -35,9 +36,12 @@ overfitted to the very samples, whose predictions then depend on their labels.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import torch
 from torch import Generator, Tensor
 
+from leakaudit.attacks.labels import simulate
 from leakaudit.attacks.labels.by_loss import infer_by_loss
 from leakaudit.attacks.labels.counts import fit_prediction, ilrg_shares, round_counts
 from leakaudit.attacks.labels.features import feature_fit
@@ -159,6 +163,11 @@ def _fitted_counts(
     if observation.one_bit:
         least = torch.zeros_like(signal)
     counts = round_counts(prediction - signal, size, least=least)
+    if head.pool is not None and simulate.applies(target, observation, head.pool):
+        with suppress(RuntimeError):  # a module that takes one batch at a time
+            labels = torch.repeat_interleave(torch.arange(len(counts)), counts)
+            share = simulate.simulated_shares(target, observation, str(head.bias), labels, generator)
+            counts, how = round_counts(share, size, least=least), "a client simulated on look-alikes"
     check = round_counts(ilrg_shares(weight, bias, gradient, signal), size, least=least)
     agreed = int(torch.minimum(counts, check).sum())
     return _counted(counts, f"class counts from {how} (iLRG agrees on {agreed} of {size})")
