@@ -22,6 +22,7 @@ _BLOCK = re.compile(
     r'<template id="leakaudit-document" data-page-sha256="([0-9a-f]{64})">\n([A-Za-z0-9+/=\n]*)</template>\n'
 )
 _STREAM = re.compile(rb"stream\r?\n")
+_PAGE, _PDF, _DOCUMENT = b"<!doctype html", b"%PDF-", b'{\n  "schema_version"'
 _END = "</body>"
 LINE = 120
 """Characters of a line of the packed document; chosen."""
@@ -49,12 +50,12 @@ def embed(page: str, document: str) -> str:
 
 def is_page(content: bytes) -> bool:
     """Whether a file's content is HTML."""
-    return content[:200].lstrip().lower().startswith(b"<!doctype html")
+    return content[:200].lstrip()[: len(_PAGE)].lower() == _PAGE
 
 
 def is_pdf(content: bytes) -> bool:
     """Whether a file's content is a PDF."""
-    return content.startswith(b"%PDF-")
+    return content[: len(_PDF)] == _PDF
 
 
 def document_in(content: bytes) -> Any:
@@ -100,7 +101,7 @@ def _in_pdf(content: bytes) -> Any:
     for start in (mark.end() for mark in _STREAM.finditer(content)):
         try:
             head = zlib.decompressobj().decompress(content[start : start + 4096], 64)
-            if not head.startswith(b'{\n  "schema_version"'):
+            if head[: len(_DOCUMENT)] != _DOCUMENT:
                 continue
             return json.loads(_unpacked(content[start:]).decode("utf-8"))
         except zlib.error:

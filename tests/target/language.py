@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 VOCABULARY, LENGTH = 60, 10
@@ -17,7 +16,7 @@ class CausalLM(nn.Module):
         width = 32
         self.embed = nn.Embedding(vocabulary, width)
         self.place = nn.Parameter(torch.randn(LENGTH, width) * 0.1, requires_grad=positions)
-        self.norm = nn.LayerNorm(width)
+        self.norm, self.last = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
         self.head = nn.Linear(width, vocabulary, bias=False)
@@ -31,7 +30,7 @@ class CausalLM(nn.Module):
         mask = torch.ones(LENGTH, LENGTH).tril().log()
         scores = query @ key.transpose(1, 2) / key.shape[-1] ** 0.5 + mask
         x = x + self.out(scores.softmax(-1) @ value)
-        logits: Tensor = self.head(x + self.mlp(F.layer_norm(x, x.shape[-1:])))
+        logits: Tensor = self.head(x + self.mlp(self.last(x)))
         return logits
 
 

@@ -133,7 +133,8 @@ def _ours(content: bytes) -> bool:
 
 
 def _failed(content: bytes) -> bool:
-    return content.startswith(f"## leakaudit: {FAILED} ".encode())
+    first, _, _ = content.partition(b"\n")
+    return f"## leakaudit: {FAILED} ".encode() in first
 
 
 FORMAT = Format(

@@ -35,9 +35,7 @@ def tiles(report: Report) -> list[Fact]:
 
 def _facts(*rows: tuple[str, Any]) -> list[Fact]:
     """Facts without the empty ones."""
-    return [
-        Fact(term, clip(str(value)), code=term.startswith("SHA-256")) for term, value in rows if value not in ("", None)
-    ]
+    return [Fact(term, clip(str(value)), code="SHA-256" in term) for term, value in rows if value not in ("", None)]
 
 
 def _names(layers: list[str]) -> str:
