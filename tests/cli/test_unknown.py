@@ -17,11 +17,8 @@ from tests.conftest import smooth_images
 
 NOTHING_KNOWN = ("--unknown", "learning-rate", "--unknown", "local-epochs", "--unknown", "local-batch-size")
 QUICK = ("--controls", "none", "--format", "json", "-q", "--mean", 0.5, "--std", 0.25, "--fail-on", "never")
-ATTACKS = (
-    *("--attack", "ig", "--attack", "dlfa", "--attack", "linear", "--attack", "sme"),
-    "--set",
-    "sme.iterations=30",
-)
+ATTACKS = ("--attack", "ig", "--attack", "dlfa", "--attack", "linear", "--attack", "sme")
+FEW = ("--set", "sme.iterations=30", "--set", "ig.iterations=30")
 
 
 def network(seed: int = 0) -> nn.Sequential:
