@@ -1,13 +1,17 @@
 """How well a sweep uses its workers: measured with two, and simulated with up to a thousand.
 
     python benchmarks/sweep_scaling.py measure FOLDER            # 48 cells: one after the other, then two processes
-    python benchmarks/sweep_scaling.py measure FOLDER --ray      # the same with two workers of Ray
+    python benchmarks/sweep_scaling.py measure FOLDER --ray      # and with two workers of Ray; what is measured stays
     python benchmarks/sweep_scaling.py driver FOLDER             # what one cell costs the driver and the store
     python benchmarks/sweep_scaling.py simulate FOLDER           # measured durations replayed on N workers
 
 ``measure`` makes 3 models × 2 modes × 4 defences × 2 seeds of 12 × 12 images and audits them with IG, as many steps as
 make a cell last ``--seconds`` or more; it wants a machine that does nothing else. It compares every document with that
-of the run one after the other, but for times, prints the efficiency, and writes ``measured.json`` for ``simulate``.
+of the run one after the other, but for times, prints the efficiency, and writes ``measured.json`` for ``simulate``. A
+second call with the same folder runs what is not in there yet. ``--defences 3`` leaves 36 cells, for less time.
+
+How long workers need to start is measured by itself, by a sweep of two files that are no models. The prediction for two
+workers is a simulation of the cells' durations one after the other with that start; nothing of the run it predicts.
 
 The simulation hands each cell, in order, to the worker that is free first. Beside the measured durations it knows two
 costs: a worker's start, and the time that the driver needs for each cell, during which it serves no other.
@@ -98,11 +102,11 @@ def make_inputs(folder: Path) -> None:
     np.savez(folder / "batch.npz", x=images, y=np.arange(24) % 5)
 
 
-def write_sweep(folder: Path, iterations: int, small: bool) -> Path:
-    """The grid: 3 models × 2 modes × 4 defences × 2 seeds, or 2 × 1 × 2 × 1 to try it."""
+def write_sweep(folder: Path, iterations: int, small: bool, count: int = 4) -> Path:
+    """The grid: 3 models × 2 modes × `count` defences × 2 seeds, or 2 × 1 × 2 × 1 to try it."""
     models = ["mlp.onnx", "cnn.onnx", "wide.onnx"][: 2 if small else 3]
     modes, seeds = (["eval"], [0]) if small else (["eval", "train"], [0, 1])
-    defences = ["", "prune=0.9", "clip=1.0", "sign"][: 2 if small else 4]
+    defences = ["", "prune=0.9", "clip=1.0", "sign"][: 2 if small else count]
     (folder / "sweep.toml").write_text(
         f'[scan]\nbatch = "batch.npz"\nattack = ["ig"]\npreset = "quick"\ncontrols = "none"\nvictims = 2\n'
         f'mean = [0.5]\nstd = [0.25]\nset = ["ig.iterations={iterations}"]\n\n'
@@ -116,7 +120,7 @@ def calibrated(folder: Path, seconds: float) -> int:
     """Iterations with which the quickest of the models takes this long, by a short run of it."""
     import leakaudit
 
-    steps = 200
+    steps = 50
     request = leakaudit.Request(
         model=folder / "mlp.onnx", batch=folder / "batch.npz", attacks=("ig",), preset="quick", controls="none",
         victims=2, mean=(0.5,), std=(0.25,), settings={"ig": {"iterations": str(steps)}},
@@ -124,7 +128,7 @@ def calibrated(folder: Path, seconds: float) -> int:
     leakaudit.scan(request)  # imports, and what is compiled once
     started = time.perf_counter()
     leakaudit.scan(request)
-    return max(steps, round(steps * seconds / (time.perf_counter() - started)))
+    return max(1, round(steps * seconds / (time.perf_counter() - started)))
 
 
 def run(plan: Path, folder: Path, name: str) -> tuple[float, Any]:
@@ -156,25 +160,60 @@ def differing(one: Any, other: Any) -> list[int]:
     return wrong
 
 
-def measure(folder: Path, seconds: float, small: bool, names: Sequence[str]) -> None:
-    """Run the grid one after the other and on two workers, compare, and print."""
-    folder.mkdir(parents=True)
-    make_inputs(folder)
-    plan = write_sweep(folder, calibrated(folder, seconds), small)
-    alone, reference = run(plan, folder, "here")
+def startup(folder: Path, name: str) -> float:
+    """Seconds of a sweep of two files that are no models: workers start, and end."""
+    import leakaudit
+
+    for number in (1, 2):
+        (folder / f"none-{number}.onnx").write_bytes(b"no model")
+    requests = [leakaudit.Request(model=folder / f"none-{n}.onnx", batch=folder / "batch.npz") for n in (1, 2)]
+    started = time.perf_counter()
+    leakaudit.sweep(requests, runner=name, workers=2, threads=1, formats=("json",))  # type: ignore[arg-type]
+    return time.perf_counter() - started
+
+
+def measure(folder: Path, seconds: float, small: bool, count: int, names: Sequence[str]) -> None:
+    """Run the grid one after the other and on two workers, as far as that is not done yet, compare, and print."""
+    written = folder / "measured.json"
+    found: dict[str, Any] = json.loads(written.read_text()) if written.exists() else {}
+    if not found:
+        folder.mkdir(parents=True)
+        make_inputs(folder)
+        write_sweep(folder, calibrated(folder, seconds), small, count)
+    plan = folder / "sweep.toml"
+    alone, reference = run(plan, folder, "here")  # out of its store, where it ran before
     durations = [cell.seconds for cell in reference.cells]
-    found: dict[str, Any] = {"durations": durations, "here": alone}
-    print(
-        f"{len(durations)} cells of {min(durations):.1f} to {max(durations):.1f} s, one after the other {alone:.1f} s"
-    )
+    found = {"durations": durations, "here": alone, **found}
+    written.write_text(json.dumps(found, indent=1))
+    print(f"{len(durations)} cells of {min(durations):.1f} to {max(durations):.1f} s, {found['here']:.1f} s alone")
     for name in names:
-        taken, sweep = run(plan, folder, name)
-        wrong = differing(reference, sweep)
-        found[name] = {"seconds": taken, "efficiency": alone / (2 * taken), "differing": wrong}
-        predicted = makespan(durations, 2, Costs())
-        print(f"{name}, 2 workers: {taken:.1f} s, {alone / (2 * taken):.1%} of twice; {len(wrong)} documents differ")
-        print(f"  simulated without costs {predicted:.1f} s, {predicted / taken - 1:+.1%}")
-        (folder / "measured.json").write_text(json.dumps(found, indent=1))
+        if name not in found:
+            found[name] = compared(plan, folder, name, found["here"], reference)
+            written.write_text(json.dumps(found, indent=1))
+        tell(name, found[name])
+
+
+def compared(plan: Path, folder: Path, name: str, alone: float, reference: Any) -> dict[str, Any]:
+    """A run on two workers beside that one after the other."""
+    start = startup(folder, name)
+    taken, sweep = run(plan, folder, name)
+    predicted = makespan([cell.seconds for cell in reference.cells], 2, Costs(start))
+    return {
+        "seconds": taken,
+        "efficiency": alone / (2 * taken),
+        "start": start,
+        "predicted": predicted,
+        "differing": differing(reference, sweep),
+    }
+
+
+def tell(name: str, found: dict[str, Any]) -> None:
+    """Print what was measured of a runner."""
+    taken, start, predicted = found["seconds"], found["start"], found["predicted"]
+    once = found["efficiency"] * taken / (taken - start)
+    share = f"{found['efficiency']:.1%} of twice, {once:.1%} without {start:.1f} s to start"
+    print(f"{name}, 2 workers: {taken:.1f} s, {share}")
+    print(f"  {len(found['differing'])} documents differ; simulated {predicted:.1f} s, {predicted / taken - 1:+.1%}")
 
 
 def _audited(request: Any, observer: Any) -> Any:
@@ -251,13 +290,14 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seconds", type=float, default=5.0, help="of the quickest cell; chosen by the bar")
     parser.add_argument("--small", action="store_true", help="4 cells, to try it")
+    parser.add_argument("--defences", type=int, choices=(1, 2, 3, 4), default=4, help="of the grid")
     parser.add_argument("--ray", action="store_true", help="also on Ray")
     parser.add_argument("--driver-seconds", type=float, default=0.02, help="as the driver command measures")
     parser.add_argument("--start", type=float, default=5.0, help="seconds that a worker needs to start")
     parser.add_argument("--cells", type=int, nargs="*", default=[48, 10_000, 1_000_000])
     asked = parser.parse_args(words)
     if asked.what == "measure":
-        measure(asked.folder, asked.seconds, asked.small, RUNS[1 : 3 if asked.ray else 2])
+        measure(asked.folder, asked.seconds, asked.small, asked.defences, RUNS[1 : 3 if asked.ray else 2])
     elif asked.what == "driver":
         asked.folder.mkdir(parents=True, exist_ok=True)
         driver_cost(asked.folder)

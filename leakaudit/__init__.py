@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from leakaudit.report.saving import Report
     from leakaudit.sweeps.outcome import SweepReport
     from leakaudit.sweeps.request import DefendRequest
+    from leakaudit.sweeps.run import Running
     from leakaudit.target.load import load
     from leakaudit.target.readers import Reader
     from leakaudit.target.target import Target
@@ -77,6 +78,7 @@ _HOMES = {
     "Reconstruction": "reconstruction",
     "Report": "report.saving",
     "Request": "audit.request",
+    "Running": "sweeps.run",
     "Signals": "domains.signals",
     "SweepReport": "sweeps.outcome",
     "Target": "target",
@@ -124,6 +126,7 @@ __all__ = [
     "Reconstruction",
     "Report",
     "Request",
+    "Running",
     "Signals",
     "SweepReport",
     "Target",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
@@ -21,8 +20,10 @@ from leakaudit.errors import UsageError
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.policy.apply import apply_policy
 from leakaudit.policy.read import Policy
+from leakaudit.protocols.base import Mode
 from leakaudit.report.saving import Report
 from leakaudit.safety.text import encodable
+from leakaudit.sweeps.audits import Audits
 from leakaudit.sweeps.cells import FORMATS, Evidence, Presentation
 from leakaudit.sweeps.defend import defend as measure_defences
 from leakaudit.sweeps.engine import Watcher
@@ -46,6 +47,8 @@ class Asking(Protocol[P]):
         model: Model | Request | None,
         batch: Source | None = None,
         observer: Observer | None = None,
+        running: Running | None = None,
+        store: str | Path | None = None,
         *args: P.args,
         **keywords: P.kwargs,
     ) -> Report:
@@ -68,6 +71,8 @@ def scan(
     model: Model | Request | None,
     batch: Source | None = None,
     observer: Observer | None = None,
+    running: Running | None = None,
+    store: str | Path | None = None,
     **keywords: Any,
 ) -> Report:
     """Audit what one shared update of a model gives away about a batch. Prints nothing.
@@ -80,6 +85,8 @@ def scan(
             ``checkpoints`` are all there is.
         batch: ``.npz`` file, folder of images, ``(inputs, labels)`` arrays, or Batch; token ids are integers (N, L).
         observer: Told the progress.
+        running: Where checkpoints and modes are audited, which is in this process one after the other by default.
+        store: Folder or fsspec URL that keeps their reports, so that a killed scan goes on where it was.
         **keywords: Fields of `leakaudit.Request`, as ``batch_size=4``.
 
     Raises:
@@ -92,24 +99,24 @@ def scan(
     request = with_round(request_of(Request, model, batch, keywords))
     refuse_settings(request)
     observer = observer or SilentObserver()
-    variants = _variants(request, None if isinstance(model, Request) else model)
+    in_memory = model if isinstance(model, nn.Module | Target) else None
+    variants = _variants(request, in_memory)
     memory = Memory(Cache() if request.cache else None)
-    share = None if request.time_budget is None else request.time_budget / len(variants)
-    one = replace(request, time_budget=share)
 
-    def audit_one(target: Target) -> Report:
-        case = read_case(one, target, batch, observer)
+    def audit_one(one: Request, observer: Observer) -> Report:
+        case = read_case(one, read_model(one, in_memory), batch, observer)
         return audit(case.target, case.samples, one, observer=observer, memory=memory)
 
-    if len(variants) == 1:
+    if len(variants) == 1 and running is None and store is None:
         observer.stage("loading the model")
-        report = audit_one(variants[0].load())
-    elif not request.recorded:
-        report = audit_variants(variants, audit_one, observer)
-    else:
+        report = audit_one(variants[0].request, observer)
+    elif len(variants) > 1 and request.recorded:
         raise UsageError(
             "a recorded update is of one model in one mode", "scan the variants without --update and --round"
         )
+    else:
+        with Audits(audit_one, observer, running, store) as audits:
+            report = audit_variants(variants, audits)
     return _judged(report, request.command())
 
 
@@ -118,6 +125,8 @@ def defend(
     model: Model | Request | None,
     batch: Source | None = None,
     observer: Observer | None = None,
+    running: Running | None = None,
+    store: str | Path | None = None,
     **keywords: Any,
 ) -> Report:
     """Attack and train with every setting of a grid of defences, and name the cheapest that meets a goal.
@@ -126,6 +135,8 @@ def defend(
         model: As for :func:`scan`; or a `leakaudit.DefendRequest` that names files.
         batch: As for :func:`scan`.
         observer: Told the progress.
+        running: Where settings are attacked, which is in this process one after the other by default.
+        store: Folder or fsspec URL that keeps the reports of all, so that a killed run goes on where it was.
         **keywords: Fields of `leakaudit.DefendRequest`, as ``goal="PSNR<15"``; ``utility_data`` may also be in memory.
 
     Raises:
@@ -142,7 +153,9 @@ def defend(
     case = read_case(request, target, batch, observer)
     data = request.utility_data if own is None else own
     utility = None if data is None else case.reader.read(data)
-    report = measure_defences(case.target, case.samples, request, utility=utility, observer=observer)
+    report = measure_defences(
+        *(case.target, case.samples, request), utility=utility, observer=observer, running=running, store=store
+    )
     return _judged(report, request.command() if own is None else [])
 
 
@@ -209,20 +222,23 @@ def _judged(report: Report, command: list[str]) -> Report:
     return apply_policy(report.model_copy(update={"command": encodable(command)}), Policy())
 
 
-def _variants(request: Request, model: Model | None) -> list[Variant]:
-    """What is to be audited, each with the way to read it.
+def _variants(request: Request, in_memory: nn.Module | Target | None) -> list[Variant]:
+    """What is to be audited, each as a request of its own with its share of the time.
 
     Raises:
         UsageError: Several variants of what is already in memory.
     """
-    requests = {mode: replace(request, mode=mode) for mode in request.modes}
-    if request.files and not isinstance(model, nn.Module | Target):
-        named = name_variants(request.files, request.modes)
-        return [Variant(label, partial(read_model, requests[mode], path)) for label, path, mode in named]
-    if request.checkpoints:
+    named: list[tuple[str, Path | None, Mode | None]] = []
+    if in_memory is None and request.files:
+        named += name_variants(request.files, request.modes)
+    elif request.checkpoints:
         raise UsageError("checkpoints need the model as a file, not in memory", "give the path of each")
-    if isinstance(model, Target):
+    elif isinstance(in_memory, Target):
         if request.both_modes:
             raise UsageError("mode 'both' needs a model file or a module; a Target has its mode")
-        return [Variant(model.name, lambda: read_model(request, model))]
-    return [Variant(f"{mode} mode", partial(read_model, requests[mode], model)) for mode in request.modes]
+        named = [(in_memory.name, None, None)]
+    else:
+        named = [(f"{mode} mode", None, mode) for mode in request.modes]
+    share = None if request.time_budget is None else request.time_budget / max(1, len(named))
+    one = replace(request, checkpoints=(), time_budget=share)
+    return [Variant(label, replace(one, model=path, mode=mode)) for label, path, mode in named]

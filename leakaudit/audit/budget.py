@@ -19,6 +19,8 @@ YARDSTICK = 0.5
 """Worth of an attack that no attacker could run, relative to one that he could; chosen."""
 RECOVERED = 0.25
 """Worth of a run on a victim that is recovered for certain, relative to one that is not; chosen."""
+IN_PASSING = 0.25
+"""Worth of an attack that is only tried in passing; chosen."""
 CERTIFICATE = 0.1
 """Time that the certificate of a run's result may take beyond the run's share, relative to that; chosen: what it takes
 is missing to later runs, and after the last one the budget is exceeded by no more."""
@@ -40,7 +42,8 @@ def worth(attack: Attack, *, recovered: bool) -> float:
         attack: What would run.
         recovered: Whether the victim has a certified reconstruction.
     """
-    return (YARDSTICK if attack.upper_bound else 1.0) * (RECOVERED if recovered else 1.0)
+    light = IN_PASSING if attack.in_passing else 1.0
+    return light * (YARDSTICK if attack.upper_bound else 1.0) * (RECOVERED if recovered else 1.0)
 
 
 @dataclass(eq=False)

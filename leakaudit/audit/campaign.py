@@ -7,7 +7,7 @@ for anyway: its one run then counts as it is, even if cut short.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -54,7 +54,7 @@ def run_attacks(
     for position, turn in enumerate(turns):
         later = [(other.attack, v) for other in turns[position + 1 :] for v in other.victims]
         recovered = {o.victim.number for before in done for o in before.outcomes if o.certified}
-        attacked = turn.victims if turn.beside is None else [o.victim for o in done[-1].outcomes]
+        attacked = turn.attacked(recovered) if turn.beside is None else [o.victim for o in done[-1].outcomes]
         beside = f" beside {turn.beside.title}" if turn.beside else ""
         queue = Queue(target, measure, request, budget, memory, later, recovered, beside)
         outcomes, cut = _run_on_victims(turn.attack, [now[victim.number] for victim in attacked], queue)
@@ -97,6 +97,17 @@ class Turn:
         """What time or memory cost it, or ""."""
         return self.cut.told if self.cut else _shortened(self.outcomes)
 
+    def attacked(self, recovered: Collection[int]) -> Sequence[Victim]:
+        """The victims of this turn: in passing only those that nothing has recovered for certain, or the first."""
+        if not self.attack.in_passing:
+            return self.victims
+        return [v for v in self.victims if v.number not in recovered] or self.victims[:1]
+
+    def stands_beside(self, attack: Attack, rival: Attack) -> bool:
+        """Whether this turn is what an attack is compared with; what is tried in passing takes the rival as it is."""
+        own = self.beside is None and self.attack.name == rival.name
+        return self.beside is attack or self.stands_in(rival) or (attack.in_passing and own)
+
     def stands_in(self, rival: Attack) -> bool:
         """Whether this is an attack's rival, with its settings and at least as many iterations."""
         if self.beside is not None or self.attack.name != rival.name:
@@ -114,7 +125,7 @@ def _turns(attacks: Sequence[Attack], open_to: Mapping[str, Sequence[Victim]]) -
         if not victims:
             continue
         rival = attack.rival()
-        known = rival is None or any(turn.stands_in(rival) for turn in turns)
+        known = rival is None or attack.in_passing or any(turn.stands_in(rival) for turn in turns)
         turns.append(Turn(attack, victims))
         if rival is not None and not known:
             turns.append(Turn(rival, victims, beside=attack))
@@ -126,9 +137,12 @@ def _comparison(turn: Turn, done: Sequence[Turn]) -> Comparison | None:
     rival = turn.attack.rival()
     if rival is None or not turn.outcomes:
         return None
-    other = next(t for t in done if t.beside is turn.attack or t.stands_in(rival))
-    results = [assemble.victim_result(outcome) for outcome in other.outcomes]
-    return assemble.comparison(other.attack, results, other.why, other.cut, in_ledger=other.beside is None)
+    other = next((t for t in done if t.stands_beside(turn.attack, rival)), None)
+    if other is None:
+        return None
+    results, own = ([assemble.victim_result(outcome) for outcome in t.outcomes] for t in (other, turn))
+    in_ledger = other.beside is None
+    return assemble.comparison(other.attack, results, other.why, other.cut, in_ledger=in_ledger, own=own)
 
 
 def _reason(turn: Turn, refusals: Sequence[str], beside: Comparison | None) -> Reason:

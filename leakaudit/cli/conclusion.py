@@ -71,6 +71,7 @@ def _table(report: Report, terminal: Terminal) -> None:
     """A row for every attack that ran."""
     from leakaudit.report.domains import card_for
     from leakaudit.report.views.cells import lowered, with_unit
+    from leakaudit.report.views.comparison import gain_in_short
     from leakaudit.report.wording import seconds
 
     card = card_for(report)
@@ -84,6 +85,9 @@ def _table(report: Report, terminal: Terminal) -> None:
     if rows:
         best = "result" if spec is None else f"best {lowered(spec)}"
         terminal.table("", ("attack", "leaked", best, "time"), rows)
+    for attack in report.attacks:
+        if told := gain_in_short(attack):
+            say(f"{attack.title}: {told}")
 
 
 def reason(report: Report) -> str:

@@ -9,7 +9,15 @@ from typing import Any
 import click
 
 from leakaudit.cli.options.policy import ENVIRONMENT
-from leakaudit.cli.options.report import check_writable, failure_noted, refuse_empty, report_options, write
+from leakaudit.cli.options.report import (
+    check_writable,
+    failure_noted,
+    refuse_empty,
+    report_options,
+    spread,
+    spreading_options,
+    write,
+)
 from leakaudit.cli.options.request import refuse_absent, request_options, with_cache
 from leakaudit.cli.options.sections import Sectioned
 from leakaudit.cli.output import say
@@ -22,6 +30,7 @@ from leakaudit.sweeps.request import DefendRequest
 @click.option("--quiet", "-q", is_flag=True, help="Only the recommendation and the report's path.")
 @click.option("--verbose", "-v", is_flag=True, help="A line when an attack begins, too.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
+@spreading_options
 @report_options
 def defend(
     model: Path,
@@ -29,11 +38,12 @@ def defend(
     verbose: bool,
     debug: bool,
     asked: dict[str, Any],
+    spreading: dict[str, Any],
     writing: dict[str, Any],
 ) -> None:
     """Attack and train with every setting of a grid of defences, and name the cheapest that meets the goal.
 
-    Finished settings are kept in the cache, so the same command resumes an interrupted sweep.
+    Finished attacks are kept in the cache, and reports in --store, so the same command resumes an interrupted run.
 
     \b
     Exit codes: 0 a setting meets the goal, 1 none does, 2 usage error,
@@ -50,7 +60,7 @@ def defend(
         from leakaudit.api import defend as run
         from leakaudit.document.redact import redact
 
-        report = run(request, observer=observer)
+        report = run(request, observer=observer, **spread(spreading))
         refuse_empty(report)
         observer.stage("rendering the report")
         written = write(redact(report, writing["evidence"]), writing)

@@ -10,7 +10,15 @@ import click
 
 from leakaudit.audit.request import Request
 from leakaudit.cli.options.policy import ENVIRONMENT, judge, load_baseline, policy_options
-from leakaudit.cli.options.report import check_writable, failure_noted, refuse_empty, report_options, write
+from leakaudit.cli.options.report import (
+    check_writable,
+    failure_noted,
+    refuse_empty,
+    report_options,
+    spread,
+    spreading_options,
+    write,
+)
 from leakaudit.cli.options.request import refuse_absent, request_options, with_cache, with_told
 from leakaudit.cli.options.sections import Sectioned
 
@@ -36,6 +44,7 @@ class _Scan(Sectioned):
 @click.option("--quiet", "-q", is_flag=True, help="Only the deciding finding and the report's path.")
 @click.option("--verbose", "-v", is_flag=True, help="A line when an attack begins, too.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
+@spreading_options
 @report_options
 @policy_options
 def scan(
@@ -44,6 +53,7 @@ def scan(
     verbose: bool,
     debug: bool,
     asked: dict[str, Any],
+    spreading: dict[str, Any],
     writing: dict[str, Any],
     gate: dict[str, Any],
 ) -> None:
@@ -69,7 +79,7 @@ def scan(
         from leakaudit.api import scan as run
         from leakaudit.document.redact import redact
 
-        report = run(request, observer=observer)
+        report = run(request, observer=observer, **spread(spreading))
         refuse_empty(report)
         observer.stage("rendering the report")
         report = redact(judge(report, gate, baseline), writing["evidence"])

@@ -150,9 +150,25 @@ def judge(evidence: Evidence) -> list[FindingEntry]:
     return sorted(found, key=lambda f: (SEVERITIES.index(f.severity), f.id))
 
 
-def samples_of(attacks: Sequence[AttackEntry]) -> list[tuple[AttackEntry, VictimResult, SampleResult]]:
+Scored = tuple[AttackEntry, VictimResult, SampleResult]
+"""A sample as an attack recovered it, with the attack and the victim."""
+
+
+def samples_of(attacks: Sequence[AttackEntry]) -> list[Scored]:
     """Every scored sample with its attack and victim, without the yardsticks that no attacker could run."""
     return [(a, v, s) for a in attacks if not a.upper_bound for v in a.results for s in v.samples]
+
+
+def closest(scored: Sequence[Scored]) -> Scored | None:
+    """The sample that is nearest to its original, as the domain's measure has it; ``None`` where there is none.
+
+    An exact reconstruction has no number, and none is nearer.
+    """
+
+    def nearness(item: Scored) -> float:
+        return float("inf") if item[2].closeness is None else item[2].closeness
+
+    return max(scored, key=nearness, default=None)
 
 
 def _entry(origin: Rule, found: Found) -> FindingEntry:

@@ -34,7 +34,6 @@ class View:
     heats: Sequence[Heat]
     curves: Sequence[Figure]
     table: Table
-    links: Sequence[str | None]
     left_out: str
     severity: str
 
@@ -71,7 +70,6 @@ def build(document: SweepDocument) -> View:
         heats=heats,
         curves=curves(document),
         table=_table(document, shown),
-        links=[cell.report and f"{cell.report}/report.html" for cell in shown],
         left_out=f"{'; '.join(parts).capitalize()}: sweep.csv and sweep.json hold all." if parts else "",
         severity=_worst(cells),
     )
@@ -114,7 +112,8 @@ def _table(document: SweepDocument, cells: Sequence[CellEntry]) -> Table:
     )
     table = Table("cells", f"{count(len(cells), 'cell')}, each with its full report", columns)
     for cell in cells:
-        row: list[Cell | str] = [Cell(str(cell.number), str(cell.number))]
+        href = f"{cell.report}/report.html" if cell.report else ""
+        row: list[Cell | str] = [Cell(str(cell.number), str(cell.number), href=href)]
         row += [clip(value_of(cell, axis), 80) for axis in axes]
         table.add([*row, *_outcome(table, cell)])
     return table

@@ -26,6 +26,8 @@ from leakaudit.target.inventory import inventory
 from leakaudit.target.target import Target
 
 CHANGES = ("stride", "width", "bias", "pool")
+DIGITS = 9
+"""Digits of a number at most; chosen: no layer has a billion units."""
 WORTH_LISTING = 0.05
 """Share of the image that a change must hide beyond what cheaper ones do; chosen."""
 
@@ -85,7 +87,7 @@ def parse(text: str) -> Change:
     what, _, rest = text.partition("=")
     layer, _, value = rest.rpartition(":")
     number = {"on": "1", "off": "0"}.get(value, value)
-    if what not in CHANGES or not layer or not number.isdecimal():
+    if what not in CHANGES or not layer or not number.isdecimal() or len(number) > DIGITS:
         raise UsageError(f"--what-if {text!r} is not CHANGE=LAYER:VALUE", f"CHANGE is one of {', '.join(CHANGES)}")
     if int(number) == 0 and what != "bias":
         raise UsageError(f"--what-if {text!r}: the value must be at least 1", "for example stride=conv1:2")

@@ -29,7 +29,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
-from leakaudit.errors import LeakauditError
+from leakaudit.errors import LeakauditError, kinds
 from leakaudit.safety.plain import packed, unpacked
 
 if sys.platform == "linux":
@@ -115,11 +115,13 @@ def grant(memory: int) -> None:
             resource.setrlimit(resource.RLIMIT_DATA, (now + memory, most))
 
 
+_EXHAUSTED = ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc", "bad allocation")
+"""What errors say that are no `MemoryError`: those of torch for a card and for a processor, and of C++."""
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory could not be had; torch and C++ raise bare ones for that."""
-    return isinstance(error, MemoryError) or any(
-        words in str(error) for words in ("not enough memory", "can't allocate memory", "bad_alloc", "bad allocation")
-    )
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _EXHAUSTED)
 
 
 def refuse_exhaustion(error: BaseException) -> None:
@@ -257,20 +259,9 @@ def _answer(content: bytes, status: int, what: str, error: type[LeakauditError],
     if "value" in found:
         return found["value"]
     if "error" in found:
-        raise _kinds().get(found["error"], error)(found["message"], found["hint"])
+        raise kinds().get(found["error"], error)(found["message"], found["hint"])
     cause = RemoteTraceback(found["traceback"])
     raise _unforeseen(found["failed"], found["memory"], what, error) from cause
-
-
-def _kinds() -> dict[str, type[LeakauditError]]:
-    """Errors that a child may raise, by name."""
-    found: dict[str, type[LeakauditError]] = {}
-    pending: list[type[LeakauditError]] = [LeakauditError]
-    while pending:
-        kind = pending.pop()
-        found[kind.__name__] = kind
-        pending.extend(kind.__subclasses__())
-    return found
 
 
 def _death(status: int, limits: Limits) -> str:

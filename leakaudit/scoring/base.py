@@ -174,6 +174,10 @@ class Measure(ABC, Generic[R]):
     def judge(self, batch: Batch, position: int, found: R, row: int, prior_only: Sequence[R]) -> SampleScore:
         """The score of one sample, whose reconstruction is `row` of `found`."""
 
+    def inexact(self, score: SampleScore) -> bool:
+        """Whether a sample that was read exactly could not be scored so; known where a score says what is exact."""
+        return False
+
     @abstractmethod
     def alike(self, one: Batch, other: Batch) -> bool:
         """Whether a sample of one batch cannot be told from one of the other."""

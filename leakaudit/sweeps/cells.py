@@ -7,7 +7,6 @@ everything that it needs is in a :class:`Task`, which can be pickled; the audit 
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,11 +15,12 @@ from typing import TYPE_CHECKING, Literal
 from leakaudit.audit.request import Request
 from leakaudit.document.paths import short_paths, shortener
 from leakaudit.document.status import CellStatus
-from leakaudit.errors import LeakauditError
+from leakaudit.errors import AuditError, LeakauditError, kinds
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.policy.read import Policy
-from leakaudit.sweeps.contents import named_files
-from leakaudit.sweeps.results import DOCUMENT, Facts, Result
+from leakaudit.safety.confined import out_of_memory
+from leakaudit.sweeps.contents import Contents, named_files
+from leakaudit.sweeps.results import Facts, Result
 
 if TYPE_CHECKING:
     from leakaudit.report.saving import Report
@@ -30,6 +30,8 @@ Audit = Callable[..., "Report"]
 Evidence = Literal["full", "blurred", "none"]
 FORMATS = ("json", "html")
 """Formats of every cell's report where nobody names others: the document, and the page that the matrix links to."""
+DOCUMENT_FORMAT = "json"
+"""The one that is always kept: from it every other one can be made again."""
 INTERRUPTED = "interrupted"
 LONGEST = 300
 """Characters of an internal error that a reason quotes; chosen, as the command line does."""
@@ -43,13 +45,13 @@ class Presentation:
         formats: Names of formats.
         evidence: What they show of private samples.
         paths: ``short`` leaves out folders outside the working folder.
-        policy: Findings are judged by it.
+        policy: Findings are judged by it; ``None`` leaves that to others.
     """
 
     formats: tuple[str, ...] = FORMATS
     evidence: Evidence = "full"
     paths: Literal["short", "full"] = "short"
-    policy: Policy = field(default_factory=Policy)
+    policy: Policy | None = field(default_factory=Policy)
 
     @property
     def judged_by(self) -> str:
@@ -57,8 +59,15 @@ class Presentation:
         from leakaudit.audit.cache import digest
 
         policy = self.policy
+        if policy is None:
+            return "nobody"
         rules = [(s.rule, s.reason, s.expires.isoformat()) for s in policy.suppressions]
         return digest(policy.fail_on, dict(policy.rules), rules)
+
+    def key_of(self, request: Request, contents: Contents) -> str:
+        """The name of a cell's result: by all that it depends on, but a policy, by which it can be judged again."""
+        judged = () if self.policy is not None else ("unjudged",)
+        return contents.key(request, self.evidence, self.paths, *judged)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,28 +101,32 @@ def run_cell(task: Task, audit: Audit, observer: Observer | None = None) -> Resu
             return Result(key=task.key, status=CellStatus.NOT_RUN, reason=INTERRUPTED, seconds=seconds)
         return result_of(task.key, report, task.shown, seconds)
     except Exception as error:
-        status, reason = failure(error, task.shown.evidence)
-        if task.shown.paths == "short":
-            reason = shortener(str(path) for paths in named_files(task.request).values() for path in paths)(reason)
-        return Result(key=task.key, status=status, reason=reason, seconds=time.monotonic() - started)
+        return failed(task, error, time.monotonic() - started)
+
+
+def failed(task: Task, error: Exception, seconds: float = 0.0) -> Result:
+    """The result of a cell that an error ended; its reason names files as the reports do."""
+    status, reason = failure(error, task.shown.evidence)
+    if task.shown.paths == "short":
+        reason = shortener(str(path) for paths in named_files(task.request).values() for path in paths)(reason)
+    kind = type(error).__name__ if isinstance(error, LeakauditError) else ""
+    hint = error.hint if isinstance(error, LeakauditError) and task.shown.evidence == "full" else ""
+    return Result(key=task.key, status=status, reason=reason, error=kind, hint=hint, seconds=seconds)
+
+
+def error_of(result: Result) -> LeakauditError:
+    """The error that ended a cell elsewhere; of memory, time or workers one of the audit."""
+    return kinds().get(result.error, AuditError)(result.reason, result.hint)
 
 
 def failure(error: Exception, evidence: Evidence) -> tuple[CellStatus, str]:
     """What an error makes of a cell; the reason quotes samples only where the reports show them."""
-    if _no_memory(error):
-        return CellStatus.MEMORY, "the audit needs more memory than there is"
     if isinstance(error, LeakauditError):
         return CellStatus.FAILED, error.message if evidence == "full" else error.discreet
+    if out_of_memory(error):
+        return CellStatus.MEMORY, "the audit needs more memory than there is"
     text = f": {' '.join(str(error).split())[:LONGEST]}" if evidence == "full" else ""
     return CellStatus.FAILED, f"internal error, a defect of leakaudit: {type(error).__name__}{text}"
-
-
-def _no_memory(error: Exception) -> bool:
-    """Whether memory ran out; torch has no error of its own for that on a CPU."""
-    torch = sys.modules.get("torch")
-    on_card = torch is not None and isinstance(error, torch.OutOfMemoryError)
-    on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    return on_card or on_cpu or isinstance(error, MemoryError)
 
 
 def result_of(key: str, report: Report, shown: Presentation, seconds: float) -> Result:
@@ -128,27 +141,28 @@ def result_of(key: str, report: Report, shown: Presentation, seconds: float) -> 
     from leakaudit.document.redact import redact
     from leakaudit.policy.apply import apply_policy
 
-    judged = redact(apply_policy(report, shown.policy), shown.evidence)
+    judged = report if shown.policy is None else apply_policy(report, shown.policy)
+    judged = redact(judged, shown.evidence)
     judged = short_paths(judged) if shown.paths == "short" else judged
-    files = rendered(judged, shown.formats)
     return Result(
         key=key,
         status=CellStatus.DONE,
         seconds=seconds,
         policy=shown.judged_by,
         facts=facts_of(judged),
-        files={DOCUMENT: judged.to_json().encode(), **files},
+        files=rendered(judged, shown.formats),
     )
 
 
 def rendered(report: Report, formats: Sequence[str]) -> dict[str, bytes]:
-    """A report in some formats, by file name; those whose libraries are missing are left out."""
+    """A report as its document and in some formats, by file name; those whose libraries are missing are left out."""
     from leakaudit.report.formats.base import FormatUnavailable, Rendering
     from leakaudit.report.formats.registry import chosen
 
     files: dict[str, bytes] = {}
     rendering = Rendering(report)
-    for kind in chosen(formats):
+    wanted = {kind.file: kind for kind in [*chosen(formats), *chosen([DOCUMENT_FORMAT])]}
+    for kind in wanted.values():
         try:
             files[kind.file] = kind.content(rendering)
         except FormatUnavailable:
@@ -158,14 +172,13 @@ def rendered(report: Report, formats: Sequence[str]) -> dict[str, bytes]:
 
 def facts_of(report: Report) -> Facts:
     """What the tables of a sweep say of a report."""
-    from leakaudit.findings import samples_of
+    from leakaudit.findings import closest, samples_of
 
     verdict = report.verdict
-    scored = samples_of(report.attacks)
-    best = max(scored, key=lambda item: _closeness(item[2].closeness), default=None)
+    best = closest(samples_of(report.attacks))
     metric = report.metrics[0].name if report.metrics else ""
     return Facts(
-        verdict=str(verdict.code),
+        verdict=verdict.code,
         severity=verdict.severity,
         inconclusive=verdict.inconclusive,
         failing=tuple(finding.id for finding in report.findings if finding.fails),
@@ -176,8 +189,3 @@ def facts_of(report: Report) -> Facts:
         told="" if best is None else best[2].told,
         attack="" if best is None else best[0].name,
     )
-
-
-def _closeness(value: float | None) -> float:
-    """An exact reconstruction has no number, and none is nearer."""
-    return float("inf") if value is None else value

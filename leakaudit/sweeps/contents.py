@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,13 @@ from typing import Any
 from leakaudit.audit.kinds import File, Files
 from leakaudit.audit.parameters import parameters
 from leakaudit.audit.request import Request
-from leakaudit.errors import LeakauditError
+from leakaudit.errors import LeakauditError, UsageError
+from leakaudit.safety.files import ordinary
 
 ABSENT = "absent"
 """In place of the hash of a file that is not there, or that cannot be read: the cell will say why."""
+PERMISSIONS = ("trust", "unsafe_pickle")
+"""What a request permits decides no number of a report, and whether there is one."""
 _FUNCTION = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")
 _GROUPS = ("leakaudit.attacks", "leakaudit.defences", "leakaudit.domains", "leakaudit.readers")
 """Entry points that decide results; formats do not."""
@@ -85,7 +89,19 @@ class Contents:
                   for name, paths in named.items()]  # fmt: skip
         places = {path: self._told(path) for paths in named.values() for path in paths}
         functions = [(place, self.of(place)) for place in _sources(request)]
-        return digest(_program(), relocated(request, places).key(), hashes, functions, list(more))
+        permitted = [getattr(request, name) for name in PERMISSIONS]
+        return digest(self.program, relocated(request, places).key(), permitted, hashes, functions, list(more))
+
+    @cached_property
+    def program(self) -> list[Any]:
+        """What runs: this package's source, torch, and packages that extend this one."""
+        import torch
+
+        from leakaudit.audit.cache import code_digest
+
+        points = [point for group in _GROUPS for point in entry_points(group=group)]
+        extensions = sorted((p.group, p.name, p.value, str(p.dist.version if p.dist else "")) for p in points)
+        return [code_digest(), torch.__version__, extensions]
 
     def of(self, path: Path, *, model: bool = False) -> str:
         """The hash of a file or folder."""
@@ -105,10 +121,10 @@ def _hashed(path: Path, model: bool) -> str:
         for file in files_below(path, model=model):
             name = str(file.relative_to(path)) if path.is_dir() else file.name
             state.update(f"{len(name)} {name} {file.stat().st_size} ".encode("utf-8", "surrogatepass"))
-            with file.open("rb") as stream:
+            with ordinary(file).open("rb") as stream:
                 while chunk := stream.read(1 << 20):
                     state.update(chunk)
-    except OSError:
+    except (OSError, UsageError):  # a pipe or a device is read by nobody
         return ABSENT
     return state.hexdigest()
 
@@ -120,14 +136,3 @@ def _sources(request: Request) -> Iterator[Path]:
             place = Path(*match[1].split(".")).with_suffix(".py")
             if place.is_file():
                 yield place
-
-
-def _program() -> list[Any]:
-    """What runs: this package's source, torch, and packages that extend this one."""
-    import torch
-
-    from leakaudit.audit.cache import code_digest
-
-    points = [point for group in _GROUPS for point in entry_points(group=group)]
-    extensions = sorted((p.group, p.name, p.value, str(p.dist.version if p.dist else "")) for p in points)
-    return [code_digest(), torch.__version__, extensions]

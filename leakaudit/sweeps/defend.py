@@ -7,7 +7,8 @@
     settings that meet the goal, cheapest first ─▶ stronger audit, another seed  ─▶ recommended if it still holds
 
 A recommendation is a measurement with these attacks, this budget and these samples; only clipping with accounted noise
-also has a bound, printed beside it. Results of attacks are in the cache, so an interrupted sweep goes on where it was.
+also has a bound, printed beside it. Every audit is a cell of a sweep (`leakaudit.sweeps.audits`), so workers can share
+them and a store keeps them; results of attacks are in the cache, so an interrupted run goes on where it was either way.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from leakaudit.attacks.registry import available
 from leakaudit.audit.cache import Cache
@@ -26,10 +28,10 @@ from leakaudit.client.batch import Batch
 from leakaudit.defences.base import Defence
 from leakaudit.defences.registry import default_grid
 from leakaudit.defences.spec import parse_defence
-from leakaudit.document.schema import DefenceTrial, SampleResult
+from leakaudit.document.schema import DefenceTrial
 from leakaudit.document.status import ControlStatus, RunStatus
-from leakaudit.errors import LeakauditError, UsageError
-from leakaudit.findings import samples_of
+from leakaudit.errors import AuditError, LeakauditError, UsageError
+from leakaudit.findings import closest, samples_of
 from leakaudit.findings.effort import starved
 from leakaudit.matching.settings import MatchSettings
 from leakaudit.observer import Observer, SilentObserver
@@ -37,8 +39,10 @@ from leakaudit.protocols.base import Protocol
 from leakaudit.report.saving import Report
 from leakaudit.scoring.base import specs_of
 from leakaudit.scoring.interval import leak_interval
+from leakaudit.sweeps.audits import Audits, Outcome
 from leakaudit.sweeps.goal import Goal
 from leakaudit.sweeps.request import DefendRequest, TrainingPlan
+from leakaudit.sweeps.run import Running
 from leakaudit.sweeps.utility import Utility, train
 from leakaudit.target.target import Target
 
@@ -46,7 +50,9 @@ VICTIMS = 2
 """Independent batches per setting where the user names no number; chosen for time."""
 CONFIRMING = 1000
 """Iterations of the scan that confirms a recommendation, where the sweep was quick; chosen for time."""
+UNDEFENDED = "no defence"
 GOES_ON = "The same command goes on from here."
+_UNFINISHED = f"Interrupted on the undefended model. {GOES_ON}"
 SECOND_SEED = 1_000_003
 """Added to the seed for the scan that confirms a recommendation; chosen, far from the seeds that users take."""
 
@@ -58,6 +64,8 @@ def defend(
     *,
     utility: Batch | None = None,
     observer: Observer | None = None,
+    running: Running | None = None,
+    store: str | Path | None = None,
 ) -> Report:
     """Audit the undefended model, then every setting of the grid.
 
@@ -67,12 +75,15 @@ def defend(
         request: Grid, goal, and how each setting is audited.
         utility: Samples to train and evaluate with; default those of the batch file.
         observer: Told the progress.
+        running: Where the audits run; by default one after the other in this process. Training is done here.
+        store: Folder or URL that keeps them; by default they are not kept.
 
     Returns:
         The report of the undefended model, with the trials and the recommendation.
 
     Raises:
-        UsageError: A setting that cannot be parsed, or a request that does not fit the samples.
+        UsageError: A setting that cannot be parsed, a request that does not fit the samples, or a runner or store that
+            cannot be used.
     """
     observer = observer or SilentObserver()
     started = time.monotonic()
@@ -83,15 +94,9 @@ def defend(
     )
     for text in grid:
         parse_defence(text)
-    report = sweep.audit(sweep.request)
-    trials = [sweep.trial("", report, sweep.utility(""))]
-    unfinished = observer.interrupted()
-    for number, text in enumerate(grid):
-        if observer.interrupted():
-            break
-        observer.stage(f"defence {number + 1} of {len(grid)}: {text}")
-        trials.append(sweep.run(text))
-    chosen, why = (None, f"Interrupted on the undefended model. {GOES_ON}") if unfinished else sweep.recommend(trials)
+    with Audits(sweep.audit, observer, running, store) as audits:
+        report, trials, unfinished = sweep.measure(audits, grid)
+        chosen, why = (None, _UNFINISHED) if unfinished else sweep.recommend(trials, audits)
     report.trials = [t.model_copy(update={"recommended": t is chosen}) for t in trials]
     report.goal, report.recommendation = str(sweep.goal), why
     report.seconds = time.monotonic() - started
@@ -136,36 +141,59 @@ class _Sweep:
     trained_on: Batch
     observer: Observer
     memory: Memory
-    audited: dict[str, Report] = field(default_factory=dict)
 
-    def audit(self, request: Request) -> Report:
-        """The audit of a request; what was asked for before is not done again."""
-        key = request.key()
-        if key not in self.audited:
-            self.audited[key] = audit(
-                *(self.target, self.samples, request),
-                observer=self.observer,
-                memory=self.memory,
-                material=self.material,
-            )
-        return self.audited[key]
+    def audit(self, request: Request, observer: Observer) -> Report:
+        """The audit of a request in this process, with what all have in common."""
+        return audit(
+            *(self.target, self.samples, request), observer=observer, memory=self.memory, material=self.material
+        )
 
-    def run(self, text: str) -> DefenceTrial:
-        """Attack and train with one setting; one that does not fit the model or the samples says why."""
-        try:
-            report = self._with(text, self.request.seed)
-            if not self.observer.interrupted():
-                return self.trial(text, report, self.utility(text))
-            reason = "interrupted"  # an attack that was cut short says nothing of the defence
-        except LeakauditError as error:
-            reason = error.discreet
-        return DefenceTrial(text=text, title=parse_defence(text).title, status=RunStatus.NOT_RUN, reason=reason)
+    def measure(self, audits: Audits, grid: Sequence[str]) -> tuple[Report, list[DefenceTrial], bool]:
+        """Attack and train undefended and with every setting.
 
-    def _with(self, text: str, seed: int, *, stronger: bool = False) -> Report:
+        Returns:
+            The report of the undefended model, one row for it and for each setting that was begun, and whether the user
+            ended it before any was.
+        """
+        trials, requests = _Trials(self), [self.request]
+        places, titles = [0], [UNDEFENDED]
+        for place, text in enumerate(grid, 1):
+            try:
+                requests.append(self.defended(text, self.request.seed))
+            except LeakauditError as error:
+                trials.rows[place] = unmeasured(text, error.discreet)
+                continue
+            places.append(place)
+            titles.append(f"defence {place} of {len(grid)}: {text}")
+        texts = ["", *grid]
+        audits.run(requests, titles, lambda n, outcome: trials.ended(places[n], texts[places[n]], outcome))
+        if trials.undefended is None:
+            raise AuditError("not audited: interrupted")
+        return trials.undefended, [trials.rows[place] for place in sorted(trials.rows)], trials.unfinished
+
+    def defended(self, text: str, seed: int, *, stronger: bool = False) -> Request:
+        """The request that audits a setting.
+
+        Raises:
+            UsageError: It does not fit what clients do.
+        """
         request = _stronger(self.request) if stronger else self.request
         threats = tuple(name for name, kind in available().items() if kind.by_default and not kind.upper_bound)
         attacks = request.attacks or threats  # no yardsticks: they decide nothing here
-        return self.audit(replace(request, defences=(text,), seed=seed, controls="none", attacks=attacks))
+        return replace(request, defences=(text,), seed=seed, controls="none", attacks=attacks)
+
+    def _confirming(self, text: str, audits: Audits) -> Report | None:
+        """The stronger audit of a setting with another seed; ``None`` where it was not begun."""
+        request = self.defended(text, self.request.seed + SECOND_SEED, stronger=True)
+        found: list[Report] = []
+
+        def ended(_: int, outcome: Outcome) -> None:
+            if isinstance(outcome, Exception):
+                raise outcome
+            found.extend([] if outcome is None else [outcome])
+
+        audits.run([request], [f"confirming {text} with another seed"], ended)
+        return found[0] if found else None
 
     def utility(self, text: str) -> Utility:
         """Training with this setting, or undefended for an empty text."""
@@ -179,7 +207,7 @@ class _Sweep:
         attacked = {s.index for _, _, s in scored}
         leaked = {s.index for _, _, s in scored if s.leaked}
         interval = leak_interval(len(leaked), len(attacked), fewest=1)  # wide, and said so
-        best = max(scored, key=lambda item: _closeness(item[2]), default=None)
+        best = closest(scored)
         entry = report.defences[0] if report.defences else None
         evaluated = _evaluated(report)
         return DefenceTrial(
@@ -209,7 +237,7 @@ class _Sweep:
         broken = any(c.kind == "positive" and c.status is ControlStatus.FAILED for c in report.controls)
         return self.goal.met(report) and not broken and not starved(report.attacks)
 
-    def recommend(self, trials: Sequence[DefenceTrial]) -> tuple[DefenceTrial | None, str]:
+    def recommend(self, trials: Sequence[DefenceTrial], audits: Audits) -> tuple[DefenceTrial | None, str]:
         """The cheapest setting that meets the goal, and meets it again with another seed."""
         goal = self.goal
         if trials[0].meets:
@@ -220,9 +248,8 @@ class _Sweep:
         for trial in enough:
             if self.observer.interrupted():
                 break
-            self.observer.stage(f"confirming {trial.text} with another seed")
-            again_report = self._with(trial.text, self.request.seed + SECOND_SEED, stronger=True)
-            met = _evaluated(again_report) and self._holds(again_report)
+            confirmed = self._confirming(trial.text, audits)
+            met = confirmed is not None and _evaluated(confirmed) and self._holds(confirmed)
             if met and not self.observer.interrupted():
                 again = f" {', '.join(failed)} met it once and missed it then." if failed else ""
                 return trial, (
@@ -241,6 +268,49 @@ class _Sweep:
         return None, f"No setting tried meets {goal}{missed}{leaks}: combine defences, or do not share such updates."
 
 
+@dataclass(eq=False)
+class _Trials:
+    """The rows of settings as their audits end, the undefended model's at place 0."""
+
+    sweep: _Sweep
+    rows: dict[int, DefenceTrial] = field(default_factory=dict)
+    undefended: Report | None = None
+    unfinished: bool = False
+
+    def ended(self, place: int, text: str, outcome: Outcome) -> None:
+        """Train with a setting that was attacked, and make its row; one that does not fit says why.
+
+        Raises:
+            Exception: What ended the audit of the undefended model, or what is no error of a setting.
+        """
+        interrupted = self.sweep.observer.interrupted()
+        if outcome is None:
+            return
+        if isinstance(outcome, Exception):
+            if place == 0 or not isinstance(outcome, LeakauditError):
+                raise outcome
+            self.rows[place] = unmeasured(text, outcome.discreet)
+        elif place and interrupted:  # an attack that was cut short says nothing of the defence
+            self.rows[place] = unmeasured(text, "interrupted")
+        else:
+            self._trained(place, text, outcome)
+
+    def _trained(self, place: int, text: str, report: Report) -> None:
+        try:
+            self.rows[place] = self.sweep.trial(text, report, self.sweep.utility(text))
+        except LeakauditError as error:
+            if place == 0:
+                raise
+            self.rows[place] = unmeasured(text, error.discreet)
+        if place == 0:
+            self.undefended, self.unfinished = report, self.sweep.observer.interrupted()
+
+
+def unmeasured(text: str, reason: str) -> DefenceTrial:
+    """The row of a setting that was not measured."""
+    return DefenceTrial(text=text, title=parse_defence(text).title, status=RunStatus.NOT_RUN, reason=reason)
+
+
 def fits(defence: Defence, protocol: Protocol) -> bool:
     """Whether a setting is for clients of this protocol."""
     try:
@@ -255,11 +325,6 @@ def _accuracies(trial: DefenceTrial, undefended: DefenceTrial) -> str:
     if trial.accuracy is None or undefended.accuracy is None:
         return ""
     return f", accuracy {trial.accuracy:.0%} against {undefended.accuracy:.0%}"
-
-
-def _closeness(sample: SampleResult) -> float:
-    """How near a reconstruction is; an exact one has no number."""
-    return float("inf") if sample.closeness is None else sample.closeness
 
 
 def _evaluated(report: Report) -> bool:

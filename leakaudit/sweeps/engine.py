@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -86,7 +86,7 @@ def jobs_of(plan: Plan, shown: Presentation) -> list[Job]:
     """The jobs of a plan; every file that it names is read once, for its hash."""
     contents = Contents(plan.base)
     return [
-        Job(cell, Task(key=contents.key(cell.request, shown.evidence, shown.paths), request=cell.request, shown=shown))
+        Job(cell, Task(key=shown.key_of(cell.request, contents), request=cell.request, shown=shown))
         for cell in plan.cells
     ]
 
@@ -119,6 +119,7 @@ class _Drive:
     watcher: Watcher
     known: dict[str, Result] = field(default_factory=dict)
     running: dict[str, Job] = field(default_factory=dict)
+    done: int = 0
     ended: int = 0
     started: float = field(default_factory=time.monotonic)
 
@@ -146,7 +147,7 @@ class _Drive:
             if found is None:
                 waiting.append(job)
             else:
-                self.known[job.task.key] = found
+                self._know(found)
         return waiting
 
     def _hand_out(self, waiting: deque[Job]) -> None:
@@ -173,22 +174,19 @@ class _Drive:
             self._told(job, replace(result, files={}))
 
     def _told(self, job: Job, result: Result) -> None:
-        self.known[result.key] = result
+        self._know(result)
         self.watcher.ended(job.cell, result, self._progress())
 
+    def _know(self, result: Result) -> None:
+        """Remember and count a result: a sum over all at every cell would take the square of their number."""
+        self.known[result.key] = result
+        self.done += result.status is CellStatus.DONE
+
     def _progress(self) -> Progress:
-        done = sum(result.status is CellStatus.DONE for result in self.known.values())
         rest = len(self.jobs) - len(self.known)
         pace = (time.monotonic() - self.started) / self.ended if self.ended else None
-        return Progress(len(self.jobs), done, len(self.known) - done, None if pace is None else pace * rest)
+        return Progress(len(self.jobs), self.done, len(self.known) - self.done, None if pace is None else pace * rest)
 
     def _result(self, job: Job) -> Result:
         missing = Result(key=job.task.key, status=CellStatus.NOT_RUN, reason=INTERRUPTED)
         return self.known.get(job.task.key, missing)
-
-
-def whole(store: Store, results: Sequence[Result]) -> Iterator[Result]:
-    """The results with their files, in their order; one that has gone from the store is as it was."""
-    for result in results:
-        found = store.get(result.key) if result.status.kept else None
-        yield result if found is None else found

@@ -13,7 +13,7 @@ from leakaudit.report.wording import count, number, seconds
 from leakaudit.sweeps.cells import Presentation
 from leakaudit.sweeps.engine import Job, jobs_of
 from leakaudit.sweeps.grid import Plan
-from leakaudit.sweeps.places import Folder, place_of
+from leakaudit.sweeps.places import place_of
 from leakaudit.sweeps.runners.processes import usable_cores
 from leakaudit.sweeps.store import Store
 
@@ -80,10 +80,7 @@ def estimate(plan: Plan, shown: Presentation, where: str | Path, workers: int | 
 
 def _measured(jobs: Sequence[Job], where: str | Path) -> dict[str, float | None]:
     """Seconds of the cells in the store by their keys; ``None`` for those without a report."""
-    place = place_of(where) if "://" in str(where) or Path(where).is_dir() else None
-    if place is None or (isinstance(place, Folder) and not place.path.is_dir()):
-        return {}
-    store = Store(place)
+    store = Store(place_of(where, make=False))
     try:
         keys = store.finished() & {job.task.key for job in jobs}
         found = {key: store.get(key, head_only=True) for key in keys}

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import glob
 import itertools
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,15 +32,10 @@ from typing import Any
 
 from leakaudit.audit.kinds import File, Files, Numbers, Shape
 from leakaudit.audit.parameters import Parameter, parameters
-from leakaudit.audit.request import Request
+from leakaudit.audit.request import LOCAL, Request
 from leakaudit.errors import UsageError, nearest
-from leakaudit.safety.files import ordinary
+from leakaudit.safety.toml import read_toml
 from leakaudit.sweeps.names import distinct_names
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 SECTIONS = ("scan", "grid", "cell")
 ALWAYS = ("model", "mode", "defences", "seed")
@@ -114,18 +108,20 @@ def plan_of(requests: Iterable[Request], base: Path, name: str = "sweep") -> Pla
     """The plan of these audits, each once.
 
     Args:
-        requests: What to audit; all must name files.
+        requests: What to audit; all must name files, also that of a recorded update.
         base: Folder that their paths are told relative to.
         name: What the sweep is called.
 
     Raises:
-        UsageError: There is none, or one names no model or batch.
+        UsageError: There is none, or one names no model or batch, or holds an update in memory.
     """
     different = list(dict.fromkeys(requests))
     for request in different:
-        if not request.files or request.batch is None:
+        if not request.files or (request.batch is None and not request.recorded):
             what = "batch" if request.files else "model"
             raise UsageError(f"{name}: a cell has no {what}", f'add {what} = "…" to [scan], [grid] or the [[cell]]')
+        if request.update is not None and not isinstance(request.update, Path):
+            raise UsageError(f"{name}: the update of a cell is in memory", "write it to a file, and name that")
     if not different:
         raise UsageError(f"{name}: no cell", "give at least one request")
     names = _axes(different)
@@ -135,12 +131,7 @@ def plan_of(requests: Iterable[Request], base: Path, name: str = "sweep") -> Pla
 
 
 def _document(path: Path) -> dict[str, Any]:
-    try:
-        document = dict(tomllib.loads(ordinary(path).read_text(encoding="utf-8")))
-    except OSError as error:
-        raise UsageError(f"cannot read the sweep {path}: {error.strerror}", "see docs/sweeps.md") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not TOML: {error}", 'lines look like seed = [0, 1], texts in "quotes"') from error
+    document = read_toml(path, f"the sweep {path}", 'lines look like seed = [0, 1], texts in "quotes"')
     for name in document:
         if name not in SECTIONS:
             expected = "[scan], [grid] and [[cell]]"
@@ -277,21 +268,26 @@ def _axes(requests: Sequence[Request]) -> list[str]:
     varying = [
         name
         for name in others
-        if any(_plain(r, name) != _plain(first, name) for r in requests) and name != "both_modes"
+        if any(r.value_of(name) != first.value_of(name) for r in requests) and name != "both_modes"
     ]
     return [*ALWAYS, *(name for name in varying if name != "protocol" or len(varying) == 1)]
 
 
-def _plain(request: Request, name: str) -> Any:
-    return request.value_of(name)
+def _done(request: Request, name: str) -> Any:
+    """What clients do by a parameter, whether or not it was asked for."""
+    own = request.local and name in (*LOCAL, "weight_decay")
+    return getattr(request.protocol, name) if own else request.value_of(name)
 
 
 def _labelled(requests: Sequence[Request], names: Sequence[str]) -> list[dict[str, str]]:
-    """The labels of every request; files by as many parts of their paths as it takes to tell them apart."""
+    """The labels of every request; files by as many parts of their paths as it takes to tell them apart.
+
+    A setting of local training has its own value also where that is the default, which a request leaves unsaid.
+    """
     known = parameters(Request)
     columns: dict[str, list[str]] = {}
     for name in names:
-        values = [_plain(request, name) for request in requests]
+        values = [_done(request, name) for request in requests]
         if isinstance(known[name].kind, File):
             different = list(dict.fromkeys(value for value in values if value is not None))
             short = dict(zip(different, distinct_names(different) if different else [], strict=True))

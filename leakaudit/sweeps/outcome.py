@@ -108,10 +108,19 @@ class SweepReport:
 
 
 def report_in(result: Result) -> Report:
-    """The report of a cell's result."""
-    document = json.loads(result.files[DOCUMENT])
-    document.pop(HASH_KEY, None)
-    return Report.model_validate(upgraded(document), extra="ignore")
+    """The report of a cell's result.
+
+    Raises:
+        UsageError: It is none, though the result was whole: the store holds what no sweep has put there.
+    """
+    try:
+        document = json.loads(result.files[DOCUMENT])
+        document.pop(HASH_KEY, None)
+        return Report.model_validate(upgraded(document), extra="ignore")
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UsageError(
+            f"the result {result.key[:12]} in the store holds no report of leakaudit", "remove it from the store"
+        ) from error
 
 
 def rejudged(result: Result, shown: Presentation) -> Result:
@@ -180,13 +189,18 @@ def tables(document: SweepDocument, template_dir: Path | None = None) -> dict[st
 
 
 def rows(document: SweepDocument) -> list[dict[str, Any]]:
-    """The cells as flat rows with the same columns: options beside the other axes, and no list."""
+    """The cells as flat rows with the same columns: options beside the other axes, and no list.
+
+    An option that is called as a column of results, as ``samples``, stands in ``option_samples``.
+    """
     axes = [axis for axis in document.axes if axis not in _OWN_AXES]
+    taken = {*CellEntry.model_fields, "low", "high"}
+    columns = {axis: f"option_{axis}" if axis in taken else axis for axis in axes}
     found = []
     for cell in document.cells:
         plain = cell.model_dump(mode="json", exclude={"options", "failing", "interval"})
         low, high = cell.interval or (None, None)
-        options = {axis: cell.options.get(axis, "") for axis in axes}
+        options = {columns[axis]: cell.options.get(axis, "") for axis in axes}
         found.append({**plain, "failing": " ".join(cell.failing), "low": low, "high": high, **options})
     return found
 

@@ -1,6 +1,6 @@
-"""Where a store lies: a folder of this machine, or whatever fsspec reaches by a URL (S3 and its like, memory, …).
+"""Where a store lies: a folder of this machine, whatever fsspec reaches by a URL (S3 and its like), or this process.
 
-Both can do five things: read, write at once, make a file only if it is not there, remove, and list. A write is there
+All can do five things: read, write at once, make a file only if it is not there, remove, and list. A write is there
 whole or not at all: a folder renames a finished file, an object store shows an object when it is complete. Making is
 exclusive, by the system's own flag or by a condition on the write, and that is all that sharing work is built on.
 """
@@ -41,34 +41,67 @@ class Place(Protocol):
         """The files in a folder and below, by their whole names."""
 
 
-def place_of(where: str | Path) -> Place:
+def place_of(where: str | Path, *, make: bool = True) -> Place:
     """The place that a path or URL leads to.
+
+    Args:
+        where: A path, or a URL that fsspec reaches.
+        make: Whether its folder is made; otherwise nothing is changed as long as nothing is written.
 
     Raises:
         UsageError: Nothing here reaches it, or another user can write it.
     """
     text = str(where)
     if isinstance(where, str) and "://" in text and text.partition("://")[0] not in ("file", "local"):
-        return Remote(text)
-    return Folder(Path(text.partition("://")[2] or text))
+        return Remote(text, make=make)
+    return Folder(Path(text.partition("://")[2] or text), make=make)
+
+
+class Held:
+    """Files in the memory of this process, for results that are not to outlive it."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, bytes] = {}
+
+    def read(self, name: str) -> bytes | None:
+        """See :class:`Place`."""
+        return self._files.get(name)
+
+    def write(self, name: str, content: bytes) -> None:
+        """See :class:`Place`."""
+        self._files[name] = content
+
+    def make(self, name: str, content: bytes) -> bool:
+        """See :class:`Place`; setting a default is one step for all threads."""
+        return self._files.setdefault(name, content) is content
+
+    def remove(self, name: str) -> None:
+        """See :class:`Place`."""
+        self._files.pop(name, None)
+
+    def names(self, folder: str) -> list[str]:
+        """See :class:`Place`."""
+        return [name for name in list(self._files) if name.partition("/")[0] == folder]
 
 
 class Folder:
     """A folder of this machine, for its owner only.
 
     Args:
-        path: Made if it is not there.
+        path: Of the folder.
+        make: Whether it is made where it is not there.
 
     Raises:
         UsageError: It cannot be written, or another user can write it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, make: bool = True) -> None:
         self.path = path
         try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            reason = foreign_hands(path)
-            if not reason:
+            if make:
+                path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            reason = foreign_hands(path) if make or path.exists() else ""
+            if make and not reason:
                 keep_out_of_git(path, PARTS, PARTS)
         except OSError as error:
             raise UsageError(f"the store {path} cannot be used: {error.strerror}", WAY_OUT) from error
@@ -119,18 +152,21 @@ class Remote:
 
     Args:
         url: With its protocol, as ``s3://bucket/folder``; credentials are the environment's.
+        make: Whether its folder is made where it is not there.
 
     Raises:
         UsageError: No installed package reaches it, or it refuses.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, make: bool = True) -> None:
         from fsspec.core import url_to_fs
 
         self.url = url
+        self._made: set[str] = set()
         try:
             self.system, self.root = url_to_fs(url)
-            self.system.makedirs(self.root, exist_ok=True)
+            if make:
+                self._make(self.root)
         except (ImportError, ValueError) as error:
             raise UsageError(
                 f"the store {url} cannot be reached: {error}", "install the package that it names"
@@ -179,12 +215,18 @@ class Remote:
     def _put(self, name: str, content: bytes, mode: str) -> None:
         path = self._path(name)
         try:
-            self.system.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self._make(path.rpartition("/")[0])
             self.system.pipe_file(path, content, mode=mode)
         except FileExistsError:
             raise
         except Exception as error:
             raise self._refused(error) from error
+
+    def _make(self, folder: str) -> None:
+        """Make a folder once; each time it is a request to the server."""
+        if folder not in self._made:
+            self.system.makedirs(folder, exist_ok=True)
+            self._made.add(folder)
 
     def _path(self, name: str) -> str:
         return f"{self.root}/{name}"

@@ -10,22 +10,33 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from pathlib import PurePosixPath
-from typing import Any
 
-from leakaudit.document.status import CellStatus
+from pydantic import ConfigDict, TypeAdapter, with_config
+
+from leakaudit.document.schema import Severity
+from leakaudit.document.status import CellStatus, VerdictStatus
 from leakaudit.errors import AuditError
 
 HEAD = "cell.json"
 DOCUMENT = "report.json"
 LARGEST = 1 << 30
 """Bytes of one file of a result that are unpacked at most; chosen: a report with its pictures has some megabytes."""
+_DAMAGE = (zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError, OSError, EOFError, RuntimeError)
+"""What reading an archive raises that is none, is damaged, asks for a password, or nests without end."""
 _DATE = (1980, 1, 1, 0, 0, 0)
 """Of all entries, so that equal results are equal bytes; the first that an archive can hold, by definition."""
 
 
+_EXACTLY = ConfigDict(strict=True, extra="forbid")
+"""How what is read back is held to its types."""
+
+
+@with_config(_EXACTLY)
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """What the tables of a sweep say of one report.
@@ -43,8 +54,8 @@ class Facts:
         attack: The attack that it came from.
     """
 
-    verdict: str
-    severity: str
+    verdict: VerdictStatus
+    severity: Severity
     inconclusive: bool
     failing: tuple[str, ...] = ()
     leaked: int = 0
@@ -55,6 +66,7 @@ class Facts:
     attack: str = ""
 
 
+@with_config(_EXACTLY)
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """What became of one cell.
@@ -63,6 +75,8 @@ class Result:
         key: Of the cell.
         status: What became of it.
         reason: Why there is no report.
+        error: Name of the error of leakaudit that says so, where there was one.
+        hint: Its way out, where the reason may quote samples as well.
         seconds: That the audit took, without the rendering.
         policy: Hash of the policy that the files were judged by.
         facts: Of the report; ``None`` without one.
@@ -72,6 +86,8 @@ class Result:
     key: str
     status: CellStatus
     reason: str = ""
+    error: str = ""
+    hint: str = ""
     seconds: float = 0.0
     policy: str = ""
     facts: Facts | None = None
@@ -100,32 +116,31 @@ def unpack(content: bytes, *, head_only: bool = False) -> Result:
     """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            head = json.loads(_member(archive, HEAD))
+            head = _heads().validate_json(_member(archive, HEAD))
             names = [] if head_only else [name for name in archive.namelist() if name != HEAD]
-            files = {name: _member(archive, name) for name in names}
-        return _result(head, files)
-    except (zipfile.BadZipFile, KeyError, TypeError, ValueError, OSError, EOFError, NotImplementedError) as error:
+            return replace(head, files={name: _member(archive, name) for name in names})
+    except _DAMAGE as error:
         raise AuditError("a result in the store is damaged", "remove it, and the cell is audited again") from error
+
+
+@cache
+def _heads() -> TypeAdapter[Result]:
+    """What a head is held to: the fields of a result but its files, each of its type."""
+    return TypeAdapter(Result)
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:
     """A file of an archive.
 
     Raises:
-        ValueError: Its name leads elsewhere, or it is larger than any report.
+        ValueError: Its name leads elsewhere, it is larger than any report, or packed as none is.
     """
-    if PurePosixPath(name).name != name or archive.getinfo(name).file_size > LARGEST:
+    entry = archive.getinfo(name)
+    packed = entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    if PurePosixPath(name).name != name or entry.file_size > LARGEST or not packed:
         raise ValueError(name)
     with archive.open(name) as stream:
         content = stream.read(LARGEST + 1)
     if len(content) > LARGEST:
         raise ValueError(name)
     return content
-
-
-def _result(head: dict[str, Any], files: Mapping[str, bytes]) -> Result:
-    facts = head["facts"]
-    if facts is not None:
-        facts = Facts(**{**facts, "failing": tuple(facts["failing"])})
-    own = {f.name: head[f.name] for f in fields(Result) if f.name not in ("files", "facts", "status")}
-    return Result(**own, status=CellStatus(head["status"]), facts=facts, files=files)

@@ -7,6 +7,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -81,24 +82,38 @@ def run_sweep(
     chosen(shown.formats)  # an hour of audit is too late to learn that there is no such format
     watcher = watcher or SilentWatcher()
     jobs = jobs_of(plan, shown)
-    temporary = Path(tempfile.mkdtemp(prefix="leakaudit-sweep-")) if store is None else None
-    kept = Store(place_of(store if store is not None else temporary or ""))
+    with ExitStack() as stack:
+        kept = Store(place_of(_temporary(stack) if store is None else store))
+        results, runner = _driven(jobs, kept, running, audit, watcher)
+        judged = [_judged(kept, result, shown) for result in results]
+        document = document_of(plan, jobs, judged, running.runner, runner)
+        document.seconds = time.monotonic() - started
+        report = SweepReport(document, jobs, kept, shown)
+        weakref.finalize(report, stack.pop_all().close)
+    return report
+
+
+def _temporary(stack: ExitStack) -> Path:
+    """A folder that goes when the stack is closed, whatever happens until then."""
+    folder = Path(tempfile.mkdtemp(prefix="leakaudit-sweep-"))
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _driven(
+    jobs: Sequence[Job], kept: Store, running: Running, audit: Audit, watcher: Watcher
+) -> tuple[list[Result], Runner]:
+    """The results of all cells, and the runner, closed, that gave them."""
     try:
         if running.again:
             kept.forget(kept.finished() & {job.task.key for job in jobs})
         runner = make_runner(running, audit, _Following(watcher))
         try:
-            results = drive(jobs, kept, runner, watcher)
+            return drive(jobs, kept, runner, watcher), runner
         finally:
             runner.close()
     finally:
         kept.close()
-    document = document_of(plan, jobs, [_judged(kept, result, shown) for result in results], running.runner, runner)
-    document.seconds = time.monotonic() - started
-    report = SweepReport(document, jobs, kept, shown)
-    if temporary is not None:
-        weakref.finalize(report, shutil.rmtree, temporary, ignore_errors=True)
-    return report
 
 
 class _Following(SilentObserver):

@@ -7,20 +7,20 @@ worst one in full, and its verdict is the worst case. A variant that cannot be a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from leakaudit.audit.assemble import without_pictures
+from leakaudit.audit.request import Request
 from leakaudit.document.schema import AttackEntry, FindingEntry, VariantEntry
 from leakaudit.document.status import VerdictStatus
 from leakaudit.errors import AuditError, LeakauditError
 from leakaudit.findings import SEVERITIES
-from leakaudit.observer import Observer
 from leakaudit.protocols.base import Mode
 from leakaudit.report.saving import Report
+from leakaudit.sweeps.audits import Audits, Outcome
 from leakaudit.sweeps.names import distinct_names
-from leakaudit.target.target import Target
 
 RANKING = (
     VerdictStatus.LEAKS_CERTIFIED,
@@ -33,17 +33,17 @@ RANKING = (
 """The statuses, the worst first: what was not concluded is worse than what was not shown."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Variant:
     """One model as one kind of client trains it.
 
     Args:
         label: For the report, as ``early.onnx, train mode``.
-        load: Reads it.
+        request: What is audited.
     """
 
     label: str
-    load: Callable[[], Target]
+    request: Request
 
 
 def name_variants(paths: Sequence[Path], modes: Sequence[Mode]) -> list[tuple[str, Path, Mode]]:
@@ -58,26 +58,39 @@ def name_variants(paths: Sequence[Path], modes: Sequence[Mode]) -> list[tuple[st
     return found
 
 
-def audit_variants(variants: Sequence[Variant], audit_one: Callable[[Target], Report], observer: Observer) -> Report:
+def audit_variants(variants: Sequence[Variant], audits: Audits) -> Report:
     """Audit every variant and combine the reports; a single one is returned as it is.
+
+    Args:
+        variants: What to audit.
+        audits: Runs them.
 
     Raises:
         AuditError: None can be audited.
     """
-    reports: list[tuple[str, Report]] = []
-    failed: list[tuple[str, AuditError]] = []
-    for number, variant in enumerate(variants, 1):
-        if observer.interrupted():
-            failed.append((variant.label, AuditError("not audited: interrupted")))
-            continue
-        observer.stage(f"variant {number} of {len(variants)}: {variant.label}")
-        try:
-            reports.append((variant.label, audit_one(variant.load())))
-        except AuditError as error:
-            failed.append((variant.label, error))
+    reports: dict[int, Report] = {}
+    failed: dict[int, AuditError] = {}
+
+    def ended(number: int, outcome: Outcome) -> None:
+        if outcome is None:
+            failed[number] = AuditError("not audited: interrupted")
+        elif isinstance(outcome, AuditError):
+            failed[number] = outcome
+        elif isinstance(outcome, Exception):
+            raise outcome
+        else:
+            reports[number] = outcome
+
+    titles = [f"variant {number} of {len(variants)}: {variant.label}" for number, variant in enumerate(variants, 1)]
+    audits.run([variant.request for variant in variants], titles, ended)
     if not reports:
-        raise failed[0][1]
-    return combine(reports, failed, [v.label for v in variants])
+        raise failed[0]
+    if len(variants) == 1:
+        return reports[0]
+    labels = [variant.label for variant in variants]
+    return combine(
+        [(labels[n], reports[n]) for n in sorted(reports)], [(labels[n], failed[n]) for n in sorted(failed)], labels
+    )
 
 
 def combine(

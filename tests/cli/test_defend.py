@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,6 +51,45 @@ def test_defend_measures_settings_and_recommends_one_that_is_enough(
 
 def never(*_: object) -> Reconstruction:
     raise AssertionError("it is attacked again")
+
+
+TIMES = {"seconds", "created", "command", "self_sha256", "versions"}
+
+
+def defended(out: Path, *words: object) -> dict[str, Any]:
+    """The document of a run, without times."""
+    code, _, err = leakaudit("defend", *words, "--out", out, "-f", "json", "--no-cache")
+    assert code in (0, 1), err
+    found: dict[str, Any] = bare(json.loads((out / "report.json").read_text()))
+    return found
+
+
+def bare(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: bare(item) for key, item in value.items() if key not in TIMES}
+    return [bare(item) for item in value] if isinstance(value, list) else value
+
+
+def asked(model: Path, batch: Path) -> tuple[object, ...]:
+    grid = ("--defence", "bits=16", "--defence", "clip=1,noise=1")
+    return (model, "--batch", batch, "--target", "PSNR<18", *grid, *QUICK)
+
+
+def test_a_store_keeps_what_was_attacked(
+    model: Path, batch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = defended(tmp_path / "plain", *asked(model, batch))
+    kept = defended(tmp_path / "kept", *asked(model, batch), "--store", tmp_path / "store")
+    assert kept == plain
+    assert len(plain["trials"]) == 3
+    monkeypatch.setattr(IG, "run", never)
+    assert defended(tmp_path / "again", *asked(model, batch), "--store", tmp_path / "store") == plain
+
+
+@pytest.mark.slow
+def test_workers_find_what_this_process_finds(model: Path, batch: Path, tmp_path: Path) -> None:
+    plain = defended(tmp_path / "plain", *asked(model, batch))
+    assert defended(tmp_path / "apart", *asked(model, batch), "--workers", 2) == plain
 
 
 def test_no_setting_is_enough(model: Path, batch: Path, tmp_path: Path) -> None:

@@ -55,12 +55,14 @@ BAD = {
     'template_dir = "templates"': "template-dir",
     'factory = "evil:build"': "factory",
     "trust = true": "trust",
+    'store = "s3://elsewhere/x"': "store",
     "unsafe-pickle = true": "unsafe-pickle",
     "unsafe_pickle = false": "unsafe-pickle",
     'defence = "evil:defend"': "defence",
     'defences = ["clip=1.0", "evil:defend"]': "defence",
     'defence = [["evil:defend"]]': "defence",
     'claim = ["evil:defend,x=1"]': "claim",
+    'loss = "evil:defend"': "loss",
 }
 
 

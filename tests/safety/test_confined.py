@@ -181,4 +181,5 @@ def test_failed_allocations_are_told_from_other_errors() -> None:
         torch.empty(1 << 50)
     assert out_of_memory(caught.value)
     assert out_of_memory(MemoryError())
+    assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
     assert not out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))

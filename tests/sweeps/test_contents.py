@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from dataclasses import replace
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from leakaudit.sweeps.contents import Contents, files_below, named_files, relocated
+from leakaudit.sweeps import contents as module
+from leakaudit.sweeps.contents import PERMISSIONS, Contents, files_below, named_files, relocated
 from tests.sweeps.build import requests
 
 
@@ -54,6 +56,33 @@ def test_the_request_and_the_evidence_count(folder: Path) -> None:
     contents = Contents(folder)
     assert len({contents.key(request, "full"), contents.key(request, "none"), key(folder, 1)}) == 3
     assert contents.key(replace(request, cache=True), "full") == contents.key(request, "full")
+
+
+@pytest.mark.parametrize("name", PERMISSIONS)
+def test_a_cell_that_was_refused_for_want_of_a_permission_is_another_one(folder: Path, name: str) -> None:
+    (request,) = requests(folder, ["net"])
+    contents = Contents(folder)
+    assert contents.key(replace(request, **{name: True})) != contents.key(request)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_pipes_are_not_read(folder: Path) -> None:
+    (request,) = requests(folder, ["net"])
+    known = Contents(folder).key(request)
+    (folder / "net.onnx").unlink()
+    absent = Contents(folder).key(request)
+    os.mkfifo(folder / "net.onnx")
+    assert Contents(folder).key(request) == absent != known
+
+
+def test_what_runs_is_asked_once_for_all_cells(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    honest = module.entry_points
+    monkeypatch.setattr(module, "entry_points", lambda group: (asked.append(group), honest(group=group))[1])
+    contents = Contents(folder)
+    for request in requests(folder, ["net"], range(5)):
+        contents.key(request)
+    assert len(asked) == len(set(asked)) > 0
 
 
 def test_the_source_of_a_named_function_counts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -190,6 +191,57 @@ def test_without_a_store_nothing_is_left(tmp_path: Path, monkeypatch: pytest.Mon
     assert sweep.report(1).verdict.status
     del sweep
     assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_nothing_is_left_where_a_sweep_ends_by_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    plan = plan_of(requests(tmp_path, ["a"]), tmp_path)
+    with pytest.raises(UsageError, match="workers is 2"):
+        run_sweep(plan, audit, Running(workers=2), PLAIN)
+
+    def defect(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(plan, defect, Running(), PLAIN)  # type: ignore[arg-type]
+    monkeypatch.setattr("leakaudit.sweeps.run.document_of", defect)
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(plan, audit, Running(), PLAIN)
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_a_driver_of_many_cells_counts_them_as_they_come(tmp_path: Path) -> None:
+    """Progress is one addition a cell: 20,000 results that are there take seconds, not the square of their number."""
+    (job,) = jobs(tmp_path, ["a"])
+    known = Result(key="", status=CellStatus.DONE)
+    work = [replace(job, task=replace(job.task, key=f"{n:064x}")) for n in range(20_000)]
+
+    class There:
+        def finished(self) -> set[str]:
+            return set()
+
+        def claim(self, key: str) -> bool:
+            return False
+
+        def get(self, key: str, *, head_only: bool) -> Result:
+            return replace(known, key=key)
+
+    watcher, runner = Following(stop_after=30_000), Here(audit, SilentObserver(), Limits())
+    began = time.process_time()
+    assert len(drive(work, There(), runner, watcher)) == len(work)  # type: ignore[arg-type]
+    assert time.process_time() - began < 10
+    assert [progress.done for _, _, progress in watcher.cells] == list(range(1, len(work) + 1))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_model_that_is_a_pipe_is_a_row(tmp_path: Path) -> None:
+    (request,) = requests(tmp_path, ["net"])
+    (tmp_path / "net.onnx").unlink()
+    os.mkfifo(tmp_path / "net.onnx")
+    (cell,) = leakaudit.sweep([request], formats=("json",)).cells
+    assert cell.status is CellStatus.FAILED
+    assert "is a named pipe, expected a file" in cell.reason
 
 
 def test_the_interface_takes_requests_and_refuses_none(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from leakaudit.audit.request import Request
@@ -73,6 +74,14 @@ def test_local_training_is_an_axis_like_any_other(tmp_path: Path) -> None:
     assert [(c.request.samples, c.request.value_of("local_epochs")) for c in found.cells] == [
         (4, None), (8, None), (4, 2), (8, 2)
     ]  # fmt: skip
+    assert found.axes["local_epochs"] == ("1", "2"), "a default is a value like any other"
+    assert [cell.labels["local_epochs"] for cell in found.cells] == ["1", "1", "2", "2"]
+
+
+def test_one_gradient_and_local_training_differ_by_what_was_asked_for(tmp_path: Path) -> None:
+    found = plan(tmp_path, f"{BASE}[[cell]]\nseed = 0\n[[cell]]\nlearning-rate = 0.1\nmomentum = 0.9")
+    assert list(found.axes)[4:] == ["batch_size", "learning_rate", "momentum"]
+    assert [cell.labels["momentum"] for cell in found.cells] == ["–", "0.9"]
 
 
 def test_a_pattern_stands_for_the_files_that_it_matches(tmp_path: Path) -> None:
@@ -114,6 +123,7 @@ WRONG = {
     "": ("has no cell", "[grid]"),
     "cell = 3": ("is not a list of tables", ""),
     "[grid": ("is not TOML", ""),
+    f"[scan]\nseed = {'[' * 5000}": ("is not TOML", ""),
 }
 
 
@@ -136,3 +146,14 @@ def test_a_cell_names_a_model_and_a_batch(tmp_path: Path) -> None:
         read_plan(tmp_path / "absent.toml")
     with pytest.raises(UsageError, match="no cell"):
         plan_of([], tmp_path)
+    (tmp_path / "long.toml").write_text("#" * (1 << 20) + "\n")
+    with pytest.raises(UsageError, match="expected a short TOML file"):
+        read_plan(tmp_path / "long.toml")
+
+
+def test_a_recorded_update_is_a_file_and_needs_no_batch(tmp_path: Path) -> None:
+    recorded = Request(model=tmp_path / "m.onnx", update=tmp_path / "u.npz")
+    assert plan_of([recorded], tmp_path).cells[0].request == recorded
+    in_memory = Request(model=tmp_path / "m.onnx", batch=tmp_path / "b.npz", update={"w": np.zeros(2)})
+    with pytest.raises(UsageError, match="the update of a cell is in memory"):
+        plan_of([in_memory], tmp_path)

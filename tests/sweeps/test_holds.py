@@ -16,6 +16,9 @@ from leakaudit.sweeps.defend import _Sweep
 from leakaudit.sweeps.goal import parse_goal
 from tests.report.builder import build
 
+NOBODY: Any = None
+"""Runs no audit."""
+
 
 def sweep(goal: str) -> _Sweep:
     nothing: Any = None
@@ -53,8 +56,8 @@ def test_a_goal_is_met_by_evidence_only(found: Report, holds: bool) -> None:
 
 def test_the_recommendation_says_that_samples_leak_within_the_limit() -> None:
     leaky = DefenceTrial(text="", title="No defence", status=RunStatus.RUN, leaked=1, value=14.7, meets=False)
-    chosen, why = sweep("PSNR<15").recommend([leaky])
+    chosen, why = sweep("PSNR<15").recommend([leaky], NOBODY)
     assert chosen is None
     assert "since samples leak although the limit holds (no defence)" in why
     quiet = leaky.model_copy(update={"leaked": 0, "meets": True})
-    assert "already meets PSNR<15" in sweep("PSNR<15").recommend([quiet])[1]
+    assert "already meets PSNR<15" in sweep("PSNR<15").recommend([quiet], NOBODY)[1]

@@ -14,10 +14,13 @@ from typing import Any
 import pytest
 
 from leakaudit.document.schema import HASH_KEY, Report, self_hash
-from leakaudit.sweeps.cells import Presentation
+from leakaudit.errors import UsageError
+from leakaudit.sweeps.cells import Presentation, result_of
 from leakaudit.sweeps.grid import plan_of
-from leakaudit.sweeps.outcome import SweepReport, table_csv, table_parquet
+from leakaudit.sweeps.outcome import SweepReport, rows, table_csv, table_parquet
+from leakaudit.sweeps.places import place_of
 from leakaudit.sweeps.run import Running, run_sweep
+from leakaudit.sweeps.store import Store
 from tests.sweeps.build import PLAIN, audit, begun, requests
 
 
@@ -32,8 +35,8 @@ def test_tables_and_reports_are_written_and_agree(tmp_path: Path) -> None:
     document = json.loads((tmp_path / "out" / "sweep.json").read_text())
     assert document.pop(HASH_KEY) == self_hash(document)
     assert [cell["status"] for cell in document["cells"]] == ["done", "failed", "done"]
-    rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "sweep.csv").read_text())))
-    assert [(row["model"], row["leaked"]) for row in rows] == [
+    found = list(csv.DictReader(io.StringIO((tmp_path / "out" / "sweep.csv").read_text())))
+    assert [(row["model"], row["leaked"]) for row in found] == [
         ("a.onnx", "1"),
         ("broken.onnx", ""),
         ("tight.onnx", "0"),
@@ -75,6 +78,43 @@ def test_below_full_evidence_no_cell_shows_a_sample(tmp_path: Path, evidence: An
     assert begun(tmp_path) == ["a-0", "a-0"], "a store that shows less cannot give more, and is not asked to"
     for path in [*(tmp_path / "out").rglob("*"), *(tmp_path / "store").rglob("*")]:
         assert not path.is_file() or path.suffix == ".zip" or picture not in path.read_text()
+
+
+def test_an_option_that_is_called_like_a_result_has_a_column_of_its_own(tmp_path: Path) -> None:
+    document = swept(tmp_path, "a").document
+    document.axes["samples"], document.cells[0].options["samples"] = ["32"], "32"
+    (row,) = rows(document)
+    assert (row["samples"], row["option_samples"]) == (4, "32")
+
+
+def test_a_result_holds_its_document_once_and_always(tmp_path: Path) -> None:
+    written: list[str] = []
+
+    def counted(self: Report) -> str:
+        written.append(self.created)
+        return honest(self)
+
+    sweep = swept(tmp_path, "a", shown=replace(PLAIN, formats=("csv",)))
+    assert sweep.report(1).target.name == "a"
+    honest = Report.to_json
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Report, "to_json", counted)
+        result = result_of("k", sweep.report(1), PLAIN, 1.0)
+    assert len(written) == 1
+    assert list(result.files) == ["report.json"]
+
+
+def test_what_a_store_holds_in_place_of_a_report_is_told(tmp_path: Path) -> None:
+    sweep = swept(tmp_path, "a")
+    store = Store(place_of(tmp_path / "store"))
+    key = sweep.cells[0].key
+    found = store.get(key)
+    assert found is not None
+    for content in (b"{}", b"[1]", b"no JSON"):
+        store.put(replace(found, files={"report.json": content}))
+        with pytest.raises(UsageError, match=f"the result {key[:12]} in the store holds no report"):
+            sweep.report(1)
+    store.close()
 
 
 def test_text_in_the_table_is_no_formula(tmp_path: Path) -> None:

@@ -65,10 +65,11 @@ def test_what_killed_workers_left_is_removed(tmp_path: Path) -> None:
 
 
 PROGRAM = """
+import os
 import sys
 from pathlib import Path
 from leakaudit.observer import SilentObserver
-from leakaudit.sweeps.engine import drive, whole
+from leakaudit.sweeps.engine import drive
 from leakaudit.sweeps.places import place_of
 from leakaudit.sweeps.runners.base import Here, Limits
 from leakaudit.sweeps.runners.on_ray import OnRay
@@ -76,20 +77,25 @@ from leakaudit.sweeps.store import Store
 from tests.sweeps.build import audit, jobs
 
 folder = Path(sys.argv[1])
-work = jobs(folder, ["slow", "a", "broken", "killer", "tight"])
+work = jobs(folder, ["slow", "a", "broken", "piped", "killer", "tight"])
+(folder / "piped.onnx").unlink()
+os.mkfifo(folder / "piped.onnx")
 found = []
 for name, make in (("ray", lambda: OnRay(audit, 2, 1, Limits(seconds=40, retries=1))),
                    ("here", lambda: Here(audit, SilentObserver(), Limits()))):
-    mine = [job for job in work if name == "ray" or job.cell.labels["model"] not in ("killer.onnx", "slow.onnx")]
+    ends = ("killer.onnx", "slow.onnx", "piped.onnx")
+    mine = [job for job in work if name == "ray" or job.cell.labels["model"] not in ends]
     store, runner = Store(place_of(folder / name)), make()
     results = drive(mine, store, runner)
     runner.close()
-    found.append({r.key: (str(r.status), r.reason, r.facts, dict(r.files)) for r in whole(store, results)})
+    whole = [store.get(result.key) or result for result in results]
+    found.append({r.key: (str(r.status), r.reason, r.facts, dict(r.files)) for r in whole})
     store.close()
 ray, here = found
 assert {key: ray[key] for key in here} == here, "the same documents"
 print(*sorted(value[0] for value in ray.values()), sep=",")
 print([value[1] for value in ray.values() if value[0] == "lost"][0])
+print([value[1] for value in ray.values() if "pipe" in value[1]][0])
 """
 
 
@@ -109,8 +115,9 @@ def test_cells_on_ray_end_as_they_do_here(tmp_path: Path) -> None:
         env=environment, capture_output=True, text=True, timeout=500, cwd=tmp_path,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
-    statuses, reason = run.stdout.splitlines()[-2:]
-    assert statuses == "done,done,failed,lost,over its time"
+    statuses, reason, refused = run.stdout.splitlines()[-3:]
+    assert statuses == "done,done,failed,failed,lost,over its time"
+    assert refused == "piped.onnx is a named pipe, expected a file"
     assert reason == "its worker was lost, 2 times (WorkerCrashedError)"
     logs = [
         path.read_text(errors="replace") for path in temporary.rglob("*") if path.suffix in (".log", ".out", ".err")

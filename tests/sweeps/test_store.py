@@ -155,14 +155,43 @@ def zipped(**files: str) -> bytes:
 HEAD = '{"key": "k", "status": "done", "reason": "", "seconds": 1, "policy": "", "facts": null}'
 
 
+def with_flags(flags: int) -> bytes:
+    """A result whose entries ask for a password, or for what else these bits of their headers say."""
+    content = bytearray(DONE.pack())
+    for mark, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = content.find(mark)
+        while at >= 0:
+            content[at + place] |= flags
+            at = content.find(mark, at + 1)
+    return bytes(content)
+
+
+def with_broken_stream() -> bytes:
+    """A result whose first packed bytes are none that could be unpacked."""
+    content = bytearray(DONE.pack())
+    begin = content.find(b"cell.json") + len("cell.json")
+    content[begin] |= 0b110  # a block of a kind that is not defined
+    return bytes(content)
+
+
+def packed_otherwise(method: int) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", method) as archive:
+        archive.writestr("cell.json", HEAD)
+    return stream.getvalue()
+
+
 @pytest.mark.parametrize(
     "content",
     [
+        with_flags(1), with_flags(0x20), with_broken_stream(), packed_otherwise(zipfile.ZIP_LZMA),
+        zipped(**{"cell.json": "[" * 100_000}), zipped(**{"cell.json": HEAD.replace("1", '"soon"')}),
+        zipped(**{"cell.json": HEAD.replace("null", '{"verdict": "FINE", "severity": "high", "inconclusive": false}')}),
         b"", b"no archive", DONE.pack()[:-30], zipped(other="x"), zipped(**{"cell.json": "[]"}),
         zipped(**{"cell.json": HEAD, "../report.json": "{}"}), zipped(**{"cell.json": HEAD, "/etc/report.json": "{}"}),
         zipped(**{"cell.json": HEAD.replace("done", "excellent")}),
     ],
-    ids=range(8),
+    ids=range(15),
 )  # fmt: skip
 def test_what_is_no_result_is_none(content: bytes, stores: Callable[..., Store], place: Place) -> None:
     with pytest.raises(AuditError, match="a result in the store is damaged"):
@@ -205,6 +234,31 @@ def test_a_url_that_nothing_reaches_is_one_line(tmp_path: Path) -> None:
     assert isinstance(place_of(f"file://{tmp_path}/store"), Folder)
     assert isinstance(place_of("memory://x"), Remote)
     assert (tmp_path / "store").is_dir()
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_looking_makes_nothing(tmp_path: Path, scheme: str) -> None:
+    store = Store(place_of(f"{scheme}{tmp_path}/away/store", make=False))
+    assert store.finished() == set()
+    assert store.get(KEY) is None
+    store.close()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o777)
+    with pytest.raises(UsageError, match="shared is not used"):
+        place_of(f"{scheme}{tmp_path}/shared", make=False)
+    assert not place_of(f"memory://{tmp_path.name}/looked", make=False).system.exists(f"/{tmp_path.name}")  # type: ignore[attr-defined]
+
+
+def test_a_folder_of_a_url_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remote = Remote(f"memory://{tmp_path.name}/store")
+    made: list[str] = []
+    honest = remote.system.makedirs
+    monkeypatch.setattr(remote.system, "makedirs", lambda path, **kw: (made.append(path), honest(path, **kw)))
+    for number in range(3):
+        remote.write(f"results/ab/{number}.zip", b"x")
+    assert len(made) == 1
+    assert len(remote.names("results")) == 3
 
 
 def test_a_killed_writer_leaves_no_half_result(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import leakaudit
 from leakaudit.document.schema import Report
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.report.formats.html import render_html
+from leakaudit.sweeps.run import Running
 from leakaudit.sweeps.variants import name_variants
 from tests.cli.build import export
 from tests.cli.build import leakaudit as command_line
@@ -79,6 +81,50 @@ def test_checkpoints_through_the_command_line(tmp_path: Path, data: tuple[np.nda
     page = (out / "report.html").read_text("utf-8")
     assert page.index("Variants compared</h2>") < page.index("Findings</h2>")
     assert "dull.onnx" in page
+
+
+TIMES = {"seconds", "created", "versions", "self_sha256"}
+
+
+def bare(value: Any) -> Any:
+    """A document without times, at every depth."""
+    if isinstance(value, dict):
+        return {key: bare(item) for key, item in value.items() if key not in TIMES}
+    return [bare(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.fixture
+def stages(tmp_path: Path, data: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
+    """Keywords of a scan of two checkpoints and a file that is none."""
+    np.savez(tmp_path / "batch.npz", x=data[0], y=data[1])
+    (tmp_path / "damaged.onnx").write_bytes(b"no model")
+    paths = [export(net, tmp_path / f"{name}.onnx") for name, net in (("dull", mean_pixels()), ("init", mlp()))]
+    return {
+        **OPTIONS, "attacks": ["linear"], "batch": tmp_path / "batch.npz", "model": None,
+        "checkpoints": [*paths, tmp_path / "damaged.onnx"],
+    }  # fmt: skip
+
+
+def test_a_store_keeps_every_variant(tmp_path: Path, stages: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = leakaudit.scan(**stages)
+    kept = leakaudit.scan(store=tmp_path / "store", **stages)
+    assert bare(kept.model_dump(mode="json")) == bare(plain.model_dump(mode="json"))
+    monkeypatch.setattr("leakaudit.api.audit", never)
+    again = leakaudit.scan(store=tmp_path / "store", **stages)
+    assert again.model_dump(exclude=TIMES) == kept.model_dump(exclude=TIMES)
+    assert [variant.code.value for variant in again.variants][2] == "NOT APPLICABLE"
+
+
+def never(*_: object, **__: object) -> Report:
+    raise AssertionError("it is audited again")
+
+
+@pytest.mark.slow
+def test_variants_are_the_same_by_two_workers(stages: dict[str, Any]) -> None:
+    here = leakaudit.scan(mode="both", running=Running(threads=1), **stages)
+    apart = leakaudit.scan(mode="both", running=Running(runner="processes", workers=2, threads=1), **stages)
+    assert len(here.variants) == 6
+    assert bare(apart.model_dump(mode="json")) == bare(here.model_dump(mode="json"))
 
 
 def test_a_variant_that_cannot_be_audited_is_listed(data: tuple[np.ndarray, np.ndarray]) -> None:

@@ -15,6 +15,7 @@ from leakaudit.domains.signals import Signals
 from leakaudit.domains.volumes import Volumes
 from leakaudit.errors import ModelError
 from leakaudit.target.consumer import Consumer, consumer
+from leakaudit.target.layout import infer
 from leakaudit.target.load import load
 from leakaudit.target.target import Target
 from tests.target.sequences import Attention, Moved, OneChannel, Recurrent, ecg, volume
@@ -92,6 +93,12 @@ def test_a_size_that_is_open_is_taken_from_the_user_in_either_order() -> None:
     assert load(Recurrent(nn.GRU), image_shape=(4, 9)).native_shape == (9, 4)
     with pytest.raises(ModelError, match="accepts none of the input shapes"):
         load(pooled, image_shape=(3, 50))
+
+
+def test_a_sample_that_reads_alike_in_both_orders_is_one_candidate() -> None:
+    assert infer((None, None), (5, 5), "m.onnx")[1] == [(5, 5)]
+    assert infer((None, None), (2, 5), "m.onnx")[1] == [(2, 5), (5, 2)]
+    assert infer((None, None, None, None), (8, 8, 8, 8), "m.onnx")[1] == [(8, 8, 8, 8)]
 
 
 def test_an_exported_program_over_rows_of_pixels_is_of_images(tmp_path: Path) -> None:

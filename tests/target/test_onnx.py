@@ -16,6 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.target import load
 from leakaudit.target.names import torch_names
+from leakaudit.target.onnx import allowance
 from leakaudit.tasks.multi_label import MultiLabel
 from tests.target import build
 
@@ -117,6 +118,22 @@ def test_fixed_batch_becomes_free_where_the_graph_allows(tmp_path: Path) -> None
     assert target.batch_sizes is None
     x = torch.rand(5, 3, 2, 2)
     torch.testing.assert_close(target.logits(x)[:2], target.logits(x[:2]))
+
+
+def test_a_batch_of_the_files_size_justifies_what_its_samples_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(allowance, "RESULTS", 100)
+    monkeypatch.setattr(allowance, "PER_WEIGHT", 0)
+    nodes, tensors = build.linear(source="flat")
+    nodes.insert(0, helper.make_node("Flatten", ["x"], ["flat"]))
+    for batch in (1, 8):  # four numbers of four bytes for each sample
+        assert load(build.write(tmp_path / "m.onnx", nodes, tensors, shape=(batch, 3, 2, 2))).classes == 4
+    assert allowance.results(0, 1000, asked_by_file=True).most == allowance.FIXED * 100
+    assert allowance.results(0, 1000).most == 1000 * 100
+    monkeypatch.setattr(allowance, "FIXED", 1)
+    with pytest.raises(ModelError, match="more than the 100 that the file justifies"):
+        load(build.write(tmp_path / "m.onnx", nodes, tensors, shape=(20, 3, 2, 2)))
 
 
 def test_batch_that_mixes_samples_stays_fixed(tmp_path: Path) -> None:

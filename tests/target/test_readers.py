@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from leakaudit import ModelError, Reader, Target, UsageError, load
+from leakaudit.target.isolated import load_isolated
 from leakaudit.target.modules import from_module
 from leakaudit.target.readers import GROUP, Asked, Content, available, look_at, reader_of
 from tests.conftest import small_mlp
@@ -79,6 +81,14 @@ def test_ours_are_complete_and_name_themselves() -> None:
         "safetensors",
         "pickle",
     }
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_reader_that_hashes_nothing_is_read_through_a_child_as_well(tmp_path: Path) -> None:
+    (tmp_path / "net.xyz").write_bytes(b"MINE and more")
+    expected = hashlib.sha256(b"MINE and more").hexdigest()
+    assert load(tmp_path / "net.xyz").sha256 == expected
+    assert load_isolated(tmp_path / "net.xyz").sha256 == expected
 
 
 @pytest.mark.usefixtures("installed")

@@ -123,7 +123,35 @@ def writing_options(out: str, formats: str, variants: bool = True) -> Callable[[
     return packed("writing", [names[place] for place in kept], [options[place] for place in kept])
 
 
+spreading_options = packed(
+    "spreading",
+    ("workers", "store"),
+    (
+        click.option(
+            "--workers",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Audit several at a time (checkpoints, modes, settings of defences) in so many processes, which share "
+            "the cores; default one after the other.",
+        ),
+        click.option(
+            "--store",
+            metavar="FOLDER|URL",
+            help="Keep the report of each, with its reconstructions, where the same command goes on from; see sweep.",
+        ),
+    ),
+)
+"""Options of a command whose audits are cells of a sweep."""
 report_options = writing_options("leakaudit-report", "json, html, pdf, and what other packages write by default")
+
+
+def spread(asked: dict[str, Any]) -> dict[str, Any]:
+    """The keywords of `leakaudit.scan` and `leakaudit.defend` for the options of :data:`spreading_options`."""
+    if asked["workers"] is None:
+        return {"store": asked["store"]}
+    from leakaudit.sweeps.run import Running
+
+    return {"store": asked["store"], "running": Running(runner="processes", workers=asked["workers"])}
 
 
 def check_writable(out: Path) -> None:

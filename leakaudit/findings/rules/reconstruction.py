@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from leakaudit.document.schema import AttackEntry, Confidence, SampleResult, VictimResult
-from leakaudit.findings.registry import Evidence, Found, rule, samples_of
+from leakaudit.findings.registry import Evidence, Found, closest, rule, samples_of
 
 AGGREGATE = (
     "Aggregate updates securely over many clients, or clip and add accounted noise (DP-SGD), and audit again with the "
@@ -189,9 +189,10 @@ def family_of(attack: AttackEntry) -> str:
 def _reconstructed(identifier: str, evidence: Evidence) -> Iterator[Found]:
     scored = samples_of([a for a in evidence.attacks if family_of(a) == identifier])
     leaked = [(a, v, s) for a, v, s in scored if s.leaked and s.part is None]
-    if not leaked:
+    nearest = closest(leaked)
+    if nearest is None:
         return
-    attack, victim, best = max(leaked, key=lambda item: _closeness(item[2]))
+    attack, victim, best = nearest
     distinct, total = len({s.index for _, _, s in leaked}), len({s.index for _, _, s in scored})
     yield Found(
         "critical" if best.recognisable else "high",
@@ -222,8 +223,3 @@ def _claim(leaked: list[tuple[AttackEntry, VictimResult, SampleResult]], distinc
     lesser = [s.claim for _, _, s in leaked if s.claim]
     claim = lesser[0] if len(lesser) == len(leaked) else "{hit} of {total} samples were reconstructed"
     return claim.replace("{hit}", str(distinct)).replace("{total}", str(total))
-
-
-def _closeness(sample: SampleResult) -> float:
-    """How near, as the domain's measure has it; an exact reconstruction has no number."""
-    return float("inf") if sample.closeness is None else sample.closeness

@@ -12,6 +12,7 @@ from leakaudit.document.status import RunStatus
 from leakaudit.report.domains import card_for
 from leakaudit.report.formats.base import HEAD, Format, Rendering
 from leakaudit.report.views.cells import lowered, with_unit
+from leakaudit.report.views.comparison import gain_in_short
 from leakaudit.report.views.facts import accuracy
 from leakaudit.report.views.residual import SENTENCE
 from leakaudit.report.views.trials import trial_table
@@ -82,6 +83,7 @@ def _attacks(report: Report) -> list[str]:
         margin = MISSING if spec is None else with_unit(spec, card.best_of(scored, spec))
         leaked = f"{sum(s.leaked for s in scored)} of {len(scored)}"
         status = "run, upper bound only" if attack.upper_bound else "run"
+        status += f": {escape(gain)}" if (gain := gain_in_short(attack)) else ""
         lines.append(f"| {name} | {status} | {leaked} | {margin} | {seconds(attack.seconds)} |")
     score = "" if report.rank.score is None else f", score {fixed(report.rank.score, 1)}"
     risk = f"Rank analysis of the architecture: risk {escape(report.rank.risk)}{score}."

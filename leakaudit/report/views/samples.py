@@ -48,6 +48,8 @@ class SampleView:
     label: str = ""
     text: Any = None
     wide: bool = False
+    mask: Picture | None = None
+    found_mask: Picture | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,11 @@ def picture(uri: str | None, alt: str) -> Picture:
     head = base64.b64decode(uri[22:62])  # 8 bytes signature, 8 chunk header, then width and height
     width, height = int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
     return Picture(uri, alt, max(width, height) < PIXELATED_BELOW)
+
+
+def _label_map(uri: str | None, alt: str) -> Picture | None:
+    """The picture of a label; ``None`` where it has none."""
+    return None if uri is None else picture(uri, alt)
 
 
 _Shown = tuple[SampleResult, AttackEntry, VictimResult, int]
@@ -167,6 +174,8 @@ def sample_view(card: Card, attack: AttackEntry, result: VictimResult, position:
         label="" if sample.label is None else class_name(card.report, sample.label),
         text=card.text(sample),
         wide=card.wide,
+        mask=_label_map(sample.label_png, f"Label of sample {sample.index}, a colour for each class"),
+        found_mask=_label_map(sample.inferred_label_png, f"Label that was found for sample {sample.index}"),
         snapshots=[_snapshot(entry, position, sample.index) for entry in result.snapshots]
         if all(position < len(entry.images_png) for entry in result.snapshots)
         else [],

@@ -12,6 +12,7 @@ from leakaudit.report.views import tables
 from leakaudit.report.views.annex import Annex, build_annex
 from leakaudit.report.views.bounds_chart import accounted, bounds_chart
 from leakaudit.report.views.cells import Fact, Table, with_unit
+from leakaudit.report.views.comparison import gain_in_short
 from leakaudit.report.views.defence_facts import claim_facts, defence_facts
 from leakaudit.report.views.facts import batch_facts, model_facts, rank_facts, reproduce_facts, tiles
 from leakaudit.report.views.figures import Figure, loss_curves, rank_profiles
@@ -195,6 +196,6 @@ def _ledger(attack: AttackEntry) -> AttackView:
         threat=f"{clip(attack.threat_model, 20)}: {THREAT_MODELS.get(attack.threat_model, 'see the documentation')}",
         seconds=seconds(attack.seconds),
         reference=clip(attack.reference),
-        given=pairs(attack.given),
+        given=[*pairs(attack.given), *([("beside", gain)] if (gain := gain_in_short(attack)) else [])],
         hyperparameters=pairs(attack.hyperparameters),
     )

@@ -6,7 +6,6 @@ A runner decides where a cell runs and what ends it; the order of cells, the sto
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -98,7 +97,3 @@ class Here:
 def lost(key: str, how: str) -> Result:
     """The result of a cell whose workers died."""
     return Result(key=key, status=CellStatus.LOST, reason=how)
-
-
-Start = Callable[[], Runner]
-"""Makes a runner."""

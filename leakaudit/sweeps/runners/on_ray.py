@@ -23,7 +23,8 @@ from leakaudit.document.paths import with_texts
 from leakaudit.document.status import CellStatus
 from leakaudit.errors import LeakauditError, UsageError
 from leakaudit.observer import Observer
-from leakaudit.sweeps.cells import Audit, Task, run_cell
+from leakaudit.safety.files import ordinary
+from leakaudit.sweeps.cells import Audit, Task, failed, run_cell
 from leakaudit.sweeps.contents import files_below, named_files, relocated
 from leakaudit.sweeps.results import Result, unpack
 from leakaudit.sweeps.runners.base import Limits, lost
@@ -86,13 +87,18 @@ class OnRay:
         self._audit = self._ray.put(audit)
         self._parcels: dict[tuple[str, Path], Parcel] = {}
         self._running: dict[Any, tuple[Task, float | None]] = {}
+        self._refused: list[Result] = []
         self._clock = self._ray.remote(num_cpus=0)(_Begun).remote() if self._limits.seconds is not None else None
         self._begun: dict[str, int] = {}
 
     def submit(self, task: Task) -> None:
         """See :class:`leakaudit.sweeps.runners.base.Runner`."""
         task = replace(task, request=_beneath(task)) if task.shown.paths == "short" else task
-        parcels = self._packed(task.request)
+        try:
+            parcels = self._packed(task.request)
+        except LeakauditError as error:
+            self._refused.append(failed(task, error))
+            return
         contents = [reference for parcel in parcels for reference in parcel.contents]
         bare = [replace(parcel, contents=()) for parcel in parcels]
         call = self._function.options(name=f"cell {task.key[:12]}")
@@ -101,6 +107,9 @@ class OnRay:
 
     def finished(self, seconds: float) -> list[Result]:
         """See :class:`leakaudit.sweeps.runners.base.Runner`."""
+        if self._refused:
+            refused, self._refused = self._refused, []
+            return refused
         ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=seconds, fetch_local=False)
         results = [self._received(reference) for reference in ready]
         if self._clock is None:
@@ -160,11 +169,19 @@ class OnRay:
         return found
 
     def _put(self, path: Path, kind: str) -> Parcel:
+        """A file or folder in the object store.
+
+        Raises:
+            UsageError: It is a pipe or a device, or cannot be read.
+        """
         if not path.exists():
             return Parcel(str(path), (), ())
-        files = files_below(path, model=kind == "model")
-        names = tuple(os.path.relpath(file, path.parent) for file in files)
-        return Parcel(str(path), names, tuple(self._ray.put(file.read_bytes()) for file in files))
+        try:
+            files = [ordinary(file) for file in files_below(path, model=kind == "model")]
+            contents = tuple(self._ray.put(file.read_bytes()) for file in files)
+        except OSError as error:
+            raise UsageError(f"{path} cannot be read: {error.strerror}", "see who may read it") from error
+        return Parcel(str(path), tuple(os.path.relpath(file, path.parent) for file in files), contents)
 
 
 def _room(resources: Mapping[str, float], threads: int, cards: float) -> int:

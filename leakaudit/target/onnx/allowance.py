@@ -6,9 +6,11 @@ a graph is traced with fake tensors (`leakaudit.target.onnx.tracer`), so they ar
 
 | what | limit |
 |---|---|
+| nodes, local functions expanded | :data:`leakaudit.target.onnx.read.MAX_NODES` |
 | constants that are made of a few bytes | :data:`MADE`, together |
 | one sample of the input, and a batch of the file's size | :data:`SAMPLE`, :data:`BATCH` |
 | results of all nodes for one sample | :data:`RESULTS`, and :data:`PER_WEIGHT` times the weights |
+| those of a batch of the file's size | as much for each of :data:`FIXED` samples at most |
 
 All limits are far above those of mainstream models, and are lifted by ``--trust``.
 """
@@ -34,6 +36,9 @@ RESULTS = 512 << 20
 """Bytes of all results of nodes for one sample; chosen, DenseNet-121 at 224 × 224 has about 300 MiB."""
 PER_WEIGHT = 64
 """Bytes of results for each byte of weights; chosen, a few times what an input of 1024 × 1024 makes of ResNet-50."""
+FIXED = 8
+"""Samples of a batch whose size the file decides that justify results; chosen: what MobileNetV2 at 224 × 224 needs for
+a batch of 64, and no more, since nobody but the file asks for them."""
 WAY_OUT = "the file is damaged or hostile; if you made it, pass --trust"
 
 
@@ -70,16 +75,19 @@ def made(trusted: bool = False) -> Allowance:
     return Allowance(MADE, "the constants that the graph makes", trusted, MADE_COPIES)
 
 
-def results(weights: int, samples: int, trusted: bool = False) -> Allowance:
+def results(weights: int, samples: int, trusted: bool = False, *, asked_by_file: bool = False) -> Allowance:
     """For the results of nodes.
 
     Args:
         weights: Bytes of the tensors of the file.
-        samples: For how many samples, where the file leaves that open; otherwise 1.
+        samples: For how many samples.
         trusted: Whether the caller vouches for the file.
+        asked_by_file: Whether the file says how many samples those are; then they justify no more than
+            :data:`FIXED` do.
     """
+    counted = min(samples, FIXED) if asked_by_file else samples
     return Allowance(
-        (RESULTS + PER_WEIGHT * weights) * max(1, samples), "the results of its nodes", trusted, RESULT_COPIES
+        (RESULTS + PER_WEIGHT * weights) * max(1, counted), "the results of its nodes", trusted, RESULT_COPIES
     )
 
 
