@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 MOST = 10_000_000
 """Samples, epochs or steps at most; chosen, eight times the samples of ImageNet: places of samples are listed."""
 LARGEST_SEED = (1 << 63) - 1
-"""By definition of torch's generators, which take 64 bits and a sign."""
+"""The largest, by definition of torch's generators: 64 bits with a sign."""
 
 
 @dataclass(frozen=True)
