@@ -29,7 +29,7 @@ import leakaudit
 from leakaudit.audit import pipeline as audit
 from leakaudit.document.schema import Report
 from leakaudit.protocols.base import Mode
-from leakaudit.scoring.base import leak_interval
+from leakaudit.scoring.interval import leak_interval
 
 FILE = 200
 """Images in the batch file of one scan."""

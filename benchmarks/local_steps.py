@@ -123,19 +123,72 @@ CASES: dict[str, Case] = {
 CASES |= _normalised(_cell("gelu N2 B2 E5 .1", gelu, FedAvg(2, local_epochs=5, learning_rate=0.1), 4500, sme="", ig=""))
 
 
-def _dropout(name: str, client: FedAvg, joint: str) -> dict[str, Case]:
+def _dropout(
+    name: str, client: FedAvg, joint: str, build: Callable[[], nn.Module] = dropped, known: str = "≥ 100"
+) -> dict[str, Case]:
     client = replace(client, mode="train")
     return {
-        f"dropout {name} known": Case(dropped, client, "wia", 3000, "≥ 100", EXACT),
-        f"dropout {name} joint": Case(dropped, client, "dia", 3000, joint),
-        f"dropout {name} plain": Case(dropped, client, "ig", 1000, "< 17"),
+        f"dropout {name} known": Case(build, client, "wia", 3000, known, EXACT),
+        f"dropout {name} joint": Case(build, client, "dia", 3000, joint),
+        f"dropout {name} plain": Case(build, client, "ig", 1000, "< 17" if joint else ""),
     }
+
+
+def dropped_mlp() -> nn.Module:
+    """Two hidden layers of 128 with dropout after each."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    for inputs in (784, 128):
+        layers += [nn.Linear(inputs, 128), nn.GELU(), Dropout(0.5)]
+    return nn.Sequential(*layers, nn.Linear(128, 10))
+
+
+class Block(nn.Module):
+    """One block of a transformer: attention of four heads and an MLP, dropout after both."""
+
+    def __init__(self, width: int, p: float) -> None:
+        super().__init__()
+        self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.mixing, self.joined = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.wide = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.after_attention, self.after_mlp = Dropout(p), Dropout(p)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        batch, count, width = tokens.shape
+        parts = self.mixing(self.first(tokens)).reshape(batch, count, 3, 4, width // 4).permute(2, 0, 3, 1, 4)
+        weights = (parts[0] @ parts[1].transpose(-1, -2) / (width // 4) ** 0.5).softmax(-1)
+        mixed = self.joined((weights @ parts[2]).transpose(1, 2).reshape(batch, count, width))
+        tokens = tokens + self.after_attention(mixed)
+        return tokens + self.after_mlp(self.wide(self.second(tokens)))
+
+
+class ViT(nn.Module):
+    """Patches of 7×7 in 64 dimensions, two blocks, dropout p in each."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(1, 64, 7, 7)
+        self.places = nn.Parameter(0.02 * torch.randn(1, 16, 64))
+        self.blocks = nn.Sequential(Block(64, p), Block(64, p))
+        self.norm, self.last = nn.LayerNorm(64), nn.Linear(64, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.patches(images).flatten(2).transpose(1, 2) + self.places
+        return self.last(self.norm(self.blocks(tokens)).mean(1))
+
+
+def dropped_vit() -> nn.Module:
+    return ViT(0.1)
 
 
 CASES |= {
     **_dropout("N1 K1", FedAvg(1, learning_rate=0.1), "≥ 40 (read)"),
     **_dropout("N1 K3", FedAvg(1, local_epochs=3, learning_rate=0.1), "≥ 30"),
     **_dropout("N2 K2", FedAvg(2, local_epochs=2, learning_rate=0.1), "≥ 30"),
+    **_dropout("MLP K2", FedAvg(1, local_epochs=2, learning_rate=0.1), "", dropped_mlp, ""),
+    **_dropout("MLP K5", FedAvg(1, local_epochs=5, learning_rate=0.1), "", dropped_mlp, ""),
+    **_dropout("ViT K2", FedAvg(1, local_epochs=2, learning_rate=0.1), "", dropped_vit, ""),
+    **_dropout("ViT K5", FedAvg(1, local_epochs=5, learning_rate=0.1), "", dropped_vit, ""),
+    **_cell("FEMNIST-like N50 B5 E10 .01", cnn, FedAvg(50, "eval", "none", 10, 5, 0.01), 400, sme=""),
 }
 
 

@@ -1,6 +1,7 @@
 """How much of the rows of a table an update gives away: readers, TabLeak and IG on Adult and German Credit.
 
-    python benchmarks/tables.py exact|search|trained|certified|alarms [--batches N] [--data adult|german]
+    python benchmarks/tables.py exact|search|trained|certified|alarms [--batches N] [--first N] [--data adult|german]
+        [--attack lp]
 
 *exact*: the first-layer reader, SPEAR and the linear-programming reader on an untrained FC 100-100-2 of ReLU units.
 *search*: TabLeak and IG, the same steps and starts, against the floors. *trained*: the same after 1,000 steps of SGD.
@@ -93,10 +94,10 @@ def attacked(data: Data, model: Target, attack: Attack, size: int, seed: int) ->
     return found, time.perf_counter() - started
 
 
-def measured(name: str, data: Data, attack: Attack, size: int, batches: int, steps: int = 0) -> None:
+def measured(name: str, data: Data, attack: Attack, size: int, seeds: range, steps: int = 0) -> None:
     """One line of the page."""
     row = Row()
-    for seed in range(batches):
+    for seed in seeds:
         module = network(data, seed)
         found = attacked(data, target(data, trained(data, module, steps) if steps else module), attack, size, seed)
         if found is not None:
@@ -111,11 +112,11 @@ def searches() -> list[Attack]:
     return [TabLeak(TabLeakSettings(**common)), IG(IGSettings(tv_weight=0.0, learning_rate=0.06, **common))]
 
 
-def certified(name: str, data: Data, batches: int) -> None:
+def certified(name: str, data: Data, seeds: range) -> None:
     """Rows that are certified, and those of them with a wrong cell or a wrong category."""
     rows = wrong = 0
     category = [column.kind == "category" for column in data.table.columns]
-    for seed in range(batches):
+    for seed in seeds:
         size = (4, 8, 12, 16, 20)[seed % 5]
         found = attacked(
             data, target(data, network(data, seed)), LinearProgram(LinearProgram.presets["quick"]), size, seed
@@ -127,13 +128,15 @@ def certified(name: str, data: Data, batches: int) -> None:
             if score.reconstruction < confirmed:
                 rows += 1
                 wrong += not all(right for right, kind in zip(score.right, category, strict=True) if kind)
-    click.echo(f"{name}: {rows} rows certified in {batches} batches of 4 to 20, {wrong} of them with a wrong category")
+    click.echo(
+        f"{name}: {rows} rows certified in {len(seeds)} batches of 4 to 20, {wrong} of them with a wrong category"
+    )
 
 
-def alarms(name: str, data: Data, scans: int) -> None:
+def alarms(name: str, data: Data, seeds: range) -> None:
     """Scans of an update of other rows."""
     verdicts: dict[str, int] = {}
-    for seed in range(scans):
+    for seed in seeds:
         file, other = drawn(data, seed), drawn(data, 10_000 + seed)
         size = (1, 4, 8, 16)[seed % 4]
         settings = {"tableak": {"iterations": "200"}, "ig": {"iterations": "200"}}
@@ -143,16 +146,19 @@ def alarms(name: str, data: Data, scans: int) -> None:
                 settings=settings,
             )  # fmt: skip
         verdicts[report.verdict.status] = verdicts.get(report.verdict.status, 0) + 1
-    click.echo(f"{name}: {scans} mismatched scans of batches of 1 to 16: {verdicts}")
+    click.echo(f"{name}: {len(seeds)} mismatched scans of batches of 1 to 16: {verdicts}")
 
 
 @click.command()
 @click.argument("part", type=click.Choice(["exact", "search", "trained", "certified", "alarms"]))
 @click.option("--data", "names", multiple=True, type=click.Choice(sorted(SETS)))
 @click.option("--batches", default=10)
+@click.option("--first", default=0, help="Seed of the first batch.")
+@click.option("--attack", "only", multiple=True, help="Attacks by name; all of the part by default.")
 @click.option("--sizes", default="", help="Batch sizes, as 8,32.")
-def main(part: str, names: tuple[str, ...], batches: int, sizes: str) -> None:
+def main(part: str, names: tuple[str, ...], batches: int, first: int, only: tuple[str, ...], sizes: str) -> None:
     """Measure one part."""
+    seeds = range(first, first + batches)
     torch.set_num_threads(1)
     chosen = [int(size) for size in sizes.split(",") if size]
     if part not in ("certified", "alarms"):
@@ -162,15 +168,17 @@ def main(part: str, names: tuple[str, ...], batches: int, sizes: str) -> None:
         if part == "exact":
             for size in chosen or (1, 4, 8, 12, 16, 20, 24):
                 for kind in (LinearReader, Spear, LinearProgram):
-                    measured(name, data, kind(kind.presets["standard"]), size, batches)
+                    if not only or kind.name in only:
+                        measured(name, data, kind(kind.presets["standard"]), size, seeds)
         elif part == "certified":
-            certified(name, data, batches)
+            certified(name, data, seeds)
         elif part == "alarms":
-            alarms(name, data, batches)
+            alarms(name, data, seeds)
         else:
             for size in chosen or (8, 32):
                 for attack in searches():
-                    measured(name, data, attack, size, batches, 1000 if part == "trained" else 0)
+                    if not only or attack.name in only:
+                        measured(name, data, attack, size, seeds, 1000 if part == "trained" else 0)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from leakaudit.errors import UsageError
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.policy.apply import apply_policy
 from leakaudit.policy.read import Policy
+from leakaudit.protocols.base import Mode
 from leakaudit.report.saving import Report
 from leakaudit.safety.text import encodable
 from leakaudit.sweeps.audits import Audits
@@ -227,8 +228,9 @@ def _variants(request: Request, in_memory: nn.Module | Target | None) -> list[Va
     Raises:
         UsageError: Several variants of what is already in memory.
     """
+    named: list[tuple[str, Path | None, Mode | None]] = []
     if in_memory is None and request.files:
-        named = name_variants(request.files, request.modes)
+        named += name_variants(request.files, request.modes)
     elif request.checkpoints:
         raise UsageError("checkpoints need the model as a file, not in memory", "give the path of each")
     elif isinstance(in_memory, Target):

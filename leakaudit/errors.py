@@ -18,6 +18,15 @@ import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
+LONGEST = 1000
+"""Letters of a message; chosen: names in files may have megabytes."""
+
+
+def _line(text: str) -> str:
+    """One line, without its middle where it is too long."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= LONGEST else f"{flat[: LONGEST // 2]} … {flat[-LONGEST // 2 :]}"
+
 
 class LeakauditError(Exception):
     """Base of every error that a user can cause.
@@ -33,8 +42,8 @@ class LeakauditError(Exception):
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
-        self.message = " ".join(message.split())
-        self.hint = " ".join(hint.split())
+        self.message = _line(message)
+        self.hint = _line(hint)
 
     @property
     def discreet(self) -> str:

@@ -66,7 +66,8 @@ class Observation:
         errors: Of labels that the update does not tell, the error at the outputs ∂ℓ/∂z (B, outputs) that it does tell.
         open_labels: Whether the labels are to be found beside the inputs; `labels` are where they begin.
         masks: Dropout masks by step and layer, only for the well-informed attacker that measures an upper bound.
-        auxiliary: Public images (N, C, H, W) in 0..1 under threat model D.
+        auxiliary: Samples (N, *shape) that the attacker learns from under threat model D, in the unit of the domain's
+            values (images: pixels in 0..1).
         batch_statistics: Mean and biased variance (C,) over the batch of each BatchNorm layer's input, by layer name;
             known under threat model E, where the client shares them or what they follow from.
         start: Partial reconstruction (B, C, H, W) in normalised space that an earlier attack made from this same

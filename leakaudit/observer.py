@@ -11,6 +11,9 @@ class Observer(Protocol):
     def stage(self, message: str) -> None:
         """A new stage began."""
 
+    def plan(self, done: int, current: int, total: int) -> None:
+        """Before a run: steps of attacks that are done, that the run has, and of the whole audit, estimated."""
+
     def attack(self, title: str, victim: int, victims: int) -> None:
         """An attack on one victim begins."""
 
@@ -28,6 +31,9 @@ class SilentObserver:
     """Says nothing and never interrupts; the default of the Python API."""
 
     def stage(self, message: str) -> None:
+        """Ignore."""
+
+    def plan(self, done: int, current: int, total: int) -> None:
         """Ignore."""
 
     def attack(self, title: str, victim: int, victims: int) -> None:

@@ -98,6 +98,43 @@ class SilentMonitor:
         return False
 
 
+@dataclass(eq=False)
+class Part:
+    """The monitor of one part of a run, from one share of the whole to another.
+
+    Args:
+        whole: Of the run.
+        begin: Share at which the part begins; of the time left, the earlier parts are over by then.
+        end: Share at which it ends.
+    """
+
+    whole: Monitor
+    begin: float = 0.0
+    end: float = 1.0
+
+    def update(self, fraction: float, objective: float) -> None:
+        """Within the part."""
+        self.whole.update(self.begin + (self.end - self.begin) * fraction, objective)
+
+    def should_stop(self) -> bool:
+        """As the whole."""
+        return self.whole.should_stop()
+
+    def seconds_left(self) -> float | None:
+        """The part's share of what is left."""
+        left = self.whole.seconds_left()
+        return None if left is None else left * (self.end - self.begin) / (1 - self.begin)
+
+    def over(self) -> bool:
+        """As the whole."""
+        return self.whole.over()
+
+    @property
+    def memory(self) -> Memory:
+        """As the whole."""
+        return self.whole.memory
+
+
 def cause_of(monitor: Monitor) -> Cause:
     """Why a run ends before it is through, asked at its end: by its share of a time budget unless somebody stops it."""
     left = monitor.seconds_left()

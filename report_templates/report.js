@@ -49,10 +49,58 @@
       section.classList.toggle("slider", on);
       for (const range of all(".slide", section)) range.hidden = !on;
     }));
+    if (section.querySelector(".pair img.reconstruction")) controls.append(check("error maps", (on) => {
+      for (const pair of all(".pair", section)) showError(pair, on);
+    }));
     controls.append(status);
     controls.hidden = false;
     apply();
   }
+
+  // Where a reconstruction differs from its original: the mean over the channels, four times as strong, in red.
+  function showError(pair, on) {
+    let map = pair.parentElement.querySelector(":scope > .error");
+    if (!map) {
+      const [one, two] = [pair.querySelector("img.original"), pair.querySelector("img.reconstruction")];
+      if (!on || !one || !two || !one.naturalWidth) return;
+      map = drawn(one, two);
+      pair.after(map);
+    }
+    map.hidden = !on;
+  }
+
+  function drawn(one, two) {
+    const canvas = make("canvas", { width: one.naturalWidth, height: one.naturalHeight });
+    const context = canvas.getContext("2d", { willReadFrequently: true });
+    const pixels = (image) => {
+      context.drawImage(image, 0, 0, canvas.width, canvas.height);
+      return context.getImageData(0, 0, canvas.width, canvas.height);
+    };
+    const [before, after] = [pixels(one).data, pixels(two)];
+    for (let at = 0; at < before.length; at += 4) {
+      let sum = 0;
+      for (let channel = 0; channel < 3; channel++) sum += Math.abs(before[at + channel] - after.data[at + channel]);
+      const left = 255 - Math.min(255, (4 * sum) / 3);
+      after.data.set([255, left, left, 255], at);
+    }
+    context.putImageData(after, 0, 0);
+    canvas.setAttribute("role", "img");
+    canvas.setAttribute("aria-label", "Error of the " + two.alt.charAt(0).toLowerCase() + two.alt.slice(1));
+    return make("figure", { className: "error" }, canvas, make("figcaption", { textContent: "error, four times as strong" }));
+  }
+
+  // What is folded opens where a link leads into it, and for printing.
+  function unfold() {
+    const target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (!target) return;
+    const inside = target.querySelector(":scope > details");
+    if (inside) inside.open = true;
+    for (let at = target.parentElement; at; at = at.parentElement) if (at.tagName === "DETAILS") at.open = true;
+    target.scrollIntoView();
+  }
+  window.addEventListener("hashchange", unfold);
+  window.addEventListener("beforeprint", () => { for (const one of all(".appendix > details")) one.open = true; });
+  unfold();
 
   // Slider over each pair, and a step through its snapshots.
   for (const card of cards) {

@@ -37,6 +37,7 @@ ALLOWED: dict[tuple[str, str], str] = {
     ): "the function that the user names with --defence custom=module:function",
     ("risk/jacobian.py", "importlib.import_module"): "a constant: torch's forward-mode decompositions",
     ("target/archives.py", "importlib.import_module"): "the function that the user names with --factory",
+    ("tasks/own_loss.py", "importlib.import_module"): "the function that the user names with --loss",
     ("target/archives.py", "torch.load weights_only=True"): "numbers",
     ("target/archives.py", "torch.load weights_only=False"): "--unsafe-pickle, which says that it runs code",
     ("target/archives.py", "torch.jit.load"): "--trust, which says that the program can read and write files",

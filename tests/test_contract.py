@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -43,7 +44,9 @@ from leakaudit.target.target import Target
 from leakaudit.tasks.base import Task
 from leakaudit.tasks.multi_label import MultiLabel
 from leakaudit.tasks.names import TASKS as ALL_TASKS
+from leakaudit.tasks.next_token import NextToken
 from leakaudit.tasks.regression import Regression
+from leakaudit.tasks.segmentation import Segmentation
 from leakaudit.tasks.single_label import SingleLabel
 from tests.attacks.networks import BATCHNORM, INDEXED, SHORT, STEPS, TEXTS, short
 from tests.conftest import make_target
@@ -58,7 +61,13 @@ NAMES = (*attacks(), "division")
 TEXT_OF_DEFENCES = (*EXAMPLES, "half,factor=0.25")
 CLASSES = 5
 
-TASKS = (MultiLabel(CLASSES), Regression(2))
+LENGTH = math.prod(TEXTS.sides)
+TASKS = (
+    MultiLabel(CLASSES),
+    Regression(2),
+    Segmentation(CLASSES, SMALL.sides),
+    NextToken(TEXTS.ids, (LENGTH,), True),
+)
 """The others than one class per sample, which everything else here is about."""
 
 over_tasks = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.kind)
@@ -73,6 +82,11 @@ def installed(install: Install) -> None:
     install(ATTACKS, division="tests.attacks.toy:Division")
     install(DEFENCES, half="tests.defences.toy:Half")
     install(domains.GROUP, waves="tests.domains.toy:Waves")
+
+
+def home(task: Task) -> Domain:
+    """The domain whose samples are labelled so here: of next tokens texts, else images."""
+    return SMALL if task.labelled else TEXTS
 
 
 def test_the_table_is_complete() -> None:
@@ -188,7 +202,7 @@ def test_an_attack_refuses_or_keeps_the_contract(name: str, domain: Domain) -> N
 @over_attacks
 def test_an_attack_refuses_or_keeps_the_contract_with_other_labels(name: str, task: Task) -> None:
     attack = short(name)
-    domain = TEXTS if "tokens" in attack.reads else SMALL
+    domain = TEXTS if "tokens" in attack.reads else home(task)
     for reference in domain.references:
         original, victim = undefended(reference, domain, name if name in STEPS else "", task)
         target, observation = victim.attacked_by(attack, original)
@@ -199,7 +213,9 @@ def test_an_attack_refuses_or_keeps_the_contract_with_other_labels(name: str, ta
         if refused is None:
             return
         assert clear(refused.reason), refused.reason
-    assert task.kind not in attack.tasks, "it says that it takes such labels, and no bundled network is attacked"
+    assert task.kind not in attack.tasks or domain.kind not in attack.reads, (
+        "it says that it takes such labels, and no bundled network is attacked"
+    )
 
 
 def check_attack(attack: Attack, target: Target, observation: Observation, task: Task | None = None) -> None:
@@ -296,9 +312,9 @@ def check_rendered(report: Report, *words: str) -> None:
 
 @over_tasks
 def test_a_report_of_other_labels_is_rendered(task: Task) -> None:
-    target = target_of(SMALL.references[0], SMALL, task)
+    target = target_of(home(task).references[0], home(task), task)
     report = leakaudit.scan(
-        target, synthetic_batch(target, target.domain, 8, 1), victims=1, attacks=["linear", "idlg"],
+        target, synthetic_batch(target, target.domain, 8, 1), victims=1, attacks=["linear", "idlg", "embedding"],
         controls="none", preset="quick", settings={"idlg": SHORT["idlg"]},
     )  # fmt: skip
     assert report.target.task == task.kind
@@ -310,7 +326,7 @@ def test_a_report_of_other_labels_is_rendered(task: Task) -> None:
 @over_defences
 def test_a_defence_acts_on_other_labels(text: str, task: Task) -> None:
     """With the first attack that works through it: the counterparts of defences do not mind labels."""
-    defence, original = parse_defence(text), target_of(SMALL.references[0], SMALL, task)
+    defence, original = parse_defence(text), target_of(home(task).references[0], home(task), task)
     made: list[tuple[Target, Victim]] = []
     with untouched(original):
         refused = refusal_of(lambda: made.append(victim_of(original, defence)))

@@ -18,7 +18,7 @@ from torch import Generator
 
 from leakaudit.domains.registry import taken
 from leakaudit.observation import Observation, ThreatModel
-from leakaudit.protocols.base import Play
+from leakaudit.protocols.base import Play, not_known
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, SilentMonitor
 from leakaudit.target.target import Target
 
@@ -51,6 +51,8 @@ class Attack(ABC):
     """Attacks run in ascending order of this; closed forms are below 50, optimisation attacks at 50 and above."""
     uses_statistics: ClassVar[bool] = False
     """Whether it uses BatchNorm statistics of the batch where the client shares them: it then runs under model E."""
+    uses_auxiliary: ClassVar[bool] = False
+    """Whether it learns from samples of a similar distribution: it is then given some, under threat model D."""
     unaided: ClassVar[bool] = False
     """Whether it is given neither the inferred labels nor what an earlier attack found."""
     by_default: ClassVar[bool] = True
@@ -67,6 +69,9 @@ class Attack(ABC):
     sum_of_gradients: ClassVar[bool] = False
     """Whether its algebra is that of sums of gradients, which local steps of SGD leave; it is then not asked for an
     update that another optimizer made."""
+    told: ClassVar[tuple[str, ...]] = ("learning_rate", "local_epochs", "local_batch_size")
+    """Settings of local training that it must be told: all, to replay the steps; without those that a client withholds
+    it is not asked."""
     reads: ClassVar[tuple[str, ...]] = ("images",)
     """The domains whose samples it recovers, by `leakaudit.domains.base.Domain.kind`; it is not asked for others."""
     tasks: ClassVar[tuple[str, ...]] = ("single-label",)
@@ -76,9 +81,23 @@ class Attack(ABC):
     of every defence; its run counts as an evaluation of a client only if it works through all of the client's."""
     presets: ClassVar[dict[str, Any]]
     """Settings by preset name: quick, standard, paper."""
+    in_passing: bool = False
+    """Whether a scan tries it with less effort, since nobody asked for it; set by :meth:`tried_in_passing`."""
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
+
+    @property
+    def light(self) -> Any:
+        """The settings of a try in passing, cheap enough for every scan; by default its own."""
+        return self.settings
+
+    @final
+    def tried_in_passing(self) -> Attack:
+        """The same attack with light settings, marked so that its failure is no evidence."""
+        lighter = copy(self)
+        lighter.settings, lighter.in_passing = self.light, True
+        return lighter
 
     @property
     def family(self) -> Literal["closed form", "optimisation"]:
@@ -115,7 +134,12 @@ class Attack(ABC):
         if target.task.kind not in self.tasks:
             known = " or ".join(self.tasks)
             return NotApplicable(f"a sample is labelled with {target.task.has}; this attack is for {known} models")
+        flat = next((note.message for note in target.fidelity if note.id == "LA930"), "")
+        if flat and self.family == "optimisation":
+            return NotApplicable(f"gradient matching needs the second derivative: {flat}")
         protocol = observation.protocol
+        if missing := [name for name in protocol.withheld if name in self.told]:
+            return NotApplicable(f"{not_known(missing)}, and this attack needs to be told")
         if protocol.bent_by and (self.one_gradient or self.sum_of_gradients):
             return NotApplicable(f"{protocol.bent_by}: spans and ratios do not survive it; only SGD adds gradients up")
         if self.one_gradient and not protocol.one_gradient:
@@ -181,7 +205,8 @@ def _finished(result: Reconstruction, target: Target, observation: Observation) 
         with torch.no_grad():
             outputs = target.logits(inside.inputs)
         inside = replace(inside, labels=target.task.behind(outputs, inside.errors.to(outputs)))
-    if inside.incomplete or (inside.exact and observation.protocol.shuffled):  # an order that nobody guessed
+    protocol = observation.protocol
+    if inside.incomplete or protocol.withheld or (inside.exact and protocol.shuffled):  # an order that nobody guessed
         return replace(inside, residual=float("nan"))
     return replace(inside, residual=relative_residual(target, observation, inside.play))
 

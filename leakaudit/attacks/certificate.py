@@ -234,7 +234,9 @@ def _against_neighbours(
             raise StoppedError
         other = inputs.clone()
         other[row] = changed
-        if relative_residual(target, observation, replace(play, inputs=other)) <= limit:
+        own = target.task.of_inputs(other)
+        labels = play.labels if own is None else own
+        if relative_residual(target, observation, replace(play, inputs=other, labels=labels)) <= limit:
             return replace(certificate, unique=False, note=target.domain.not_unique)
     return replace(certificate, unique=True)
 

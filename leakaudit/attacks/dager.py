@@ -14,9 +14,9 @@ Three facts, each exact:
   input that token v makes at place t is computed by the model itself; it occurred if it lies in the span.
 
 A token model takes token ids, or real-valued arrays that it casts to the indices of an embedding table. Fails for
-batches as sequences (only the token set is read then), for more tokens than dimensions, and for vocabularies beyond
-``MAX_VOCABULARY`` in the span test. Deviation: the published attack decodes sequences of batches greedily through the
-second layer as well; not done here.
+more tokens than dimensions, and for vocabularies beyond ``MAX_VOCABULARY`` in the span test. Of a batch the token set
+is read, and of causal language models the texts themselves, through the layers behind the attention
+(`leakaudit.attacks.reading.several_texts`); where labels do not follow from the texts it stays at the set.
 
 Over local steps of SGD the first two facts stay, as sums over the steps. The third asks for inputs that do not move:
 it is left where the table is trained, or anything else before the layer.
@@ -37,10 +37,12 @@ from torch import Generator, Tensor
 
 from leakaudit.attacks.base import Attack
 from leakaudit.attacks.certificate import tolerance_of
-from leakaudit.attacks.embedding import SEEN_THROUGH, counted, seen_tokens
+from leakaudit.attacks.embedding import SEEN_THROUGH, counted, seen_tokens, tied
 from leakaudit.attacks.reading.confirm import Recovered, assemble, best_labels
 from leakaudit.attacks.reading.first_layer import like, masks_unknown, token_table
+from leakaudit.attacks.reading.last_token import with_last_tokens
 from leakaudit.attacks.reading.noise import live_rows
+from leakaudit.attacks.reading.several_texts import read_texts
 from leakaudit.attacks.reading.spans import constant, distances, spans
 from leakaudit.attacks.reading.token_places import position_scale, sequence_by_positions, sequence_through_noise
 from leakaudit.observation import Observation, ThreatModel
@@ -49,8 +51,8 @@ from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, Tok
 from leakaudit.target.target import Target
 from leakaudit.tasks.names import TASKS
 
-MAX_VOCABULARY = 4096
-"""Largest vocabulary that the span test goes through, one run of the model per token; chosen, not measured."""
+MAX_VOCABULARY = 300_000
+"""Largest vocabulary that the span test goes through, in chunks; chosen: the largest in use have 262,144 ids."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +111,12 @@ class Dager(Attack):
         found = _Sequence(None, None, False, how)
         if observation.batch_size == 1 and len(tokens):
             found = _sequence(target, observation, table, tokens, self.settings)
+            found = found if target.task.labelled else _with_last(target, observation, found)
         if everything and found.somewhere is not None:
             known = found.somewhere
+        texts = _texts(target, observation, table, tokens, self.settings)
+        if len(texts):
+            return _of_texts(target, observation, texts, known)
         if found.sequence is None or found.placed is None:
             result = assemble(target, observation, _recovered(target, None), f"{counted(known)}: {found.how}")
             return replace(result, tokens=_reading(target, observation, known, None))
@@ -120,6 +126,46 @@ class Dager(Attack):
         certain = found.certain and exact
         result = assemble(target, observation, _recovered(target, image, labels, certain), found.how)
         return replace(result, tokens=_reading(target, observation, known, found.placed))
+
+
+def _with_last(target: Target, observation: Observation, found: _Sequence) -> _Sequence:
+    """A text that was read up to its last place, with the token there, which is a label alone."""
+    if found.sequence is None or found.placed is None or not bool(found.placed[:-1].all()) or bool(found.placed[-1]):
+        return found
+    texts, residual = with_last_tokens(target, observation, found.sequence[None])
+    sure = residual <= tolerance_of(observation)
+    placed = found.placed.clone()
+    placed[-1] = sure
+    return replace(found, sequence=texts[0], placed=placed, certain=sure, how=f"{found.how}; the last token as a label")
+
+
+def _texts(target: Target, observation: Observation, table: str, tokens: Tensor, settings: DagerSettings) -> Tensor:
+    """The texts (n, L) of a batch whose labels follow from them; none elsewhere."""
+    none = torch.empty((0, prod(target.image_shape)), dtype=torch.long)
+    if observation.batch_size == 1 or not len(tokens) or target.task.labelled:
+        return none
+    found = spans(target, observation, table, settings.span)
+    away = found if isinstance(found, str) else distances(target, found, observation, tokens)
+    if isinstance(away, str):
+        return none
+    return read_texts(target, observation, table, away <= 1, tokens, settings.span)
+
+
+def _of_texts(target: Target, observation: Observation, texts: Tensor, known: Tensor) -> Reconstruction:
+    """A reconstruction of texts (n, L), confirmed where all of them together regenerate the update."""
+    size, residual = observation.batch_size, float("inf")
+    whole = len(texts) == size
+    if whole:
+        texts, residual = with_last_tokens(target, observation, texts)
+    inputs = texts[:size].to(like(target)).view(-1, *target.image_shape)
+    labels = target.task.of_inputs(inputs)
+    assert labels is not None
+    sure = torch.full((len(inputs),), residual <= tolerance_of(observation))
+    how = f"{len(texts)} texts whose every beginning lies in the span of a causal layer"
+    result = assemble(target, observation, Recovered(inputs, labels.cpu(), sure), how)
+    rows = torch.zeros((size, texts.shape[1]), dtype=torch.bool)
+    rows[: len(inputs)] = whole
+    return replace(result, tokens=TokenReading(torch.unique(torch.cat([known.cpu(), texts.flatten()])), rows))
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +209,7 @@ def _seen_tokens(target: Target, observation: Observation, table: str, settings:
     tensors = {**dict(target.module.named_buffers()), **dict(target.module.named_parameters())}
     vocabulary = len(tensors[table])
     none = torch.empty(0, dtype=torch.long)
-    if table in observation.update:
+    if table in observation.update and not tied(target, table):
         tokens, how = seen_tokens(observation, table)
         if len(tokens) < vocabulary:
             return tokens, how
@@ -183,7 +229,8 @@ def _sequence(
     target: Target, observation: Observation, table: str, tokens: Tensor, settings: DagerSettings
 ) -> _Sequence:
     places = prod(target.image_shape)
-    if table in observation.update and len(tokens) <= places and not observation.one_bit:
+    own = table in observation.update and not tied(target, table)
+    if own and len(tokens) <= places and not observation.one_bit:
         read = _by_positions(target, observation, table, tokens, settings)
         if read is not None:
             return read
@@ -210,7 +257,10 @@ def _by_positions(
     update, places = observation.update, prod(target.image_shape)
     for name, gradient in update.items():
         rows = _moved_rows(gradient, observation.noise)
-        if name == table or rows.shape != (places, update[table].shape[1]):
+        silent = 0 if target.task.labelled or len(rows) == places else 1  # the last place of a language model
+        if name == table or rows.shape != (places - silent, update[table].shape[1]):
+            continue
+        if observation.noise > 0 and silent:
             continue
         if observation.noise > 0:
             scale = _probed_scale(target, table, name, places)
@@ -222,8 +272,9 @@ def _by_positions(
         rounding = max(observation.exchange.get(table, 0.0), observation.exchange.get(name, 0.0))
         sequence, misfit = sequence_by_positions(update[table], rows, tokens, rounding)
         if misfit <= settings.span:
-            everywhere = torch.ones(places, dtype=torch.bool)
-            return _Sequence(sequence, everywhere, True, f"{table} and {name}, misfit {misfit:.1e}")
+            everywhere = torch.arange(places) < places - silent
+            whole = torch.cat([sequence, sequence.new_zeros(silent)])
+            return _Sequence(whole, everywhere, not silent, f"{table} and {name}, misfit {misfit:.1e}")
     return None
 
 

@@ -51,14 +51,15 @@ class DLG(Attack):
     }
 
     def applies(self, target: Target, observation: Observation) -> NotApplicable | None:
-        """Needs a batch size that the model takes."""
+        """Needs a batch size that the model takes, and a loss that takes what labels are made of."""
+        if not target.task.takes_shares:
+            return NotApplicable("the loss of your own takes class indices only: labels cannot vary beside the inputs")
         return refuse_batch_size(target, observation)
 
     def run(self, target: Target, observation: Observation, generator: Generator, monitor: Monitor) -> Reconstruction:
         """Optimise inputs and what labels are made of together."""
         parameter = next(iter(target.parameters.values()))
-        task = target.task
-        width = task.label_shape or (task.classes,)
+        width = target.task.free_shape
         free = torch.randn((observation.batch_size, *width), generator=generator).to(parameter)
         placeholder = torch.zeros(observation.batch_size, dtype=torch.long, device=parameter.device)
         unlabelled = replace(observation, labels=placeholder)

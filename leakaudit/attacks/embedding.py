@@ -59,6 +59,22 @@ def seen_tokens(observation: Observation, table: str) -> tuple[Tensor, str]:
     return tokens, f"rows of {table} beyond the noise, none by chance with probability {1 - FALSE_ALARM:.6f}"
 
 
+def tied(target: Target, table: str) -> bool:
+    """Whether the outputs depend on rows of the table that the input does not name: it is the output layer as well.
+
+    Args:
+        target: The model.
+        table: Name of its embedding table.
+    """
+    weight = target.parameters.get(table)
+    if weight is None:
+        return False
+    size = min(target.batch_sizes) if target.batch_sizes else 1
+    outputs = target.logits(torch.zeros((size, *target.image_shape), device=weight.device))
+    (slope,) = torch.autograd.grad(outputs.square().sum(), [weight], allow_unused=True)
+    return slope is not None and bool(slope[1:].any())
+
+
 def counted(tokens: Tensor) -> str:
     """The size of a token set, for a note; the tokens are private and stay out of notes."""
     return f"{len(tokens)} different tokens"
@@ -74,6 +90,7 @@ class EmbeddingReader(Attack):
     needs: ClassVar[str] = "a model over token ids whose embedding table is trained and not tied to the output"
     reference: ClassVar[str] = "Melis et al., S&P 2019, arXiv 1805.04049"
     cost: ClassVar[int] = 4
+    told: ClassVar[tuple[str, ...]] = ()
     reads: ClassVar[tuple[str, ...]] = ("tokens",)
     tasks: ClassVar[tuple[str, ...]] = TASKS
     adapts: ClassVar[tuple[str, ...]] = SEEN_THROUGH
@@ -89,6 +106,11 @@ class EmbeddingReader(Attack):
         gradient = observation.update.get(table)
         if gradient is None:
             return NotApplicable(f"the embedding table {table} is not trained, so not in the update")
+        if tied(target, table):
+            return NotApplicable(
+                f"the embedding table {table} is tied to the output: every update moves all of its rows, so they name "
+                "no tokens"
+            )
         if observation.noise > 0 and observation.one_bit:
             return NotApplicable("signs of a noisy update: no row is zero, and none longer than another")
         if len(seen_tokens(observation, table)[0]) == len(gradient):

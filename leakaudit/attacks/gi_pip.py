@@ -1,13 +1,16 @@
-"""GI-PIP (Sun et al. 2024, arXiv 2401.11748): IG with an image prior learnt from a few public images.
+"""GI-PIP (Sun et al. 2024, arXiv 2401.11748): IG with a prior learnt from a few public samples.
 
 .. math:: \\min_x \\; D_{\\cos}(\\nabla_\\theta \\ell(f_\\theta(x), y),\\, g^*) + \\alpha\\,TV(x) + \\beta\\,AS(x)
 
-with the anomaly score AS of an autoencoder (`leakaudit.matching.autoencoder`). Threat model D: the server has images of
-a similar distribution.
+with the anomaly score AS of an autoencoder (`leakaudit.matching.autoencoder`). Threat model D: the server has samples
+of a similar distribution. The paper is on images; signals and volumes are an addition of ours.
+
+A scan that was not asked for it tries it in passing, with a quarter of the steps and a short training, from the samples
+that are at hand (`leakaudit.audit.auxiliary`).
 
 Helps where the total variation is weak; does not beat a tuned one everywhere, so the report shows IG with its own best
 total variation beside it, on the same victims and with as many steps; where only IG chooses its settings, the steps of
-its trials come on top. Deviations from the authors' code: c is measured on the public images
+its trials come on top. Deviations from the authors' code: c is measured on the public samples
 instead of a constant per data set; the preset standard uses the one-sided score, and chooses the total variation as IG
 does.
 """
@@ -17,14 +20,15 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import ClassVar, get_args
 
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import Attack
+from leakaudit.attacks.base import REAL, Attack
 from leakaudit.attacks.ig import IG, MATCHING, IGSettings, match, refuse_batch_size
 from leakaudit.document.status import Cut, Lost
-from leakaudit.matching.autoencoder import AnomalyScore, Architecture, Autoencoder, train_autoencoder
+from leakaudit.matching.autoencoder import AnomalyScore, Architecture, Autoencoder, shares, train_autoencoder
 from leakaudit.matching.engine import goes_together, minimize_together
 from leakaudit.matching.search import with_trials
 from leakaudit.observation import Observation, ThreatModel
@@ -35,7 +39,14 @@ from leakaudit.tasks.names import TASKS
 TRAINING_SHARE = 0.3
 """Share of the progress bar, and of a time budget, for the autoencoder; chosen, not measured."""
 FEWEST = 8
-"""Public images without which there is no prior to learn; chosen, not measured."""
+"""Public samples without which there is no prior to learn; chosen, not measured."""
+LARGEST = 2**20
+"""Entries of a sample up to which an autoencoder is trained unasked; chosen: above, a step on a CPU takes seconds."""
+LIGHT_STEPS = 4
+"""Of what its preset has, a try in passing has one step in this many; chosen, so that a scan grows by less than half.
+"""
+LIGHT_TRAINING = 400
+"""Training steps of a try in passing, at most; chosen, a few seconds on 32 px."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +55,9 @@ class GIPIPSettings(IGSettings):
 
     Args:
         anomaly_weight: β; the authors' README has 1e-4 for CIFAR-10 and batches of four.
-        one_sided: Leave guesses alone that the autoencoder reproduces better than public images.
+        one_sided: Leave guesses alone that the autoencoder reproduces better than public samples.
         training_steps: Of the autoencoder; chosen, and what `benchmarks/results/gi_pip.md` is about (4 batches).
-        autoencoder: Its architecture: ``strided``, ``vgg``, or what fits the images and the device.
+        autoencoder: Its architecture: ``strided``, ``vgg`` (of images), or what fits the samples and the device.
         cache: Keep trained autoencoders for later audits too, where the audit has a cache.
     """
 
@@ -69,10 +80,12 @@ class GIPIP(Attack):
     """IG with total variation and an autoencoder's anomaly score."""
 
     name: ClassVar[str] = "gi-pip"
-    title: ClassVar[str] = "GI-PIP (prior from public images)"
+    title: ClassVar[str] = "GI-PIP (prior from public samples)"
     threat_model: ClassVar[ThreatModel] = "D"
     finding: ClassVar[str] = "LA206"
-    needs: ClassVar[str] = "auxiliary images of a similar distribution"
+    needs: ClassVar[str] = "samples of a similar distribution (--auxiliary; else others of the batch file)"
+    reads: ClassVar[tuple[str, ...]] = REAL
+    uses_auxiliary: ClassVar[bool] = True
     reference: ClassVar[str] = "Sun et al., GI-PIP, ICASSP 2024, arXiv 2401.11748"
     soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 70
@@ -92,20 +105,33 @@ class GIPIP(Attack):
         steps = settings.iterations if settings.search else with_trials(settings.iterations)
         return IG(replace(IG.presets["standard"], iterations=steps, restarts=settings.restarts))
 
+    @property
+    def light(self) -> GIPIPSettings:
+        """A quarter of the steps, after a short training."""
+        own: GIPIPSettings = self.settings
+        training = min(own.training_steps, LIGHT_TRAINING)
+        return replace(own, iterations=max(1, own.iterations // LIGHT_STEPS), training_steps=training)
+
     def applies(self, target: Target, observation: Observation) -> NotApplicable | None:
-        """Needs auxiliary images of the model's shape."""
-        images = observation.auxiliary
-        if images is None:
-            return NotApplicable("needs auxiliary images of a similar distribution: pass --auxiliary FOLDER")
-        if len(images) < FEWEST:
-            return NotApplicable(f"needs at least {FEWEST} auxiliary images, got {len(images)}")
-        if tuple(images.shape[1:]) != observation.domain.shape:
-            shape, expected = tuple(images.shape[1:]), observation.domain.shape
-            return NotApplicable(f"the auxiliary images have shape {shape}, the model takes {expected}: resize them")
+        """Needs auxiliary samples of the model's shape."""
+        samples, shape = observation.auxiliary, observation.domain.shape
+        if samples is None and prod(shape) > LARGEST:
+            return NotApplicable(
+                f"samples of more than {LARGEST} entries are not learnt from unasked: pass --auxiliary"
+            )
+        if samples is None:
+            return NotApplicable("needs auxiliary samples of a similar distribution: pass --auxiliary FOLDER")
+        if len(samples) < FEWEST:
+            return NotApplicable(f"needs at least {FEWEST} auxiliary samples, got {len(samples)}")
+        if tuple(samples.shape[1:]) != shape:
+            found = tuple(samples.shape[1:])
+            return NotApplicable(f"the auxiliary samples have shape {found}, the model takes {shape}: resize them")
+        if self.settings.autoencoder == "vgg" and len(shape) != 3:
+            return NotApplicable("the VGG autoencoder is for images: --set gi-pip.autoencoder=strided")
         return refuse_batch_size(target, observation)
 
     def run(self, target: Target, observation: Observation, generator: Generator, monitor: Monitor) -> Reconstruction:
-        """Train the autoencoder (once per set of images), then optimise."""
+        """Train the autoencoder (once per set of samples), then optimise."""
         score, facts, cuts = _learn(target, observation, self.settings, monitor)
         result = match(target, observation, self.settings, generator, _After(monitor), priors=[score])
         return replace(result, notes=(*facts, *result.notes), cuts=(*cuts, *result.cuts))
@@ -117,7 +143,7 @@ class GIPIP(Attack):
         generators: Sequence[Generator],
         monitor: Monitor,
     ) -> list[Reconstruction] | None:
-        """All victims in one step, whose public images are the same; the search follows each victim by itself."""
+        """All victims in one step, whose public samples are the same; the search follows each victim by itself."""
         settings: GIPIPSettings = self.settings
         if settings.search or not goes_together(target, observations, settings, monitor):
             return None
@@ -131,15 +157,16 @@ class GIPIP(Attack):
 def _learn(
     target: Target, observation: Observation, settings: GIPIPSettings, monitor: Monitor
 ) -> tuple[AnomalyScore, tuple[str, ...], tuple[Cut, ...]]:
-    """The prior from the public images, facts for the report, and what its training lost."""
+    """The prior from the public samples, facts for the report, and what its training lost."""
     if observation.auxiliary is None:
-        raise ValueError("GI-PIP needs auxiliary images: see applies()")
-    images = observation.auxiliary.to(next(iter(target.parameters.values())))
-    autoencoder, facts, cuts = _train(images, settings, monitor)
+        raise ValueError("GI-PIP needs auxiliary samples: see applies()")
+    domain = observation.domain
+    samples = domain.encode(observation.auxiliary.to(next(iter(target.parameters.values()))))
+    autoencoder, facts, cuts = _train(shares(domain, samples), settings, monitor)
     size = sum(p.numel() for p in autoencoder.network.parameters())
     quality = f"{size:,} parameters, mean squared error {autoencoder.residual:.4f}"
-    score = AnomalyScore(autoencoder, observation.domain, settings.anomaly_weight, settings.one_sided)
-    return score, (f"autoencoder of {len(images)} public images, {quality}", *facts), cuts
+    score = AnomalyScore(autoencoder, domain, settings.anomaly_weight, settings.one_sided)
+    return score, (f"autoencoder of {len(samples)} auxiliary samples, {quality}", *facts), cuts
 
 
 def _train(

@@ -26,6 +26,7 @@ from leakaudit.attacks.base import REAL, Attack
 from leakaudit.matching.candidates import SEARCHED
 from leakaudit.matching.descent import Progress
 from leakaudit.matching.engine import MatchSettings, minimize, minimize_together, prepare, to_reconstruction
+from leakaudit.matching.precise import precisely
 from leakaudit.matching.priors import Prior
 from leakaudit.matching.search import search
 from leakaudit.observation import HANDED, Observation, ThreatModel
@@ -129,8 +130,11 @@ def match(
     if not (isinstance(settings, IGSettings) and settings.search):
         return minimize(target, observation, settings, generator, monitor, masks=masks, priors=priors)
     problem, guesses, cuts = prepare(target, observation, settings, generator, monitor, priors=priors, masks=masks)
-    solution, winner, facts = search(problem, guesses[0], generator, Progress(monitor))
-    return to_reconstruction(winner, [solution], facts, cuts)
+    progress = Progress(monitor)
+    planned = problem.settings.iterations * problem.settings.restarts
+    solution, winner, facts = search(problem, guesses[0], generator, progress)
+    solution, more = precisely(winner, solution, generator, progress, planned)
+    return to_reconstruction(winner, [solution], (*facts, *more), cuts)
 
 
 def refuse_batch_size(target: Target, observation: Observation) -> NotApplicable | None:

@@ -90,6 +90,7 @@ class LinearReader(Attack):
     reference: ClassVar[str] = "Phong et al., Privacy-preserving deep learning via additively HE, IEEE TIFS 2018"
     soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 5
+    told: ClassVar[tuple[str, ...]] = ("local_epochs", "local_batch_size")  # what weights are rounded by
     reads: ClassVar[tuple[str, ...]] = (*REAL, "table")
     tasks: ClassVar[tuple[str, ...]] = TASKS
     adapts: ClassVar[tuple[str, ...]] = (

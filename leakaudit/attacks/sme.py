@@ -70,6 +70,7 @@ class SME(Attack):
     needs: ClassVar[str] = "an update of several local steps; their number and learning rate need not be known"
     reference: ClassVar[str] = "Zhu et al., Surrogate Model Extension, ICML 2023, arXiv 2306.00127"
     cost: ClassVar[int] = 58
+    told: ClassVar[tuple[str, ...]] = ()
     reads: ClassVar[tuple[str, ...]] = (*REAL, "table")
     adapts: ClassVar[tuple[str, ...]] = MATCHING
     # paper: 1,000 unsigned steps of Adam, as in the authors' repository, from α = .5 alone.
@@ -81,7 +82,8 @@ class SME(Attack):
 
     def applies(self, target: Target, observation: Observation) -> NotApplicable | None:
         """Needs weights before and after several steps."""
-        if observation.protocol.steps == 1 or _moved(target, observation) is None:
+        one = observation.protocol.steps == 1 and not observation.protocol.withheld
+        if one or _moved(target, observation) is None:
             return NotApplicable("the update is of one step: there are no weights between its beginning and its end")
         return refuse_batch_size(target, observation)
 

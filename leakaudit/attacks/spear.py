@@ -111,6 +111,7 @@ class Spear(Attack):
     )
     soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 15
+    told: ClassVar[tuple[str, ...]] = ("local_epochs", "local_batch_size")  # what weights are rounded by
     reads: ClassVar[tuple[str, ...]] = (*REAL, "table")
     tasks: ClassVar[tuple[str, ...]] = TASKS
     adapts: ClassVar[tuple[str, ...]] = ("dp", "int", "accumulate", "clients", "share", "soteria", "dropout")

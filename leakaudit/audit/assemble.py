@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -14,6 +15,7 @@ from leakaudit.defences.base import Defence
 from leakaudit.document.paths import path_in_repository
 from leakaudit.document.schema import (
     AttackEntry,
+    AuxiliaryEntry,
     BatchSection,
     Comparison,
     FidelityEntry,
@@ -36,6 +38,7 @@ from leakaudit.protocols.base import Protocol
 from leakaudit.reconstruction import Reconstruction
 from leakaudit.risk.resting import resting
 from leakaudit.scoring.base import finite
+from leakaudit.scoring.pictures import class_map
 from leakaudit.target.dropout import dropout_layers
 from leakaudit.target.inventory import inventory
 from leakaudit.target.kinds import Layer
@@ -167,6 +170,8 @@ def attack_entry(
         threat_model=victim.seen_by(attack).threat_model,
         upper_bound=attack.upper_bound,
         given=_given(victim, attack),
+        auxiliary=_learnt_from(victim, attack),
+        in_passing=attack.in_passing,
         hyperparameters=_hyperparameters(attack),
         planned=attack.planned,
         reference=attack.reference,
@@ -183,9 +188,15 @@ def _hyperparameters(attack: Attack) -> dict[str, Any]:
 
 
 def comparison(
-    rival: Attack, results: Sequence[VictimResult], reason: str = "", cut: Cut | None = None, *, in_ledger: bool
+    rival: Attack,
+    results: Sequence[VictimResult],
+    reason: str = "",
+    cut: Cut | None = None,
+    *,
+    in_ledger: bool,
+    own: Sequence[VictimResult] = (),
 ) -> Comparison:
-    """What stands beside an attack: its rival's results, without pictures."""
+    """What stands beside an attack whose own results are given: its rival's, without pictures."""
     return Comparison(
         name=rival.name,
         title=rival.title,
@@ -193,14 +204,23 @@ def comparison(
         reason=reason,
         cut=cut,
         in_ledger=in_ledger,
+        gain=gain_over(results, own),
         seconds=sum(r.seconds for r in results),
         results=[without_pictures(result) for result in results],
     )
 
 
+def gain_over(rival: Sequence[VictimResult], own: Sequence[VictimResult]) -> float | None:
+    """What an attack adds to its rival, in dB: the median over the samples on which neither was cut short."""
+    theirs = {(r.victim, s.index): s.decibels for r in rival if not r.cuts for s in r.samples}
+    pairs = [(s.decibels, theirs.get((r.victim, s.index))) for r in own if not r.cuts for s in r.samples]
+    gains = [ours - other for ours, other in pairs if ours is not None and other is not None]
+    return median(gains) if gains else None
+
+
 def without_pictures(result: VictimResult) -> VictimResult:
     """A result's numbers alone."""
-    samples = [s.model_copy(update={"original_png": None, "reconstruction_png": None}) for s in result.samples]
+    samples = [s.model_copy(update=dict.fromkeys(PICTURES)) for s in result.samples]
     return result.model_copy(update={"snapshots": [], "history": [], "samples": samples})
 
 
@@ -217,8 +237,13 @@ def _given(victim: Victim, attack: Attack) -> dict[str, Any]:
         "batch_statistics": _given_statistics(observation),
         "start": "random" if observation.start is None else "an incomplete closed-form result",
         "defences": _known_defences(victim, attack),
-        "auxiliary_data": "none" if observation.auxiliary is None else f"{len(observation.auxiliary)} images",
+        "auxiliary_data": "none" if (learnt := _learnt_from(victim, attack)) is None else learnt.told,
     }
+
+
+def _learnt_from(victim: Victim, attack: Attack) -> AuxiliaryEntry | None:
+    """The samples that the attack learns from, where it does."""
+    return victim.knowledge.learnt_from if attack.uses_auxiliary else None
 
 
 def _known_defences(victim: Victim, attack: Attack) -> str:
@@ -280,20 +305,20 @@ def victim_result(outcome: Outcome) -> VictimResult:
     )
 
 
-NO_ORDER = "the order in which the client visited its samples is unknown"
-"""Why an update of several steps cannot be regenerated from samples, however exact they are."""
+PICTURES = ("original_png", "reconstruction_png", "label_png", "inferred_label_png")
+"""Fields of a sample's result that are pictures."""
 
 
 def _no_residual(reconstruction: Reconstruction, protocol: Protocol) -> str:
-    return reconstruction.incomplete or (NO_ORDER if protocol.shuffled else "the update has norm 0")
+    return reconstruction.incomplete or protocol.unrepeatable or "the update has norm 0"
 
 
 def _certified(
     certificate: Certificate | None, reconstruction: Reconstruction, protocol: Protocol
 ) -> tuple[bool | None, str]:
     """Whether the reconstruction proves itself: residual at float level and locally unique."""
-    if certificate is None and protocol.shuffled and not reconstruction.incomplete:
-        return None, f"the update cannot be regenerated: {NO_ORDER}"
+    if certificate is None and protocol.unrepeatable and not reconstruction.incomplete:
+        return None, f"the update cannot be regenerated: {protocol.unrepeatable}"
     if certificate is None and reconstruction.incomplete:
         return None, f"the update cannot be regenerated: {reconstruction.incomplete}, or dropout was on"
     if certificate is None:
@@ -351,7 +376,16 @@ def _label_entry(outcome: Outcome, score: SampleScore) -> dict[str, Any]:
     true, inferred = outcome.task.hard(outcome.victim.batch.labels), outcome.task.hard(outcome.reconstruction.labels)
     known, read = true[score.position], inferred[score.reconstruction]
     if outcome.task.label_shape:
-        return {"label": None, "label_row": known.tolist(), "inferred_row": read.tolist()}
+        rows = [outcome.task.rows(label[None]) or [[]] for label in (known, read)]
+        maps = [outcome.task.map_of(label) for label in (known, read)]
+        drawn = [None if each is None else class_map(each) for each in maps]
+        return {
+            "label": None,
+            "label_row": rows[0][0],
+            "inferred_row": rows[1][0],
+            "label_png": drawn[0],
+            "inferred_label_png": drawn[1],
+        }
     return {"label": int(known), "inferred_label": int(read)}
 
 

@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 
 from leakaudit.attacks.base import Attack
 from leakaudit.document.status import Cause
-from leakaudit.observer import Observer
+from leakaudit.observer import Observer, SilentObserver
 from leakaudit.reconstruction import Forgetting, Memory, Monitor
 
 YARDSTICK = 0.5
 """Worth of an attack that no attacker could run, relative to one that he could; chosen."""
 RECOVERED = 0.25
 """Worth of a run on a victim that is recovered for certain, relative to one that is not; chosen."""
+IN_PASSING = 0.25
+"""Worth of an attack that is only tried in passing; chosen."""
 CERTIFICATE = 0.1
 """Time that the certificate of a run's result may take beyond the run's share, relative to that; chosen: what it takes
 is missing to later runs, and after the last one the budget is exceeded by no more."""
@@ -40,7 +42,34 @@ def worth(attack: Attack, *, recovered: bool) -> float:
         attack: What would run.
         recovered: Whether the victim has a certified reconstruction.
     """
-    return (YARDSTICK if attack.upper_bound else 1.0) * (RECOVERED if recovered else 1.0)
+    light = IN_PASSING if attack.in_passing else 1.0
+    return light * (YARDSTICK if attack.upper_bound else 1.0) * (RECOVERED if recovered else 1.0)
+
+
+@dataclass(eq=False)
+class Work:
+    """The steps of an audit, for the estimate of how long it takes.
+
+    Args:
+        observer: Told before every run.
+        total: Steps of all runs.
+        done: Steps of the runs that ended.
+    """
+
+    observer: Observer
+    total: int = 0
+    done: int = 0
+
+    def begin(self, attack: Attack, runs: int = 1) -> None:
+        """Tell what is about to run, and count it; who does not run it after all sets `done` back."""
+        steps = steps_of(attack) * runs
+        self.observer.plan(self.done, steps, max(self.total, self.done + steps))
+        self.done += steps
+
+
+def steps_of(attack: Attack) -> int:
+    """Iterations of one run; algebra counts as one."""
+    return attack.planned or 1
 
 
 @dataclass(eq=False)
@@ -51,11 +80,17 @@ class Budget:
         observer: Asked whether the user interrupted, and told the progress.
         deadline: Moment on the monotonic clock, or ``None`` for no limit.
         end: Deadline of the whole budget, of which this may be a first part.
+        work: How far the audit is; shared by all parts of a budget.
     """
 
     observer: Observer
     deadline: float | None = None
     end: float | None = None
+    work: Work = field(default_factory=lambda: Work(SilentObserver()))
+
+    def __post_init__(self) -> None:
+        """Tell the same observer of the work."""
+        self.work.observer = self.observer
 
     @classmethod
     def of(cls, observer: Observer, seconds: float | None, share: float = 1.0, spent: float = 0.0) -> Budget:
@@ -74,7 +109,7 @@ class Budget:
 
     def whole(self) -> Budget:
         """The rest of the seconds."""
-        return Budget(self.observer, self.end, self.end)
+        return Budget(self.observer, self.end, self.end, self.work)
 
     def spent(self) -> Cause | None:
         """Why no further run may start, or ``None``."""

@@ -7,7 +7,7 @@ for anyway: its one run then counts as it is, even if cut short.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import OutOfMemoryError
 from leakaudit.attacks.base import Attack
 from leakaudit.attacks.registry import create
 from leakaudit.audit import assemble
-from leakaudit.audit.budget import Budget, worth
+from leakaudit.audit.budget import Budget, steps_of, worth
 from leakaudit.audit.environment import batches_well, seed_of
 from leakaudit.audit.memory import Memory
 from leakaudit.audit.request import Request
@@ -50,10 +50,11 @@ def run_attacks(
     turns = _turns(attacks, open_to)
     done: list[Turn] = []
     now = {victim.number: victim for victim in victims}
+    budget.work.total = _steps(turns, request)
     for position, turn in enumerate(turns):
         later = [(other.attack, v) for other in turns[position + 1 :] for v in other.victims]
         recovered = {o.victim.number for before in done for o in before.outcomes if o.certified}
-        attacked = turn.victims if turn.beside is None else [o.victim for o in done[-1].outcomes]
+        attacked = turn.attacked(recovered) if turn.beside is None else [o.victim for o in done[-1].outcomes]
         beside = f" beside {turn.beside.title}" if turn.beside else ""
         queue = Queue(target, measure, request, budget, memory, later, recovered, beside)
         outcomes, cut = _run_on_victims(turn.attack, [now[victim.number] for victim in attacked], queue)
@@ -65,6 +66,12 @@ def run_attacks(
     outcomes_of = {turn.attack.name: turn.outcomes for turn in done if turn.beside is None}
     runs = [Run(attack, outcomes_of.get(attack.name, [])) for attack in attacks]
     return runs, reasons, [now[victim.number] for victim in victims]
+
+
+def _steps(turns: Sequence[Turn], request: Request) -> int:
+    """Of all runs, with those of the controls: as a rule one on a known network and one without an update."""
+    steps = [steps_of(turn.attack) for turn in turns for _ in turn.victims]
+    return sum(steps) + (2 * max(steps, default=0) if request.controls != "none" else 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +97,17 @@ class Turn:
         """What time or memory cost it, or ""."""
         return self.cut.told if self.cut else _shortened(self.outcomes)
 
+    def attacked(self, recovered: Collection[int]) -> Sequence[Victim]:
+        """The victims of this turn: in passing only those that nothing has recovered for certain, or the first."""
+        if not self.attack.in_passing:
+            return self.victims
+        return [v for v in self.victims if v.number not in recovered] or self.victims[:1]
+
+    def stands_beside(self, attack: Attack, rival: Attack) -> bool:
+        """Whether this turn is what an attack is compared with; what is tried in passing takes the rival as it is."""
+        own = self.beside is None and self.attack.name == rival.name
+        return self.beside is attack or self.stands_in(rival) or (attack.in_passing and own)
+
     def stands_in(self, rival: Attack) -> bool:
         """Whether this is an attack's rival, with its settings and at least as many iterations."""
         if self.beside is not None or self.attack.name != rival.name:
@@ -107,7 +125,7 @@ def _turns(attacks: Sequence[Attack], open_to: Mapping[str, Sequence[Victim]]) -
         if not victims:
             continue
         rival = attack.rival()
-        known = rival is None or any(turn.stands_in(rival) for turn in turns)
+        known = rival is None or attack.in_passing or any(turn.stands_in(rival) for turn in turns)
         turns.append(Turn(attack, victims))
         if rival is not None and not known:
             turns.append(Turn(rival, victims, beside=attack))
@@ -119,9 +137,12 @@ def _comparison(turn: Turn, done: Sequence[Turn]) -> Comparison | None:
     rival = turn.attack.rival()
     if rival is None or not turn.outcomes:
         return None
-    other = next(t for t in done if t.beside is turn.attack or t.stands_in(rival))
-    results = [assemble.victim_result(outcome) for outcome in other.outcomes]
-    return assemble.comparison(other.attack, results, other.why, other.cut, in_ledger=other.beside is None)
+    other = next((t for t in done if t.stands_beside(turn.attack, rival)), None)
+    if other is None:
+        return None
+    results, own = ([assemble.victim_result(outcome) for outcome in t.outcomes] for t in (other, turn))
+    in_ledger = other.beside is None
+    return assemble.comparison(other.attack, results, other.why, other.cut, in_ledger=in_ledger, own=own)
 
 
 def _reason(turn: Turn, refusals: Sequence[str], beside: Comparison | None) -> Reason:
@@ -224,6 +245,7 @@ def _all_at_once(attack: Attack, victims: Sequence[Victim], queue: Queue) -> lis
     in_turn = type(attack).run_together is Attack.run_together
     if in_turn or len(victims) < 2 or budget.spent() or not batches_well(queue.target):
         return None
+    budget.work.begin(attack, len(victims))
     budget.observer.attack(attack.title + queue.beside, 0, len(victims))
     seeds = [seed_of(queue.request.seed, attack.name, victim.number) for victim in victims]
     monitor = queue.monitor(attack, victims)
@@ -245,12 +267,14 @@ def _left(count: int, victims: Sequence[Victim], cause: Cause | None) -> Cut | N
 def _run_on_victims(attack: Attack, victims: Sequence[Victim], queue: Queue) -> tuple[list[Outcome], Cut | None]:
     """Attack each victim as long as there is time; a GPU that is too small ends it with what there is."""
     outcomes: list[Outcome] = []
-    budget = queue.budget
+    budget, done = queue.budget, queue.budget.work.done
     if (together := _all_at_once(attack, victims, queue)) is not None:
         return together, _left(len(together), victims, budget.spent())
+    budget.work.done = done
     for position, victim in enumerate(victims):
         if cause := budget.spent():
             return outcomes, _left(position, victims, cause)
+        budget.work.begin(attack)
         budget.observer.attack(attack.title + queue.beside, position, len(victims))
         seed = seed_of(queue.request.seed, attack.name, victim.number)
         monitor = queue.monitor(attack, victims[position:])

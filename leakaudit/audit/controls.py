@@ -16,7 +16,7 @@ ladder   Of several local steps: what the positive control asks, and the same of
 
 ``quick`` runs the negative and the prior-only control of every attack that claims a leak, on one victim, and the
 positive control of the strongest of them; where nothing leaked, or every claim was taken back, the positive control of
-every attack that ran. The strongest attack climbs the ladder.
+every attack that ran, but for what was only tried in passing. The strongest attack climbs the ladder.
 ``full`` runs the first three for every attack and victim. An attack that refuses to run without information passes.
 """
 
@@ -74,7 +74,10 @@ def _carried_out(
         if cause := scene.budget.spent():
             entries.append(control_entry(own.kind, run.attack, None, f"not run: {ENDED[cause]}"))
             continue
-        scene.budget.observer.attack(f"{run.attack.title}, {own.title}", position, len(plan))
+        if own.kind != "negative":  # which scores what was recovered, and runs nothing
+            scene.budget.work.begin(run.attack)
+        place = f"{own.title} ({position + 1} of {len(plan)})"
+        scene.budget.observer.attack(f"{run.attack.title}, {place}", 0, 1)
         try:
             judged[id(run)], shown = own.run(judged[id(run)], scene, len(plan) - position)
         except LeakauditError as error:
@@ -91,11 +94,13 @@ def _plan(runs: Sequence[Run], scene: Scene) -> list[Planned]:
         return []
     claiming = [run for run in ran if run.claims]
     questioned = [run for run in (ran if scene.level == "full" else claiming) if _scored(run).outcomes]
-    strongest = max(claiming or ran, key=lambda run: (run.attack.family == "optimisation", run.strength))
-    asked = [strongest] if claiming and scene.level != "full" else ran
+    full = [run for run in ran if not run.attack.in_passing]
+    best = [run for run in claiming if run in full] or claiming or full or ran
+    strongest = max(best, key=lambda run: (run.attack.family == "optimisation", run.strength))
+    asked = [strongest] if claiming and scene.level != "full" else full or ran
     plan = [(name, run) for name in ("negative", "prior_only") for run in questioned]
     plan += [("positive", run) for run in asked]
-    ladders = ("reference_ladder", "model_ladder") if scene.protocol.steps > 1 else ()
+    ladders = ("reference_ladder", "model_ladder") if scene.protocol.steps > 1 and not scene.protocol.withheld else ()
     return plan + [(name, strongest) for name in ladders]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from leakaudit.attacks.registry import available, create
 from leakaudit.audit.request import Request
-from leakaudit.audit.rounds import Rounds, own_samples, read_recorded, refuse_shared_batch
+from leakaudit.audit.rounds import Rounds, at_the_beginning, own_samples, read_recorded, refuse_shared_batch
 from leakaudit.audit.shares import own_share
 from leakaudit.client.batch import Batch, refuse_overlap
 from leakaudit.client.readers.base import Reader, Reading, Source, reader_for
@@ -124,6 +124,7 @@ def read_case(request: Request, target: Target, batch: Source | None, observer: 
     """
     names = ("mean", "std", "auxiliary", "resize", "distractors")
     reader_for(target).refuse({f"--{name}": getattr(request, name) for name in names})
+    target = at_the_beginning(request, target)
     target = replace(target, domain=target.domain.normalised(request.mean, request.std))
     if request.schema is not None:
         target = replace(target, domain=target.domain.with_columns(read_schema(request.schema)))

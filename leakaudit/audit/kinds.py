@@ -14,6 +14,11 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar
 
+MOST = 10_000_000
+"""Samples, epochs or steps at most; chosen, eight times the samples of ImageNet: places of samples are listed."""
+LARGEST_SEED = (1 << 63) - 1
+"""The largest, by definition of torch's generators: 64 bits with a sign."""
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -73,9 +78,11 @@ class Whole(Kind):
 
     Args:
         least: The smallest.
+        most: The largest.
     """
 
     least: int = 0
+    most: int = MOST
 
     def take(self, value: Any) -> int:
         """The number."""
@@ -83,6 +90,8 @@ class Whole(Kind):
             raise ValueError("expected a whole number")
         if int(value) < self.least:
             raise ValueError(f"expected at least {self.least}")
+        if int(value) > self.most:
+            raise ValueError(f"expected at most {self.most}")
         return int(value)
 
 
@@ -192,6 +201,28 @@ class Texts(Kind):
     def words(self, value: Any) -> list[str]:
         """One word a text."""
         return list(value)
+
+
+@dataclass(frozen=True)
+class Names(Texts):
+    """Several of some names, each as a field; on the command line with dashes.
+
+    Args:
+        choices: The names.
+    """
+
+    choices: tuple[str, ...] = ()
+
+    def take(self, value: Any) -> tuple[str, ...]:
+        """The names, each once, in the order of the choices."""
+        found = {text.replace("-", "_") for text in super().take(value)}
+        if found - {*self.choices}:
+            raise ValueError(f"expected some of {', '.join(self.choices)}")
+        return tuple(name for name in self.choices if name in found)
+
+    def words(self, value: Any) -> list[str]:
+        """A word a name."""
+        return [name.replace("_", "-") for name in value]
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,11 @@ def on_reference(attack: Attack, scene: Scene, *, hard: bool, steps: int | None 
         steps: Local steps of its client; by default what so few samples take in as many epochs as the audit's clients.
     """
     device = next(iter(scene.target.parameters.values())).device
-    task = scene.target.task if scene.target.task.label_shape else SingleLabel(max(2, scene.target.classes))
+    task = (
+        scene.target.task
+        if scene.target.task.label_shape and not scene.target.task.places
+        else SingleLabel(max(2, scene.target.classes))
+    )
     why = "there is none"
     for reference in _ordered(attack, scene, hard=hard):
         if hard:

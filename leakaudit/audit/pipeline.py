@@ -22,9 +22,11 @@ from torch import Tensor
 from leakaudit.attacks.base import Attack
 from leakaudit.attacks.registry import available, create
 from leakaudit.audit import assemble
+from leakaudit.audit.auxiliary import with_auxiliary
 from leakaudit.audit.budget import Budget, attacks_share
 from leakaudit.audit.cache import Cache
 from leakaudit.audit.campaign import Reason, entry_of, left_out, run_attacks
+from leakaudit.audit.contradiction import without_contradicted
 from leakaudit.audit.controls import control
 from leakaudit.audit.defended import claim_entry, defence_entries
 from leakaudit.audit.environment import choose_device, reproducible, seed_of, timestamp, versions
@@ -156,6 +158,8 @@ def _measured(scope: _Scope, measure: Measure[Any], started: float) -> _Measured
         observer.stage("computing the client's updates")
         victims, silent = make_victims(target, scope.samples, request, scope.material)
         accuracy = accuracy_on(target, scope.samples, target.domain)
+        if told := accuracy.told(target.classes if target.task.kind == "single-label" else 0):
+            observer.stage(told)
         share = attacks_share(len(victims)) if request.controls != "none" else 1.0
         budget = Budget.of(observer, request.time_budget, share, time.monotonic() - started)
         runs, reasons, victims = run_attacks(scope.attacks, target, victims, measure, request, budget, scope.memory)
@@ -163,10 +167,10 @@ def _measured(scope: _Scope, measure: Measure[Any], started: float) -> _Measured
             observer.stage("controls")
         scene = Scene(
             *(target, scope.samples, target.domain, measure, victims[0].observation.protocol),
-            *(_knowledge(request, scope.material), budget.whole(), scope.memory),
+            *(victims[0].knowledge, budget.whole(), scope.memory),
             level=request.controls,
         )
-        runs, controls = control(runs, scene)
+        runs, controls = control(without_contradicted(runs), scene)
     return _Measured(rank, victims, silent, accuracy, runs, reasons, controls)
 
 
@@ -233,8 +237,13 @@ def chosen_attacks(request: Request) -> list[Attack]:
 
 
 def _created(name: str, request: Request) -> Attack:
-    """An attack with its settings; without a cache, nothing that it makes is kept either."""
+    """An attack with its settings; without a cache, nothing that it makes is kept either.
+
+    One that learns from samples is tried in passing, unless the user asked for it or named samples.
+    """
     attack = create(name, request.preset, request.settings.get(name))
+    asked = name in request.attacks or name in request.settings or request.auxiliary is not None
+    attack = attack.tried_in_passing() if attack.uses_auxiliary and not asked else attack
     if not request.cache and getattr(attack.settings, "cache", False):
         attack.settings = replace(attack.settings, cache=False)
     return attack
@@ -245,7 +254,7 @@ def assess_architecture(target: Target, request: Request) -> RankSection:
     size = request.protocol.batch_size
     try:
         report = rank_analysis(target, batch_size=size, seed=request.seed).to_document()
-        report.smallest_changes = [v.summary() for v in smallest_changes(target, batch_size=size)]
+        report.smallest_changes = [v.sentence() for v in smallest_changes(target, batch_size=size)]
         return report
     except ModelError as error:
         return RankSection(risk="unknown", score=None, score_reason=error.message, layers=[], notes=[error.message])
@@ -264,13 +273,14 @@ def make_victims(
     """
     material = material or Material()
     if material.recorded.audited:
-        return _recorded_victims(target, request, material), 0
+        return _recorded_victims(target, samples, request, material), 0
     protocol = _protocol(target, samples, request)
     count = request.victims or max(1, min(DEFAULT_VICTIMS, len(samples) // protocol.batch_size))
-    knowledge = _knowledge(request, material)
+    drawn = samples.draw(count, protocol.batch_size, request.seed)
+    knowledge = _knowledge(target, samples, request, material, drawn)
     victims: list[Victim] = []
     silent: list[NoTraceError] = []
-    for number, batch in enumerate(samples.draw(count, protocol.batch_size, request.seed)):
+    for number, batch in enumerate(drawn):
         try:
             victims.append(observe_victim(target, batch, protocol, target.domain, knowledge, number))
         except NoTraceError as nothing:
@@ -280,9 +290,9 @@ def make_victims(
     return victims, len(silent)
 
 
-def _recorded_victims(target: Target, request: Request, material: Material) -> list[Victim]:
+def _recorded_victims(target: Target, samples: Batch, request: Request, material: Material) -> list[Victim]:
     """One victim for every recorded round: what its client sent, by the protocol of that round."""
-    knowledge = _knowledge(request, material)
+    knowledge = _knowledge(target, samples, request, material, [own.batch for own in material.recorded.audited])
     victims: list[Victim] = []
     for number, own in enumerate(material.recorded.audited):
         model = None
@@ -385,8 +395,13 @@ def _protocol(target: Target, samples: Batch, request: Request) -> Protocol:
     return protocol
 
 
-def _knowledge(request: Request, material: Material) -> Knowledge:
-    return Knowledge(request.seed, request.defending(), material.auxiliary, request.threat_model >= "E")
+def _knowledge(
+    target: Target, samples: Batch, request: Request, material: Material, victims: Sequence[Batch]
+) -> Knowledge:
+    """What holds for every victim; `victims` are the batches behind all updates."""
+    known = Knowledge(request.seed, request.defending(), material.auxiliary, request.threat_model >= "E")
+    attacks = [attack for attack in chosen_attacks(request) if attack.threat_model <= request.threat_model]
+    return with_auxiliary(known, target.domain, samples, victims, attacks)
 
 
 def make_measure(

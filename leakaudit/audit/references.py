@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from leakaudit.attacks.labels.infer import probe_inputs
+from leakaudit.attacks.labels.head import probe_inputs
 from leakaudit.client.batch import Batch
 from leakaudit.domains.base import Domain
 from leakaudit.domains.references import Reference
@@ -58,4 +58,6 @@ def synthetic_batch(target: Target, domain: Domain, count: int, seed: int) -> Ba
     """At least `count` generated samples of the domain with random labels, for a target."""
     generator = torch.Generator().manual_seed(seed)
     values = domain.decode(probe_inputs(target, domain, count, generator).cpu())
-    return Batch(values, target.task.draw(len(values), generator), tuple(range(len(values))))
+    own = target.task.of_inputs(values)
+    labels = target.task.draw(len(values), generator) if own is None else own
+    return Batch(values, labels, tuple(range(len(values))))

@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from leakaudit.audit.kinds import (
+    LARGEST_SEED,
     Arrays,
     Chances,
     File,
     Files,
     Flag,
     Kind,
+    LossOf,
+    Names,
     NotNegative,
     Numbers,
     OneOf,
@@ -34,7 +37,7 @@ from leakaudit.audit.kinds import (
 from leakaudit.audit.parameters import Decides, Parameter, asked, command_words, parameters
 from leakaudit.errors import UsageError, nearest
 from leakaudit.scoring.criterion import LeakCriterion
-from leakaudit.tasks.names import LOSSES, TASKS, LossName, TaskName
+from leakaudit.tasks.names import TASKS, TaskName
 
 if TYPE_CHECKING:
     from leakaudit.client.readers.base import DataLayout, ValueRange
@@ -60,6 +63,11 @@ LOCAL = (
     "drop_last",
 )
 """Keywords that set a field of the same name of FedAvg, and ask for it."""
+WITHHELD = ("learning_rate", "local_epochs", "local_batch_size")
+"""Those of which the server may know that it does not know them."""
+UNKNOWN_EPOCHS = 2
+"""Local epochs of the clients that stand for one of unknown epochs where the answer is known; chosen, the least that
+moves the weights between the visits of a sample."""
 Asked = TypeVar("Asked", bound="Request")
 
 
@@ -102,6 +110,8 @@ class Request:
             also arrays by name, a list in the order of the state dict, or (before, after).
         round: Folder of a round that leakaudit.capture recorded: what the client sent, and how it trained where no
             option says so. Or a folder of rounds, each a victim of one report.
+        before: Weights that the client of the update started from, where they are not the model's own; a file of the
+            same kinds.
         weight_decay: Weight decay of the local optimizer. Of a recorded gradient, what its client added, which is
             subtracted, or 0; by default it is fitted where rows that nothing else touched show it.
         protocol: How a client makes an update; by default FedSGD with one sample in eval mode.
@@ -115,6 +125,8 @@ class Request:
         nesterov: Nesterov's form of the momentum.
         optimizer: Local optimizer, with torch's defaults for what is not asked for; default sgd.
         drop_last: Leave out a last local step of fewer samples.
+        unknown: What is not known of the client's local training, learning-rate, local-epochs or local-batch-size.
+            Attacks that must be told are refused by name, the others run.
         victims: Independent batches to attack, drawn by the seed; default up to 4.
         attacks: Attacks to run; default all (see leakaudit attacks).
         preset: How hard to try.
@@ -175,6 +187,7 @@ class Request:
     claims: Sequence[str] = asked(Texts("SPEC"), (), "--claim", group="samples")
     update: Update | None = asked(Arrays("FILE"), None, "--update", group="samples")
     round: str | Path | None = asked(File("DIR"), None, "--round", group="samples")
+    before: str | Path | None = asked(File("FILE"), None, "--before", group="samples")
     weight_decay: float | None = asked(NotNegative("RATE"), None, "--weight-decay", group="samples")
     protocol: Protocol = asked(ProtocolValue(), default_protocol)
     batch_size: InitVar[int | None] = asked(Whole(least=1), None, "--batch-size", usual=1)
@@ -186,6 +199,7 @@ class Request:
     nesterov: InitVar[bool | None] = asked(Flag(), None, "--nesterov")
     optimizer: InitVar[str | None] = asked(OneOf(choices=("sgd", "adam", "adamw", "rmsprop")), None, "--optimizer")
     drop_last: InitVar[bool | None] = asked(Flag(), None, "--drop-last")
+    unknown: Sequence[str] = asked(Names("SETTING", choices=WITHHELD), (), "--unknown")
     victims: int | None = asked(Whole(least=1), None, "--victims")
     attacks: Sequence[str] = asked(Texts("NAME"), (), "--attack")
     preset: str = asked(OneOf(choices=("quick", "standard", "paper")), "standard", "--preset")
@@ -197,7 +211,7 @@ class Request:
     psnr_margin: float = asked(Positive(), LeakCriterion.psnr_margin, "--psnr-margin")
     lpips_margin: float = asked(Positive(), LeakCriterion.lpips_margin, "--lpips-margin")
     threat_model: ThreatModel = asked(OneOf(choices=tuple("ABCDE")), "E", "--threat-model")
-    seed: int = asked(Whole(), 0, "--seed")
+    seed: int = asked(Whole(most=LARGEST_SEED), 0, "--seed")
     device: Device = asked(OneOf(choices=("auto", "cpu", "cuda")), "auto", "--device")
     mean: Sequence[float] = asked(Numbers("A,B,C"), (), "--mean")
     std: Sequence[float] = asked(Numbers("A,B,C"), (), "--std")
@@ -219,7 +233,7 @@ class Request:
     frozen: Sequence[str] = asked(Texts("PATTERN"), (), "--frozen", group="intake")
     trained: Sequence[str] = asked(Texts("PATTERN"), (), "--trained", group="intake")
     dropout: Mapping[str, float] = asked(Chances("NODE=P"), dict, "--dropout", group="intake")
-    loss: LossName | None = asked(OneOf(choices=LOSSES), None, "--loss", group="intake")
+    loss: str | None = asked(LossOf("LOSS"), None, "--loss", group="intake")
     task: TaskName | None = asked(OneOf(choices=TASKS), None, "--task", group="intake")
     pos_weight: Sequence[float] = asked(Numbers("A,B,C"), (), "--pos-weight", group="intake")
     batchnorm: Literal["batch", "running"] | None = asked(
@@ -248,7 +262,8 @@ class Request:
         if given["mode"] is not None:
             object.__setattr__(self, "both_modes", given["mode"] == "both")
             given["mode"] = "eval" if given["mode"] == "both" else given["mode"]
-        object.__setattr__(self, "protocol", _settled(self.protocol, given, self.samples, self.weight_decay))
+        protocol = _settled(self.protocol, given, self.samples, self.weight_decay, tuple(self.unknown))
+        object.__setattr__(self, "protocol", protocol)
         self.defending()
         self.claimed()
 
@@ -308,7 +323,7 @@ class Request:
 
     def says(self, name: str) -> bool:
         """Whether a setting of local training was asked for, or differs from its default."""
-        return self.local and (name == "learning_rate" or _local_value(self.protocol, name) is not None)
+        return self.value_of(name) is not None if self.local else False
 
     def value_of(self, name: str) -> Any:
         """What a parameter says, also one that only sets a field of the protocol."""
@@ -316,6 +331,8 @@ class Request:
             return "both"
         if name in LOCAL:
             return _local_value(self.protocol, name)
+        if name == "unknown":
+            return getattr(self.protocol, "untold", ())
         if name == "weight_decay" and self.local and self.weight_decay is None:
             return _local_value(self.protocol, name)
         if name == "batch_size" and self.local:
@@ -362,7 +379,13 @@ def _initial(kind: type[Request]) -> list[str]:
     return [name for name in parameters(kind) if name not in plain]
 
 
-def _settled(protocol: Protocol, given: Mapping[str, Any], samples: int | None, weight_decay: float | None) -> Protocol:
+def _settled(
+    protocol: Protocol,
+    given: Mapping[str, Any],
+    samples: int | None,
+    weight_decay: float | None,
+    unknown: tuple[str, ...],
+) -> Protocol:
     """The protocol with what the keywords say of it.
 
     Raises:
@@ -372,17 +395,25 @@ def _settled(protocol: Protocol, given: Mapping[str, Any], samples: int | None, 
 
     changes = {field: given[name] for name, field in ADOPTED.items() if given[name] is not None}
     local = {name: given[name] for name in LOCAL if given[name] is not None}
+    for name in unknown:
+        if name in local:
+            raise UsageError(f"{name} is {local[name]!r}, and said to be unknown", "leave out one of them")
     trains = isinstance(protocol, FedAvg)
     if weight_decay is not None and (local or trains):
         local["weight_decay"] = weight_decay
-    if not local and not trains:
+    if not (local or unknown or trains):
         if samples is not None:
             raise UsageError(
                 f"samples is {samples}, but clients share one gradient", "use --batch-size, or add --learning-rate"
             )
         return replace(protocol, **changes)
-    if not trains and "learning_rate" not in local:
-        raise UsageError(f"{next(iter(local))} was given without a learning rate", "add --learning-rate, as 0.1")
+    if not trains and "learning_rate" not in (*local, *unknown):
+        first = next(iter(local), "unknown")
+        raise UsageError(
+            f"{first} was given without a learning rate", "add --learning-rate, as 0.1, or --unknown learning-rate"
+        )
+    if unknown:
+        local |= {"untold": unknown} | ({"local_epochs": UNKNOWN_EPOCHS} if "local_epochs" in unknown else {})
     if changes.pop("batch_size", 1) != 1:  # 1 is what the command line says where nothing is said
         raise UsageError(
             "batch_size was given beside local training", "a client has --samples, a local step --local-batch-size"
@@ -401,6 +432,8 @@ def _local_value(protocol: Protocol, name: str) -> Any:
     from leakaudit.protocols.fedavg import FedAvg
 
     if not isinstance(protocol, FedAvg):
+        return None
+    if name in protocol.untold:
         return None
     value = getattr(protocol, name)
     usual = FedAvg.__dataclass_fields__[name].default

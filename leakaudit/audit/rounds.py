@@ -16,16 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leakaudit.audit.request import LOCAL, Request
+from leakaudit.audit.kinds import Whole
+from leakaudit.audit.request import LOCAL, WITHHELD, Request
 from leakaudit.audit.shares import own_share
 from leakaudit.client.batch import Batch
 from leakaudit.client.readers.base import Reader, reader_for
-from leakaudit.client.readers.npz import SAMPLE_KEYS, read_joined, read_npz
+from leakaudit.client.readers.npz import SAMPLE_KEYS, hash_files, read_joined, read_npz
 from leakaudit.client.readers.tasks import with_task
 from leakaudit.client.rounds.carried import Carried, Trained, carried_between
 from leakaudit.client.rounds.files import RecordedUpdate, load_update
 from leakaudit.client.rounds.folder import (
     began_with,
+    begun_with,
     kind_of,
     read_settings,
     read_shared,
@@ -91,7 +93,7 @@ def with_round(request: Request) -> Request:
     """The request with what the document of its round says of the client's training, where no keyword says so.
 
     Raises:
-        UsageError: The folder is no recorded round, or neither tells the learning rate.
+        UsageError: The folder is no recorded round.
         UpdateError: Its document is damaged, or a setting in it cannot be.
     """
     if request.round is None:
@@ -100,11 +102,9 @@ def with_round(request: Request) -> Request:
         raise UsageError("--update and --round were both given", "a round holds its update: leave out one of them")
     said: dict[str, Any] = {name: request.value_of(name) for name in LOCAL if request.says(name)}
     said |= {"mode": request.protocol.mode, "weight_decay": request.weight_decay, "samples": request.samples}
+    said |= {"unknown": request.unknown} if request.unknown else {}
     said |= {} if request.local else {"batch_size": request.protocol.batch_size}
     known = told_beside({**said, "round": request.round})
-    folder = rounds_in(request.round)[0]
-    if kind_of(folder) != "gradient" and not request.local and "learning_rate" not in known:
-        raise UsageError(f"{folder} does not tell the learning rate of the client", "add --learning-rate, as 0.1")
     return replace(request, **known)
 
 
@@ -112,6 +112,7 @@ def told_beside(keywords: Mapping[str, Any]) -> dict[str, Any]:
     """What the document of a round adds to the keywords of a request, which go before it.
 
     Of several rounds it is the first that decides; the others have to agree with it, but for the number of samples.
+    Where no learning rate is told, it is unknown, and so is what else of the training is not told.
 
     Raises:
         UsageError: ``round`` is no recorded round.
@@ -128,9 +129,13 @@ def told_beside(keywords: Mapping[str, Any]) -> dict[str, Any]:
     counts = isinstance(number, int) and number > 0 and keywords.get("samples") is None
     if kind_of(folders[0]) == "gradient":
         return known | ({"batch_size": number} if counts and keywords.get("batch_size") in (None, 1) else {})
+    hidden = keywords.get("unknown") or ()
     for name in LOCAL:
-        if told.get(name) not in (None, False, 0) and keywords.get(name) in (None, False):
+        if told.get(name) not in (None, False, 0) and keywords.get(name) in (None, False) and name not in hidden:
             known[name] = told[name]
+    missing = tuple(name for name in WITHHELD if (known.get(name) or keywords.get(name)) is None)
+    if "learning_rate" in missing and not hidden:  # a document that tells no rate tells nothing of the training
+        known["unknown"] = missing
     if told.get("weight_decay") and keywords.get("weight_decay") is None:
         known["weight_decay"] = told["weight_decay"]
     known |= {"samples": number} if counts else {}
@@ -181,6 +186,23 @@ def own_samples(request: Request, reader: Reader) -> tuple[Target, Batch]:
     return reader_for(target, reader.reading).fitted(source)
 
 
+def at_the_beginning(request: Request, target: Target) -> Target:
+    """The model with the weights that the client of a recorded update started from; its own where no file says them.
+
+    Raises:
+        UsageError: The file is of no update, or is not there.
+        UpdateError: Its weights are not those of such a model.
+    """
+    if request.before is None:
+        return target
+    if request.update is None:
+        raise UsageError(
+            "--before holds the weights that an update started from, and there is none",
+            "add --update; a --round has its own",
+        )
+    return target.at(begun_with(Path(request.before), target, "--before"))
+
+
 def read_recorded(request: Request, target: Target, samples: Batch) -> Rounds:
     """What a request names as recorded: rounds, or one update.
 
@@ -194,6 +216,10 @@ def read_recorded(request: Request, target: Target, samples: Batch) -> Rounds:
     """
     if request.update is not None:
         update = load_update(request.update, target, request.weight_decay, local=request.local)
+        if request.before is not None:
+            digest = hash_files([Path(request.before)])
+            note = f"the client started from other weights than the model file's (SHA-256 {digest[:16]}…)"
+            update = replace(update, notes=(*update.notes, note))
         return Rounds((_checked(request, Round(update, samples), target),))
     folders = [] if request.round is None else rounds_in(request.round)
     if len(folders) == 1:
@@ -296,10 +322,13 @@ def _unknown(folder: Path, request: Request, told: Mapping[str, Any], samples: B
         UpdateError: It tells neither.
     """
     number = told.get("num_examples") or request.samples or (None if request.local else request.protocol.batch_size)
-    if not isinstance(number, int) or number < 1:
+    try:
+        number = Whole(least=1).take(number)
+    except ValueError as error:
         raise UpdateError(
-            f"{folder} does not tell how many samples are behind it", "add --samples, or num_examples to round.json"
-        )
+            f"{folder} does not tell how many samples are behind it ({number!r}, {error})",
+            "add --samples, or num_examples to round.json",
+        ) from error
     return Batch.unknown(samples.images.shape[1:], range(place, place + number))
 
 
@@ -316,7 +345,7 @@ def _checked(request: Request, round_: Round, target: Target) -> Round:
     whole = defended_protocol(protocol, request.defending()).privately(None)
     refuse_mistaken(update.tensors, update.kind, target, round_.batch, whole, update.path, signs=signs)
     steps = round_.told.get("local_steps")
-    if request.local and isinstance(steps, int) and steps != protocol.steps:
+    if request.local and not protocol.withheld and isinstance(steps, int) and steps != protocol.steps:
         raise UpdateError(
             f"{update.path}: the round says {steps} local steps, its settings make {protocol.steps} of "
             f"{protocol.batch_size} samples",
@@ -327,9 +356,10 @@ def _checked(request: Request, round_: Round, target: Target) -> Round:
     if isinstance(protocol, FedAvg) and protocol.linear and asked.weight_decay is None:
         round_ = replace(round_, update=local_decay(update, target.parameters, protocol))
     counted = counted_steps(target, round_.update.buffers)
-    if counted is None or counted == protocol.steps:
+    if counted is None or (counted == protocol.steps and not protocol.withheld):
         return round_
-    note = f"BatchNorm's own counters say {counted} steps, the settings make {protocol.steps}"
+    made = "" if protocol.withheld else f", the settings make {protocol.steps}"
+    note = f"BatchNorm's own counters say {counted} steps{made}"
     return replace(round_, update=replace(round_.update, notes=(*round_.update.notes, note)))
 
 

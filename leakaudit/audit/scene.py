@@ -57,7 +57,7 @@ class Scene:
         domain: What a sample is.
         measure: The audit's own.
         protocol: How updates are made.
-        knowledge: Defences, public images, and the audit's seed.
+        knowledge: Defences, public samples, and the audit's seed.
         budget: Time, and Ctrl-C.
         memory: What the audit keeps.
         level: Which controls.

@@ -20,6 +20,8 @@ from leakaudit.client import observe as client
 from leakaudit.client.batch import Batch
 from leakaudit.client.rounds.files import RecordedUpdate
 from leakaudit.defences.base import Defence, adapted
+from leakaudit.document.schema import AuxiliaryEntry
+from leakaudit.document.status import AuxiliarySource
 from leakaudit.domains.base import Domain
 from leakaudit.observation import Observation
 from leakaudit.protocols.base import Protocol
@@ -46,7 +48,9 @@ class Knowledge:
     Args:
         seed: Of the audit; clients and label inference draw from seeds of their own made from it.
         defences: What clients do to their updates, in this order; the attacker knows.
-        auxiliary: Public images (N, C, H, W) in 0..1, or ``None``.
+        auxiliary: Samples (N, *shape) that an attacker of threat model D learns from, in the unit of the batch's, or
+            ``None``.
+        origin: Where they come from; by default the user named them.
         statistics: Whether the threat model lets attackers use BatchNorm statistics that the client shares.
     """
 
@@ -54,6 +58,18 @@ class Knowledge:
     defences: tuple[Defence, ...] = ()
     auxiliary: Tensor | None = None
     statistics: bool = True
+    origin: AuxiliaryEntry | None = None
+
+    def learning(self, samples: Tensor, origin: AuxiliaryEntry) -> Knowledge:
+        """The same, with samples for attackers of threat model D."""
+        return replace(self, auxiliary=samples, origin=origin)
+
+    @property
+    def learnt_from(self) -> AuxiliaryEntry | None:
+        """What the auxiliary samples are, for the document."""
+        if self.auxiliary is None or self.origin is not None:
+            return self.origin
+        return AuxiliaryEntry(source=AuxiliarySource.GIVEN, samples=len(self.auxiliary))
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,9 +122,9 @@ class Victim:
     def seen_by(self, attack: Attack) -> Observation:
         """The observation before the attacker makes use of knowing the defences.
 
-        Public images come with threat model D, BatchNorm statistics to who uses them, which is threat model E, and the
-        client's masks only for a declared upper bound. Optimisation attacks start from the best incomplete closed-form
-        result, chosen by its residual, unless they are defined to work unaided.
+        Auxiliary samples go to who learns from them, which is threat model D, BatchNorm statistics to who uses them,
+        which is threat model E, and the client's masks only for a declared upper bound. Optimisation attacks start from
+        the best incomplete closed-form result, chosen by its residual, unless they are defined to work unaided.
         """
         seen = replace(self.observation, threat_model=attack.threat_model)
         if not (attack.uses_statistics and self.knowledge.statistics):
@@ -121,7 +137,7 @@ class Victim:
             seen = replace(seen, start=min(self.partial, key=lambda r: r.residual).inputs)
         if attack.unaided:
             seen = replace(seen, labels=None, label_source="none", errors=None, open_labels=False, start=None)
-        if attack.threat_model >= "D":
+        if attack.uses_auxiliary:
             seen = replace(seen, auxiliary=self.knowledge.auxiliary)
         return replace(seen, masks=self.masks) if attack.upper_bound else seen
 
@@ -162,7 +178,7 @@ class Outcome:
         All of a certified reconstruction; otherwise those that the attack's own check confirmed. Where nobody knows the
         order of the samples the check rests on bounds that were chosen, and proves nothing.
         """
-        own = None if self.victim.observation.protocol.shuffled else self.reconstruction.confirmed
+        own = None if self.victim.observation.protocol.unrepeatable else self.reconstruction.confirmed
         confirmed = [False] * len(self.reconstruction.inputs) if own is None else own.tolist()
         return tuple(self.certified or row for row in confirmed)
 
@@ -277,7 +293,7 @@ def _certificate(
     """Evidence that needs no ground truth; uniqueness, the dear half, only for residuals at float level."""
     if victim.masks and reconstruction.masks is None:
         return None
-    if reconstruction.incomplete or victim.observation.protocol.shuffled:
+    if reconstruction.incomplete or victim.observation.protocol.unrepeatable:
         return None
     target, observation = victim.attacked_by(attack, target)
     quick = certify(target, observation, reconstruction.play, uniqueness=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,6 +71,7 @@ def _table(report: Report, terminal: Terminal) -> None:
     """A row for every attack that ran."""
     from leakaudit.report.domains import card_for
     from leakaudit.report.views.cells import lowered, with_unit
+    from leakaudit.report.views.comparison import gain_in_short
     from leakaudit.report.wording import seconds
 
     card = card_for(report)
@@ -83,6 +85,9 @@ def _table(report: Report, terminal: Terminal) -> None:
     if rows:
         best = "result" if spec is None else f"best {lowered(spec)}"
         terminal.table("", ("attack", "leaked", best, "time"), rows)
+    for attack in report.attacks:
+        if told := gain_in_short(attack):
+            say(f"{attack.title}: {told}")
 
 
 def reason(report: Report) -> str:
@@ -107,4 +112,13 @@ def next_steps(report: Report) -> Iterator[str]:
     if deciding:
         yield f"leakaudit explain {deciding[0].id}"
     if report.verdict.code.leaks and not report.defences:
-        yield "leakaudit defend MODEL --batch FILE measures which defence is enough, and what it costs"
+        yield f"{_defend(report)} measures which defence is enough, and what it costs"
+
+
+def _defend(report: Report) -> str:
+    """The command for the same model and samples, as a shell reads it."""
+    model, batch = report.target.path or "MODEL", report.batch.path or "FILE"
+    words = ["leakaudit", "defend", model, "--batch", batch]
+    for name, values in (("--mean", report.batch.mean), ("--std", report.batch.std)):
+        words += [name, ",".join(f"{value:g}" for value in values)] if values else []
+    return shlex.join(words)

@@ -28,7 +28,7 @@ from leakaudit.sweeps.request import DefendRequest
 @click.argument("model", type=click.Path(path_type=Path))
 @request_options(DefendRequest)
 @click.option("--quiet", "-q", is_flag=True, help="Only the recommendation and the report's path.")
-@click.option("--verbose", "-v", is_flag=True, help="A line per result.")
+@click.option("--verbose", "-v", is_flag=True, help="A line when an attack begins, too.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @spreading_options
 @report_options

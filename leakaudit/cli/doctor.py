@@ -120,9 +120,11 @@ def _fonts() -> Check:
 
 def _perceptual() -> Check:
     try:
-        from leakaudit.scoring.perceptual import HUB_FILE, find_weights
+        from leakaudit.scoring.perceptual import HUB_FILE, INSTALL, find_weights, installed
     except (ImportError, OSError) as error:
         return Check("LPIPS", False, str(error), "the metric LPIPS")
+    if not installed():
+        return Check("LPIPS", False, INSTALL, "the metric LPIPS")
     there = find_weights() is not None
     missing = f"{HUB_FILE} is not in torch's cache; pass --lpips-weights FILE, as nothing is downloaded"
     return Check("LPIPS", there, f"{HUB_FILE} in torch's cache" if there else missing, "the metric LPIPS")

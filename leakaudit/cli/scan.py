@@ -42,7 +42,7 @@ class _Scan(Sectioned):
 @click.argument("model", required=False, type=click.Path(path_type=Path))
 @request_options()
 @click.option("--quiet", "-q", is_flag=True, help="Only the deciding finding and the report's path.")
-@click.option("--verbose", "-v", is_flag=True, help="A line per result.")
+@click.option("--verbose", "-v", is_flag=True, help="A line when an attack begins, too.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @spreading_options
 @report_options

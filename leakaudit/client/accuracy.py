@@ -7,6 +7,7 @@ client's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,10 @@ from leakaudit.target.target import Target
 
 MOST = 1000
 """Samples that are classified; chosen: their share is then known to 0.03, for the time of a few steps of an attack."""
+LUCK = 2.0
+"""Standard deviations that a share may lie above chance by luck; chosen."""
+CHECK = "check --mean, --std, the order of the channels and that of the classes"
+"""What makes a trained model fail."""
 AT_ONCE = 64
 """Samples in one forward pass; chosen for memory."""
 
@@ -38,6 +43,23 @@ class Accuracy:
     share: float | None
     samples: int = 0
     reason: str = ""
+
+    def told(self, classes: int) -> str:
+        """One line for whoever watches: the share, and what to check where guessing reaches as much.
+
+        Args:
+            classes: Of which each sample has one; 0 where labels are something else.
+        """
+        if self.share is None:
+            return ""
+        told = f"the model classifies {self.share:.0%} of {self.samples} samples right"
+        if classes < 2:
+            return told
+        chance = 1 / classes
+        luck = LUCK * math.sqrt(chance * (1 - chance) / self.samples)
+        if self.share > chance + luck:
+            return f"{told}; chance is {chance:.0%}"
+        return f"{told}, no more than chance ({chance:.0%}): if it is trained, {CHECK}"
 
 
 def accuracy_on(target: Target, samples: Batch, domain: Domain) -> Accuracy:

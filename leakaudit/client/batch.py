@@ -61,8 +61,10 @@ class Batch:
 
     @property
     def classes(self) -> Tensor:
-        """Class indices (N,); of soft labels the class with the largest share."""
-        return self.labels if self.labels.dim() == 1 else self.labels.argmax(1)
+        """Class indices (N,); of soft labels the class with the largest share, of classes by place the commonest."""
+        if self.labels.dim() == 1:
+            return self.labels
+        return self.labels.argmax(1) if self.labels.is_floating_point() else self.labels.flatten(1).mode(1).values
 
     def subset(self, positions: Sequence[int]) -> Batch:
         """The samples at these positions, in this order."""
@@ -90,14 +92,31 @@ class Batch:
         return [self.subset(order[i * size : (i + 1) * size]) for i in range(count)]
 
 
+def unlike(samples: Tensor, others: Sequence[Tensor]) -> Tensor:
+    """Those of the samples (N, *shape) that equal none of the others, each (M, *shape), nor one before them.
+
+    Values in 0..1 throughout are compared at 8 bits, as pixels; others exactly.
+    """
+    eight_bits = _at_eight_bits(samples, *others)
+    seen = {_hash(sample, eight_bits) for part in others for sample in part}
+    kept: list[int] = []
+    for position, sample in enumerate(samples):
+        name = _hash(sample, eight_bits)
+        if name not in seen:
+            seen.add(name)
+            kept.append(position)
+    return samples[kept]
+
+
 def refuse_overlap(auxiliary: Tensor, private: Batch) -> None:
     """Refuse public samples that also occur in the private batch: the attacker would hold the answer.
 
     Raises:
-        BatchError: A sample occurs in both; pixels are compared at 8 bits.
+        BatchError: A sample occurs in both, compared as by :func:`unlike`.
     """
-    known = {_image_hash(image) for image in auxiliary}
-    shared = [i for i, image in enumerate(private.images) if _image_hash(image) in known]
+    eight_bits = _at_eight_bits(auxiliary, private.images)
+    known = {_hash(sample, eight_bits) for sample in auxiliary}
+    shared = [i for i, sample in enumerate(private.images) if _hash(sample, eight_bits) in known]
     if shared:
         raise BatchError(
             f"{len(shared)} of {len(private)} private samples are among the auxiliary images, first sample {shared[0]}",
@@ -105,6 +124,12 @@ def refuse_overlap(auxiliary: Tensor, private: Batch) -> None:
         )
 
 
-def _image_hash(values: Tensor) -> bytes:
-    plain = (values * 255).round().byte() if values.is_floating_point() else values
-    return hashlib.sha256(plain.numpy().tobytes()).digest()
+def _at_eight_bits(*parts: Tensor) -> bool:
+    """Whether all values are shares of white; those of signals in their unit would wrap round at 8 bits."""
+    known = [part for part in parts if part.numel()]
+    return all(part.is_floating_point() and float(part.min()) >= 0 and float(part.max()) <= 1 for part in known)
+
+
+def _hash(values: Tensor, eight_bits: bool) -> bytes:
+    plain = (values * 255).round().byte() if eight_bits else values  # 8 bits, by definition
+    return hashlib.sha256(plain.contiguous().numpy().tobytes()).digest()

@@ -24,8 +24,8 @@ from leakaudit.target.target import Target
 
 SEVERAL = "what each of several defences did to the update is not told apart"
 UNKNOWN_DRAWS = (
-    "what the client drew (dropout masks, the order of samples) is not known, so its update cannot be computed once "
-    "more"
+    "what the client drew or chose (dropout masks, the order of samples, settings of its training) is not known, so "
+    "its update cannot be computed once more"
 )
 UNKNOWN_SAMPLES = "nobody has the samples behind the update, so it cannot be computed once more"
 
@@ -134,7 +134,12 @@ def _again(
     """The client's work once more; of a real client's not what it drew."""
     work = work_of(target, batch, observation.protocol, observation.domain, seed, defences)
     shuffled = observation.protocol.order(torch.Generator(), len(batch)) is not None
-    drew = shuffled or any(work.masks) or any(type(d).drawing is not Defence.drawing for d in defences)
+    drew = (
+        shuffled
+        or bool(observation.protocol.withheld)
+        or any(work.masks)
+        or any(type(d).drawing is not Defence.drawing for d in defences)
+    )
     return replace(work, step=replace(work.step, replayed=not (recorded and drew)))
 
 

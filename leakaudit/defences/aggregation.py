@@ -24,6 +24,9 @@ from leakaudit.errors import UsageError
 from leakaudit.protocols.aggregated import Aggregated
 from leakaudit.protocols.base import Protocol
 
+MOST_CLIENTS = 1_000_000
+"""Clients of one round at most; chosen: each has a place in lists."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Accumulation(Defence):
@@ -95,8 +98,8 @@ class SecureAggregation(Defence):
     )
 
     def __post_init__(self) -> None:
-        if self.clients < 1:
-            raise ValueError(f"clients is {self.clients}, expected at least 1")
+        if not 1 <= self.clients <= MOST_CLIENTS:
+            raise ValueError(f"clients is {self.clients}, expected 1 to {MOST_CLIENTS}")
         if self.examples and (len(self.counts) != self.clients or min(self.counts) < 1):
             raise ValueError(f"examples is {self.examples!r}, expected {self.clients} numbers above 0, as 4|8|4")
 

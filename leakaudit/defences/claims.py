@@ -43,7 +43,7 @@ def check_undefended(raw: Tensors, shared: Tensors, *, judged: bool = True) -> l
     count = Check("shared tensors", str(len(raw)), str(len(names)), len(names) == len(raw))
     cosine = _cosine(raw, shared)
     if not judged:
-        unknown = "not judged: what the client drew is not known"
+        unknown = "not judged: what the client drew or chose is not known"
         return [
             count,
             Check("norm over that of the computed update", unknown, f"{ratio:.4g}", True),

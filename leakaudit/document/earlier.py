@@ -12,6 +12,8 @@ from typing import Any
 
 from leakaudit.document.status import Cause, Lost, VerdictStatus
 
+DIGITS = 18
+"""Digits of a count that are read; chosen, those of 64 bits: Python refuses to read thousands."""
 _NOTES = {
     Lost.PLAN: re.compile(r"time budget: (\d+) of (\d+) iterations planned per restart"),
     Lost.TRAINING: re.compile(r"time budget: the autoencoder was not trained to the end()()"),
@@ -54,7 +56,7 @@ def _cuts(sentences: Any, known: dict[Lost, re.Pattern[str]]) -> Iterator[dict[s
     for sentence in _listed(sentences):
         for lost, pattern in known.items():
             if found := pattern.fullmatch(str(sentence)):
-                done, planned = (int(number or 0) for number in found.groups())
+                done, planned = (int((number or "0")[:DIGITS]) for number in found.groups())
                 yield {"lost": lost.value, "cause": Cause.BUDGET.value, "done": done, "planned": planned}
 
 

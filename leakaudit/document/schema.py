@@ -16,9 +16,10 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from leakaudit.document.carried import document_in
 from leakaudit.document.disclosure import CommandLine, FileName, OptionValue, Picture, Private, Public, limited
 from leakaudit.document.earlier import upgraded
-from leakaudit.document.status import ControlStatus, Cut, MisuseKind, RunStatus, VerdictStatus
+from leakaudit.document.status import AuxiliarySource, ControlStatus, Cut, MisuseKind, RunStatus, VerdictStatus
 from leakaudit.domains.specs import ALL
 from leakaudit.errors import UsageError
 from leakaudit.safety.confined import confined
@@ -186,7 +187,10 @@ class ProtocolSection(Section):
     title: Public[str] = Field(  # documents without this key are of the one protocol that there was
         default="FedSGD: one gradient", description="The protocol's name for people, and what a client shares"
     )
-    steps: Public[int] = Field(default=1, description="Local steps behind one update")
+    steps: Public[int] = Field(
+        default=1,
+        description="Local steps behind one update; where settings hold no local_steps, only their least number",
+    )
     assumption: Public[str] = Field(
         default="", description="How the update is taken to be made, as the verdict states it"
     )
@@ -395,6 +399,10 @@ class SampleResult(Metrics):
     )
     original_png: Picture[str | None] = None
     reconstruction_png: Picture[str | None] = None
+    label_png: Picture[str | None] = Field(
+        default=None, description="the label drawn, a colour for each class, where a sample has one at each place"
+    )
+    inferred_label_png: Picture[str | None] = Field(default=None, description="the same of the reconstruction")
     metrics: Public[dict[str, float | None]] = Field(
         default_factory=dict, description="of this domain, by the names in the report's list of metrics"
     )
@@ -411,6 +419,11 @@ class SampleResult(Metrics):
     distractors_wanted: Public[int] = Field(
         default=0, description="real others that would make identification a hard test"
     )
+
+    @property
+    def decibels(self) -> float | None:
+        """PSNR of an image or a volume, SNR of a signal; ``None`` where it has none or is exact."""
+        return self.psnr if self.psnr is not None else self.metrics.get("snr")
 
 
 class HistoryPoint(Section):
@@ -521,8 +534,39 @@ class Comparison(Section):
     reason: Public[str] = Field(default="", description="what time or memory cost it")
     cut: Public[Cut | None] = Field(default=None, description="victims that time or memory cost it")
     in_ledger: Public[bool] = Field(default=False, description="it was asked for too, and is not run twice")
+    gain: Public[float | None] = Field(
+        default=None,
+        description="what the attack adds to this one, in dB, the median over samples on which both had all their "
+        "steps; null where there are none, or an error has no unit",
+    )
     seconds: Public[float] = 0.0
     results: Public[list[VictimResult]] = Field(default_factory=list)
+
+
+class AuxiliaryEntry(Section):
+    """What an attacker of threat model D was given to learn from."""
+
+    source: Public[AuxiliarySource]
+    samples: Public[int]
+    share: Public[float | None] = Field(default=None, description="of the batch file, where they come from it")
+
+    @property
+    def rare(self) -> bool:
+        """Whether not everybody has such samples: anyone can generate some."""
+        return self.source is not AuxiliarySource.GENERATED
+
+    @property
+    def told(self) -> str:
+        """Their number, origin and what was looked at, without a full stop."""
+        if self.source is AuxiliarySource.GIVEN:
+            return f"{self.samples} public samples"
+        if self.source is AuxiliarySource.GENERATED:
+            return f"{self.samples} generated samples, which are nobody's and of no one's distribution"
+        share = "" if self.share is None else f" ({self.share:.0%} of it)"
+        return (
+            f"{self.samples} samples of the batch file{share} that no victim holds, none of them equal to a victim's; "
+            "near-duplicates were not looked for"
+        )
 
 
 class AttackEntry(Section):
@@ -538,6 +582,10 @@ class AttackEntry(Section):
     threat_model: Public[str]
     upper_bound: Public[bool] = Field(default=False, description="given what no attacker has; never evidence of a leak")
     given: Public[dict[str, Any]] = Field(default_factory=dict, description="everything that the attacker was given")
+    auxiliary: Public[AuxiliaryEntry | None] = Field(default=None, description="samples that it learnt from, if any")
+    in_passing: Public[bool] = Field(
+        default=False, description="tried with less effort since nobody asked for it: its failure says nothing"
+    )
     hyperparameters: Public[dict[str, Any]] = Field(default_factory=dict)
     planned: Public[int | None] = Field(
         default=None, description="iterations that its settings ask for on a victim; null for algebra"
@@ -892,13 +940,14 @@ def _parsed(content: bytes, path: str | Path) -> Any:
     try:
         if len(content) > MOST_BYTES:
             raise ValueError("too long")
-        return json.loads(content.decode("utf-8"))
+        return document_in(content)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not JSON", "give the report.json that leakaudit scan wrote") from error
+        kind = "is not JSON, and no page or PDF that carries a report"
+        raise UsageError(f"{path} {kind}", "give the report.json that leakaudit scan wrote") from error
 
 
 def read_document(path: str | Path) -> dict[str, Any]:
-    """The JSON object of a ``report.json``.
+    """The JSON object of a ``report.json``, or of the HTML or PDF that carries it.
 
     Raises:
         UsageError: It is not there, or not a report of this schema version.

@@ -95,6 +95,17 @@ class MisuseKind(_Word):
     """Some tensors are shared without the noise."""
 
 
+class AuxiliarySource(_Word):
+    """Where the samples come from that an attacker of threat model D learns from."""
+
+    GIVEN = "given"
+    """The user named public ones."""
+    BATCH_FILE = "batch file"
+    """Samples of the batch file that no victim holds stand for the attacker's own."""
+    GENERATED = "generated"
+    """Nobody's: a generic set with the spectrum of such samples."""
+
+
 class Cause(_Word):
     """What ended something before it was through."""
 

@@ -1,4 +1,7 @@
-"""Whether a report is as it was written, and its model and batch are those that it speaks of."""
+"""Whether a report is as it was written, and its model and batch are those that it speaks of.
+
+A report is its JSON, or the HTML or PDF that carries it.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from leakaudit.client.readers.npz import hash_files
+from leakaudit.document.carried import is_page, is_pdf, page_hashes
 from leakaudit.document.schema import HASH_KEY, read_document, self_hash
 
 
 @dataclass(frozen=True)
 class Check:
-    """One hash compared."""
+    """One hash compared; `holds` is ``None`` where there is none to compare."""
 
     what: str
-    holds: bool
+    holds: bool | None
     detail: str
 
 
@@ -23,6 +27,18 @@ def check_self(report: Path) -> Check:
     """The hash over the document itself."""
     document = read_document(report)
     return _compare("report", document.get(HASH_KEY), self_hash(document))
+
+
+def check_page(report: Path) -> list[Check]:
+    """Of an HTML report, the hash over the page beside its document; of a PDF, that its pages have none."""
+    content = report.read_bytes()
+    if is_page(content):
+        stated, found = page_hashes(content)
+        return [_compare("page", stated, found)]
+    if is_pdf(content):
+        told = "not checked, only the document that is attached; leakaudit render shows it anew"
+        return [Check("pages", None, told)]
+    return []
 
 
 def check_model(report: Path, model: Path) -> Check:

@@ -159,6 +159,16 @@ class Domain(ABC):
         return None
 
     @property
+    def sides(self) -> tuple[int, ...]:
+        """Sizes of the axes beside the channels; a model may classify each of these places."""
+        return self.shape[1:]
+
+    @property
+    def ids(self) -> int:
+        """How many values an entry can have; 0 of real numbers."""
+        return 0
+
+    @property
     def not_unique(self) -> str:
         """What it means that a neighbour fits the update as well."""
         return "a sample next to it regenerates the update as well"

@@ -82,6 +82,21 @@ class Column:
         return f"{self.name}: {self.low:g} to {self.high:g}"
 
 
+@dataclass(frozen=True)
+class Part:
+    """One input of a model's file that holds columns of a row, where a file has several.
+
+    Args:
+        name: The input's.
+        first: Position of its first column in the row.
+        stop: That behind its last.
+    """
+
+    name: str
+    first: int
+    stop: int
+
+
 def width(columns: Sequence[Column]) -> int:
     """Entries of a row as a model takes it."""
     return sum(column.width for column in columns)

@@ -80,6 +80,14 @@ TABLE = (
     Spec("skill", "Skill", "", 2, remark="of the way from the best floor", floored=False, lead=True, undefined=0.0),
 )
 """Metrics of rows; the digits are chosen for reading, and what is undefined counts as not read."""
+TABLE_FLOORS: Mapping[str, str] = {
+    "uniform": "rows drawn from the schema",
+    "modes": "the commonest cells of the other rows",
+    "marginals": "cells drawn from the other rows' columns",
+    "rows": "other real rows, matched one to one",
+    "prior_only": "the attack without the update",
+}
+"""What the floors of rows are, in words."""
 
 ALL: Mapping[str, Spec] = {spec.name: spec for spec in (*IMAGES, *SIGNALS, *TOKENS, *TABLE)}
 """The metrics of all domains of this package by name; what several have in common is the same."""

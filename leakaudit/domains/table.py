@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 
 from leakaudit.domains.base import Domain, Start, drawn
 from leakaudit.domains.references import TABLE_REFERENCES, Reference
-from leakaudit.domains.schema import Column, width
+from leakaudit.domains.schema import Column, Part, width
 from leakaudit.errors import UsageError
 
 
@@ -29,6 +29,7 @@ class Table(Domain):
         shape: ``(1, 1, D)`` with D the entries of a row as the model takes it.
         columns: What they are, in order.
         guessed: Whether nothing said what the columns are.
+        parts: Inputs of the model's file that hold the columns, where they are several, or integers.
 
     Values are numbers in the unit of their column, and categories as the model takes them.
     """
@@ -42,16 +43,22 @@ class Table(Domain):
     shape: tuple[int, ...]
     columns: tuple[Column, ...]
     guessed: bool = field(default=False, compare=False)
+    parts: tuple[Part, ...] = field(default=(), compare=False)
 
     @classmethod
-    def of(cls, columns: Sequence[Column], *, guessed: bool = False) -> Table:
+    def of(cls, columns: Sequence[Column], *, guessed: bool = False, parts: Sequence[Part] = ()) -> Table:
         """The rows of these columns."""
-        return cls((1, 1, width(columns)), tuple(columns), guessed)
+        return cls((1, 1, width(columns)), tuple(columns), guessed, tuple(parts))
 
     @classmethod
     def plain(cls, size: int) -> Table:
         """Rows of numbers in 0..1 of which nothing is known."""
         return cls.of([Column(f"x{i + 1}") for i in range(size)], guessed=True)
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """None: a row has columns."""
+        return ()
 
     @cached_property
     def places(self) -> tuple[tuple[int, int], ...]:
@@ -136,8 +143,20 @@ class Table(Domain):
         return TABLE_REFERENCES
 
     def with_columns(self, columns: Sequence[Column]) -> Table:
-        """Of these columns."""
-        return described(columns, self.shape[-1], "")
+        """Of these columns; of a model with several inputs, as many and as wide as its own.
+
+        Raises:
+            UsageError: They are not.
+        """
+        known = described(columns, self.shape[-1], "")
+        wrong = [(own, new) for own, new in zip(self.columns, columns, strict=False) if own.width != new.width]
+        if self.parts and (wrong or len(columns) != len(self.columns)):
+            own, new = wrong[0] if wrong else (self.columns[-1], columns[-1])
+            raise UsageError(
+                f"--schema: {new.told()}, where the model takes {own.told()}",
+                f"describe the columns in the order of its inputs: {', '.join(part.name for part in self.parts)}",
+            )
+        return replace(known, parts=self.parts)
 
     def cells(self, values: Tensor) -> Tensor:
         """Values (…, D) as cells (…, C), float64: the number, or the position of the level that is largest."""
@@ -160,7 +179,8 @@ class Table(Domain):
 
     def told(self, layout: str, native: Sequence[int]) -> str:
         """Numbers and categories."""
-        return f"rows of {self.counted}, {layout} {list(native)}"
+        inputs = f" from the inputs {', '.join(part.name for part in self.parts)}" if self.parts else ""
+        return f"rows of {self.counted}{inputs}, {layout} {list(native)}"
 
     @property
     def counted(self) -> str:
@@ -170,7 +190,7 @@ class Table(Domain):
         words = [f"{numbers} number{'s' * (numbers != 1)}"] if numbers else []
         if categories:
             words.append(f"{categories} categor{'ies' if categories != 1 else 'y'} in {self._levels} entries")
-        return " and ".join(words)
+        return " and ".join(words) or "no column"
 
     @property
     def _levels(self) -> int:

@@ -47,6 +47,16 @@ class Tokens(Domain):
         """The same for sequences of another length."""
         return replace(self, shape=(1, 1, length))
 
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """The length."""
+        return self.shape[2:]
+
+    @property
+    def ids(self) -> int:
+        """The size of the vocabulary."""
+        return self.vocabulary
+
     def encode(self, values: Tensor) -> Tensor:
         """Token ids as they are."""
         return values

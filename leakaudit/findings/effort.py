@@ -55,7 +55,8 @@ class Effort:
 
 def efforts(evidence: Evidence) -> list[Effort]:
     """Of every attack that was asked for and that some attacker could run, those that apply."""
-    real = [attack for attack in evidence.attacks if not attack.upper_bound]
+    every = [attack for attack in evidence.attacks if not attack.upper_bound]
+    real = [attack for attack in every if not attack.in_passing] or every
     return [_effort(attack, evidence) for attack in real if attack.status is RunStatus.RUN or attack.cut]
 
 
@@ -101,7 +102,7 @@ def done_of_plan(attack: AttackEntry, victims: int) -> float:
 
 def starved(attacks: Sequence[AttackEntry]) -> bool:
     """Whether an attack that some attacker could run had no time, or too little to say something."""
-    real = [attack for attack in attacks if not attack.upper_bound]
+    real = [attack for attack in attacks if not (attack.upper_bound or attack.in_passing)]
     short = (done_of_plan(a, a.cut.planned if a.cut else len(a.results)) < LEAST_SHARE for a in real if a.results)
     return any(attack.cut is not None and not attack.results for attack in real) or any(short)
 

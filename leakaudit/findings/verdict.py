@@ -30,24 +30,26 @@ from leakaudit.findings import SEVERITIES, Evidence, samples_of
 from leakaudit.findings.effort import efforts, listed
 from leakaudit.findings.ladder import told
 from leakaudit.findings.rules.fidelity import departures
+from leakaudit.report.domains import card_type
 from leakaudit.report.views.defence_facts import VACUOUS, at_most, bound_in_short, weakest
-from leakaudit.scoring.base import FEWEST_FOR_INTERVAL, leak_interval
+from leakaudit.scoring.interval import FEWEST_FOR_INTERVAL, leak_interval
 
 NO_UPPER_BOUND = "No upper bound. Failure of these attacks is not evidence of safety."
 
 
 def conclude(evidence: Evidence, findings: Sequence[FindingEntry], preset: str) -> Verdict:
     """Combine evidence and findings into the three statements. Never says "safe"."""
-    scored = samples_of(evidence.attacks)
+    scored, card = samples_of(evidence.attacks), card_type(evidence.target)
     leaks = [(a, v, s) for a, v, s in scored if s.leaked]
     attacked, hit = len({s.index for _, _, s in scored}), len({s.index for _, _, s in leaks})
+    armed = _armed(leaks)
     if leaks:
         certified = any(v.certified or s.proved for _, v, s in leaks)
         code = VerdictStatus.LEAKS_CERTIFIED if certified else VerdictStatus.LEAKS_MEASURED
         reason = ""
-        headline = f"{hit} of {attacked} private samples can be reconstructed from one update"
-        if all(s.part for _, _, s in leaks):
-            headline = f"Parts of {hit} of {attacked} private samples can be read from one update"
+        headline = card.headline([s for _, _, s in leaks], attacked)
+        if armed.samples == hit:
+            headline += f", by an attacker who also holds {armed.told}"
     else:
         code, reason, headline = _not_shown(evidence, preset)
     clients = _clients(evidence, leaks)
@@ -64,9 +66,10 @@ def conclude(evidence: Evidence, findings: Sequence[FindingEntry], preset: str) 
             list(dict.fromkeys(a.title for a, _, _ in leaks)),
             attacked,
             hit,
-            whole=any(s.part is None for _, _, s in leaks),
+            how=card.manner([s for _, _, s in leaks]),
             clients=clients,
             scored=all(s.scored for _, _, s in scored),
+            armed=armed,
         )
         + told(evidence, leaked=bool(leaks)),
         at_most=_at_most(evidence.defences),
@@ -95,6 +98,25 @@ class _Clients(NamedTuple):
             return ""
         low, high = self.interval
         return f" Of {self.attacked} rounds {self.leaked} leak a sample: a share of {low:.0%} to {high:.0%} (95 %)."
+
+
+class _Armed(NamedTuple):
+    """How many samples leaked to an attacker with samples of its own alone, and what these are."""
+
+    samples: int
+    told: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """Whom the verdict is about, where it is not the update alone."""
+        return f" {self.samples} of them only to an attacker who also holds {self.told}." if self.samples else ""
+
+
+def _armed(leaks: Sequence[tuple[AttackEntry, VictimResult, SampleResult]]) -> _Armed:
+    """Of the leaks, those that need samples which not everybody has; generated ones everybody does."""
+    alone = {s.index for a, _, s in leaks if not (a.auxiliary and a.auxiliary.rare)}
+    needed = {s.index: a.auxiliary.told for a, _, s in leaks if a.auxiliary and s.index not in alone}
+    return _Armed(len(needed), next(iter(needed.values()), ""))
 
 
 def _clients(evidence: Evidence, leaks: Sequence[tuple[AttackEntry, VictimResult, SampleResult]]) -> _Clients:
@@ -148,9 +170,10 @@ def _at_least(
     attacked: int,
     hit: int,
     *,
-    whole: bool = True,
+    how: str,
     clients: _Clients,
-    scored: bool = True,
+    scored: bool,
+    armed: _Armed,
 ) -> str:
     ran = [a.title for a in attacks if a.status is RunStatus.RUN and not a.upper_bound]
     if not ran:
@@ -162,11 +185,11 @@ def _at_least(
                 f"Nothing is proved: what {', '.join(ran)} made of {samples} could not be compared with the originals."
             )
         return f"Nothing beyond the labels: {', '.join(ran)} did not lift {samples} clearly above the floors."
-    given = "from the update, the model and the batch size alone"
+    alone = armed.samples < hit
+    given = f"from the update, the model and the batch size{' alone' if alone else ''}"
     interval = leak_interval(hit, attacked)
-    how = "reconstructed" if whole else "read in part"
     share = f" The share of samples that leak is {interval[0]:.0%} to {interval[1]:.0%} (95 %)." if interval else ""
-    return f"{hit} of {attacked} samples, {how} by {', '.join(leaking)} {given}.{share}{clients.told}"
+    return f"{hit} of {attacked} samples, {how} by {', '.join(leaking)} {given}.{armed.sentence}{share}{clients.told}"
 
 
 def _at_most(defences: Sequence[DefenceEntry]) -> str:
@@ -176,12 +199,14 @@ def _at_most(defences: Sequence[DefenceEntry]) -> str:
     return " ".join(bounds or [NO_UPPER_BOUND, *withheld])
 
 
+SIMILAR = "public samples of a similar kind"
+"""What an attacker of threat model D has, where the report does not say more."""
 _ATTACKER = {
     "A": "an honest-but-curious server that sees the update only.",
     "B": "an honest-but-curious server that knows the model, its weights, loss and input normalisation.",
     "C": "as B, and details of the training such as the learning rate.",
-    "D": "as C, and public images of a similar kind.",
-    "E": "as D, and the client's BatchNorm statistics.",
+    "D": f"as C, and {SIMILAR}.",
+    "E": f"as C, with {SIMILAR}, and the client's BatchNorm statistics.",
 }
 
 
@@ -190,10 +215,12 @@ def _assumptions(evidence: Evidence, preset: str) -> list[str]:
     letter = max(
         (a.threat_model for a in evidence.attacks if a.status is RunStatus.RUN and not a.upper_bound), default="B"
     )
+    learnt = next((a.auxiliary for a in evidence.attacks if a.auxiliary and a.status is RunStatus.RUN), None)
+    attacker = _ATTACKER[letter] if learnt is None else _ATTACKER[letter].replace(SIMILAR, learnt.told)
     controls = "" if evidence.controls else " No controls were run, so confidence is capped."
     return [
         *(f"The audited network may not be the client's: {n.message}." for n in departures(evidence.target.fidelity)),
-        f"Threat model {letter}: {_ATTACKER[letter]}",
+        f"Threat model {letter}: {attacker}",
         *([protocol.assumption] if protocol.assumption else []),
         "Labels are inferred from the update, not given.",
         f"Budget: preset {preset!r}; a stronger or longer attack may recover more.{controls}",

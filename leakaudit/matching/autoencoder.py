@@ -1,20 +1,22 @@
-r"""An autoencoder of public images, whose error says how unlike them a guess is (GI-PIP, arXiv 2401.11748).
+r"""An autoencoder of public samples, whose error says how unlike them a guess is (GI-PIP, arXiv 2401.11748).
 
 .. math:: AS(x) = \big|\, \mathrm{MSE}(\hat x, A(\hat x)) - c \,\big|,
-   \qquad \hat x = \mathrm{clamp}(\sigma x + \mu, 0, 1)
+   \qquad \hat x = \mathrm{clamp}\Big(\frac{x - l}{h - l}, 0, 1\Big)
 
-A reproduces what it has seen the like of, and noise badly. c is A's own error on the public images.
+with the smallest and largest input l and h of each channel, so that images give pixels in 0..1. A reproduces what it
+has seen the like of, and noise badly. c is A's own error on the public samples. Signals and volumes have convolutions
+along their one or three axes, and the same channels.
 
 Two-sided as published, the score also *raises* the error of guesses that are smoother than c; one-sided,
-``max(0, MSE − c)``, it does not. Fails where the public images are unlike the private ones, and where a strong total
+``max(0, MSE − c)``, it does not. Fails where the public samples are unlike the private ones, and where a strong total
 variation already says all that A knows.
 
 Above 64 px the authors' A is a VGG-19 with BatchNorm and its mirror image, 80 GFLOP per image of 224 px: here it is
 what a GPU trains, and a strided network with two more stages what a CPU does, unless one is asked for.
 
 Deviations: the authors train A elsewhere, for 100 epochs; here both kinds are trained alike, for a fixed number of
-steps with flips. The result depends on images and settings alone, not on a seed, so that one from the cache on disk is
-the one that would be trained again.
+steps, with flips but for signals, which have a direction. The result depends on samples and settings alone, not on a
+seed, so that one from the cache on disk is the one that would be trained again.
 """
 
 from __future__ import annotations
@@ -44,13 +46,27 @@ SMALL = (12, 24, 48)
 LARGE = (24, 48, 96, 128, 128)
 """Channels of the strided stages for larger images, where the authors' code has a VGG-19; chosen, not measured."""
 LARGE_FROM = 65
-"""Side from which an image is large; the authors' code has its small network up to 64 px."""
+"""Side from which a sample is large; the authors' code has its small network up to 64 px."""
 VGG_STAGES = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
 """Convolutions and channels of each stage of VGG-19 (Simonyan and Zisserman 2015, arXiv 1409.1556)."""
 
 
+CONVOLUTIONS: dict[int, tuple[type[nn.Module], type[nn.Module]]] = {
+    1: (nn.Conv1d, nn.ConvTranspose1d),
+    2: (nn.Conv2d, nn.ConvTranspose2d),
+    3: (nn.Conv3d, nn.ConvTranspose3d),
+}
+"""Layers down and up by the number of a sample's axes beside its channels, by definition."""
+
+
+def shares(domain: Domain, inputs: Tensor) -> Tensor:
+    """Model inputs (B, C, …) as shares of the range of each channel, clamped to 0..1; of images the pixels."""
+    low, high = domain.box(inputs)
+    return ((inputs - low) / (high - low)).clamp(0, 1)
+
+
 class Network(nn.Module):
-    """Layers that take and return pixels in 0..1 (B, C, H, W), of any height and width.
+    """Layers that take and return shares in 0..1 (B, C, …), of any length along every axis.
 
     Args:
         layers: For sides that are a multiple of `multiple`.
@@ -61,24 +77,27 @@ class Network(nn.Module):
         super().__init__()
         self.layers, self.multiple = layers, multiple
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Pixels in 0..1 (B, C, H, W) to the same."""
-        height, width = pixels.shape[-2:]
-        padding = (0, -width % self.multiple, 0, -height % self.multiple)
-        padded = F.pad(pixels, padding, mode="replicate") if any(padding) else pixels
+    def forward(self, values: Tensor) -> Tensor:
+        """Shares in 0..1 (B, C, …) to the same."""
+        sides = values.shape[2:]
+        padding = [end for side in reversed(sides) for end in (0, -side % self.multiple)]
+        padded = F.pad(values, padding, mode="replicate") if any(padding) else values
         result: Tensor = self.layers(padded)
-        return result[..., :height, :width]
+        for axis, side in enumerate(sides):
+            result = result.narrow(axis + 2, 0, side)
+        return result
 
 
-def strided(channels: int, widths: tuple[int, ...]) -> Network:
-    """Strided 4×4 convolutions down, each of which halves the side, transposed ones up, sigmoid at the end."""
+def strided(channels: int, widths: tuple[int, ...], axes: int = 2) -> Network:
+    """Strided convolutions of width 4 down, each of which halves every side, transposed ones up, sigmoid at the end."""
+    shrink, grow = CONVOLUTIONS[axes]
     down, up = [channels, *widths], [*widths[::-1], channels]
     encoder: list[nn.Module] = []
     decoder: list[nn.Module] = []
     for a, b in pairwise(down):
-        encoder += [nn.Conv2d(a, b, 4, 2, 1), nn.ReLU()]
+        encoder += [shrink(a, b, 4, 2, 1), nn.ReLU()]
     for a, b in pairwise(up):
-        decoder += [nn.ConvTranspose2d(a, b, 4, 2, 1), nn.ReLU()]
+        decoder += [grow(a, b, 4, 2, 1), nn.ReLU()]
     return Network(nn.Sequential(*encoder, *decoder[:-1], nn.Sigmoid()), 2 ** len(widths))
 
 
@@ -102,11 +121,11 @@ def _block(inputs: int, outputs: int) -> list[nn.Module]:
 
 
 def build(images: Tensor, kind: Architecture) -> Network:
-    """The untrained network for images (N, C, H, W); ``auto`` as the module's page says."""
-    large = max(images.shape[-2:]) >= LARGE_FROM
-    if kind == "vgg" or (kind == "auto" and large and images.is_cuda):
+    """The untrained network for samples (N, C, …); ``auto`` as the module's page says, ``vgg`` for images alone."""
+    axes, large = images.dim() - 2, max(images.shape[2:]) >= LARGE_FROM
+    if kind == "vgg" or (kind == "auto" and large and images.is_cuda and axes == 2):
         return vgg(images.shape[1])
-    return strided(images.shape[1], LARGE if large else SMALL)
+    return strided(images.shape[1], LARGE if large else SMALL, axes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,13 +145,13 @@ class Autoencoder:
 
 @dataclass(frozen=True, eq=False)
 class AnomalyScore:
-    """The prior: how unlike public images a guess is, weighted.
+    """The prior: how unlike public samples a guess is, weighted.
 
     Args:
-        autoencoder: Trained on public images.
+        autoencoder: Trained on public samples.
         domain: Of the model's inputs.
         weight: β.
-        one_sided: Leave guesses alone that are reproduced better than the public images.
+        one_sided: Leave guesses alone that are reproduced better than the public samples.
     """
 
     autoencoder: Autoencoder
@@ -142,8 +161,8 @@ class AnomalyScore:
 
     def __call__(self, variables: Variables) -> Tensor:
         """The weighted score, a scalar."""
-        pixels = self.domain.decode(variables["inputs"])
-        excess: Tensor = (pixels - self.autoencoder.network(pixels)).square().mean() - self.autoencoder.residual
+        values = shares(self.domain, variables["inputs"])
+        excess: Tensor = (values - self.autoencoder.network(values)).square().mean() - self.autoencoder.residual
         return self.weight * (excess.clamp_min(0) if self.one_sided else excess.abs())
 
 
@@ -156,10 +175,10 @@ def train_autoencoder(
     memory: Memory | None = None,
     lasting: bool = True,
 ) -> tuple[Autoencoder, tuple[str, ...]]:
-    """Train on public images, or take the one that was trained on them before.
+    """Train on public samples, or take the one that was trained on them before.
 
     Args:
-        images: Pixels in 0..1 (N, C, H, W).
+        images: Shares in 0..1 (N, C, …), see :func:`shares`.
         steps: Optimiser steps of 16 images each.
         goes_on: Told the fraction done and the loss; False ends the training, which the next call goes on with.
         kind: Of network.
@@ -236,7 +255,7 @@ class _Training:
         public = images[_held_out(images) :]
         while self.done < steps:
             chosen = public[torch.randint(len(public), (BATCH,), generator=self.order)]
-            if bool(torch.rand(1, generator=self.order) < 0.5):
+            if bool(torch.rand(1, generator=self.order) < 0.5) and chosen.dim() > 3:
                 chosen = chosen.flip(-1)
             loss = F.binary_cross_entropy(self.network(chosen), chosen)
             self.optimizer.zero_grad()

@@ -27,9 +27,10 @@ class Relaxation:
         domain: Has a box and blocks.
         like: For type and device.
         temperature: τ.
+        possible: Entries (D,) of a row that a category may have; by default all.
     """
 
-    def __init__(self, domain: Domain, like: Tensor, temperature: float) -> None:
+    def __init__(self, domain: Domain, like: Tensor, temperature: float, possible: Tensor | None = None) -> None:
         low, high = (bound.to(like).expand(domain.shape).reshape(-1) for bound in domain.box(like))
         self.low, self.width, self.temperature = low, high - low, temperature
         size = len(low)
@@ -38,12 +39,13 @@ class Relaxation:
         for column, (start, stop) in enumerate(domain.blocks):
             self.member[start:stop, column] = 1
         self.grouped = self.member.any(1)
+        self.possible = self.grouped if possible is None else self.grouped & possible.to(self.grouped.device)
 
     def __call__(self, free: Tensor) -> Tensor:
         """Guesses (…, *shape) of unknowns of the same shape, differentiable."""
         flat = free.reshape(*free.shape[:1], -1) if free.dim() > 1 else free[None]
         scaled = (flat / self.temperature).clamp(-LARGEST, LARGEST)
-        grown = scaled.exp() * self.grouped
+        grown = scaled.exp() * self.possible
         total = grown @ self.member @ self.member.T
         softmax = grown / total.masked_fill(~self.grouped, 1.0)
         number = self.low + self.width * torch.sigmoid(flat)

@@ -89,6 +89,11 @@ class Aggregated(Protocol):
         """Whether a client draws an order, or nobody else knows which sample is whose and it matters."""
         return any(member.shuffled for member in self.members) or (len(self.members) > 1 and not self.one_gradient)
 
+    @property
+    def withheld(self) -> tuple[str, ...]:
+        """What is not known of a client."""
+        return tuple(dict.fromkeys(name for member in self.members for name in member.withheld))
+
     def only(self, samples: int) -> Protocol:
         """The first client alone."""
         return self.members[0].only(samples)

@@ -128,6 +128,18 @@ class Protocol(ABC):
         """Whether the update depends on an order of the samples, which the client draws and nobody else knows."""
         return False
 
+    @property
+    def withheld(self) -> tuple[str, ...]:
+        """Settings of the local training that the server does not know, by field; without them no step is replayed."""
+        return ()
+
+    @property
+    def unrepeatable(self) -> str:
+        """Why the update cannot be regenerated from samples, however exact they are; "" where it can."""
+        if self.withheld:
+            return not_known(self.withheld)
+        return "the order in which the client visited its samples is unknown" if self.shuffled else ""
+
     def only(self, samples: int) -> Protocol:
         """The same client with so many samples, all of them in every step."""
         return replace(self, batch_size=samples)
@@ -307,6 +319,13 @@ class Protocol(ABC):
         """The facts that only this protocol has, such as a learning rate."""
         common = Protocol.facts(self)
         return {name: value for name, value in self.facts().items() if name not in common}
+
+
+def not_known(settings: Sequence[str]) -> str:
+    """That these fields of a client's training are not known, in words."""
+    words = [name.replace("_", " ") for name in settings]
+    listed = " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    return f"{listed} of the client {'are' if len(words) > 1 or words[0].endswith('s') else 'is'} not known"
 
 
 def gradient(

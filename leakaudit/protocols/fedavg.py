@@ -23,12 +23,17 @@ import torch
 from torch import Generator, Tensor
 
 from leakaudit.errors import UsageError
-from leakaudit.protocols.base import Play, Protocol, Update, belonging, gradient
+from leakaudit.protocols.base import Play, Protocol, Update, belonging, gradient, not_known
 from leakaudit.protocols.optimizers import LINEAR, OPTIMIZERS, Name, State, impulses, make_step
 from leakaudit.protocols.private import StepPrivacy, seed_of
 from leakaudit.target.target import Target
 
+MOST_STEPS = 1_000_000
+"""Local steps of one round at most; chosen, a day of training: each has a place in lists of steps."""
+
 Shares = Literal["weights", "delta"]
+WITHHELD = ("learning_rate", "local_epochs", "local_batch_size")
+"""Settings that a server may not know of a client that it did not set up."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ class FedAvg(Protocol):
         drop_last: Leave out a last step of fewer samples.
         shares: ``weights`` after training, or the ``delta``, weights after minus weights before.
         privacy: What is done to the gradient of every step, as DP-SGD does it; ``None`` for nothing.
+        untold: Which of :data:`WITHHELD` the server does not know. The fields then hold what clients are simulated with
+            where the answer is known; of an unknown batch size that is half the samples.
     """
 
     local_epochs: int = 1
@@ -58,6 +65,7 @@ class FedAvg(Protocol):
     drop_last: bool = False
     shares: Shares = "weights"
     privacy: StepPrivacy | None = None
+    untold: tuple[str, ...] = ()
 
     name: ClassVar[str] = "fedavg"
 
@@ -65,6 +73,8 @@ class FedAvg(Protocol):
         self._check("local epochs", self.local_epochs >= 1, self.local_epochs, "1 or more")
         size = self.local_batch_size
         self._check("local batch size", size is None or size >= 1, size, "1 or more")
+        steps = -(-self.samples // self._size) * self.local_epochs
+        self._check("local steps", steps <= MOST_STEPS, steps, f"at most {MOST_STEPS} before weights are shared")
         rate = self.learning_rate
         self._check("learning rate", 0 < rate < float("inf"), rate, "a number above 0")
         self._check("momentum", 0 <= self.momentum < 1, self.momentum, "0 or more, below 1")
@@ -74,6 +84,8 @@ class FedAvg(Protocol):
         self._check("momentum", takes, self.momentum, f"none with {self.optimizer}, which has its own")
         takes = not self.nesterov or (self.optimizer == "sgd" and self.momentum > 0)
         self._check("nesterov", takes, self.nesterov, "only with sgd and a momentum above 0")
+        strangers = [name for name in self.untold if name not in WITHHELD]
+        self._check("unknown settings", not strangers, ", ".join(strangers), f"of {', '.join(WITHHELD)}")
         some = not self.drop_last or self._size <= self.samples
         self._check("local batch size", some, size, f"at most the {self.samples} samples, with drop-last")
 
@@ -85,7 +97,7 @@ class FedAvg(Protocol):
     def title(self) -> str:  # type: ignore[override]
         """Names what is shared, and after how many steps."""
         shared = "weights" if self.shares == "weights" else "difference of weights"
-        return f"FedAvg: {shared} after {_count(self.steps, 'local step')}"
+        return f"FedAvg: {shared} after {'local steps' if self._uncounted else _count(self.steps, 'local step')}"
 
     @property
     def samples(self) -> int:
@@ -93,7 +105,19 @@ class FedAvg(Protocol):
         return self.batch_size
 
     @property
+    def withheld(self) -> tuple[str, ...]:
+        """Those of `untold`, in the order of the fields."""
+        return tuple(name for name in WITHHELD if name in self.untold)
+
+    @property
+    def _uncounted(self) -> bool:
+        """Whether nobody but the client knows how many steps it took."""
+        return bool({"local_epochs", "local_batch_size"} & {*self.untold})
+
+    @property
     def _size(self) -> int:
+        if "local_batch_size" in self.untold:
+            return max(1, self.samples // 2)
         return self.local_batch_size or self.samples
 
     @property
@@ -106,6 +130,11 @@ class FedAvg(Protocol):
     def linear(self) -> bool:
         """Whether the update is a weighted mean of the steps' gradients."""
         return self.optimizer in LINEAR
+
+    @property
+    def one_gradient(self) -> bool:
+        """Of a step at a rate that nobody knows, not even the scale is known."""
+        return super().one_gradient and not self.untold
 
     @property
     def bent_by(self) -> str:
@@ -271,11 +300,16 @@ class FedAvg(Protocol):
         momentum = f", {'Nesterov ' if self.nesterov else ''}momentum {self.momentum:g}" if self.momentum else ""
         decay = f", weight decay {self.weight_decay:g}" if self.weight_decay else ""
         alone = " One step of SGD over all samples is the gradient itself." if self.one_gradient else ""
+        rate = "" if "learning_rate" in self.untold else f"learning rate {self.learning_rate:g}"
+        taken = "" if "local_epochs" in self.untold else f", {_count(self.local_epochs, 'epoch')}"
+        taken += "" if "local_batch_size" in self.untold else f", steps of {self._size}"
+        steps = "steps" if self._uncounted else _count(self.steps, "step")
+        unknown = f" ({not_known(self.withheld)})" if self.withheld else ""
+        settings = f"{rate}{momentum}{decay}".removeprefix(", ")
         return (
-            f"FedAvg: the client shares {what} after {_count(self.steps, 'step')} of {_NAMES[self.optimizer]} "
-            f"(learning rate {self.learning_rate:g}{momentum}{decay}; {_count(self.batch_size, 'sample')}, "
-            f"{_count(self.local_epochs, 'epoch')}, steps of {self._size}{self._private}), {shared}, {made} in "
-            f"{self.mode} mode.{alone}"
+            f"FedAvg: the client shares {what} after {steps} of {_NAMES[self.optimizer]} "
+            f"({settings}{'; ' if settings else ''}{_count(self.batch_size, 'sample')}{taken}{self._private})"
+            f"{unknown}, {shared}, {made} in {self.mode} mode.{alone}"
         )
 
     @property
@@ -283,13 +317,17 @@ class FedAvg(Protocol):
         return "" if self.privacy is None else f", {self.privacy.told(max(self.step_sizes))}"
 
     def facts(self) -> dict[str, Any]:
-        """With the local training."""
-        return {
-            **super().facts(),
+        """With the local training; ``None`` for what is not known of it."""
+        known = {
             "local_epochs": self.local_epochs,
             "local_batch_size": self._size,
             "local_steps": self.steps,
             "learning_rate": self.learning_rate,
+        }
+        hidden = {*self.untold, *(("local_steps",) if self._uncounted else ())}
+        return {
+            **super().facts(),
+            **{name: None if name in hidden else value for name, value in known.items()},
             "momentum": self.momentum,
             "nesterov": self.nesterov,
             "weight_decay": self.weight_decay,

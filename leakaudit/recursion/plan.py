@@ -184,6 +184,11 @@ class Planner:
         last = weighted[-1]
         if last.kind != "linear" or last.settings["tokens"] != 1:
             raise Obstacle(f"no linear layer with a trained bias, and the last layer, {last.name}, is not a linear one")
+        if not self.target.task.plain:
+            raise Obstacle(
+                f"the last layer, {last.name}, has no trained bias, and the loss is not plain cross-entropy: its "
+                "equations are of that"
+            )
         if self.update(last.weight) is None or len(self.users[str(last.weight)]) != 1:
             raise Obstacle(
                 f"the gradient of the last layer, {last.name}, is not shared on its own: nothing to start from"

@@ -7,6 +7,7 @@ that moment is locked by nobody; the next run that writes to the folder removes 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -28,6 +29,8 @@ _UNFINISHED = re.compile(r"\.leakaudit-[0-9a-f]{16}")
 _FORMER = re.compile(r"\.leakaudit-[a-z0-9_]{8}")
 """Folders in which earlier versions rendered."""
 _FORMER_CONTENT = re.compile(r"(report\.(json|html|pdf|sarif|junit\.xml|md)|scores\.csv)")
+PATIENCE = 10.0
+"""Seconds for which another writer is waited for; chosen: renaming takes milliseconds."""
 OLD_SECONDS = 3600.0
 """Age at which what cannot be locked is taken for the rest of a killed run."""
 
@@ -43,6 +46,7 @@ def replace_files(directory: Path, files: Mapping[str, bytes]) -> list[Path]:
     prepare(directory)
     with told(directory), ExitStack() as stack:
         unfinished = {name: stack.enter_context(_unfinished(directory, content)) for name, content in files.items()}
+        stack.enter_context(_alone(directory))
         older = {name: stack.enter_context(_second_name(directory / name)) for name in files}
         done: list[str] = []
         try:
@@ -57,18 +61,64 @@ def replace_files(directory: Path, files: Mapping[str, bytes]) -> list[Path]:
 
 
 @contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """One writer after the other, where the system has locks, so that the files of two are never mixed."""
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        until = time.monotonic() + PATIENCE
+        while not _locked(descriptor) and time.monotonic() < until:
+            time.sleep(PATIENCE / 1000)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    """Whether the lock was taken now, or this file system has none."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+@contextmanager
 def _second_name(path: Path) -> Iterator[Path | None]:
-    """Another name of a file, so that it can be put back; ``None`` where there is no file that can have one."""
+    """Another name of a file, so that it can be put back; ``None`` where there is no file.
+
+    Raises:
+        OSError: What is there is no file, or can neither have a second name nor be copied.
+    """
     name = path.with_name(f".leakaudit-{secrets.token_hex(8)}")
     try:
         os.link(path, name, follow_symlinks=False)
-    except OSError:  # no such file, a folder, or a file system without such names
+    except FileNotFoundError:
         yield None
+        return
+    except OSError:  # a folder, or a file system without such names, such as FAT and many network shares
+        with _unfinished(path.parent, _content(path)) as copy:
+            yield copy
         return
     try:
         yield name
     finally:
         name.unlink(missing_ok=True)
+
+
+def _content(path: Path) -> bytes:
+    """What a regular file holds.
+
+    Raises:
+        OSError: It is none.
+    """
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise IsADirectoryError(errno.EISDIR, "there is a folder or link in the place of a file", str(path))
+    return path.read_bytes()
 
 
 def _put_back(path: Path, older: Path | None) -> None:

@@ -18,12 +18,21 @@ LONGEST = 240
 
 
 def clip(text: str, longest: int = LONGEST) -> str:
-    """Shorten from the middle, and say how long it was."""
+    """Shorten from the middle, between words where there are any, and say how much was left out."""
     text = clean(text)
     if len(text) <= longest:
         return text
-    head = longest * 2 // 3
-    return f"{text[:head]} … {text[-(longest - head) :]} ({len(text):,} characters)"
+    cut = longest * 2 // 3
+    head, tail = _whole_words(text[:cut], text[len(text) - (longest - cut) :])
+    return f"{head} … {tail} ({len(text) - len(head) - len(tail):,} of {len(text):,} characters left out)"
+
+
+def _whole_words(head: str, tail: str) -> tuple[str, str]:
+    """Without the parts of words at the cut; names without spaces stay as they are."""
+    before, space, part = head.rpartition(" ")
+    head = before if space and len(part) < len(before) else head
+    part, space, after = tail.partition(" ")
+    return head, after if space and len(part) < len(after) else tail
 
 
 def number(value: float | int | None, digits: int = 4) -> str:

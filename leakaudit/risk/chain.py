@@ -15,7 +15,7 @@ so the counts stay exact generically.
 Blocks with several paths and pooling of a linear or smooth layer are bounded by the smallest cut of their equations
 (`leakaudit.risk.flow`).
 
-Fails, and says so by ``system=None`` and a note: attention, operators that are not known.
+Fails, and says so by ``system=None`` and a note: operators that are not known, weights that are shared or derived.
 `leakaudit.risk.jacobian` measures those, and what is bounded, where they are small.
 """
 

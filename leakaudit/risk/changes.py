@@ -44,6 +44,19 @@ class Change:
     layer: str
     value: int
 
+    @property
+    def sentence(self) -> str:
+        """The change in words: ``Change the stride of layer conv1 to 2``."""
+        told = {
+            "stride": f"Change the stride of layer {self.layer} to {self.value}",
+            "width": f"Change the number of outputs of layer {self.layer} to {self.value}",
+            "bias": f"{'Train' if self.value else 'Remove'} the bias of layer {self.layer}",
+            "pool": f"Pool by {self.value} behind layer {self.layer}"
+            if self.value > 1
+            else f"Remove the pool of {self.layer}",
+        }
+        return told[self.what]
+
     def __str__(self) -> str:
         shown = ("off", "on")[self.value] if self.what == "bias" else str(self.value)
         return f"{self.what}={self.layer}:{shown}"

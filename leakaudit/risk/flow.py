@@ -7,15 +7,18 @@ such a product-and-sum network is at most the maximum flow from the equations to
 * a tensor carries at most its size,
 * a weighted layer passes ρW of its outputs' equations to its input, adds ρK of its own, and no more than r̂ together,
 * an addition or a gate passes the equations of its result to one branch or the other, not to both,
-* a ReLU passes half, pooling and normalisation what they keep, and smooth activations and gates let a gradient speak of
-  the values behind its layer too (δ depends on them).
+* a ReLU passes half, pooling and normalisation what they keep, and smooth activations, gates, attention and
+  normalisations by the sample's own statistics let a gradient speak of the values behind its layer too (δ depends on
+  them);
+* a product of two tensors (scores and values of attention) passes its equations to one factor or the other, and a
+  softmax all but one of each row.
 
 By max-flow-min-cut this is an upper bound on the rank, so a deficit found here is one; for generic weights it is nearly
 always the rank itself (random residual and branched blocks in the tests, against their measured Jacobians). Identities
 between a layer's gradient and its outputs are not subtracted.
 
-Fails, with the reason as text, at operators whose rank is not known (attention, unknown operators, shared or derived
-weights). Reference for rank as flow: `leakaudit.risk.cut`; this use is ours.
+Fails, with the reason as text, at operators whose rank is not known (unknown operators, shared or derived weights).
+Reference for rank as flow: `leakaudit.risk.cut`; this use is ours.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from leakaudit.target.kinds import Layer
 from leakaudit.target.pointwise import LOCALLY_INVERTIBLE, PIECEWISE_LINEAR
 
 _PASSING = (
-    *("reshape", "affine", "dropout", "pad", "add", "multiply", "concat", "slice"),
+    *("reshape", "affine", "dropout", "pad", "add", "multiply", "matmul", "softmax", "concat", "slice"),
     *("max_pool", "avg_pool", "global_pool"),
 )
 _NORMS = ("batchnorm", "layernorm", "groupnorm")
@@ -94,6 +97,9 @@ class Network:
             self._weighted(layer, self.system(layer))
         elif layer.kind == "activation" and layer.settings["function"] not in LOCALLY_INVERTIBLE:
             self._passes(layer, size if self.everything else size // 2)
+        elif layer.kind == "softmax":
+            axis = layer.settings["axis"]
+            self._passes(layer, size - size // layer.output_shape[axis if axis < 0 else axis - 1])
         elif layer.kind in _NORMS:
             self._passes(layer, size - hidden_sets(layer, self.batch))
             if layer.weight is not None and not layer.settings.get("frozen"):
@@ -138,8 +144,12 @@ def hidden_sets(layer: Layer, batch: int) -> int:
 
 def _bends(layer: Layer) -> bool:
     """Whether the gradient that passes it depends on its operands."""
-    if layer.kind == "multiply":
+    if layer.kind in ("multiply", "matmul"):
         return len(layer.inputs) > 1
+    if layer.kind in _NORMS:
+        return hidden_sets(layer, 1) > 0
+    if layer.kind == "softmax":
+        return True
     return layer.kind == "activation" and layer.settings["function"] not in PIECEWISE_LINEAR
 
 

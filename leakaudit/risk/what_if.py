@@ -26,6 +26,8 @@ from leakaudit.target.inventory import inventory
 from leakaudit.target.target import Target
 
 CHANGES = ("stride", "width", "bias", "pool")
+DIGITS = 9
+"""Digits of a number at most; chosen: no layer has a billion units."""
 WORTH_LISTING = 0.05
 """Share of the image that a change must hide beyond what cheaper ones do; chosen."""
 
@@ -64,6 +66,17 @@ class Variant:
             return text
         return f"{text}, {report.unknowns - report.propagated_deficit} of {report.unknowns} directions"
 
+    def sentence(self) -> str:
+        """The same for a reader of the report, with the option that tries it."""
+        report, many = self.report, f" ({len(self.implied)} other layers follow)" if self.implied else ""
+        told = f"{' and '.join(change.sentence for change in self.changes)}{many}: then {report.level}"
+        if report.propagated_deficit is not None:
+            known = report.unknowns - report.propagated_deficit
+            told += f", one update determines {known:,} of {report.unknowns:,} directions of the input"
+        score = "" if report.score is None else f", score {report.score:.2f}"
+        options = " ".join(f"--what-if {change}" for change in self.changes)
+        return f"{told} (risk {report.risk}{score}; leakaudit rank … {options})"
+
 
 def parse(text: str) -> Change:
     """``stride=conv1:2`` as a `Change`.
@@ -74,7 +87,7 @@ def parse(text: str) -> Change:
     what, _, rest = text.partition("=")
     layer, _, value = rest.rpartition(":")
     number = {"on": "1", "off": "0"}.get(value, value)
-    if what not in CHANGES or not layer or not number.isdecimal():
+    if what not in CHANGES or not layer or not number.isdecimal() or len(number) > DIGITS:
         raise UsageError(f"--what-if {text!r} is not CHANGE=LAYER:VALUE", f"CHANGE is one of {', '.join(CHANGES)}")
     if int(number) == 0 and what != "bias":
         raise UsageError(f"--what-if {text!r}: the value must be at least 1", "for example stride=conv1:2")

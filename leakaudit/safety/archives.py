@@ -23,6 +23,8 @@ RATIO = 200
 """Bytes that a packed byte may become; chosen: weights hardly shrink, pictures of one colour do a thousandfold."""
 FREE = 64 << 20
 """Bytes that any archive may unpack to, whatever its packed size; chosen."""
+ENCRYPTED = 0x41
+"""Bits of a file in a zip archive that say it is encrypted, by definition of the format."""
 COPIES = 3
 """How often what was unpacked may stand in memory: as read, as arrays, as the answer; chosen."""
 
@@ -40,6 +42,10 @@ def check_unpacked(path: Path, error: type[LeakauditError]) -> None:
     """
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
+    if not all(member.filename for member in members):
+        raise error(f"{path} holds a file without a name", "it is damaged or hostile: write it again")
+    if any(member.flag_bits & ENCRYPTED for member in members):
+        raise error(f"{path} holds encrypted files, or is damaged", "write it again, without a password")
     total, packed = sum(member.file_size for member in members), path.stat().st_size
     if len(members) > MEMBERS or total > min(MOST, FREE + RATIO * packed):
         raise error(

@@ -20,7 +20,6 @@ from typing import Any, ClassVar, Generic, TypeVar, final
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
-from scipy.stats import binomtest
 from torch import Tensor
 
 from leakaudit.client.batch import Batch
@@ -31,10 +30,6 @@ from leakaudit.scoring.criterion import LeakCriterion
 from leakaudit.scoring.parts import Part
 from leakaudit.scoring.reidentify import Identification
 
-CONFIDENCE_LEVEL = 0.95
-"""Of the interval of the share of samples that leak, by convention."""
-FEWEST_FOR_INTERVAL = 5
-"""Samples below which no interval is given; chosen: five of five still leave 48 to 100 %."""
 R = TypeVar("R")
 """A reconstruction as it is scored: values (B, *shape) of images, or what was read of texts."""
 
@@ -179,6 +174,10 @@ class Measure(ABC, Generic[R]):
     def judge(self, batch: Batch, position: int, found: R, row: int, prior_only: Sequence[R]) -> SampleScore:
         """The score of one sample, whose reconstruction is `row` of `found`."""
 
+    def inexact(self, score: SampleScore) -> bool:
+        """Whether a sample that was read exactly could not be scored so; known where a score says what is exact."""
+        return False
+
     @abstractmethod
     def alike(self, one: Batch, other: Batch) -> bool:
         """Whether a sample of one batch cannot be told from one of the other."""
@@ -258,15 +257,3 @@ def specs_of(domain: Domain) -> tuple[Spec, ...]:
     """The metrics of a domain's samples."""
     kind: type[Measure[Any]] = resolve_name(domain.measure)
     return kind.specs
-
-
-def leak_interval(leaked: int, attacked: int, fewest: int = FEWEST_FOR_INTERVAL) -> tuple[float, float] | None:
-    """The Clopper–Pearson interval of the share of samples that leak; ``None`` below `fewest` samples.
-
-    Exact and two-sided at 95 per cent: the shares p under which k or more, and k or fewer, of n samples leak with a
-    probability of at least 2.5 per cent each.
-    """
-    if attacked < fewest:
-        return None
-    found = binomtest(leaked, attacked).proportion_ci(CONFIDENCE_LEVEL, method="exact")
-    return float(found.low), float(found.high)

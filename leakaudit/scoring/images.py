@@ -39,7 +39,7 @@ from leakaudit.scoring.parts import (
     mean_colour,
     values_of,
 )  # fmt: skip
-from leakaudit.scoring.perceptual import HUB_FILE, PerceptualDistance, find_weights
+from leakaudit.scoring.perceptual import HUB_FILE, INSTALL, PerceptualDistance, find_weights, installed
 from leakaudit.scoring.pictures import png
 from leakaudit.scoring.reidentify import HALF_LEVEL
 from leakaudit.scoring.ssim import SSIM_WINDOW, ssim
@@ -126,9 +126,10 @@ class ImageMeasure(ValueMeasure[Scores]):
     @classmethod
     def of(cls, domain: Domain, population: Batch, judging: Judging) -> ImageMeasure:
         """With LPIPS where its weights are."""
-        path = judging.lpips_weights or find_weights()
+        path = judging.lpips_weights or (find_weights() if installed() else None)
         lpips = None if path is None else PerceptualDistance(path)
         reason = "" if path is not None else f"no {HUB_FILE} in torch's hub cache, and no --lpips-weights"
+        reason = reason if installed() else f"the package lpips is not installed ({INSTALL})"
         return cls(population, lpips, reason, judging.criterion, judging.distractors, judging.read)
 
     def like(self, domain: Domain, population: Batch) -> ImageMeasure:

@@ -12,7 +12,9 @@ import os
 import pickle
 import warnings
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,7 @@ from torch import Tensor
 from leakaudit.errors import UsageError
 from leakaudit.safety.files import ordinary
 
+INSTALL = "pip install leakaudit[lpips]"
 HUB_FILE = "squeezenet1_1-b8a52dc0.pth"
 FEATURES_SHA256 = "8f728f13ffc4c9ed6b00faa9362ec13d7d3520652d0a8357047045aba9def764"
 SMALLEST = 32
@@ -41,7 +44,7 @@ class PerceptualDistance:
         path: torchvision's SqueezeNet 1.1 checkpoint, or its ``features`` alone.
 
     Raises:
-        UsageError: Not readable, or not those weights.
+        UsageError: Not readable, not those weights, or the package lpips is not installed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,8 +56,7 @@ class PerceptualDistance:
             )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # lpips calls torchvision with arguments that torchvision deprecates
-            import lpips
-
+            lpips = _package()
             self.network = lpips.LPIPS(net="squeeze", pnet_rand=True, verbose=False).eval().requires_grad_(False)
         by_number = {name.split(".", 1)[1]: name for name in self.network.net.state_dict()}  # slice2.3.… → 3.…
         self.network.net.load_state_dict({by_number[key]: value for key, value in features.items()}, strict=True)
@@ -64,6 +66,19 @@ class PerceptualDistance:
         with torch.no_grad():
             distance: Tensor = self.network(_prepare(first), _prepare(second), normalize=True)
         return distance.squeeze()
+
+
+def installed() -> bool:
+    """Whether the package lpips, an extra, is there."""
+    return find_spec("lpips") is not None
+
+
+def _package() -> Any:
+    try:
+        import lpips
+    except ImportError as error:
+        raise UsageError("--lpips-weights needs the package lpips, which does not load", INSTALL) from error
+    return lpips
 
 
 def _prepare(image: Tensor) -> Tensor:

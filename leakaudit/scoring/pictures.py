@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from colorsys import hsv_to_rgb
 
 import numpy as np
 import torch
@@ -16,6 +17,10 @@ SHOWN = 6
 FINE = 3
 """How many times finer curves are drawn than shown, so that they are smooth; chosen."""
 PAPER, BEHIND, FRONT = "#ffffff", "#9aa4b2", "#b3261e"
+GOLDEN = 0.618034
+"""Step of the hue from class to class, the golden ratio: neighbours differ by definition."""
+BAND = 8
+"""Height of the band of a sequence in pixels; chosen."""
 GAP = 2
 """Pixels between the slices of a volume; chosen."""
 
@@ -39,6 +44,20 @@ def slices(volume: Tensor) -> Tensor:
     tallest = max(plane.shape[1] for plane in planes)
     framed = [torch.nn.functional.pad(p, (0, GAP, 0, tallest - p.shape[1]), value=1.0) for p in planes]
     return torch.cat(framed, 2)[..., :-GAP]
+
+
+def class_map(classes: Tensor) -> str:
+    """A PNG data URI of a class for each place (H, W), (D, H, W) or (L,), a colour for each class.
+
+    Of a volume the middle slices are drawn, of a sequence a band; ignored places are white.
+    """
+    colours = torch.tensor(
+        [hsv_to_rgb(k * GOLDEN % 1.0, 0.65, 0.8) for k in range(int(classes.max()) + 1)] or [[0.0] * 3]
+    )
+    drawn = torch.where((classes >= 0)[..., None], colours[classes.clamp_min(0).cpu()], 1.0).movedim(-1, 0)
+    if classes.dim() == 1:
+        return png(drawn[:, None].expand(-1, BAND, -1))
+    return png(slices(drawn) if classes.dim() > 2 else drawn)
 
 
 def lines(signal: Tensor, behind: Tensor | None = None) -> str:

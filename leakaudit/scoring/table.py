@@ -10,9 +10,12 @@ column of the other rows (``modes``), columns drawn independently from them (``m
 (``rows``), each the mean of `DRAWS` draws. On skewed columns floors are high: of Adult, 64 per cent of the cells by
 other rows at batch 32.
 
-``skill`` is the share of the way from the best floor to perfection. A row has leaked from `LEAK_SKILL` on, where it has
-more cells right than the luckiest of all draws, and where no other row is as near. What is not unlike the row in any
-cell competes nowhere. Rows to be told from are made up, column by column, where the file holds too few.
+``skill`` is the share of the way from the best floor to perfection. A row has leaked from `LEAK_SKILL` on, where it is
+nearer than luck, and where no other row is as near. Of a batch of many rows one is near to some row of another by luck
+alone, so luck is that of whole batches: a row is nearer than the luckiest draw came to any row, or the batch is nearer
+on average than the luckiest draw, and the row than the luckiest draw came to it. `LUCKY` draws of real rows are looked
+at, so that a batch of other people's rows passes once in about a hundred. What is not unlike the row in any cell
+competes nowhere. Rows to be told from are made up, column by column, where the file holds too few.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from torch import Tensor
 from leakaudit.client.batch import Batch
 from leakaudit.domains.base import Domain
 from leakaudit.domains.schema import Column
-from leakaudit.domains.specs import TABLE, Spec
+from leakaudit.domains.specs import TABLE, TABLE_FLOORS, Spec
 from leakaudit.domains.table import Table, table_of
 from leakaudit.reconstruction import Reconstruction
 from leakaudit.scoring.base import Judging, Measure, SampleScore
@@ -45,6 +48,8 @@ ALIKE = 0.9
 """Share of cells from which a row of one batch cannot serve as unlike one of another; chosen, not measured."""
 DRAWS = 20
 """Draws of each floor; chosen."""
+LUCKY = 200
+"""Draws of real rows that a batch is compared with; chosen: the luckiest is beaten by luck once in 201 batches."""
 TIE = 1e-3
 """Weight of the error of numbers, capped at one, beside a wrong cell: it only decides between equals; chosen."""
 EXACT = 1e-6
@@ -119,15 +124,23 @@ class RowScore(SampleScore):
 
 @dataclass(frozen=True, eq=False)
 class Floors:
-    """Floors of one batch.
+    """Floors of one batch, and how near draws came by luck: 1 less the share of wrong cells, with `TIE` for numbers.
 
     Args:
         means: Of every row, by floor.
-        luck: Share of cells of every row that the luckiest draw of rows has right (B,).
+        near: How near the luckiest draw came to each row (B,).
+        nearest: How near the luckiest came to any.
+        together: How near the luckiest came to all, on average.
     """
 
     means: list[dict[str, RowMatch]]
-    luck: list[float]
+    near: Tensor
+    nearest: float
+    together: float
+
+    def beaten_by(self, position: int, near: float, together: float) -> bool:
+        """Whether luck does not explain that a reconstruction is so near to a row, and to the batch on average."""
+        return near > self.nearest or (near > float(self.near[position]) and together > self.together)
 
 
 class TableMeasure(Measure[ReadRows]):
@@ -243,8 +256,17 @@ class TableMeasure(Measure[ReadRows]):
             commonest = _commonest(others, self.category)
             for own, row in zip(means, truth, strict=True):
                 own["modes"] = self.measure(commonest, row)
-        luck = [max(draw[i].cell_accuracy for draws in drawn.values() for draw in draws) for i in range(len(truth))]
-        return Floors(means, luck)
+        made = [make for name, make in makers.items() for _ in range(LUCKY if name == "rows" else DRAWS)]
+        near = torch.stack([self._near(truth, make()) for make in made])
+        return Floors(means, near.max(0).values, float(near.max()), float(near.mean(1).max()))
+
+    def _near(self, truth: Tensor, guess: Tensor, read: Tensor | None = None) -> Tensor:
+        """How near guesses (K, C), matched one to one, are to every row (B,); 0 for rows without one."""
+        apart = self._apart(truth, guess, read)
+        rows, columns = linear_sum_assignment(apart.numpy())
+        near = torch.zeros(len(truth), dtype=torch.float64)
+        near[rows] = 1 - apart[rows, columns] / truth.shape[1]
+        return near
 
     def _matched(self, truth: Tensor, guess: Tensor) -> list[RowMatch]:
         """Guesses (K, C) matched one to one to rows (B, C), fewer guesses being used again."""
@@ -280,7 +302,10 @@ class TableMeasure(Measure[ReadRows]):
             (match.cell_accuracy - floor.cell_accuracy) / (1 - floor.cell_accuracy) if floor.cell_accuracy < 1 else 0.0
         )
         nearest = self.identify(batch, position, found, row)
-        reason = _why_not(match.cell_accuracy, skill, known.luck[position], FLOORS.get(name, name), nearest)
+        near = 1 - float(self._apart(truth[None], guess[None], found.read[row][None])[0, 0]) / len(truth)
+        together = float(self._near(self._of(batch), found.cells, found.read).mean())
+        lucky = not known.beaten_by(position, near, together)
+        reason = _why_not(skill, lucky, TABLE_FLOORS.get(name, name), nearest)
         return RowScore(
             position=position,
             reconstruction=row,
@@ -292,6 +317,10 @@ class TableMeasure(Measure[ReadRows]):
             skill=skill,
             right=tuple(right.tolist()),
         )
+
+    def inexact(self, score: SampleScore) -> bool:
+        """Whether a cell is wrong."""
+        return not score.metrics["row_exact"]
 
     def alike(self, one: Batch, other: Batch) -> bool:
         """Whether a row of one batch agrees with one of the other in nearly all cells."""
@@ -350,24 +379,14 @@ class TableMeasure(Measure[ReadRows]):
         }
 
 
-FLOORS = {
-    "uniform": "rows drawn from the schema",
-    "modes": "the commonest cells of the other rows",
-    "marginals": "cells drawn from the other rows' columns",
-    "rows": "other real rows, matched one to one",
-    "prior_only": "the attack without the update",
-}
-"""What the floors are, in words."""
-
-
-def _why_not(share: float, skill: float, luck: float, floor: str, nearest: Identification) -> str:
+def _why_not(skill: float, lucky: bool, floor: str, nearest: Identification) -> str:
     """Why a row does not count as leaked, or ""."""
     if skill < 0:
         return f"below its best floor: {floor} have more of its cells right"
     if skill < LEAK_SKILL:
         return f"less than {LEAK_SKILL:.0%} of the way from its best floor ({floor}) to perfection"
-    if share <= luck:
-        return f"the luckiest of {DRAWS} draws of rows has as many cells right"
+    if lucky:
+        return f"the luckiest of {LUCKY} draws of other real rows comes as near to a row of the batch"
     if nearest.identified is None:
         return "there is no other row to tell it from"
     return "" if nearest.identified else "another row is as near to the reconstruction"

@@ -37,7 +37,8 @@ from leakaudit.matching.settings import MatchSettings
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.protocols.base import Protocol
 from leakaudit.report.saving import Report
-from leakaudit.scoring.base import leak_interval, specs_of
+from leakaudit.scoring.base import specs_of
+from leakaudit.scoring.interval import leak_interval
 from leakaudit.sweeps.audits import Audits, Outcome
 from leakaudit.sweeps.goal import Goal
 from leakaudit.sweeps.request import DefendRequest, TrainingPlan

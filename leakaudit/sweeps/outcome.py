@@ -30,7 +30,7 @@ from leakaudit.report.files import prepare, replace_files, told
 from leakaudit.report.formats.csv import harmless_cell
 from leakaudit.report.ignoring import keep_out_of_git
 from leakaudit.report.saving import Report
-from leakaudit.scoring.base import leak_interval
+from leakaudit.scoring.interval import leak_interval
 from leakaudit.sweeps.cells import Presentation, result_of
 from leakaudit.sweeps.engine import Job
 from leakaudit.sweeps.results import DOCUMENT, Result

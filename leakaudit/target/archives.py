@@ -32,7 +32,7 @@ from leakaudit.target.readers import Asked, Content, Reader
 from leakaudit.target.target import Target
 from leakaudit.target.wrappers import PREFIXES
 
-LISTED = re.compile(r"arr_\d+")
+LISTED = re.compile(r"arr_\d{1,9}")
 """Names that numpy gives to arrays of a list, as Flower's clients and servers keep them."""
 
 
@@ -195,7 +195,7 @@ def _script(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             script: Any = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, IndexError) as error:  # the last of a name that the archive lacks
         raise ModelError(f"{path} cannot be loaded: {str(error).splitlines()[0]}", "export it again") from error
     return cast(nn.Module, script), _origin(path, "torchscript", "torch.jit")
 

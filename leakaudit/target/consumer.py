@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from leakaudit.errors import ModelError
+from leakaudit.safety.confined import refuse_exhaustion
 from leakaudit.target.answers import answered
 from leakaudit.target.probe import sample
 
@@ -85,6 +86,6 @@ def consumer(module: nn.Module, native: tuple[int, ...], batch: int) -> Consumer
     try:
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), watch:
             module(inputs)
-    except (RuntimeError, ModelError, IndexError):
-        pass  # it runs without being watched, or is refused where it is run
+    except (RuntimeError, ModelError, IndexError) as error:
+        refuse_exhaustion(error)  # otherwise it runs without being watched, or is refused where it is run
     return watch.found or Consumer("anything")

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from leakaudit.safety.confined import refuse_exhaustion
 from leakaudit.target.dropout import Dropout, Kind
 from leakaudit.target.probe import sample
 
@@ -162,7 +163,8 @@ def capture_functional(
     try:
         with torch.no_grad():
             module(sample(batch, native, vocabulary=vocabulary))
-    except (RuntimeError, ValueError):  # not every model takes two samples or a 1x1 map in train mode
+    except (RuntimeError, ValueError) as error:  # not every model takes two samples or a 1x1 map in train mode
+        refuse_exhaustion(error)
         getattr(module, HOLDER)._modules.clear()
     finally:
         torch.set_rng_state(state)

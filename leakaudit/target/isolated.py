@@ -5,7 +5,7 @@ The child loads the file as `leakaudit.target.load` would, runs the network, and
 the network again. A file that kills the child is never opened here.
 
 What is not done twice: the function of ``--factory`` and what ``--unsafe-pickle`` unpickles are the user's own code and
-run here alone; of the first the weights are read in the child.
+run here alone, and so is the function of ``--loss``; of the first the weights are read in the child.
 
 After a first derivative, torch computes none in forked processes (its engine keeps threads). Where this process has
 computed one, as from the second model of a session on, the child tells what it found out before the first derivative,
@@ -23,13 +23,14 @@ from typing import Any
 import torch
 
 from leakaudit.errors import ModelError, UsageError
-from leakaudit.safety.confined import Limits, confined, grant
+from leakaudit.safety.confined import Limits, confined, grant, refuse_exhaustion
 from leakaudit.safety.files import ordinary
 from leakaudit.target.answers import giving, recording
 from leakaudit.target.hashing import hash_model
 from leakaudit.target.load import load
 from leakaudit.target.readers import reader_of
 from leakaudit.target.target import Target
+from leakaudit.tasks.loss_text import loss_runs_code
 
 BYTES_PER_SECOND = 2 << 20
 """Size of a file that allows a second more; chosen: ResNet-50 of 98 MB loads in less than a third of its time."""
@@ -55,7 +56,8 @@ def load_isolated(path: str | Path, **options: Any) -> Target:
         confined(lambda: _weights(file, size), str(file), ModelError, limits)
         return load(file, **options)
     _import_what_both_need()
-    found = confined(lambda: _looked_at(file, size, options), str(file), ModelError, limits)
+    looked = {**options, "loss": None} if loss_runs_code(options.get("loss") or "") else options
+    found = confined(lambda: _looked_at(file, size, looked), str(file), ModelError, limits)
     with giving(found["answers"]):
         target = load(file, **options)
     if target.sha256 != found["sha256"]:
@@ -106,6 +108,7 @@ def _differentiates() -> bool:
     x = torch.ones((), requires_grad=True)
     try:
         torch.autograd.grad(x * x, x)
-    except RuntimeError:
+    except RuntimeError as error:
+        refuse_exhaustion(error)
         return False
     return True

@@ -13,10 +13,12 @@ tokens     (L,)                      token ids
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import isqrt, prod
 
 from leakaudit.domains.base import Domain
 from leakaudit.domains.images import Images
+from leakaudit.domains.schema import Column, Part
 from leakaudit.domains.signals import Signals
 from leakaudit.domains.table import Table
 from leakaudit.domains.tokens import Tokens
@@ -181,7 +183,11 @@ def from_image(layout: Layout, image: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def domain_of(
-    layout: Layout, native: tuple[int, ...], given: tuple[int, ...] | None, tokens: Tokens | None
+    layout: Layout,
+    native: tuple[int, ...],
+    given: tuple[int, ...] | None,
+    tokens: Tokens | None,
+    row: tuple[Sequence[Column], Sequence[Part]] | None = None,
 ) -> tuple[Domain, int | None]:
     """What a sample is, told from the model's input alone: the one place where a file decides between domains.
 
@@ -190,12 +196,15 @@ def domain_of(
         native: Shape of one sample as the model takes it.
         given: ``(C, H, W)`` from the user.
         tokens: What integer inputs index; ``None`` for real-valued ones.
+        row: Columns of a row, and the inputs that hold them, where the file says what a vector is.
 
     Returns:
         The domain without a normalisation, and the number of ids of a model over token ids.
     """
     if tokens is not None:
         return tokens, tokens.vocabulary
+    if row is not None:
+        return Table.of(row[0], guessed=True, parts=row[1]), None
     if layout in ("L", "NCL", "NLC"):
         return Signals.plain(sample_of(layout, native)), None
     if layout in ("DHW", "NCDHW", "NDHWC"):

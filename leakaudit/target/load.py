@@ -12,14 +12,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import nn
 
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.target.hashing import hash_model
 from leakaudit.target.readers import Asked, reader_of
-from leakaudit.target.target import SharedStatistics, Target
+from leakaudit.target.target import FidelityNote, SharedStatistics, Target
+from leakaudit.tasks.base import Task
 from leakaudit.tasks.choose import asked_for
-from leakaudit.tasks.names import LossName, TaskName
+from leakaudit.tasks.names import TaskName
 
 ImageShape = tuple[int, ...]
 
@@ -35,7 +37,7 @@ def load(
     unsafe_pickle: bool = False,
     image_shape: ImageShape | None = None,
     dropout: Mapping[str, float] | None = None,
-    loss: LossName | None = None,
+    loss: str | None = None,
     batchnorm: Literal["batch", "running"] | None = None,
     share_bn_statistics: SharedStatistics = "none",
     trained: Sequence[str] = (),
@@ -56,7 +58,9 @@ def load(
         image_shape: ``(C, H, W)`` where the file leaves the input size open.
         dropout: Probability by node or module name: dropout to put back where an export has lost it.
         loss: Loss of the client; by default that of the task: ``cross-entropy``, ``bce`` for a single logit and for
-            several classes, or ``mse`` (else ``l1`` or ``huber``) for numbers.
+            several classes, or ``mse`` (else ``l1`` or ``huber``) for numbers. With settings, as
+            ``cross-entropy:smoothing=0.1,weights=[1,2]``, ``focal:gamma=2``; or ``module:function`` of your own, which
+            takes outputs and labels and returns a scalar.
         batchnorm: Whether BatchNorm uses statistics of the batch or the running ones; by default those of `mode`.
         share_bn_statistics: Statistics of BatchNorm that clients share with their updates: ``batch``, mean and variance
             of every layer over the batch, or ``running``, the running statistics after the step.
@@ -104,8 +108,10 @@ def load(
         target = target if target.sha256 else replace(target, sha256=hash_model(file))
     if not target.parameters:
         raise ModelError(f"{target.name} has no trainable tensors", "check --frozen and that weights are in the file")
-    known = asked_for(target.task.outputs, task, loss, pos_weight, target.name)
-    if known is None and target.classes > MOST_CLASSES:
+    known = asked_for(target.task, task, loss, pos_weight, target.name)
+    if known is None and target.task.places and target.task.labelled and target.domain.ids:
+        _refuse_hidden(target)
+    if known is None and not target.task.places and target.classes > MOST_CLASSES:
         raise ModelError(
             f"{target.name} returns {target.classes} numbers per sample, more than a classifier is expected to have: "
             "a detector or a map, flattened?",
@@ -117,7 +123,38 @@ def load(
     if known is None:
         return target
     fidelity = tuple(note for note in target.fidelity if note.id != "LA922")  # a single output is no assumption now
+    fidelity += tuple(_derivatives(known[0]))
     return replace(target, task=known[0], task_evidence=known[1], task_asked=True, fidelity=fidelity)
+
+
+def _refuse_hidden(target: Target) -> None:
+    """Refuse numbers at each token that nobody calls classes: of an encoder they are hidden states.
+
+    Raises:
+        ModelError: Always.
+    """
+    others = [note.message for note in target.fidelity if note.id == "LA911"]
+    raise ModelError(
+        f"{target.name} returns {target.task.classes} numbers at each of {target.task.places[0]} tokens, expected one "
+        "score per class and sample: hidden states, or a class for each token?",
+        "; ".join(["if they are classes, say --task segmentation; else choose another output with --output", *others]),
+    )
+
+
+def _derivatives(task: Task) -> list[FidelityNote]:
+    """Try a loss of the user's own, and note where it lacks the second derivative that gradient matching needs.
+
+    Raises:
+        UsageError: It fails, or has no first derivative.
+    """
+    if task.own is None:
+        return []
+    outputs = torch.rand((2, task.outputs), generator=torch.Generator().manual_seed(0))
+    why = task.own.lacks(outputs, task.probes(2))
+    if not why:
+        return []
+    text = f"the loss {task.own.path} has no second derivative ({why}); only closed-form attacks can run"
+    return [FidelityNote("LA930", text, "write it with torch's own operators")]
 
 
 def _check_trained(trained: Sequence[str], of: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from math import prod
@@ -10,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from leakaudit.domains.base import Domain
 from leakaudit.domains.tokens import Tokens
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.safety.confined import refuse_exhaustion
@@ -19,7 +21,8 @@ from leakaudit.target.consumer import consumer
 from leakaudit.target.dropout import Dropout, dropout_layers, replace_dropout
 from leakaudit.target.exported.module import ExportedModule
 from leakaudit.target.functional import capture_functional
-from leakaudit.target.probabilities import several_labels, without_probabilities
+from leakaudit.target.outputs import check_outputs, maps
+from leakaudit.target.probabilities import refuse_probabilities, several_labels, without_probabilities
 from leakaudit.target.probe import batch_sizes, double_backward_note, reach_note, run
 from leakaudit.target.scripted import ScriptedModule
 from leakaudit.target.target import FidelityNote, Layout, Target
@@ -66,7 +69,7 @@ def from_module(
     with_logits_alone(module, run(module, exported or 1, native, vocabulary=vocabulary))
     replace_dropout(module)
     _keep_statistics(module)
-    outputs = _outputs(module, exported or 1, native, label, vocabulary)
+    returned = _returned(module, exported or 1, native, label, domain)
     rigid = origin.pop("rigid", False)
     captured = capture_functional(module, native, vocabulary, exported if rigid and exported else 2)
     module = compose(captured, exported or 1, native, vocabulary)
@@ -77,18 +80,22 @@ def from_module(
     if sizes is not None:
         text = f"the model accepts batches of {', '.join(map(str, sizes))} only"
         notes.append(FidelityNote("LA920", text, "export with a dynamic batch axis"))
-    module, ending = without_probabilities(module, sizes, native, vocabulary)
+    ending: list[FidelityNote] = []
+    if maps(returned, domain.sides):
+        refuse_probabilities(module, sizes[0] if sizes else 2, native, vocabulary, returned, domain.sides, label)
+    else:
+        module, ending = without_probabilities(module, sizes, native, vocabulary)
     if ending:
-        outputs = _outputs(module, exported or 1, native, label, vocabulary)
+        returned = _returned(module, exported or 1, native, label, domain)
     notes += [*ending, *origin.pop("notes", [])]
     notes += reach_note(module, sizes, native, vocabulary, label)
     notes += double_backward_note(module, sizes, native, vocabulary)
-    if outputs == 1 and not ending:
+    if prod(returned) == 1 and not ending:
         text = "the model has one output; it is taken for a binary classifier's logit"
         notes.append(FidelityNote("LA922", text, "if it is a number, say --task regression"))
     if mode == "train":
         _check_train_mode(module, sizes[0] if sizes else 2, native, label, vocabulary)
-    task, evidence = told_by(outputs, sigmoid=several_labels(module))
+    task, evidence = told_by(returned, sigmoid=several_labels(module), places=domain.sides, ids=domain.ids)
     module.train(mode == "train")
     if mode == "train":
         notes += _unrecorded_randomness(module, sizes[0] if sizes else 2, native, vocabulary)
@@ -131,6 +138,7 @@ def _native(
     module: nn.Module, image_shape: ImageShape | None, batch: int, label: str
 ) -> tuple[tuple[int, ...], Layout, list[FidelityNote], Tokens | None]:
     """The native input shape: the given image shape, or the first common one that works; image, vector or token ids."""
+    _refuse_several_inputs(module, label)
     errors: list[str] = []
     tries = _given(image_shape) if image_shape else _usual(module)
     for native, layout in tries:
@@ -150,6 +158,22 @@ def _native(
         f"{label} accepts none of the input shapes tried; {errors[0]}",
         "pass the image shape as channels, height, width",
     )
+
+
+def _refuse_several_inputs(module: nn.Module, label: str) -> None:
+    """Name the inputs of a module that cannot do with one."""
+    try:
+        given = inspect.signature(module.forward).parameters.values()
+    except (TypeError, ValueError):  # a module that is no Python, which says itself what it takes
+        return
+    plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [one.name for one in given if one.kind in plain and one.default is inspect.Parameter.empty]
+    if len(needed) > 1:
+        raise ModelError(
+            f"{label} takes {len(needed)} inputs ({', '.join(needed)}), expected one",
+            "wrap it so that it takes one, or export it to ONNX: there, integers that are looked up in embeddings are "
+            "joined with numbers (N, D) to rows of a table; pictures beside numbers are not supported yet",
+        )
 
 
 def _given(shape: ImageShape) -> list[tuple[tuple[int, ...], Layout]]:
@@ -179,6 +203,8 @@ def _usual(module: nn.Module) -> list[tuple[tuple[int, ...], Layout]]:
             continue
         break
     tries += [(shape, "NCHW") for shape in DEFAULT_SHAPES]
+    if flat and isinstance(layer, nn.Linear) and flat not in map(prod, DEFAULT_SHAPES):
+        return [((flat,), "flat"), *tries]  # it would also take each row of a picture for a sample
     return [*tries, ((flat,), "flat")] if flat else tries
 
 
@@ -195,7 +221,8 @@ def _token_input(
     for length in (prod(image_shape),) if image_shape else LENGTHS:
         try:
             run(module, batch, (length,), vocabulary=1)
-        except (RuntimeError, ValueError, TypeError, IndexError, ModelError):
+        except (RuntimeError, ValueError, TypeError, IndexError, ModelError) as error:
+            refuse_exhaustion(error)
             continue
         working.append(length)
         if len(working) == 2:
@@ -210,41 +237,22 @@ def _first_features(module: nn.Module) -> int:
     return next((m.in_features for m in module.modules() if isinstance(m, nn.Linear)), 0)
 
 
-def _outputs(module: nn.Module, batch: int, native: tuple[int, ...], label: str, vocabulary: int | None = None) -> int:
-    """Number of logits K of a module that returns (B, K)."""
-    result: Any = run(module, batch, native, vocabulary=vocabulary)
+def _returned(module: nn.Module, batch: int, native: tuple[int, ...], label: str, domain: Domain) -> tuple[int, ...]:
+    """Shape of the logits of one sample, of a module that returns (B, K) or (B, K, *places)."""
+    result: Any = run(module, batch, native, vocabulary=domain.ids or None)
     if not isinstance(result, torch.Tensor):
         kind = "a mapping" if isinstance(result, Mapping) else type(result).__name__
         raise ModelError(
-            f"{label} returns {kind}, expected logits (B, K): segmentation, detection and models with several heads "
-            "are not supported yet",
+            f"{label} returns {kind}, expected logits: detection and models with several heads are not supported yet",
             "it needs a classifier; if it is one, wrap it so that it returns the logits",
         )
-    if result.shape[:1] != (batch,) or sum(size > 1 for size in result.shape[1:]) > 1:
-        raise ModelError(
-            f"{label} returns shape {list(result.shape)} for {batch} sample(s), expected logits (B, K)",
-            "segmentation, detection and sequence models are not supported yet; it needs a classifier",
-        )
-    check_outputs(tuple(result.shape), label)
-    return int(result[0].numel())
+    check_outputs(tuple(result.shape), batch, label, domain.sides, domain.ids)
+    return tuple(result.shape[1:])
 
 
 MOST_CLASSES = 10_000
 """Classes that a classifier may have without being asked: ImageNet-21k, the largest public set of images with classes,
 has 10,450 in its current version; detectors flattened to one axis begin at about 20,000."""
-
-
-def check_outputs(shape: tuple[int, ...], label: str) -> None:
-    """Refuse outputs ``(B, T, 1)``, which forecasts and sequences have and classifiers do not.
-
-    Raises:
-        ModelError: They have this shape.
-    """
-    if len(shape) == 3 and shape[2] == 1 and shape[1] > 1:
-        raise ModelError(
-            f"{label} returns shape {list(shape)}: a forecast or one score per position, not one per class",
-            "sequence models are not supported yet; if these are classes, take the last axis off in the model",
-        )
 
 
 def _check_train_mode(

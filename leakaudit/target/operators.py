@@ -298,6 +298,15 @@ def _reshape(trace: Trace, node: fx.Node) -> Draft:
     return Draft("reshape", (node.args[0],), settings={"permutes": moved})
 
 
+def _as_strided(trace: Trace, node: fx.Node) -> Draft:
+    """A view of a whole tensor in its order, as exporters write it; anything else has no handler."""
+    size, strides = node.args[1:3]
+    expected = [prod(size[axis + 1 :]) for axis in range(len(size))]  # type: ignore[arg-type, index]
+    ordered = all(n == 1 or a == b for n, a, b in zip(size, strides, expected, strict=True))  # type: ignore[arg-type]
+    whole = prod(size) == prod(trace.shape(node.args[0]))  # type: ignore[arg-type]
+    return _reshape(trace, node) if ordered and whole and not _argument(node, 3, 0) else other(trace, node)
+
+
 def _slice(trace: Trace, node: fx.Node) -> Draft:
     return Draft("slice", (node.args[0],), settings={"arguments": tuple(node.args[1:])})
 
@@ -346,6 +355,7 @@ HANDLERS: dict[str, Callable[[Trace, fx.Node], Draft]] = {
     **dict.fromkeys(_ARITHMETIC, _arithmetic),
     "native_dropout": _native_dropout,
     **dict.fromkeys(RESHAPES, _reshape),
+    "as_strided": _as_strided,
     **dict.fromkeys(SLICES, _slice),
     "index_select": _index_select,
 }

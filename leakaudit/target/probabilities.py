@@ -27,6 +27,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from leakaudit.errors import ModelError
+from leakaudit.safety.confined import refuse_exhaustion
 from leakaudit.target.probe import sample
 from leakaudit.target.target import FidelityNote
 
@@ -137,6 +138,44 @@ def without_probabilities(
     return module, [_note(found)]
 
 
+def refuse_probabilities(
+    module: nn.Module,
+    batch: int,
+    native: tuple[int, ...],
+    vocabulary: int | None,
+    returned: tuple[int, ...],
+    places: tuple[int, ...],
+    label: str,
+) -> None:
+    """Refuse a model that returns probabilities at each place: their logits are not looked for.
+
+    Args:
+        module: Returns outputs of the shape below, or flattened.
+        batch: Samples that it takes.
+        native: Shape of one.
+        vocabulary: Number of token ids, or ``None`` for real numbers.
+        returned: Shape of the outputs of one sample, (K, *places) or (*places, K).
+        places: Sizes of the axes of a sample.
+        label: The model's name.
+
+    Raises:
+        ModelError: It does.
+    """
+    seen = _results(module, sample(batch, native, 10, vocabulary, (-1.0, 2.0)))
+    if seen is None:
+        return
+    flat, kept = seen
+    outputs = flat.reshape(batch, *returned)
+    by_class = outputs.movedim(1, -1) if tuple(returned[1:]) == places else outputs
+    rows = by_class.reshape(-1, by_class.shape[-1])
+    count = len(rows) // batch
+    ends = probabilities(rows) if rows.shape[1] > 1 else any(_is_sigmoid(flat, value) for value in kept)
+    if ends:
+        raise ModelError(
+            f"{label} returns probabilities at each of {count} places", "export the logits, without softmax or sigmoid"
+        )
+
+
 def several_labels(module: nn.Module) -> bool:
     """Whether a module ended in a sigmoid over several outputs, which :func:`without_probabilities` took off."""
     heads: dict[bool, Head | None] = getattr(module, STATE, {})
@@ -227,7 +266,8 @@ def _results(module: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]] | None
                 return None
             with _Watch(len(x), (1, first[0].numel()), _CONSIDERED) as watch:
                 outputs = module(x).reshape(len(x), -1)
-    except (RuntimeError, ValueError, ModelError):  # train mode does not take every batch
+    except (RuntimeError, ValueError, ModelError) as error:  # train mode does not take every batch
+        refuse_exhaustion(error)
         return None
     return outputs, [value.reshape(len(x), -1) for value in watch.kept]
 

@@ -80,6 +80,7 @@ def with_length(target: Target, length: int) -> Target:
         target,
         native_shape=(length,),
         domain=domain.of_length(length),
+        task=target.task.at_places((length,)),
         fidelity=tuple(note for note in target.fidelity if note.id != "LA921"),
     )
     try:

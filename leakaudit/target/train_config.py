@@ -6,7 +6,8 @@
     frozen = ["features.*"]         # tensors that clients do not train
     trained = ["prompt"]            # tensors at the input that they do train, of an ONNX file
     output = "logits"               # graph output to audit
-    loss = "cross-entropy"          # or "bce", for a single logit or several classes; "mse", "l1", "huber" for numbers
+    loss = "cross-entropy"          # or "bce", for a single logit or several classes; "mse", "l1", "huber" for numbers;
+                                    # with settings, as "cross-entropy:smoothing=0.1"; no function of your own
     task = "single-label"           # or "multi-label", "regression"; told from outputs and labels where it is left out
     pos_weight = [2.0, 5.0]         # weights of the marked classes where a sample has several
     batchnorm = "running"           # or "batch"; follows the mode where it is left out
@@ -36,6 +37,7 @@ from typing import Any
 from leakaudit.errors import UsageError
 from leakaudit.safety.files import ordinary
 from leakaudit.safety.toml import read_toml
+from leakaudit.tasks.loss_text import parse_loss
 from leakaudit.tasks.names import LOSSES, TASKS
 
 
@@ -83,6 +85,14 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _is_loss(value: Any) -> bool:
+    """Whether a value is a loss of ours: a file may come with a policy that was found, and cannot name code."""
+    try:
+        return isinstance(value, str) and parse_loss(value).name is not None
+    except ValueError:
+        return False
+
+
 def _is_weights(value: Any) -> bool:
     return (
         isinstance(value, list) and bool(value) and all(_is_number(item) and 0 < item < float("inf") for item in value)
@@ -99,7 +109,7 @@ _KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "trained": ('a list of patterns, as ["prompt"]', _is_texts),
     "output": ("the name of a graph output", lambda value: isinstance(value, str) and bool(value)),
     "dropout": ('a table of NODE = P with P from 0 to below 1, as "/relu/Relu" = 0.5', _is_probabilities),
-    "loss": _one_of(*LOSSES),
+    "loss": (f"{', '.join(LOSSES)}, with their settings", lambda value: _is_loss(value)),
     "task": _one_of(*TASKS),
     "pos_weight": ("a list of numbers above 0, as [2.0, 5.0]", _is_weights),
     "batchnorm": _one_of("batch", "running"),
@@ -130,7 +140,8 @@ _OTHERWISE = {
     "batch_size": "write local_batch_size",
     "epochs": "write local_epochs",
     "reduction": "a sum over the batch is its mean times the batch size, which the server knows: leave the key out",
-    "label_smoothing": "label smoothing is not supported yet",
+    "label_smoothing": 'write loss = "cross-entropy:smoothing=0.1"',
+    "class_weights": 'write loss = "cross-entropy:weights=[1,2]"',
 }
 """Keys that people write for what is said otherwise, or not at all."""
 

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Any, ClassVar
 
+import torch
 from torch import Generator, Tensor
+
+from leakaudit.tasks.own_loss import OwnLoss
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,11 +73,37 @@ class Task(ABC):
     """Whether labels are numbers that may vary a little, so unknowns beside the inputs."""
     classes: int
     """Number of classes K; 0 where labels are no classes."""
+    own: OwnLoss | None = None
+    """The user's own loss, in place of the task's."""
+    labelled: ClassVar[bool] = True
+    """Whether samples need labels of their own; else these follow from the inputs, see :meth:`of_inputs`."""
+    places: tuple[int, ...] = ()
+    """Sizes of the axes over which a sample has a label each; empty where it has one label."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether the error at the outputs is the prediction minus the label: cross-entropy with nothing added."""
+        return False
+
+    @property
+    def sign_tells(self) -> bool:
+        """Whether the sign of the error at the outputs tells the labels, whatever the outputs are."""
+        return False
+
+    @property
+    def takes_shares(self) -> bool:
+        """Whether the loss also takes what :meth:`relaxed` makes, so that labels can be unknowns beside the inputs."""
+        return self.own is None
 
     @property
     @abstractmethod
     def label_shape(self) -> tuple[int, ...]:
         """Of one label, without the batch axis."""
+
+    @property
+    def free_shape(self) -> tuple[int, ...]:
+        """Of the unknowns of one sample that :meth:`relaxed` makes a label of."""
+        return self.label_shape or (self.classes,)
 
     @property
     @abstractmethod
@@ -84,6 +113,34 @@ class Task(ABC):
     @abstractmethod
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Mean loss, a scalar, of outputs (B, …) against labels (B, *label_shape), or class probabilities (B, K)."""
+
+    def by_class(self, outputs: Tensor) -> Tensor:
+        """Outputs (B, outputs) as rows (N, channels), one for each thing that is classified."""
+        return outputs
+
+    def everywhere(self, shares: Tensor, count: int) -> Tensor:
+        """Labels of so many samples that all have the same shares of the classes (K,)."""
+        return shares.expand(count, -1)
+
+    def at_places(self, places: tuple[int, ...]) -> Task:
+        """The same for samples of other sizes; itself where labels have no places."""
+        return self
+
+    def of_inputs(self, inputs: Tensor) -> Tensor | None:
+        """The labels (B, *label_shape) that inputs (B, *shape) have by themselves; ``None`` where they say none."""
+        return None
+
+    def map_of(self, label: Tensor) -> Tensor | None:
+        """A label (*label_shape) as a map of class indices over places, to be drawn; ``None`` where it is none."""
+        return None
+
+    def errors(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """The error ∂ℓ/∂z (B, outputs) of each sample's own loss, from outputs (B, outputs) and labels."""
+        rows: list[Tensor] = []
+        for row, label in zip(outputs.detach(), labels, strict=True):
+            leaf = row[None].clone().requires_grad_()
+            rows += torch.autograd.grad(self.loss(leaf, label[None]), [leaf])
+        return torch.cat(rows)
 
     @abstractmethod
     def correct(self, outputs: Tensor, labels: Tensor) -> Tensor | None:

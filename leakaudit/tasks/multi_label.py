@@ -2,8 +2,10 @@ r"""Several classes of K: a yes or no for each class, by binary cross-entropy ov
 
 .. math:: \ell(z, y) = -\frac{1}{K} \sum_k w_k\, y_k \log\sigma(z_k) + (1 - y_k) \log(1 - \sigma(z_k))
 
-as torch's ``BCEWithLogitsLoss`` with its ``pos_weight`` w. The error at logit k is :math:`(\sigma(z_k) - y_k)/K` where
-w is one: negative exactly where the class is marked, so the update of one sample shows all of its labels.
+as torch's ``BCEWithLogitsLoss`` with its ``pos_weight`` w; the focal loss multiplies both terms by
+:math:`(1 - p)^\gamma` of the right answer (Lin et al. 2017, arXiv 1708.02002). The error at logit k is
+:math:`(\sigma(z_k) - y_k)/K` where w is one and γ zero: with any w and γ it is negative exactly where the class is
+marked, so the update of one sample shows all of its labels.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from leakaudit.tasks.base import Tally, Task
+from leakaudit.tasks.own_loss import OwnLoss
 
 MARKED = 0.25
 """Share of the classes that a random label marks; chosen."""
@@ -36,6 +39,8 @@ class MultiLabel(Task):
     Args:
         classes: K, an output for each.
         pos_weight: Weight of the marked classes (K,); empty where all are one.
+        gamma: γ of the focal factor; 0 without one.
+        own: The user's own loss in place of all that.
     """
 
     kind: ClassVar[str] = "multi-label"
@@ -45,6 +50,13 @@ class MultiLabel(Task):
     inference: ClassVar[str] = "leakaudit.attacks.labels.several:infer_several"
     classes: int
     pos_weight: tuple[float, ...] = ()
+    gamma: float = 0.0
+    own: OwnLoss | None = None
+
+    @property
+    def sign_tells(self) -> bool:
+        """Whether the error is negative exactly where a class is marked."""
+        return self.own is None
 
     @property
     def label_shape(self) -> tuple[int, ...]:
@@ -62,8 +74,20 @@ class MultiLabel(Task):
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Mean binary cross-entropy of logits (B, K) against labels in 0..1 (B, K)."""
+        if self.own is not None:
+            return self.own(outputs, labels.to(outputs.dtype))
         weight = self.weights(outputs) if self.pos_weight else None
+        if self.gamma:
+            return self._focal(outputs, labels.to(outputs.dtype))
         return F.binary_cross_entropy_with_logits(outputs, labels.to(outputs.dtype), pos_weight=weight)
+
+    def _focal(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """The focal loss of every logit, as a mean."""
+        yes, no = F.logsigmoid(outputs), F.logsigmoid(-outputs)
+        least = torch.finfo(outputs.dtype).eps
+        marked = -self.weights(outputs) * yes * no.exp().clamp_min(least) ** self.gamma
+        other = -no * yes.exp().clamp_min(least) ** self.gamma
+        return (labels * marked + (1 - labels) * other).mean()
 
     def correct(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Share of the classes whose logit has the sign of the label."""
@@ -92,8 +116,11 @@ class MultiLabel(Task):
         return (rank < begin.sum(0).round()).float()
 
     def behind(self, outputs: Tensor, errors: Tensor) -> Tensor:
-        """Yes where the error is negative."""
-        return (errors < 0).float()
+        """Yes where the error is negative; of an own loss where the error of a yes is nearer than that of a no."""
+        if self.sign_tells:
+            return (errors < 0).float()
+        no, yes = (self.errors(outputs, torch.full_like(outputs, float(mark))) for mark in (0, 1))
+        return ((errors - yes).abs() < (errors - no).abs()).float()
 
     def draw(self, count: int, generator: Generator) -> Tensor:
         """Rows in which each class is marked with the same probability."""
@@ -135,4 +162,7 @@ class MultiLabel(Task):
 
     def describe(self) -> str:
         """The loss."""
-        return "binary cross-entropy" + (" with weights of the marked classes" if self.pos_weight else "")
+        if self.own is not None:
+            return f"the user's own {self.own.path}"
+        name = f"binary focal loss (γ = {self.gamma:g})" if self.gamma else "binary cross-entropy"
+        return name + (" with weights of the marked classes" if self.pos_weight else "")

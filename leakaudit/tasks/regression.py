@@ -2,9 +2,10 @@ r"""A number, or several: the mean squared or absolute error, or Huber's, over D
 
 .. math:: \ell(z, y) = \frac{1}{D} \sum_d \rho(z_d - y_d)
 
-with ρ(r) = r² (``mse``), |r| (``l1``), or Huber's with δ = 1 (``huber``), each as torch has it with a mean reduction.
+with ρ(r) = r² (``mse``), |r| (``l1``), or Huber's (``huber``, δ = 1 unless set), each as torch has it as a mean.
 The error at output d, ρ'(z − y)/D, is in the update of one sample; the number itself follows from it once the output is
-known, that is, once the input is. Of an absolute error the update shows its sign alone: above or below the output.
+known, that is, once the input is. Of an absolute error the update shows its sign alone: above or below the output. A
+loss of the user's own is inverted by descent, where it has the derivatives for that.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from torch import Generator, Tensor
 
 from leakaudit.tasks.base import Tally, Task
 from leakaudit.tasks.names import NumberLoss
+from leakaudit.tasks.own_loss import OwnLoss, label_behind
 
-LOSSES: dict[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss}
-DESCRIBED = {"mse": "mean squared error", "l1": "mean absolute error", "huber": "Huber's loss (δ = 1)"}
+LOSSES: dict[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "l1": F.l1_loss}
+DESCRIBED = {"mse": "mean squared error", "l1": "mean absolute error"}
 RIGHT = 0.01
 """Relative error up to which a number counts as inferred; chosen: one in a hundred."""
 AWAY = 0.5
@@ -37,6 +39,8 @@ class Regression(Task):
     Args:
         numbers: D, an output for each.
         of: The loss.
+        delta: δ of Huber's, 1 by torch's default.
+        own: The user's own loss in place of `of`.
     """
 
     kind: ClassVar[str] = "regression"
@@ -48,6 +52,8 @@ class Regression(Task):
     classes: ClassVar[int] = 0  # type: ignore[misc]
     numbers: int = 1
     of: NumberLoss = "mse"
+    delta: float = 1.0
+    own: OwnLoss | None = None
 
     @property
     def label_shape(self) -> tuple[int, ...]:
@@ -61,7 +67,12 @@ class Regression(Task):
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Mean over outputs (B, D) and labels (B, D)."""
-        return LOSSES[self.of](outputs, labels.to(outputs.dtype))
+        labels = labels.to(outputs.dtype)
+        if self.own is not None:
+            return self.own(outputs, labels)
+        return (
+            F.huber_loss(outputs, labels, delta=self.delta) if self.of == "huber" else LOSSES[self.of](outputs, labels)
+        )
 
     def correct(self, outputs: Tensor, labels: Tensor) -> None:
         """Nothing is right or wrong."""
@@ -85,11 +96,13 @@ class Regression(Task):
 
     def behind(self, outputs: Tensor, errors: Tensor) -> Tensor:
         """The output minus the residual that makes this error; of one that has reached its limit, beyond it."""
+        if self.own is not None:
+            return torch.cat([label_behind(self.own, z[None], e[None]) for z, e in zip(outputs, errors, strict=True)])
         slope = errors * self.numbers
         if self.of == "mse":
             return outputs - slope / 2
         beyond = slope.sign() * AWAY
-        return outputs - (beyond if self.of == "l1" else torch.where(slope.abs() >= 1, slope + beyond, slope))
+        return outputs - (beyond if self.of == "l1" else torch.where(slope.abs() >= self.delta, slope + beyond, slope))
 
     def draw(self, count: int, generator: Generator) -> Tensor:
         """Standard normal numbers."""
@@ -130,4 +143,6 @@ class Regression(Task):
 
     def describe(self) -> str:
         """The loss."""
-        return DESCRIBED[self.of]
+        if self.own is not None:
+            return f"the user's own {self.own.path}"
+        return f"Huber's loss (δ = {self.delta:g})" if self.of == "huber" else DESCRIBED[self.of]

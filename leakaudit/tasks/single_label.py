@@ -1,16 +1,24 @@
-"""One class of K: cross-entropy over K logits, or the logistic loss of one logit for two classes."""
+"""One class of K: cross-entropy over K logits, or the logistic loss of one logit for two classes.
+
+Label smoothing, class weights and the focal factor are those of `leakaudit.tasks.class_loss.ClassLoss`; of one logit
+they act on the logits (0, z), whose softmax is the sigmoid of z.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from leakaudit.errors import LeakauditError
 from leakaudit.tasks.base import Tally, Task
+from leakaudit.tasks.class_loss import PLAIN, ClassLoss
+from leakaudit.tasks.own_loss import OwnLoss
 
 
 @dataclass(frozen=True)
@@ -19,6 +27,8 @@ class SingleLabel(Task):
 
     Args:
         classes: K, an output for each.
+        form: What the training code adds to cross-entropy.
+        own: The user's own loss in its place.
     """
 
     kind: ClassVar[str] = "single-label"
@@ -26,6 +36,23 @@ class SingleLabel(Task):
     has: ClassVar[str] = "one class"
     inference: ClassVar[str] = "leakaudit.attacks.labels.infer:infer_labels"
     classes: int
+    form: ClassLoss = PLAIN
+    own: OwnLoss | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is cross-entropy alone."""
+        return self.own is None and self.form.plain
+
+    @property
+    def sign_tells(self) -> bool:
+        """Whether the error is negative at the label alone."""
+        return self.own is None and self.form.sign_tells
+
+    @property
+    def takes_shares(self) -> bool:
+        """Of an own loss, tried."""
+        return self.own is None or _takes_shares(self)
 
     @property
     def label_shape(self) -> tuple[int, ...]:
@@ -39,7 +66,7 @@ class SingleLabel(Task):
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy of logits (B, K) against class indices (B,) or class probabilities (B, K)."""
-        return F.cross_entropy(outputs, labels.to(outputs.dtype) if labels.is_floating_point() else labels)
+        return self.form(outputs, labels) if self.own is None else self.own(outputs, labels)
 
     def predicted(self, outputs: Tensor) -> Tensor:
         """The class with the largest logit, (B,)."""
@@ -75,7 +102,7 @@ class SingleLabel(Task):
 
     def describe(self) -> str:
         """The loss."""
-        return "cross-entropy"
+        return self.form.describe() if self.own is None else f"the user's own {self.own.path}"
 
 
 @dataclass(frozen=True)
@@ -84,6 +111,8 @@ class OneLogit(SingleLabel):
 
     Args:
         classes: Two, by definition.
+        form: As of `SingleLabel`.
+        own: As well.
     """
 
     name: ClassVar[str] = "one of two classes"
@@ -97,6 +126,10 @@ class OneLogit(SingleLabel):
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Mean logistic loss of logits (B, 1) against class indices (B,) or class probabilities (B, 2)."""
+        if self.own is not None:
+            return self.own(outputs, labels)
+        if not self.form.plain:
+            return self.form(torch.cat([torch.zeros_like(outputs), outputs], 1), labels)
         positive = labels[:, 1] if labels.dim() == 2 else labels
         return F.binary_cross_entropy_with_logits(outputs[:, 0], positive.to(outputs.dtype))
 
@@ -106,9 +139,21 @@ class OneLogit(SingleLabel):
 
     def describe(self) -> str:
         """The loss."""
-        return "logistic (one logit)"
+        return "logistic (one logit)" if self.plain else f"{super().describe()}, of one logit"
 
 
-def single_label(outputs: int) -> SingleLabel:
+def single_label(outputs: int, form: ClassLoss | None = None, own: OwnLoss | None = None) -> SingleLabel:
     """The task of a classifier with this many outputs."""
-    return OneLogit() if outputs == 1 else SingleLabel(outputs)
+    form = form or PLAIN
+    return OneLogit(form=form, own=own) if outputs == 1 else SingleLabel(outputs, form, own)
+
+
+@cache
+def _takes_shares(task: SingleLabel) -> bool:
+    """Whether an own loss takes class probabilities (B, K) beside class indices (B,), and says the same of both."""
+    outputs, labels = torch.zeros((2, task.outputs)), task.probes(2)
+    try:
+        shared = task.loss(outputs, F.one_hot(labels, task.classes).float())
+    except LeakauditError:
+        return False
+    return bool(torch.isclose(shared, task.loss(outputs, labels), rtol=1e-3))

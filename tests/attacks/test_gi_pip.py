@@ -61,7 +61,7 @@ def test_an_interrupted_training_still_gives_a_reconstruction(samples: Batch, sp
     observation = replace(observation_of(target, samples.subset([0]), space), auxiliary=images)
     result = GIPIP(WEAK)(target, observation, cpu_generator(0), StopAfter(5))
     assert result.stopped
-    assert result.notes[0].startswith("autoencoder of 16 public images")
+    assert result.notes[0].startswith("autoencoder of 16 auxiliary samples")
 
 
 def test_says_what_it_needs(samples: Batch, space: Images) -> None:
@@ -95,6 +95,7 @@ def test_ig_with_its_own_total_variation_stands_beside_it(tmp_path: Path) -> Non
 
     alone, together, weaker = scan("gi-pip"), scan("gi-pip", "ig"), scan("gi-pip", "ig", iterations="5")
     for report in (alone, together, weaker):
+        assert entry(report).auxiliary.source == "given"  # type: ignore[union-attr]
         beside = entry(report).beside
         assert beside is not None
         assert beside.name == "ig"
@@ -108,6 +109,7 @@ def test_ig_with_its_own_total_variation_stands_beside_it(tmp_path: Path) -> Non
         theirs = [s.psnr for r in beside.results for s in r.samples]
         gain = sum(a - b for a, b in zip(ours, theirs, strict=True)) / 2  # type: ignore[operator]
         assert f"{abs(gain):.1f} dB in the median" in gallery.notes[0]
+        assert beside.gain == pytest.approx(gain)
     assert next(a for a in alone.attacks if a.name == "ig").status == "not_run"
     ig = next(a for a in together.attacks if a.name == "ig")
     beside = entry(together).beside

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from leakaudit.domains.images import Images
 from leakaudit.protocols.base import Play
 from leakaudit.protocols.fedavg import FedAvg
 from leakaudit.protocols.fedsgd import FedSGD
+from leakaudit.target.target import Target
 from tests.conftest import make_target, small_cnn
 
 CLIENTS = (
@@ -64,3 +66,49 @@ def test_counts_after_several_steps(samples: Batch, space: Images) -> None:
     assert "in 4 steps" in guess.method
     right = sum((Counter(victim.labels.tolist()) & Counter(guess.labels.tolist())).values())
     assert right >= 15, right
+
+
+def test_the_scale_of_an_unknown_training_is_told_by_missing_classes(samples: Batch, space: Images) -> None:
+    """Whatever learning rate the client had, the counts are those of a known one."""
+    target = make_target(small_cnn(), (3, 12, 12), 5)
+    some = samples.subset([i for i, label in enumerate(samples.labels.tolist()) if label != 2][:6])
+    fast = FedAvg(6, local_epochs=2, learning_rate=0.02, untold=("learning_rate",))
+    seen = observe(target, some, fast, space, seed=0)
+    other = replace(seen, update={name: 7 * tensor for name, tensor in seen.update.items()})
+    found = [infer_labels(target, each, cpu_generator(0)).labels.tolist() for each in (seen, other)]
+    assert found[0] == found[1]
+    right = sum((Counter(some.labels.tolist()) & Counter(found[0])).values())
+    assert right >= 5, right
+
+
+def sigmoids() -> Target:
+    """A network whose last layer gets nearly the same large features of every image, and so swings."""
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(3, 12, 5, 2, 2), nn.Conv2d(12, 12, 5, 2, 2)
+    net = nn.Sequential(first, nn.Sigmoid(), second, nn.Sigmoid(), nn.Flatten(), nn.Linear(108, 5))
+    for tensor in net.parameters():
+        nn.init.uniform_(tensor, -0.5, 0.5)
+    return make_target(net, (3, 12, 12), 5)
+
+
+@pytest.mark.slow
+def test_counts_of_predictions_that_swing_are_simulated(samples: Batch, space: Images) -> None:
+    target, client = sigmoids(), FedAvg(8, local_epochs=4, learning_rate=0.1)
+    right = {"simulated": 0, "fitted": 0}
+    for seed in range(3):
+        (victim,) = samples.draw(1, 8, seed)
+        observation = observe(target, victim, client, space, seed=seed)
+        guess = infer_labels(target, observation, cpu_generator(seed))
+        assert "simulated on look-alikes" in guess.method
+        hidden = replace(observation, rescaled=True)
+        fitted = infer_labels(target, hidden, cpu_generator(seed))
+        assert "simulated" not in fitted.method
+        for name, found in (("simulated", guess), ("fitted", fitted)):
+            right[name] += sum((Counter(victim.labels.tolist()) & Counter(found.labels.tolist())).values())
+    assert right["simulated"] >= max(20, right["fitted"]), right
+
+
+def test_features_that_differ_are_not_simulated(samples: Batch, space: Images) -> None:
+    target, client = make_target(small_cnn(), (3, 12, 12), 5), FedAvg(8, local_epochs=2, learning_rate=0.05)
+    observation = observe(target, samples.subset(range(8)), client, space, seed=1)
+    assert "simulated" not in infer_labels(target, observation, cpu_generator(0)).method

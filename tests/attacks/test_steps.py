@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from leakaudit.attacks import dlfa
 from leakaudit.attacks.base import Attack, cpu_generator
 from leakaudit.attacks.dlfa import DLFA, DLFASettings, SameMean, aligned
 from leakaudit.attacks.ig import IG, IGSettings
@@ -17,13 +18,16 @@ from leakaudit.attacks.sme import SME, SMESettings
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
 from leakaudit.domains.images import Images
+from leakaudit.matching.descent import Progress
+from leakaudit.matching.engine import solve
+from leakaudit.matching.precise import precisely
 from leakaudit.matching.problem import CLIENT, GradientMatching
 from leakaudit.observation import Observation
 from leakaudit.protocols.base import Play, Update
 from leakaudit.protocols.fedavg import FedAvg
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.protocols.surrogates import ALPHA, BENT, FIRST, LENGTH, Between, PerEpoch
-from leakaudit.reconstruction import NotApplicable, SilentMonitor
+from leakaudit.reconstruction import NotApplicable, Reconstruction, SilentMonitor
 from leakaudit.target.target import Target
 from tests.conftest import make_target
 
@@ -167,15 +171,62 @@ def test_sme_falls_back_to_the_weights_before(samples: Batch, space: Images) -> 
     assert error(sme.inputs, samples, space, 2) < 1.5 * error(naive.inputs, samples, space, 2) + 1e-6
 
 
+def test_a_replay_is_refined_in_float64(samples: Batch, space: Images) -> None:
+    """Where the rounding of float32 ends a replay, and a tolerance asks for more."""
+    target, protocol = convolutions(), FedAvg(1, local_epochs=3, learning_rate=0.1)
+    observation = shared(target, samples, space, protocol, 0)
+    asked = IGSettings(iterations=300, optimizer="lbfgs", distance="euclidean", tv_weight=0.0, tolerance=1e-15)
+    problem = GradientMatching(target, observation, samples.labels[:1], asked)
+    near = space.encode(samples.images[:1]) + 0.01 * torch.randn(1, 3, 12, 12, generator=cpu_generator(0))
+    progress = Progress(SilentMonitor())
+    (coarse,), _ = solve(problem, [{"inputs": near}], cpu_generator(0), progress)
+    fine, facts = precisely(problem, coarse, cpu_generator(0), progress, 600)
+    assert facts == ("refined in float64",)
+    assert fine.values["inputs"].dtype == torch.float32
+    assert coarse.spent < fine.spent <= 600
+    ends = [error(found.values["inputs"], samples, space, 0) for found in (fine, coarse)]
+    assert ends[0] < 0.5 * ends[1], ends
+    enough = problem.under(replace(asked, tolerance=1e-9))
+    assert precisely(enough, coarse, cpu_generator(0), progress, 600) == (coarse, ())
+
+
 def test_the_epochs_of_dlfa_are_tied_matched_and_averaged(samples: Batch, space: Images) -> None:
     target, protocol = convolutions(), FedAvg(4, local_epochs=2, local_batch_size=2, learning_rate=0.1)
     observation = shared(target, samples, space, protocol, 0, 1, 2, 3)
-    dlfa = DLFA(DLFASettings(iterations=200, **STEPS))(target, observation, cpu_generator(0))
-    assert dlfa.inputs.shape == (4, 3, 12, 12)
-    assert torch.equal(dlfa.labels, samples.labels[:4])
-    assert dlfa.snapshots[0].inputs.shape == dlfa.inputs.shape
+    result = DLFA(DLFASettings(iterations=200, **STEPS))(target, observation, cpu_generator(0))
+    assert result.inputs.shape == (4, 3, 12, 12)
+    assert torch.equal(result.labels, samples.labels[:4])
+    assert result.snapshots[0].inputs.shape == result.inputs.shape
     noise = space.finish(torch.randn(4, 3, 12, 12, generator=cpu_generator(1)))
-    assert error(dlfa.inputs, samples, space, 0, 1, 2, 3) < 0.2 * error(noise, samples, space, 0, 1, 2, 3)
+    assert error(result.inputs, samples, space, 0, 1, 2, 3) < 0.2 * error(noise, samples, space, 0, 1, 2, 3)
+
+
+@pytest.mark.parametrize("gained", [False, True])
+def test_dlfa_is_never_behind_the_surrogate(
+    gained: bool, samples: Batch, space: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of both explains the replayed steps better stays, told without the samples."""
+    target, protocol = network(), FedAvg(2, local_epochs=2, local_batch_size=1, learning_rate=0.1)
+    observation = shared(target, samples, space, protocol, 0, 1)
+    begun: list[Tensor | None] = []
+    noise, truth = torch.randn(4, 3, 12, 12, generator=cpu_generator(1)), space.encode(samples.images[:2])
+    found = truth.repeat(2, 1, 1, 1) if gained else noise
+
+    def replayed(target: Target, seen: Observation, *_: Any, **__: Any) -> Reconstruction:
+        begun.append(seen.start)
+        assert seen.labels is not None
+        return Reconstruction(inputs=found, labels=seen.labels, match=0.0)
+
+    monkeypatch.setattr(dlfa, "match", replayed)
+    attack = DLFA(DLFASettings(iterations=60, **STEPS))
+    result = attack.run(target, observation, cpu_generator(0), SilentMonitor())
+    (start,) = begun
+    assert start is not None
+    torch.testing.assert_close(start[:2], start[2:])
+    torch.testing.assert_close(result.inputs, truth if gained else start[:2])
+    assert any("they stay" in note for note in result.notes) is not gained
+    DLFA(replace(attack.settings, warm=False)).run(target, observation, cpu_generator(0), SilentMonitor())
+    assert begun[1] is None
 
 
 def test_the_tie_depends_on_no_order() -> None:
@@ -226,6 +277,24 @@ def test_where_they_do_not_apply(name: str, protocol: Any, words: str, samples: 
     refusal = create(name, "quick").refusal(target, shared(target, samples, space, protocol, 0, 1))
     assert isinstance(refusal, NotApplicable)
     assert any(word in refusal.reason for word in words.split("|")), refusal.reason
+
+
+def test_sme_needs_nothing_of_the_training(samples: Batch, space: Images) -> None:
+    """At other settings that nobody knows, it finds the same to the last bit."""
+    target = network()
+    hidden = FedAvg(2, local_epochs=2, learning_rate=0.25, untold=("learning_rate", "local_epochs"))
+    observation = shared(target, samples, space, hidden, 0, 1)
+    way = hidden.moved(observation.update, target.parameters)
+    other = replace(hidden, learning_rate=0.5)
+    after = {name: tensor.detach() + way[name] for name, tensor in target.parameters.items()}
+    again = replace(observation, protocol=other, update=other.from_shared(after, target.parameters))
+    attack = SME(SMESettings(iterations=30, **STEPS))
+    found = [attack(target, seen, cpu_generator(0)) for seen in (observation, again)]
+    torch.testing.assert_close(found[0].inputs, found[1].inputs, rtol=1e-3, atol=1e-3)
+    assert not [result for result in found if result.residual == result.residual]
+    refusal = create("ig", "quick").refusal(target, observation)
+    assert isinstance(refusal, NotApplicable)
+    assert refusal.reason.startswith("learning rate and local epochs of the client are not known")
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from leakaudit.attacks.base import cpu_generator
+from leakaudit.attacks.reading.levels import occurring
 from leakaudit.attacks.tableak import TabLeak, TabLeakSettings, pool
 from leakaudit.audit.victim import Knowledge, observe_victim
 from leakaudit.matching.relaxed import Relaxation
@@ -59,3 +62,24 @@ def test_settings_that_cannot_be() -> None:
     for settings in ({"temperature": 0.0}, {"optimizer": "lbfgs"}):
         with pytest.raises(ValueError, match="must be"):
             TabLeakSettings(**settings)  # type: ignore[arg-type]
+
+
+def test_levels_without_a_gradient_are_those_that_no_row_has() -> None:
+    target, batch = table_target(), private().subset(range(4))
+    victim = observe_victim(target, batch, FedSGD(4, target.mode), TABLE, Knowledge(), 0)
+    found = occurring(target, victim.observation)
+    assert found is not None
+    entries = TABLE.encode(batch.images).flatten(1)
+    for start, stop in TABLE.blocks:
+        assert found[start:stop].tolist() == (entries[:, start:stop] == 1).any(0).tolist()
+    guess = Relaxation(TABLE, entries, 1.0, found)(torch.zeros(4, *TABLE.shape))
+    assert float(guess[..., ~found].abs().max()) == 0
+    for start, stop in TABLE.blocks:
+        assert torch.allclose(guess[..., start:stop].sum(-1), torch.ones(4, 1, 1))
+    assert occurring(target, replace(victim.observation, noise=0.1)) is None
+    assert occurring(target, replace(victim.observation, pruned=True)) is None
+    settings = TabLeakSettings(iterations=3, restarts=1, execution="eager")
+    absent = int((~found).sum())
+    assert f"{absent} levels" in TabLeak(settings)(target, victim.observation, cpu_generator(0)).notes[-1]
+    without = TabLeak(replace(settings, occurring=False))(target, victim.observation, cpu_generator(0))
+    assert "levels" not in without.notes[-1]

@@ -107,7 +107,7 @@ def test_auxiliary_images_reach_attacks_that_may_have_them_and_never_hold_the_an
     report = scan(small_mlp(), attacks=["ig", "gi-pip"], settings=settings, auxiliary=tmp_path / "public.npz")
     assert {a.name: a.given["auxiliary_data"] for a in report.attacks if a.status == "run"} == {
         "ig": "none",
-        "gi-pip": "30 images",
+        "gi-pip": "30 public samples",
     }
     np.savez(tmp_path / "private.npz", x=smooth_images(12)[3:5])
     with pytest.raises(BatchError, match="2 of 12 private samples are among the auxiliary images, first sample 3"):

@@ -36,6 +36,7 @@ VALUES: dict[str, Any] = {
     "claims": ("sign",),
     "update": FOLDER / "-update.npz",
     "round": FOLDER / "round-1",
+    "before": FOLDER / "before.npz",
     "weight_decay": 0.0005,
     "batch_size": 4,
     "victims": 3,
@@ -66,7 +67,7 @@ VALUES: dict[str, Any] = {
     "frozen": ("conv1.*", "head"),
     "trained": ("norm.*",),
     "dropout": {"/relu/Relu": 0.5, "a=b": 0.25},
-    "loss": "bce",
+    "loss": "focal:gamma=2.0,weights=[1,2]",
     "task": "multi-label",
     "pos_weight": (2.0, 0.5),
     "batchnorm": "running",
@@ -93,6 +94,7 @@ LOCAL: dict[str, Any] = {
     "weight_decay": 5e-4,
     "optimizer": "rmsprop",
     "drop_last": True,
+    "unknown": ("local_epochs", "local_batch_size"),
 }
 """The same for local training, which most of them need a learning rate for."""
 NOT_DECIDING = {"cache", "trust", "unsafe_pickle"}
@@ -107,7 +109,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Reque
         monkeypatch.setattr(f"leakaudit.cli.{command}.refuse_absent", lambda request: None)
     asked: list[Request] = []
 
-    def take(request: Request, observer: object) -> None:
+    def take(request: Request, observer: object, **_: object) -> None:
         asked.append(request)
         raise click.Abort
 
@@ -181,7 +183,7 @@ def test_local_training_is_keywords_options_and_keys(name: str, told: Callable[.
     assert told("scan", "model.onnx", "--batch", "batch.npz", *words) == by_keyword
     assert told("scan", "model.onnx", "--batch", "batch.npz", "--policy", "named.toml") == by_keyword
     assert told(*by_keyword.command()[1:]) == by_keyword
-    if name != "samples":
+    if name not in ("samples", "unknown"):
         told_by_file = "".join(f"{own} = {_toml(value)}\n" for own, value in keywords.items())
         (tmp_path / "clients.toml").write_text(told_by_file)
         assert told("scan", "model.onnx", "-b", "batch.npz", "--train-config", "clients.toml") == by_keyword
@@ -192,7 +194,7 @@ def _toml(value: Any) -> str:
 
 
 def test_all_of_local_training_at_once(told: Callable[..., Request]) -> None:
-    rest = {name: value for name, value in LOCAL.items() if name not in ("nesterov", "momentum")}
+    rest = {name: value for name, value in LOCAL.items() if name not in ("nesterov", "momentum", "unknown")}
     request = Request(model=Path("m.onnx"), batch=Path("b.npz"), cache=True, mode="train", momentum=0.5, **rest)
     assert request.protocol == FedAvg(24, "train", "none", 2, 8, 0.0123, 0.5, False, 5e-4, "rmsprop", True)
     assert told(*request.command()[1:]) == request
@@ -337,6 +339,7 @@ WRONG = {
     "output": ("", "a text"),
     "protocol": ("fedsgd", "a protocol"),
     "controls": (None, "quick, full or none"),
+    "loss": ("hinge", "or module:function"),
 }
 
 
@@ -405,7 +408,7 @@ def test_on_the_command_line_they_are_a_usage_error(tmp_path: Path) -> None:
 def test_help_shows_every_parameter() -> None:
     for function, kind in ((leakaudit.scan, Request), (leakaudit.defend, DefendRequest)):
         shown = inspect.signature(function).parameters
-        assert set(shown) == {"observer", *parameters(kind)}
+        assert set(shown) == {"observer", "running", "store", *parameters(kind)}
         assert set(parameters(kind)) <= set(described(kind)), "each has an entry in the docstring"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,23 @@ import pytest
 
 import leakaudit
 from leakaudit.api import defend
+from leakaudit.attacks.linear import LinearReader
+from leakaudit.attacks.linear_program import LinearProgram
+from leakaudit.audit.contradiction import without_contradicted
+from leakaudit.audit.memory import Memory
+from leakaudit.audit.scene import Run
+from leakaudit.audit.victim import Knowledge, attack_victim, observe_victim
 from leakaudit.document.redact import redact
 from leakaudit.document.schema import Report
 from leakaudit.errors import UsageError
+from leakaudit.protocols.fedsgd import FedSGD
+from leakaudit.reconstruction import SilentMonitor
 from leakaudit.report.formats.csv import render_csv
 from leakaudit.report.formats.html import render_html
+from leakaudit.scoring.table import TableMeasure
 from tests.cli.build import export
 from tests.cli.build import leakaudit as command
-from tests.tables import SIZE, module, private, table_target, write_csv, write_npz, write_schema
+from tests.tables import SIZE, TABLE, module, private, table_target, write_csv, write_npz, write_schema
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +150,24 @@ def test_defend_takes_a_goal_in_cells() -> None:
     assert report.trials[0].metrics["cell_accuracy"] == 1
     with pytest.raises(UsageError, match="closer"):
         defend(table_target(), private(), goal="cell_accuracy>0.5", **keywords)
+
+
+def test_what_is_near_to_a_row_of_another_update_is_not_leaked() -> None:
+    """A twin differs in one cell: the exact readers prove that the update is of the twin."""
+    file = private(60)
+    twin = file.subset([0])
+    twin.images[0, 0, 0, 0] += 12  # a year of birth
+    target = table_target()
+    victim = observe_victim(target, twin, FedSGD(1, target.mode), TABLE, Knowledge(), 0)
+    mistaken = replace(victim, batch=file.subset([0]))
+    measure = TableMeasure(file, TABLE)
+    attacks = [LinearReader(LinearReader.presets["quick"]), LinearProgram(LinearProgram.presets["quick"])]
+    runs = [
+        Run(attack, [attack_victim(attack, target, mistaken, measure, 0, SilentMonitor(), Memory())])
+        for attack in attacks
+    ]
+    assert all(run.claims for run in runs)
+    assert any(outcome.certified for run in runs for outcome in run.outcomes)
+    assert not any(run.claims for run in without_contradicted(runs))
+    true = [Run(a, [attack_victim(a, target, victim, measure, 0, SilentMonitor(), Memory())]) for a in attacks]
+    assert [run.claims for run in without_contradicted(true)] == [run.claims for run in true]

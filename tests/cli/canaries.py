@@ -80,7 +80,9 @@ class Secret:
         batch: The samples.
         update: The update of the first of them, as a client recorded it.
         one: The first of them.
-        rows: Bytes of single rows of the images.
+        rows: Bytes of single rows of the images, or of values as they are in memory.
+        numbers: Labels, tokens and cells that are whole numbers.
+        texts: Other numbers, as they are written.
     """
 
     root: Path
@@ -91,6 +93,7 @@ class Secret:
     one: Path
     rows: list[bytes] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
 
     def found(self, content: bytes, name: str) -> set[str]:
         """The canaries in a file, by kind."""
@@ -101,6 +104,7 @@ class Secret:
             for number in () if structure else self.numbers:
                 if re.search(rf"(?<![\w.-])({number}|{number:,})(?![\w.]|,\d)", text):
                     hits.add(f"number {number}")
+            hits |= {f"number {shown}" for shown in self.texts if shown in text}
             if any(row in piece for row in self.rows):
                 hits.add("pixels")
         return hits
@@ -195,11 +199,56 @@ def _texts(root: Path, secret_folder: Path) -> Secret:
     return Secret(root, model, model, batch, model, batch, numbers=numbers)
 
 
+def _exported(module: nn.Module, shape: tuple[int, ...], path: Path) -> Path:
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module.eval(), (torch.zeros(1, *shape),), str(path), dynamo=False, opset_version=17,
+            do_constant_folding=False, input_names=["x"], dynamic_axes={"x": {0: "N"}},
+        )  # fmt: skip
+    return path
+
+
+def _rows(root: Path, secret_folder: Path) -> Secret:
+    """A CSV file without a schema: names of columns, levels and classes come from the private file alone."""
+    numbers = [FIRST_TOKEN + 17 * i for i in range(6)]
+    shares = [f"{0.7123511 + i / 97:.7f}" for i in range(6)]
+    lines = [f"{n},{WORD}{i},{s},{CLASS}{i % 3}" for i, (n, s) in enumerate(zip(numbers, shares, strict=True))]
+    batch = secret_folder / f"{FILE}.csv"
+    batch.write_text("\n".join(["age,canarycolumn,score,label", *lines]))
+    torch.manual_seed(0)
+    model = _exported(
+        nn.Sequential(nn.Linear(8, 16), nn.Sigmoid(), nn.Linear(16, 3)), (8,), secret_folder / "rows.onnx"
+    )
+    return Secret(
+        root, model, model, batch, model, batch, numbers=numbers, texts=[*(s[:7] for s in shares), "canarycol"]
+    )
+
+
+def _signals(root: Path, secret_folder: Path) -> Secret:
+    """Curves whose labels are numbers."""
+    curves = np.random.default_rng(0).normal(size=(4, 2, 16)).astype(np.float32)
+    targets = np.array([5923.625, 5933.375, 5943.875, 5953.125], np.float32)
+    batch = secret_folder / f"{FILE}.npz"
+    np.savez(batch, x=curves, y=targets)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv1d(2, 4, 3), nn.Sigmoid(), nn.Flatten(), nn.Linear(56, 1))
+    model = _exported(net, (2, 16), secret_folder / "signals.onnx")
+    numbers, shown = [round(float(t)) for t in targets], [f"{t:{form}}" for t in targets for form in (".1f", ".3g")]
+    memory = [kind(row[:6]).tobytes() for curve in curves for row in curve for kind in (np.float32, np.float64)]
+    return Secret(root, model, model, batch, model, batch, memory, numbers, shown)
+
+
+KINDS = {"images": _images, "texts": _texts, "rows": _rows, "signals": _signals}
+
+
 def make_secret(kind: str, root: Path) -> Secret:
-    """Images or texts, in a folder whose name is private too."""
+    """Samples of a kind, in a folder whose name is private too."""
     secret_folder = root / f"{FOLDER}7"
     secret_folder.mkdir(parents=True)
-    return _images(root, secret_folder) if kind == "images" else _texts(root, secret_folder)
+    return KINDS[kind](root, secret_folder)
 
 
 def written(*folders: Path) -> Iterator[tuple[str, bytes]]:

@@ -9,19 +9,24 @@ from pathlib import Path
 import pytest
 
 from tests.cli.build import leakaudit
-from tests.cli.canaries import CLASS, FILE, FOLDER, WORD, Secret, make_secret, needs_pypdf, watched, written
+from tests.cli.canaries import CLASS, FILE, FOLDER, KINDS, WORD, Secret, make_secret, needs_pypdf, watched, written
 
 TEXTS = ("json", "html", "sarif", "junit", "markdown", "csv")
 ALL = (*TEXTS, "pdf")
 COMMON = ("--preset", "quick", "--controls", "none")
 IMAGES = ("--attack", "linear", "--attack", "ig", "--set", "ig.iterations=12", "--set", "ig.restarts=1", "--victims", 1)
 WORDS = ("--attack", "embedding", "--victims", 1)
+ROWS = ("--attack", "linear", "--attack", "lp", "--victims", 1)
+SIGNALS = ("--attack", "ig", "--set", "ig.iterations=12", "--set", "ig.restarts=1", "--victims", 1)
+SIGNALS = (*SIGNALS, "--task", "regression", "--loss", "mse")
 MODES = {
     "plain": ("images", "scan", IMAGES),
     "both": ("images", "scan", (*IMAGES, "--mode", "both")),
     "checkpoints": ("images", "scan", (*IMAGES, "--checkpoints", "OTHER")),
     "update": ("images", "scan", (*IMAGES, "--update", "UPDATE")),
     "text": ("texts", "scan", WORDS),
+    "rows": ("rows", "scan", ROWS),
+    "signals": ("signals", "scan", SIGNALS),
     "text, both": ("texts", "scan", (*WORDS, "--mode", "both")),
     "defend": ("images", "defend", (*IMAGES, "--defence", "bits=8", "--steps", 2)),
 }
@@ -30,7 +35,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 @pytest.fixture(scope="module")
 def secrets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Secret]:
-    return {kind: make_secret(kind, tmp_path_factory.mktemp("root")) for kind in ("images", "texts")}
+    return {kind: make_secret(kind, tmp_path_factory.mktemp("root")) for kind in KINDS}
 
 
 @pytest.fixture
@@ -72,6 +77,8 @@ def hits(secret: Secret, places: tuple[Path, Path, Path]) -> dict[str, set[str]]
     [
         ("plain", {"pixels", CLASS, FILE}, ("json", "html")),
         ("text", {WORD, CLASS, FILE}, ("json", "html")),
+        ("rows", {WORD, CLASS, FILE, "number canarycol"}, ("json", "html")),
+        ("signals", {FILE}, ("json", "html")),
         pytest.param("plain", {"pixels", CLASS, FILE}, ("json", "pdf"), marks=pytest.mark.slow),
         pytest.param("text", {WORD, CLASS, FILE}, ("json", "pdf"), marks=pytest.mark.slow),
     ],
@@ -101,7 +108,17 @@ def check(secret: Secret, mode: str, places: tuple[Path, Path, Path], formats: t
         assert set(left) <= {".ses"}, what  # of onnxruntime, which holds a random identifier
 
 
-@pytest.mark.parametrize(("mode", "level"), [("both", "none"), ("checkpoints", "blurred"), ("text, both", "blurred")])
+@pytest.mark.parametrize(
+    ("mode", "level"),
+    [
+        ("both", "none"),
+        ("checkpoints", "blurred"),
+        ("text, both", "blurred"),
+        ("rows", "blurred"),
+        ("rows", "none"),
+        ("signals", "blurred"),
+    ],
+)
 def test_nothing_private_is_in_the_text_formats(
     secrets: dict[str, Secret], places: tuple[Path, Path, Path], mode: str, level: str
 ) -> None:

@@ -62,6 +62,7 @@ BAD = {
     'defences = ["clip=1.0", "evil:defend"]': "defence",
     'defence = [["evil:defend"]]': "defence",
     'claim = ["evil:defend,x=1"]': "claim",
+    'loss = "evil:defend"': "loss",
 }
 
 

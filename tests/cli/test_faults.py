@@ -115,10 +115,12 @@ def forked(work: Callable[[], object]) -> int:
     """A process that does this and ends."""
     child = os.fork()
     if child == 0:
+        code = 1
         try:
             work()
+            code = 0
         finally:
-            os._exit(0)
+            os._exit(code)
     return child
 
 
@@ -149,8 +151,9 @@ def test_two_writers_into_one_folder(tmp_path: Path) -> None:
             replace_files(tmp_path, files)
 
     for child in [forked(lambda f=files: write(f)) for files in GENERATIONS]:
-        os.waitpid(child, 0)
-    whole(tmp_path)
+        _, status = os.waitpid(child, 0)
+        assert status == 0
+    assert len(set(whole(tmp_path))) == 1, "files of two writers are mixed"
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(GENERATIONS[0])
 
 

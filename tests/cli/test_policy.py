@@ -74,7 +74,7 @@ def expired(repository: Path) -> int:
 
 def inconclusive(repository: Path) -> int:
     text = (repository / "leakaudit.toml").read_text()
-    (repository / "leakaudit.toml").write_text(text.replace('"linear"', '"gi-pip"'))  # needs public images
+    (repository / "leakaudit.toml").write_text(text.replace('"linear"', '"gradinversion"'))  # needs BatchNorm
     return 5
 
 
@@ -150,6 +150,16 @@ def test_blurred_by_default_in_ci_with_a_summary(repository: Path, monkeypatch: 
     leakaudit("scan", *COMMAND, "--evidence", "none")
     document = json.loads((repository / "out" / "report.json").read_text())
     assert document["attacks"][0]["results"][0]["samples"][0]["original_png"] is None
+
+
+def test_a_job_page_says_that_an_audit_failed(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(repository / "summary.md"))
+    (repository / "broken.npz").write_bytes(b"no archive")
+    code, _, err = leakaudit("scan", *COMMAND, "--batch", repository / "broken.npz")
+    assert code == 3, err
+    said = (repository / "summary.md").read_text()
+    assert said.startswith("## leakaudit: could not audit ")
+    assert "says nothing of a leak" in said
 
 
 @pytest.mark.parametrize(

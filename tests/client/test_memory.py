@@ -48,6 +48,7 @@ FORMS: dict[str, Any] = {
     "a stream": Stream(),
     "a loader of a stream": DataLoader(Stream(), batch_size=4),
     "a list of samples": [(image, label) for image, label in zip(IMAGES, LABELS, strict=True)],
+    "plain lists": [IMAGES.tolist(), LABELS.tolist()],
     "tensors with a graph": (IMAGES.clone().requires_grad_(), LABELS),
 }
 
@@ -57,6 +58,22 @@ def test_samples_are_taken_in_the_forms_of_training_scripts(name: str) -> None:
     inputs, labels = gathered(FORMS[name])
     assert np.array_equal(np.asarray(inputs), IMAGES.numpy())
     assert np.array_equal(np.asarray(labels), LABELS.numpy())
+
+
+TWO: dict[str, Any] = {
+    "two samples": [(IMAGES[0], 0), (IMAGES[1], 1)],
+    "two samples in lists": [[IMAGES[0].tolist(), 0], [IMAGES[1].tolist(), 1]],
+    "two samples by name": [{"x": IMAGES[0], "y": 0}, {"x": IMAGES[1], "y": 1}],
+    "inputs and labels": [(IMAGES[0], IMAGES[1]), (0, 1)],
+    "inputs and labels in lists": [[IMAGES[0].numpy(), IMAGES[1].numpy()], [0, 1]],
+}
+
+
+@pytest.mark.parametrize("name", TWO)
+def test_a_list_of_two_samples_is_told_from_inputs_and_labels(name: str) -> None:
+    inputs, labels = gathered(TWO[name])
+    assert np.array_equal(np.asarray(inputs, np.float32), IMAGES[:2].numpy())
+    assert list(labels) == [0, 1]
 
 
 def test_pictures_of_a_data_set_have_their_channels_first() -> None:
@@ -77,6 +94,8 @@ def test_pictures_of_a_data_set_have_their_channels_first() -> None:
         ([1, 2, 3], UsageError, "a sample is int, expected inputs with a label"),
         ([(IMAGES[0], 1), (IMAGES[0][:, :4], 1), (IMAGES[0], 1)], BatchError, "do not go together"),
         (TensorDataset(IMAGES[:0], LABELS[:0]), BatchError, "the batch is empty"),
+        (([[1.0, 2.0], [3.0]], [0, 1]), BatchError, "a list whose parts have different shapes"),
+        ({"x": IMAGES, "y": [[0], [1, 2]]}, BatchError, "a list whose parts have different shapes"),
     ],
 )
 def test_what_holds_no_samples_is_one_line(source: Any, error: type[Exception], words: str) -> None:

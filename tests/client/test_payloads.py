@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import leakaudit
 from leakaudit.client.rounds.arrays import read_sent
 from leakaudit.client.rounds.files import load_update
+from leakaudit.client.rounds.folder import began_with
 from leakaudit.client.rounds.given import Given
 from leakaudit.errors import UpdateError, UsageError
 from leakaudit.protocols.fedavg import FedAvg
@@ -96,6 +97,9 @@ RIGHT: dict[str, Form] = {
     "names of torch.compile": lambda before, after: {f"_orig_mod.{name}": t for name, t in after.items()},
     "names of peft": lambda before, after: {f"base_model.model.{name}": t for name, t in after.items()},
     "extra scalars": lambda before, after: {**after, "round": torch.tensor(3), "num_examples": torch.tensor(4.0)},
+    "counters as lists of one": lambda before, after: {
+        n: t.reshape(-1) if t.dim() == 0 else t for n, t in after.items()
+    },
     "a difference in float16": lambda before, after: {n: t.half() for n, t in delta(before, after).items()},
 }
 WRONG: dict[str, tuple[Form, str]] = {
@@ -130,6 +134,22 @@ WRONG: dict[str, tuple[Form, str]] = {
     "a tensor of nobody": (
         lambda before, after: {**after, "neck.weight": torch.zeros(3, 3)},
         "'neck.weight', which is no trainable tensor of the model",
+    ),
+    "statistics of another model": (
+        lambda before, after: {**after, "bn.running_mean": torch.zeros(3)},
+        r"bn.running_mean, which is not trained, is float32 \(3,\), expected numbers \(4,\)",
+    ),
+    "statistics that would be spread": (
+        lambda before, after: {**after, "bn.running_var": torch.zeros(2, 4)},
+        r"bn.running_var, which is not trained, is float32 \(2, 4\), expected numbers \(4,\)",
+    ),
+    "statistics that are not a number": (
+        lambda before, after: {**after, "bn.num_batches_tracked": torch.tensor(float("nan"))},
+        "bn.num_batches_tracked holds values that are not finite",
+    ),
+    "complex statistics": (
+        lambda before, after: {**after, "bn.running_var": torch.zeros(4, dtype=torch.complex64)},
+        "bn.running_var, which is not trained, is complex64",
     ),
     "not a number": (
         lambda before, after: {**after, "one.bias": torch.full((12,), float("nan"))},
@@ -192,6 +212,16 @@ def test_weights_before_and_after_must_begin_with_the_model(
     assert load_update(Given.of((list(before.values()), list(after.values()))), target, local=True).kind == "weights"
     with pytest.raises(UpdateError, match=r"did not begin with this model: \S+ differs by"):
         load_update(Given.of((after, before)), target, local=True)
+
+
+def test_a_round_that_began_with_statistics_of_another_shape_is_refused(
+    target: Target, after: dict[str, Tensor], tmp_path: Path
+) -> None:
+    from safetensors.torch import save_file
+
+    save_file({**after, "bn.running_mean": torch.zeros(3)}, tmp_path / "before.safetensors")
+    with pytest.raises(UpdateError, match=r"bn.running_mean, which is not trained"):
+        began_with(tmp_path, target)
 
 
 def test_peft_names_its_adapter(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from leakaudit.client.batch import Batch
+from leakaudit.client.readers import frame
 from leakaudit.client.readers.base import Reading, reader_for
 from leakaudit.domains.table import Table
 from leakaudit.errors import BatchError, UsageError
@@ -92,6 +93,45 @@ def test_parquet_without_its_reader_is_one_clear_line(tmp_path: Path, monkeypatc
     with pytest.raises(UsageError, match="pyarrow") as error:
         read(table_target(), tmp_path / "b.parquet")
     assert "leakaudit[tables]" in error.value.hint
+
+
+def test_tables_are_opened_in_a_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ctypes
+
+    monkeypatch.setattr(frame, "_columns", lambda path, size: ctypes.string_at(0))
+    for name in ("b.csv", "b.parquet"):
+        (tmp_path / name).write_bytes(b"a,label\n1,0\n")
+        with pytest.raises(BatchError, match=r"crashes the library that opens it \(SIGSEGV\)"):
+            read(table_target(), tmp_path / name)
+
+
+def test_a_table_that_is_a_pipe_is_refused(tmp_path: Path) -> None:
+    import os
+
+    os.mkfifo(tmp_path / "b.csv")
+    with pytest.raises(UsageError, match="named pipe"):
+        read(table_target(), tmp_path / "b.csv")
+
+
+def test_cells_that_all_differ_are_no_levels(tmp_path: Path) -> None:
+    """A level each would be a matrix of 80 GB."""
+    (tmp_path / "b.csv").write_text("\n".join(["name,label", *(f"n{n},{n % 2}" for n in range(100_000))]))
+    with pytest.raises(BatchError, match="make 100000 numbers; the model takes 22"):
+        read(plain_target(), tmp_path / "b.csv")
+
+
+def test_a_table_of_labels_alone_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "b.csv").write_text("label\n1\n0\n")
+    with pytest.raises(BatchError, match="the model takes 22"):
+        read(plain_target(), tmp_path / "b.csv")
+
+
+def test_a_column_of_one_long_cell_is_refused(tmp_path: Path) -> None:
+    """NumPy would give every cell the room of the longest: 60 kB of text would be 26 GB."""
+    lines = ["age,label", f"{'9' * 130_000},0", *(f"{n % 10},0" for n in range(50_000))]
+    (tmp_path / "b.csv").write_text("\n".join(lines))
+    with pytest.raises(BatchError, match="asks for more memory than its content justifies"):
+        read(table_target(), tmp_path / "b.csv")
 
 
 def changed(place: tuple[int, int], value: float) -> tuple[np.ndarray, np.ndarray]:

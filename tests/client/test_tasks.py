@@ -25,7 +25,7 @@ from leakaudit.tasks.base import Task
 from leakaudit.tasks.choose import asked_for
 from leakaudit.tasks.multi_label import MultiLabel
 from leakaudit.tasks.regression import Regression
-from leakaudit.tasks.single_label import OneLogit, SingleLabel
+from leakaudit.tasks.single_label import OneLogit, SingleLabel, single_label
 
 SHAPE = (1, 4, 4)
 INPUTS = np.zeros((3, *SHAPE), np.float32)
@@ -121,15 +121,15 @@ def test_labels_of_several_classes_and_of_numbers_are_checked() -> None:
 )
 def test_what_contradicts_itself_is_refused(outputs: int, task: Any, loss: Any, weights: Any, words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        asked_for(outputs, task, loss, weights, "net")
+        asked_for(single_label(outputs), task, loss, weights, "net")
 
 
 def test_a_loss_says_the_task() -> None:
-    assert asked_for(3, None, "bce", (), "net") == (MultiLabel(3), "--loss bce")
-    assert asked_for(3, None, None, (2.0,), "net") == (MultiLabel(3, (2.0,) * 3), "--pos-weight")
-    assert asked_for(2, None, "huber", (), "net") == (Regression(2, "huber"), "--loss huber")
-    assert asked_for(1, None, "bce", (), "net") == (OneLogit(), "--loss bce")
-    assert asked_for(1, None, None, (), "net") is None
+    assert asked_for(single_label(3), None, "bce", (), "net") == (MultiLabel(3), "--loss bce")
+    assert asked_for(single_label(3), None, None, (2.0,), "net") == (MultiLabel(3, (2.0,) * 3), "--pos-weight")
+    assert asked_for(single_label(2), None, "huber", (), "net") == (Regression(2, "huber"), "--loss huber")
+    assert asked_for(single_label(1), None, "bce", (), "net") == (OneLogit(), "--loss bce")
+    assert asked_for(single_label(1), None, None, (), "net") is None
 
 
 def rows(outputs: int) -> tuple[np.ndarray[Any, Any], Any]:

@@ -18,14 +18,16 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from leakaudit.safety import confined as confined_module
 from tests.fuzz.runner import Outcome, attempt, here, outcome
-from tests.fuzz.subjects import SUBJECTS, Subject
+from tests.fuzz.subject import Subject
+from tests.fuzz.subjects import SUBJECTS
 
 TOLD = 500
 """Inputs between two lines that say how far a campaign is."""
@@ -96,29 +98,17 @@ class Result:
             say(f"{subject.name}:{number} {found.kind}: {found.text}", *found.trace.strip().splitlines()[-4:])
 
 
-def run(
-    seed: int,
-    count: int,
-    *,
-    first: int = 0,
-    kept: Path | None = None,
-    kinds: frozenset[str] = frozenset(),
-    apart: bool = True,
-) -> Result:
+def run(seed: int, inputs: Iterable[tuple[Subject, int]], *, kept: Path | None = None, apart: bool = True) -> Result:
     """Run a campaign.
 
     Args:
         seed: Of the inputs.
-        count: Of inputs.
-        first: Inputs that are left out.
+        inputs: Which, as subject and number.
         kept: Folder for the files of defects.
-        kinds: Only these, all where empty; the others are left out.
         apart: Whether each input is read in a process of its own.
     """
     result = Result()
-    for place, (subject, number) in enumerate(order(seed, count)):
-        if place < first or (kinds and subject.name not in kinds):
-            continue
+    for subject, number in inputs:
         with tempfile.TemporaryDirectory() as folder:
             path = made(subject, seed, number, Path(folder))
             children = number % AS_COMMANDS == 0
@@ -201,7 +191,9 @@ def main() -> int:
         return 0
     warm()
     kinds = frozenset(asked.kinds.split(",")) - {""}
-    found = run(asked.seed, asked.count, first=asked.first, kept=asked.kept, kinds=kinds)
+    chosen = islice(order(asked.seed, asked.count), asked.first, None)
+    inputs = (pair for pair in chosen if not kinds or pair[0].name in kinds)
+    found = run(asked.seed, inputs, kept=asked.kept)
     say(*(f"{name:10} {kind:10} {number}" for (name, kind), number in sorted(found.counts.items())))
     say(
         f"{sum(found.counts.values())} inputs of seed {asked.seed}: {len(found.findings)} defects; longest "

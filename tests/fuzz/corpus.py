@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from tests.fuzz import subjects
-from tests.fuzz.subjects import npz, written
+from tests.fuzz import documents, models, samples
+from tests.fuzz.samples import npz
+from tests.fuzz.subject import written
 from tests.target import build
 
 node = helper.make_node
@@ -259,13 +260,13 @@ def external_data_that_is_read_over_and_over(path: Path) -> Path:
 @case("onnx")
 def average_pooling_that_counts_its_entries(path: Path) -> Path:
     """A valid file: R-GAP's replay met the images themselves, of which only the shape mattered."""
-    return written(path, "pool.onnx", dict(subjects.onnx_files())["average_pool_without_padding.onnx"])
+    return written(path, "pool.onnx", dict(models.onnx_files())["average_pool_without_padding.onnx"])
 
 
 @case("onnx")
 def one_bias_for_several_units(path: Path) -> Path:
     """A valid file: the recursion took the bias for one of each unit."""
-    return written(path, "bias.onnx", dict(subjects.onnx_files())["gemm_scalar_bias.onnx"])
+    return written(path, "bias.onnx", dict(models.onnx_files())["gemm_scalar_bias.onnx"])
 
 
 # ------------------------------------------------------------------------------------------------ archives and arrays
@@ -357,7 +358,7 @@ def sparse_tensors(path: Path) -> Path:
 
 @case("pt2", "damaged")
 def a_bad_checksum_in_an_export(path: Path) -> Path:
-    content = dict(subjects.exported_files())["mlp.pt2"]
+    content = dict(models.exported_files())["mlp.pt2"]
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         member = next(m for m in archive.infolist() if m.filename.endswith("model.json"))
     return written(path, "m.pt2", flipped(content, member.header_offset + 200))
@@ -368,7 +369,7 @@ def a_bad_checksum_in_an_export(path: Path) -> Path:
 
 @case("pictures")
 def a_folder_named_with_a_superscript(path: Path) -> Path:
-    place = subjects.whole_pictures(path)
+    place = samples.whole_pictures(path)
     (place / "p").rename(place / "²")
     return place
 
@@ -378,7 +379,7 @@ def a_folder_named_with_thirty_digits(path: Path) -> Path:
     place = path / "batch"
     for name in ("1" * 30, "2"):
         (place / name).mkdir(parents=True)
-        (place / name / "p.png").write_bytes(dict(subjects.picture_files())["p.png"])
+        (place / name / "p.png").write_bytes(dict(samples.picture_files())["p.png"])
     return place
 
 
@@ -431,29 +432,134 @@ def nested_arrays_in_a_report(path: Path) -> Path:
 
 @case("round", "no JSON document")
 def nested_arrays_in_a_round(path: Path) -> Path:
-    place = subjects.whole_round(path)
+    place = samples.whole_round(path)
     (place / "round.json").write_text("[" * 100_000)
     return place
 
 
 @case("round", "cannot be|expected|not a")
 def settings_of_a_round_of_other_types(path: Path) -> Path:
-    place = subjects.whole_round(path)
+    place = samples.whole_round(path)
     document = json.loads((place / "round.json").read_text())
     (place / "round.json").write_text(json.dumps({**document, "learning_rate": [1], "local_epochs": {"a": None}}))
     return place
 
 
+@case("round", "at most")
+def settings_of_a_round_that_would_fill_the_memory(path: Path) -> Path:
+    return _with_settings(path, local_epochs=1 << 40)
+
+
+@case("round", "at most")
+def a_round_of_a_trillion_samples(path: Path) -> Path:
+    return _with_settings(path, num_examples=1 << 40)
+
+
+def _with_settings(path: Path, **settings: Any) -> Path:
+    place = samples.whole_round(path)
+    document = json.loads((place / "round.json").read_text())
+    (place / "round.json").write_text(json.dumps({**document, **settings}))
+    return place
+
+
+@case("round")
+def a_round_of_many_samples_beside_another(path: Path) -> Path:
+    place = path / "rounds"
+    place.mkdir()
+    samples.whole_round(place).rename(place / "1")
+    (_with_settings(place, num_examples=1 << 40) / "batch.npz").unlink()
+    return place
+
+
+@case("round", "damaged .npz|not an .npz")
+def a_round_whose_samples_are_damaged(path: Path) -> Path:
+    place = samples.whole_round(path)
+    content = (place / "batch.npz").read_bytes()
+    start = content.rfind(b"PK\x01\x02")
+    (place / "batch.npz").write_bytes(content[:start] + b"PK\x01\x03" + content[start + 4 :])
+    return place
+
+
+@case("update", "no trainable tensor")
+def a_list_whose_numbers_have_five_thousand_digits(path: Path) -> Path:
+    return _weights(path, {"9" * 5000: torch.ones(2, 2)})
+
+
+@case("update", "nested too deeply|no readable|needs msgpack|no arrays")
+def a_nested_fobs_file(path: Path) -> Path:
+    body = b"\xdc\x00\x01" * 505 + b"\x00"
+    return written(path, "u.fobs", b"\x64\x00" + len(body).to_bytes(8, "big") + body)
+
+
+@case("npz", "encrypted")
+def an_archive_that_says_it_is_encrypted(path: Path) -> Path:
+    content = bytearray(dict(samples.batch_files())["images.npz"])
+    content[content.rfind(b"PK\x01\x02") + 8] |= 1
+    return written(path, "images.npz", bytes(content))
+
+
+@case("pictures", "not a readable image")
+def a_picture_without_dimensions(path: Path) -> Path:
+    place = path / "batch" / "0"
+    place.mkdir(parents=True)
+    content = dict(samples.picture_files())["p.tiff"]
+    for kind in (3, 4):  # the width, under another number
+        content = content.replace(bytes((0, 1, kind, 0)), bytes((0xF0, 1, kind, 0)))
+    (place / "p.tiff").write_bytes(content)
+    return place.parent
+
+
+def _line(name: str, *words: str) -> Callable[[Path], Path]:
+    return lambda path: written(path, name, json.dumps(words).encode())
+
+
+@case("words", "is not CHANGE")
+def a_change_of_five_thousand_digits(path: Path) -> Path:
+    return _line("line4.json", "--what-if", f"width=conv1:{'9' * 5000}")(path)
+
+
+@case("words", "expected 1 to")
+def a_defence_of_a_trillion_clients(path: Path) -> Path:
+    return _line("line1.json", "--defence", f"clients={1 << 40}")(path)
+
+
+@case("words", "expected at most")
+def a_seed_beyond_64_bits(path: Path) -> Path:
+    return _line("line0.json", "--seed", str(1 << 64))(path)
+
+
+@case("csv", "more memory")
+def a_table_with_one_long_cell(path: Path) -> Path:
+    """NumPy would give every cell the room of the longest."""
+    lines = ["age,label", f"{'9' * 130_000},0", *(f"{n % 10},0" for n in range(50_000))]
+    return written(path, "rows.csv", "\n".join(lines).encode())
+
+
+@case("parquet", "Parquet")
+def a_parquet_file_of_another_type(path: Path) -> Path:
+    return written(path, "rows.parquet", b"PAR1" + bytes(40) + b"PAR1")
+
+
+@case("pt2", "without a name")
+def a_member_without_a_name(path: Path) -> Path:
+    stream = io.BytesIO(dict(models.exported_files())["mlp.pt2"])
+    with zipfile.ZipFile(stream, "a") as archive:
+        info = zipfile.ZipInfo("x")
+        info.filename = ""
+        archive.writestr(info, b"")
+    return written(path, "m.pt2", stream.getvalue())
+
+
 @case("cache")
 def a_flipped_bit_of_a_cached_tensor(path: Path) -> Path:
-    ((name, content),) = subjects.cache_files()
+    ((name, content),) = documents.cache_files()
     (path / "leakaudit-cache").mkdir(mode=0o700)
     return written(path / "leakaudit-cache", name, flipped(content, len(content) - 40))
 
 
 @case("cache")
 def a_cached_pickle(path: Path) -> Path:
-    ((name, _),) = subjects.cache_files()
+    ((name, _),) = documents.cache_files()
     (path / "leakaudit-cache").mkdir(mode=0o700)
     stream = io.BytesIO()
     torch.save({"y": 1}, stream)

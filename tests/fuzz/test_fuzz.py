@@ -8,14 +8,16 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.fuzz.campaign import Finding, made, run
+from tests.fuzz.campaign import Finding, made, run, whole
 from tests.fuzz.corpus import CASES, Case
 from tests.fuzz.runner import Outcome, here, once, outcome
-from tests.fuzz.subjects import SUBJECTS, Subject
+from tests.fuzz.subject import Subject
+from tests.fuzz.subjects import SUBJECTS
 
 ROOT = Path(__file__).parents[2]
 READ = {subject.name: subject.read for subject in SUBJECTS}
@@ -41,9 +43,21 @@ def told(findings: list[Finding]) -> str:
 
 @pytest.mark.parametrize("subject", SUBJECTS, ids=[subject.name for subject in SUBJECTS])
 def test_a_few_damaged_files_of_each_kind(subject: Subject) -> None:
-    result = run(5, 60, kinds=frozenset({subject.name}), apart=False)
+    few = max(4, 24 * subject.share // 100)
+    result = run(5, [(subject, number) for number in range(few)], apart=False)
     assert not result.findings, told(result.findings)
-    assert sum(result.counts.values()) > 0
+    assert sum(result.counts.values()) == few
+
+
+@pytest.mark.parametrize("subject", SUBJECTS, ids=[subject.name for subject in SUBJECTS])
+def test_an_honest_file_of_each_kind_is_read(subject: Subject, tmp_path: Path) -> None:
+    if subject.name == "parquet":
+        pytest.importorskip("pyarrow")
+    for number, (name, content) in enumerate(subject.honest()[:3]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        found = here(subject.read, whole(subject, name, content, folder))
+        assert found.kind == "read", f"{name}: {found.text}\n{found.trace}"
 
 
 @pytest.mark.slow
@@ -78,12 +92,24 @@ def endless(path: Path) -> None:
     time.sleep(60)
 
 
+def patient(path: Path) -> None:
+    for _ in range(2):
+        with suppress(Exception):
+            time.sleep(60)
+
+
 def greedy(path: Path) -> None:
     bytearray(300 << 20)
 
 
 def running(path: Path) -> None:
     os.system("true")
+
+
+def test_no_reader_swallows_the_end_of_its_time(tmp_path: Path) -> None:
+    found = here(patient, tmp_path, seconds=0.2)
+    assert found.kind == "hang"
+    assert found.seconds < 5
 
 
 @pytest.mark.parametrize("subject", [internal, crash, endless, greedy, running])

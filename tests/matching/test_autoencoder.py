@@ -11,9 +11,21 @@ from torch import nn
 from leakaudit.attacks.base import cpu_generator
 from leakaudit.audit.cache import Cache
 from leakaudit.audit.memory import Memory
+from leakaudit.domains.base import Domain
 from leakaudit.domains.images import Images
+from leakaudit.domains.signals import Signals
+from leakaudit.domains.volumes import Volumes
 from leakaudit.matching import autoencoder
-from leakaudit.matching.autoencoder import AnomalyScore, Autoencoder, Network, build, strided, train_autoencoder, vgg
+from leakaudit.matching.autoencoder import (
+    AnomalyScore,
+    Autoencoder,
+    Network,
+    build,
+    shares,
+    strided,
+    train_autoencoder,
+    vgg,
+)
 from tests.conftest import smooth_images
 
 SPACE = Images((3, 12, 12), (0.5,) * 3, (0.25,) * 3)
@@ -165,3 +177,29 @@ def test_the_published_architectures() -> None:
     assert convolutions[-1] == 3
     assert sum(isinstance(m, nn.MaxPool2d) for m in large.modules()) == 5
     assert sum(isinstance(m, nn.ConvTranspose2d) for m in large.modules()) == 5
+
+
+@pytest.mark.parametrize("domain", [Signals.plain((2, 41)), Volumes.plain((1, 5, 8, 9))], ids=["signals", "volumes"])
+def test_signals_and_volumes_are_told_from_noise(domain: Domain) -> None:
+    real = domain.look_alikes(40, cpu_generator(0))
+    trained, _ = train_autoencoder(shares(domain, real), 150)
+    score = AnomalyScore(trained, domain, weight=2.0, one_sided=True)
+    low, high = domain.box(real)
+    noise = low + (high - low) * torch.rand((8, *domain.shape), generator=cpu_generator(1))
+    assert float(score({"inputs": noise})) > 2 * float(score({"inputs": real[:8]}))
+    assert shares(domain, real).aminmax().min >= 0
+    assert shares(domain, real).aminmax().max <= 1
+
+
+def test_the_shares_of_images_are_their_pixels() -> None:
+    assert torch.allclose(shares(SPACE, SPACE.encode(IMAGES)), IMAGES, atol=1e-6)
+
+
+def test_vgg_is_for_images_and_signals_are_not_reversed() -> None:
+    assert isinstance(build(torch.zeros(1, 2, 500), "auto").layers[0], nn.Conv1d)
+    rising = torch.linspace(0.1, 0.9, 16).repeat(24, 1, 1)
+    seen: list[torch.Tensor] = []
+    network = build(rising, "auto")
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    autoencoder._Training.of(network).advance(rising, 8, lambda *_: True)
+    assert all(torch.equal(part, rising[:16]) for part in seen)

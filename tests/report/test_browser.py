@@ -69,7 +69,12 @@ def opened(browser: Any, file: Path, **options: Any) -> Iterator[Any]:
     assert not trouble
 
 
+def unfold(page: Any) -> None:
+    page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+
+
 def test_filter_by_attack_victim_and_result(page: Any) -> None:
+    unfold(page)
     cards = page.locator(".sample:visible")
     total = cards.count()
     page.locator("#controls select").first.select_option("ig")
@@ -102,6 +107,18 @@ def test_the_slider_moves_by_keyboard(page: Any) -> None:
     assert image.evaluate("e => getComputedStyle(e).clipPath") != before
 
 
+def test_error_maps_are_drawn_on_demand(page: Any) -> None:
+    assert page.locator("canvas").count() == 0
+    page.get_by_label("error maps").check()
+    maps = page.locator(".sample.leaked .error canvas")
+    assert maps.count() == page.locator(".sample.leaked .pair").count() > 0
+    assert maps.first.get_attribute("aria-label").startswith("Error of the reconstruction of sample ")
+    red = "c => { const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; return [d[0], d[1] < 255]; }"
+    assert maps.evaluate_all(f"all => all.map({red})")[0][0] == 255
+    page.get_by_label("error maps").uncheck()
+    assert not maps.first.is_visible()
+
+
 def test_the_timeline_steps_through_snapshots(page: Any) -> None:
     card = page.locator(".sample").first
     image, step = card.locator("img.reconstruction"), card.locator("input.step")
@@ -115,6 +132,7 @@ def test_the_timeline_steps_through_snapshots(page: Any) -> None:
 
 
 def test_tables_sort_by_keyboard(page: Any) -> None:
+    unfold(page)
     table = page.locator("#table-scores")
     button = table.get_by_role("button", name="PSNR dB")
     column = "rows => rows.map(row => Number(row.cells[4].dataset.key))"
@@ -144,9 +162,22 @@ def test_every_option_is_a_native_disclosure(browser: Any, tmp_path: Path) -> No
     file = written(apply_policy(build(victims=1, runs=1), Policy(), settings=[entry]), tmp_path)
     for page in opened(browser, file):
         assert not page.locator("#table-settings").is_visible()
-        page.locator("summary").focus()
+        page.locator("#policy summary").focus()
         page.keyboard.press("Enter")
         assert page.locator("#table-settings").is_visible()
+
+
+def test_the_appendix_is_folded_and_a_link_into_it_opens_it(page: Any) -> None:
+    assert not page.locator("#table-scores").is_visible()
+    page.locator(".contents a[href='#scores']").click()
+    page.wait_for_function("document.querySelector('#scores details').open")
+    assert page.locator("#table-scores").is_visible()
+    assert not page.locator("#table-labels").is_visible()
+
+
+def test_printing_the_page_opens_the_appendix(page: Any) -> None:
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("#table-labels").is_visible()
 
 
 def test_dark_mode_follows_the_system(browser: Any, page_file: Path) -> None:
@@ -167,7 +198,10 @@ def test_narrow_screens_need_no_sideways_scrolling(browser: Any, page_file: Path
 def test_without_javascript_everything_is_there(browser: Any, page_file: Path) -> None:
     for page in opened(browser, page_file, java_script_enabled=False):
         assert page.locator("#controls").is_hidden()
-        assert page.locator(".sample").count() == page.locator(".sample:visible").count() > 0
+        assert page.locator(".sample.leaked").count() == page.locator(".sample.leaked:visible").count() > 0
+        assert page.locator(".thumbs img:visible").count() > 0
+        page.locator("details.held summary").first.click()
+        assert page.locator(".held .sample:visible").count() > 0, "folding needs no script"
         assert page.locator(".timeline img:visible").count() > 0
         assert page.locator("thead button").count() == 0
         for section in ("verdict", "findings", "scores", "ledger", "annex", "glossary"):
@@ -199,7 +233,7 @@ def test_axe_finds_no_violation(browser: Any, page_file: Path, scheme: str, widt
     source = axe_source()
     options = {"color_scheme": scheme, "viewport": {"width": width, "height": 900}, "bypass_csp": True}
     for page in opened(browser, page_file, **options):
-        page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+        unfold(page)
         page.evaluate(source)
         tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]
         found = page.evaluate("tags => axe.run({runOnly: tags})", tags)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from leakaudit.document.redact import redact
-from leakaudit.errors import AuditError, BatchError
+from leakaudit.errors import AuditError, BatchError, UsageError
 from leakaudit.report.files import OLD_SECONDS, replace_files
 from leakaudit.report.formats.base import ReportWarning
 from leakaudit.report.formats.failure import write_failure
@@ -68,6 +69,32 @@ def test_a_kill_while_renaming_leaves_what_the_next_run_removes(report: Report, 
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
     write_report(report, tmp_path, ("json",))
     assert names(tmp_path) == ["report.json"]
+
+
+def test_old_files_are_put_back_where_no_file_has_two_names(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*args: object, **options: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    old, new = ({name: f"{name} {turn}".encode() for name in ("a", "b", "c")} for turn in (1, 2))
+    replace_files(tmp_path, old)
+    honest, done = os.replace, []
+
+    def refused(source: Path, target: Path) -> None:
+        if target.name == "c" and not done:
+            done.append(target)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        honest(source, target)
+
+    monkeypatch.setattr(os, "link", no_links)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", refused)
+        with pytest.raises(UsageError, match="cannot write the report"):
+            replace_files(tmp_path, new)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == old
+    replace_files(tmp_path, new)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == new
 
 
 def test_what_a_living_run_writes_is_left_alone(tmp_path: Path) -> None:

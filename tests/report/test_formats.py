@@ -22,7 +22,7 @@ from leakaudit.report.domains import card_for
 from leakaudit.report.formats.csv import columns, render_csv
 from leakaudit.report.formats.failure import write_failure
 from leakaudit.report.formats.junit import failure_junit, render_junit
-from leakaudit.report.formats.markdown import render_markdown
+from leakaudit.report.formats.markdown import failure_markdown, render_markdown
 from leakaudit.report.formats.registry import available
 from leakaudit.report.formats.sarif import failure_sarif, render_sarif
 from leakaudit.report.write import write_report
@@ -128,7 +128,11 @@ def test_markdown_says_what_fails_and_what_did_not_run(report: Report) -> None:
     assert "LA201" in text
     assert "❌ fails" in text
     assert "not applicable" in text
-    assert text.count("\n| ") >= len(report.findings) + len(report.attacks)
+    ran = [attack for attack in report.attacks if attack.status == "run"]
+    assert text.count("\n| ") >= len(report.findings) + len(ran)
+    folded = text[text.index("<details>") : text.index("</details>")]
+    for attack in report.attacks:
+        assert (f"- {attack.title}: " in folded) == (attack not in ran)
 
 
 def test_csv_holds_every_score(report: Report) -> None:
@@ -159,7 +163,8 @@ def test_hostile_names_stay_text() -> None:
     ElementTree.fromstring(render_junit(report))
     assert EVIL in sarif(report)["runs"][0]["results"][0]["message"]["text"]
     markdown = render_markdown(report)
-    assert not re.search(r"(?<!\\)<", markdown)
+    ours = r"</?details>|<summary>Not run: \d+ attacks</summary>"
+    assert not re.search(r"(?<!\\)<", re.sub(ours, "", markdown))
     assert not re.search(r"\]\(", markdown)
     assert LONG not in markdown
     title = report.attacks[0].title
@@ -187,6 +192,8 @@ def test_a_failed_audit_is_an_error_not_a_success(tmp_path: Path) -> None:
     assert run["invocations"][0]["executionSuccessful"] is False
     (error,) = ElementTree.fromstring(failure_junit("<m>", "damaged")).iter("error")
     assert error.get("message") == "damaged"
+    told = failure_markdown("m<b>.onnx", "damaged | @all")
+    assert told.startswith("## leakaudit: could not audit m\\<b\\>.onnx\n\ndamaged \\| \\@all\n")
     (tmp_path / "report.json").write_text("old")
     written = write_failure(tmp_path, ("json", "junit", "sarif"), Path("m.onnx"), ValueError("x"))
     assert {path.name for path in written} == {"report.sarif", "report.junit.xml"}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,7 +17,8 @@ from leakaudit.audit.assemble import label_result
 from leakaudit.document.schema import Report, Verdict
 from leakaudit.document.status import VerdictStatus
 from leakaudit.errors import UsageError
-from leakaudit.report.formats.html import render_html
+from leakaudit.report.domains.images import FLOORS
+from leakaudit.report.formats.html import command_line, render_html
 from leakaudit.report.views.figures import loss_curves, psnr_chart, rank_profiles
 from leakaudit.report.wording import MISSING, clip, fixed, number, seconds
 from leakaudit.tasks.base import LabelGuess
@@ -94,8 +97,8 @@ def test_it_says_every_reason(report: Report, page: Page) -> None:
 def test_the_verdict_comes_first_and_every_section_follows(page: Page) -> None:
     order = [a["id"] for tag, a in page.tags if tag == "section" and a.get("id")]
     assert order == [
-        "verdict", "findings", "reconstructions", "control-runs", "rank", "scores", "labels", "curves", "ledger",
-        "facts", "annex", "reproduce", "glossary",
+        "verdict", "findings", "reconstructions", "control-runs", "rank", "scores", "labels", "curves", "details",
+        "ledger", "facts", "annex", "reproduce", "glossary",
     ]  # fmt: skip
     links = [value for value in page.values("href") if value.startswith("#")]
     assert set(links) >= {f"#{name}" for name in order}
@@ -187,7 +190,7 @@ def test_figures_are_deterministic_and_describe_themselves() -> None:
 
 
 def _figures(report: Report) -> list[str]:
-    chart = psnr_chart(report.attacks)
+    chart = psnr_chart(report.attacks, FLOORS)
     assert chart is not None
     return [f.svg for f in (*loss_curves(report.attacks), chart, *rank_profiles(report))]
 
@@ -243,11 +246,27 @@ def test_numbers_for_people(text: str, expected: str) -> None:
     assert text == expected
 
 
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_the_command_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
+    words = ["leakaudit", "scan", "models/net 'a'.onnx", "--batch", "a b.npz", "--class", "$(touch ran)", "--std=0.5"]
+    page = Page(render_html(build(victims=1, runs=1, command=words)))
+    line = page.text[page.text.index("leakaudit scan ") : page.text.index("--std=0.5") + len("--std=0.5")]
+    script = f"leakaudit() {{ printf '%s\\0' \"$@\"; }}\n{line}\n"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout.split("\0")[:-1] == words[1:], "quoted once"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_command_that_is_too_long_is_not_shown_in_part() -> None:
+    line = command_line(["leakaudit", "scan", "m" * 3000])
+    assert line == "# the command has 3,015 characters and stands in report.json, under command"
+
+
 def test_long_names_keep_both_ends() -> None:
     text = clip("a" * 500 + "z" * 500, 90)
     assert text.startswith("aaa")
-    assert text.endswith("z (1,000 characters)")
-    assert len(text) < 120
+    assert text.endswith("z (910 of 1,000 characters left out)")
+    assert len(text) < 140
 
 
 def test_a_soft_label_is_shown_with_how_it_was_read() -> None:

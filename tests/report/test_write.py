@@ -161,7 +161,7 @@ def test_the_pdf_opens_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 @needs_pdf
 def test_the_pdf_asks_for_data_only(printed: Callable[[str], Printed]) -> None:
-    assert printed("pdf/ua-1").asked == {"data:image/png;"}
+    assert printed("pdf/ua-1").asked == {"data:image/png;", "data:font/ttf;b"}
 
 
 @needs_pdf

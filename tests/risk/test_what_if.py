@@ -64,6 +64,15 @@ def test_smallest_changes_are_improvements_in_order_of_cost() -> None:
     assert open_directions[-1] > 0
 
 
+def test_a_change_is_said_in_a_sentence() -> None:
+    told = what_if(lenet(), (parse("stride=conv1:3"),)).sentence()
+    assert told.startswith("Change the stride of layer conv1 to 3: then ")
+    assert "directions of the input (risk " in told
+    assert told.endswith("leakaudit rank … --what-if stride=conv1:3)")
+    bias = what_if(lenet(), (parse("bias=conv1:off"),)).sentence()
+    assert bias.startswith("Remove the bias of layer conv1: then ")
+
+
 @pytest.mark.parametrize(
     "text", ["stride", "stride=conv1", "depth=conv1:2", "stride=conv1:zwei", "stride=conv1:0", "width=:3"]
 )

@@ -11,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from leakaudit.cli.output import Terminal, guarded, say
+from leakaudit.errors import LeakauditError
 from leakaudit.safety.text import clean, shown
 from tests.safety.hostile import check_lines, hostile_text
 
@@ -94,3 +95,10 @@ def test_markup_of_a_name_is_text(capsys: pytest.CaptureFixture[str]) -> None:
     Terminal().line("[bold]x[/bold] [/nothing] :smile:", head="[red]")
     say("[red]")
     assert capsys.readouterr().out == "[red][bold]x[/bold] [/nothing] :smile:\n[red]\n"
+
+
+def test_a_message_is_one_line_of_some_length() -> None:
+    error = LeakauditError(f"the tensor {'9' * 100_000}\nis no tensor of the model", "b" * 5000)
+    assert error.message.startswith("the tensor 999")
+    assert error.message.endswith("9 is no tensor of the model")
+    assert max(len(error.message), len(error.hint)) < 1010

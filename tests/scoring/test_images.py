@@ -11,15 +11,25 @@ from scipy.stats import binom
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from leakaudit.client.batch import Batch
+from leakaudit.domains.images import Images
 from leakaudit.errors import UsageError
-from leakaudit.scoring.base import leak_interval
+from leakaudit.scoring import perceptual
+from leakaudit.scoring.base import Judging
 from leakaudit.scoring.criterion import LeakCriterion
 from leakaudit.scoring.images import ImageMeasure
+from leakaudit.scoring.interval import leak_interval
 from tests.conftest import smooth_images
 
 
 def population(count: int = 12, side: int = 16) -> Batch:
     return Batch(torch.from_numpy(smooth_images(count, side)), torch.arange(count) % 3, tuple(range(count)))
+
+
+def test_without_the_package_lpips_is_left_out_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(perceptual, "find_spec", lambda name: None)
+    measure = ImageMeasure.of(Images((3, 16, 16)), population(), Judging())
+    assert measure.lpips is None
+    assert "pip install leakaudit[lpips]" in measure.lpips_reason
 
 
 def test_metrics_equal_scikit_image() -> None:

@@ -6,6 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from leakaudit.client.batch import Batch
+from leakaudit.domains.schema import Column
+from leakaudit.domains.table import Table
 from leakaudit.reconstruction import Reconstruction
 from leakaudit.scoring.base import Judging, measure_for
 from leakaudit.scoring.criterion import LeakCriterion
@@ -127,3 +130,37 @@ def test_the_measure_of_the_domain_takes_the_criterion() -> None:
     assert own.alike(private(20).subset([3]), private(20).subset([4, 3]))
     assert not own.alike(private(20).subset([3]), private(20).subset([4, 5]))
     assert len(COLUMNS) == 6
+
+
+SKEWED = Table.of([Column(f"c{place}", "category", levels=("usual", "rare", "rarest")) for place in range(12)])
+
+
+def skewed(count: int, seed: int) -> Batch:
+    """Rows of which most have the usual level in most columns, as census data have."""
+    generator = torch.Generator().manual_seed(seed)
+    shares = torch.tensor([0.75, 0.2, 0.05]).expand(count * 12, 3)
+    levels = torch.multinomial(shares, 1, generator=generator).view(count, 12)
+    return Batch(SKEWED.rows(levels.double())[:, None, None, :].float(), torch.zeros(count).long(), tuple(range(count)))
+
+
+def test_rows_of_other_people_do_not_leak_by_luck_however_many_there_are() -> None:
+    for seed in range(5):
+        own = TableMeasure(skewed(100, seed), SKEWED)
+        batch, others = skewed(100, seed).subset(range(16)), skewed(16, 1000 + seed)
+        found = own.recovered(SKEWED, Reconstruction(others.images, others.labels, 0.0))
+        assert not any(score.leaked for score in own.score(batch, found)), seed
+
+
+def test_one_row_of_many_and_the_whole_batch_are_no_luck() -> None:
+    own = TableMeasure(skewed(100, 0), SKEWED)
+    batch = skewed(100, 0).subset(range(16))
+    exact = own.recovered(SKEWED, Reconstruction(batch.images, batch.labels, 0.0))
+    telling = [score.position for score in own.score(batch, exact) if score.leaked]
+    assert len(telling) >= 12, "rows that are nobody else's"
+    one = skewed(16, 2000).images.clone()
+    rarest = max(range(16), key=lambda place: float(batch.images[place, ..., 2::3].sum()))
+    one[0] = batch.images[rarest]
+    found = own.recovered(SKEWED, Reconstruction(one, batch.labels, 0.0))
+    leaked = [score.position for score in own.score(batch, found) if score.leaked]
+    assert rarest in leaked
+    assert len(leaked) <= 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import pickle
@@ -22,6 +23,7 @@ from onnx import ModelProto, StringStringEntryProto, TensorProto, helper, numpy_
 
 from leakaudit.errors import LeakauditError, ModelError
 from leakaudit.target import load
+from leakaudit.target.onnx.read import MAX_NODES, read_model
 from tests.target import build, zoo
 from tests.target.graphs import GRAPHS
 from tests.target.watch import compiled
@@ -126,6 +128,25 @@ def test_functions_that_never_end(tmp_path: Path) -> None:
     laughs = {f"f{i}": [f"f{i + 1}"] * 10 for i in range(12)} | {"f12": ["Relu"]}
     refused(functions(path, laughs), "nodes, more than")
     assert load(functions(path, {"f": ["g", "g"], "g": ["Relu"]})).classes == 4
+
+
+def test_more_nodes_than_any_classifier_has(tmp_path: Path) -> None:
+    head, tensors = build.linear(source=f"v{MAX_NODES - 1}", width=12)
+    names = ["x", *(f"v{i}" for i in range(MAX_NODES))]
+    chain = [helper.make_node("Relu", [s], [t]) for s, t in itertools.pairwise(names)]
+    refused(build.write(tmp_path / "m.onnx", [*chain, *head], tensors), f"nodes, more than {MAX_NODES}$")
+    assert len(read_model(tmp_path / "m.onnx", trusted=True).graph.node) == MAX_NODES + 1
+
+
+def test_a_graph_without_batch_norm_has_one_program_for_both_modes(tmp_path: Path) -> None:
+    nodes, tensors = build.linear()
+    module = load(build.write(tmp_path / "m.onnx", nodes, tensors)).module
+    x = torch.rand(7, 12)
+    programs = module._programs
+    before = len(programs)
+    module.eval()(x)
+    module.train()(x)
+    assert len(programs) == before + 1
 
 
 def test_deep_functions_cost_no_stack(tmp_path: Path) -> None:

@@ -9,8 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.safety import confined
@@ -18,7 +21,9 @@ from leakaudit.target import answers, isolated
 from leakaudit.target.isolated import load_isolated
 from leakaudit.target.load import load
 from leakaudit.target.target import Target
-from tests.fuzz import subjects
+from tests.cli.build import export
+from tests.fuzz import models
+from tests.fuzz.subject import written
 
 ROOT = Path(__file__).parents[2]
 SAME = """
@@ -44,11 +49,11 @@ def told(target: Target) -> dict[str, Any]:
 
 def compared(folder: Path, names: list[str]) -> None:
     """Load files here and through a child, through the child first."""
-    files = [*subjects.onnx_files(), *subjects.exported_files()]
+    files = [*models.onnx_files(), *models.exported_files()]
     for name, content in files:
         if names and name not in names:
             continue
-        path = subjects.written(folder, name, content)
+        path = written(folder, name, content)
         options = {"trust": name.endswith("pt2")}
         there, here = load_isolated(path, **options), load(path, **options)
         assert told(there) == told(here), name
@@ -74,7 +79,7 @@ def test_every_model_is_the_same_through_a_child(tmp_path: Path) -> None:
 
 
 def test_nothing_is_run_here_that_the_child_has_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = subjects.written(tmp_path, "cnn.onnx", dict(subjects.onnx_files())["cnn.onnx"])
+    path = written(tmp_path, "cnn.onnx", dict(models.onnx_files())["cnn.onnx"])
     with answers.recording() as recorded:
         whole = load(path)
     assert {name for name, _ in recorded} >= {"compare", "batch_sizes", "silent_tensors", "reach_note"}
@@ -88,13 +93,13 @@ def test_nothing_is_run_here_that_the_child_has_answered(tmp_path: Path, monkeyp
 
 
 def test_answers_to_other_questions_are_not_taken(tmp_path: Path) -> None:
-    path = subjects.written(tmp_path, "cnn.onnx", dict(subjects.onnx_files())["cnn.onnx"])
+    path = written(tmp_path, "cnn.onnx", dict(models.onnx_files())["cnn.onnx"])
     with answers.giving([("batch_sizes", (7,)), ("compare", [None, None, "", "no"])]):
         assert told(load(path)) == told(load(path))
 
 
 def test_a_file_that_kills_its_reader_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = subjects.written(tmp_path, "cnn.onnx", dict(subjects.onnx_files())["cnn.onnx"])
+    path = written(tmp_path, "cnn.onnx", dict(models.onnx_files())["cnn.onnx"])
 
     def crash(file: Path, **options: Any) -> Target:
         assert confined._State.inside, "it is opened here"
@@ -106,9 +111,28 @@ def test_a_file_that_kills_its_reader_is_one_sentence(tmp_path: Path, monkeypatc
 
 
 def test_a_file_that_changes_meanwhile_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = subjects.written(tmp_path, "cnn.onnx", dict(subjects.onnx_files())["cnn.onnx"])
+    path = written(tmp_path, "cnn.onnx", dict(models.onnx_files())["cnn.onnx"])
     monkeypatch.setattr(isolated, "hash_model", lambda file: "0" * 64)
     with pytest.raises(ModelError, match="changed while it was read"):
+        load_isolated(path)
+
+
+@pytest.mark.slow
+def test_a_swin_transformer_is_not_called_hostile_and_a_hostile_one_is(tmp_path: Path) -> None:
+    import torchvision
+
+    torch.manual_seed(0)
+    path = export(torchvision.models.swin_t(num_classes=10), tmp_path / "swin.onnx", (3, 224, 224))
+    assert load_isolated(path).classes == 10
+    model = onnx.load(path)
+    first = next(node for node in model.graph.node if "input" in node.input)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 1, 1 << 12, 1 << 12]), "often"))
+    model.graph.node.insert(0, onnx.helper.make_node("Tile", ["input", "often"], ["tiled"]))
+    model.graph.node.insert(1, onnx.helper.make_node("ReduceMax", ["tiled"], ["top"], keepdims=0))
+    model.graph.node.insert(2, onnx.helper.make_node("Add", ["input", "top"], ["moved"]))
+    first.input[list(first.input).index("input")] = "moved"
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match="more than the"):
         load_isolated(path)
 
 

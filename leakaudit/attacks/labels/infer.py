@@ -19,12 +19,16 @@ cross-check and its agreement reported; on briefly trained networks it is worse,
 above is what LLG (Wainakh et al. 2022) starts from.
 
 After several local steps the model half-way between the weights before and after takes the place of the model, and the
-features are fitted through the steps (`leakaudit.attacks.labels.steps`).
+features are fitted through the steps (`leakaudit.attacks.labels.steps`). Of a client whose learning rate or number of
+steps is not known, the scale of the update is estimated first (`leakaudit.attacks.labels.scale`). Where all images look
+alike to the last layer, counts are refined on a simulated client (`leakaudit.attacks.labels.simulate`).
 
 A known defence changes what can be believed. Through noise the label of one sample is the largest entry of the leading
 left singular vector of ``[G | g] = (p − y) [hᵀ 1]``, where that is more than noise, and else of g alone. Clipped,
 pruned, rounded or signed updates have no p − y of known scale: no soft label is read from them, only the sign. The fact
 ``n_k ≥ −B g_k`` holds up to four standard deviations of the noise, and not for signs.
+
+Losses other than plain cross-entropy are read by `leakaudit.attacks.labels.by_loss`.
 
 Fails without a linear last layer, and is poor on a network that is
 overfitted to the very samples, whose predictions then depend on their labels.
@@ -32,126 +36,23 @@ overfitted to the very samples, whose predictions then depend on their labels.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
-
 import torch
 from torch import Generator, Tensor
 
+from leakaudit.attacks.labels import simulate
+from leakaudit.attacks.labels.by_loss import infer_by_loss
 from leakaudit.attacks.labels.counts import fit_prediction, ilrg_shares, round_counts
 from leakaudit.attacks.labels.features import feature_fit
+from leakaudit.attacks.labels.head import Head, find_head, last_layer_signal, probabilities
+from leakaudit.attacks.labels.scale import scaled
 from leakaudit.attacks.labels.steps import halfway, through_steps
-from leakaudit.attacks.reading.first_layer import token_table, watch
 from leakaudit.attacks.reading.noise import rank_limit
-from leakaudit.domains.base import Domain
 from leakaudit.observation import Observation
 from leakaudit.target.target import Target
 from leakaudit.tasks.base import LabelGuess
 
-PROBE_PIXELS = 400_000
-"""Values of all probe images together, between 32 and 192 images; chosen: 130 images of CIFAR-10's size."""
 CERTAIN = 0.95
 """A recovered label with at least this share on one class is reported as that class; chosen, not measured."""
-
-
-@dataclass(frozen=True, eq=False)
-class Head:
-    """The last linear layer: names of its tensors, and what it does on probe images.
-
-    Args:
-        weight: Name of the weight, (K, features) or, when `transposed`, (features, K).
-        bias: Name of the bias (K,).
-        transposed: Axis order of the weight.
-        feature: Mean input of the layer over the probe (features,), or ``None`` without a weight.
-        prediction: Mean predicted probabilities over the probe (K,).
-        logits: Of the probe images (N, K).
-        pool: Inputs of the layer for the probe images (N, features), or ``None`` where the logits are not simply its
-            output.
-    """
-
-    weight: str | None
-    bias: str | None
-    transposed: bool
-    feature: Tensor | None
-    prediction: Tensor
-    logits: Tensor
-    pool: Tensor | None = None
-
-    def rows(self, tensors: dict[str, Tensor]) -> Tensor:
-        """The weight, or its gradient, as (K, features)."""
-        tensor = tensors[str(self.weight)]
-        return tensor.T if self.transposed else tensor.reshape(self.logits.shape[1], -1)
-
-
-def probe_inputs(target: Target, domain: Domain, count: int, generator: Generator) -> Tensor:
-    """At least `count` inputs (B, *shape) like real ones; row numbers where the model looks them up in a table."""
-    if target.batch_sizes is not None:
-        size = max(target.batch_sizes)
-        count = math.ceil(count / size) * size
-    table = token_table(target)
-    if table is None or table == target.domain.table:
-        return domain.look_alikes(count, generator)
-    tensors = {**dict(target.module.named_buffers()), **dict(target.module.named_parameters())}
-    return torch.randint(len(tensors[table]), (count, *domain.shape), generator=generator).float()
-
-
-def find_head(target: Target, observation: Observation, generator: Generator) -> Head:
-    """Find the last linear layer by what it does: row k of its weight and entry k of its bias act on logit k alone."""
-    parameters = target.parameters
-    reference = next(iter(parameters.values()))
-    size = math.prod(observation.domain.shape)
-    count = 8 if observation.batch_size == 1 else max(32, min(192, PROBE_PIXELS // size))
-    images = probe_inputs(target, observation.domain, count, generator).to(reference.device, reference.dtype)
-    chunk = max(target.batch_sizes) if target.batch_sizes is not None else 32
-    with torch.no_grad():
-        all_logits = torch.cat([target.logits(part) for part in torch.split(images, chunk)])
-    logits = target.logits(images[:chunk])
-    gradients = torch.autograd.grad(
-        logits[:, 0].sum(), list(parameters.values()), allow_unused=True, materialize_grads=True
-    )
-    weight = bias = feature = None
-    transposed = False
-    for (name, tensor), gradient in zip(parameters.items(), gradients, strict=True):
-        rows = _as_rows(gradient.detach(), logits.shape[1])
-        if rows is None or not bool(rows[0].any()) or bool(rows[1:].any()):
-            continue
-        if rows.shape[1] == 1:
-            bias = name
-        else:
-            weight, feature = name, rows[0] / len(logits)
-            transposed = tensor.shape[0] != logits.shape[1]
-    head = Head(weight, bias, transposed, feature, _probabilities(all_logits).mean(0), all_logits)
-    return (
-        head if observation.batch_size == 1 or target.binary else replace(head, pool=_pool(target, head, images, chunk))
-    )
-
-
-def _pool(target: Target, head: Head, images: Tensor, chunk: int) -> Tensor | None:
-    """What the head is applied to, if its output on that is the logits."""
-    if head.weight is None or head.bias is None:
-        return None
-    parts = []
-    for part in torch.split(images, chunk):
-        uses = watch(target, part).get(head.weight, [])
-        if len(uses) != 1 or uses[0].operand.dim() != 2:
-            return None
-        parts.append(uses[0].operand)
-    pool, tensors = torch.cat(parts), {n: p.detach() for n, p in target.parameters.items()}
-    if pool.shape != (len(images), head.rows(tensors).shape[1]):
-        return None
-    logits = pool @ head.rows(tensors).T + tensors[head.bias].flatten()
-    return pool if torch.allclose(logits, head.logits, rtol=1e-3, atol=1e-3) else None
-
-
-def _as_rows(tensor: Tensor, outputs: int) -> Tensor | None:
-    """View as (outputs, -1) if the tensor could belong to a linear layer with that many outputs."""
-    if tensor.shape[0] == outputs or tensor.numel() == outputs:
-        return tensor.reshape(outputs, -1)
-    return tensor.T if tensor.dim() == 2 and tensor.shape[1] == outputs else None
-
-
-def _probabilities(logits: Tensor) -> Tensor:
-    return logits.softmax(-1) if logits.shape[-1] > 1 else logits.sigmoid()
 
 
 def infer_labels(target: Target, observation: Observation, generator: Generator) -> LabelGuess:
@@ -162,6 +63,8 @@ def infer_labels(target: Target, observation: Observation, generator: Generator)
         observation: The update and the batch size.
         generator: CPU generator of the probe images that estimate the mean prediction.
     """
+    if not target.task.plain:
+        return infer_by_loss(target, observation, generator)
     moving = halfway(target, observation)
     head = find_head(moving, observation, generator)
     size = observation.batch_size
@@ -179,6 +82,10 @@ def infer_labels(target: Target, observation: Observation, generator: Generator)
     if size == 1:
         label = int(signal[0] < 0) if target.binary else int(signal.argmin())
         return LabelGuess(torch.tensor([label]), "sign of the last layer's gradient (iDLG)", exact)
+    if observation.protocol.withheld:
+        observation = scaled(observation, signal, head.prediction)
+        signal = last_layer_signal(observation, head)[0]
+        assert signal is not None
     signal = signal.double().cpu()
     if target.binary:
         positive = head.prediction[0].double().cpu() - signal[0]
@@ -195,7 +102,7 @@ def _one_label(target: Target, observation: Observation, head: Head) -> LabelGue
     feature = head.rows(dict(observation.update)).double().T @ error / error.square().sum().clamp_min(1e-300)
     parameters = target.parameters
     bias = parameters[str(head.bias)].detach().double().flatten()
-    prediction = _probabilities(head.rows(dict(parameters)).detach().double() @ feature + bias)
+    prediction = probabilities(head.rows(dict(parameters)).detach().double() @ feature + bias)
     label = prediction - error
     if target.binary:
         label = torch.stack([1 - label[0], label[0]])
@@ -229,24 +136,6 @@ def _noisy_label(observation: Observation, head: Head) -> LabelGuess:
     return LabelGuess(label.cpu().reshape(1), "leading direction of the last layer's noisy gradient", exact=False)
 
 
-def last_layer_signal(observation: Observation, head: Head, *, one_class: bool = True) -> tuple[Tensor | None, bool]:
-    """mean(p − y) per logit, and whether it is exact (for one sample: whether its signs are).
-
-    Without a bias, that a sample has `one_class` tells the sign.
-    """
-    if head.bias is not None and head.bias in observation.update:
-        return observation.update[head.bias].flatten(), True
-    if head.weight is None or head.feature is None or head.weight not in observation.update:
-        return None, False
-    rows = head.rows(dict(observation.update))
-    if one_class and observation.batch_size == 1 and len(rows) > 2:
-        left = torch.linalg.svd(rows.double(), full_matrices=False)[0][:, 0]
-        negative = int((left < 0).sum())
-        if negative in (1, len(rows) - 1):
-            return (left if negative == 1 else -left), True
-    return rows @ head.feature / head.feature.square().sum(), False
-
-
 def _counted(counts: Tensor, method: str) -> LabelGuess:
     return LabelGuess(torch.repeat_interleave(torch.arange(len(counts)), counts), method, exact=False)
 
@@ -272,6 +161,11 @@ def _fitted_counts(
     if observation.one_bit:
         least = torch.zeros_like(signal)
     counts = round_counts(prediction - signal, size, least=least)
+    if head.pool is not None and simulate.applies(target, observation, head.pool):
+        labels = torch.repeat_interleave(torch.arange(len(counts)), counts)
+        share = simulate.simulated_shares(target, observation, str(head.bias), labels, generator)
+        if share is not None:
+            counts, how = round_counts(share, size, least=least), "a client simulated on look-alikes"
     check = round_counts(ilrg_shares(weight, bias, gradient, signal), size, least=least)
     agreed = int(torch.minimum(counts, check).sum())
     return _counted(counts, f"class counts from {how} (iLRG agrees on {agreed} of {size})")

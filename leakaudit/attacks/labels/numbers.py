@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import Generator
 
-from leakaudit.attacks.labels.infer import find_head, last_layer_signal
+from leakaudit.attacks.labels.head import find_head, last_layer_signal
 from leakaudit.observation import Observation
 from leakaudit.target.target import Target
 from leakaudit.tasks.base import LabelGuess

@@ -5,8 +5,12 @@ With :math:`p = \sigma(z)`, and weight w of the marked, the last layer's bias gr
 .. math:: g_k = \frac{1}{BK} \sum_i (1 - y_{ik})\,p_{ik} - w_k\, y_{ik} (1 - p_{ik})
 
 One sample: every term with y is negative and every one without is positive, so the signs are the labels, all of them,
-whatever the network. A batch: with the mean prediction p̄ of a class, :math:`n_k = B (\bar p_k - K g_k) / (\bar p_k +
-w_k (1 - \bar p_k))` samples are marked, rounded. The mean prediction is that of look-alikes.
+whatever the network. A batch: with the mean errors :math:`e^0_k` of a no and :math:`e^1_k` of a yes over look-alikes,
+:math:`n_k = B (e^0_k - g_k) / (e^0_k - e^1_k)` samples are marked, rounded; here :math:`e^0_k = \bar p_k / K` and
+:math:`e^1_k = -w_k (1 - \bar p_k) / K`. The focal loss has other errors of the same signs.
+
+A loss of the user's own has errors of any sign: the outputs of one sample follow from the last layer, and each class is
+marked where that is nearer to the error.
 
 Without a bias the rows of the weight's gradient have the sign of the error times that of the mean feature. Fails
 without a linear last layer; then nothing is known, and none is assumed.
@@ -17,7 +21,8 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from leakaudit.attacks.labels.infer import Head, find_head, last_layer_signal
+from leakaudit.attacks.labels.by_loss import logits_of_one
+from leakaudit.attacks.labels.head import Head, find_head, last_layer_signal
 from leakaudit.observation import Observation
 from leakaudit.target.target import Target
 from leakaudit.tasks.base import LabelGuess
@@ -39,6 +44,8 @@ def infer_several(target: Target, observation: Observation, generator: Generator
     if signal is None:
         none = torch.full((size, task.classes), UNKNOWN)
         return LabelGuess(none, "no linear last layer found: no class assumed", exact=False, assumed=True, open=True)
+    if size == 1 and not task.sign_tells:
+        return _by_own_loss(target, observation, head, signal)
     if size == 1:
         marked = (signal < 0).float()[None].cpu()
         return LabelGuess(marked, "signs of the last layer's gradient, a class each", exact)
@@ -55,10 +62,27 @@ def class_counts(task: MultiLabel, observation: Observation, head: Head, signal:
         task: Of several classes.
         observation: For the batch size.
         head: The last layer on probe samples.
-        signal: Mean error of each logit, K times the bias gradient's entries being those of the sum over classes (K,).
+        signal: Mean error of each logit (K,).
     """
-    size = observation.batch_size
-    predicted = head.logits.double().sigmoid().mean(0).cpu()
-    weight = task.weights(predicted)
-    marked = (predicted - task.classes * signal.double().cpu()) / (predicted + weight * (1 - predicted))
-    return (size * marked).round().clamp(0, size)
+    size, likely = observation.batch_size, head.logits.detach().double().cpu()
+    no, yes = (_mean_error(task, likely, mark) for mark in (0.0, 1.0))
+    apart = torch.where((no - yes).abs() > torch.finfo(likely.dtype).tiny, no - yes, torch.inf)
+    return (size * (no - signal.double().cpu()) / apart).round().clamp(0, size)
+
+
+def _mean_error(task: MultiLabel, outputs: Tensor, mark: float) -> Tensor:
+    """The mean error (K,) of outputs (N, K) that are all labelled alike."""
+    leaf = outputs.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(task.loss(leaf, torch.full_like(outputs, mark)), leaf)
+    return slope.sum(0)
+
+
+def _by_own_loss(target: Target, observation: Observation, head: Head, signal: Tensor) -> LabelGuess:
+    """The labels of one sample under a loss of the user's own, from its outputs and its error."""
+    plain = observation.plain and not observation.rescaled and observation.protocol.one_gradient
+    found = logits_of_one(target, observation, head) if plain else None
+    outputs = head.logits.detach().mean(0, keepdim=True) if found is None else found
+    marked = target.task.behind(outputs.float(), signal[None].to(outputs.device).float()).cpu()
+    if found is None:
+        return LabelGuess(marked, "nearest error under the loss, on look-alikes", exact=False, open=True)
+    return LabelGuess(marked, "nearest error under the loss, a class each", exact=False)

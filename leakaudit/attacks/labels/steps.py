@@ -126,7 +126,7 @@ def halfway(target: Target, observation: Observation) -> Target:
 
 
 def through_steps(fit: FeatureFit, pool: Tensor, observation: Observation) -> StepsFit | None:
-    """The fit through a client's local steps; ``None`` of one step, and where the optimizer is not linear.
+    """The fit through a client's local steps; ``None`` of one, of unknown ones, and where the optimizer is not linear.
 
     Args:
         fit: Of one gradient, with the weights before the first step.
@@ -134,7 +134,7 @@ def through_steps(fit: FeatureFit, pool: Tensor, observation: Observation) -> St
         observation: For the protocol.
     """
     client = observation.protocol
-    if not isinstance(client, FedAvg) or client.steps == 1 or not client.linear:
+    if not isinstance(client, FedAvg) or client.steps == 1 or not client.linear or client.withheld:
         return None
     known = {each.name: getattr(fit, each.name) for each in fields(fit)}
     rest = pool.mean(0).square().sum() - fit.mean.square().sum()

@@ -212,6 +212,7 @@ def best_labels(target: Target, observation: Observation, image: Tensor) -> tupl
         label, residual = best_label(target, observation, image)
         return torch.tensor([label]), residual
     known = observation.labels if observation.labels is not None else target.task.probes(1).to(image.device)
+    known = known if (own := target.task.of_inputs(image)) is None else own
     residual = relative_residual(target, observation, Play(image, known))
     if residual <= 1e-5 or not solvable(target, 1):
         return known.cpu(), residual
@@ -278,7 +279,7 @@ def _note(count: int, shown: int, size: int, how: str) -> str:
 def fill_labels(target: Target, known: Tensor, observation: Observation, device: torch.device) -> Tensor:
     """Labels (B, *label_shape): the known ones first, then what is left of the inferred labels."""
     if target.task.label_shape:
-        rows = torch.zeros((observation.batch_size, *target.task.label_shape))
+        rows = torch.zeros_like(target.task.probes(observation.batch_size))
         rows = rows if observation.labels is None else observation.labels.cpu()
         return torch.cat([known.to(rows), rows[len(known) :]]).to(device) if len(known) else rows.to(device)
     inferred = hard_labels(observation) or [0] * observation.batch_size

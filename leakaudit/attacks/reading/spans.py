@@ -84,6 +84,10 @@ def _significant(singular: Tensor, gradient: Tensor, noise: float) -> Tensor:
     return singular > max(ROUNDING * float(singular[0]), noise * rank_limit(*gradient.shape))
 
 
+TOGETHER = 4096
+"""Places of all texts together that the model is run on at once; chosen for memory."""
+
+
 @dataclass(frozen=True, eq=False)
 class Reader:
     """A layer behind the embedding whose input at a place depends on the token there alone.
@@ -224,12 +228,14 @@ def distances(target: Target, found: Spans, observation: Observation, tokens: Te
     places = prod(target.image_shape)
     rests: list[list[Tensor]] = [[] for _ in found.readers]
     bases = [_outside(r, observation, found.rank) for r in found.readers]
-    for token in tokens.tolist():
-        inputs = constant(target, token)
+    placed, few = _rows_by_place(target, found, places), sum(found.missing) <= FEW
+    for chunk in torch.split(tokens, max(1, TOGETHER // places) if target.batch_sizes is None else 1):
+        inputs = filled(target, chunk)
         seen = watch(target, inputs)
         for rest, reader, basis in zip(rests, found.readers, bases, strict=True):
-            rest.append(_rest(reader, basis, seen, len(inputs), places))
-    whole = [torch.stack(rest) for rest in rests]
+            away = _rest(reader, basis, seen, len(inputs), places, reader in placed)[: len(chunk)]
+            rest.append(away if few else away.norm(dim=-1, keepdim=True))
+    whole = [torch.cat(rest) for rest in rests]
     share = _share(found, whole, len(tokens) * places)
     if share * min(found.reaches) < NEAREST:
         return f"undecided: of {len(tokens)} tokens some would pass the span of {found.names} by chance"
@@ -262,12 +268,67 @@ def _outside(reader: Reader, observation: Observation, rank: int) -> Tensor:
     return outside
 
 
-def _rest(reader: Reader, basis: Tensor, seen: Mapping[str, Sequence[Use]], size: int, places: int) -> Tensor:
-    """Coordinates of an input at every place outside the span (places, missing), relative to its length."""
-    found = _inputs(seen[reader.weight][0], size, places)
-    if found is None:
+def filled(target: Target, tokens: Tensor) -> Tensor:
+    """Texts that hold one token each at every place (n, *shape), of ids (n,); repeated where the model asks for it."""
+    inputs = tokens.to(like(target)).view(-1, *(1 for _ in target.image_shape)).expand(-1, *target.image_shape)
+    size = len(tokens) if target.batch_sizes is None else min(target.batch_sizes)
+    return inputs.expand(size, *target.image_shape).contiguous()
+
+
+def _rest(
+    reader: Reader, basis: Tensor, seen: Mapping[str, Sequence[Use]], size: int, places: int, placed: bool
+) -> Tensor:
+    """Coordinates of the inputs at every place outside the span (size, places, missing), relative to their length.
+
+    `placed` says that the layer's rows stand place by place and not sample by sample.
+    """
+    operand = seen[reader.weight][0].operand
+    if operand.shape[:-1].numel() != size * places:
         raise ValueError(f"{reader.weight} does not read one row per token")
-    values = found.double()
+    values = operand.reshape(size * places, operand.shape[-1])
+    away = outside_share(values, basis)
+    return away.view(places, size, -1).transpose(0, 1) if placed else away.view(size, places, -1)
+
+
+def outside_share(values: Tensor, basis: Tensor) -> Tensor:
+    """Coordinates of inputs (N, in) in a basis (in, missing), relative to their length; 1 where that is zero."""
+    values = values.double()
     length = values.norm(dim=1, keepdim=True)
     away: Tensor = torch.where(length > 0, values @ basis / length.clamp_min(1e-300), 1.0)
     return away
+
+
+def _rows_by_place(target: Target, found: Spans, places: int) -> set[Reader]:
+    """The layers that read a batch place by place, as attention over (L, B, width) does, and not sample by sample."""
+    if target.batch_sizes is not None or places == 1:
+        return set()
+    texts = torch.cat([constant(target, 0), constant(target, 1)])
+    together, alone = watch(target, texts), watch(target, texts[:1])
+    placed = set()
+    for reader in found.readers:
+        both, one = (use[reader.weight][0].operand for use in (together, alone))
+        rows, first = both.reshape(-1, both.shape[-1]), one.reshape(places, -1)
+        if not torch.allclose(rows[:places], first, rtol=1e-4, atol=1e-5):
+            placed.add(reader)
+    return placed
+
+
+def span_of(observation: Observation, reader: Reader, span: float, tried: int) -> tuple[Tensor, float] | None:
+    """What is outside the span of one layer (in, missing), and how far an input may be from the span.
+
+    Args:
+        observation: The update.
+        reader: The layer.
+        span: Distance up to which an input counts where chance allows it.
+        tried: How many inputs are to be tried.
+
+    Returns:
+        ``None`` where nothing is outside, noise covers it, or some would pass by chance.
+    """
+    gradient, noise = reader.gradient(observation.update), spread(observation, reader.weight)
+    rank, tilt = span_rank(gradient, noise), span_tilt(gradient, noise)
+    if not 0 < rank < reader.width or tilt > WIDEST:
+        return None
+    reach = max(span, NEAREST, tilt)
+    chance = float(beta.ppf(min(1.0, BY_CHANCE / tried), (reader.width - rank) / 2, rank / 2)) ** 0.5
+    return None if chance < NEAREST else (_outside(reader, observation, rank), min(reach, chance))

@@ -38,4 +38,4 @@ def ends(target: Target, observation: Observation) -> tuple[Weights, ...]:
 
 def regenerable(target: Target, observation: Observation) -> bool:
     """Whether the update follows from samples and labels: no dropout masks and no order that the client alone knows."""
-    return not (observation.protocol.shuffled or masks_unknown(target, observation))
+    return not (observation.protocol.unrepeatable or masks_unknown(target, observation))

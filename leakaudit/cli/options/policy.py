@@ -29,20 +29,21 @@ CODE = frozenset({"template_dir", "factory", "trust", "unsafe_pickle", "store"})
 leads code of whatever package knows it to the reports."""
 DATA = frozenset(
     {
-        "model", "checkpoints", "batch", "defences", "claims", "update", "round", "batch_size", "victims", "attacks",
+        "model", "checkpoints", "batch", "defences", "claims", "update", "before", "round", "batch_size", "victims",
+        "attacks",
         "preset",
         "settings", "time_budget", "controls", "distractors", "psnr_margin", "lpips_margin", "threat_model", "seed",
         "device", "mean", "std", "layout", "values", "resize", "schema", "auxiliary", "lpips_weights", "cache", "quiet",
         "verbose", "debug", "out", "formats", "evidence", "paths", "pdf_variant", "fail_on", "baseline",
         "allow_different", "weight_decay", "samples", "local_epochs", "local_batch_size", "learning_rate", "momentum",
-        "nesterov", "optimizer", "drop_last",
+        "nesterov", "optimizer", "drop_last", "unknown",
         "mode", "share_bn_statistics", "output", "frozen", "trained", "dropout", "loss", "batchnorm", "input_shape",
         "task", "pos_weight",
         "train_config", "distractors_needed", "workers",
     }
 )  # fmt: skip
 """Options that only choose among numbers, names and files of data. An option in neither set is refused like code."""
-_FUNCTIONS = frozenset({"defences", "claims"})
+_FUNCTIONS = frozenset({"defences", "claims", "loss"})
 """Options of :data:`DATA` that also take ``module:function``; that form runs code."""
 _UNRECORDED = {"debug", "quiet", "verbose", "policy", "out"}
 
@@ -76,10 +77,13 @@ def _refuse_code(path: Path, options: Sequence[tuple[click.Parameter, Any]]) -> 
         UsageError: Names the key, the file and the way out.
     """
     from leakaudit.defences.names import runs_code
+    from leakaudit.tasks.loss_text import loss_runs_code
 
     for parameter, value in options:
         texts = map(str, value if isinstance(value, list) else [value])
-        runs_function = parameter.name in _FUNCTIONS and any(map(runs_code, texts))
+        runs_function = parameter.name in _FUNCTIONS and any(
+            map(loss_runs_code if parameter.name == "loss" else runs_code, texts)
+        )
         if parameter.name in DATA and not runs_function:
             continue
         option = parameter.opts[0]

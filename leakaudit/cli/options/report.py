@@ -109,7 +109,7 @@ def writing_options(out: str, formats: str, variants: bool = True) -> Callable[[
             type=click.Choice(("pdf/ua-1", "pdf/a-3u")),
             default="pdf/ua-1",
             show_default=True,
-            help="Accessible, or for archives with report.json attached.",
+            help="Accessible, or for archives.",
         ),
         click.option(
             "--paths",
@@ -192,9 +192,10 @@ def write(report: Any, writing: dict[str, Any]) -> list[Path]:
         if issubclass(notice.category, ReportWarning):
             say(f"Warning: {notice.message}", err=True)
     _refuse_missing(writing["formats"], written)
-    summary = os.environ.get("GITHUB_STEP_SUMMARY")
-    if summary:
-        _append_summary(Path(summary), report)
+    if os.environ.get("GITHUB_STEP_SUMMARY"):
+        from leakaudit.report.formats.markdown import render_markdown
+
+        _append_summary(render_markdown(report))
     return written
 
 
@@ -223,13 +224,14 @@ def failure_noted(writing: dict[str, Any], model: Path, observer: Observer) -> I
     except (UsageError, click.ClickException, click.Abort):
         raise
     except Exception as error:
-        from leakaudit.report.formats.failure import write_failure
+        from leakaudit.report.formats.failure import failure_summary, write_failure
 
         if observer.interrupted() and isinstance(error, AuditError):
             raise click.Abort from error
         discreet = writing["evidence"] != "full"
         for path in write_failure(writing["out"], writing["formats"], model, error, _given(), discreet=discreet):
             say(f"Report of the failure: {path}", err=True)
+        _append_summary(failure_summary(model, error, _given(), discreet=discreet))
         raise
 
 
@@ -250,11 +252,13 @@ def refuse_empty(report: Report) -> None:
         raise click.Abort
 
 
-def _append_summary(path: Path, report: Any) -> None:
-    from leakaudit.report.formats.markdown import render_markdown
-
+def _append_summary(text: str) -> None:
+    """Add to the summary of a GitHub job, if this is one."""
+    path = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not path:
+        return
     try:
-        with path.open("a", encoding="utf-8", errors="replace") as stream:
-            stream.write(render_markdown(report))
+        with Path(path).open("a", encoding="utf-8", errors="replace") as stream:
+            stream.write(text)
     except OSError as error:
         say(f"Warning: no summary in $GITHUB_STEP_SUMMARY ({path}): {error.strerror}", err=True)

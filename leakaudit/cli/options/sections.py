@@ -18,8 +18,9 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     ),
     "Batch": ("batch", "schema", "mean", "std", "values", "layout", "resize"),
     "Client": (
-        "batch_size", "mode", "update", "round", "learning_rate", "local_epochs", "local_batch_size", "samples",
-        "optimizer", "momentum", "nesterov", "weight_decay", "drop_last", "share_bn_statistics",
+        "batch_size", "mode", "update", "before", "round", "learning_rate", "local_epochs", "local_batch_size",
+        "samples",
+        "optimizer", "momentum", "nesterov", "weight_decay", "drop_last", "unknown", "share_bn_statistics",
     ),
     "Attack": (
         "preset", "attacks", "victims", "time_budget", "device", "seed", "settings", "threat_model", "auxiliary",

@@ -1,7 +1,8 @@
 """Named columns of a CSV or Parquet file, as pandas and others write them.
 
 CSV needs nothing beside Python; Parquet needs pyarrow (``pip install leakaudit[tables]``). An index that pandas wrote
-in front, a column without a name, is left out.
+in front, a column without a name, is left out. Files are opened in a process of their own, see
+`leakaudit.safety.confined`: a few bytes of either can stand for gigabytes of cells.
 """
 
 from __future__ import annotations
@@ -15,10 +16,16 @@ from typing import Any
 import numpy as np
 
 from leakaudit.errors import BatchError, UsageError
+from leakaudit.safety.confined import Limits, confined, grant, refuse_exhaustion
 from leakaudit.safety.files import ordinary
 
 SUFFIXES = {".csv", ".tsv", ".parquet", ".pq"}
 MAX_BYTES = 2**31
+COPIES = 24
+"""Bytes of memory that a byte of a CSV file may take while it is read; chosen: in CPython a cell of two letters
+and its comma are a text of 51 bytes, a reference of 8 and 8 of the array."""
+BYTES_PER_SECOND = 1 << 20
+"""Bytes that are read in a second of processor time, at least; chosen, a tenth of what a slow machine does."""
 _WORDS = {"true": "1", "false": "0"}
 _UNNAMED = ("", "Unnamed: 0", "__index_level_0__")
 
@@ -53,21 +60,32 @@ def read_frame(path: Path) -> Frame:
     """The columns of a file.
 
     Raises:
-        UsageError: Parquet cannot be read here.
+        UsageError: Parquet cannot be read here, or it is a pipe or a device.
         BatchError: It holds no rows, or rows of different lengths.
     """
-    if path.stat().st_size > MAX_BYTES:
-        raise BatchError(f"{path}: has {path.stat().st_size / 2**30:.1f} GiB, the limit is {MAX_BYTES / 2**30:.0f} GiB")
-    columns = _parquet(path) if path.suffix.lower() in (".parquet", ".pq") else _csv(path)
+    try:
+        size = ordinary(path).stat().st_size
+    except OSError as error:
+        raise BatchError(f"{path}: cannot be read ({error.strerror})", "pass a table that can be read") from error
+    if size > MAX_BYTES:
+        raise BatchError(f"{path}: has {size / 2**30:.1f} GiB, the limit is {MAX_BYTES / 2**30:.0f} GiB")
+    limits = Limits(seconds=Limits.seconds + size // BYTES_PER_SECOND)
+    columns = confined(lambda: _columns(path, size), str(path), BatchError, limits)
     kept = {name: cells for name, cells in columns.items() if name not in _UNNAMED}
     if not kept or len(next(iter(kept.values()))) == 0:
         raise BatchError(f"{path}: holds no rows", "write a line of names, then a line per row")
     return Frame(kept, str(path))
 
 
+def _columns(path: Path, size: int) -> dict[str, np.ndarray[Any, Any]]:
+    """All columns of a file of so many bytes."""
+    grant(COPIES * size)
+    return _parquet(path) if path.suffix.lower() in (".parquet", ".pq") else _csv(path)
+
+
 def _csv(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     try:
-        text = ordinary(path).read_text("utf-8-sig")
+        text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BatchError(f"{path}: cannot be read as text ({error})", "write it as UTF-8") from error
     separator = "\t" if path.suffix.lower() == ".tsv" else _separator(text.partition("\n")[0])
@@ -102,9 +120,10 @@ def _parquet(path: Path) -> dict[str, np.ndarray[Any, Any]]:
             "pip install leakaudit[tables], or write the table as .csv",
         ) from error
     try:
-        table = parquet.read_table(ordinary(path))
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
+        table = parquet.ParquetFile(path).read(use_threads=False)  # threads of Arrow's do not outlive a fork
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        refuse_exhaustion(error)
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise BatchError(f"{path}: not a readable Parquet file ({reason})", "write the file again") from error
     return {name: _cells(path, name, table.column(name).to_pylist()) for name in table.column_names}
 

@@ -34,7 +34,7 @@ def guessed_columns(rows: np.ndarray[Any, Any], names: Sequence[str] = ()) -> tu
     while place < size:
         stop = _end_of_category(rows, binary, place)
         if stop is None:
-            found.append(_number(known[place], rows[:, place]))
+            found.append(number_column(known[place], rows[:, place]))
             place += 1
         else:
             found.append(_category(known[place:stop], named))
@@ -75,7 +75,8 @@ def _common(names: Sequence[str]) -> str:
     return first[:same]
 
 
-def _number(name: str, values: np.ndarray[Any, Any]) -> Column:
+def number_column(name: str, values: np.ndarray[Any, Any]) -> Column:
+    """A number with the range of its values (N,), or 0..1 where they stay inside."""
     low, high = float(values.min()), float(values.max())
     if low >= 0 and high <= 1:
         return Column(name)

@@ -15,6 +15,7 @@ Several classes per sample are rows (N, K) of 0 and 1, or of numbers between; nu
 
 from __future__ import annotations
 
+import math
 from pkgutil import resolve_name
 from typing import Any
 
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from leakaudit.errors import BatchError
 from leakaudit.tasks.base import Task
+from leakaudit.tasks.class_loss import IGNORED
 
 UNIT = 1e-3
 """How far a row of probabilities may be from a sum of 1 by rounding, as of float16; chosen."""
@@ -78,6 +80,71 @@ def numbers(task: Task, labels: np.ndarray[Any, Any], count: int, where: str) ->
     """
     labels = labels[:, None] if labels.ndim == 1 else labels
     return torch.from_numpy(_rows(labels, count, task.outputs, where, "a number per output and sample"))
+
+
+def class_per_place(task: Task, labels: np.ndarray[Any, Any], count: int, where: str) -> Tensor:
+    """A class for each place: int64 (count, *places), of whole numbers, or of one channel for each class.
+
+    Raises:
+        BatchError: They are of another shape, or are no classes of this model.
+    """
+    whole, places = (count, *task.places), math.prod(task.places)
+    if labels.shape == (count, task.classes, *task.places) and np.isin(labels, (0, 1)).all():
+        labels = labels.argmax(1)
+    if labels.size != count * places or labels.dtype.kind not in "uifb":
+        raise BatchError(
+            f"{where}: labels have shape {labels.shape} and dtype {labels.dtype}, expected a class for each place, "
+            f"{whole}",
+            "store whole numbers, as a mask has them; --task says what labels are",
+        )
+    found = labels.reshape(whole)
+    wrong = (found != np.floor(found)) | (found >= task.classes) | ((found < 0) & (found != IGNORED))
+    if wrong.any():
+        first = np.argwhere(wrong)[0]
+        raise BatchError(
+            f"{where}: the label of sample {first[0]} at place {tuple(map(int, first[1:]))} is "
+            f"{found[tuple(first)]:g}, expected classes 0 to {task.classes - 1}, or {IGNORED} for none",
+            "number the classes from 0; masks of 0 and 255 are divided by 255",
+        )
+    return torch.from_numpy(found.astype(np.int64))
+
+
+def next_tokens(task: Task, labels: np.ndarray[Any, Any], count: int, where: str) -> Tensor:
+    """Labels of texts that nobody has at hand; those of texts come from the texts, see :func:`following`.
+
+    Raises:
+        BatchError: Always.
+    """
+    raise BatchError(f"{where}: the labels of next tokens are the texts themselves", "store token ids (N, L)")
+
+
+def following(own: Tensor, ids: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], where: str) -> Tensor:
+    """The next token at each place, int64 (N, L), and -100 where a client's loss leaves a place out.
+
+    A file may leave labels out. Those that it holds are the texts, as language models of `transformers` take them, or
+    the texts shifted by one; in the latter the last place may hold the token behind the text.
+
+    Args:
+        own: The texts shifted by one (N, L).
+        ids: The texts (N, L).
+        labels: As stored; empty where there are none, and then `own` counts.
+        where: The file, for messages.
+
+    Raises:
+        BatchError: They are neither.
+    """
+    if labels.size == 0 or (labels.ndim == 1 and len(labels) == len(ids)):  # none, or of another task
+        return own
+    if labels.shape == ids.shape and labels.dtype.kind in "ui":
+        kept = labels != IGNORED
+        if (labels[kept] == ids[kept]).all():
+            return torch.where(torch.from_numpy(np.roll(kept, -1, 1)), own, IGNORED)
+        if (labels[:, :-1] == ids[:, 1:])[kept[:, :-1]].all():
+            return torch.from_numpy(labels.astype(np.int64))
+    raise BatchError(
+        f"{where}: labels have shape {labels.shape} and dtype {labels.dtype}, and are not the texts {ids.shape}",
+        f"leave labels out, or store the token ids again, shifted by one or not, with {IGNORED} where there is no loss",
+    )
 
 
 def _rows(labels: np.ndarray[Any, Any], count: int, width: int, where: str, what: str) -> np.ndarray[Any, Any]:

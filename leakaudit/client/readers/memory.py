@@ -32,13 +32,29 @@ def gathered(source: Any) -> str | Path | Batch | tuple[Any, ...]:
         return source
     if isinstance(source, Mapping):
         return _plain(*_pair(source))
-    if isinstance(source, tuple | list) and len(source) == 2:
+    if isinstance(source, tuple | list) and len(source) == 2 and not _two_samples(source):
         return _plain(*source)
     if isinstance(source, DataLoader):
         return _joined(source, whole=True)
     if isinstance(source, Dataset) or (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
         return _joined(_items(source), whole=False)
     raise UsageError(f"batch is {type(source).__name__}, expected {FORMS}")
+
+
+def _two_samples(source: tuple[Any, ...] | list[Any]) -> bool:
+    """Whether a list of two is two samples with a label each, and not inputs and labels: by the shapes in each."""
+    return isinstance(source, list) and all(
+        isinstance(item, Mapping) or (isinstance(item, tuple | list) and len(item) >= 2 and _unlike(item[0], item[1]))
+        for item in source
+    )
+
+
+def _unlike(one: Any, other: Any) -> bool:
+    """Whether two things are arrays of different shapes, as an input and its label are, and two inputs are not."""
+    try:
+        return tuple(np.shape(one)) != tuple(np.shape(other))
+    except ValueError:  # of a list whose parts do not go together
+        return False
 
 
 def _pair(item: Any) -> tuple[Any, Any]:
@@ -101,5 +117,11 @@ def _array(value: Any) -> np.ndarray[Any, Any]:
     if isinstance(value, Tensor):
         value = value.detach().cpu()
         value = (value.float() if value.dtype is torch.bfloat16 else value).numpy()
-    array: np.ndarray[Any, Any] = np.asarray(value)
+    try:
+        array: np.ndarray[Any, Any] = np.asarray(value)
+    except ValueError as error:
+        raise BatchError(
+            f"the samples are a {type(value).__name__} whose parts have different shapes, expected an array",
+            "give all samples one shape, and every sample one label",
+        ) from error
     return array.transpose(2, 0, 1) if hasattr(value, "getbands") and array.ndim == 3 else array

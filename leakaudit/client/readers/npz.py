@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,8 +52,13 @@ def as_arrays(pair: tuple[Any, ...]) -> Arrays:
     return pair if isinstance(pair, Arrays) else Arrays(np.asarray(pair[0]), np.asarray(pair[1]), (), ())
 
 
-def read_npz(path: Path, labelled: bool = True, keys: tuple[str, ...] = INPUT_KEYS) -> Arrays:
+def read_npz(path: Path, labelled: bool | None = True, keys: tuple[str, ...] = INPUT_KEYS) -> Arrays:
     """The arrays of an ``.npz`` file, by the first of the known names that it holds; read in a process of its own.
+
+    Args:
+        path: The file.
+        labelled: Whether it must hold labels; ``None`` reads them where they are there.
+        keys: Names of inputs.
 
     Raises:
         UsageError: It is a pipe or a device.
@@ -81,7 +87,49 @@ def read_joined(paths: Sequence[Path], keys: tuple[str, ...] = INPUT_KEYS) -> Ar
     return found[0]._replace(inputs=inputs, labels=labels)
 
 
-def _read(path: Path, labelled: bool, keys: tuple[str, ...]) -> Arrays:
+class Named(NamedTuple):
+    """Inputs by name, of a file that holds an array for each input of a model; `inputs` is empty where it does not."""
+
+    inputs: dict[str, np.ndarray[Any, Any]]
+    labels: np.ndarray[Any, Any]
+    class_names: tuple[str, ...]
+
+
+def read_named(path: Path, names: Sequence[str]) -> Named:
+    """The arrays of these names in an ``.npz`` file and the labels; read in a process of its own.
+
+    Raises:
+        UsageError: It is a pipe or a device.
+        BatchError: It is damaged or too large, or has some of the names but not all, or no labels.
+    """
+    ordinary(path)
+    found: tuple[Any, ...] = confined(lambda: tuple(_read_named(path, names)), str(path), BatchError)
+    return Named(*found)
+
+
+def _read_named(path: Path, names: Sequence[str]) -> Named:
+    with _opened(path) as archive:
+        here = [name for name in names if name in archive.files]
+        missing = [name for name in names if name not in here]
+        if not here:
+            return Named({}, np.zeros(0, np.int64), ())
+        if missing:
+            raise BatchError(
+                f"{path}: no array {missing[0]!r}; it holds {', '.join(archive.files)}",
+                f"give an array for each input of the model: {', '.join(names)}",
+            )
+        labels = _read_array(archive, _pick_key(list(archive.files), LABEL_KEYS, "labels", path), path)
+        inputs = {name: _read_array(archive, name, path) for name in names}
+        return Named(inputs, labels, _read_names(archive, NAME_KEY, path))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The archive, checked.
+
+    Raises:
+        BatchError: It is none, or damaged.
+    """
     if not zipfile.is_zipfile(path):
         raise BatchError(
             f"{path}: not an .npz file",
@@ -91,18 +139,24 @@ def _read(path: Path, labelled: bool, keys: tuple[str, ...]) -> Arrays:
         check_unpacked(path, BatchError)
         check_arrays(path, BatchError)
         with np.load(path, allow_pickle=False) as archive:
-            names = list(archive.files)
-            x_key = _pick_key(names, keys, "inputs", path)
-            y_key = _pick_key(names, LABEL_KEYS, "labels", path) if labelled else None
-            return Arrays(
-                _read_array(archive, x_key, path),
-                _read_array(archive, y_key, path) if y_key else np.zeros(0, np.int64),
-                _read_names(archive, NAME_KEY, path),
-                _read_names(archive, WORDS_KEY, path),
-                _read_names(archive, COLUMNS_KEY, path),
-            )
+            yield archive
     except (zipfile.BadZipFile, EOFError, OSError, zlib.error, NotImplementedError) as error:
         raise BatchError(f"{path}: damaged .npz file ({error})", "write the file again") from error
+
+
+def _read(path: Path, labelled: bool | None, keys: tuple[str, ...]) -> Arrays:
+    with _opened(path) as archive:
+        names = list(archive.files)
+        x_key = _pick_key(names, keys, "inputs", path)
+        there = next((key for key in LABEL_KEYS if key in names), None) if labelled is None else None
+        y_key = _pick_key(names, LABEL_KEYS, "labels", path) if labelled else there
+        return Arrays(
+            _read_array(archive, x_key, path),
+            _read_array(archive, y_key, path) if y_key else np.zeros(0, np.int64),
+            _read_names(archive, NAME_KEY, path),
+            _read_names(archive, WORDS_KEY, path),
+            _read_names(archive, COLUMNS_KEY, path),
+        )
 
 
 def _pick_key(names: list[str], known: tuple[str, ...], what: str, path: Path) -> str:

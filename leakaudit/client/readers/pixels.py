@@ -25,8 +25,8 @@ from torch import Tensor
 
 from leakaudit.client.readers.base import ValueRange
 from leakaudit.domains.images import BYTES, Images
-from leakaudit.errors import BatchError
-from leakaudit.safety.confined import Limits, confined, grant
+from leakaudit.errors import BatchError, LeakauditError
+from leakaudit.safety.confined import Limits, confined, grant, refuse_exhaustion
 from leakaudit.safety.files import ordinary
 
 WORDS = 65535.0
@@ -159,7 +159,7 @@ def _all_decoded(files: list[Path], shape: tuple[int, ...], resize: bool) -> lis
 
 def _decode(file: Path, shape: tuple[int, ...], resize: bool) -> np.ndarray[Any, Any]:
     """The numbers of a picture file (C, H, W) as the file has them: of 8 or 16 bits, 32 bits, or fractions."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     channels, height, width = shape
     mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels)
@@ -170,9 +170,10 @@ def _decode(file: Path, shape: tuple[int, ...], resize: bool) -> np.ndarray[Any,
             _refuse_several(file, opened)
             deep = opened.mode == "F" or opened.mode.startswith("I")
             image = opened.copy() if deep else opened.convert(mode)
-    except BatchError:
+    except LeakauditError:
         raise
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # parsers of twenty formats raise errors of many types for damaged pictures
+        refuse_exhaustion(error)
         raise BatchError(f"{file}: not a readable image ({error})", "remove the file or write it again") from error
     array = _of_size(image, (width, height), resize, file)
     if deep:

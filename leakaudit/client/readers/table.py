@@ -30,7 +30,8 @@ from leakaudit.client.readers.frame import SUFFIXES, Frame, read_frame
 from leakaudit.client.readers.guess import guessed_columns, one_hot
 from leakaudit.client.readers.labels import label_note, read_labels
 from leakaudit.client.readers.memory import gathered
-from leakaudit.client.readers.npz import INPUT_KEYS, LABEL_KEYS, Arrays, as_arrays, hash_files, read_npz
+from leakaudit.client.readers.npz import INPUT_KEYS, LABEL_KEYS, Arrays, as_arrays, hash_files, read_named, read_npz
+from leakaudit.client.readers.parts import known_columns, rows_of_parts
 from leakaudit.domains.base import Domain
 from leakaudit.domains.schema import Column, width
 from leakaudit.domains.table import Table, as_guess, table_of
@@ -81,6 +82,8 @@ class TableReader(Reader):
         path = None if isinstance(source, tuple) else _existing(Path(source))
         where = "batch" if path is None else str(path)
         rows = _rows_of(as_arrays(source)) if isinstance(source, tuple) else read_rows(Path(source), table, where)
+        if table.guessed and table.parts and not rows.columns:
+            rows = replace(rows, columns=known_columns(_matrix(rows.inputs, table, where), table))
         if table.guessed and width(rows.columns or table.columns) != prod(table.shape):
             raise _misfit(as_guess(table, rows.columns), prod(table.shape), where)
         inputs = _matrix(rows.inputs, table, where)
@@ -117,8 +120,34 @@ def read_rows(path: Path, table: Table, where: str) -> Rows:
         BatchError: It is damaged, or a column of the schema is not there.
     """
     if path.suffix.lower() in SUFFIXES:
-        return _of_frame(read_frame(path), table, where)
+        frame = read_frame(path)
+        return frame_of_parts(frame, table, where) if table.parts and table.guessed else _of_frame(frame, table, where)
+    if table.parts:
+        named = read_named(path, [part.name for part in table.parts])
+        if named.inputs:
+            return Rows(rows_of_parts(named.inputs, table, where), named.labels, (), named.class_names)
     return _rows_of(read_npz(path, keys=TABLE_KEYS))
+
+
+def frame_of_parts(frame: Frame, table: Table, where: str) -> Rows:
+    """The rows of a frame that holds the cells as a model with integer inputs takes them, in the order of its inputs.
+
+    Raises:
+        BatchError: It has other columns, or texts: nothing says which integer stands for which.
+    """
+    label = label_column(frame, table)
+    names = [name for name in frame.columns if name != label]
+    numbers = [frame.numbers(name) for name in names]
+    if len(names) != len(table.columns) or any(n is None for n in numbers):
+        raise BatchError(
+            f"{where}: has {len(names)} columns, texts among them or not as many as the model takes "
+            f"({len(table.columns)})",
+            "describe the columns and their levels with --schema, in the order of the model's inputs",
+        )
+    cells = np.stack([n for n in numbers if n is not None], 1)
+    inputs = {part.name: cells[:, part.first : part.stop] for part in table.parts}
+    labels, class_names = class_labels(frame, label)
+    return Rows(rows_of_parts(inputs, table, where), labels, (), class_names)
 
 
 def _rows_of(found: Arrays) -> Rows:
@@ -134,12 +163,12 @@ def stored_labels(path: Path, domain: Domain) -> np.ndarray[Any, Any]:
     """
     table = domain if isinstance(domain, Table) else Table.plain(prod(domain.shape))
     frame = read_frame(path)
-    return _labels(frame, _label_column(frame, table))[0]
+    return class_labels(frame, label_column(frame, table))[0]
 
 
 def _of_frame(frame: Frame, table: Table, where: str) -> Rows:
-    label = _label_column(frame, table)
-    labels, class_names = _labels(frame, label)
+    label = label_column(frame, table)
+    labels, class_names = class_labels(frame, label)
     names = tuple(name for name in frame.columns if name != label)
     described = {column.name for column in table.columns} if not table.guessed else set()
     if described & set(names) and described - set(names):
@@ -153,12 +182,14 @@ def _of_frame(frame: Frame, table: Table, where: str) -> Rows:
         if not table.guessed:
             raise BatchError(f"{where}: has no column {columns[0].name!r}, which the schema describes", "name it alike")
         columns = tuple(_column_of(frame, name) for name in names)
+        if width(columns) != prod(table.shape):  # before they are encoded: as many levels as rows would fill the memory
+            raise _misfit(as_guess(table, columns), prod(table.shape), where)
     parts = [_entries(frame, column) for column in columns]
     known = columns if table.guessed else ()
     return Rows(np.concatenate(parts, 1), labels, names, class_names, known)
 
 
-def _label_column(frame: Frame, table: Table) -> str:
+def label_column(frame: Frame, table: Table) -> str:
     """The column of labels: by its name, the only one beside the schema, or the last."""
     names = list(frame.columns)
     named = [name for name in names if name in _LABELS or name.lower() in _LABELS]
@@ -176,7 +207,7 @@ def _label_column(frame: Frame, table: Table) -> str:
     )
 
 
-def _labels(frame: Frame, name: str) -> tuple[np.ndarray[Any, Any], tuple[str, ...]]:
+def class_labels(frame: Frame, name: str) -> tuple[np.ndarray[Any, Any], tuple[str, ...]]:
     """Class indices, and the names that they stand for where labels are texts."""
     numbers = frame.numbers(name)
     if numbers is not None:
@@ -218,7 +249,9 @@ def _entries(frame: Frame, column: Column) -> np.ndarray[Any, Any]:
                 f"its levels begin with {', '.join(column.levels[:5])}",
             )
         places[row] = place
-    return np.eye(len(column.levels))[places]
+    entries: np.ndarray[Any, Any] = np.zeros((len(cells), len(column.levels)))
+    entries[np.arange(len(cells)), places] = 1
+    return entries
 
 
 def _is_number(cell: Any) -> bool:

@@ -16,7 +16,7 @@ import torch
 
 from leakaudit.client.batch import Batch
 from leakaudit.client.readers.base import Reader, Source
-from leakaudit.client.readers.labels import label_note, read_labels
+from leakaudit.client.readers.labels import following, label_note, read_labels
 from leakaudit.client.readers.memory import gathered
 from leakaudit.client.readers.npz import INPUT_KEYS, Arrays, as_arrays, hash_files, read_npz
 from leakaudit.domains.tokens import Tokens, tokens_of
@@ -45,7 +45,7 @@ class TokenReader(Reader):
             path, arrays = None, as_arrays(source)
         else:
             path = Path(source)
-            arrays = read_tokens(path)
+            arrays = read_tokens(path, labelled=target.task.labelled)
         domain = tokens_of(target.domain)
         if domain.any_length:
             ids = check_ids(arrays.inputs, None, domain.vocabulary, str(path or "batch"))
@@ -53,8 +53,12 @@ class TokenReader(Reader):
         return target, from_tokens(arrays, tokens_of(target.domain), target.task, path)
 
 
-def read_tokens(path: Path) -> Arrays:
+def read_tokens(path: Path, *, labelled: bool = True) -> Arrays:
     """The arrays of a file of token ids.
+
+    Args:
+        path: The file.
+        labelled: Whether it must hold labels.
 
     Raises:
         UsageError: There is no such file, or it is a folder.
@@ -65,7 +69,7 @@ def read_tokens(path: Path) -> Arrays:
         raise UsageError(f"no such batch file: {path}", way)
     if path.is_dir():
         raise UsageError(f"{path} is a folder; the model takes token ids, not images", way)
-    return read_npz(path, keys=TOKEN_KEYS)
+    return read_npz(path, True if labelled else None, TOKEN_KEYS)
 
 
 def from_tokens(arrays: Arrays, domain: Tokens, task: Task | int, path: Path | None = None) -> Batch:
@@ -87,9 +91,14 @@ def from_tokens(arrays: Arrays, domain: Tokens, task: Task | int, path: Path | N
             f"{where}: array 'vocabulary' names {len(arrays.words)} tokens, the model has {domain.vocabulary}",
             "give one word per id, in the order of the ids, or leave the array out",
         )
-    labels = read_labels(task, arrays.labels, len(ids), where)
+    texts = torch.from_numpy(ids.astype(np.int64))[:, None, None, :]
+    own = None if isinstance(task, int) else task.of_inputs(texts)
+    if own is None:
+        labels = read_labels(task, arrays.labels, len(ids), where)
+    else:
+        labels = following(own, ids, arrays.labels, where)
     batch = Batch(
-        images=torch.from_numpy(ids.astype(np.int64))[:, None, None, :],
+        images=texts,
         labels=labels,
         indices=tuple(range(len(ids))),
         class_names=arrays.class_names,

@@ -19,7 +19,7 @@ from leakaudit.target.archives import scanned_state_dict
 SUFFIXES = (".npz", ".safetensors", ".fobs", ".pt", ".pth")
 COPIES = 4
 """How often the numbers of a file may stand in memory while they are read; chosen."""
-NAMELESS = re.compile(r"(?:arr_)?(\d+)")
+NAMELESS = re.compile(r"(?:arr_)?(\d{1,9})")
 """Names that numpy and Flower give to arrays of a list."""
 
 

@@ -34,6 +34,8 @@ from leakaudit.client.rounds.kinds import Kind
 
 FEWEST = 3
 """Rows that must agree on one factor; chosen: of three factors spread over 5 % two agree by chance with 2e-5."""
+DIGITS = 18
+"""Digits of a round's number at most; chosen, those of 64 bits: Python refuses to read thousands."""
 SAME = 1e-3
 """Largest relative difference of one row's factor from the median, and largest sine of the angle between its two
 changes; chosen, ten times what rounding leaves of rows that are used."""
@@ -106,7 +108,8 @@ def carried_between(rounds: Sequence[Trained]) -> Iterator[Carried]:
 
 
 def _number(value: Any) -> int | None:
-    return int(value) if isinstance(value, int) or (isinstance(value, str) and value.isdecimal()) else None
+    told = isinstance(value, int) or (isinstance(value, str) and value.isdecimal() and len(value) <= DIGITS)
+    return int(value) if told else None
 
 
 def _repeated(earlier: Trained, later: Trained) -> Carried | None:

@@ -57,7 +57,10 @@ def read_fobs(path: Path) -> Sent:
         UsageError: ``msgpack`` is not installed.
         UpdateError: It is damaged, quantised, or holds placeholders in place of arrays.
     """
-    document = _taken_apart(_document(path), str(path))
+    try:
+        document = _taken_apart(_document(path), str(path))
+    except RecursionError as error:
+        raise UpdateError(f"{path} is nested too deeply", WAY_OUT) from error
     kind, meta, arrays = _dxo(document)
     if quantised := [name for name in QUANTISED if meta.get(name)]:
         raise UpdateError(

@@ -23,6 +23,7 @@ from leakaudit.client.rounds.files import RecordedUpdate, load_update
 from leakaudit.client.rounds.kinds import Kind
 from leakaudit.client.rounds.naming import payload
 from leakaudit.errors import UpdateError, UsageError
+from leakaudit.safety.confined import confined
 from leakaudit.target.target import Target
 
 FILES: Mapping[str, Kind] = {"after": "weights", "delta": "delta", "gradient": "gradient"}
@@ -59,13 +60,29 @@ def _counted(path: Path) -> list[tuple[int, str]]:
 
 
 def samples_of(folder: Path) -> Path | None:
-    """The file of a round's own samples, or ``None``: it may hold the order of their visits alone."""
+    """The file of a round's own samples, or ``None``: it may hold the order of their visits alone.
+
+    Raises:
+        UpdateError: It is damaged.
+    """
     file = folder / "batch.npz"
     if not file.is_file() or not zipfile.is_zipfile(file):
         return None
-    with zipfile.ZipFile(file) as archive:
-        names = {name.removesuffix(".npy") for name in archive.namelist()}
+    names = set(confined(lambda: _names(file), str(file), UpdateError))
     return file if names & {*SAMPLE_KEYS} else None
+
+
+def _names(file: Path) -> list[str]:
+    """Names of the arrays in an archive.
+
+    Raises:
+        UpdateError: It is damaged.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist()]
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise UpdateError(f"{file} is a damaged .npz file ({error})", "record the round again") from error
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
@@ -145,8 +162,22 @@ def began_with(folder: Path, target: Target) -> dict[str, Tensor]:
     Raises:
         UpdateError: They are not those of such a model; names the tensor.
     """
-    path = folder / "before.safetensors"
-    found = payload(read_arrays(path, "--round"), target, str(path))
+    return begun_with(folder / "before.safetensors", target, "--round")
+
+
+def begun_with(path: Path, target: Target, option: str) -> dict[str, Tensor]:
+    """The weights and statistics of a file, by the model's names.
+
+    Args:
+        path: As of :func:`leakaudit.client.rounds.arrays.read_arrays`.
+        target: The model.
+        option: Names the file in errors.
+
+    Raises:
+        UsageError: There is no such file.
+        UpdateError: They are not those of such a model; names the tensor.
+    """
+    found = payload(read_arrays(path, option), target, str(path))
     for name in target.parameters:
         if name not in found.tensors:
             raise UpdateError(f"{path} does not hold {name}", "record all weights that the client started from")

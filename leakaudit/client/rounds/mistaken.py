@@ -22,6 +22,7 @@ EVEN, MOST = 0.05, 0.8
 gradient 5 % of the entries are that near to the median, of a step of Adam all but those with |g| below 1e-7."""
 FEWEST = 100
 """Entries that moved, below which chance may make them agree; chosen."""
+HOW = "say how the client trained: --learning-rate, and --local-epochs and the like where it took several steps"
 OPPOSED = -0.1
 """Cosine with the gradient below which numbers point against it; chosen: under other dropout masks it is still .29 for
 a gradient, so −.29 for a difference, and chance gives 1/√d."""
@@ -56,7 +57,7 @@ def refuse_mistaken(
         what = "weights" if kind == "weights" else "a difference of weights"
         raise UpdateError(
             f"{source} holds {what} after local training, not a gradient",
-            "say how the client trained: --learning-rate, and --local-epochs and the like where it took several steps",
+            f"{HOW}; what nobody knows with --unknown",
         )
     if kind == "gradient" and local:
         raise UpdateError(
@@ -76,7 +77,7 @@ def refuse_mistaken(
     if not local and alike < OPPOSED:
         raise UpdateError(
             f"{source} points against the gradient of the samples (cosine {alike:.2f}): a difference of weights",
-            "say how the client trained: --learning-rate, and --local-epochs and the like where it took several steps",
+            f"{HOW}; what nobody knows with --unknown",
         )
     if local and alike > -OPPOSED:
         raise UpdateError(

@@ -66,7 +66,7 @@ def payload(arrays: Mapping[str, Tensor], target: Target, source: str) -> Payloa
         if name in trained:
             tensors[name] = _checked(name, array, trained[name], source)
         elif name in kept:
-            buffers[name] = array
+            buffers[name] = _beside(name, array, kept[name], source)
             frozen += name in dict(target.module.named_parameters())
         elif name.rpartition(".")[2] != COUNTER and array.numel() > 1:
             raise UpdateError(
@@ -167,6 +167,27 @@ def _checked(name: str, array: Tensor, like: Tensor, source: str) -> Tensor:
             f"{source}: {name} holds values that are not finite real numbers", "record what the client sent, undamaged"
         )
     return array.to(like.dtype)
+
+
+def _beside(name: str, array: Tensor, like: Tensor, source: str) -> Tensor:
+    """An array that the client does not train, in the shape of the model's tensor; counters come as lists of one.
+
+    Raises:
+        UpdateError: It has another shape, or holds other than finite real numbers.
+    """
+    if array.numel() == like.numel() == 1:
+        array = array.reshape(like.shape)
+    if array.is_floating_point() and not bool(torch.isfinite(array).all()):
+        raise UpdateError(
+            f"{source}: {name} holds values that are not finite", "record what the client sent, undamaged"
+        )
+    if array.shape != like.shape or array.is_complex():
+        got = f"{str(array.dtype).removeprefix('torch.')} {tuple(array.shape)}"
+        raise UpdateError(
+            f"{source}: {name}, which is not trained, is {got}, expected numbers {tuple(like.shape)}",
+            "save it as the model has it, or leave it out",
+        )
+    return array
 
 
 def _some(names: Mapping[str, Tensor]) -> str:

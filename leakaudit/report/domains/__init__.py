@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pkgutil import resolve_name
 
-from leakaudit.document.schema import Report
+from leakaudit.document.schema import Report, TargetSection
 from leakaudit.report.domains.base import Card
 
 OWN = {
@@ -19,9 +19,14 @@ OWN = {
 
 def card_for(report: Report) -> Card:
     """The card of a document's domain; the plain one where the domain is not installed here."""
-    kind = report.target.domain or ("images" if report.target.vocabulary is None else "tokens")
-    kinds: type[Card] = resolve_name(OWN.get(kind) or _installed(kind))
-    return kinds(report)
+    return card_type(report.target)(report)
+
+
+def card_type(target: TargetSection) -> type[Card]:
+    """The kind of card that a model's samples have."""
+    kind = target.domain or ("images" if target.vocabulary is None else "tokens")
+    found: type[Card] = resolve_name(OWN.get(kind) or _installed(kind))
+    return found
 
 
 def _installed(kind: str) -> str:

@@ -37,6 +37,8 @@ class Card:
         "What the attack rebuilt of each private sample. A “best floor” is what a guess without the update scores."
     )
     scores_intro: ClassVar[str] = "Every metric stands beside what the best guess without the update scores."
+    input_term: ClassVar[str] = ""
+    """What a sample's sizes are called, where they have names; the shape in the file stands below them then."""
     thing: ClassVar[str] = "reconstruction"
     """What the table of scores has a row for."""
     wide: ClassVar[bool] = False
@@ -46,6 +48,24 @@ class Card:
 
     def __init__(self, report: Report) -> None:
         self.report = report
+
+    @classmethod
+    def headline(cls, leaked: Sequence[SampleResult], attacked: int) -> str:
+        """What was taken, in one sentence.
+
+        Args:
+            leaked: Every reconstruction that counts as a leak; several may be of one sample.
+            attacked: How many samples were attacked.
+        """
+        share = f"{len({sample.index for sample in leaked})} of {attacked}"
+        if all(sample.part for sample in leaked):
+            return f"Parts of {share} private samples can be read from one update"
+        return f"{share} private samples can be reconstructed from one update"
+
+    @classmethod
+    def manner(cls, leaked: Sequence[SampleResult]) -> str:
+        """How they were taken, in a word or two."""
+        return "read in part" if all(sample.part for sample in leaked) else "reconstructed"
 
     @property
     def specs(self) -> Sequence[Metric]:
@@ -140,13 +160,26 @@ class Card:
             return Fact("Best result", MISSING)
         return Fact(f"Best {lowered(spec)}", with_unit(spec, self.best_of(self.samples(), spec)), spec.remark)
 
+    def nearness(self, sample: SampleResult) -> str:
+        """The same in a few words, for under its picture."""
+        return clip(sample.told, 60)
+
     def chart(self) -> Figure | None:
         """A picture of all scores beside their floors."""
         return None
 
+    def scale(self) -> Figure | None:
+        """What the numbers mean to the eye, where they are of pictures."""
+        return None
+
     def input_facts(self) -> list[tuple[str, str]]:
         """What the model takes."""
-        return [("Input", f"{shape(self.report.target.input_shape)} {self.report.target.domain}".strip())]
+        target = self.report.target
+        if not self.input_term:
+            return [("Input", f"{shape(target.input_shape)} {target.domain}".strip())]
+        native = shape(target.native_shape) if target.native_shape and target.native_shape != target.input_shape else ""
+        in_file = f"{native} ({target.layout})" if native else ""
+        return [(self.input_term, shape(target.input_shape)), ("Shape in the file", in_file)]
 
     # What `leakaudit defend` measured
 

@@ -10,7 +10,8 @@ from leakaudit.domains.specs import IMAGES, Spec
 from leakaudit.report.domains.base import Card
 from leakaudit.report.views.cells import Fact
 from leakaudit.report.views.figures import Figure, psnr_chart
-from leakaudit.report.wording import MISSING, fixed, shape, signed
+from leakaudit.report.views.scale import grade, scale_chart
+from leakaudit.report.wording import MISSING, clip, fixed, signed
 
 FLOORS = {
     "grey": "mid-grey image",
@@ -26,6 +27,7 @@ EXACT_DB = 100.0
 class ImageCard(Card):
     """Images: pictures beside pictures."""
 
+    input_term: ClassVar[str] = "Input (C × H × W)"
     own: ClassVar[Sequence[Spec]] = IMAGES
     floor_titles: ClassVar[Mapping[str, str]] = FLOORS
     intro: ClassVar[str] = (
@@ -64,6 +66,12 @@ class ImageCard(Card):
             f"{fixed(sample.psnr, 1)} dB" if sample.psnr is not None else sample.psnr_reason or "undefined"
         )
 
+    def nearness(self, sample: SampleResult) -> str:
+        """Decibels and what they look like."""
+        if sample.psnr is None:
+            return "identical" if sample.leaked and sample.scored else clip(sample.told, 60)
+        return f"{fixed(sample.psnr, 1)} dB: {grade(sample.psnr)}"
+
     def tile(self) -> Fact:
         """The best margin."""
         best = max((s.margin for s in self.samples() if s.margin is not None), default=None)
@@ -71,16 +79,11 @@ class ImageCard(Card):
 
     def chart(self) -> Figure | None:
         """PSNR beside its floors."""
-        return psnr_chart(self.report.attacks)
+        return psnr_chart(self.report.attacks, self.floor_titles)
 
-    def input_facts(self) -> list[tuple[str, str]]:
-        """Shape, and how the file has it."""
-        target = self.report.target
-        native = shape(target.native_shape) if target.native_shape and target.native_shape != target.input_shape else ""
-        return [
-            ("Input (C × H × W)", shape(target.input_shape)),
-            ("Shape in the file", f"{native} ({target.layout})" if native else ""),
-        ]
+    def scale(self) -> Figure | None:
+        """Decibels in words."""
+        return scale_chart(list(self.samples()))
 
     def trial(self, trial: DefenceTrial) -> str:
         """PSNR; nothing to say where nothing was attacked."""

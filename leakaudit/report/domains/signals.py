@@ -7,12 +7,12 @@ from typing import ClassVar
 
 from leakaudit.domains.specs import SIGNALS, Spec
 from leakaudit.report.domains.base import Card
-from leakaudit.report.wording import shape
 
 
 class SignalCard(Card):
     """Signals: curves over curves."""
 
+    input_term: ClassVar[str] = "Input (C × L)"
     own: ClassVar[Sequence[Spec]] = SIGNALS
     floor_titles: ClassVar[Mapping[str, str]] = {
         "middle": "the middle of the range",
@@ -32,12 +32,3 @@ class SignalCard(Card):
     wide: ClassVar[bool] = True
     trial_heading: ClassVar[str] = "Best reconstruction, dB"
     trial_axis: ClassVar[str] = "best margin, dB above the best floor (lower is better)"
-
-    def input_facts(self) -> list[tuple[str, str]]:
-        """Channels and length, and how the file has them."""
-        target = self.report.target
-        native = shape(target.native_shape) if target.native_shape != target.input_shape else ""
-        return [
-            ("Input (C × L)", shape(target.input_shape)),
-            ("Shape in the file", f"{native} ({target.layout})" if native else ""),
-        ]

@@ -12,18 +12,12 @@ from statistics import fmean
 from typing import ClassVar, Literal
 
 from leakaudit.document.schema import AttackEntry, SampleResult, TableResult
-from leakaudit.domains.specs import TABLE, Spec
+from leakaudit.domains.specs import TABLE, TABLE_FLOORS, Spec
 from leakaudit.report.domains.base import Card
 from leakaudit.report.views.cells import Fact
 from leakaudit.report.wording import MISSING, clip, count, number
 
 Mark = Literal["right", "wrong", "unread"]
-FLOORS = {
-    "uniform": "rows drawn from the schema",
-    "modes": "commonest cells of the other rows",
-    "marginals": "cells drawn from the other rows' columns",
-    "rows": "other real rows, matched one to one",
-}
 INTRO = (
     "Each column with the private cell above and what the attack made of it below. A category is right if it is the "
     "same, a number within 0.319 standard deviations of its column. The numbers compare the two; a “best "
@@ -78,12 +72,22 @@ class TableCard(Card):
     """Tables: rows beside rows."""
 
     own: ClassVar[Sequence[Spec]] = TABLE
-    floor_titles: ClassVar[Mapping[str, str]] = {**Card.floor_titles, **FLOORS}
+    floor_titles: ClassVar[Mapping[str, str]] = TABLE_FLOORS
     intro: ClassVar[str] = INTRO
     scores_intro: ClassVar[str] = SCORES_INTRO
     thing: ClassVar[str] = "row"
     trial_heading: ClassVar[str] = "Best row"
     trial_axis: ClassVar[str] = "skill of the best row (lower is better)"
+
+    @classmethod
+    def headline(cls, leaked: Sequence[SampleResult], attacked: int) -> str:
+        """Rows are read cell by cell."""
+        return f"{len({sample.index for sample in leaked})} of {attacked} private rows can be read from one update"
+
+    @classmethod
+    def manner(cls, leaked: Sequence[SampleResult]) -> str:
+        """The same in a word."""
+        return "read"
 
     def showable(self, sample: SampleResult) -> bool:
         """Whether there is a row, if only that it was left out."""

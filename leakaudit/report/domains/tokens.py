@@ -93,6 +93,13 @@ def _word(tokens: TokenResult, token: int) -> str:
     return clip(tokens.words.get(token, str(token)), 30) or f"({token})"
 
 
+def _ordered(sample: SampleResult) -> bool:
+    """Whether tokens were read at their places, and not only named."""
+    if sample.tokens is None:
+        return any(token is not None for token in sample.reading)
+    return sample.tokens.accuracy is not None
+
+
 class TokenCard(Card):
     """Texts: tokens beside tokens."""
 
@@ -103,6 +110,19 @@ class TokenCard(Card):
     thing: ClassVar[str] = "text"
     trial_heading: ClassVar[str] = "Best reading"
     trial_axis: ClassVar[str] = "skill of the best reading (lower is better)"
+
+    @classmethod
+    def headline(cls, leaked: Sequence[SampleResult], attacked: int) -> str:
+        """Whether the texts were read, or only the set of their words."""
+        share = f"{len({sample.index for sample in leaked})} of {attacked}"
+        if any(_ordered(sample) for sample in leaked):
+            return f"{share} private texts can be read from one update"
+        return f"The words of {share} private texts can be read from one update, without their order"
+
+    @classmethod
+    def manner(cls, leaked: Sequence[SampleResult]) -> str:
+        """The same in a word or two."""
+        return "read" if any(_ordered(sample) for sample in leaked) else "read as sets of words"
 
     def metrics(self, sample: SampleResult) -> Mapping[str, float | None]:
         """Those of the reading, as version 1 of the schema has them."""

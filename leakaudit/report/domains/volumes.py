@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from leakaudit.domains.specs import VOLUMES, Spec
 from leakaudit.report.domains.images import ImageCard
-from leakaudit.report.wording import shape
 
 
 class VolumeCard(ImageCard):
@@ -15,6 +14,7 @@ class VolumeCard(ImageCard):
 
     wide: ClassVar[bool] = True
     mosaics: ClassVar[bool] = False
+    input_term: ClassVar[str] = "Input (C × D × H × W)"
     own: ClassVar[Sequence[Spec]] = VOLUMES
     intro: ClassVar[str] = (
         "Left the private original, right what the attack rebuilt, each as the middle slices of its three axes. The "
@@ -23,12 +23,3 @@ class VolumeCard(ImageCard):
     scores_intro: ClassVar[str] = (
         "PSNR: higher is closer. MSE: lower is closer. The margin is PSNR above the best floor."
     )
-
-    def input_facts(self) -> list[tuple[str, str]]:
-        """Shape, and how the file has it."""
-        target = self.report.target
-        native = shape(target.native_shape) if target.native_shape != target.input_shape else ""
-        return [
-            ("Input (C × D × H × W)", shape(target.input_shape)),
-            ("Shape in the file", f"{native} ({target.layout})" if native else ""),
-        ]

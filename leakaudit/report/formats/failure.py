@@ -8,6 +8,7 @@ from pathlib import Path
 
 from leakaudit.document.paths import shortener
 from leakaudit.errors import LeakauditError
+from leakaudit.report.formats.markdown import failure_markdown
 from leakaudit.report.formats.registry import chosen
 from leakaudit.report.wording import clip
 from leakaudit.report.write import write_beside
@@ -39,6 +40,11 @@ def write_failure(
     message = shown(clip(_message(error, paths, discreet), 900))
     files = {f.file: f.failure(model.name, message).encode() for f in chosen(formats) if f.failure is not None}
     return write_beside(directory, files) if files else []
+
+
+def failure_summary(model: Path, error: Exception, paths: Iterable[str] = (), *, discreet: bool = False) -> str:
+    """What a job page says of it; arguments as above."""
+    return failure_markdown(model.name, shown(clip(_message(error, paths, discreet), 900)))
 
 
 def _message(error: Exception, paths: Iterable[str], discreet: bool) -> str:

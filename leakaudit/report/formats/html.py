@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +21,9 @@ from jinja2 import BaseLoader, ChoiceLoader, Environment, FileSystemLoader, Pref
 from jinja2.runtime import BlockReference, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Cycler, Joiner, Namespace
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
+from leakaudit.document.carried import embed
 from leakaudit.document.schema import Report
 from leakaudit.errors import UsageError
 from leakaudit.report.formats.base import HEAD, Format, Rendering
@@ -57,11 +60,15 @@ def render_html(report: Report, template_dir: Path | None = None, medium: Medium
     return render_view(report, build_view(report), template_dir, medium)
 
 
-def render_view(report: Report, view: Any, template_dir: Path | None, medium: Medium) -> str:
-    """Like :func:`render_html`, with a view that is already built."""
+def render_view(
+    report: Report, view: Any, template_dir: Path | None, medium: Medium, *, long_cover: bool = False
+) -> str:
+    """Like :func:`render_html`, with a view that is already built; a long cover goes on where a page ends."""
     environment = make_environment(template_dir)
+    if medium == "pdf":
+        environment.finalize = _finalize_for_paper
     try:
-        return _rendered(environment, report, view, medium)
+        return _rendered(environment, report, view, medium, long_cover)
     except UsageError:
         raise
     except Exception as error:  # a template is a program of the user's; whatever it raises, the way out is the same
@@ -73,19 +80,33 @@ def render_view(report: Report, view: Any, template_dir: Path | None, medium: Me
         ) from error
 
 
-def _rendered(environment: Environment, report: Report, view: Any, medium: Medium) -> str:
+def _rendered(environment: Environment, report: Report, view: Any, medium: Medium, long_cover: bool) -> str:
     style = Markup(source_of(environment, "report.css" if medium == "screen" else "pdf.css", "</style"))
     script = Markup(source_of(environment, "report.js", "</script")) if medium == "screen" else Markup("")
     context = {
         "report": report,
         "view": view,
         "pdf": medium == "pdf",
+        "long_cover": long_cover,
         "style": style,
         "script": script,
         "policy": content_policy(style, script),
-        "command": clip(shlex.join(report.command), 2000),
+        "command": command_line(report.command),
     }
-    return environment.get_template(SKELETON).render(context)
+    page = environment.get_template(SKELETON).render(context)
+    return embed(page, report.to_json()) if medium == "screen" else page
+
+
+LONGEST_COMMAND = 2000
+"""Characters of a command that is printed, at most; chosen."""
+
+
+def command_line(command: Sequence[str]) -> str:
+    """The command as a shell reads it; one that is too long is not shown in part, since it would do something else."""
+    line = shlex.join(command)
+    if len(line) <= LONGEST_COMMAND:
+        return line
+    return f"# the command has {len(line):,} characters and stands in report.json, under command"
 
 
 _TEMPLATES_OWN = (Macro, LoopContext, BlockReference, Cycler, Joiner, Namespace)
@@ -120,12 +141,29 @@ def make_environment(template_dir: Path | None = None) -> Environment:
         finalize=_finalize,
     )
     environment.filters["clip"] = clip
+    environment.filters["verbatim"] = _verbatim
     return environment
 
 
 def _finalize(value: Any) -> Any:
     """Every plain string that a template prints is rid of control characters; markup is ours and stays."""
     return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+_OPTION = re.compile(r"(?<![\w-])--(?=[a-z])")
+JOINED = "-\u2060-\u2060"
+"""Two hyphens after which no line ends: an option stays in one piece."""
+
+
+def _finalize_for_paper(value: Any) -> Any:
+    """Like :func:`_finalize`; options are not broken at the end of a line."""
+    value = _finalize(value)
+    return _OPTION.sub(JOINED, value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _verbatim(value: str) -> Markup:
+    """Text to be copied, without anything between its letters."""
+    return escape(clean(value))
 
 
 def source_of(environment: Environment, name: str, forbidden: str) -> str:

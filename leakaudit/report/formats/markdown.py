@@ -12,6 +12,7 @@ from leakaudit.document.status import RunStatus
 from leakaudit.report.domains import card_for
 from leakaudit.report.formats.base import HEAD, Format, Rendering
 from leakaudit.report.views.cells import lowered, with_unit
+from leakaudit.report.views.comparison import gain_in_short
 from leakaudit.report.views.facts import accuracy
 from leakaudit.report.views.residual import SENTENCE
 from leakaudit.report.views.trials import trial_table
@@ -78,14 +79,33 @@ def _attacks(report: Report) -> list[str]:
         scored = [sample for result in attack.results for sample in result.samples]
         name = escape(attack.title, 80)
         if attack.status is not RunStatus.RUN:
-            lines.append(f"| {name} | {attack.status.replace('_', ' ')}: {escape(attack.reason)} | | | |")
             continue
         margin = MISSING if spec is None else with_unit(spec, card.best_of(scored, spec))
         leaked = f"{sum(s.leaked for s in scored)} of {len(scored)}"
         status = "run, upper bound only" if attack.upper_bound else "run"
+        status += f": {escape(gain)}" if (gain := gain_in_short(attack)) else ""
         lines.append(f"| {name} | {status} | {leaked} | {margin} | {seconds(attack.seconds)} |")
     score = "" if report.rank.score is None else f", score {fixed(report.rank.score, 1)}"
-    return [*lines, "", f"Rank analysis of the architecture: risk {escape(report.rank.risk)}{score}.", ""]
+    risk = f"Rank analysis of the architecture: risk {escape(report.rank.risk)}{score}."
+    return [*lines, "", *_left(report), risk, ""]
+
+
+def _left(report: Report) -> list[str]:
+    """The attacks that did not run, folded: a line each with the reason."""
+    left = [attack for attack in report.attacks if attack.status is not RunStatus.RUN]
+    if not left:
+        return []
+    told = [f"- {escape(a.title, 80)}: {a.status.replace('_', ' ')}, {escape(a.reason)}" for a in left]
+    return [f"<details><summary>Not run: {len(left)} attacks</summary>", "", *told, "", "</details>", ""]
+
+
+FAILED = "could not audit"
+
+
+def failure_markdown(model: str, message: str) -> str:
+    """What a job page says of an audit that could not be done."""
+    open_ = "Nothing was measured, so this says nothing of a leak."
+    return f"## leakaudit: {FAILED} {escape(model, 80)}\n\n{escape(message, 1000)}\n\n{open_}\n"
 
 
 def _trials(report: Report) -> list[str]:
@@ -112,4 +132,17 @@ def _ours(content: bytes) -> bool:
     return b"## leakaudit: " in content[:HEAD]
 
 
-FORMAT = Format(name="markdown", file="report.md", title="a summary for pull requests", render=_render, ours=_ours)
+def _failed(content: bytes) -> bool:
+    first, _, _ = content.partition(b"\n")
+    return f"## leakaudit: {FAILED} ".encode() in first
+
+
+FORMAT = Format(
+    name="markdown",
+    file="report.md",
+    title="a summary for pull requests",
+    render=_render,
+    failure=failure_markdown,
+    failed=_failed,
+    ours=_ours,
+)

@@ -6,6 +6,7 @@ come from the document, and the font library takes its date from that variable.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import logging
 import re
@@ -15,19 +16,22 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from leakaudit.document.schema import Report
 from leakaudit.report.formats.base import HEAD, Format, FormatUnavailable, Rendering, ReportWarning
-from leakaudit.report.formats.html import render_html, render_view
+from leakaudit.report.formats.html import bundled_templates, render_view
+from leakaudit.report.views.view import build_view
 
 _STREAM = re.compile(rb"stream\r?\n")
 _MISSING = ".notdef glyph rendered"
 """How WeasyPrint's log begins where no font has a character; the code point is its last argument."""
 PACKAGES = "libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0 fonts-dejavu-core"
+INSTALL = "Install it by: pip install leakaudit[pdf]"
 VARIANTS = ("pdf/ua-1", "pdf/a-3u")
-"""The first is the default; the second is for archives and has report.json attached."""
+"""The first is the default, the second is for archives. Both have report.json attached, so that it can be verified."""
 
 
 def load_weasyprint() -> Any:
@@ -38,13 +42,25 @@ def load_weasyprint() -> Any:
     """
     try:
         import weasyprint
-    except (OSError, ImportError) as error:
-        reason = str(error).splitlines()[0][:160]
+    except ModuleNotFoundError as error:
+        if error.name != "weasyprint":
+            raise _unloadable(error) from error
         raise FormatUnavailable(
-            f"report.pdf not written: WeasyPrint does not load ({reason}). On Debian or Ubuntu: "
-            f"sudo apt-get install {PACKAGES}; then render again. HTML and JSON are complete."
+            f"report.pdf not written: WeasyPrint does not load (it is not installed). {INSTALL}, and on Debian or "
+            f"Ubuntu: sudo apt-get install {PACKAGES}; then render again. HTML and JSON are complete."
         ) from error
+    except (OSError, ImportError) as error:
+        raise _unloadable(error) from error
     return weasyprint
+
+
+def _unloadable(error: Exception) -> FormatUnavailable:
+    """It is there, and a library that it needs is not."""
+    reason = str(error).splitlines()[0][:160]
+    return FormatUnavailable(
+        f"report.pdf not written: WeasyPrint does not load ({reason}). On Debian or Ubuntu: "
+        f"sudo apt-get install {PACKAGES}; then render again. HTML and JSON are complete."
+    )
 
 
 def make_fetcher(weasyprint: Any) -> Any:
@@ -68,12 +84,45 @@ def render_pdf(report: Report, template_dir: Path | None = None, view: Any = Non
         UsageError: A template in ``template_dir`` is wrong.
     """
     weasyprint = load_weasyprint()
-    page = render_html(report, template_dir, "pdf") if view is None else render_view(report, view, template_dir, "pdf")
-    document = weasyprint.HTML(string=page, url_fetcher=make_fetcher(weasyprint))
-    identifier = hashlib.sha256(page.encode()).digest()[:16]
-    attached = [_attachment(weasyprint, report)] if variant == "pdf/a-3u" else None
+    view = build_view(report) if view is None else view
     with _missing_glyphs_told():
-        return bytes(document.write_pdf(pdf_variant=variant, pdf_identifier=identifier, attachments=attached))
+        page, laid = _laid_out(weasyprint, render_view(report, view, template_dir, "pdf"), variant)
+        if any("summary-end" in sheet.anchors for sheet in laid.pages[1:]):
+            page, laid = _laid_out(weasyprint, render_view(report, view, template_dir, "pdf", long_cover=True), variant)
+        identifier = hashlib.sha256(page.encode()).digest()[:16]
+        attached = [_attachment(weasyprint, report)]
+        return bytes(laid.write_pdf(pdf_variant=variant, pdf_identifier=identifier, attachments=attached))
+
+
+def _laid_out(weasyprint: Any, page: str, variant: str) -> tuple[str, Any]:
+    """A page, and the sheets that it takes."""
+    fetcher, fonts = make_fetcher(weasyprint), weasyprint.text.fonts.FontConfiguration()
+    faces = weasyprint.CSS(string=font_faces(), font_config=fonts, url_fetcher=fetcher)
+    source = weasyprint.HTML(string=page, url_fetcher=fetcher)
+    return page, source.render(font_config=fonts, stylesheets=[faces], pdf_variant=variant)
+
+
+@cache
+def font_faces() -> str:
+    """The fonts as a style sheet: text in one that is shipped here, other scripts and code in those of matplotlib.
+
+    The same on every machine, embedded in part. What none of them has, such as Chinese, is taken from the system.
+    """
+    import matplotlib as mpl
+
+    shipped, beside = bundled_templates() / "fonts", Path(mpl.get_data_path()) / "fonts" / "ttf"
+    faces = (
+        ("Source Sans 3", "normal", shipped / "SourceSans3-Regular.ttf"),
+        ("Source Sans 3", "bold", shipped / "SourceSans3-Bold.ttf"),
+        ("DejaVu Sans", "normal", beside / "DejaVuSans.ttf"),
+        ("DejaVu Sans", "bold", beside / "DejaVuSans-Bold.ttf"),
+        ("DejaVu Sans Mono", "normal", beside / "DejaVuSansMono.ttf"),
+    )
+    return "\n".join(
+        f'@font-face {{ font-family: "{family}"; font-weight: {weight}; '
+        f'src: url("data:font/ttf;base64,{base64.b64encode(path.read_bytes()).decode("ascii")}") }}'
+        for family, weight, path in faces
+    )
 
 
 class _Missing(logging.Handler):

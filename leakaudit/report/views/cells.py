@@ -135,7 +135,12 @@ def class_name(report: Report, label: int | None) -> str:
 
 
 def label_row(report: Report, row: Sequence[float]) -> str:
-    """A label of numbers; of several classes those that are marked, with the share of the batch where that is all."""
+    """A label of numbers; of several classes those that are marked, with the share of the batch where that is all; of
+    a class per place the share of each, of next tokens their ids."""
+    if report.target.task == "next-token":
+        return " ".join(str(int(value)) if value >= 0 else MISSING for value in row)
+    if report.target.task == "segmentation":
+        return ", ".join(f"{class_name(report, k)} {share:.1%}" for k, share in enumerate(row) if share > 0) or "none"
     if report.target.task != "multi-label":
         return ", ".join(f"{value:.4g}" for value in row)
     marked = [(k, value) for k, value in enumerate(row) if value > 0]

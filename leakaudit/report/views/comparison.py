@@ -1,4 +1,4 @@
-"""An attack beside the one that it extends: median PSNR, over the victims on which both had all their steps.
+"""An attack beside the one that it extends: median PSNR or SNR, over the victims on which both had all their steps.
 
 A gain over an attack that ran out of time says nothing, so such victims are left out, and named.
 """
@@ -18,11 +18,12 @@ def comparison_sentence(attack: AttackEntry) -> str:
         return ""
     left_out = _left_out(attack, rival)
     whole = [r for r in attack.results if r.victim not in left_out]
-    ours = {(r.victim, s.index): s.psnr for r in whole for s in r.samples if s.psnr is not None}
-    theirs = {(r.victim, s.index): s.psnr for r in rival.results for s in r.samples if s.psnr is not None}
+    ours = {(r.victim, s.index): s.decibels for r in whole for s in r.samples if s.decibels is not None}
+    theirs = {(r.victim, s.index): s.decibels for r in rival.results for s in r.samples if s.decibels is not None}
     both = sorted(ours.keys() & theirs.keys())
     named = "; ".join(f"victim {number}: {why}" for number, why in left_out.items())
-    begin = f"Beside it, {clip(rival.title, 80)} with the total variation that its own objective chose: "
+    settings = " with the total variation that its own objective chose" if rival.hyperparameters.get("search") else ""
+    begin = f"Beside it, {clip(rival.title, 80)}{settings}: "
     if not both:
         why = f"not both had all their steps ({clip(named)})" if named else "no sample has a PSNR in both"
         return f"{begin}not compared, since {why}."
@@ -33,6 +34,18 @@ def comparison_sentence(attack: AttackEntry) -> str:
         f"{begin}median PSNR {fixed(other, 1)} dB against {fixed(mine, 1)} dB here, over the same "
         f"{count(len(both), 'sample')}; what this attack adds is {signed(gain, 1)} dB in the median.{tail}"
     )
+
+
+def gain_in_short(attack: AttackEntry) -> str:
+    """What an attack adds to the one that it extends and what it learnt from, in a few words; "" without one."""
+    if attack.beside is None:
+        return ""
+    over = clip(attack.beside.title, 80)
+    gain = attack.beside.gain
+    adds = f"not compared with {over}" if gain is None else f"{signed(gain, 1)} dB over {over} in the median"
+    light = ", tried in passing with less effort" if attack.in_passing else ""
+    learnt = "" if attack.auxiliary is None else f"; learnt from {clip(attack.auxiliary.told)}"
+    return f"{adds}{light}{learnt}"
 
 
 def _left_out(attack: AttackEntry, rival: Comparison) -> dict[int, str]:

@@ -35,7 +35,7 @@ def tiles(report: Report) -> list[Fact]:
 
 def _facts(*rows: tuple[str, Any]) -> list[Fact]:
     """Facts without the empty ones."""
-    return [Fact(term, clip(str(value)), code=term == "SHA-256") for term, value in rows if value not in ("", None)]
+    return [Fact(term, clip(str(value)), code="SHA-256" in term) for term, value in rows if value not in ("", None)]
 
 
 def _names(layers: list[str]) -> str:
@@ -55,7 +55,6 @@ def model_facts(report: Report) -> list[Fact]:
     return _facts(
         ("Model", target.name),
         ("File", target.path or "in memory"),
-        ("SHA-256", target.sha256 or ""),
         ("Format", f"{target.format}{', written by ' + clip(target.producer, 60) if target.producer else ''}"),
         *card_for(report).input_facts(),
         ("Never read", _never_read(target)),
@@ -74,7 +73,6 @@ def batch_facts(report: Report) -> list[Fact]:
     batch, protocol = report.batch, report.protocol
     return _facts(
         ("File", batch.path or _without_path(report)),
-        ("SHA-256", batch.sha256 or ""),
         ("Samples in the file", number(batch.samples)),
         ("Classified right by the model", accuracy(report)),
         ("Victims", f"{count(batch.victims, 'batch', 'batches')} of {count(batch.batch_size, 'sample')}"),
@@ -157,6 +155,4 @@ def reproduce_facts(report: Report) -> list[Fact]:
         Fact("Device", clip(report.device)),
         Fact("Time", seconds(report.seconds)),
         Fact("Versions", clip(versions, 600) or MISSING),
-        Fact("Model SHA-256", clip(report.target.sha256 or "none: not from a file"), code=True),
-        Fact("Batch SHA-256", clip(report.batch.sha256 or "none: not from a file"), code=True),
     ]

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from leakaudit.document.schema import AttackEntry, HistoryPoint, RankLayer, Report, SampleResult
 from leakaudit.report.views.svg import inline_svg
-from leakaudit.report.wording import clip, count, fixed, number
+from leakaudit.report.wording import clip, count, fixed, number, words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +25,8 @@ INK, MUTED, RULE, ALERT = "#1b2129", "#5a6572", "#d5dbe1", "#b3261e"
 SERIES = ("#1f5fa8", "#b45309", "#0f766e", "#7c3aed", "#be185d", "#4d7c0f")
 CLASSES = {INK: "ink", MUTED: "muted", RULE: "rule", ALERT: "alert"} | {c: f"s{i}" for i, c in enumerate(SERIES)}
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
-FLOOR_MARKS = {"grey": ("s", "mid-grey"), "mean": ("^", "mean image"), "other": ("D", "same-class image")}
+FLOOR_MARKS = {"grey": "s", "mean": "^", "other": "D", "flat": "P", "prior_only": "X"}
+"""A marker for each floor; others share one."""
 ROWS = 24
 """Rows in one figure; more would not be legible on one page."""
 LAYER_FIGURES = 4
@@ -155,15 +156,15 @@ def _few_log_ticks(axis: Any, values: Sequence[float]) -> None:
 
 
 def _tick(value: float) -> str:
-    """``0.01``, ``500``, ``20k``: short, since ticks stand close."""
-    return f"{value / 1000:g}k" if value >= 1000 else number(value, 3)
+    """``0.01``, ``500``, ``20,000``."""
+    return f"{value:,.0f}" if value >= 1000 else number(value, 3)
 
 
 # PSNR against floors
 
 
-def psnr_chart(attacks: Sequence[AttackEntry]) -> Figure | None:
-    """Every reconstruction's PSNR beside what scores without knowing the sample."""
+def psnr_chart(attacks: Sequence[AttackEntry], titles: Mapping[str, str]) -> Figure | None:
+    """Every reconstruction's PSNR beside what scores without knowing the sample; `titles` names the floors."""
     rows = [(a, v.victim, s) for a in attacks for v in a.results for s in v.samples if s.psnr is not None]
     if not rows:
         return None
@@ -179,7 +180,7 @@ def psnr_chart(attacks: Sequence[AttackEntry]) -> Figure | None:
         axis.set_ylim(len(rows) - 0.4, -0.6)
         axis.set_xlabel("PSNR (dB)")
         axis.grid(axis="x")
-        _chart_legend(canvas, names, rows)
+        _chart_legend(canvas, names, rows, titles)
         selected = "" if total == len(rows) else f" The {len(rows)} of {total} with the largest margin."
         caption = (
             "Filled circles: reconstructions. Hollow marks: images made without the update. "
@@ -197,12 +198,24 @@ def _draw_sample(axis: Axes, position: int, sample: SampleResult, color: str) ->
     if floors and sample.psnr is not None:
         axis.plot([max(floors.values()), sample.psnr], [position, position], color=color, linewidth=1.6)
     for name, value in floors.items():
-        mark, _ = FLOOR_MARKS.get(name, ("v", name))
-        axis.plot(value, position, mark, color=MUTED, markerfacecolor="none", markersize=4.5, markeredgewidth=0.9)
+        axis.plot(
+            value,
+            position,
+            FLOOR_MARKS.get(name, "v"),
+            color=MUTED,
+            markerfacecolor="none",
+            markersize=4.5,
+            markeredgewidth=0.9,
+        )
     axis.plot(sample.psnr or 0.0, position, "o", color=color, markersize=6.5)
 
 
-def _chart_legend(canvas: Canvas, names: list[str], rows: Sequence[tuple[AttackEntry, int, SampleResult]]) -> None:
+def _chart_legend(
+    canvas: Canvas,
+    names: list[str],
+    rows: Sequence[tuple[AttackEntry, int, SampleResult]],
+    titles: Mapping[str, str],
+) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
@@ -210,46 +223,44 @@ def _chart_legend(canvas: Canvas, names: list[str], rows: Sequence[tuple[AttackE
         for i, name in enumerate(names)
     ]
     for floor in dict.fromkeys(name for _, _, sample in rows for name in sample.floors):
-        mark, label = FLOOR_MARKS.get(floor, ("v", axis_label(floor)))
+        mark, label = FLOOR_MARKS.get(floor, "v"), axis_label(titles.get(floor, words(floor)), 36)
         handles.append(
             Line2D([], [], marker=mark, linestyle="", color=MUTED, markerfacecolor="none", markersize=4.5, label=label)
         )
-    canvas.legend(handles=handles, loc="outside upper left", ncols=3, handletextpad=0.2, columnspacing=1.0)
+    canvas.legend(handles=handles, loc="outside upper left", ncols=2, handletextpad=0.2, columnspacing=1.0)
 
 
-# Rank profile
+# The network
 
 
 def rank_profiles(report: Report) -> list[Figure]:
-    """Unknowns against equations, layer by layer; several figures for a deep network."""
+    """The network as bars, a layer each: which share of its input one update determines; several for a deep network."""
     layers = [layer for layer in report.rank.layers if layer.unknowns]
     chunks = [layers[start : start + ROWS] for start in range(0, len(layers), ROWS)]
     return [_rank_profile(chunk, f"rank-{i}", len(layers)) for i, chunk in enumerate(chunks[:LAYER_FIGURES])]
 
 
 def _rank_profile(layers: Sequence[RankLayer], identifier: str, total: int) -> Figure:
-    with canvas_of(4.7, 1.35 + 0.3 * len(layers)) as (canvas, axis):
+    with canvas_of(6.6, 1.0 + 0.27 * len(layers)) as (canvas, axis):
         for position, layer in enumerate(layers):
             _draw_layer(axis, position, layer)
-        axis.set_xscale("log")
-        _few_log_ticks(axis.xaxis, [v for layer in layers for v in (layer.unknowns or 1, _constraints(layer) or 1)])
-        low, high = axis.get_xlim()
-        axis.set_xlim(low, high * (high / low) ** 0.12)
+        axis.set_xlim(0, 1.42)
+        axis.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
         axis.set_yticks(range(len(layers)), [axis_label(layer.name) for layer in layers])
-        for text, layer in zip(axis.get_yticklabels(), layers, strict=True):
-            text.set_color(ALERT if layer.deficit else INK)
         axis.set_ylim(len(layers) - 0.4, -0.6)
-        axis.set_xlabel("count (logarithmic)")
-        axis.grid(axis="x")
+        axis.set_xlabel("share of the values that enter a layer")
+        for side in ("left", "bottom"):
+            axis.spines[side].set_visible(False)
+        axis.tick_params(length=0)
         _rank_legend(canvas)
         named = [f"{clip(layer.name, 60)}: {_layer_words(layer)}" for layer in layers]
         part = "" if total == len(layers) else f" {len(layers)} of {total} layers."
         caption = (
-            "Per layer: how many input values are unknown, and how many equations one update gives. A layer in red has "
-            f"fewer independent equations than unknowns.{part}"
+            "From the input at the top to the output: of the values that enter a layer, how many directions one update "
+            f"determines, and how many it leaves open.{part}"
         )
         return figure_of(
-            canvas, identifier, "Rank profile: unknowns and equations per layer", "; ".join(named), caption
+            canvas, identifier, "The network: what one update determines, layer by layer", "; ".join(named), caption
         )
 
 
@@ -266,35 +277,22 @@ def _layer_words(layer: RankLayer) -> str:
 
 
 def _draw_layer(axis: Axes, position: int, layer: RankLayer) -> None:
-    color = ALERT if layer.deficit else SERIES[0]
-    equations = _constraints(layer)
-    if equations and layer.unknowns:
-        axis.plot([layer.unknowns, equations], [position, position], color=RULE, linewidth=2.5, solid_capstyle="round")
-        axis.plot(equations, position, "o", color=color, markersize=6.5)
-    if layer.rank:
-        axis.plot(layer.rank, position, "|", color=color, markersize=11, markeredgewidth=1.8)
-    axis.plot(
-        layer.unknowns or 1, position, "D", color=INK, markerfacecolor="none", markersize=5.5, markeredgewidth=1.1
-    )
-    if layer.deficit:
-        edge = max(equations or 1, layer.unknowns or 1)
-        axis.annotate(
-            f"deficit {number(layer.deficit)}",
-            (edge, position),
-            xytext=(8, 0),
-            textcoords="offset points",
-            va="center",
-            color=ALERT,
-            fontsize=8.5,
-        )
+    """A bar of one layer: determined, then open; grey where neither could be counted."""
+    unknowns = layer.unknowns or 1
+    if layer.deficit is None:
+        axis.barh(position, 1, height=0.6, color=RULE, linewidth=0)
+        told, color = "could not be counted", MUTED
+    else:
+        known = 1 - min(layer.deficit, unknowns) / unknowns
+        axis.barh(position, known, height=0.6, color=SERIES[0], linewidth=0)
+        axis.barh(position, 1 - known, left=known, height=0.6, color=ALERT, alpha=0.75, linewidth=0)
+        told = f"deficit {number(layer.deficit)} of {number(unknowns)}" if layer.deficit else f"all {number(unknowns)}"
+        color = ALERT if layer.deficit else INK
+    axis.text(1.02, position, told, va="center", color=color, fontsize=8.5)
 
 
 def _rank_legend(canvas: Canvas) -> None:
-    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
-    handles = [
-        Line2D([], [], marker="D", linestyle="", color=INK, markerfacecolor="none", markersize=5.5, label="unknowns"),
-        Line2D([], [], marker="o", linestyle="", color=SERIES[0], markersize=6.5, label="equations counted"),
-        Line2D([], [], marker="|", linestyle="", color=SERIES[0], markersize=11, label="independent (rank)"),
-    ]
-    canvas.legend(handles=handles, loc="outside upper left", ncols=3, handletextpad=0.2, columnspacing=1.0)
+    handles = [Patch(color=SERIES[0], label="determined by one update"), Patch(color=ALERT, label="left open")]
+    canvas.legend(handles=handles, loc="outside upper left", ncols=2, handletextpad=0.5, columnspacing=1.5)

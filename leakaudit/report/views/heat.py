@@ -12,7 +12,7 @@ from leakaudit.document.status import CellStatus
 from leakaudit.document.sweep import CellEntry, SweepDocument
 from leakaudit.domains.specs import ALL, Spec
 from leakaudit.report.wording import MISSING, clip, fixed, number, seconds
-from leakaudit.scoring.base import leak_interval
+from leakaudit.scoring.interval import leak_interval
 
 SHADES = 5
 """Shades of a heat map beside the plain one."""

@@ -14,8 +14,13 @@ def _at_hand(report: Report) -> str:
     return f"the file holds {samples}" if samples else "nobody has these samples, so nothing was scored"
 
 
-def residual_risk(report: Report) -> list[str]:
-    """What this audit does not rule out, from what was not run, not applicable, cut short or assumed."""
+def residual_risk(report: Report, *, named: bool = True) -> list[str]:
+    """What this audit does not rule out, from what was not run, not applicable, cut short or assumed.
+
+    Args:
+        report: The document.
+        named: Whether the attacks that did not run are named, where nothing else beside names them.
+    """
     left = [a.title for a in report.attacks if a.status is not RunStatus.RUN]
     short = sorted({a.title for a in report.attacks for r in a.results if any(cut.stopped for cut in r.cuts)})
     modelled = ", ".join(sorted({a.threat_model for a in report.attacks if a.status is RunStatus.RUN})) or "none"
@@ -27,7 +32,8 @@ def residual_risk(report: Report) -> list[str]:
         f"{_at_hand(report)}. Other samples, later weights and other settings may leak more.",
     ]
     if left:
-        statements.append(f"Not run or not applicable, so not ruled out: {', '.join(left)}.")
+        which = ", ".join(left) if named else f"{count(len(left), 'attack')}, named in the scope"
+        statements.append(f"Not run or not applicable, so not ruled out: {which}.")
     if short:
         statements.append(f"Ended before they were done: {', '.join(short)}.")
     if report.partial:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from leakaudit.document.schema import FindingEntry, RankLayer, Report, SampleResult, VictimResult
+from leakaudit.document.schema import AttackEntry, FindingEntry, RankLayer, Report, SampleResult, VictimResult
 from leakaudit.document.status import RunStatus
 from leakaudit.report.domains import card_for
 from leakaudit.report.domains.base import Card
@@ -135,10 +135,14 @@ def minor_table(report: Report) -> Table:
 
 
 def left_table(report: Report) -> Table:
-    """The attacks that did not run, a row each with the reason."""
+    """The attacks that did not run, with the reason; those that share it have one row."""
     table = Table("left", "Attacks that were not run", (("Attack", False), ("Status", False), ("Why", False)))
+    together: dict[tuple[RunStatus, str], list[AttackEntry]] = {}
     for attack in (entry for entry in report.attacks if entry.status is not RunStatus.RUN):
-        table.add([clip(attack.title, 60), words(attack.status), clip(attack.reason)], attack.name)
+        together.setdefault((attack.status, attack.reason), []).append(attack)
+    for (status, reason), attacks in together.items():
+        names = "; ".join(clip(attack.title, 60) for attack in attacks)
+        table.add([Cell(names), words(status), clip(reason)], attacks[0].name if len(attacks) == 1 else "")
     return table
 
 

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import base64
-import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
-from leakaudit.document.schema import AttackEntry, FindingEntry, Report, SampleResult, SnapshotEntry, VictimResult
+from leakaudit.document.schema import AttackEntry, FindingEntry, Report
 from leakaudit.document.status import RunStatus
 from leakaudit.report.domains import card_for
-from leakaudit.report.domains.base import Card
 from leakaudit.report.views import tables
 from leakaudit.report.views.annex import Annex, build_annex
-from leakaudit.report.views.bounds_chart import bounds_chart
-from leakaudit.report.views.cells import Fact, Table, class_name, label_row
-from leakaudit.report.views.comparison import comparison_sentence
+from leakaudit.report.views.bounds_chart import accounted, bounds_chart
+from leakaudit.report.views.cells import Fact, Table, with_unit
+from leakaudit.report.views.comparison import gain_in_short
 from leakaudit.report.views.defence_facts import claim_facts, defence_facts
 from leakaudit.report.views.facts import batch_facts, model_facts, rank_facts, reproduce_facts, tiles
 from leakaudit.report.views.figures import Figure, loss_curves, rank_profiles
 from leakaudit.report.views.policy_view import PolicyView, build_policy
 from leakaudit.report.views.residual import SENTENCE
+from leakaudit.report.views.samples import Gallery, gallery
+from leakaudit.report.views.summary import Summary, build_summary
 from leakaudit.report.views.trials import trial_chart, trial_table
-from leakaudit.report.wording import MISSING, clip, count, pairs, seconds
-
-_PNG = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+={0,2}")
-PIXELATED_BELOW = 100
-"""Images with fewer pixels a side are drawn with visible pixels, not smoothed: smoothing would flatter them."""
+from leakaudit.report.views.variant_chart import variant_chart
+from leakaudit.report.wording import clip, count, pairs, seconds
 
 THREAT_MODELS = {
     "A": "the update only",
@@ -40,43 +36,6 @@ PRIVACY = {
     "blurred": "private images are blurred or left out, texts and labels left out",
     "none": "private samples are left out",
 }
-STATUS = {RunStatus.RUN: "run", RunStatus.NOT_APPLICABLE: "not applicable", RunStatus.NOT_RUN: "not run"}
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image with its alternative text; ``src`` is ``None`` when the document holds none."""
-
-    src: str | None
-    alt: str
-    small: bool = True
-
-
-@dataclass(frozen=True)
-class SampleView:
-    """One private sample beside its reconstruction."""
-
-    title: str
-    victim: str
-    leaked: bool
-    result: str
-    original: Picture
-    reconstruction: Picture
-    facts: list[Fact]
-    snapshots: list[tuple[str, Picture]]
-    text: Any = None
-    wide: bool = False
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """All reconstructions of one attack."""
-
-    attack: str
-    title: str
-    summary: str
-    samples: list[SampleView]
-    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -85,8 +44,6 @@ class AttackView:
 
     name: str
     title: str
-    status: str
-    reason: str
     threat: str
     seconds: str
     reference: str
@@ -101,8 +58,8 @@ class View:
     title: str
     privacy: str
     sentence: str
-    hero: SampleView | None
-    hero_caption: str
+    summary: Summary
+    contents: list[tuple[str, str]]
     tiles: list[Fact]
     galleries: list[Gallery]
     undefined: list[str]
@@ -111,6 +68,7 @@ class View:
     losses: list[Figure]
     chart: Figure | None
     bounds: Figure
+    bounded: bool
     ranks: list[Figure]
     scores: Table
     floors: Table
@@ -121,6 +79,7 @@ class View:
     rank_facts: list[Fact]
     variants: Table
     variant_attacks: Table
+    variant_chart: Figure | None
     knowledge: Table
     left: Table
     ledger: list[AttackView]
@@ -135,27 +94,28 @@ class View:
     annex: Annex
     policy: PolicyView
     minor: Table
+    minor_told: str
     findings: list[tuple[FindingEntry, list[tuple[str, str]]]] = field(default_factory=list)
 
 
 def build_view(report: Report) -> View:
     """Regroup a document for the templates."""
     card = card_for(report)
-    hero, caption = _hero(card)
     return View(
         title=clip(report.target.name, 80),
         privacy=PRIVACY[report.evidence],
         sentence=SENTENCE,
-        hero=hero,
-        hero_caption=caption,
+        summary=build_summary(report, card),
+        contents=list(contents(report)),
         tiles=tiles(report),
-        galleries=[_gallery(card, attack) for attack in report.attacks if attack.results],
+        galleries=[gallery(card, attack) for attack in report.attacks if attack.results],
         undefined=card.told_once(),
         intro=card.intro,
         scores_intro=card.scores_intro,
         losses=loss_curves(report.attacks),
         chart=card.chart(),
         bounds=bounds_chart(report),
+        bounded=accounted(report) is not None,
         ranks=rank_profiles(report),
         scores=tables.score_table(report),
         floors=tables.floor_table(report),
@@ -166,6 +126,7 @@ def build_view(report: Report) -> View:
         rank_facts=rank_facts(report),
         variants=tables.variant_table(report),
         variant_attacks=tables.variant_attack_table(report),
+        variant_chart=variant_chart(report),
         knowledge=tables.knowledge_table(report),
         left=tables.left_table(report),
         ledger=[_ledger(attack) for attack in report.attacks if attack.status is RunStatus.RUN],
@@ -180,105 +141,49 @@ def build_view(report: Report) -> View:
         annex=build_annex(report),
         policy=build_policy(report),
         minor=tables.minor_table(report),
-        findings=[(found, pairs(found.evidence)) for found in report.findings if not tables.minor(found)],
+        minor_told=_minor_told(report),
+        findings=[(found, evidence_rows(report, found)) for found in report.findings if not tables.minor(found)],
     )
 
 
-# Pictures
+def contents(report: Report) -> Iterator[tuple[str, str]]:
+    """Anchors and titles of the sections that a report has."""
+    yield "verdict", "Summary"
+    if report.variants:
+        yield "variants", "Variants compared"
+    yield "findings", "Findings"
+    if report.trials:
+        yield "trials", "Defences measured"
+    yield from (("reconstructions", "Reconstructions"), ("control-runs", "Controls"), ("rank", "Rank analysis"))
+    yield from (("scores", "Scores and floors"), ("labels", "Labels"), ("curves", "Loss curves and runs"))
+    yield from (("details", "Details"), ("ledger", "What was run"), ("facts", "Model and batch"))
+    if report.policy:
+        yield "policy", "Policy"
+    yield from (("annex", "Compliance annex"), ("reproduce", "How to reproduce"), ("glossary", "Glossary"))
 
 
-def picture(uri: str | None, alt: str) -> Picture:
-    """An image of the document; anything but a PNG data URI is left out, so nothing is ever loaded from elsewhere."""
-    if uri is None or not _PNG.fullmatch(uri):
-        return Picture(None, alt)
-    head = base64.b64decode(uri[22:62])  # 8 bytes signature, 8 chunk header, then width and height
-    width, height = int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
-    return Picture(uri, alt, max(width, height) < PIXELATED_BELOW)
+# Findings
 
 
-def _hero(card: Card) -> tuple[SampleView | None, str]:
-    """The most telling pair: the leaked sample closest to its original, else the best that the attacks reached."""
-    candidates = [
-        (sample, attack, result, position)
-        for attack, result in card.results()
-        for position, sample in enumerate(result.samples)
-        if card.showable(sample)
-    ]
-    if not candidates:
-        return None, ""
-    sample, attack, result, position = max(candidates, key=lambda item: (item[0].leaked, card.closeness(item[0])))
-    which = "The clearest reconstruction" if sample.leaked else "The closest attempt, not counted as a leak"
-    return _sample(card, attack, result, position), f"{which}: sample {sample.index}, by {clip(attack.title, 80)}."
+def _minor_told(report: Report) -> str:
+    """Minor findings by name; the appendix has a row for each."""
+    names = [f"{clip(f.id, 40)} {clip(f.title, 80)}" for f in report.findings if tables.minor(f)]
+    return f"Minor findings and notes, in the appendix: {'; '.join(names)}."
 
 
-def _gallery(card: Card, attack: AttackEntry) -> Gallery:
-    samples = [
-        _sample(card, attack, result, position) for result in attack.results for position in range(len(result.samples))
-    ]
-    beside = [comparison_sentence(attack)] if attack.beside else []
-    stopped = [f"Victim {r.victim} ended early: {clip(r.stopped, 120)}." for r in attack.results if r.stopped]
-    return Gallery(
-        attack=attack.name,
-        title=clip(attack.title, 80),
-        summary=f"{sum(s.leaked for s in samples)} of {count(len(samples), 'sample')} leaked"
-        f" · {count(len(attack.results), 'victim')} · {seconds(attack.seconds)}",
-        samples=samples,
-        notes=beside + stopped + [f"Victim {r.victim}: {clip(note)}" for r in attack.results for note in r.notes],
-    )
-
-
-def _result(sample: SampleResult) -> str:
-    """Whether it leaked, or which part of it did."""
-    if sample.leaked and sample.part is not None:
-        return f"leaked in part, {sample.part.entries} of {sample.part.of} entries"
-    return "leaked" if sample.leaked else "not shown"
-
-
-def _sample(card: Card, attack: AttackEntry, result: VictimResult, position: int) -> SampleView:
-    sample = result.samples[position]
-    of_class = "" if sample.label is None else f", class {class_name(card.report, sample.label)}"
-    near = card.described(sample)
-    return SampleView(
-        title=f"Sample {sample.index}",
-        victim=str(result.victim),
-        leaked=sample.leaked,
-        result=_result(sample),
-        original=picture(sample.original_png, f"Original of sample {sample.index}{of_class}"),
-        reconstruction=picture(
-            sample.reconstruction_png,
-            clip(f"Reconstruction of sample {sample.index} by {attack.title}, victim {result.victim}: {near}"),
-        ),
-        facts=_facts(card, sample),
-        text=card.text(sample),
-        wide=card.wide,
-        snapshots=[_snapshot(entry, position, sample.index) for entry in result.snapshots]
-        if all(position < len(entry.images_png) for entry in result.snapshots)
-        else [],
-    )
-
-
-def _snapshot(entry: SnapshotEntry, position: int, index: int) -> tuple[str, Picture]:
-    share = f"{entry.fraction:.0%}"
-    return share, picture(entry.images_png[position], f"Sample {index} after {share} of the attack")
-
-
-def _facts(card: Card, sample: SampleResult) -> list[Fact]:
-    """The metrics, the label, and whether the sample was told from others."""
-    *metrics, identified = card.facts(sample)
-    return [*metrics, _label_fact(card.report, sample), identified]
-
-
-def _label_fact(report: Report, sample: SampleResult) -> Fact:
-    if sample.label is None and sample.label_row is None:
-        return Fact("Label", MISSING, "left out")
-    inferred = ""
-    if sample.label_right is not None:
-        inferred = "among those inferred" if sample.label_right else "not among those inferred"
-    if sample.label is None:
-        read = "" if sample.inferred_row is None else f"inferred {label_row(report, sample.inferred_row)}"
-        told = "; ".join(filter(None, [inferred, read]))
-        return Fact("Label", label_row(report, sample.label_row or []), clip(told))
-    return Fact("Label", class_name(report, sample.label), inferred)
+def evidence_rows(report: Report, finding: FindingEntry) -> list[tuple[str, str]]:
+    """A finding's evidence in words, metrics under their titles; what is not known is left out."""
+    specs = {spec.name: spec for spec in card_for(report).specs}
+    rows = []
+    for key, value in finding.evidence.items():
+        if value is None:
+            continue
+        spec = specs.get(key)
+        if spec is not None and isinstance(value, int | float):
+            rows.append((spec.title, with_unit(spec, float(value))))
+        else:
+            rows.extend(pairs({key: value}))
+    return rows
 
 
 # Ledger
@@ -288,11 +193,9 @@ def _ledger(attack: AttackEntry) -> AttackView:
     return AttackView(
         name=clip(attack.name, 40),
         title=clip(attack.title, 80),
-        status=STATUS[attack.status],
-        reason=clip(attack.reason),
         threat=f"{clip(attack.threat_model, 20)}: {THREAT_MODELS.get(attack.threat_model, 'see the documentation')}",
-        seconds=seconds(attack.seconds) if attack.status is RunStatus.RUN else "",
+        seconds=seconds(attack.seconds),
         reference=clip(attack.reference),
-        given=pairs(attack.given),
+        given=[*pairs(attack.given), *([("beside", gain)] if (gain := gain_in_short(attack)) else [])],
         hyperparameters=pairs(attack.hyperparameters),
     )

@@ -92,7 +92,8 @@ def _input_shape(graph: Mapping[str, Any], signature: Mapping[str, Any]) -> tupl
     names = _user_inputs(signature)
     if len(names) != 1:
         raise ModelError(
-            f"it takes {len(names)} inputs, expected one tensor of images or token ids", "export it with a single input"
+            f"it takes {len(names)} inputs, expected one tensor of images or token ids",
+            "export it with a single input, or to ONNX: integers and numbers of a table are joined there",
         )
     if not names[0]:
         raise ModelError("its input is not a tensor", "export it with a single tensor")

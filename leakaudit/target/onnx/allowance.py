@@ -6,6 +6,7 @@ a graph is traced with fake tensors (`leakaudit.target.onnx.tracer`), so they ar
 
 | what | limit |
 |---|---|
+| nodes, local functions expanded | :data:`leakaudit.target.onnx.read.MAX_NODES` |
 | constants that are made of a few bytes | :data:`MADE`, together |
 | one sample of the input, and a batch of the file's size | :data:`SAMPLE`, :data:`BATCH` |
 | results of all nodes for one sample | :data:`RESULTS`, and :data:`PER_WEIGHT` times the weights |

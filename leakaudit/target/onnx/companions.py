@@ -23,7 +23,7 @@ def fill_companions(model: ModelProto) -> dict[str, str]:
     graph = model.graph
     stored = {tensor.name for tensor in graph.initializer}
     inputs = [info for info in graph.input if info.name not in stored]
-    filled: dict[str, str] = {info.name: fill for info in inputs if (fill := _fill(info.name)) is not None}
+    filled: dict[str, str] = {info.name: fill for info in inputs if (fill := fills(info.name)) is not None}
     rest = [info for info in inputs if info.name not in filled]
     ids = [info for info in rest if info.type.tensor_type.elem_type in TOKEN_TYPES]
     if not filled or len(ids) != 1:
@@ -47,7 +47,7 @@ _SHAPE = "leakaudit/shape_of_ids"
 POSITIONS = "positions 0 to L - 1"
 
 
-def _fill(name: str) -> str | None:
+def fills(name: str) -> str | None:
     """What an input of this name is filled with; the names are those of Hugging Face and of Google's BERT."""
     name = name.lower()
     if "mask" in name:

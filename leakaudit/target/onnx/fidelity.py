@@ -186,7 +186,10 @@ def _head(source: Source) -> list[FidelityNote]:
         text = f"the file ends in {source.head}; the loss uses the logits in front of it"
         result.append(FidelityNote("LA910", text))
     if len(source.outputs) > 1:
-        text = f"the file has {len(source.outputs)} outputs: {_names(source.outputs)}; {source.output_name} is audited"
+        text = (
+            f"the file has {len(source.outputs)} outputs: {_names(source.outputs)}; {source.output_name} is audited, "
+        )
+        text += "and the update is that of its loss alone, without what only trains the others"
         result.append(FidelityNote("LA911", text, "choose with --output NAME"))
     return result
 

@@ -16,11 +16,13 @@ from leakaudit.target.consumer import consumer
 from leakaudit.target.hashing import hash_model
 from leakaudit.target.onnx import fidelity, selfcheck
 from leakaudit.target.onnx.allowance import check_input
+from leakaudit.target.onnx.joined import join_inputs
 from leakaudit.target.onnx.module import OnnxModule
 from leakaudit.target.onnx.prepare import prepare
 from leakaudit.target.onnx.read import read_model
 from leakaudit.target.onnx.source import Source, node_names
-from leakaudit.target.probabilities import several_labels, without_probabilities
+from leakaudit.target.outputs import check_outputs, maps
+from leakaudit.target.probabilities import refuse_probabilities, several_labels, without_probabilities
 from leakaudit.target.probe import batch_sizes, double_backward_note, reach, reach_note, run, silent_tensors
 from leakaudit.target.target import FidelityNote, Target
 from leakaudit.target.tokens import find_table
@@ -44,7 +46,8 @@ def from_onnx(
     trusted: bool = False,
 ) -> Target:
     """Load, check and describe an ONNX file; see `leakaudit.target.load` for the arguments."""
-    model = read_model(path)
+    model = read_model(path, trusted)
+    joined = join_inputs(model, str(path), output)
     source = prepare(model, str(path), output, frozen, trained, trusted)
     if not source.parameters:
         raise ModelError(f"{path} has no trainable tensors", "export the model with its weights; check --frozen")
@@ -63,17 +66,33 @@ def from_onnx(
     tokens = None if source.integer is None else _tokens(module, source, native, path)
     if tokens is None:
         layout = layouts.settled(layout, native, consumer(module, native, source.batch or 1), image_shape)
-    domain, vocabulary = layouts.domain_of(layout, native, image_shape, tokens)
+    row = None if joined is None else (joined.columns, joined.parts)
+    domain, vocabulary = layouts.domain_of(layout, native, image_shape, tokens, row)
+    others = source.outputs if len(source.outputs) > 1 else ()
+    check_outputs((1, *module.returned), 1, f"output {source.output_name!r}", domain.sides, domain.ids, others)
+    mapped = maps(module.returned, domain.sides)
     check = selfcheck.compare(model, module, source, native, str(path), vocabulary)
     sizes = batch_sizes(module, source.batch, native, vocabulary)
-    _, ending = without_probabilities(module, sizes, native, vocabulary)
+    ending: list[FidelityNote] = []
+    if mapped:
+        refuse_probabilities(
+            module, sizes[0] if sizes else 2, native, vocabulary, module.returned, domain.sides, str(path)
+        )
+    else:
+        _, ending = without_probabilities(module, sizes, native, vocabulary)
     outputs = run(module, source.batch or 1, native, vocabulary=vocabulary).shape[1]
+    returned = module.returned if mapped else (outputs,)
     note = ending or _output_note(outputs, source)
     notes += [*note, *fidelity.notes(source, module, model, check, sizes)]
     notes += _reached(module, source, sizes, native, vocabulary, path)
     notes += double_backward_note(module, sizes, native, vocabulary)
     module.train(mode == "train")
-    task, evidence = told_by(outputs, sigmoid=several_labels(module) or (outputs > 1 and source.head == "sigmoid"))
+    task, evidence = told_by(
+        returned,
+        sigmoid=several_labels(module) or (outputs > 1 and source.head == "sigmoid"),
+        places=domain.sides,
+        ids=domain.ids,
+    )
     return Target(
         module=module,
         name=path.stem,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from leakaudit.target.dropout import Dropout
 from leakaudit.target.names import register, torch_names
+from leakaudit.target.onnx.read import all_nodes
 from leakaudit.target.onnx.source import Source, node_names
 from leakaudit.target.onnx.tracer import Tracer
 from leakaudit.target.onnx.values import attributes
@@ -18,7 +19,7 @@ from leakaudit.target.program import Program
 _MAX_PROGRAMS = 16
 _TAKEN = frozenset({
     "source", "program", "leakaudit_dropout", "_order", "_torch_names", "_slots", "_dropouts", "_programs",
-    "batch_statistics",
+    "batch_statistics", "_normalises",
 })  # fmt: skip
 """Attributes of the module, which no tensor may have for a name."""
 
@@ -46,7 +47,10 @@ class OnnxModule(nn.Module):
             kept = nn.Parameter(data) if name in source.parameters else data
             self._slots.append(register(self, self._torch_names[name], kept))
         self._dropouts = self._make_dropouts(dropout or {})
+        self._normalises = any(node.op_type == "BatchNormalization" for node in all_nodes(list(source.nodes)))
         self._programs: dict[Any, Program] = {}
+        self.returned: tuple[int, ...] = ()
+        """Shape of the file's output for one sample, as last computed; :meth:`forward` flattens it."""
         self.batch_statistics: bool | None = None
         """Whether BatchNorm uses those of the batch; ``None``: as the mode says."""
 
@@ -88,15 +92,18 @@ class OnnxModule(nn.Module):
         return result
 
     def program(self, x: Tensor) -> Program:
-        """The folded program for inputs like ``x``; built once per shape, type, device and BatchNorm mode."""
+        """The folded program for inputs like ``x``; built once per shape, type, device and mode of BatchNorm."""
         batch_statistics = self.training if self.batch_statistics is None else self.batch_statistics
         dtype = x.dtype if x.is_floating_point() else getattr(*self._slots[0]).dtype
+        batch_statistics = batch_statistics and self._normalises
         key = (tuple(x.shape), x.dtype, dtype, x.device, batch_statistics)
         if key not in self._programs:
             if len(self._programs) >= _MAX_PROGRAMS:
                 self._programs.pop(next(iter(self._programs)))
             layers: dict[str, nn.Module] = dict(self._dropouts)
-            self._programs[key] = Tracer(self.source, self._order, layers, x, batch_statistics, dtype).build()
+            tracer = Tracer(self.source, self._order, layers, x, batch_statistics, dtype)
+            self._programs[key] = tracer.build()
+            self.returned = tracer.returned
         return self._programs[key]
 
     def __getstate__(self) -> dict[str, Any]:

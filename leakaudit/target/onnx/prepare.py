@@ -284,8 +284,8 @@ def _sample_input(
         names = ", ".join(repr(info.name) for info in relevant)
         raise ModelError(
             f"{path} has {len(relevant)} inputs ({names}), expected one",
-            "export with a single input; beside token ids, a mask is filled with ones, segments with zeros, and "
-            "positions from 0 on",
+            "export with a single input; integers that are looked up in embeddings are joined with numbers (N, D) to "
+            "rows of a table; beside token ids, a mask is filled with ones, segments with zeros, positions from 0 on",
         )
     kind = relevant[0].type.tensor_type
     if kind.elem_type not in (TensorProto.FLOAT, *TOKEN_TYPES):

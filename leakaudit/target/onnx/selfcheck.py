@@ -8,6 +8,7 @@ another network.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,10 +65,10 @@ def compare(
     noise = sorted({node.op_type for node in source.nodes if node.op_type in _RANDOM})
     if noise:
         return Check(None, None, "", f"it draws random numbers ({', '.join(noise)})")
-    proto = _inference(model, source)
+    proto = inference(model, source.output_name, [source.input_name])
     inputs = sample(source.batch or 1, native, 2, vocabulary, (-0.5, 1.5))
     given = inputs.numpy() if source.integer is None else inputs.numpy().astype(source.integer)
-    expected, reference = _expected(proto, {source.input_name: given})
+    expected, reference = computed(proto, {source.input_name: given})
     if expected is None:
         return Check(None, None, "", reference)
     with torch.no_grad():
@@ -85,8 +86,8 @@ def compare(
     return Check(difference, relative, reference)
 
 
-def _inference(model: ModelProto, source: Source) -> ModelProto:
-    """The part of the model up to the logits, with training-mode nodes switched to inference."""
+def inference(model: ModelProto, output: str, inputs: Sequence[str]) -> ModelProto:
+    """The part of the model from some inputs up to an output, with training-mode nodes switched to inference."""
     nodes = []
     for original in model.graph.node:
         node = NodeProto.FromString(original.SerializeToString())
@@ -101,22 +102,22 @@ def _inference(model: ModelProto, source: Source) -> ModelProto:
             del node.attribute[:]
             node.attribute.extend(kept)
         nodes.append(node)
-    needed, kept_nodes = {source.output_name}, []
+    needed, kept_nodes = {output}, []
     for node in reversed(nodes):
         if needed.intersection(node.output):
             kept_nodes.append(node)
             needed.update(all_inputs(node))
     initial = [tensor for tensor in model.graph.initializer if tensor.name in needed]
-    infos = [info for info in model.graph.input if info.name == source.input_name]
-    result = helper.make_tensor_value_info(source.output_name, TensorProto.FLOAT, None)
+    infos = [info for info in model.graph.input if info.name in inputs]
+    result = helper.make_tensor_value_info(output, TensorProto.FLOAT, None)
     graph = helper.make_graph(kept_nodes[::-1], model.graph.name or "graph", infos, [result], initial)
     proto = helper.make_model(graph, opset_imports=list(model.opset_import))
     proto.ir_version = min(max(model.ir_version, 4), 10)
     return proto
 
 
-def _expected(proto: ModelProto, feeds: dict[str, Any]) -> tuple[Any, str]:
-    """Logits by the first implementation that can run the model, and its name; or ``None`` and the reason."""
+def computed(proto: ModelProto, feeds: dict[str, Any]) -> tuple[Any, str]:
+    """The one output by the first implementation that can run the model, and its name; or ``None`` and the reason."""
     problems = []
     for name, evaluate in (("onnxruntime", _runtime), ("onnx.reference", _reference)):
         try:

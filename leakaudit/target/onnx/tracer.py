@@ -25,13 +25,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from leakaudit.errors import LeakauditError, ModelError
-from leakaudit.target.modules import check_outputs
 from leakaudit.target.onnx.allowance import made, results
 from leakaudit.target.onnx.host import GROWING, evaluate
 from leakaudit.target.onnx.ops import find_own
 from leakaudit.target.onnx.registry import Operator, find_borrowed, since_version
 from leakaudit.target.onnx.source import Array, Source, node_names
 from leakaudit.target.onnx.values import array, attributes, size_of
+from leakaudit.target.outputs import check_outputs, resembles
 from leakaudit.target.program import Builder, Program, Slot
 
 _ALWAYS_TENSOR = frozenset({"RandomUniformLike", "RandomNormalLike", "Bernoulli", "Shape", "Size"})
@@ -84,6 +84,8 @@ class Tracer:
         self.shape = tuple(x.shape)
         self.program = Builder()
         self.env: dict[str, Value | Undefined] = {}
+        self.returned: tuple[int, ...] = ()
+        """Shape of the output of one sample."""
         self.executed: list[NodeProto] = []
         """The nodes that ran, branches replaced by what they contain."""
         self.constants: dict[tuple[bytes, str, tuple[int, ...]], Slot] = {}
@@ -108,6 +110,7 @@ class Tracer:
             if not isinstance(result, Traced):
                 raise ModelError("the output does not depend on the input", "choose another with --output NAME")
             self._check_logits(result)
+            self.returned = tuple(result.fake.shape[1:]) or (1,)
             slot = result.slot
             if result.fake.dim() == 1:
                 slot = self.program.call(torch.unsqueeze, (slot, 1))
@@ -117,14 +120,17 @@ class Tracer:
 
     def _check_logits(self, result: Traced) -> None:
         shape = tuple(result.fake.shape)
+        if shape[:1] == self.shape[:1] and resembles(shape[1:], self.shape[1:]):
+            return  # held against the domain where the file is loaded
         if shape[:1] != self.shape[:1] or sum(size > 1 for size in shape[1:]) > 1:
             raise ModelError(
                 f"output {self.source.output_name!r} has shape {list(shape)} for {self.shape[0]} samples, expected one "
-                "score per class and sample: segmentation, detection and sequence models are not supported yet",
-                "it needs a classifier; choose another output with --output NAME"
+                "score per class and sample, or one at each of its places: detection, and maps of another size than "
+                "the sample, are not supported",
+                "it needs logits; choose another output with --output NAME"
                 + (f": {', '.join(self.source.outputs)}" if len(self.source.outputs) > 1 else ""),
             )
-        check_outputs(shape, f"output {self.source.output_name!r}")
+        check_outputs(shape, self.shape[0], f"output {self.source.output_name!r}", ())
 
     def _placeholders(self) -> None:
         def tensor(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
