@@ -14,6 +14,8 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar
 
+from leakaudit.tasks.loss_text import parse_loss
+
 MOST = 10_000_000
 """Samples, epochs or steps at most; chosen, eight times the samples of ImageNet: places of samples are listed."""
 LARGEST_SEED = (1 << 63) - 1
@@ -69,6 +71,16 @@ class OneOf(Kind):
         """The name."""
         if value not in self.choices:
             raise ValueError(f"expected {', '.join(self.choices[:-1])} or {self.choices[-1]}")
+        return str(value)
+
+
+@dataclass(frozen=True)
+class LossOf(Kind):
+    """A loss with its settings, see `leakaudit.tasks.loss_text`."""
+
+    def take(self, value: Any) -> str:
+        """The text."""
+        parse_loss(super().take(value))
         return str(value)
 
 
