@@ -145,6 +145,8 @@ class Audits:
     def _in_this_process(self, request: Request, observer: Observer) -> Report:
         """An audit here, of which also remains what a result cannot hold: a partial report, or the error itself."""
         observer.stage(self._titles[request])
+        for before in (self._errors, self._partial):
+            before.pop(request, None)
         try:
             report = self._here(request, observer=observer)
         except Exception as error:
