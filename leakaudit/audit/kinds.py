@@ -19,7 +19,7 @@ from leakaudit.tasks.loss_text import parse_loss
 MOST = 10_000_000
 """Samples, epochs or steps at most; chosen, eight times the samples of ImageNet: places of samples are listed."""
 LARGEST_SEED = (1 << 63) - 1
-"""The largest that torch takes, of 64 bits with a sign: chosen there."""
+"""The largest, by definition of torch's generators: 64 bits with a sign."""
 
 
 @dataclass(frozen=True)

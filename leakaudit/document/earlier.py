@@ -13,7 +13,7 @@ from typing import Any
 from leakaudit.document.status import Cause, Lost, VerdictStatus
 
 DIGITS = 18
-"""Digits of a count that are read, by 64 bits; Python refuses to read thousands."""
+"""Digits of a count that are read; chosen, those of 64 bits: Python refuses to read thousands."""
 _NOTES = {
     Lost.PLAN: re.compile(r"time budget: (\d+) of (\d+) iterations planned per restart"),
     Lost.TRAINING: re.compile(r"time budget: the autoencoder was not trained to the end()()"),

@@ -24,7 +24,7 @@ RATIO = 200
 FREE = 64 << 20
 """Bytes that any archive may unpack to, whatever its packed size; chosen."""
 ENCRYPTED = 0x41
-"""Bits of a file in a zip archive that say it is encrypted, by the format's definition."""
+"""Bits of a file in a zip archive that say it is encrypted, by definition of the format."""
 COPIES = 3
 """How often what was unpacked may stand in memory: as read, as arrays, as the answer; chosen."""
 

@@ -203,6 +203,8 @@ def _usual(module: nn.Module) -> list[tuple[tuple[int, ...], Layout]]:
             continue
         break
     tries += [(shape, "NCHW") for shape in DEFAULT_SHAPES]
+    if flat and isinstance(layer, nn.Linear) and flat not in map(prod, DEFAULT_SHAPES):
+        return [((flat,), "flat"), *tries]  # it would also take each row of a picture for a sample
     return [*tries, ((flat,), "flat")] if flat else tries
 
 

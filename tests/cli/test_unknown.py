@@ -17,11 +17,8 @@ from tests.conftest import smooth_images
 
 NOTHING_KNOWN = ("--unknown", "learning-rate", "--unknown", "local-epochs", "--unknown", "local-batch-size")
 QUICK = ("--controls", "none", "--format", "json", "-q", "--mean", 0.5, "--std", 0.25, "--fail-on", "never")
-ATTACKS = (
-    *("--attack", "ig", "--attack", "dlfa", "--attack", "linear", "--attack", "sme"),
-    "--set",
-    "sme.iterations=30",
-)
+ATTACKS = ("--attack", "ig", "--attack", "dlfa", "--attack", "linear", "--attack", "sme")
+FEW = ("--set", "sme.iterations=30", "--set", "ig.iterations=30")
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -62,7 +59,7 @@ def global_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def scan(model: Path, *words: object) -> tuple[int, Any, str]:
     factory = ("--factory", "unknown_nets:net", "--input-shape", "3,12,12")
-    code, _, err = leakaudit("scan", model, *factory, "--out", "out", *QUICK, *ATTACKS, *words)
+    code, _, err = leakaudit("scan", model, *factory, "--out", "out", *QUICK, *ATTACKS, *FEW, *words)
     report = Path("out") / "report.json"
     return code, json.loads(report.read_text()) if report.exists() else None, " ".join(err.split())
 

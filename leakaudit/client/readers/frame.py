@@ -22,8 +22,8 @@ from leakaudit.safety.files import ordinary
 SUFFIXES = {".csv", ".tsv", ".parquet", ".pq"}
 MAX_BYTES = 2**31
 COPIES = 24
-"""Bytes of memory that a byte of a CSV file may take while it is read; by CPython's layout: a cell of two letters and
-its comma are a text of 51 bytes, a reference of 8 and 8 of the array."""
+"""Bytes of memory that a byte of a CSV file may take while it is read; chosen: in CPython a cell of two letters
+and its comma are a text of 51 bytes, a reference of 8 and 8 of the array."""
 BYTES_PER_SECOND = 1 << 20
 """Bytes that are read in a second of processor time, at least; chosen, a tenth of what a slow machine does."""
 _WORDS = {"true": "1", "false": "0"}

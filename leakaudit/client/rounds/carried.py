@@ -35,7 +35,7 @@ from leakaudit.client.rounds.kinds import Kind
 FEWEST = 3
 """Rows that must agree on one factor; chosen: of three factors spread over 5 % two agree by chance with 2e-5."""
 DIGITS = 18
-"""Digits of a round's number at most, by 64 bits; Python refuses to read thousands."""
+"""Digits of a round's number at most; chosen, those of 64 bits: Python refuses to read thousands."""
 SAME = 1e-3
 """Largest relative difference of one row's factor from the median, and largest sine of the angle between its two
 changes; chosen, ten times what rounding leaves of rows that are used."""

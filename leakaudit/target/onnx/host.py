@@ -49,6 +49,18 @@ def evaluate(node: NodeProto, opset: int, inputs: Sequence[Array | None], allowe
 _GRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 
 
+_NO_LARGER = frozenset({
+    "Concat", "ScatterND", "ScatterElements", "Slice", "Split", "Squeeze", "Unsqueeze", "Reshape", "Transpose",
+    "GatherElements",
+})  # fmt: skip
+"""Operators whose results hold no more entries than their inputs together."""
+_ELEMENTWISE = frozenset({
+    "Add", "Sub", "Mul", "Div", "Mod", "Pow", "Min", "Max", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual",
+    "And", "Or", "Xor", "Where",
+})  # fmt: skip
+"""Operators whose result has the shape that their inputs are spread to."""
+
+
 def _result_bytes(node: NodeProto, inputs: list[Array], label: str) -> int:
     """Bytes of the result of a node that may make more than it is given; 0 where it cannot.
 
@@ -62,6 +74,11 @@ def _result_bytes(node: NodeProto, inputs: list[Array], label: str) -> int:
         return size_of(np.broadcast_shapes(inputs[0].shape, tuple(int(i) for i in inputs[1])), 8)
     if node.op_type == "Tile":
         return size_of([a * int(b) for a, b in zip(inputs[0].shape, inputs[1], strict=True)], 8)
+    if node.op_type in _NO_LARGER:
+        return 0
+    if node.op_type in _ELEMENTWISE:
+        shape = np.broadcast_shapes(*(value.shape for value in inputs))
+        return size_of(shape, 8) if math.prod(shape) > max(value.size for value in inputs) else 0
     # no operator left makes more entries than the product of those that it is given
     product = math.prod(max(1, value.size) for value in inputs)
     if product > _MAX_ENTRIES and len(inputs) > 1 and min(value.size for value in inputs) > 1024:
