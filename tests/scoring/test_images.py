@@ -27,7 +27,7 @@ def population(count: int = 12, side: int = 16) -> Batch:
 
 def test_without_the_package_lpips_is_left_out_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(perceptual, "find_spec", lambda name: None)
-    measure = ImageMeasure.of(Images((3, 16, 16)), population(), Judging())
+    measure = ImageMeasure.of(Images((3, 16, 16), (0.5,) * 3, (0.25,) * 3), population(), Judging())
     assert measure.lpips is None
     assert "pip install leakaudit[lpips]" in measure.lpips_reason
 
