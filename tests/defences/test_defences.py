@@ -54,7 +54,7 @@ def norm(update: dict[str, Tensor]) -> float:
         ("prune=0.9,bits=8", "prune has no setting 'bits'"),
         ("noise=0", "expected one of them above 0"),
         ("clip=1,per=batch", "expected sample or update"),
-        ("clients=0", "expected at least 1"),
+        ("clients=0", "expected 1 to 1000000"),
         ("share", "share needs a value: share=…"),
         ("prune", "prune needs a value: prune=…"),
         ("no_such_module:f", "No module named"),

@@ -42,7 +42,7 @@ def test_ours_are_complete_and_the_document_comes_last() -> None:
     assert list(available())[-1] == "json"
     assert {f.name for f in chosen(())} == {"html", "pdf", "json"}
     assert [f.name for f in chosen(("json", "csv"))] == ["csv", "json"]
-    assert {f.name for f in available().values() if f.failure} == {"sarif", "junit"}
+    assert {f.name for f in available().values() if f.failure} == {"sarif", "junit", "markdown"}
     assert {f.name for f in available().values() if f.pictures} == {"html", "pdf", "json"}
     assert all(f.title for f in available().values())
 

@@ -313,8 +313,8 @@ REFUSED = {
     ),
     "quantised": (_quantised(), {}),
     "surrogate": (_sign(), {}),
-    "segmentation, detection": (
-        ([helper.make_node("Conv", ["x", "k"], ["y"])], [build.tensor("k", 4, 3, 1, 1)]),
+    "maps of another size": (
+        ([helper.make_node("Conv", ["x", "k"], ["y"])], [build.tensor("k", 4, 3, 3, 3)]),
         {"shape": (1, 3, 8, 8)},
     ),
     "rank 6": (

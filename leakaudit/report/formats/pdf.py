@@ -85,21 +85,33 @@ def render_pdf(report: Report, template_dir: Path | None = None, view: Any = Non
     """
     weasyprint = load_weasyprint()
     view = build_view(report) if view is None else view
-    with _missing_glyphs_told():
-        page, laid = _laid_out(weasyprint, render_view(report, view, template_dir, "pdf"), variant)
+    with _missing_glyphs_told(), _fonts(weasyprint) as fonts:
+        page = render_view(report, view, template_dir, "pdf")
+        laid = _laid_out(weasyprint, page, variant, fonts)
         if any("summary-end" in sheet.anchors for sheet in laid.pages[1:]):
-            page, laid = _laid_out(weasyprint, render_view(report, view, template_dir, "pdf", long_cover=True), variant)
+            page = render_view(report, view, template_dir, "pdf", long_cover=True)
+            laid = _laid_out(weasyprint, page, variant, fonts)
         identifier = hashlib.sha256(page.encode()).digest()[:16]
         attached = [_attachment(weasyprint, report)]
         return bytes(laid.write_pdf(pdf_variant=variant, pdf_identifier=identifier, attachments=attached))
 
 
-def _laid_out(weasyprint: Any, page: str, variant: str) -> tuple[str, Any]:
-    """A page, and the sheets that it takes."""
-    fetcher, fonts = make_fetcher(weasyprint), weasyprint.text.fonts.FontConfiguration()
+@contextmanager
+def _fonts(weasyprint: Any) -> Iterator[Any]:
+    """WeasyPrint's fonts; their copies in a temporary folder go at the end, not only when nothing refers to them."""
+    fonts = weasyprint.text.fonts.FontConfiguration()
+    try:
+        yield fonts
+    finally:
+        fonts.__del__()
+
+
+def _laid_out(weasyprint: Any, page: str, variant: str, fonts: Any) -> Any:
+    """The sheets that a page takes."""
+    fetcher = make_fetcher(weasyprint)
     faces = weasyprint.CSS(string=font_faces(), font_config=fonts, url_fetcher=fetcher)
     source = weasyprint.HTML(string=page, url_fetcher=fetcher)
-    return page, source.render(font_config=fonts, stylesheets=[faces], pdf_variant=variant)
+    return source.render(font_config=fonts, stylesheets=[faces], pdf_variant=variant)
 
 
 @cache
