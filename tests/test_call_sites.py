@@ -31,13 +31,9 @@ HARMLESS = {"re.compile", "self.system"}
 ALLOWED: dict[tuple[str, str], str] = {
     ("__init__.py", "import_module"): "names of the package's own modules, from a table in the source",
     ("cli/__init__.py", "import_module"): "names of the package's own commands, from a table in the source",
-    (
-        "defences/custom.py",
-        "importlib.import_module",
-    ): "the function that the user names with --defence custom=module:function",
+    ("safety/importing.py", "importlib.import_module"): "the function that the user names with --defence or --loss",
     ("risk/jacobian.py", "importlib.import_module"): "a constant: torch's forward-mode decompositions",
     ("target/archives.py", "importlib.import_module"): "the function that the user names with --factory",
-    ("tasks/own_loss.py", "importlib.import_module"): "the function that the user names with --loss",
     ("target/archives.py", "torch.load weights_only=True"): "numbers",
     ("target/archives.py", "torch.load weights_only=False"): "--unsafe-pickle, which says that it runs code",
     ("target/archives.py", "torch.jit.load"): "--trust, which says that the program can read and write files",

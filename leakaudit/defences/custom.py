@@ -7,11 +7,8 @@ name to gradients by name, attacks compare through that; otherwise the defence i
 
 from __future__ import annotations
 
-import importlib
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Generator, Tensor
@@ -19,7 +16,7 @@ from torch import Generator, Tensor
 from leakaudit.defences.base import ClientStep, Defence, Update
 from leakaudit.errors import LeakauditError, UsageError
 from leakaudit.observation import Channel, Observation
-from leakaudit.safety.importing import current_folder_importable
+from leakaudit.safety.importing import raised_by, user_function
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,13 +111,8 @@ def _called(path: str, function: Callable[..., Any], *given: Any) -> Any:
         return function(*given)
     except LeakauditError:
         raise
-    except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(last.filename).name}, line {last.lineno}"
-        raise UsageError(
-            f"--defence {path} raised {type(error).__name__}: {error} ({where})",
-            "mend your function; --debug shows its traceback",
-        ) from error
+    except Exception as error:  # the user's own code, whatever it raises
+        raise raised_by("--defence", path, error) from error
 
 
 def load_custom(path: str) -> CustomDefence:
@@ -129,15 +121,5 @@ def load_custom(path: str) -> CustomDefence:
     Raises:
         UsageError: There is no such module or function.
     """
-    module, _, name = path.partition(":")
-    try:
-        with current_folder_importable():
-            function = getattr(importlib.import_module(module), name)
-    except (Exception, SystemExit) as error:  # whatever the user's module does while it is imported
-        raise UsageError(
-            f"--defence {path}: {type(error).__name__}: {error}",
-            "give module:function of something that Python can import",
-        ) from error
-    if not callable(function):
-        raise UsageError(f"--defence {path} is {type(function).__name__}, expected a function")
+    function = user_function("--defence", path, "give module:function of something that Python can import")
     return CustomDefence(path=path, function=function)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Any, ClassVar
@@ -50,6 +51,26 @@ class Tally:
     right: int
     total: int
     chance: float | None = None
+
+
+def each_once(near: Tensor) -> tuple[bool, ...]:
+    """Of every true label, whether an inferred one agrees with it (B, B'), each of which counts once."""
+    free, found = list(range(near.shape[1])), []
+    for row in near.tolist():
+        place = next((j for j in free if row[j]), None)
+        found.append(place is not None)
+        if place is not None:
+            free.remove(place)
+    return tuple(found)
+
+
+def rows_once(true: Tensor, inferred: Tensor) -> tuple[bool, ...]:
+    """Of every row of a true label (B, D), whether it is among the inferred ones, each of which counts once."""
+    left, found = Counter(map(tuple, inferred.tolist())), []
+    for row in map(tuple, true.tolist()):
+        found.append(left[row] > 0)
+        left[row] -= 1
+    return tuple(found)
 
 
 class Task(ABC):

@@ -10,7 +10,6 @@ marked, so the update of one sample shows all of its labels.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from leakaudit.tasks.base import Tally, Task
+from leakaudit.tasks.base import Tally, Task, rows_once
 from leakaudit.tasks.own_loss import OwnLoss
 
 MARKED = 0.25
@@ -134,11 +133,7 @@ class MultiLabel(Task):
         """Whether the whole row is among the inferred rows; unknown where these are only counts."""
         if not bool(((inferred == 0) | (inferred == 1)).all()):
             return (None,) * len(true)
-        left, found = Counter(map(tuple, inferred.tolist())), []
-        for row in map(tuple, true.tolist()):
-            found.append(left[row] > 0)
-            left[row] -= 1
-        return tuple(found)
+        return rows_once(true, inferred)
 
     def tally(self, true: Tensor, inferred: Tensor) -> Tally:
         """Cells that are right, as far as the counts of each class tell; by chance as the best count that is the same

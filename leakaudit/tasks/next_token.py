@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from leakaudit.tasks.base import Tally, Task
+from leakaudit.tasks.base import Tally, Task, rows_once
 from leakaudit.tasks.class_loss import IGNORED
 from leakaudit.tasks.segmentation import Segmentation
 
@@ -61,11 +61,7 @@ class NextToken(Segmentation):
 
     def match_labels(self, true: Tensor, inferred: Tensor) -> tuple[bool | None, ...]:
         """Whether a whole text is among the inferred ones, each used once."""
-        left, found = Counter(map(tuple, inferred.tolist())), []
-        for row in map(tuple, true.tolist()):
-            found.append(left[row] > 0)
-            left[row] -= 1
-        return tuple(found)
+        return rows_once(true, inferred)
 
     def tally(self, true: Tensor, inferred: Tensor) -> Tally:
         """Tokens that are right wherever they stand; none is by chance."""

@@ -7,9 +7,7 @@ the task has them, labels as the reader of the batch file makes them.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -20,7 +18,7 @@ import torch
 from torch import Tensor
 
 from leakaudit.errors import LeakauditError, UsageError
-from leakaudit.safety.importing import current_folder_importable
+from leakaudit.safety.importing import raised_by, user_function
 
 MOVED = 0.1
 """How far outputs are moved to see whether a first derivative varies; chosen."""
@@ -131,33 +129,15 @@ def _called(path: str, outputs: Tensor, labels: Tensor) -> Any:
     except (LeakauditError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # the user's own code, whatever it raises
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        raise UsageError(
-            f"--loss {path} raised {type(error).__name__}: {error} ({Path(last.filename).name}, line {last.lineno}), "
-            f"called with outputs {tuple(outputs.shape)} and labels {tuple(labels.shape)} of {labels.dtype}",
-            "mend your function; --debug shows its traceback",
-        ) from error
+        given = f", called with outputs {tuple(outputs.shape)} and labels {tuple(labels.shape)} of {labels.dtype}"
+        raise raised_by("--loss", path, error, given) from error
 
 
 @cache
 def _imported(path: str) -> Callable[..., Any]:
-    """The function.
+    """The function of outputs and labels.
 
     Raises:
         UsageError: There is no such module or function.
     """
-    module, _, name = path.partition(":")
-    try:
-        with current_folder_importable():
-            function = getattr(importlib.import_module(module), name)
-    except (Exception, SystemExit) as error:  # whatever the user's module does while it is imported
-        raise UsageError(
-            f"--loss {path}: {type(error).__name__}: {error}",
-            "give module:function of something that Python can import, or one of our losses",
-        ) from error
-    if not callable(function):
-        raise UsageError(
-            f"--loss {path} is {type(function).__name__}, expected a function", "it takes outputs and labels"
-        )
-    found: Callable[..., Any] = function
-    return found
+    return user_function("--loss", path, "give module:function of outputs and labels, or one of our losses")

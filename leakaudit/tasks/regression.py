@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from leakaudit.tasks.base import Tally, Task
+from leakaudit.tasks.base import Tally, Task, each_once
 from leakaudit.tasks.names import NumberLoss
 from leakaudit.tasks.own_loss import OwnLoss, label_behind
 
@@ -114,14 +114,7 @@ class Regression(Task):
 
     def match_labels(self, true: Tensor, inferred: Tensor) -> tuple[bool | None, ...]:
         """Whether all numbers of a sample are those of an inferred row, each used once."""
-        free, found = list(range(len(inferred))), []
-        near = self._near(true, inferred).all(2)
-        for row in near.tolist():
-            place = next((j for j in free if row[j]), None)
-            found.append(place is not None)
-            if place is not None:
-                free.remove(place)
-        return tuple(found)
+        return each_once(self._near(true, inferred).all(2))
 
     def _near(self, true: Tensor, inferred: Tensor) -> Tensor:
         """Which numbers of every pair of rows agree (B, B', D), relative to the number and to the batch's size."""

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from leakaudit.tasks.base import Tally, Task
+from leakaudit.tasks.base import Tally, Task, each_once
 from leakaudit.tasks.class_loss import IGNORED, PLAIN, ClassLoss
 from leakaudit.tasks.names import PlaceLoss
 from leakaudit.tasks.own_loss import OwnLoss
@@ -159,14 +159,7 @@ class Segmentation(Task):
     def match_labels(self, true: Tensor, inferred: Tensor) -> tuple[bool | None, ...]:
         """Whether the class areas of a sample are those of an inferred label up to two points, each used once."""
         known, read = self.areas(true), self.areas(inferred)
-        near = (known[:, None] - read[None]).abs().amax(2) <= RIGHT
-        free, found = list(range(len(read))), []
-        for row in near.tolist():
-            place = next((j for j in free if row[j]), None)
-            found.append(place is not None)
-            if place is not None:
-                free.remove(place)
-        return tuple(found)
+        return each_once((known[:, None] - read[None]).abs().amax(2) <= RIGHT)
 
     def tally(self, true: Tensor, inferred: Tensor) -> Tally:
         """Places that are right as far as the areas of each class tell; by chance with all classes alike."""
