@@ -239,6 +239,6 @@ def _variants(request: Request, in_memory: nn.Module | Target | None) -> list[Va
         named = [(in_memory.name, None, None)]
     else:
         named = [(f"{mode} mode", None, mode) for mode in request.modes]
-    share = None if request.time_budget is None else request.time_budget / max(1, len(named))
+    share = None if request.time_budget is None else request.time_budget / len(named)
     one = replace(request, checkpoints=(), time_budget=share)
     return [Variant(label, replace(one, model=path, mode=mode)) for label, path, mode in named]

@@ -78,7 +78,9 @@ class Dager(Attack):
     title: ClassVar[str] = "DAGER (token span test)"
     threat_model: ClassVar[ThreatModel] = "B"
     finding: ClassVar[str] = "LA207"
-    needs: ClassVar[str] = "a model whose input indexes a trained embedding table; batch 1 for the sequence"
+    needs: ClassVar[str] = (
+        "a model whose input indexes a trained embedding table; a sequence needs batch 1 or causality"
+    )
     reference: ClassVar[str] = "Petrov et al., DAGER: Exact Gradient Inversion for LLMs, NeurIPS 2024, arXiv 2405.15586"
     soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 13
@@ -165,7 +167,10 @@ def _of_texts(target: Target, observation: Observation, texts: Tensor, known: Te
     result = assemble(target, observation, Recovered(inputs, labels.cpu(), sure), how)
     rows = torch.zeros((size, texts.shape[1]), dtype=torch.bool)
     rows[: len(inputs)] = whole
-    return replace(result, tokens=TokenReading(torch.unique(torch.cat([known.cpu(), texts.flatten()])), rows))
+    confirmed = residual <= tolerance_of(observation)
+    rows[:, -1] &= confirmed
+    read = texts if confirmed else texts[:, :-1]  # the last column is a guess, or nothing at all
+    return replace(result, tokens=TokenReading(torch.unique(torch.cat([known.cpu(), read.flatten()])), rows))
 
 
 @dataclass(frozen=True, eq=False)

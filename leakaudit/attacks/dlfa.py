@@ -138,6 +138,7 @@ class DLFA(Attack):
         notes = (*found.notes, f"samples of {epochs} epochs matched and averaged")
         inputs = averaged(found.inputs)
         if begun is not None:
+            found = replace(found, cuts=(*begun.cuts, *found.cuts), iterations=begun.iterations + found.iterations)
             notes = (f"begun where SME ended after {begun.iterations} iterations", *notes)
             if _rank(target, seen, settings, begun.inputs) <= _rank(target, seen, settings, inputs):
                 inputs, notes = begun.inputs, (*notes, "the replay explains SME's samples as well: they stay")

@@ -32,7 +32,7 @@ from leakaudit.matching.autoencoder import AnomalyScore, Architecture, Autoencod
 from leakaudit.matching.engine import goes_together, minimize_together
 from leakaudit.matching.search import with_trials
 from leakaudit.observation import Observation, ThreatModel
-from leakaudit.reconstruction import Memory, Monitor, NotApplicable, Reconstruction, cause_of
+from leakaudit.reconstruction import Monitor, NotApplicable, Part, Reconstruction, cause_of
 from leakaudit.target.target import Target
 from leakaudit.tasks.names import TASKS
 
@@ -133,7 +133,7 @@ class GIPIP(Attack):
     def run(self, target: Target, observation: Observation, generator: Generator, monitor: Monitor) -> Reconstruction:
         """Train the autoencoder (once per set of samples), then optimise."""
         score, facts, cuts = _learn(target, observation, self.settings, monitor)
-        result = match(target, observation, self.settings, generator, _After(monitor), priors=[score])
+        result = match(target, observation, self.settings, generator, Part(monitor, TRAINING_SHARE), priors=[score])
         return replace(result, notes=(*facts, *result.notes), cuts=(*cuts, *result.cuts))
 
     def run_together(
@@ -148,7 +148,9 @@ class GIPIP(Attack):
         if settings.search or not goes_together(target, observations, settings, monitor):
             return None
         score, facts, cuts = _learn(target, observations[0], settings, monitor)
-        found = minimize_together(target, observations, settings, generators, _After(monitor), priors=[score])
+        found = minimize_together(
+            target, observations, settings, generators, Part(monitor, TRAINING_SHARE), priors=[score]
+        )
         if found is None:
             return None
         return [replace(result, notes=(*facts, *result.notes), cuts=(*cuts, *result.cuts)) for result in found]
@@ -189,31 +191,3 @@ def _train(
         return trained, facts, ()
     steps = settings.training_steps
     return trained, facts, (Cut(Lost.TRAINING, cause_of(monitor), steps - trained.missing, steps),)
-
-
-@dataclass(eq=False)
-class _After:
-    """The monitor for what follows the training."""
-
-    monitor: Monitor
-
-    def update(self, fraction: float, objective: float) -> None:
-        """Shift the fraction behind the training's."""
-        self.monitor.update(TRAINING_SHARE + (1 - TRAINING_SHARE) * fraction, objective)
-
-    def should_stop(self) -> bool:
-        """As the monitor says."""
-        return self.monitor.should_stop()
-
-    def seconds_left(self) -> float | None:
-        """As the monitor says."""
-        return self.monitor.seconds_left()
-
-    def over(self) -> bool:
-        """As the monitor says."""
-        return self.monitor.over()
-
-    @property
-    def memory(self) -> Memory:
-        """As the monitor's."""
-        return self.monitor.memory

@@ -1,8 +1,9 @@
 """Claims that a proof contradicts: the update proves to be of other samples than those that it is scored against.
 
-A certified reconstruction regenerates the update and is locally unique, so it is the batch. Where one of its samples is
-not the private one it was matched with, the update is of another batch, and what is merely near to a private sample, by
-whichever attack, is near by chance: a census holds people who differ in one answer. Exact samples stay.
+A certified reconstruction regenerates a recorded update and is locally unique, so it is taken for the batch. Where one
+of its samples is not the private one it was matched with, the update is of another batch, and what is merely near to a
+private sample, by whichever attack, is near by chance: a census holds people who differ in one answer. Exact samples
+stay.
 """
 
 from __future__ import annotations

@@ -170,7 +170,9 @@ def _measured(scope: _Scope, measure: Measure[Any], started: float) -> _Measured
             *(victims[0].knowledge, budget.whole(), scope.memory),
             level=request.controls,
         )
-        runs, controls = control(without_contradicted(runs), scene)
+        if request.recorded:  # what is computed here is of these samples
+            runs = without_contradicted(runs)
+        runs, controls = control(runs, scene)
     return _Measured(rank, victims, silent, accuracy, runs, reasons, controls)
 
 

@@ -71,7 +71,8 @@ def unscored_samples(outcome: Outcome) -> list[SampleResult]:
 
 def _unscored(outcome: Outcome) -> Iterator[SampleResult]:
     batch, measure, made = outcome.victim.batch, outcome.measure, outcome.reconstruction
-    labels = outcome.task.hard(made.labels).tolist()
+    read = outcome.task.hard(made.labels)
+    labels = outcome.task.rows(read) or read.tolist()
     inferred = "inferred_row" if outcome.task.label_shape else "inferred_label"
     names = [spec.name for spec in measure.specs]
     reasons = {f"{name}_reason": NOBODY for name in names if f"{name}_reason" in SampleResult.model_fields}

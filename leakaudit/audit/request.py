@@ -323,7 +323,7 @@ class Request:
 
     def says(self, name: str) -> bool:
         """Whether a setting of local training was asked for, or differs from its default."""
-        return self.value_of(name) is not None if self.local else False
+        return self.local and self.value_of(name) is not None
 
     def value_of(self, name: str) -> Any:
         """What a parameter says, also one that only sets a field of the protocol."""

@@ -310,7 +310,7 @@ def _known_places(folders: Sequence[Path]) -> dict[Path, range]:
     end = 0
     for folder in folders:
         if (path := samples_of(folder)) is not None:
-            first, end = end, end + len(read_npz(path, keys=SAMPLE_KEYS).labels)
+            first, end = end, end + len(read_npz(path, None, SAMPLE_KEYS).inputs)
             found[folder] = range(first, end)
     return found
 

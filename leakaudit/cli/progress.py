@@ -120,7 +120,8 @@ class _Work:
     def plan(self, done: int, current: int, total: int) -> None:
         """Steps that are done, that the next run has, and of all runs together."""
         self._done, self._current, self._total, self.fraction = done, current, max(total, done + current), 0.0
-        self._began = time.monotonic() if self._began is None else self._began
+        if self._began is None or not done:  # another audit counts anew
+            self._began = time.monotonic()
 
     def rest(self) -> None:
         """No run is under way."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
 from torch import Generator, Tensor
 
 from leakaudit.defences.base import ClientStep, Defence, Update
@@ -109,7 +110,7 @@ def _called(path: str, function: Callable[..., Any], *given: Any) -> Any:
     """
     try:
         return function(*given)
-    except LeakauditError:
+    except (LeakauditError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # the user's own code, whatever it raises
         raise raised_by("--defence", path, error) from error

@@ -15,7 +15,7 @@ VALUES = frozenset(
         "defences", "device", "distractors_needed", "evidence", "f", "fail_on", "format", "formats", "goal", "grid",
         "input_shape", "layout", "learning_rate", "loss", "lpips_margin", "mean", "mode", "paths", "pdf_variant",
         "preset", "psnr_margin", "resize", "seed", "set", "settings", "share_bn_statistics", "std", "steps", "target",
-        "threat_model", "time_budget", "trust", "unknown", "unsafe_pickle", "values", "victims",
+        "threat_model", "time_budget", "trust", "unknown", "unsafe_pickle", "values", "victims", "workers",
         "weight_decay",
     }
 )  # fmt: skip

@@ -35,7 +35,7 @@ class Report(schema.Report):
             formats: Any of ``json``, ``html``, ``pdf``, ``sarif``, ``junit``, ``markdown``, ``csv`` and what other
                 packages bring; empty for the first three.
             template_dir: Folder whose templates override the bundled ones.
-            pdf_variant: ``pdf/ua-1`` (accessible), or ``pdf/a-3u`` (for archives, with report.json attached).
+            pdf_variant: ``pdf/ua-1`` (accessible), or ``pdf/a-3u`` (for archives).
             paths: ``short`` leaves out folders outside the working folder, ``full`` writes paths as they were given.
 
         Returns:

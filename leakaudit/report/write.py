@@ -46,7 +46,7 @@ def write_report(
             :data:`PARTIAL` is written instead.
         formats: Names of installed formats (`leakaudit.report.formats.registry`); empty for the default ones.
         template_dir: Folder whose templates override the bundled ones.
-        pdf_variant: ``pdf/ua-1`` (accessible), or ``pdf/a-3u`` (for archives, with report.json attached).
+        pdf_variant: ``pdf/ua-1`` (accessible), or ``pdf/a-3u`` (for archives).
         paths: ``short`` leaves out folders outside the working folder, ``full`` writes paths as they were given.
 
     Returns:

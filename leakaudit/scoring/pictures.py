@@ -51,10 +51,11 @@ def class_map(classes: Tensor) -> str:
 
     Of a volume the middle slices are drawn, of a sequence a band; ignored places are white.
     """
+    classes = classes.cpu()
     colours = torch.tensor(
         [hsv_to_rgb(k * GOLDEN % 1.0, 0.65, 0.8) for k in range(int(classes.max()) + 1)] or [[0.0] * 3]
     )
-    drawn = torch.where((classes >= 0)[..., None], colours[classes.clamp_min(0).cpu()], 1.0).movedim(-1, 0)
+    drawn = torch.where((classes >= 0)[..., None], colours[classes.clamp_min(0)], 1.0).movedim(-1, 0)
     if classes.dim() == 1:
         return png(drawn[:, None].expand(-1, BAND, -1))
     return png(slices(drawn) if classes.dim() > 2 else drawn)

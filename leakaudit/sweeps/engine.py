@@ -179,8 +179,8 @@ class _Drive:
 
     def _know(self, result: Result) -> None:
         """Remember and count a result: a sum over all at every cell would take the square of their number."""
+        self.done += result.status is CellStatus.DONE and result.key not in self.known
         self.known[result.key] = result
-        self.done += result.status is CellStatus.DONE
 
     def _progress(self) -> Progress:
         rest = len(self.jobs) - len(self.known)

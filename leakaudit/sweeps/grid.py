@@ -275,7 +275,8 @@ def _axes(requests: Sequence[Request]) -> list[str]:
 
 def _done(request: Request, name: str) -> Any:
     """What clients do by a parameter, whether or not it was asked for."""
-    own = request.local and name in (*LOCAL, "weight_decay")
+    untold = getattr(request.protocol, "untold", ())
+    own = request.local and name in (*LOCAL, "weight_decay") and name not in untold
     return getattr(request.protocol, name) if own else request.value_of(name)
 
 

@@ -117,8 +117,8 @@ def unpack(content: bytes, *, head_only: bool = False) -> Result:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             head = _heads().validate_json(_member(archive, HEAD))
-            names = [] if head_only else [name for name in archive.namelist() if name != HEAD]
-            return replace(head, files={name: _member(archive, name) for name in names})
+            files = {name: _member(archive, name) for name in archive.namelist() if name != HEAD}
+            return replace(head, files={} if head_only else files)  # damage of a file counts as well
     except _DAMAGE as error:
         raise AuditError("a result in the store is damaged", "remove it, and the cell is audited again") from error
 

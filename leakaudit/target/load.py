@@ -22,6 +22,7 @@ from leakaudit.target.target import FidelityNote, SharedStatistics, Target
 from leakaudit.tasks.base import Task
 from leakaudit.tasks.choose import asked_for
 from leakaudit.tasks.names import TaskName
+from leakaudit.tasks.own_loss import lacks
 
 ImageShape = tuple[int, ...]
 
@@ -150,7 +151,7 @@ def _derivatives(task: Task) -> list[FidelityNote]:
     if task.own is None:
         return []
     outputs = torch.rand((2, task.outputs), generator=torch.Generator().manual_seed(0))
-    why = task.own.lacks(outputs, task.probes(2))
+    why = lacks(task.loss, outputs, task.probes(2))
     if not why:
         return []
     text = f"the loss {task.own.path} has no second derivative ({why}); only closed-form attacks can run"

@@ -196,6 +196,8 @@ def _per_place(asked: Asked) -> Task:
         )
     if loss in NUMBERS or (loss == "bce" and told.channels > 1) or (loss in PLACES and not told.labelled):
         raise UsageError(f"loss {loss!r} is not of one class per place", "use cross-entropy, focal, dice or dice-ce")
+    if loss == "bce" and asked.loss is not None and asked.loss.lists:
+        raise UsageError("pos_weight is for several classes per sample, not for a class per place", "leave it out")
     gamma = asked.number("gamma", GAMMA) if loss == "focal" else 0.0
     form = ClassLoss(asked.number("smoothing", 0.0), asked.each("weights", told.classes), gamma)
     of: PlaceLoss = "dice" if loss == "dice" else "dice-ce" if loss == "dice-ce" else "cross-entropy"

@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from leakaudit.tasks.base import Tally, Task, rows_once
+from leakaudit.tasks.base import Tally, rows_once
 from leakaudit.tasks.class_loss import IGNORED
 from leakaudit.tasks.segmentation import Segmentation
 
@@ -54,10 +54,6 @@ class NextToken(Segmentation):
         drawn = super().draw(count, generator)
         drawn[:, -1] = IGNORED
         return drawn
-
-    def at_places(self, places: tuple[int, ...]) -> Task:
-        """The same for texts of another length."""
-        return NextToken(self.channels, places, True, self.of, self.form, self.own)
 
     def match_labels(self, true: Tensor, inferred: Tensor) -> tuple[bool | None, ...]:
         """Whether a whole text is among the inferred ones, each used once."""

@@ -56,7 +56,7 @@ class OwnLoss:
         """The loss, a scalar.
 
         Raises:
-            UsageError: The function raised, or returned no finite scalar that depends on the outputs.
+            UsageError: The function raised, or returned no scalar that depends on the outputs.
         """
         found = _called(self.path, outputs, labels)
         if not isinstance(found, Tensor) or found.numel() != 1 or not found.is_floating_point():
@@ -73,25 +73,26 @@ class OwnLoss:
             )
         return found.reshape(())
 
-    def lacks(self, outputs: Tensor, labels: Tensor) -> str:
-        """Why the loss has no second derivative at these outputs (B, …) and labels, or "".
 
-        Raises:
-            UsageError: It has no first one.
-        """
-        leaf = outputs.detach().clone().requires_grad_()
-        (slope,) = torch.autograd.grad(self(leaf, labels), leaf, create_graph=True)
-        if not slope.requires_grad:
-            moved = (leaf.detach() + MOVED).requires_grad_()
-            (other,) = torch.autograd.grad(self(moved, labels), moved)
-            if torch.allclose(slope, other):
-                return ""  # as of an absolute error: the second derivative is zero, which is no obstacle
-            return "its first derivative varies, and has no derivative of its own"
-        try:
-            torch.autograd.grad(slope.square().sum(), leaf)
-        except RuntimeError as error:
-            return str(error).splitlines()[0]
-        return ""
+def lacks(loss: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, labels: Tensor) -> str:
+    """Why a task's loss has no second derivative at these outputs (B, …) and labels, or "".
+
+    Raises:
+        UsageError: It has no first one.
+    """
+    leaf = outputs.detach().clone().requires_grad_()
+    (slope,) = torch.autograd.grad(loss(leaf, labels), leaf, create_graph=True)
+    if not slope.requires_grad:
+        moved = (leaf.detach() + MOVED).requires_grad_()
+        (other,) = torch.autograd.grad(loss(moved, labels), moved)
+        if torch.allclose(slope, other):
+            return ""  # as of an absolute error: the second derivative is zero, which is no obstacle
+        return "its first derivative varies, and has no derivative of its own"
+    try:
+        torch.autograd.grad(slope.square().sum(), leaf)
+    except RuntimeError as error:
+        return str(error).splitlines()[0]
+    return ""
 
 
 def label_behind(loss: OwnLoss, outputs: Tensor, errors: Tensor) -> Tensor:

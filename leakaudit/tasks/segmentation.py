@@ -8,7 +8,7 @@ where a place takes no part in the loss, or shares of the classes (B, K, \*place
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -148,7 +148,7 @@ class Segmentation(Task):
 
     def at_places(self, places: tuple[int, ...]) -> Task:
         """The same over axes of other sizes."""
-        return Segmentation(self.channels, places, self.last, self.of, self.form, self.own)
+        return replace(self, places=places)
 
     def areas(self, labels: Tensor) -> Tensor:
         """The share of each class (B, K) of labels (B, *places)."""

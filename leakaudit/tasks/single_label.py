@@ -151,7 +151,7 @@ def single_label(outputs: int, form: ClassLoss | None = None, own: OwnLoss | Non
 @cache
 def _takes_shares(task: SingleLabel) -> bool:
     """Whether an own loss takes class probabilities (B, K) beside class indices (B,), and says the same of both."""
-    outputs, labels = torch.zeros((2, task.outputs)), task.probes(2)
+    outputs, labels = torch.linspace(-1, 1, 2 * task.outputs).view(2, -1), task.probes(2)
     try:
         shared = task.loss(outputs, F.one_hot(labels, task.classes).float())
     except LeakauditError:

@@ -91,7 +91,13 @@ def test_the_source_of_a_named_function_counts(folder: Path, monkeypatch: pytest
     source = "def defend(update, generator): return update\ndef build(): return {}\n"
     (folder / "nets_of_a_sweep.py").write_text(source.format(1))
     monkeypatch.delitem(sys.modules, "nets_of_a_sweep", raising=False)
-    for number, changes in enumerate(({"factory": "nets_of_a_sweep:build"}, {"defences": ("nets_of_a_sweep:defend",)})):
+    for number, changes in enumerate(
+        (
+            {"factory": "nets_of_a_sweep:build"},
+            {"defences": ("nets_of_a_sweep:defend",)},
+            {"loss": "nets_of_a_sweep:loss", "task": "single-label"},
+        )
+    ):
         own = replace(request, **changes)  # type: ignore[arg-type]
         before = Contents(folder).key(own)
         (folder / "nets_of_a_sweep.py").write_text(source.format(2 + number))

@@ -152,7 +152,7 @@ def zipped(**files: str) -> bytes:
     return stream.getvalue()
 
 
-HEAD = '{"key": "k", "status": "done", "reason": "", "seconds": 1, "policy": "", "facts": null}'
+HEAD = f'{{"key": "{KEY}", "status": "done", "reason": "", "seconds": 1, "policy": "", "facts": null}}'
 
 
 def with_flags(flags: int) -> bytes:

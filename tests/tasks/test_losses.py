@@ -11,12 +11,13 @@ import torch.nn.functional as F
 
 from leakaudit.attacks.base import cpu_generator
 from leakaudit.errors import UsageError
+from leakaudit.target.load import load
 from leakaudit.tasks.base import Task
 from leakaudit.tasks.choose import asked_for
 from leakaudit.tasks.class_loss import ClassLoss
 from leakaudit.tasks.loss_text import loss_runs_code, parse_loss
 from leakaudit.tasks.multi_label import MultiLabel
-from leakaudit.tasks.own_loss import OwnLoss
+from leakaudit.tasks.own_loss import OwnLoss, lacks
 from leakaudit.tasks.regression import Regression
 from leakaudit.tasks.single_label import OneLogit, SingleLabel, single_label
 
@@ -173,10 +174,23 @@ def test_what_a_loss_of_the_users_own_can_do_is_tried() -> None:
     assert SingleLabel(3, own=OwnLoss(f"{HERE}:smoothed")).takes_shares
     assert not SingleLabel(3, own=OwnLoss(f"{HERE}:indices_only")).takes_shares
     outputs, labels = torch.rand((2, 3)), torch.rand((2, 3))
-    assert OwnLoss(f"{HERE}:log_cosh").lacks(outputs, labels) == ""
-    assert OwnLoss("torch.nn.functional:l1_loss").lacks(outputs, labels) == ""
-    assert "has no derivative of its own" in OwnLoss(f"{HERE}:once").lacks(outputs, labels)
-    assert "ctc_loss_backward" in OwnLoss(f"{HERE}:ctc").lacks(torch.rand((2, 18)), torch.tensor([1, 2]))
+    assert lacks(OwnLoss(f"{HERE}:log_cosh"), outputs, labels) == ""
+    assert lacks(OwnLoss("torch.nn.functional:l1_loss"), outputs, labels) == ""
+    assert "has no derivative of its own" in lacks(OwnLoss(f"{HERE}:once"), outputs, labels)
+    assert "ctc_loss_backward" in lacks(OwnLoss(f"{HERE}:ctc"), torch.rand((2, 18)), torch.tensor([1, 2]))
     task = SingleLabel(3, own=OwnLoss.of(f"{HERE}:smoothed"))
     assert {pickle.loads(pickle.dumps(task)), task} == {task}
     assert HERE in task.describe()
+
+
+def test_a_loss_of_the_users_own_gets_outputs_by_place() -> None:
+    """As training code gives them: (B, K, H, W), also where it is tried when a model is loaded."""
+    net = torch.nn.Conv2d(1, 3, 3, padding=1)
+    target = load(net, image_shape=(1, 4, 4), task="segmentation", loss="torch.nn.functional:cross_entropy")
+    assert target.task.own is not None
+    assert not any(note.id == "LA930" for note in target.fidelity)
+
+
+def test_a_weight_of_positives_is_refused_for_masks() -> None:
+    with pytest.raises(UsageError, match="pos_weight is for several classes per sample"):
+        load(torch.nn.Conv2d(1, 1, 3, padding=1), image_shape=(1, 4, 4), loss="bce:pos_weight=[5]")

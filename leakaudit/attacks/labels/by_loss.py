@@ -44,12 +44,12 @@ def infer_by_loss(target: Target, observation: Observation, generator: Generator
     """
     task, size = target.task, observation.batch_size
     head = find_head(halfway(target, observation), observation, generator)
-    signal, _ = last_layer_signal(observation, head, one_class=task.sign_tells)
+    signal, exact = last_layer_signal(observation, head, one_class=task.sign_tells)
     if signal is None:
         guess = torch.arange(size) % target.classes
         return LabelGuess(guess, "no linear last layer found: labels assumed 0, 1, 2, …", exact=False, assumed=True)
     if size == 1:
-        return _one(target, observation, head, signal)
+        return _one(target, observation, head, signal, exact)
     if not task.takes_shares:
         why = "the loss of your own takes class indices only: labels assumed 0, 1, 2, …"
         return LabelGuess(torch.arange(size) % target.classes, why, exact=False, assumed=True)
@@ -58,14 +58,14 @@ def infer_by_loss(target: Target, observation: Observation, generator: Generator
     return LabelGuess(torch.repeat_interleave(torch.arange(len(counts)), counts), method, exact=False)
 
 
-def _one(target: Target, observation: Observation, head: Head, signal: Tensor) -> LabelGuess:
+def _one(target: Target, observation: Observation, head: Head, signal: Tensor, signs: bool) -> LabelGuess:
     """The class of one sample whose error is nearest to the last layer's."""
     task = target.task
     plain = observation.plain and not observation.rescaled and observation.protocol.one_gradient
     logits = logits_of_one(target, observation, head) if plain else None
     if logits is None and task.sign_tells:
         label = int(signal[0] < 0) if target.binary else int(signal.argmin())
-        return LabelGuess(torch.tensor([label]), "sign of the last layer's gradient", exact=plain)
+        return LabelGuess(torch.tensor([label]), "sign of the last layer's gradient", exact=plain and signs)
     known = head.logits.mean(0, keepdim=True) if logits is None else logits
     errors = class_errors(task, known.double().cpu())
     seen = signal.double().cpu()
@@ -75,7 +75,7 @@ def _one(target: Target, observation: Observation, head: Head, signal: Tensor) -
         return LabelGuess(misfit.argmin()[None], "class with the nearest error on look-alikes", exact=False)
     best = misfit.argmin()
     method = "class whose error under the loss is the last layer's gradient"
-    return LabelGuess(best[None], method, exact=bool(misfit[best] <= FITS))
+    return LabelGuess(best[None], method, exact=int((misfit <= FITS).sum()) == 1)
 
 
 def class_errors(task: Task, logits: Tensor) -> Tensor:

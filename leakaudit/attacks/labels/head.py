@@ -115,7 +115,7 @@ def _pool(target: Target, head: Head, images: Tensor, chunk: int) -> Tensor | No
 
 def _as_rows(tensor: Tensor, outputs: int) -> Tensor | None:
     """View as (outputs, -1) if the tensor could belong to a linear layer with that many outputs."""
-    if tensor.shape[0] == outputs or tensor.numel() == outputs:
+    if tensor.numel() == outputs or (tensor.dim() and tensor.shape[0] == outputs):
         return tensor.reshape(outputs, -1)
     return tensor.T if tensor.dim() == 2 and tensor.shape[1] == outputs else None
 

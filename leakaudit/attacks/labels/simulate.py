@@ -63,7 +63,7 @@ def simulated_shares(
 ) -> Tensor | None:
     """Class shares (K,) whose simulated training changes the last layer's bias as the client's did.
 
-    ``None`` for a model that cannot be run on several guesses at once.
+    ``None`` for a model that cannot be run on several guesses at once, and where one round takes too many steps.
 
     Args:
         target: With the weights before the first step.
@@ -72,18 +72,19 @@ def simulated_shares(
         guess: Labels to begin with (B,).
         generator: CPU generator of look-alikes and changes.
     """
+    rounds = min(ROUNDS, MOST_STEPS // (BEAM * EACH * DRAWS * observation.protocol.steps))
+    if rounds == 0:
+        return None
     size = len(guess)
     like = next(iter(target.parameters.values()))
     drawn = [observation.domain.look_alikes(size, generator).to(like) for _ in range(DRAWS)]
     run = _Search(target, observation, bias, drawn)
     begun = guess.sort().values[None]
     try:
-        run.lacking(begun)
+        run.tries(begun)
     except RuntimeError:  # torch: no rule for an operator, or one that writes in place
         return None
-    run.tries(begun)
-    each = BEAM * EACH * DRAWS * observation.protocol.steps
-    for _ in range(min(ROUNDS, MOST_STEPS // each)):
+    for _ in range(rounds):
         run.tries(run.changed(generator))
     return run.shares()
 

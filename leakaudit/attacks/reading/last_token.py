@@ -63,7 +63,7 @@ def _differing(target: Target, observation: Observation, ids: Tensor) -> Tensor:
     made, vocabulary = observation.regenerate(target, _play(target, ids)), target.domain.ids
     total = torch.zeros(vocabulary, dtype=torch.float64, device=ids.device)
     for name, seen in observation.update.items():
-        if len(seen) != vocabulary:
+        if seen.dim() == 0 or len(seen) != vocabulary:
             continue
         away = (made[name].detach() - seen).double().reshape(vocabulary, -1).norm(dim=1)
         total += away.to(total.device) / away.max().clamp_min(torch.finfo(torch.float64).tiny).to(total.device)

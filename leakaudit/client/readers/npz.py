@@ -75,7 +75,7 @@ def read_joined(paths: Sequence[Path], keys: tuple[str, ...] = INPUT_KEYS) -> Ar
     Raises:
         BatchError: One cannot be read, or they are of different shapes.
     """
-    found = [read_npz(path, keys=keys) for path in paths]
+    found = [read_npz(path, None, keys) for path in paths]
     kinds = {(arrays.inputs.shape[1:], arrays.labels.shape[1:]) for arrays in found}
     if len(kinds) > 1:
         shapes = " and ".join(sorted(f"{tuple(inputs)} with labels {tuple(labels)}" for inputs, labels in kinds))

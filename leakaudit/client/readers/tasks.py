@@ -31,6 +31,7 @@ from leakaudit.client.readers.npz import LABEL_KEYS, read_npz
 from leakaudit.client.readers.table import stored_labels
 from leakaudit.errors import AuditError
 from leakaudit.target.target import Target
+from leakaudit.tasks.class_loss import IGNORED
 from leakaudit.tasks.multi_label import MultiLabel
 from leakaudit.tasks.regression import Regression
 
@@ -45,7 +46,7 @@ def with_task(target: Target, source: Source) -> Target:
     if target.task_asked:
         return target
     labels = _labels_of(source, target)
-    if labels is None or labels.dtype.kind not in "uifb" or not np.isfinite(labels).all():
+    if labels is None or not labels.size or labels.dtype.kind not in "uifb" or not np.isfinite(labels).all():
         return target
     task, evidence = _told_by(target, labels)
     if task is target.task:
@@ -75,6 +76,8 @@ def _told_by(target: Target, labels: np.ndarray[Any, Any]) -> tuple[Any, str]:
     """The task, and the evidence."""
     outputs, known = target.task.outputs, f"{target.task_evidence}, labels"
     kind = f"{labels.dtype} labels {tuple(labels.shape)}"
+    if target.task.places and np.isin(labels, (0, 1, IGNORED)).all():
+        return target.task, f"{target.task_evidence}, {kind}"
     if outputs == 1:
         if np.isin(labels, (0, 1)).all():
             doubt = any(note.id == "LA922" for note in target.fidelity)

@@ -24,6 +24,7 @@ from leakaudit.errors import BatchError, UsageError
 from leakaudit.target.target import Target
 from leakaudit.target.tokens import with_length
 from leakaudit.tasks.base import Task
+from leakaudit.tasks.class_loss import IGNORED
 
 TOKEN_KEYS = ("inputs", "input_ids", "tokens", *INPUT_KEYS)
 
@@ -97,6 +98,7 @@ def from_tokens(arrays: Arrays, domain: Tokens, task: Task | int, path: Path | N
         labels = read_labels(task, arrays.labels, len(ids), where)
     else:
         labels = following(own, ids, arrays.labels, where)
+        check_ids(labels.masked_fill(labels == IGNORED, 0).numpy(), domain.shape[2], domain.vocabulary, where)
     batch = Batch(
         images=texts,
         labels=labels,

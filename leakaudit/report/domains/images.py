@@ -82,8 +82,11 @@ class ImageCard(Card):
         return psnr_chart(self.report.attacks, self.floor_titles)
 
     def scale(self) -> Figure | None:
-        """Decibels in words."""
-        return scale_chart(list(self.samples()))
+        """Decibels in words, of what an attacker could run; an exact reconstruction stands at :data:`EXACT_DB`."""
+        shown = [s for attack, result in self.results() if not attack.upper_bound for s in result.samples]
+        return scale_chart(
+            [s.model_copy(update={"psnr": EXACT_DB}) if s.psnr is None and s.mse == 0 else s for s in shown]
+        )
 
     def trial(self, trial: DefenceTrial) -> str:
         """PSNR; nothing to say where nothing was attacked."""

@@ -41,7 +41,7 @@ class Rendering:
     Args:
         report: The document, redacted already.
         template_dir: Folder whose templates override the bundled ones, or ``None``.
-        pdf_variant: ``pdf/ua-1`` (accessible), or ``pdf/a-3u`` (for archives, with report.json attached).
+        pdf_variant: ``pdf/ua-1`` (accessible), or ``pdf/a-3u`` (for archives).
     """
 
     report: Report

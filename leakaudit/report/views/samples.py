@@ -96,7 +96,7 @@ def cover_samples(card: Card) -> tuple[list[SampleView], str]:
         (sample, attack, result, position)
         for attack, result in card.results()
         for position, sample in enumerate(result.samples)
-        if card.showable(sample)
+        if card.showable(sample) and not attack.upper_bound
     ]
     if not candidates:
         return [], ""

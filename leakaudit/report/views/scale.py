@@ -77,5 +77,5 @@ def _words(best: dict[int, SampleResult], floors: Sequence[float]) -> str:
 def _caption(best: dict[int, SampleResult]) -> str:
     return (
         f"A triangle for the closest reconstruction of each of {count(len(best), 'sample')}, red where it leaked. What "
-        "lies right of the best guess came from the update."
+        "does not lie right of the best guess needs no update."
     )

@@ -19,7 +19,7 @@ from leakaudit.target.program import Program
 _MAX_PROGRAMS = 16
 _TAKEN = frozenset({
     "source", "program", "leakaudit_dropout", "_order", "_torch_names", "_slots", "_dropouts", "_programs",
-    "batch_statistics", "_normalises",
+    "batch_statistics", "_normalises", "returned",
 })  # fmt: skip
 """Attributes of the module, which no tensor may have for a name."""
 
