@@ -7,7 +7,8 @@ Threat model B: an honest-but-curious server that knows model, loss, normalisati
 
 The presets quick and paper are that. The preset standard also tries L-BFGS on the squared distance and other weights of
 the total variation, and chooses on the model under audit by `leakaudit.matching.search`, never by the private batch:
-which of them is strongest depends on the activations, by 20 dB either way.
+which of them is strongest depends on the activations, by 20 dB either way. Where a batch has few unknowns it begins with
+Levenberg-Marquardt (`leakaudit.matching.gauss_newton`), which reads what the update shows only weakly.
 
 Fails where the gradient hardly depends on the pixels (saturated or very narrow networks), with unknown dropout masks,
 and for large batches. Deviations from the authors' code: the cancellation-free distance of
@@ -24,8 +25,9 @@ from torch import Generator, Tensor
 
 from leakaudit.attacks.base import REAL, Attack
 from leakaudit.matching.candidates import SEARCHED
-from leakaudit.matching.descent import Progress
+from leakaudit.matching.descent import Progress, best_of
 from leakaudit.matching.engine import MatchSettings, minimize, minimize_together, prepare, to_reconstruction
+from leakaudit.matching.gauss_newton import SOLVED, levenberg_marquardt
 from leakaudit.matching.precise import precisely
 from leakaudit.matching.priors import Prior
 from leakaudit.matching.search import search
@@ -34,6 +36,7 @@ from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
 from leakaudit.target.target import Target
 from leakaudit.tasks.names import TASKS
 
+BY_JACOBIAN = "found by Levenberg-Marquardt on the squared distance, in float64"
 MATCHING = (HANDED, "accumulate", "clients", "share")
 """Defences that comparing gradients works through: those with a channel, larger batches, and tensors left out."""
 
@@ -132,7 +135,16 @@ def match(
     problem, guesses, cuts = prepare(target, observation, settings, generator, monitor, priors=priors, masks=masks)
     progress = Progress(monitor)
     planned = problem.settings.iterations * problem.settings.restarts
+    first = levenberg_marquardt(problem, guesses[0], generator, progress)
+    if first is not None and (first.cut or first.match < SOLVED):
+        return to_reconstruction(problem, [first], (BY_JACOBIAN,), cuts)
+    if first is not None:
+        problem.settings = replace(problem.settings, iterations=problem.settings.iterations - first.spent)
+        progress = progress.share(first.spent / planned, 1 - first.spent / planned)
     solution, winner, facts = search(problem, guesses[0], generator, progress)
+    if first is not None:
+        facts = (*facts, BY_JACOBIAN) if first.match < solution.match else facts
+        solution = best_of([solution, first])
     solution, more = precisely(winner, solution, generator, progress, planned)
     return to_reconstruction(winner, [solution], (*facts, *more), cuts)
 

@@ -24,6 +24,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     ),
     "Attack": (
         "preset", "attacks", "victims", "time_budget", "device", "seed", "settings", "threat_model", "auxiliary",
+        "generator",
         "controls", "distractors", "distractors_needed", "psnr_margin", "lpips_margin", "lpips_weights", "cache",
     ),
     "Analysis": ("changes", "jacobian"),
