@@ -48,13 +48,14 @@ class GIASSettings(MatchSettings):
     """Settings of GIAS, beside those of the engine.
 
     Args:
-        iterations: Steps of both searches together, per restart; 3,000 each in GI-PIP's comparison (Sun et al. 2024,
-            arXiv 2401.11748).
-        tv_weight: Weight of the total variation; as in the same comparison.
+        iterations: Steps of both searches together, per restart.
+        tv_weight: Weight of the total variation.
         signed: Only the sign of the latents' gradient; not so in the authors' code.
-        weight_share: Share of the steps that search the weights; half in the same comparison, 0 leaves the weights.
-        weight_learning_rate: Of Adam in the second search; as in the same comparison.
+        weight_share: Share of the steps that search the weights; 0 leaves the weights.
+        weight_learning_rate: Of Adam in the second search.
         latent_weight: Weight of the mean squared latent in the first search.
+
+    Defaults: as GIAS is run in GI-PIP's comparison (Sun et al. 2024, arXiv 2401.11748), 3,000 steps each.
     """
 
     iterations: int = 6000

@@ -27,8 +27,8 @@ from leakaudit.reconstruction import LossPoint
 
 MOST = 64
 """Unknowns up to which it is tried; chosen: a Jacobian then costs as much as twenty steps of Adam."""
-SHARE = 0.5
-"""Of a search's steps that it may take; chosen, so that the search that follows is no shorter."""
+SHARE = 0.25
+"""Of a search's steps that it may take before the search, and as many after it; chosen, so that half are left."""
 SOLVED = 1e-11
 """Cosine distance at which the sample is found; chosen: float32's rounding of an update leaves 1e-14 to 1e-12."""
 BEGIN, RISE, FALL = 1e-2, 4.0, 6.0
@@ -70,6 +70,8 @@ def levenberg_marquardt(
     if not few or not seen.plain or seen.one_bit or seen.protocol.steps > 1 or problem.masks or problem.priors:
         return None
     most = int(SHARE * problem.settings.iterations)
+    if guess["inputs"].numel() >= most:
+        return None
     try:
         fine = _in_float64(problem)
         found = _several(fine, guess["inputs"], generator, progress, most)

@@ -166,7 +166,7 @@ def _latent(path: str, network: nn.Module) -> tuple[int, ...]:
             f"{OPTION} {path}: the module's attribute latent is {given!r}, expected the sizes of one latent",
             "set it, as module.latent = 128 or (512, 1, 1)",
         )
-    return tuple(int(size) for size in sizes)  # type: ignore[union-attr]
+    return tuple(int(size) for size in sizes)
 
 
 def _content(path: str, network: nn.Module) -> str:
