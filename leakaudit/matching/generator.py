@@ -106,8 +106,9 @@ class OwnGenerator:
     @torch.no_grad()
     def drawn(self, count: int, domain: Domain, generator: torch.Generator) -> Tensor:
         """Model inputs (count, *shape) of random latents: what it makes without any update."""
-        parts = self.latents(count, generator).split(PROBES)
-        return torch.cat([self.inputs(domain, part) for part in parts])
+        latents = self.latents(count, generator)
+        parts = [self.inputs(domain, latents[first : first + PROBES]) for first in range(0, count, PROBES)]
+        return torch.cat(parts)
 
     def _tensor(self, made: Any) -> Tensor:
         if not isinstance(made, Tensor) or not made.is_floating_point():
@@ -159,7 +160,7 @@ def _refuse_unit(begin: str, made: Tensor, domain: Domain) -> None:
 
 def _latent(path: str, network: nn.Module) -> tuple[int, ...]:
     given = getattr(network, "latent", None)
-    sizes = (given,) if isinstance(given, Integral) else given
+    sizes: Any = (given,) if isinstance(given, Integral) else given
     fits = isinstance(sizes, tuple | list) and sizes and all(isinstance(s, Integral) and int(s) > 0 for s in sizes)
     if not fits:
         raise UsageError(

@@ -53,7 +53,7 @@ def run(target: Target, seen: Observation, monitor: Any = None, **changes: Any) 
     return levenberg_marquardt(problem, guesses[0], cpu_generator(1), Progress(monitor or SilentMonitor()))
 
 
-@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
+@pytest.mark.parametrize("kind", [nn.GRU, pytest.param(nn.LSTM, marks=pytest.mark.slow)])
 def test_the_early_steps_of_a_sequence_are_read_from_the_last_state(kind: type[nn.RNNBase]) -> None:
     target, private, seen = recurrent(kind)
     plain = {"iterations": 600, "optimizer": "lbfgs", "distance": "euclidean", "tv_weight": 0.0, "search": False}
