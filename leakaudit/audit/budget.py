@@ -1,10 +1,11 @@
 """The time that attacks and controls may take together, shared out run by run to what pays most; and Ctrl-C.
 
-A run gets the part of what is left that its worth has in the worth of all runs still to come; what it does not use goes
-to those. Where that is less than its plan takes, something is to be finished (:func:`allotted`): further victims wait
-until one is attacked to the end, and the positive control keeps what a run costs. A run that cannot do its fewest steps
-takes the time of later attacks, then that of the controls, and is else not begun. A yardstick that no attacker could run tells less than an attack, and one more attack on a victim that is
-provably recovered tells hardly anything new. No private sample decides: a certificate needs none.
+A run gets the part of what is left that its worth has in the worth of all runs still to come; what it does not use
+goes to those. Where that is less than its plan takes, something is to be finished (:func:`allotted`): further victims
+wait until one is attacked to the end, and the positive control keeps what a run costs. A run that cannot do its
+fewest steps takes the time of later attacks, then that of the controls, and is else not begun. A yardstick that no
+attacker could run tells less than an attack, and one more attack on a victim that is provably recovered tells hardly
+anything new. No private sample decides: a certificate needs none.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def test_a_standard_scan_in_no_time_is_inconclusive() -> None:
     report = scan(small_cnn(), preset="standard", time_budget=0.05, victims=4)
     (attack,) = [attack for attack in report.attacks if attack.name == "ig"]
     assert report.verdict.code is leakaudit.VerdictStatus.INCONCLUSIVE
-    assert attack.cut == Cut(Lost.VICTIMS, Cause.SHORT, 0, 4)
+    assert attack.cut in (Cut(Lost.VICTIMS, cause, 0, 4) for cause in (Cause.SHORT, Cause.BUDGET))
     assert report.verdict.headline == "No attack ran, so nothing was shown"
     assert not report.controls
 
