@@ -256,7 +256,7 @@ def _ranked(text: str) -> dict[str, Any]:
     """Risk and score of what ``rank`` printed."""
     begin = text.find("{")
     try:
-        found = json.JSONDecoder().raw_decode(text[begin:])[0] if begin >= 0 else {}
+        found = json.JSONDecoder().raw_decode(text[begin:])[0].get("rank", {}) if begin >= 0 else {}
     except ValueError:
         return {}
     return {key: found.get(key) for key in ("risk", "score")}
