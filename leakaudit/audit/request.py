@@ -36,6 +36,7 @@ from leakaudit.audit.kinds import (
 )
 from leakaudit.audit.parameters import Decides, Parameter, asked, command_words, parameters
 from leakaudit.errors import UsageError, nearest
+from leakaudit.protocols.names import WITHHELD
 from leakaudit.scoring.criterion import LeakCriterion
 from leakaudit.tasks.names import TASKS, TaskName
 
@@ -63,8 +64,6 @@ LOCAL = (
     "drop_last",
 )
 """Keywords that set a field of the same name of FedAvg, and ask for it."""
-WITHHELD = ("learning_rate", "local_epochs", "local_batch_size")
-"""Those of which the server may know that it does not know them."""
 UNKNOWN_EPOCHS = 2
 """Local epochs of the clients that stand for one of unknown epochs where the answer is known; chosen, the least that
 moves the weights between the visits of a sample."""

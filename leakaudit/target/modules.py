@@ -13,7 +13,7 @@ from torch import nn
 
 from leakaudit.domains.base import Domain
 from leakaudit.domains.tokens import Tokens
-from leakaudit.errors import ModelError, UsageError
+from leakaudit.errors import ModelError, UsageError, first_line
 from leakaudit.safety.confined import refuse_exhaustion
 from leakaudit.target import layout as layouts
 from leakaudit.target.composed import compose
@@ -146,7 +146,7 @@ def _native(
             run(module, batch, native)
         except (RuntimeError, ValueError, TypeError, IndexError, ModelError) as error:
             refuse_exhaustion(error)
-            errors.append(f"{native}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+            errors.append(f"{native}: {first_line(error)}")
             continue
         if image_shape:
             return native, layout, [], None
@@ -265,7 +265,7 @@ def _check_train_mode(
         result: Any = run(module, batch, native, vocabulary=vocabulary)
     except (RuntimeError, ValueError) as error:
         raise ModelError(
-            f"{label} cannot run in train mode: {str(error).splitlines()[0]}",
+            f"{label} cannot run in train mode: {first_line(error)}",
             "audit larger images, or the eval mode with --mode eval",
         ) from error
     finally:

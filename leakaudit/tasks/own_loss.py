@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leakaudit.errors import LeakauditError, UsageError
+from leakaudit.errors import LeakauditError, UsageError, first_line
 from leakaudit.safety.importing import raised_by, user_function
 
 MOVED = 0.1
@@ -91,7 +91,7 @@ def lacks(loss: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, labels: Ten
     try:
         torch.autograd.grad(slope.square().sum(), leaf)
     except RuntimeError as error:
-        return str(error).splitlines()[0]
+        return first_line(error)
     return ""
 
 
