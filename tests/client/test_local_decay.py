@@ -109,7 +109,7 @@ def test_of_an_unknown_learning_rate_the_share_that_decay_took_is_told() -> None
 
 
 def test_a_round_that_tells_no_learning_rate_hands_no_weight_decay_on(tmp_path: Path) -> None:
-    (tmp_path / "round.json").write_text(json.dumps({"weight_decay": RATE}))
+    (tmp_path / "round.json").write_text(json.dumps({"format": "leakaudit-round", "version": 1, "weight_decay": RATE}))
     for name in ("before", "after"):
         save_file({"w": torch.zeros(1)}, str(tmp_path / f"{name}.safetensors"))
     assert "weight_decay" not in told_beside({"round": tmp_path})
