@@ -77,7 +77,9 @@ def folded(evidence: Evidence) -> Iterator[Found]:
     "and audit --mode train.",
 )
 def no_dropout(evidence: Evidence) -> Iterator[Found]:
-    """An export in eval mode removes dropout, and the file cannot tell whether there was any.
+    """An export in eval mode removes dropout. A file that names its modules shows where one has left nothing.
+
+    It is said of a file that names none, of one in whose numbered modules some are missing, and of transformers.
 
     With dropout the client's update is a different, random function of its samples, and other attacks apply (DIA).
     """
