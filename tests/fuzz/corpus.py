@@ -405,6 +405,16 @@ def a_path_that_is_a_number(path: Path) -> Path:
     return _toml("baseline = nan\n")(path)
 
 
+@case("toml", "not a valid integer")
+def a_number_that_is_a_date(path: Path) -> Path:
+    return _toml("seed = 2027-03-31\n")(path)
+
+
+@case("toml", "not a valid integer")
+def a_number_that_is_infinite(path: Path) -> Path:
+    return _toml("victims = inf\n")(path)
+
+
 @case("toml", "is not a table")
 def a_shared_file_whose_table_is_a_number(path: Path) -> Path:
     return _toml("[tool]\nleakaudit = 5\n", "pyproject.toml")(path)
@@ -564,3 +574,26 @@ def a_cached_pickle(path: Path) -> Path:
     stream = io.BytesIO()
     torch.save({"y": 1}, stream)
     return written(path / "leakaudit-cache", name, stream.getvalue())
+
+
+def _stored(kind: Callable[[Path], object]) -> Callable[[Path], Path]:
+    """A store in whose place for a result something else stands."""
+
+    def write(path: Path) -> Path:
+        ((name, _),) = documents.stored_files()
+        place = path / "results" / name[:2]
+        place.mkdir(mode=0o700, parents=True)
+        kind(place / name)
+        return place / name
+
+    return write
+
+
+@case("store")
+def a_pipe_in_place_of_a_stored_result(path: Path) -> Path:
+    return _stored(os.mkfifo)(path)
+
+
+@case("store")
+def a_stored_result_without_end(path: Path) -> Path:
+    return _stored(lambda place: place.symlink_to("/dev/zero"))(path)
