@@ -580,7 +580,7 @@ def _stored(kind: Callable[[Path], object]) -> Callable[[Path], Path]:
     """A store in whose place for a result something else stands."""
 
     def write(path: Path) -> Path:
-        ((name, _),) = documents.stored_files()
+        name, _ = documents.stored_files()[0]
         place = path / "results" / name[:2]
         place.mkdir(mode=0o700, parents=True)
         kind(place / name)
