@@ -157,7 +157,7 @@ class Request:
             the running statistics after the step (as who sends the whole state dict). Needs train mode. Sets those of
             the protocol.
         output: Graph output to audit, for files with several.
-        frozen: Tensors that clients do not train, by patterns as conv1.*.
+        frozen: Tensors that clients do not train, by patterns as conv1.*; all but some as !*lora_*.
         trained: Tensors of an ONNX file that clients do train although they are taken for something else, such as a
             prompt at the input, by patterns.
         dropout: Put back dropout that the export has lost, behind this node, as /relu/Relu=0.5; as a keyword

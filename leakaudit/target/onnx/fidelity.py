@@ -18,6 +18,7 @@ from leakaudit.target.target import FidelityNote
 _FUSED = re.compile("fused|bn_fold|fold_bn")
 _MANY, _MOST = 5, 0.8
 """Convolutions that a network without BatchNorm seldom has, and the share of them that feeds an activation."""
+_ADAPTER = re.compile(r"(^|[./])lora_(A|B|embedding_A|embedding_B)\b")
 _WITH_DROPOUT = frozenset({"Softmax", "Attention", "Gelu", "Erf"})
 """Operators of attention and of the perceptrons beside it."""
 _ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "Clip", "HardSwish", "HardSigmoid", "Elu", "Sigmoid", "Gelu", "PRelu"})
@@ -175,6 +176,14 @@ def _tensors(source: Source) -> list[FidelityNote]:
     if source.promoted:
         text = f"{len(source.promoted)} constants are taken as trainable tensors: {_names(source.promoted)}"
         result.append(FidelityNote("LA905", text, "exclude those that are not with --frozen PATTERN"))
+    adapters = {name for name in source.parameters if _ADAPTER.search(name)}
+    adapted = len(source.parameters) - len(adapters)
+    if adapted > len(adapters) and (adapters or any(_ADAPTER.search(node.name) for node in source.nodes)):
+        text = (
+            f"the file holds adapters (lora_A, lora_B) and does not say what clients train: {len(source.parameters)} "
+            "tensors were taken as trained, but such clients train and send the adapters alone"
+        )
+        result.append(FidelityNote("LA918", text, "pass --frozen '!*lora_*', or name what they do not train"))
     if source.shared:
         text = f"{len(source.shared)} tensors feed several nodes and are audited as shared: {_names(source.shared)}"
         result.append(FidelityNote("LA906", text, "an exporter may have merged tensors of equal value"))
