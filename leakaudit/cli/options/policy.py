@@ -39,13 +39,13 @@ DATA = frozenset(
         "nesterov", "optimizer", "drop_last", "unknown",
         "mode", "share_bn_statistics", "output", "frozen", "trained", "dropout", "loss", "batchnorm", "input_shape",
         "task", "pos_weight",
-        "train_config", "distractors_needed", "workers",
+        "train_config", "distractors_needed", "workers", "dry_run",
     }
 )  # fmt: skip
 """Options that only choose among numbers, names and files of data. An option in neither set is refused like code."""
 _FUNCTIONS = frozenset({"defences", "claims", "loss"})
 """Options of :data:`DATA` that also take ``module:function``; that form runs code."""
-_UNRECORDED = {"debug", "quiet", "verbose", "policy", "out"}
+_UNRECORDED = {"debug", "dry_run", "quiet", "verbose", "policy", "out"}
 
 
 def _read(ctx: click.Context, param: click.Parameter, value: Path | None) -> Any:
