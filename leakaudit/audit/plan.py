@@ -1,8 +1,8 @@
 """What an audit is about to do and how long that takes, before it does it: from one measured step.
 
 Seconds are those of all planned steps, at most: an attack ends earlier where it converges, and a compiled step is
-faster than the measured one. Algebra counts as nothing; it takes seconds. With a time budget each run has what the budget will
-give it (`leakaudit.audit.budget`), as far as the runs before it take no less than they may.
+faster than the measured one. Algebra counts as nothing; it takes seconds. With a time budget each run has what the
+budget will give it (`leakaudit.audit.budget`), as far as the runs before it take no less than they may.
 """
 
 from __future__ import annotations
