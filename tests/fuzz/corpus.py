@@ -465,6 +465,14 @@ def a_round_of_a_trillion_samples(path: Path) -> Path:
     return _with_settings(path, num_examples=1 << 40)
 
 
+@case("round")
+def a_round_of_many_steps(path: Path) -> Path:
+    """What each step weighs took a time that grew with the square of their number."""
+    place = _with_settings(path, num_examples=65_536, local_batch_size=4, local_epochs=2, momentum=0.9)
+    (place / "batch.npz").unlink()
+    return place
+
+
 def _with_settings(path: Path, **settings: Any) -> Path:
     place = samples.whole_round(path)
     document = json.loads((place / "round.json").read_text())
