@@ -27,15 +27,15 @@ class _Scan(Sectioned):
     """Lets ``--checkpoints`` take several files, as ``--checkpoints init.onnx early.onnx late.onnx``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        spread: list[str] = []
+        words: list[str] = []
         taking = False
         for word in args:
             if word.startswith("-"):
                 taking = word == "--checkpoints"
-            elif taking and spread[-1] != "--checkpoints":
-                spread.append("--checkpoints")
-            spread.append(word)
-        return super().parse_args(ctx, spread)
+            elif taking and words[-1] != "--checkpoints":
+                words.append("--checkpoints")
+            words.append(word)
+        return super().parse_args(ctx, words)
 
 
 @click.command(cls=_Scan, context_settings=ENVIRONMENT)

@@ -119,8 +119,9 @@ def _value(parameter: click.Parameter, value: Any, folder: Path) -> Any:
 
 
 def _value_of_one(parameter: click.Parameter, value: Any, folder: Path) -> Any:
-    if not isinstance(parameter.type, click.Path):
-        return value
+    if not isinstance(parameter.type, click.Path):  # of other types than text, click converts some and fails at others
+        switch = isinstance(value, bool) and isinstance(parameter.type, click.types.BoolParamType)
+        return value if switch else str(value)
     if not isinstance(value, str) or "\0" in value:
         raise UsageError(f"{parameter.name} in {folder} is {value!r}, expected a path", "correct the policy")
     return str(folder / value)
