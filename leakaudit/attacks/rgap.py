@@ -252,13 +252,13 @@ def describe(recovery: Recovery) -> tuple[str, ...]:
         )
     for layer in recovery.deficient:
         notes.append(
-            f"{layer.name} is deficient: its equations leave {layer.deficit} of {layer.unknowns} directions of its "
-            "input open; the minimum-norm input was taken, so the image is not exact."
+            f"Layer {layer.name} is deficient: its equations leave {layer.deficit} of {layer.unknowns} directions of "
+            "its input open; the minimum-norm input was taken, so the image is not exact."
         )
     if recovery.jump is not None:
         before, after = recovery.jump
         notes.append(
-            f"Recovery stops at {before.name}: the residual jumps from {before.residual:.0e} to {after.residual:.0e} "
-            f"at {after.name}, so what was recovered behind it is not what the client computed."
+            f"Recovery stops at layer {before.name}: the residual jumps from {before.residual:.0e} to "
+            f"{after.residual:.0e} at {after.name}, so what was recovered behind it is not what the client computed."
         )
     return tuple(notes)

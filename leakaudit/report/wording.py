@@ -18,13 +18,17 @@ LONGEST = 240
 
 
 def clip(text: str, longest: int = LONGEST) -> str:
-    """Shorten from the middle, between words where there are any, and say how much was left out."""
+    """Shorten from the middle, between words where there are any, and say how much was left out.
+
+    What would get no shorter by that stays whole.
+    """
     text = clean(text)
     if len(text) <= longest:
         return text
     cut = longest * 2 // 3
     head, tail = _whole_words(text[:cut], text[len(text) - (longest - cut) :])
-    return f"{head} … {tail} ({len(text) - len(head) - len(tail):,} of {len(text):,} characters left out)"
+    told = f"{head} … {tail} ({len(text) - len(head) - len(tail):,} of {len(text):,} characters left out)"
+    return told if len(told) < len(text) else text
 
 
 def _whole_words(head: str, tail: str) -> tuple[str, str]:

@@ -203,6 +203,23 @@ def test_a_deep_network_gets_several_figures() -> None:
     assert "24 of 70 layers" in figures[0].caption
 
 
+def test_an_upper_bound_on_a_rank_is_never_called_determined() -> None:
+    report = build(victims=1, runs=1)
+    layers = report.rank.layers
+    layers[0] = layers[0].model_copy(update={"bound": True, "unique": None})
+    layers[1] = layers[1].model_copy(update={"bound": True})
+    (figure,) = rank_profiles(report)
+    assert "at most determined" in figure.svg
+    assert "at most all 3072" in figure.svg
+    assert "deficit at least 280" in figure.svg
+    assert "only an upper bound is known" in figure.caption
+    text = Page(render_html(report)).text
+    for told in ("≤ 3072", "≤ 3188", "≥ 280", "at least 0"):
+        assert told in text
+    (certain,) = rank_profiles(build(victims=1, runs=1))
+    assert "at most" not in certain.svg + certain.caption
+
+
 def test_undefined_numbers_are_a_dash_never_zero() -> None:
     report = build(victims=1, runs=1)
     sample = report.attacks[0].results[0].samples[0]

@@ -16,7 +16,7 @@ from leakaudit.report.views.comparison import gain_in_short
 from leakaudit.report.views.facts import accuracy
 from leakaudit.report.views.residual import SENTENCE
 from leakaudit.report.views.trials import trial_table
-from leakaudit.report.wording import MISSING, clip, fixed, seconds
+from leakaudit.report.wording import MISSING, clip, count, fixed, seconds
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|!~$&@])")
 CELL = 400
@@ -96,7 +96,7 @@ def _left(report: Report) -> list[str]:
     if not left:
         return []
     told = [f"- {escape(a.title, 80)}: {a.status.replace('_', ' ')}, {escape(a.reason)}" for a in left]
-    return [f"<details><summary>Not run: {len(left)} attacks</summary>", "", *told, "", "</details>", ""]
+    return [f"<details><summary>Not run: {count(len(left), 'attack')}</summary>", "", *told, "", "</details>", ""]
 
 
 FAILED = "could not audit"

@@ -103,7 +103,6 @@ class Annex:
     """What the annex shows."""
 
     scope: Table
-    assumptions: list[str]
     facts: list[Fact]
     controls: str
     mapping: Table
@@ -116,7 +115,6 @@ def build_annex(report: Report) -> Annex:
     """The annex of a report."""
     return Annex(
         scope=_scope(report.attacks),
-        assumptions=[clip(item, 400) for item in report.verdict.assumed],
         facts=_facts(report),
         controls=_controls(report),
         mapping=_mapping(),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from leakaudit.document.schema import Report, TargetSection, VictimResult
+from leakaudit.document.schema import RankSection, Report, TargetSection, VictimResult
 from leakaudit.document.status import RunStatus
 from leakaudit.report.domains import card_for
 from leakaudit.report.views.cells import Fact
@@ -136,12 +136,25 @@ def accuracy(report: Report) -> str:
 def rank_facts(report: Report) -> list[Fact]:
     """What rank analysis says of the whole network."""
     rank = report.rank
-    deficient = [clip(layer.name, 40) for layer in rank.layers if layer.deficit]
+    deficient = [layer.name for layer in rank.layers if layer.deficit]
     return [
         Fact("Score", number(rank.score), clip(rank.score_reason)),
-        Fact("Deficit at the input", number(rank.propagated_deficit), "values left open after all layers"),
-        Fact("Deficient layers", ", ".join(deficient[:12]) if deficient else "none"),
+        Fact("Deficit at the input", _deficit(rank), "values left open after all layers"),
+        Fact("Deficient layers", f"{len(deficient)} of {len(rank.layers)}", _listed(deficient)),
     ]
+
+
+def _listed(layers: list[str]) -> str:
+    """Layers by name, the first of many; names may be numbers, so what they name is said."""
+    more = f" and {len(layers) - 12} more" if len(layers) > 12 else ""
+    return f"layer {', '.join(clip(layer, 40) for layer in layers[:12])}{more}" if layers else ""
+
+
+def _deficit(rank: RankSection) -> str:
+    """How many values stay open; at least as many where a layer's rank is known as an upper bound."""
+    told = number(rank.propagated_deficit)
+    bounded = rank.propagated_deficit is not None and any(layer.bound for layer in rank.layers)
+    return f"at least {told}" if bounded else told
 
 
 def reproduce_facts(report: Report) -> list[Fact]:

@@ -18,7 +18,7 @@ from leakaudit.report.views.facts import batch_facts, model_facts, rank_facts, r
 from leakaudit.report.views.figures import Figure, loss_curves, rank_profiles
 from leakaudit.report.views.policy_view import PolicyView, build_policy
 from leakaudit.report.views.residual import SENTENCE
-from leakaudit.report.views.samples import Gallery, gallery
+from leakaudit.report.views.samples import Gallery, SampleView, gallery, under_variants
 from leakaudit.report.views.summary import Summary, build_summary
 from leakaudit.report.views.trials import trial_chart, trial_table
 from leakaudit.report.views.variant_chart import variant_chart
@@ -80,6 +80,7 @@ class View:
     variants: Table
     variant_attacks: Table
     variant_chart: Figure | None
+    under_variants: list[tuple[str, SampleView]]
     knowledge: Table
     left: Table
     ledger: list[AttackView]
@@ -127,6 +128,7 @@ def build_view(report: Report) -> View:
         variants=tables.variant_table(report),
         variant_attacks=tables.variant_attack_table(report),
         variant_chart=variant_chart(report),
+        under_variants=under_variants(card),
         knowledge=tables.knowledge_table(report),
         left=tables.left_table(report),
         ledger=[_ledger(attack) for attack in report.attacks if attack.status is RunStatus.RUN],
