@@ -8,11 +8,11 @@ from leakaudit.policy.read import Policy
 from tests.report.builder import build
 
 PLAIN = {
-    "sixty": "Ward for the observation of contagious diseases, wing no. 12",
+    "sixty": "Ward for the observation of contagious diseases, north wing",
     "one word": "encoder_layer_11_attention_self_query_projection_weight_matr",
     "Arabic": "جناح الأطفال في المستشفى الجامعي بمدينة فاس",
     "Hebrew": "מחלקת ילדים בבית החולים האוניברסיטאי",
-    "Cyrillic": "Отделение детской хирургии городской больницы номер двенадцать",
+    "Cyrillic": "Отделение детской хирургии городской больницы номер восемь",
     "markup": "<script>alert(1)</script><img src=x onerror=alert(2)>",
     "command": "::set-output name=verdict::pwned ##[error]pwned",
     "template": "{{ 7*7 }} {% raw %} </style> $\\frac{1}{2}$ *bold* [a](b) |",

@@ -84,12 +84,11 @@ def test_what_gets_no_shorter_is_not_cut() -> None:
 def test_files_for_machines_hold_the_name_and_no_command(name: str) -> None:
     report = named(rotated(name))
     results = json.loads(render_sarif(report))["runs"][0]["results"]
-    assert flat(shown(name).replace("\\[", "[")) in flat(" ".join(r["message"]["text"] for r in results)).replace(
-        "\\[", "["
-    )
+    said = flat(" ".join(result["message"]["text"] for result in results)).replace("\\", "")
+    assert flat(clean(name)).replace("\\", "") in said
     tree = ElementTree.fromstring(render_junit(report))
     texts = [t for element in tree.iter() for t in (element.text or "", *element.attrib.values())]
-    assert any(flat(shown(name)) in flat(text) for text in texts)
+    assert any(flat(clean(name)).replace("\\", "") in flat(text).replace("\\", "") for text in texts)
     rows = list(csv.reader(io.StringIO(render_csv(report))))
     for text in (*texts, *(cell for row in rows for cell in row), render_markdown(report)):
         check_lines(text)
@@ -111,11 +110,13 @@ def test_a_terminal_and_a_job_page_show_them_as_text(tmp_path: Path, monkeypatch
     assert code in (0, 1), err
     for text in (out, err, (tmp_path / "summary.md").read_text(encoding="utf-8")):
         check_lines(text)
+    monkeypatch.setenv("COLUMNS", "240")
     for place, name in enumerate(NAMES.values()):
         model = write_model(tmp_path / f"{place}.onnx", [name.replace("\x00", "")])
         code, out, err = leakaudit("rank", model)
         check_lines(out + err)
-        assert flat(shown(name.replace("\x00", "")))[:30] in flat(out), err
+        told = flat(shown(name.replace("\x00", ""))).replace("\\", "")
+        assert told in flat(out).replace("\\", "").replace("%25", "%"), err  # a % in a tensor's name is written so
 
 
 # On paper

@@ -86,7 +86,7 @@ def test_characters_that_no_font_has_are_said_by_their_scripts(printed: Callable
     strange = "\U0001201f\U00012020\U00013080"  # cuneiform and hieroglyphs, which DejaVu and Noto Sans lack
     named = build(victims=0, runs=0, findings=[])
     named.rank.layers, named.target.name = [], f"net {strange}"
-    with pytest.warns(ReportWarning, match=r"shows 3 character\(s\) as empty boxes.*\(CUNEIFORM, EGYPTIAN\)") as seen:
+    with pytest.warns(ReportWarning, match=r"shows 3 characters as empty boxes.*\(CUNEIFORM, EGYPTIAN\)") as seen:
         pdf.render_pdf(named)
     assert not any(character in str(seen[0].message) for character in strange), "they may be of private texts"
     assert not printed("pdf/ua-1").told, "a report in usual characters is printed without a word"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+from leakaudit.counting import count
 from leakaudit.document.schema import FindingEntry, Report
 from leakaudit.document.status import RunStatus
 from leakaudit.report.domains import card_for
@@ -16,7 +17,7 @@ from leakaudit.report.views.comparison import gain_in_short
 from leakaudit.report.views.facts import accuracy
 from leakaudit.report.views.residual import SENTENCE
 from leakaudit.report.views.trials import trial_table
-from leakaudit.report.wording import MISSING, clip, count, fixed, seconds
+from leakaudit.report.wording import MISSING, clip, fixed, seconds
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|!~$&@])")
 CELL = 400

@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from leakaudit.counting import count
 from leakaudit.document.carried import stream_heads
 from leakaudit.document.schema import Report
 from leakaudit.report.formats.base import HEAD, Format, FormatUnavailable, Rendering, ReportWarning
@@ -161,7 +162,7 @@ def _missing_glyphs_told() -> Iterator[None]:
     if seen.points:
         scripts = sorted({_script(chr(point)) for point in seen.points})
         warnings.warn(
-            f"report.pdf shows {len(seen.points)} character(s) as empty boxes, as no installed font has them "
+            f"report.pdf shows {count(len(seen.points), 'character')} as empty boxes, as no installed font has them "
             f"({', '.join(scripts[:5])}{', …' if len(scripts) > 5 else ''}). Install a font that does, on Debian or "
             "Ubuntu fonts-noto-cjk, fonts-noto-core or fonts-noto-color-emoji, and render again; HTML and JSON are "
             "complete.",

@@ -10,11 +10,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from leakaudit.counting import count
 from leakaudit.document.schema import AttackEntry, ClaimEntry, DefenceEntry, Report
 from leakaudit.document.status import RunStatus
 from leakaudit.report.views.cells import Cell, Fact, Table
 from leakaudit.report.views.residual import residual_risk
-from leakaudit.report.wording import MISSING, clip, count, plain, words
+from leakaudit.report.wording import MISSING, clip, plain, words
 
 SCOPE = {
     "A": "Server that sees updates only",

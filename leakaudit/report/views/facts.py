@@ -6,11 +6,12 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from leakaudit.counting import count
 from leakaudit.document.schema import RankSection, Report, TargetSection, VictimResult
 from leakaudit.document.status import RunStatus
 from leakaudit.report.domains import card_for
 from leakaudit.report.views.cells import Fact
-from leakaudit.report.wording import MISSING, clip, count, number, plain, seconds
+from leakaudit.report.wording import MISSING, clip, number, plain, seconds
 
 
 def _results(report: Report) -> Iterator[VictimResult]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from leakaudit.counting import count
 from leakaudit.document.schema import Report
 from leakaudit.document.status import RunStatus
-from leakaudit.report.wording import count
 
 SENTENCE = "Evidence only for the attacks run; not a determination of anonymity or legal compliance."
 

@@ -9,12 +9,13 @@ import base64
 from dataclasses import dataclass
 from typing import Any
 
+from leakaudit.counting import count
 from leakaudit.document.carried import is_picture
 from leakaudit.document.schema import AttackEntry, Report, SampleResult, SnapshotEntry, VictimResult
 from leakaudit.report.domains.base import Card
 from leakaudit.report.views.cells import Fact, class_name, label_row
 from leakaudit.report.views.comparison import comparison_sentence
-from leakaudit.report.wording import MISSING, clip, count, seconds
+from leakaudit.report.wording import MISSING, clip, seconds
 
 PIXELATED_BELOW = 100
 """Images with fewer pixels a side are drawn with visible pixels, not smoothed: smoothing would flatter them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from leakaudit.counting import count
 from leakaudit.document.schema import AttackEntry, FindingEntry, Report
 from leakaudit.document.status import RunStatus
 from leakaudit.report.domains import card_for
@@ -22,7 +23,7 @@ from leakaudit.report.views.samples import Gallery, SampleView, gallery, under_v
 from leakaudit.report.views.summary import Summary, build_summary
 from leakaudit.report.views.trials import trial_chart, trial_table
 from leakaudit.report.views.variant_chart import variant_chart
-from leakaudit.report.wording import clip, count, pairs, seconds
+from leakaudit.report.wording import clip, pairs, seconds
 
 THREAT_MODELS = {
     "A": "the update only",
