@@ -63,8 +63,9 @@ batch = "batch.npz"
 preset = "quick"
 victims = 1
 attack = ["linear"]
-[grid]
 model = "model.onnx"
+controls = "none"
+[grid]
 seed = [0, 1]
 """
 RATE = 0.05
@@ -144,7 +145,8 @@ def reports(folder: Path) -> None:
 
 
 def adapter_round(folder: Path) -> None:
-    """A recorded round of a client that trains an adapter, in place of the images' global.pt."""
+    """A recorded round of a client that trains an adapter."""
+    (folder / "nets.py").write_text(NETS, encoding="utf-8")
     module = adapted()
     ids, labels = torch.arange(6).reshape(1, 6) + 3, torch.tensor([1])
     before, after = dict(module.state_dict()), _trained(module, ids, labels)

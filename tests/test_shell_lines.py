@@ -20,10 +20,13 @@ MADE: dict[str, tuple[Callable[[Path], None], ...]] = {
     "texts.md": (prepared.text,),
 }
 """What lies in the folder of a page; elsewhere images and reports."""
-BEFORE: dict[str, Callable[[Path], None]] = {"--round rounds/mine": prepared.adapter_round}
-"""What is made anew before a line that holds this."""
-QUICK = {"defend": 'defence = ["prune=0.9"]\nsteps = 2\nattack = ["linear"]\n'}
-"""Further policy of a command, which alone would try a grid."""
+OWN: dict[str, Callable[[Path], None]] = {"--round rounds/mine": prepared.adapter_round}
+"""What lies in the folder of a line that holds this, and of no other."""
+QUICK = {
+    "GRID": "prune=0.9", "STEPS": "2", "ATTACKS": "linear", "VICTIMS": "1", "CONTROLS": "none", "FORMATS": "json",
+    "PRESET": "quick", "CACHE": "false",
+}  # fmt: skip
+"""What ``defend`` finds in the environment, since it reads no policy and would try a grid."""
 ELSEWHERE = {"--runner ray": "needs a running Ray cluster; tests/sweeps/test_ray.py runs that runner"}
 OTHER = {
     "make": "installs an environment and runs everything; the workflow does",
@@ -39,13 +42,14 @@ def here() -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a page, made once."""
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """The folder of a line, made once."""
     made: dict[str, Path] = {}
 
-    def of(page: str) -> Path:
-        makers = MADE.get(page, (prepared.images, prepared.reports))
-        key = page if page in MADE else ""
+    def of(page: str, line: str) -> Path:
+        own = next((part for part in OWN if part in line), "")
+        makers = (OWN[own],) if own else MADE.get(page, (prepared.images, prepared.reports))
+        key = own or (page if page in MADE else "")
         if key not in made:
             made[key] = tmp_path_factory.mktemp("page")
             with warnings.catch_warnings():
@@ -65,16 +69,13 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("page", "line"), here(), ids=lambda value: value[:70])
-def test_it_runs(page: str, line: str, folders: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_runs(page: str, line: str, folders: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     words = shlex.split(line, comments=True)[1:]
-    folder = folders(page)
-    for part, maker in BEFORE.items():
-        if part in line:
-            maker(folder)
+    folder = folders(page, line)
     (folder / "leakaudit.toml").write_text(prepared.POLICY, encoding="utf-8")
-    if words[0] in QUICK:
-        lines = prepared.POLICY.replace('attack = ["linear", "ig", "embedding"]\n', "")
-        (folder / "leakaudit.toml").write_text(lines + QUICK[words[0]], encoding="utf-8")
+    if words[0] == "defend":
+        for name, value in QUICK.items():
+            monkeypatch.setenv(f"LEAKAUDIT_{name}", value)
     if words[0] == "init":
         (folder / "leakaudit.toml").unlink()
     monkeypatch.chdir(folder)

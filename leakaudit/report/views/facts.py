@@ -76,7 +76,7 @@ def batch_facts(report: Report) -> list[Fact]:
         ("File", batch.path or _without_path(report)),
         ("Samples in the file", number(batch.samples)),
         ("Classified right by the model", accuracy(report)),
-        ("Victims", f"{count(batch.victims, 'batch', 'batches')} of {count(batch.batch_size, 'sample')}"),
+        ("Victims", victims_told(report)),
         ("Update", f"{protocol.title} of {count(protocol.batch_size, 'sample')}, {protocol.mode} mode"),
         ("Distinct records", _records(report)),
         ("Recorded in", protocol.update_path or ("left out" if protocol.update_sha256 else "")),
@@ -109,6 +109,13 @@ def _without_path(report: Report) -> str:
     if not report.batch.samples:
         return "none: nobody has the samples"
     return "in memory" if report.batch.sha256 is None else "left out"
+
+
+def victims_told(report: Report) -> str:
+    """How many batches were attacked, of how many samples each."""
+    sizes = sorted({entry.samples for entry in report.protocol.rounds} or {report.batch.batch_size})
+    each = count(sizes[0], "sample") if len(sizes) == 1 else f"{sizes[0]} to {count(sizes[-1], 'sample')}"
+    return f"{count(report.batch.victims, 'batch', 'batches')} of {each}"
 
 
 def _rounds(report: Report) -> str:
