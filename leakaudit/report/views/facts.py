@@ -77,7 +77,7 @@ def batch_facts(report: Report) -> list[Fact]:
         ("Samples in the file", number(batch.samples)),
         ("Classified right by the model", accuracy(report)),
         ("Victims", victims_told(report)),
-        ("Update", f"{protocol.title} of {count(protocol.batch_size, 'sample')}, {protocol.mode} mode"),
+        ("Update", f"{protocol.title} of {_behind(report)}, {protocol.mode} mode"),
         ("Distinct records", _records(report)),
         ("Recorded in", protocol.update_path or ("left out" if protocol.update_sha256 else "")),
         ("SHA-256 of the update", protocol.update_sha256 or ""),
@@ -113,9 +113,13 @@ def _without_path(report: Report) -> str:
 
 def victims_told(report: Report) -> str:
     """How many batches were attacked, of how many samples each."""
+    return f"{count(report.batch.victims, 'batch', 'batches')} of {_behind(report)}"
+
+
+def _behind(report: Report) -> str:
+    """How many samples are behind one update; recorded rounds may differ in them."""
     sizes = sorted({entry.samples for entry in report.protocol.rounds} or {report.batch.batch_size})
-    each = count(sizes[0], "sample") if len(sizes) == 1 else f"{sizes[0]} to {count(sizes[-1], 'sample')}"
-    return f"{count(report.batch.victims, 'batch', 'batches')} of {each}"
+    return count(sizes[0], "sample") if len(sizes) == 1 else f"{sizes[0]} to {count(sizes[-1], 'sample')}"
 
 
 def _rounds(report: Report) -> str:

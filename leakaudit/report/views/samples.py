@@ -214,7 +214,11 @@ def _label_fact(report: Report, sample: SampleResult) -> Fact:
     if sample.label_right is not None:
         inferred = "among those inferred" if sample.label_right else "not among those inferred"
     if sample.label is None:
-        read = "" if sample.inferred_row is None else f"inferred {label_row(report, sample.inferred_row)}"
+        read = (
+            ""
+            if sample.inferred_row is None or sample.label_right is None
+            else f"inferred {label_row(report, sample.inferred_row)}"
+        )
         told = "; ".join(filter(None, [inferred, read]))
         return Fact("Label", label_row(report, sample.label_row or []), clip(told))
     return Fact("Label", class_name(report, sample.label), inferred)

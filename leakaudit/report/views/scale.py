@@ -76,7 +76,8 @@ def _words(best: dict[int, SampleResult], floors: Sequence[float]) -> str:
 
 
 def _caption(best: dict[int, SampleResult]) -> str:
+    which = "" if len(best) == 1 else f" of each of {count(len(best), 'sample')}"
     return (
-        f"A triangle for the closest reconstruction of each of {count(len(best), 'sample')}, red where it leaked. What "
-        "does not lie right of the best guess needs no update."
+        f"A triangle for the closest reconstruction{which}, red where it leaked. What does not lie right of the best "
+        "guess needs no update."
     )

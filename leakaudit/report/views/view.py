@@ -175,12 +175,14 @@ def _minor_told(report: Report) -> str:
 
 
 def evidence_rows(report: Report, finding: FindingEntry) -> list[tuple[str, str]]:
-    """A finding's evidence in words, metrics under their titles; what is not known is left out."""
+    """A finding's evidence in words, metrics and attacks under their titles; what is not known is left out."""
     specs = {spec.name: spec for spec in card_for(report).specs}
+    titles = {attack.name: attack.title for attack in report.attacks}
     rows = []
-    for key, value in finding.evidence.items():
-        if value is None:
+    for key, given in finding.evidence.items():
+        if given is None or given == []:
             continue
+        value = titles.get(given, given) if key == "attack" and isinstance(given, str) else given
         spec = specs.get(key)
         if spec is not None and isinstance(value, int | float):
             rows.append((spec.title, with_unit(spec, float(value))))
