@@ -20,6 +20,7 @@ from leakaudit.errors import UsageError
 from leakaudit.report.domains.images import FLOORS
 from leakaudit.report.formats.html import command_line, render_html
 from leakaudit.report.views.figures import loss_curves, psnr_chart, rank_profiles
+from leakaudit.report.views.view import evidence_rows
 from leakaudit.report.wording import MISSING, clip, fixed, number, seconds
 from leakaudit.tasks.base import LabelGuess
 from leakaudit.tasks.single_label import SingleLabel
@@ -218,6 +219,20 @@ def test_an_upper_bound_on_a_rank_is_never_called_determined() -> None:
         assert told in text
     (certain,) = rank_profiles(build(victims=1, runs=1))
     assert "at most" not in certain.svg + certain.caption
+
+
+def test_a_long_headline_is_whole() -> None:
+    report = build(victims=1, runs=1)
+    report.verdict.headline = " ".join(f"word{n}" for n in range(60))
+    page = Page(render_html(report))
+    assert report.verdict.headline in page.text
+    assert [attrs.get("class") for tag, attrs in page.tags if tag == "h1"] == ["long"]
+
+
+def test_evidence_names_attacks_by_their_titles_and_leaves_out_what_is_empty() -> None:
+    report = build(victims=1, runs=1)
+    finding = report.findings[0].model_copy(update={"evidence": {"attack": "ig", "layers": [], "psnr": None}})
+    assert evidence_rows(report, finding) == [("attack", "Inverting Gradients")]
 
 
 def test_undefined_numbers_are_a_dash_never_zero() -> None:
