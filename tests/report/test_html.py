@@ -231,8 +231,10 @@ def test_a_long_headline_is_whole() -> None:
 
 def test_evidence_names_attacks_by_their_titles_and_leaves_out_what_is_empty() -> None:
     report = build(victims=1, runs=1)
-    finding = report.findings[0].model_copy(update={"evidence": {"attack": "ig", "layers": [], "psnr": None}})
-    assert evidence_rows(report, finding) == [("attack", "Inverting Gradients")]
+    finding = report.findings[0].model_copy(update={"evidence": {"attack": "ig", "layers": [], "attacks_used": ["ig"]}})
+    assert evidence_rows(report, finding) == [
+        ("attack", "Inverting Gradients"), ("attacks used", "Inverting Gradients"),
+    ]  # fmt: skip
 
 
 def test_undefined_numbers_are_a_dash_never_zero() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from leakaudit.counting import count
 from leakaudit.document.schema import AttackEntry, FindingEntry, Report
@@ -182,13 +183,20 @@ def evidence_rows(report: Report, finding: FindingEntry) -> list[tuple[str, str]
     for key, given in finding.evidence.items():
         if given is None or given == []:
             continue
-        value = titles.get(given, given) if key == "attack" and isinstance(given, str) else given
+        value = _entitled(given, titles) if key.startswith("attack") else given
         spec = specs.get(key)
         if spec is not None and isinstance(value, int | float):
             rows.append((spec.title, with_unit(spec, float(value))))
         else:
             rows.extend(pairs({key: value}))
     return rows
+
+
+def _entitled(given: Any, titles: Mapping[str, str]) -> Any:
+    """Names of attacks as titles; anything else as it is."""
+    if isinstance(given, list):
+        return [_entitled(item, titles) for item in given]
+    return titles.get(given, given) if isinstance(given, str) else given
 
 
 # Ledger
