@@ -15,7 +15,7 @@ import leakaudit as package
 from tests import prepared
 from tests.cli.build import leakaudit
 from tests.conftest import ROOT
-from tests.test_docs import PAGES, calls
+from tests.pages import PAGES, calls
 
 MADE: dict[str, tuple[Callable[[Path], None], ...]] = {
     "tables.md": (prepared.table,),

@@ -22,7 +22,7 @@ from torch import Generator
 
 from leakaudit.attacks.base import REAL, Attack
 from leakaudit.attacks.ig import MATCHING, refuse_batch_size
-from leakaudit.counting import count
+from leakaudit.document.counting import count
 from leakaudit.matching.engine import MatchSettings, minimize
 from leakaudit.matching.priors import BatchStatistics
 from leakaudit.observation import Observation, ThreatModel

@@ -37,7 +37,7 @@ from leakaudit.attacks.reading.confirm import Recovered, assemble, candidate_cla
 from leakaudit.attacks.reading.first_layer import Entry, masks_unknown, mid_grey
 from leakaudit.attacks.reading.one_sample import covered
 from leakaudit.attacks.reading.polytope import Face, Polytope, Vector, polytope
-from leakaudit.counting import count
+from leakaudit.document.counting import count
 from leakaudit.document.status import Cut, Lost
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, cause_of

@@ -31,7 +31,7 @@ from leakaudit.attacks.certificate import tolerance_of
 from leakaudit.attacks.labels.infer import infer_labels
 from leakaudit.attacks.reading.confirm import with_shares
 from leakaudit.attacks.reading.repeated import as_one, one_repeated, repeated
-from leakaudit.counting import count
+from leakaudit.document.counting import count
 from leakaudit.document.status import Cut, Lost
 from leakaudit.domains.base import Domain
 from leakaudit.observation import Observation, ThreatModel

@@ -48,7 +48,7 @@ from leakaudit.attacks.reading.first_layer import Entry, masks_unknown, mid_grey
 from leakaudit.attacks.reading.noise import noise_share
 from leakaudit.attacks.reading.one_sample import covered
 from leakaudit.attacks.reading.steps import Weights, ends, regenerable
-from leakaudit.counting import count
+from leakaudit.document.counting import count
 from leakaudit.document.status import Cut, Lost
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.protocols.base import Play

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from leakaudit.attacks.base import Attack
 from leakaudit.audit.recorded import recorded_facts, unscored_samples
-from leakaudit.counting import count
 from leakaudit.defences.base import Defence
+from leakaudit.document.counting import count
 from leakaudit.document.paths import path_in_repository
 from leakaudit.document.schema import (
     AttackEntry,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from leakaudit import counting
+from leakaudit.document import counting
 from leakaudit.errors import BatchError, UsageError
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from leakaudit.counting import count
+from leakaudit.document.counting import count
 from leakaudit.document.status import CellStatus
 from leakaudit.document.sweep import CellEntry, SweepDocument
 from leakaudit.report.formats.html import content_policy, make_environment, source_of

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from leakaudit.counting import count as count
+from leakaudit.document.counting import count as count
 from leakaudit.safety.text import clean
 
 MISSING = "–"

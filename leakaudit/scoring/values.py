@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from leakaudit.client.batch import Batch
-from leakaudit.counting import count
+from leakaudit.document.counting import count
 from leakaudit.scoring.base import Measure, SampleScore, finite, squared_distances
 from leakaudit.scoring.criterion import LeakCriterion
 from leakaudit.scoring.parts import PartlyRead, claimed, values_of, within

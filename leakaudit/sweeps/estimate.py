@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 
 from leakaudit.audit.request import Request
-from leakaudit.counting import count
+from leakaudit.document.counting import count
 from leakaudit.document.status import CellStatus
 from leakaudit.report.wording import number, seconds
 from leakaudit.sweeps.cells import Presentation

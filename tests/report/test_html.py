@@ -7,7 +7,6 @@ import hashlib
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -26,34 +25,7 @@ from leakaudit.tasks.base import LabelGuess
 from leakaudit.tasks.single_label import SingleLabel
 from tests.report.builder import build
 from tests.report.hostile import hostile
-
-
-class Page(HTMLParser):
-    """Elements, attributes and text of a page, as a browser would see them."""
-
-    def __init__(self, markup: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.raw: dict[str, list[str]] = {"style": [], "script": []}
-        self._inside = ""
-        self.feed(markup)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        self._inside = tag if tag in self.raw else ""
-
-    def handle_endtag(self, tag: str) -> None:
-        self._inside = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._inside:
-            self.raw[self._inside].append(data)
-        else:
-            self.text += f" {data}"
-
-    def values(self, name: str) -> list[str]:
-        return [value for _, attrs in self.tags if (value := attrs.get(name)) is not None]
+from tests.report.page import Page
 
 
 @pytest.fixture(scope="module")
@@ -231,9 +203,9 @@ def test_a_long_headline_is_whole() -> None:
 
 def test_evidence_names_attacks_by_their_titles_and_leaves_out_what_is_empty() -> None:
     report = build(victims=1, runs=1)
-    finding = report.findings[0].model_copy(update={"evidence": {"attack": "ig", "layers": [], "attacks_used": ["ig"]}})
+    finding = report.findings[0].model_copy(update={"evidence": {"attack": "ig", "layers": [], "attacks": ["ig"]}})
     assert evidence_rows(report, finding) == [
-        ("attack", "Inverting Gradients"), ("attacks used", "Inverting Gradients"),
+        ("attack", "Inverting Gradients"), ("attacks", "Inverting Gradients"),
     ]  # fmt: skip
 
 

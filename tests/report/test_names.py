@@ -25,10 +25,10 @@ from leakaudit.report.views.view import build_view
 from leakaudit.report.wording import clip
 from leakaudit.safety.text import clean, shown
 from tests.cli.build import leakaudit
-from tests.cli.test_injection import write_model
+from tests.cli.named_model import write_model
 from tests.report.names import ESCAPES, NAMES, NO_FONT, PLAIN, named, named_table
+from tests.report.page import Page
 from tests.report.printing import needs_pdf
-from tests.report.test_html import Page
 from tests.safety.hostile import check_lines
 
 FORMATS = ("-f", "html", "-f", "sarif", "-f", "junit", "-f", "markdown", "-f", "csv")

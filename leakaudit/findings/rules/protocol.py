@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from leakaudit.counting import count
+from leakaudit.document.counting import count
 from leakaudit.document.status import RunStatus
 from leakaudit.findings.registry import Evidence, Found, rule
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from leakaudit.counting import count
+from leakaudit.document.counting import count
 from leakaudit.document.schema import ControlEntry
 from leakaudit.document.status import ControlStatus
 from leakaudit.findings.effort import efforts

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import ClassVar, Literal
 
-from leakaudit.counting import count
+from leakaudit.document.counting import count
 from leakaudit.document.schema import AttackEntry, SampleResult, TableResult
 from leakaudit.domains.specs import TABLE, TABLE_FLOORS, Spec
 from leakaudit.report.domains.base import Card

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from leakaudit.counting import count
+from leakaudit.document.counting import count
 from leakaudit.document.schema import SampleResult, TokenResult
 from leakaudit.domains.specs import TOKENS, Spec
 from leakaudit.report.domains.base import Card

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from leakaudit.counting import count
+from leakaudit.document.counting import count
 from leakaudit.document.schema import FindingEntry, Report
 from leakaudit.document.status import RunStatus
 from leakaudit.report.domains import card_for

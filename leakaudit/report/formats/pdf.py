@@ -18,8 +18,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from leakaudit.counting import count
 from leakaudit.document.carried import stream_heads
+from leakaudit.document.counting import count
 from leakaudit.document.schema import Report
 from leakaudit.report.formats.base import HEAD, Format, FormatUnavailable, Rendering, ReportWarning
 from leakaudit.report.formats.html import bundled_templates, render_view

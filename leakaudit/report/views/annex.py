@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from leakaudit.counting import count
+from leakaudit.document.counting import count
 from leakaudit.document.schema import AttackEntry, ClaimEntry, DefenceEntry, Report
 from leakaudit.document.status import RunStatus
 from leakaudit.report.views.cells import Cell, Fact, Table

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from statistics import median
 
-from leakaudit.counting import count
+from leakaudit.document.counting import count
 from leakaudit.document.schema import AttackEntry, Comparison, VictimResult
 from leakaudit.report.wording import clip, fixed, signed
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from leakaudit.counting import count
+from leakaudit.document.counting import count
 from leakaudit.document.schema import RankSection, Report, TargetSection, VictimResult
 from leakaudit.document.status import RunStatus
 from leakaudit.report.domains import card_for

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from leakaudit.counting import count
+from leakaudit.document.counting import count
 from leakaudit.document.schema import AttackEntry, HistoryPoint, RankLayer, Report, SampleResult
 from leakaudit.report.views.svg import inline_svg
 from leakaudit.report.wording import clip, fixed, number, words

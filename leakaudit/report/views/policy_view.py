@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from leakaudit.counting import count
+from leakaudit.document.counting import count
 from leakaudit.document.schema import BaselineEntry, PolicySection, Report
 from leakaudit.report.views.cells import Cell, Fact, Table
 from leakaudit.report.wording import clip, plain

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from leakaudit.counting import count
+from leakaudit.document.counting import count
 from leakaudit.document.schema import Report
 from leakaudit.document.status import RunStatus
 from leakaudit.report.views.facts import victims_told

@@ -9,8 +9,8 @@ import base64
 from dataclasses import dataclass
 from typing import Any
 
-from leakaudit.counting import count
 from leakaudit.document.carried import is_picture
+from leakaudit.document.counting import count
 from leakaudit.document.schema import AttackEntry, Report, SampleResult, SnapshotEntry, VictimResult
 from leakaudit.report.domains.base import Card
 from leakaudit.report.views.cells import Fact, class_name, label_row

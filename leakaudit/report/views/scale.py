@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from leakaudit.counting import count
+from leakaudit.document.counting import count
 from leakaudit.document.schema import SampleResult
 from leakaudit.report.views.figures import ALERT, INK, MUTED, SERIES, Figure, canvas_of, figure_of
 from leakaudit.report.wording import fixed

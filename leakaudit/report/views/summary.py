@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from leakaudit.counting import count
+from leakaudit.document.counting import count
 from leakaudit.document.schema import AccountingEntry, Report, self_hash
 from leakaudit.document.status import RunStatus
 from leakaudit.report.domains.base import Card

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from leakaudit.counting import count
+from leakaudit.document.counting import count
 from leakaudit.document.status import CellStatus
 from leakaudit.document.sweep import CellEntry, SweepDocument
 from leakaudit.report.views.figures import DASHES, SERIES, Figure, axis_label, canvas_of, figure_of

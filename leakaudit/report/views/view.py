@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from leakaudit.counting import count
+from leakaudit.document.counting import count
 from leakaudit.document.schema import AttackEntry, FindingEntry, Report
 from leakaudit.document.status import RunStatus
 from leakaudit.report.domains import card_for
@@ -33,6 +33,8 @@ THREAT_MODELS = {
     "D": "as C, and images of a similar distribution",
     "E": "as D, and statistics of the client's data",
 }
+OF_ATTACKS = ("attack", "attacks", "attacks_that_used_them")
+"""Evidence that names attacks."""
 PRIVACY = {
     "full": "contains private samples",
     "blurred": "private images are blurred or left out, texts and labels left out",
@@ -183,7 +185,7 @@ def evidence_rows(report: Report, finding: FindingEntry) -> list[tuple[str, str]
     for key, given in finding.evidence.items():
         if given is None or given == []:
             continue
-        value = _entitled(given, titles) if key.startswith("attack") else given
+        value = _entitled(given, titles) if key in OF_ATTACKS else given
         spec = specs.get(key)
         if spec is not None and isinstance(value, int | float):
             rows.append((spec.title, with_unit(spec, float(value))))

@@ -6,7 +6,7 @@ import re
 
 from onnx import ModelProto
 
-from leakaudit.counting import count
+from leakaudit.document.counting import count
 from leakaudit.target.onnx.exporter import CALLED, RECIPES, automatic, fused
 from leakaudit.target.onnx.module import OnnxModule
 from leakaudit.target.onnx.roles import RAW, SPELT
