@@ -106,7 +106,7 @@ class OwnGenerator:
     @torch.no_grad()
     def drawn(self, count: int, domain: Domain, generator: torch.Generator) -> Tensor:
         """Model inputs (count, *shape) of random latents: what it makes without any update."""
-        parts = self.latents(count, generator).split(PROBES)
+        parts = torch.split(self.latents(count, generator), PROBES)
         return torch.cat([self.inputs(domain, part) for part in parts])
 
     def _tensor(self, made: Any) -> Tensor:
@@ -160,13 +160,13 @@ def _refuse_unit(begin: str, made: Tensor, domain: Domain) -> None:
 def _latent(path: str, network: nn.Module) -> tuple[int, ...]:
     given = getattr(network, "latent", None)
     sizes = (given,) if isinstance(given, Integral) else given
-    fits = isinstance(sizes, tuple | list) and sizes and all(isinstance(s, Integral) and int(s) > 0 for s in sizes)
-    if not fits:
+    listed = sizes if isinstance(sizes, tuple | list) else ()
+    if not listed or not all(isinstance(size, Integral) and int(size) > 0 for size in listed):
         raise UsageError(
             f"{OPTION} {path}: the module's attribute latent is {given!r}, expected the sizes of one latent",
             "set it, as module.latent = 128 or (512, 1, 1)",
         )
-    return tuple(int(size) for size in sizes)
+    return tuple(int(size) for size in listed)
 
 
 def _content(path: str, network: nn.Module) -> str:
