@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -182,7 +182,7 @@ class Domain(ABC):
         """Mean and standard deviation that the client normalises with; empty where it does not."""
         return (), ()
 
-    def facts(self) -> dict[str, int]:
+    def facts(self) -> dict[str, Any]:
         """What the document's section on the model says beside the shape, by the section's keys."""
         return {}
 

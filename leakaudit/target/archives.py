@@ -187,6 +187,8 @@ def _exported(path: Path) -> tuple[nn.Module, dict[str, Any]]:
 
     found = from_exported(path)
     traits = {"image_shape": found.image_shape, "exported_batch": found.batch, "rigid": found.rigid}
+    if found.inputs is not None:
+        traits["inputs"] = found.inputs
     return found.module, {**_origin(path, "exported", "torch.export"), **traits}
 
 

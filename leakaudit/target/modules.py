@@ -25,6 +25,7 @@ from leakaudit.target.outputs import check_outputs, maps
 from leakaudit.target.probabilities import refuse_probabilities, several_labels, without_probabilities
 from leakaudit.target.probe import batch_sizes, double_backward_note, reach_note, run
 from leakaudit.target.scripted import ScriptedModule
+from leakaudit.target.several import Inputs, checked, probed, taking_rows
 from leakaudit.target.target import FidelityNote, Layout, Target
 from leakaudit.target.tokens import LENGTHS, find_table
 from leakaudit.target.wrappers import unwrapped, with_logits_alone
@@ -62,10 +63,17 @@ def from_module(
     module.eval()
     asked = origin.pop("asked_shape", image_shape)
     exported, dropout = origin.pop("exported_batch", None), origin.pop("dropout", None)
-    native, layout, notes, tokens = _native(module, image_shape, exported or 1, label)
-    if tokens is None:
-        layout = layouts.settled(layout, native, consumer(module, native, exported or 1), asked)
-    domain, vocabulary = layouts.domain_of(layout, native, asked, tokens)
+    said = origin.pop("inputs", None)
+    inputs = _several(module, image_shape, said, label)
+    if inputs is not None:
+        module, native, layout = taking_rows(module, inputs), inputs.native, "flat"
+        domain, vocabulary = inputs.domain(module, exported or 1, asked), None
+        notes = [] if asked or said or inputs.picture is None else [_assumed(inputs.picture.shape)]
+    else:
+        native, layout, notes, tokens = _native(module, image_shape, exported or 1, label)
+        if tokens is None:
+            layout = layouts.settled(layout, native, consumer(module, native, exported or 1), asked)
+        domain, vocabulary = layouts.domain_of(layout, native, asked, tokens)
     with_logits_alone(module, run(module, exported or 1, native, vocabulary=vocabulary))
     replace_dropout(module)
     _keep_statistics(module)
@@ -138,7 +146,6 @@ def _native(
     module: nn.Module, image_shape: ImageShape | None, batch: int, label: str
 ) -> tuple[tuple[int, ...], Layout, list[FidelityNote], Tokens | None]:
     """The native input shape: the given image shape, or the first common one that works; image, vector or token ids."""
-    _refuse_several_inputs(module, label)
     errors: list[str] = []
     tries = _given(image_shape) if image_shape else _usual(module)
     for native, layout in tries:
@@ -160,20 +167,35 @@ def _native(
     )
 
 
-def _refuse_several_inputs(module: nn.Module, label: str) -> None:
-    """Name the inputs of a module that cannot do with one."""
+def _several(module: nn.Module, image_shape: ImageShape | None, said: Inputs | None, label: str) -> Inputs | None:
+    """What a module is called with that cannot do with one input; ``None`` where one does.
+
+    Args:
+        module: The client's.
+        image_shape: Of the picture.
+        said: The inputs, where its file says them.
+        label: For messages.
+
+    Raises:
+        ModelError: They are not a picture beside numbers.
+    """
+    if said is not None:
+        return checked(said, label)
     try:
         given = inspect.signature(module.forward).parameters.values()
     except (TypeError, ValueError):  # a module that is no Python, which says itself what it takes
-        return
+        return None
     plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     needed = [one.name for one in given if one.kind in plain and one.default is inspect.Parameter.empty]
-    if len(needed) > 1:
+    if len(needed) < 2:
+        return None
+    if len(needed) > 2:
         raise ModelError(
-            f"{label} takes {len(needed)} inputs ({', '.join(needed)}), expected one",
-            "wrap it so that it takes one, or export it to ONNX: there, integers that are looked up in embeddings are "
-            "joined with numbers (N, D) to rows of a table; pictures beside numbers are not supported yet",
+            f"{label} takes {len(needed)} inputs ({', '.join(needed)}), expected one, or a picture beside numbers",
+            "wrap it so that it takes these, or export it to ONNX, whose file says what each of several inputs is",
         )
+    tries = _given(image_shape) if image_shape else _usual(module)
+    return probed(module, needed, [shape for shape, _ in tries if len(shape) > 1], label)
 
 
 def _given(shape: ImageShape) -> list[tuple[tuple[int, ...], Layout]]:

@@ -16,6 +16,7 @@ from leakaudit.target.exported.module import TAKEN, ExportedModule
 from leakaudit.target.exported.read import DTYPES, Contents, read, whole
 from leakaudit.target.names import register, torch_names
 from leakaudit.target.program import Builder, Slot, listed
+from leakaudit.target.several import Input, Inputs
 
 _RECURRENT = ("torch.ops.aten.lstm.", "torch.ops.aten.gru.", "torch.ops.aten.rnn_")
 _MAJOR = 8
@@ -30,6 +31,7 @@ class Exported:
         module: Follows train and eval mode.
         image_shape: Of one sample if it takes one size, as the program takes it; ``(1, 1, L)`` for token ids.
         batch: Batch size of the export, ``None`` if it takes any.
+        inputs: What it is called with, where that is several inputs of one size.
         rigid: Whether other batch sizes must not be tried: torch's recurrent kernels would read beyond their states.
     """
 
@@ -37,6 +39,7 @@ class Exported:
     image_shape: tuple[int, ...] | None
     batch: int | None
     rigid: bool
+    inputs: Inputs | None = None
 
 
 def from_exported(path: Path) -> Exported:
@@ -66,6 +69,7 @@ def _built(contents: Contents, path: Path) -> Exported:
         )
     content = program["graph_module"]
     graph = content["graph"]
+    inputs = _several(graph, content["signature"])
     shape, integer = _input_shape(graph, content["signature"])
     module = _module(contents, content)
     batch = shape[0] if shape else None
@@ -74,7 +78,8 @@ def _built(contents: Contents, path: Path) -> Exported:
     if len(fixed) == len(shape) - 1 in (1, 2, 3, 4):
         image = (1, 1, *fixed) if integer and len(fixed) == 1 else tuple(fixed)
     recurrent = any(str(node["target"]).startswith(_RECURRENT) for node in graph["nodes"])
-    return Exported(module, image, batch, recurrent and batch is not None)
+    image = image if inputs is None else None
+    return Exported(module, image, batch, recurrent and batch is not None, inputs)
 
 
 def _user_inputs(signature: Mapping[str, Any]) -> list[str]:
@@ -88,27 +93,47 @@ def _user_inputs(signature: Mapping[str, Any]) -> list[str]:
 
 
 def _input_shape(graph: Mapping[str, Any], signature: Mapping[str, Any]) -> tuple[list[int | None], bool]:
-    """Shape of the input, ``None`` where it is open, and whether it holds integers."""
+    """Shape of the first input, ``None`` where it is open, and whether it holds integers."""
     names = _user_inputs(signature)
-    if len(names) != 1:
-        raise ModelError(
-            f"it takes {len(names)} inputs, expected one tensor of images or token ids",
-            "export it with a single input, or to ONNX: integers and numbers of a table are joined there",
-        )
-    if not names[0]:
+    if not names or not all(names):
         raise ModelError("its input is not a tensor", "export it with a single tensor")
     meta = graph["tensor_values"][names[0]]
     sizes = [whole(size) if "as_int" in size else None for size in meta["sizes"]]
     return sizes, not DTYPES[meta["dtype"]].is_floating_point
 
 
+def _several(graph: Mapping[str, Any], signature: Mapping[str, Any]) -> Inputs | None:
+    """The inputs by name, where there is more than one.
+
+    Raises:
+        ModelError: One holds integers, or leaves its size open.
+    """
+    names = _user_inputs(signature)
+    if len(names) < 2 or not all(names):
+        return None
+    found = []
+    for name in names:
+        meta = graph["tensor_values"][name]
+        sizes = [whole(size) if "as_int" in size else None for size in meta["sizes"]]
+        fixed = [size for size in sizes[1:] if size is not None]
+        if not DTYPES[meta["dtype"]].is_floating_point or len(fixed) < len(sizes) - 1 or not sizes:
+            raise ModelError(
+                f"it takes {len(names)} inputs ({', '.join(names)}), and {name!r} holds integers or is of any size: "
+                "expected numbers (N, D) beside a picture",
+                "export it with these, or to ONNX: integers and numbers of a table are joined there",
+            )
+        found.append(Input(name, tuple(fixed)))
+    return Inputs(tuple(found))
+
+
 def _module(contents: Contents, content: Mapping[str, Any]) -> ExportedModule:
     graph, signature = content["graph"], content["signature"]
     builder, layers = Builder(), list[nn.Module]()
-    device, x = builder.input(), builder.input()
+    device, given = builder.input(), _user_inputs(signature)
+    taken = [builder.input() for _ in given]
     reader = GraphReader(builder, device, layers)
-    (given,) = _user_inputs(signature)
-    reader.bind(given, x)
+    for name, value in zip(given, taken, strict=True):
+        reader.bind(name, value)
     for name, value in _fixed_inputs(signature):
         reader.bind(name, value)
     states = _states(contents, graph, signature)

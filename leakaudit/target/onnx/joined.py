@@ -1,12 +1,13 @@
-"""Several inputs of a file that together are a row of a table: categories as integers beside numbers, made one input.
+"""Several inputs of a file that are one sample together: the row of a table, perhaps beside a picture, made one input.
 
-A model over tables often takes its categories as integers, each looked up in a table of its own (an embedding), beside
-a tensor of numbers. Claim: with a category as one entry per level, of which one is 1, a lookup is a product,
+A picture, a signal or a volume beside numbers is laid flat in front of them. A model over tables often takes its
+categories as integers, each looked up in a table of its own (an embedding), beside a tensor of numbers. Claim: with a category as one entry per level, of which one is 1, a lookup is a product,
 
 .. math:: E[i] = e_i^\\top E,
 
-with the same outputs and the same gradient of E. So the file is rewritten to take one row of real numbers: the inputs
-in their order, a number as one entry, an integer as one per row of its table. The rewritten file is compared with the
+with the same outputs and the same gradient of E. So the file is rewritten to take one row of real numbers: a picture's
+entries as the file orders them, then the other inputs in their order, a number as one entry, an integer as one per row
+of its table. The rewritten file is compared with the
 one that was read on random rows, by an independent implementation of ONNX, and refused where they differ.
 
 Integers are followed by `leakaudit.target.onnx.columns`, and a file that uses them otherwise is refused by name. One
@@ -17,7 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -25,11 +27,13 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 
 from leakaudit.domains.schema import MOST_LEVELS, Column, Part, width
 from leakaudit.errors import ModelError
+from leakaudit.target.layout import infer
 from leakaudit.target.onnx.columns import Array, Followed, Integer, Lookup, follow, integers_of
 from leakaudit.target.onnx.companions import TOKEN_TYPES, fills
 from leakaudit.target.onnx.roles import all_inputs
 from leakaudit.target.onnx.selfcheck import LIMIT, computed, inference
 from leakaudit.target.onnx.values import array, constant_value
+from leakaudit.target.target import Layout
 
 ROWS = "leakaudit_rows"
 """The one input of the rewritten file."""
@@ -44,28 +48,58 @@ CHECKED = 4
 
 
 @dataclass(frozen=True)
+class Picture:
+    """An input of more than one axis beside the row of a table.
+
+    Args:
+        name: Of the input.
+        layout: As its rank alone suggests.
+        native: Shape of one sample, as the file has it.
+    """
+
+    name: str
+    layout: Layout
+    native: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """How many entries it has."""
+        return prod(self.native)
+
+
+@dataclass(frozen=True)
 class Joined:
     """What became one input.
 
     Args:
         columns: Of a row, without what is known of numbers.
-        parts: The file's own inputs, in order.
+        parts: The file's own inputs that hold them, in order.
+        picture: What stands in front of the columns.
     """
 
     columns: tuple[Column, ...]
     parts: tuple[Part, ...]
+    picture: Picture | None = None
+
+    @property
+    def before(self) -> int:
+        """Entries in front of the columns."""
+        return 0 if self.picture is None else self.picture.size
 
 
-def join_inputs(model: ModelProto, path: str, output: str | None = None) -> Joined | None:
-    """Rewrite a model over columns of a table to one input, in place; ``None`` where it is none, and stays as it is.
+def join_inputs(
+    model: ModelProto, path: str, output: str | None = None, image_shape: tuple[int, ...] | None = None
+) -> Joined | None:
+    """Rewrite a model over several inputs to one, in place; ``None`` where there is no need, and it stays as it is.
 
     Args:
         model: As it was read.
         path: For messages.
         output: The output that is audited; by default the first of real numbers.
+        image_shape: Of the picture, channels first, where the file leaves it open.
 
     Raises:
-        ModelError: It takes integers beside numbers, in a way that cannot be rewritten.
+        ModelError: It takes several inputs in a way that cannot be rewritten.
     """
     output = output or next(
         (o.name for o in model.graph.output if o.type.tensor_type.elem_type == TensorProto.FLOAT), ""
@@ -73,16 +107,18 @@ def join_inputs(model: ModelProto, path: str, output: str | None = None) -> Join
     nodes = _needed(model, output)
     inputs = _used_inputs(model, nodes)
     whole = [info for info in inputs if info.type.tensor_type.elem_type in TOKEN_TYPES]
-    if not whole or any(fills(info.name) for info in inputs):
+    if (not whole and len(inputs) < 2) or any(fills(info.name) for info in inputs):
         return None
+    picture = _picture(inputs, path, image_shape)
+    inputs = [info for info in inputs if picture is None or info.name != picture.name]
     sizes = {info.name: _size(info) for info in inputs}
     constants = _constants(model)
     known = {i.name: integers_of(i.name, size) for i in whole if (size := sizes[i.name]) is not None}
     found = follow(nodes, known, constants)
-    if len(inputs) == 1 and (found.lost or not known or not _several_tables(found)):
+    if picture is None and len(inputs) == 1 and (found.lost or not known or not _several_tables(found)):
         return None
     _refuse(model, inputs, sizes, found, path)
-    joined = _described(inputs, sizes, found, path)
+    joined = replace(_described(inputs, sizes, found, path), picture=picture)
     before = ModelProto.FromString(model.SerializeToString())
     _rewrite(model, inputs, sizes, found, joined)
     _check(before, model, output, inputs, joined, path)
@@ -104,6 +140,35 @@ def _used_inputs(model: ModelProto, nodes: Sequence[NodeProto]) -> list[ValueInf
     stored = {tensor.name for tensor in model.graph.initializer}
     used = {name for node in nodes for name in all_inputs(node)}
     return [info for info in model.graph.input if info.name in used - stored]
+
+
+def _picture(inputs: Sequence[ValueInfoProto], path: str, image_shape: tuple[int, ...] | None) -> Picture | None:
+    """The one input of real numbers that has several axes, where there are others.
+
+    Raises:
+        ModelError: There are several of them, or its size is open.
+    """
+    found = [
+        info
+        for info in inputs
+        if info.type.tensor_type.elem_type == TensorProto.FLOAT and len(info.type.tensor_type.shape.dim) > 2
+    ]
+    if not found or len(inputs) < 2:
+        return None
+    if len(found) > 1:
+        names = ", ".join(repr(info.name) for info in inputs)
+        raise ModelError(
+            f"{path} has {len(inputs)} inputs ({names}), {len(found)} of them pictures or signals, expected one beside "
+            "the row of a table",
+            "put pictures of one size together as channels of one input",
+        )
+    dims = [int(dim.dim_value) if dim.dim_value > 0 else None for dim in found[0].type.tensor_type.shape.dim[1:]]
+    layout, candidates = infer(tuple(dims), image_shape, f"{path}, input {found[0].name!r}")
+    if None in dims and image_shape is None:
+        raise ModelError(
+            f"{path} leaves the size of its input {found[0].name!r} open", "say it with --input-shape C,H,W"
+        )
+    return Picture(found[0].name, layout, candidates[0])
 
 
 def _size(info: ValueInfoProto) -> tuple[int, ...] | None:
@@ -153,12 +218,12 @@ def _refuse(
     path: str,
 ) -> None:
     names = ", ".join(repr(info.name) for info in inputs)
-    what = f"{path} has {len(inputs)} inputs ({names}) with integers among them"
+    what = f"{path} has {len(inputs)} inputs of columns ({names})"
     way = "export numbers (N, D) and integers (N, C) that are looked up in embeddings, or a single input"
     for info in inputs:
         kind = info.type.tensor_type.elem_type
         if sizes[info.name] is None or kind not in (TensorProto.FLOAT, *TOKEN_TYPES):
-            raise ModelError(f"{what}; {info.name!r} is no (N, C) of fixed C: images or texts beside them are not", way)
+            raise ModelError(f"{what}; {info.name!r} is no (N, C) of fixed C: texts beside them are not", way)
     version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
     if version < OLDEST:
         raise ModelError(f"{what}, in version {version} of the operators", f"export it with opset {OLDEST} or later")
@@ -221,6 +286,11 @@ class _Writer:
         self.nodes.append(helper.make_node(kind, list(inputs), [output], f"{output}_{kind}", **settings))
         return output
 
+    def picture(self, picture: Picture) -> None:
+        """The first entries of the rows as a picture (N, *native)."""
+        flat = self.entries(0, picture.size)
+        self.node("Reshape", [flat, self.constant(-1, *picture.native)], picture.name)
+
     def entries(self, first: int, stop: int, output: str = "") -> str:
         """Some entries of the rows (N, stop - first)."""
         return self.node("Slice", [ROWS, *(self.constant(n) for n in (first, stop, 1))], output)
@@ -234,8 +304,10 @@ def _rewrite(
     joined: Joined,
 ) -> None:
     """Make one input of all; integers themselves are left for what only asks for their shape."""
-    ends = np.cumsum([0, *(column.width for column in joined.columns)]).tolist()
+    ends = np.cumsum([joined.before, *(column.width for column in joined.columns)]).tolist()
     writer = _Writer([], [])
+    if joined.picture is not None:
+        writer.picture(joined.picture)
     for info, part in zip(inputs, joined.parts, strict=True):
         first, size = ends[part.first], sizes[info.name] or ()
         held = writer.entries(first, first + (part.stop - part.first), info.name if size else "")
@@ -253,7 +325,8 @@ def _rewrite(
     graph, first_dim = model.graph, inputs[0].type.tensor_type.shape.dim[0]
     rows = helper.make_tensor_value_info(ROWS, TensorProto.FLOAT, [None, ends[-1]])
     rows.type.tensor_type.shape.dim[0].CopyFrom(first_dim)
-    others = [info for info in graph.input if info.name not in starts]
+    taken = {*starts, *([joined.picture.name] if joined.picture else [])}
+    others = [info for info in graph.input if info.name not in taken]
     for kept, values in ((graph.node, writer.nodes), (graph.input, [rows, *others])):
         copies = [type(value).FromString(value.SerializeToString()) for value in values]
         del kept[:]
@@ -318,6 +391,9 @@ def _random_rows(inputs: Sequence[ValueInfoProto], joined: Joined, count: int) -
     generator = np.random.default_rng(0)
     feeds: dict[str, Array] = {}
     rows: list[Array] = []
+    if joined.picture is not None:
+        rows.append(generator.normal(size=(count, joined.picture.size)).astype(np.float32))
+        feeds[joined.picture.name] = rows[0].reshape(count, *joined.picture.native)
     for info, part in zip(inputs, joined.parts, strict=True):
         columns = joined.columns[part.first : part.stop]
         shape = (count,) if len(info.type.tensor_type.shape.dim) == 1 else (count, len(columns))

@@ -1,0 +1,247 @@
+"""Modules that take several inputs: made to take one flat row, and what each input is.
+
+Claim: a module that is called with a picture and numbers computes the same when it is given one row (B, D) whose first
+entries are the picture's, in their order, and whose others are the numbers: the row is taken apart in front of its
+forward. Its class is exchanged for a subclass that does so, as `leakaudit.target.functional` does; tensors keep their
+names.
+
+A ``.pt2`` file says the shapes of its inputs. A module does not: the shape of its picture is the given one or a usual
+one, and how many numbers it takes follows from its first linear layer that does not fit: of so many inputs too few or
+too many, as many more or fewer are tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from leakaudit.domains.base import Domain
+from leakaudit.domains.schema import Column, Part
+from leakaudit.domains.table import Table
+from leakaudit.errors import ModelError
+from leakaudit.safety.confined import refuse_exhaustion
+from leakaudit.target import layout as layouts
+from leakaudit.target.consumer import consumer
+from leakaudit.target.probe import sample
+from leakaudit.target.target import Layout
+
+FIRST_WIDTH = 2
+"""Numbers beside a picture that are tried first; chosen: a single one would be stretched over whatever it meets."""
+MOST_TRIES = 24
+"""Numbers of columns that are tried at most; chosen, several times the layers that can refuse one."""
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Input:
+    """One argument of a module.
+
+    Args:
+        name: Of the argument.
+        shape: Of one sample.
+    """
+
+    name: str
+    shape: Shape
+
+    @property
+    def columns(self) -> bool:
+        """Whether it holds numbers of a row."""
+        return len(self.shape) < 2
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a module is called with.
+
+    Args:
+        arguments: In the order of the call; at most one of them has several axes.
+    """
+
+    arguments: tuple[Input, ...]
+
+    @property
+    def ordered(self) -> tuple[int, ...]:
+        """Places of the arguments in the order of their entries in a row: the picture in front."""
+        return tuple(sorted(range(len(self.arguments)), key=lambda place: self.arguments[place].columns))
+
+    @property
+    def picture(self) -> Input | None:
+        """The one with several axes."""
+        return next((one for one in self.arguments if not one.columns), None)
+
+    @property
+    def native(self) -> Shape:
+        """Shape of the row."""
+        return (sum(prod(one.shape) for one in self.arguments),)
+
+    def split(self, row: Tensor) -> list[Tensor]:
+        """The arguments (B, *shape) of rows (B, D)."""
+        found, first = dict[int, Tensor](), 0
+        for place in self.ordered:
+            shape = self.arguments[place].shape
+            found[place] = row[:, first : first + prod(shape)].reshape(len(row), *shape)
+            first += prod(shape)
+        return [found[place] for place in range(len(self.arguments))]
+
+    def domain(self, module: nn.Module, batch: int, given: Shape | None) -> Domain:
+        """What a sample is, of a module that takes rows.
+
+        Args:
+            module: Is run to see what reads the picture first.
+            batch: How many samples it takes.
+            given: Shape of the picture from the user, channels first.
+        """
+        rows = [self.arguments[place] for place in self.ordered if self.arguments[place].columns]
+        columns, parts = _columns(rows)
+        picture = self.picture
+        if picture is None:
+            return Table.of(columns, guessed=True, parts=parts)
+        first = consumer(module, self.native, batch, picture.shape)
+        layout = layouts.settled(_layout(picture.shape), picture.shape, first, given)
+        return layouts.several_of((picture.name, layout, picture.shape), given, columns, parts)
+
+
+def _columns(rows: Sequence[Input]) -> tuple[list[Column], list[Part]]:
+    """The columns of these arguments, and which holds which."""
+    columns: list[Column] = []
+    parts: list[Part] = []
+    for one in rows:
+        first = len(columns)
+        columns += [Column(f"{one.name}[{i}]") for i in range(one.shape[0])] if one.shape else [Column(one.name)]
+        parts.append(Part(one.name, first, len(columns)))
+    return columns, parts
+
+
+def _layout(shape: Shape) -> Layout:
+    """How a shape is to be read, as its rank and sizes alone suggest."""
+    return layouts.infer(shape, None, "")[0]
+
+
+class _Taking:
+    """Mixed into the class of a module of several inputs."""
+
+    leakaudit_inputs: Inputs
+
+    def forward(self, row: Tensor) -> Any:
+        """The module's own forward of the parts of a row (B, D)."""
+        return super().forward(*self.leakaudit_inputs.split(row))  # type: ignore[misc]
+
+
+def taking_rows(module: nn.Module, inputs: Inputs) -> nn.Module:
+    """The module, its class exchanged for one that takes rows."""
+    original = type(module)
+    module.__class__ = type(original.__name__, (_Taking, original), {"__module__": original.__module__})
+    module.leakaudit_inputs = inputs  # type: ignore[assignment]
+    return module
+
+
+def checked(inputs: Inputs, label: str) -> Inputs:
+    """The inputs, if they are numbers of a row beside a single picture at most.
+
+    Raises:
+        ModelError: Several have axes of their own.
+    """
+    if sum(not one.columns for one in inputs.arguments) > 1:
+        names = ", ".join(one.name for one in inputs.arguments)
+        raise ModelError(
+            f"{label} takes {len(inputs.arguments)} inputs ({names}), several of them pictures or signals, expected one "
+            "beside the row of a table",
+            "put pictures of one size together as channels of one input",
+        )
+    return inputs
+
+
+def probed(module: nn.Module, names: Sequence[str], pictures: Sequence[Shape], label: str) -> Inputs:
+    """What a module of two inputs is called with, found by running it.
+
+    Args:
+        module: Of two positional arguments.
+        names: Of these.
+        pictures: Shapes that the picture may have.
+        label: For messages.
+
+    Raises:
+        ModelError: It takes no picture beside numbers, or does not say how many numbers.
+    """
+    for shape in pictures:
+        for swapped in (False, True):
+            width = _width(module, shape, swapped)
+            if width is not None:
+                both = [Input(names[swapped], shape), Input(names[not swapped], (width,))]
+                return Inputs(tuple(both[::-1] if swapped else both))
+    raise ModelError(
+        f"{label} takes 2 inputs ({', '.join(names)}), and no picture of {_listed(pictures)} beside a row of numbers "
+        "makes it run",
+        "say the shape of the picture with --input-shape, or export the model to ONNX: there, integers that are looked "
+        "up in embeddings are joined with numbers (N, D) to rows of a table",
+    )
+
+
+def _listed(pictures: Sequence[Shape]) -> str:
+    shown = ["×".join(map(str, shape)) for shape in pictures[:3]]
+    return " or ".join(shown) + (" or other usual sizes" if len(pictures) > 3 else "")
+
+
+def _width(module: nn.Module, picture: Shape, swapped: bool) -> int | None:
+    """How many numbers go with a picture; ``None`` where none do, or any number does."""
+    tried: set[int] = set()
+    waiting = [FIRST_WIDTH, *_sizes(module)]
+    while waiting and len(tried) < MOST_TRIES:
+        width = waiting.pop(0)
+        if width in tried or width < 1:
+            continue
+        tried.add(width)
+        missing: list[int] = []
+        if _runs(module, picture, width, swapped, missing):
+            return width if not _runs(module, picture, width + 1, swapped, []) else None
+        waiting[:0] = [width + difference for difference in missing[-1:]]
+    return None
+
+
+def _sizes(module: nn.Module) -> list[int]:
+    """Numbers that layers of vectors ask for."""
+    found: list[int] = []
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            found.append(layer.in_features)
+        elif isinstance(layer, nn.BatchNorm1d):
+            found.append(layer.num_features)
+        elif isinstance(layer, nn.LayerNorm):
+            found.append(int(layer.normalized_shape[-1]))
+    return found
+
+
+def _runs(module: nn.Module, picture: Shape, width: int, swapped: bool, missing: list[int]) -> bool:
+    """Whether a module runs, and by how many inputs the linear layer is off that did not fit."""
+    arguments = [sample(1, picture), sample(1, (width,), 1)]
+    try:
+        with torch.no_grad(), _mismatches(missing.append):
+            module(*(arguments[::-1] if swapped else arguments))
+    except (RuntimeError, ValueError, TypeError, IndexError, ModelError) as error:
+        refuse_exhaustion(error)
+        return False
+    return True
+
+
+@contextmanager
+def _mismatches(told: Callable[[int], object]) -> Iterator[None]:
+    """Inside, linear layers that are given too few or too many inputs tell how many are missing."""
+
+    def look(layer: nn.Module, given: tuple[Any, ...]) -> None:
+        if isinstance(layer, nn.Linear) and given and isinstance(given[0], Tensor) and given[0].dim():
+            if off := layer.in_features - given[0].shape[-1]:
+                told(off)
+
+    handle = register_module_forward_pre_hook(look)
+    try:
+        yield
+    finally:
+        handle.remove()
