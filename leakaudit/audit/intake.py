@@ -25,9 +25,9 @@ from leakaudit.target.isolated import load_isolated
 from leakaudit.target.target import taken_for
 
 Model = str | Path | nn.Module | Target
-FOR_FILES = ("output", "factory")
+FOR_FILES = ("factory",)
 """Fields that say how a model file is read, and mean nothing for a module."""
-READ_BEFORE = (*FOR_FILES, "frozen", "trained", "dropout", "loss", "task", "pos_weight", "batchnorm")
+READ_BEFORE = (*FOR_FILES, "output", "frozen", "trained", "dropout", "loss", "task", "pos_weight", "batchnorm")
 """Fields that a Target was read with."""
 
 

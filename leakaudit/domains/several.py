@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import prod
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -22,8 +22,6 @@ from leakaudit.domains.channels import Channels
 from leakaudit.domains.references import TABLE_REFERENCES, Reference
 from leakaudit.domains.schema import Column
 from leakaudit.domains.table import Table
-
-D = TypeVar("D", bound=Domain)
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ class Several(Domain):
     def places(self) -> tuple[tuple[int, int], ...]:
         """First entry of each part, and the one behind its last."""
         ends = list(accumulate((member.size for member in self.members), initial=0))
-        return tuple(zip(ends[:-1], ends[1:], strict=True))
+        return tuple(pairwise(ends))
 
     def split(self, samples: Tensor) -> list[Tensor]:
         """The parts (…, *shape of each) of samples (…, 1, 1, D)."""
@@ -201,7 +199,8 @@ class Several(Domain):
         Raises:
             UsageError: The values do not fit.
         """
-        return self._with(Channels, lambda domain: domain.normalised(mean, std))
+        domains = [member.domain for member in self.members]
+        return self.with_members([own.normalised(mean, std) if isinstance(own, Channels) else own for own in domains])
 
     def with_columns(self, columns: Sequence[Column]) -> Several:
         """With what a schema says of the columns of the row.
@@ -209,12 +208,8 @@ class Several(Domain):
         Raises:
             UsageError: The columns do not fit the model.
         """
-        return self._with(Table, lambda domain: domain.with_columns(columns))
-
-    def _with(self, kind: type[D], change: Callable[[D], Domain]) -> Several:
-        """With a change of the parts of a kind."""
         domains = [member.domain for member in self.members]
-        return self.with_members([change(own) if isinstance(own, kind) else own for own in domains])
+        return self.with_members([own.with_columns(columns) if isinstance(own, Table) else own for own in domains])
 
     @property
     def assumption(self) -> str:

@@ -21,6 +21,7 @@ from leakaudit.target.consumer import consumer
 from leakaudit.target.dropout import Dropout, dropout_layers, replace_dropout
 from leakaudit.target.exported.module import ExportedModule
 from leakaudit.target.functional import capture_functional
+from leakaudit.target.heads import with_one_output
 from leakaudit.target.outputs import check_outputs, maps
 from leakaudit.target.probabilities import refuse_probabilities, several_labels, without_probabilities
 from leakaudit.target.probe import batch_sizes, double_backward_note, reach_note, run
@@ -28,7 +29,7 @@ from leakaudit.target.scripted import ScriptedModule
 from leakaudit.target.several import Inputs, checked, probed, taking_rows
 from leakaudit.target.target import FidelityNote, Layout, Target
 from leakaudit.target.tokens import LENGTHS, find_table
-from leakaudit.target.wrappers import unwrapped, with_logits_alone
+from leakaudit.target.wrappers import unwrapped
 from leakaudit.tasks.choose import told_by
 
 ImageShape = tuple[int, ...]
@@ -51,7 +52,8 @@ def from_module(
         frozen: Patterns of names that are not trained.
         mode: Mode the module is left in.
         **origin: Fields of `Target` that say where the module came from, ``dropout``, probabilities by module, and
-            ``asked_shape``, the shape that the user named where `image_shape` is the file's own.
+            ``asked_shape``, the shape that the user named where `image_shape` is the file's own, and ``output``, which
+            of several outputs is audited.
 
     Raises:
         ModelError: It has nothing trainable, takes none of the shapes tried, or is no classifier.
@@ -64,7 +66,8 @@ def from_module(
     asked = origin.pop("asked_shape", image_shape)
     exported, dropout = origin.pop("exported_batch", None), origin.pop("dropout", None)
     said = origin.pop("inputs", None)
-    inputs = _several(module, image_shape, said, label)
+    inputs, chosen = _several(module, image_shape, said, label), origin.pop("output", None)
+    layout: Layout
     if inputs is not None:
         module, native, layout = taking_rows(module, inputs), inputs.native, "flat"
         domain, vocabulary = inputs.domain(module, exported or 1, asked), None
@@ -74,7 +77,7 @@ def from_module(
         if tokens is None:
             layout = layouts.settled(layout, native, consumer(module, native, exported or 1), asked)
         domain, vocabulary = layouts.domain_of(layout, native, asked, tokens)
-    with_logits_alone(module, run(module, exported or 1, native, vocabulary=vocabulary))
+    notes += with_one_output(module, mode, chosen, label, exported or 1, native, 0, vocabulary)
     replace_dropout(module)
     _keep_statistics(module)
     returned = _returned(module, exported or 1, native, label, domain)

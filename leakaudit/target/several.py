@@ -152,8 +152,8 @@ def checked(inputs: Inputs, label: str) -> Inputs:
     if sum(not one.columns for one in inputs.arguments) > 1:
         names = ", ".join(one.name for one in inputs.arguments)
         raise ModelError(
-            f"{label} takes {len(inputs.arguments)} inputs ({names}), several of them pictures or signals, expected one "
-            "beside the row of a table",
+            f"{label} takes {len(inputs.arguments)} inputs ({names}), several of them pictures or signals, expected "
+            "one beside the row of a table",
             "put pictures of one size together as channels of one input",
         )
     return inputs
@@ -236,9 +236,9 @@ def _mismatches(told: Callable[[int], object]) -> Iterator[None]:
     """Inside, linear layers that are given too few or too many inputs tell how many are missing."""
 
     def look(layer: nn.Module, given: tuple[Any, ...]) -> None:
-        if isinstance(layer, nn.Linear) and given and isinstance(given[0], Tensor) and given[0].dim():
-            if off := layer.in_features - given[0].shape[-1]:
-                told(off)
+        fits = not isinstance(layer, nn.Linear) or not given or not isinstance(given[0], Tensor) or not given[0].dim()
+        if not fits and (off := layer.in_features - given[0].shape[-1]):
+            told(off)
 
     handle = register_module_forward_pre_hook(look)
     try:

@@ -158,7 +158,10 @@ REFUSED: dict[str, tuple[nn.Module, list[str], tuple[Tensor, ...], int, str]] = 
     "used otherwise": (Summed(), ["codes", "numbers"], drawn(2, (3, 4)), 17, r"\(Sin\) does not look up"),
     "old operators": (Embedded(), ["codes", "numbers"], drawn(2), 11, "in version 11 of the operators"),
     "two pictures": (
-        WithPictures(), ["image", "other", "numbers"], (torch.zeros(2, 3, 8, 8), torch.zeros(2, 1, 4, 4), drawn(2)[1]), 17,
+        WithPictures(),
+        ["image", "other", "numbers"],
+        (torch.zeros(2, 3, 8, 8), torch.zeros(2, 1, 4, 4), drawn(2)[1]),
+        17,
         "3 inputs .*2 of them pictures or signals, expected one",
     ),
 }  # fmt: skip

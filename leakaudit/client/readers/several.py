@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from leakaudit.client.batch import Batch
 from leakaudit.client.readers.base import Reader, Reading, Source, reader_for
 from leakaudit.client.readers.memory import array_of

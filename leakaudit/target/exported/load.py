@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -205,21 +206,34 @@ def _result(reader: GraphReader, content: Mapping[str, Any]) -> Slot:
         for kind, entry in zip(specs, content["graph"]["outputs"], strict=True)
         if kind == "user_output"
     ]
-    kind = _returned(content)
+    kind, names = _returned(content)
     if kind is None and len(outputs) == 1 and isinstance(outputs[0], Slot):
         return outputs[0]
-    return reader.builder.call(_mapping if "dict" in str(kind).lower() else listed, outputs)
+    if len(names) != len(outputs):
+        names = [str(place) for place in range(len(outputs))]
+    mapped = "dict" in str(kind).lower() or bool(names and not names[0].isdecimal())
+    return reader.builder.call(partial(_mapping, names) if mapped else listed, outputs)
 
 
-def _mapping(*values: Any) -> dict[int, Any]:
-    return dict(enumerate(values))
+def _mapping(names: list[str], *values: Any) -> dict[str, Any]:
+    return dict(zip(names, values, strict=True))
 
 
-def _returned(content: Mapping[str, Any]) -> str | None:
-    """The type that the file says its program returns, by name; ``None`` for a tensor."""
+def _returned(content: Mapping[str, Any]) -> tuple[str | None, list[str]]:
+    """The type that the file says its program returns, by name, and the names of its entries; ``None`` for a tensor."""
     entry = next((e for e in content["module_call_graph"] if e["fqn"] == "" and e.get("signature")), None)
     if entry is None:
-        return None
+        return None, []
     _, specification = json.loads(entry["signature"]["out_spec"])
     kind = specification["type"]
-    return None if kind is None else str(kind)
+    return None if kind is None else str(kind), _entries(specification.get("context"))
+
+
+def _entries(context: Any) -> list[str]:
+    """The names of the entries of a mapping, as the type of a result lists them; none of any other type."""
+    try:
+        names = json.loads(context) if isinstance(context, str) else context
+    except ValueError:
+        return []
+    plain = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
+    return list(dict.fromkeys(names)) if plain else []

@@ -1,14 +1,15 @@
 """Several inputs of a file that are one sample together: the row of a table, perhaps beside a picture, made one input.
 
 A picture, a signal or a volume beside numbers is laid flat in front of them. A model over tables often takes its
-categories as integers, each looked up in a table of its own (an embedding), beside a tensor of numbers. Claim: with a category as one entry per level, of which one is 1, a lookup is a product,
+categories as integers, each looked up in a table of its own (an embedding), beside a tensor of numbers. Claim: with a
+category as one entry per level, of which one is 1, a lookup is a product,
 
 .. math:: E[i] = e_i^\\top E,
 
 with the same outputs and the same gradient of E. So the file is rewritten to take one row of real numbers: a picture's
 entries as the file orders them, then the other inputs in their order, a number as one entry, an integer as one per row
-of its table. The rewritten file is compared with the
-one that was read on random rows, by an independent implementation of ONNX, and refused where they differ.
+of its table. The rewritten file is compared with the one that was read on random rows, by an independent implementation
+of ONNX, and refused where they differ.
 
 Integers are followed by `leakaudit.target.onnx.columns`, and a file that uses them otherwise is refused by name. One
 integer input whose columns are all looked up alike is a text, and stays one.
@@ -19,76 +20,31 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from math import prod
 from typing import Any
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from leakaudit.domains.schema import MOST_LEVELS, Column, Part, width
 from leakaudit.errors import ModelError
-from leakaudit.target.layout import infer
-from leakaudit.target.onnx.columns import Array, Followed, Integer, Lookup, follow, integers_of
+from leakaudit.target.onnx.columns import Array, Followed, Lookup, follow, integers_of
 from leakaudit.target.onnx.companions import TOKEN_TYPES, fills
+from leakaudit.target.onnx.inputs import CHECKED, WIDEST, Joined, Picture, described, picture_of, size_of
 from leakaudit.target.onnx.roles import all_inputs
 from leakaudit.target.onnx.selfcheck import LIMIT, computed, inference
 from leakaudit.target.onnx.values import array, constant_value
-from leakaudit.target.target import Layout
 
 ROWS = "leakaudit_rows"
 """The one input of the rewritten file."""
 OLDEST = 13
 """Version of the operators from which a file is rewritten: since then axes are inputs, by ONNX's change log."""
-WIDEST = 10_000
-"""Columns of an input at most; chosen, a hundred times as many as census data have."""
-MOST_ENTRIES = 100_000
-"""Entries of a row at most; chosen, so that rows to compare take little memory."""
-CHECKED = 4
-"""Random rows that the rewritten file is compared on; chosen."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An input of more than one axis beside the row of a table.
-
-    Args:
-        name: Of the input.
-        layout: As its rank alone suggests.
-        native: Shape of one sample, as the file has it.
-    """
-
-    name: str
-    layout: Layout
-    native: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        """How many entries it has."""
-        return prod(self.native)
-
-
-@dataclass(frozen=True)
-class Joined:
-    """What became one input.
-
-    Args:
-        columns: Of a row, without what is known of numbers.
-        parts: The file's own inputs that hold them, in order.
-        picture: What stands in front of the columns.
-    """
-
-    columns: tuple[Column, ...]
-    parts: tuple[Part, ...]
-    picture: Picture | None = None
-
-    @property
-    def before(self) -> int:
-        """Entries in front of the columns."""
-        return 0 if self.picture is None else self.picture.size
 
 
 def join_inputs(
-    model: ModelProto, path: str, output: str | None = None, image_shape: tuple[int, ...] | None = None
+    model: ModelProto,
+    path: str,
+    output: str | None = None,
+    image_shape: tuple[int, ...] | None = None,
+    trusted: bool = False,
 ) -> Joined | None:
     """Rewrite a model over several inputs to one, in place; ``None`` where there is no need, and it stays as it is.
 
@@ -97,6 +53,7 @@ def join_inputs(
         path: For messages.
         output: The output that is audited; by default the first of real numbers.
         image_shape: Of the picture, channels first, where the file leaves it open.
+        trusted: Whether the file may ask for much memory.
 
     Raises:
         ModelError: It takes several inputs in a way that cannot be rewritten.
@@ -109,16 +66,16 @@ def join_inputs(
     whole = [info for info in inputs if info.type.tensor_type.elem_type in TOKEN_TYPES]
     if (not whole and len(inputs) < 2) or any(fills(info.name) for info in inputs):
         return None
-    picture = _picture(inputs, path, image_shape)
+    picture = picture_of(inputs, path, image_shape, trusted)
     inputs = [info for info in inputs if picture is None or info.name != picture.name]
-    sizes = {info.name: _size(info) for info in inputs}
+    sizes = {info.name: size_of(info) for info in inputs}
     constants = _constants(model)
     known = {i.name: integers_of(i.name, size) for i in whole if (size := sizes[i.name]) is not None}
     found = follow(nodes, known, constants)
     if picture is None and len(inputs) == 1 and (found.lost or not known or not _several_tables(found)):
         return None
     _refuse(model, inputs, sizes, found, path)
-    joined = replace(_described(inputs, sizes, found, path), picture=picture)
+    joined = replace(described(inputs, sizes, found, path), picture=picture)
     before = ModelProto.FromString(model.SerializeToString())
     _rewrite(model, inputs, sizes, found, joined)
     _check(before, model, output, inputs, joined, path)
@@ -140,43 +97,6 @@ def _used_inputs(model: ModelProto, nodes: Sequence[NodeProto]) -> list[ValueInf
     stored = {tensor.name for tensor in model.graph.initializer}
     used = {name for node in nodes for name in all_inputs(node)}
     return [info for info in model.graph.input if info.name in used - stored]
-
-
-def _picture(inputs: Sequence[ValueInfoProto], path: str, image_shape: tuple[int, ...] | None) -> Picture | None:
-    """The one input of real numbers that has several axes, where there are others.
-
-    Raises:
-        ModelError: There are several of them, or its size is open.
-    """
-    found = [
-        info
-        for info in inputs
-        if info.type.tensor_type.elem_type == TensorProto.FLOAT and len(info.type.tensor_type.shape.dim) > 2
-    ]
-    if not found or len(inputs) < 2:
-        return None
-    if len(found) > 1:
-        names = ", ".join(repr(info.name) for info in inputs)
-        raise ModelError(
-            f"{path} has {len(inputs)} inputs ({names}), {len(found)} of them pictures or signals, expected one beside "
-            "the row of a table",
-            "put pictures of one size together as channels of one input",
-        )
-    dims = [int(dim.dim_value) if dim.dim_value > 0 else None for dim in found[0].type.tensor_type.shape.dim[1:]]
-    layout, candidates = infer(tuple(dims), image_shape, f"{path}, input {found[0].name!r}")
-    if None in dims and image_shape is None:
-        raise ModelError(
-            f"{path} leaves the size of its input {found[0].name!r} open", "say it with --input-shape C,H,W"
-        )
-    return Picture(found[0].name, layout, candidates[0])
-
-
-def _size(info: ValueInfoProto) -> tuple[int, ...] | None:
-    """Shape of one sample, () or (C,); ``None`` for any other, and where the file does not say it."""
-    dims = info.type.tensor_type.shape.dim[1:]
-    if len(dims) > 1 or not info.type.tensor_type.shape.dim or any(not 0 < d.dim_value <= WIDEST for d in dims):
-        return None
-    return tuple(int(d.dim_value) for d in dims)
 
 
 def _constants(model: ModelProto) -> dict[str, Array]:
@@ -230,41 +150,6 @@ def _refuse(
     if found.lost:
         node = found.lost[0]
         raise ModelError(f"{what}, which node {node.name or node.op_type!r} ({node.op_type}) does not look up", way)
-
-
-def _described(
-    inputs: Sequence[ValueInfoProto], sizes: dict[str, tuple[int, ...] | None], found: Followed, path: str
-) -> Joined:
-    """The columns of a row, and which input holds which."""
-    columns: list[Column] = []
-    parts: list[Part] = []
-    for info in inputs:
-        size, first = sizes[info.name] or (), len(columns)
-        names = [f"{info.name}[{place}]" for place in range(*size)] if size else [info.name]
-        whole = info.type.tensor_type.elem_type in TOKEN_TYPES
-        for place, name in enumerate(names):
-            columns.append(_category(name, Integer(info.name, place), found, path) if whole else Column(name))
-        parts.append(Part(info.name, first, len(columns)))
-    if (entries := width(columns)) > MOST_ENTRIES:
-        raise ModelError(
-            f"{path}: its {len(columns)} columns make rows of {entries} entries, more than {MOST_ENTRIES}",
-            "export the model with fewer levels",
-        )
-    return Joined(tuple(columns), tuple(parts))
-
-
-def _category(name: str, integer: Integer, found: Followed, path: str) -> Column:
-    """A category with a level for each row that the integer can look up."""
-    rows = {look.table: look.rows for look in found.lookups}
-    tables = found.tables_of()
-    ends = []
-    for table, offset in tables.get(integer, ()):
-        later = [other for pairs in tables.values() for t, other in pairs if t == table and other > offset]
-        ends.append(min([rows[table], *later]) - offset)
-    if not ends or not 0 < min(ends) <= MOST_LEVELS:
-        why = "is looked up in no table" if not ends else f"has {min(ends)} levels, expected 1 to {MOST_LEVELS}"
-        raise ModelError(f"{path}: the integer {name!r} {why}", "export the model without it, or with fewer levels")
-    return Column(name, "category", levels=tuple(map(str, range(min(ends)))))
 
 
 @dataclass(eq=False)

@@ -17,7 +17,8 @@ from leakaudit.target.consumer import consumer
 from leakaudit.target.hashing import hash_model
 from leakaudit.target.onnx import fidelity, selfcheck
 from leakaudit.target.onnx.allowance import check_input
-from leakaudit.target.onnx.joined import Joined, Picture, join_inputs
+from leakaudit.target.onnx.inputs import Joined, Picture
+from leakaudit.target.onnx.joined import join_inputs
 from leakaudit.target.onnx.module import OnnxModule
 from leakaudit.target.onnx.prepare import prepare
 from leakaudit.target.onnx.read import read_model
@@ -48,7 +49,7 @@ def from_onnx(
 ) -> Target:
     """Load, check and describe an ONNX file; see `leakaudit.target.load` for the arguments."""
     model = read_model(path, trusted)
-    joined = join_inputs(model, str(path), output, image_shape)
+    joined = join_inputs(model, str(path), output, image_shape, trusted)
     picture = None if joined is None else joined.picture
     source = prepare(model, str(path), output, frozen, trained, trusted)
     if not source.parameters:
