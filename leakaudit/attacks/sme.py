@@ -36,6 +36,7 @@ from leakaudit.matching.engine import prepare, solve, to_reconstruction
 from leakaudit.matching.problem import CLIENT, GradientMatching
 from leakaudit.matching.search import chain, search
 from leakaudit.observation import Observation, ThreatModel
+from leakaudit.protocols.base import Protocol
 from leakaudit.protocols.surrogates import ALPHA, BENT, FIRST, Between
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
 from leakaudit.target.target import Target
@@ -86,6 +87,10 @@ class SME(Attack):
         if one or _moved(target, observation) is None:
             return NotApplicable("the update is of one step: there are no weights between its beginning and its end")
         return refuse_batch_size(target, observation)
+
+    def step_cost(self, protocol: Protocol) -> float:
+        """One gradient of all samples, where the client makes one in every epoch."""
+        return 1 / max(1, protocol.passes)
 
     def run(self, target: Target, observation: Observation, generator: Generator, monitor: Monitor) -> Reconstruction:
         """Both starts for some steps, the better one for most, a bent path for the last."""

@@ -21,7 +21,7 @@ from leakaudit.document.disclosure import CommandLine, FileName, OptionValue, Pi
 from leakaudit.document.earlier import upgraded
 from leakaudit.document.status import AuxiliarySource, ControlStatus, Cut, MisuseKind, RunStatus, VerdictStatus
 from leakaudit.domains.specs import ALL
-from leakaudit.errors import UsageError
+from leakaudit.errors import UsageError, first_line
 from leakaudit.safety.confined import confined
 from leakaudit.safety.files import ordinary
 from leakaudit.safety.text import encodable
@@ -938,9 +938,7 @@ class Report(Section):
         try:  # a later minor version may have added keys; what is written here is held to the schema strictly
             return cls.model_validate(upgraded(document), extra="ignore")
         except (ValueError, RecursionError) as error:
-            raise UsageError(
-                f"{path} is not a leakaudit report: {str(error).splitlines()[0]}", "audit again"
-            ) from error
+            raise UsageError(f"{path} is not a leakaudit report: {first_line(error)}", "audit again") from error
 
 
 def self_hash(document: dict[str, Any]) -> str:

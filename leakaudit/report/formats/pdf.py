@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from leakaudit.document.schema import Report
+from leakaudit.errors import first_line
 from leakaudit.report.formats.base import HEAD, Format, FormatUnavailable, Rendering, ReportWarning
 from leakaudit.report.formats.html import bundled_templates, render_view
 from leakaudit.report.views.view import build_view
@@ -56,7 +57,7 @@ def load_weasyprint() -> Any:
 
 def _unloadable(error: Exception) -> FormatUnavailable:
     """It is there, and a library that it needs is not."""
-    reason = str(error).splitlines()[0][:160]
+    reason = first_line(error, 160)
     return FormatUnavailable(
         f"report.pdf not written: WeasyPrint does not load ({reason}). On Debian or Ubuntu: "
         f"sudo apt-get install {PACKAGES}; then render again. HTML and JSON are complete."

@@ -12,11 +12,15 @@ from leakaudit.target.onnx.roles import RAW, SPELT
 from leakaudit.target.onnx.selfcheck import Check
 from leakaudit.target.onnx.source import Source
 from leakaudit.target.onnx.values import attributes
+from leakaudit.target.onnx.vanished import vanished
 from leakaudit.target.target import FidelityNote
 
 _FUSED = re.compile("fused|bn_fold|fold_bn")
 _MANY, _MOST = 5, 0.8
 """Convolutions that a network without BatchNorm seldom has, and the share of them that feeds an activation."""
+_ADAPTER = re.compile(r"(^|[./])lora_(A|B|embedding_A|embedding_B)\b")
+_WITH_DROPOUT = frozenset({"Softmax", "Attention", "Gelu", "Erf"})
+"""Operators of attention and of the perceptrons beside it."""
 _ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "Clip", "HardSwish", "HardSigmoid", "Elu", "Sigmoid", "Gelu", "PRelu"})
 
 
@@ -128,10 +132,28 @@ def _dropout(source: Source, module: OnnxModule) -> list[FidelityNote]:
     if "RandomUniformLike" in kinds or "Bernoulli" in kinds:
         text = "the file draws random numbers (stochastic depth or dropout), in eval mode too"
         result.append(FidelityNote("LA904", text, "export with model.eval()"))
-    if not module._dropouts:
-        text = "the file has no dropout; an export in eval mode removes it, but the client may train with it"
+    if not module._dropouts and (text := _no_dropout(source)):
         result.append(FidelityNote("LA902", text, "if the model has dropout, put it back with --dropout NODE=P"))
     return result
+
+
+def _no_dropout(source: Source) -> str:
+    """Why there may have been dropout; "" where the file tells its modules, and none is missing that trains with it."""
+    gone = vanished(source)
+    if gone is None or (gone and _folded(source)):  # a BatchNorm that was folded leaves a gap, too
+        return "the file has no dropout; an export in eval mode removes it, but the client may train with it"
+    if gone:
+        return (
+            f"the file has no dropout and holds nothing of {_names(gone)}: an export in eval mode removes dropout, but "
+            "the client may train with it"
+        )
+    usual = {node.op_type for node in source.nodes} & _WITH_DROPOUT
+    if not usual:
+        return ""
+    return (
+        f"the file has no dropout; networks with {' and '.join(sorted(usual))} are usually trained with dropout or "
+        "stochastic depth, and an export in eval mode removes it"
+    )
 
 
 def _training(source: Source, model: ModelProto) -> list[FidelityNote]:
@@ -154,6 +176,14 @@ def _tensors(source: Source) -> list[FidelityNote]:
     if source.promoted:
         text = f"{len(source.promoted)} constants are taken as trainable tensors: {_names(source.promoted)}"
         result.append(FidelityNote("LA905", text, "exclude those that are not with --frozen PATTERN"))
+    adapters = {name for name in source.parameters if _ADAPTER.search(name)}
+    adapted = len(source.parameters) - len(adapters)
+    if adapted > len(adapters) and (adapters or any(_ADAPTER.search(node.name) for node in source.nodes)):
+        text = (
+            f"the file holds adapters (lora_A, lora_B) and does not say what clients train: {len(source.parameters)} "
+            "tensors were taken as trained, but such clients train and send the adapters alone"
+        )
+        result.append(FidelityNote("LA918", text, "pass --frozen '!*lora_*', or name what they do not train"))
     if source.shared:
         text = f"{len(source.shared)} tensors feed several nodes and are audited as shared: {_names(source.shared)}"
         result.append(FidelityNote("LA906", text, "an exporter may have merged tensors of equal value"))
