@@ -24,7 +24,6 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from leakaudit.domains.base import Domain
 from leakaudit.domains.schema import Column, Part
-from leakaudit.domains.table import Table
 from leakaudit.errors import ModelError
 from leakaudit.safety.confined import refuse_exhaustion
 from leakaudit.target import layout as layouts
@@ -52,7 +51,7 @@ class Input:
     shape: Shape
 
     @property
-    def columns(self) -> bool:
+    def in_row(self) -> bool:
         """Whether it holds numbers of a row."""
         return len(self.shape) < 2
 
@@ -70,12 +69,12 @@ class Inputs:
     @property
     def ordered(self) -> tuple[int, ...]:
         """Places of the arguments in the order of their entries in a row: the picture in front."""
-        return tuple(sorted(range(len(self.arguments)), key=lambda place: self.arguments[place].columns))
+        return tuple(sorted(range(len(self.arguments)), key=lambda place: self.arguments[place].in_row))
 
     @property
     def picture(self) -> Input | None:
         """The one with several axes."""
-        return next((one for one in self.arguments if not one.columns), None)
+        return next((one for one in self.arguments if not one.in_row), None)
 
     @property
     def native(self) -> Shape:
@@ -99,11 +98,11 @@ class Inputs:
             batch: How many samples it takes.
             given: Shape of the picture from the user, channels first.
         """
-        rows = [self.arguments[place] for place in self.ordered if self.arguments[place].columns]
+        rows = [self.arguments[place] for place in self.ordered if self.arguments[place].in_row]
         columns, parts = _columns(rows)
         picture = self.picture
         if picture is None:
-            return Table.of(columns, guessed=True, parts=parts)
+            return layouts.domain_of("flat", self.native, None, None, (columns, parts))[0]
         first = consumer(module, self.native, batch, picture.shape)
         layout = layouts.settled(_layout(picture.shape), picture.shape, first, given)
         return layouts.several_of((picture.name, layout, picture.shape), given, columns, parts)
@@ -149,7 +148,7 @@ def checked(inputs: Inputs, label: str) -> Inputs:
     Raises:
         ModelError: Several have axes of their own.
     """
-    if sum(not one.columns for one in inputs.arguments) > 1:
+    if sum(not one.in_row for one in inputs.arguments) > 1:
         names = ", ".join(one.name for one in inputs.arguments)
         raise ModelError(
             f"{label} takes {len(inputs.arguments)} inputs ({names}), several of them pictures or signals, expected "
