@@ -26,7 +26,7 @@ from leakaudit.target.patterns import check_patterns, matched
 from leakaudit.target.probabilities import refuse_probabilities, several_labels, without_probabilities
 from leakaudit.target.probe import batch_sizes, double_backward_note, reach_note, run
 from leakaudit.target.scripted import ScriptedModule
-from leakaudit.target.several import Inputs, checked, probed, taking_rows
+from leakaudit.target.several import Inputs, checked, probed, taking_rows, with_levels
 from leakaudit.target.target import FidelityNote, Layout, Target
 from leakaudit.target.tokens import LENGTHS, find_table
 from leakaudit.target.wrappers import unwrapped
@@ -66,7 +66,7 @@ def from_module(
     asked = origin.pop("asked_shape", image_shape)
     exported, dropout = origin.pop("exported_batch", None), origin.pop("dropout", None)
     said = origin.pop("inputs", None)
-    inputs, chosen = _several(module, image_shape, said, label), origin.pop("output", None)
+    inputs, chosen = _several(module, image_shape, said, label, exported or 1), origin.pop("output", None)
     layout: Layout
     if inputs is not None:
         module, native, layout = taking_rows(module, inputs), inputs.native, "flat"
@@ -170,7 +170,9 @@ def _native(
     )
 
 
-def _several(module: nn.Module, image_shape: ImageShape | None, said: Inputs | None, label: str) -> Inputs | None:
+def _several(
+    module: nn.Module, image_shape: ImageShape | None, said: Inputs | None, label: str, batch: int
+) -> Inputs | None:
     """What a module is called with that cannot do with one input; ``None`` where one does.
 
     Args:
@@ -178,12 +180,13 @@ def _several(module: nn.Module, image_shape: ImageShape | None, said: Inputs | N
         image_shape: Of the picture.
         said: The inputs, where its file says them.
         label: For messages.
+        batch: How many samples it takes.
 
     Raises:
-        ModelError: They are not a picture beside numbers.
+        ModelError: They are not a picture or integers beside numbers.
     """
     if said is not None:
-        return checked(said, label)
+        return with_levels(module, checked(said, label), batch, label)
     try:
         given = inspect.signature(module.forward).parameters.values()
     except (TypeError, ValueError):  # a module that is no Python, which says itself what it takes
@@ -198,7 +201,8 @@ def _several(module: nn.Module, image_shape: ImageShape | None, said: Inputs | N
             "wrap it so that it takes these, or export it to ONNX, whose file says what each of several inputs is",
         )
     tries = _given(image_shape) if image_shape else _usual(module)
-    return probed(module, needed, [shape for shape, _ in tries if len(shape) > 1], label)
+    found = probed(module, needed, [shape for shape, _ in tries if len(shape) > 1], label)
+    return with_levels(module, found, batch, label)
 
 
 def _given(shape: ImageShape) -> list[tuple[tuple[int, ...], Layout]]:

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import accumulate, pairwise
 from math import prod
 from typing import Any
 
@@ -23,10 +25,11 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from leakaudit.domains.base import Domain
-from leakaudit.domains.schema import Column, Part
+from leakaudit.domains.schema import MOST_LEVELS, Column, Part
 from leakaudit.errors import ModelError
 from leakaudit.safety.confined import refuse_exhaustion
 from leakaudit.target import layout as layouts
+from leakaudit.target.codes import Blocks, Codes, Looks, Reading
 from leakaudit.target.consumer import consumer
 from leakaudit.target.probe import sample
 from leakaudit.target.target import Layout
@@ -35,6 +38,8 @@ FIRST_WIDTH = 2
 """Numbers beside a picture that are tried first; chosen: a single one would be stretched over whatever it meets."""
 MOST_TRIES = 24
 """Numbers of columns that are tried at most; chosen, several times the layers that can refuse one."""
+MOST_COLUMNS = 64
+"""Integers beside numbers that are tried at most; chosen, several times the categories of census data."""
 Shape = tuple[int, ...]
 
 
@@ -45,10 +50,19 @@ class Input:
     Args:
         name: Of the argument.
         shape: Of one sample.
+        integer: Whether it holds integers that are looked up in embeddings.
+        levels: Of each of these, how many values it may have; empty where that is not known yet.
     """
 
     name: str
     shape: Shape
+    integer: bool = False
+    levels: tuple[int, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """How many entries of a row it has."""
+        return sum(self.levels) if self.integer else prod(self.shape)
 
     @property
     def in_row(self) -> bool:
@@ -79,16 +93,36 @@ class Inputs:
     @property
     def native(self) -> Shape:
         """Shape of the row."""
-        return (sum(prod(one.shape) for one in self.arguments),)
+        return (sum(one.size for one in self.arguments),)
+
+    @property
+    def integers(self) -> int:
+        """How many integers a sample has."""
+        return sum(prod(one.shape) for one in self.arguments if one.integer)
 
     def split(self, row: Tensor) -> list[Tensor]:
         """The arguments (B, *shape) of rows (B, D)."""
-        found, first = dict[int, Tensor](), 0
+        found, ends, first = dict[int, Tensor](), list[tuple[int, int]](), 0
         for place in self.ordered:
-            shape = self.arguments[place].shape
-            found[place] = row[:, first : first + prod(shape)].reshape(len(row), *shape)
-            first += prod(shape)
+            one = self.arguments[place]
+            if not one.integer:
+                found[place] = row[:, first : first + one.size].reshape(len(row), *one.shape)
+            levels = list(accumulate(one.levels, initial=first))
+            ends += pairwise(levels)
+            first += one.size
+        found |= self.codes(len(row), Blocks(row, ends), row.device)
         return [found[place] for place in range(len(self.arguments))]
+
+    def codes(self, batch: int, reading: Reading, device: torch.device) -> dict[int, Tensor]:
+        """What stands for the arguments of integers, by their places."""
+        found, column = dict[int, Tensor](), 0
+        for place in self.ordered:
+            one = self.arguments[place]
+            if one.integer:
+                numbers = torch.arange(column, column + prod(one.shape), device=device)
+                found[place] = Codes.of(numbers.expand(batch, -1).reshape(batch, *one.shape), reading)
+                column += prod(one.shape)
+        return found
 
     def domain(self, module: nn.Module, batch: int, given: Shape | None) -> Domain:
         """What a sample is, of a module that takes rows.
@@ -114,7 +148,12 @@ def _columns(rows: Sequence[Input]) -> tuple[list[Column], list[Part]]:
     parts: list[Part] = []
     for one in rows:
         first = len(columns)
-        columns += [Column(f"{one.name}[{i}]") for i in range(one.shape[0])] if one.shape else [Column(one.name)]
+        names = [f"{one.name}[{i}]" for i in range(one.shape[0])] if one.shape else [one.name]
+        if one.integer:
+            levels = [tuple(map(str, range(count))) for count in one.levels]
+            columns += [Column(name, "category", levels=own) for name, own in zip(names, levels, strict=True)]
+        else:
+            columns += [Column(name) for name in names]
         parts.append(Part(one.name, first, len(columns)))
     return columns, parts
 
@@ -158,6 +197,43 @@ def checked(inputs: Inputs, label: str) -> Inputs:
     return inputs
 
 
+def with_levels(module: nn.Module, inputs: Inputs, batch: int, label: str) -> Inputs:
+    """The inputs with how many values each integer may have, by the tables that a run looks them up in.
+
+    Raises:
+        ModelError: Integers are used otherwise, never, or have too many levels.
+    """
+    if not inputs.integers:
+        return inputs
+    looks = Looks(batch)
+    coded = inputs.codes(batch, looks, torch.device("cpu"))
+    drawn = [coded[place] if one.integer else sample(batch, one.shape) for place, one in enumerate(inputs.arguments)]
+    try:
+        with torch.no_grad():
+            module(*drawn)
+    except ModelError as error:
+        raise ModelError(f"{label}: {error.message}", error.hint) from error
+    levels = looks.levels(inputs.integers)
+    if levels is None or max(levels) > MOST_LEVELS:
+        names = ", ".join(one.name for one in inputs.arguments if one.integer)
+        raise ModelError(
+            f"{label}: the integers of {names} are not each looked up in tables of 1 to {MOST_LEVELS} rows",
+            "wrap the module so that it takes what it looks up, each integer in a table or a part of one",
+        )
+    return _levelled(inputs, levels)
+
+
+def _levelled(inputs: Inputs, levels: Sequence[int]) -> Inputs:
+    """The inputs with these levels of their integers, in the order of the row."""
+    own, first = list(inputs.arguments), 0
+    for place in inputs.ordered:
+        if own[place].integer:
+            stop = first + prod(own[place].shape)
+            own[place] = replace(own[place], levels=tuple(levels[first:stop]))
+            first = stop
+    return Inputs(tuple(own))
+
+
 def probed(module: nn.Module, names: Sequence[str], pictures: Sequence[Shape], label: str) -> Inputs:
     """What a module of two inputs is called with, found by running it.
 
@@ -168,20 +244,29 @@ def probed(module: nn.Module, names: Sequence[str], pictures: Sequence[Shape], l
         label: For messages.
 
     Raises:
-        ModelError: It takes no picture beside numbers, or does not say how many numbers.
+        ModelError: It takes no picture and no integers beside numbers, or does not say how many numbers.
     """
-    for shape in pictures:
+    others = [Input("", shape) for shape in pictures]
+    others += [Input("", shape, integer=True) for shape in [(), *((count,) for count in range(1, MOST_COLUMNS + 1))]]
+    for other in others:
         for swapped in (False, True):
-            width = _width(module, shape, swapped)
-            if width is not None:
-                both = [Input(names[swapped], shape), Input(names[not swapped], (width,))]
-                return Inputs(tuple(both[::-1] if swapped else both))
+            looks = Looks(1)
+            width = _width(module, partial(_first, other, looks), swapped)
+            if width is None or (other.integer and looks.levels(prod(other.shape)) is None):
+                continue
+            both = [replace(other, name=names[swapped]), Input(names[not swapped], (width,))]
+            return Inputs(tuple(both[::-1] if swapped else both))
     raise ModelError(
-        f"{label} takes 2 inputs ({', '.join(names)}), and no picture of {_listed(pictures)} beside a row of numbers "
-        "makes it run",
-        "say the shape of the picture with --input-shape, or export the model to ONNX: there, integers that are looked "
-        "up in embeddings are joined with numbers (N, D) to rows of a table",
+        f"{label} takes 2 inputs ({', '.join(names)}), and no picture of {_listed(pictures)}, nor integers that are "
+        "looked up in embeddings, beside a row of numbers makes it run",
+        "say the shape of the picture with --input-shape, or export the model to ONNX or .pt2, which say the shapes",
     )
+
+
+def _first(other: Input, looks: Looks) -> Tensor:
+    """What is tried beside numbers: a picture or integers."""
+    alone = Inputs((other,))
+    return alone.codes(1, looks, torch.device("cpu"))[0] if other.integer else sample(1, other.shape)
 
 
 def _listed(pictures: Sequence[Shape]) -> str:
@@ -189,8 +274,8 @@ def _listed(pictures: Sequence[Shape]) -> str:
     return " or ".join(shown) + (" or other usual sizes" if len(pictures) > 3 else "")
 
 
-def _width(module: nn.Module, picture: Shape, swapped: bool) -> int | None:
-    """How many numbers go with a picture; ``None`` where none do, or any number does."""
+def _width(module: nn.Module, other: Callable[[], Tensor], swapped: bool) -> int | None:
+    """How many numbers go with another argument; ``None`` where none do, or any number does."""
     tried: set[int] = set()
     waiting = [FIRST_WIDTH, *_sizes(module)]
     while waiting and len(tried) < MOST_TRIES:
@@ -199,8 +284,8 @@ def _width(module: nn.Module, picture: Shape, swapped: bool) -> int | None:
             continue
         tried.add(width)
         missing: list[int] = []
-        if _runs(module, picture, width, swapped, missing):
-            return width if not _runs(module, picture, width + 1, swapped, []) else None
+        if _runs(module, other(), width, swapped, missing):
+            return width if not _runs(module, other(), width + 1, swapped, []) else None
         waiting[:0] = [width + difference for difference in missing[-1:]]
     return None
 
@@ -218,9 +303,9 @@ def _sizes(module: nn.Module) -> list[int]:
     return found
 
 
-def _runs(module: nn.Module, picture: Shape, width: int, swapped: bool, missing: list[int]) -> bool:
+def _runs(module: nn.Module, other: Tensor, width: int, swapped: bool, missing: list[int]) -> bool:
     """Whether a module runs, and by how many inputs the linear layer is off that did not fit."""
-    arguments = [sample(1, picture), sample(1, (width,), 1)]
+    arguments = [other, sample(1, (width,), 1)]
     try:
         with torch.no_grad(), _mismatches(missing.append):
             module(*(arguments[::-1] if swapped else arguments))

@@ -174,9 +174,9 @@ def test_what_cannot_be_joined_is_refused_by_name(case: str, tmp_path: Path) -> 
         load(export(module, given, names, tmp_path / "net.onnx", opset))
 
 
-def test_a_module_of_several_inputs_is_refused_by_their_names() -> None:
-    with pytest.raises(ModelError, match=r"Embedded takes 2 inputs \(codes, numbers\), and no picture"):
-        load(Embedded())
+def test_a_module_that_uses_its_integers_otherwise_is_refused_by_its_inputs() -> None:
+    with pytest.raises(ModelError, match=r"Summed takes 2 inputs \(codes, numbers\), and no picture"):
+        load(Summed())
 
 
 def test_a_rewriting_that_changes_the_outputs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

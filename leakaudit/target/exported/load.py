@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from leakaudit.errors import ModelError
@@ -107,7 +108,7 @@ def _several(graph: Mapping[str, Any], signature: Mapping[str, Any]) -> Inputs |
     """The inputs by name, where there is more than one.
 
     Raises:
-        ModelError: One holds integers, or leaves its size open.
+        ModelError: One is of no such numbers, or leaves its size open.
     """
     names = _user_inputs(signature)
     if len(names) < 2 or not all(names):
@@ -117,13 +118,15 @@ def _several(graph: Mapping[str, Any], signature: Mapping[str, Any]) -> Inputs |
         meta = graph["tensor_values"][name]
         sizes = [whole(size) if "as_int" in size else None for size in meta["sizes"]]
         fixed = [size for size in sizes[1:] if size is not None]
-        if not DTYPES[meta["dtype"]].is_floating_point or len(fixed) < len(sizes) - 1 or not sizes:
+        whole_numbers = DTYPES[meta["dtype"]] in (torch.int32, torch.int64)
+        real = DTYPES[meta["dtype"]].is_floating_point
+        if not sizes or len(fixed) < len(sizes) - 1 or not (real or (whole_numbers and len(fixed) < 2)):
             raise ModelError(
-                f"it takes {len(names)} inputs ({', '.join(names)}), and {name!r} holds integers or is of any size: "
-                "expected numbers (N, D) beside a picture",
-                "export it with these, or to ONNX: integers and numbers of a table are joined there",
+                f"it takes {len(names)} inputs ({', '.join(names)}), and {name!r} is of any size, or of no numbers: "
+                "expected numbers (N, D) and integers (N, C), or numbers beside a picture",
+                "export it with inputs of fixed sizes beside the batch axis",
             )
-        found.append(Input(name, tuple(fixed)))
+        found.append(Input(name, tuple(fixed), whole_numbers))
     return Inputs(tuple(found))
 
 
