@@ -43,6 +43,8 @@ class Domain(ABC):
     """Name of the tensor whose rows the inputs are numbers of, or ``None`` for inputs that are no such numbers."""
     uncounted: ClassVar[str] = ""
     """Why ranks cannot be counted, where inputs have no directions; empty where they can."""
+    joint: ClassVar[bool] = False
+    """Whether a sample is several inputs, each of which layers of its own may read."""
     shape: tuple[int, ...]
     """Of one sample, as a Target takes it."""
 

@@ -60,6 +60,7 @@ class Several(Domain):
     reader: ClassVar[str] = "leakaudit.client.readers.several:SeveralReader"
     card: ClassVar[str] = "leakaudit.report.domains.several:SeveralCard"
 
+    joint: ClassVar[bool] = True
     shape: tuple[int, ...]
     members: tuple[Member, ...]
 

@@ -313,3 +313,23 @@ def test_numbers_in_two_inputs_of_a_program_are_one_row(tmp_path: Path) -> None:
         np.savez(tmp_path / "batch.npz", **held)
         fitted, batch = reader_for(target).fitted(tmp_path / "batch.npz")
         assert torch.allclose(fitted.logits(fitted.domain.encode(batch.images)), module(*given), atol=1e-5)
+
+
+class Scaled(Beside):
+    """Divides its pixels by 255."""
+
+    def forward(self, image: Tensor, meta: Tensor) -> Tensor:
+        return super().forward(image / 255, meta)
+
+
+def test_a_division_of_the_picture_inside_the_model_is_found(tmp_path: Path) -> None:
+    plain = picture_and_row()
+    module = Scaled(plain.inside, 8 * 36)
+    path = exported(module, (pictures(1), rows(1)), ["image", "meta"], tmp_path / "net.onnx")
+    for target in (load(path), load(module, image_shape=SHAPE)):
+        (note,) = [note for note in target.fidelity if note.id == "LA924"]
+        assert "takes pixels in 0..255" in note.message
+        image, row = several_of(target.domain.normalised((), ())).members
+        assert float(image.domain.encode(torch.ones(1, *SHAPE)).max()) == pytest.approx(255)
+        assert row.domain.shape == (1, 1, 6)
+    assert not any(note.id == "LA924" for note in load(plain, image_shape=SHAPE).fidelity)
