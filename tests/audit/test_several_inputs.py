@@ -18,6 +18,7 @@ from leakaudit.document.redact import redact
 from leakaudit.domains.several import several_of
 from leakaudit.errors import BatchError, ModelError, UsageError
 from leakaudit.reconstruction import Reconstruction
+from leakaudit.report.formats.csv import render_csv
 from leakaudit.report.formats.html import render_html
 from leakaudit.scoring.base import measure_for
 from leakaudit.target import load
@@ -80,6 +81,17 @@ def test_another_sample_leaks_in_no_part(known: tuple[Target, Batch]) -> None:
     assert entry["part"] is None
 
 
+def test_forty_mismatched_samples_leak_in_no_part(known: tuple[Target, Batch]) -> None:
+    target, samples = known
+    measure = measure_for(target.domain, samples)
+    found = 0
+    for place in range(40):
+        batch, other = samples.subset([place]), samples.subset([(place + 1) % len(samples)])
+        made = Reconstruction(target.domain.encode(other.images), other.labels, 0.0)
+        found += sum(score.leaked for score in measure.score(batch, measure.recovered(target.domain, made)))
+    assert found == 0
+
+
 def test_a_few_columns_that_were_read_count_by_themselves(known: tuple[Target, Batch]) -> None:
     domain = several_of(known[0].domain)
     measure = measure_for(domain, known[1])
@@ -98,6 +110,8 @@ def test_a_linear_layer_on_the_row_gives_away_the_row_and_the_report_says_so(tmp
     assert (finding.id, finding.severity) == ("LA208", "high")
     assert "meta: all 5 cells right" in finding.message
     assert [(one.name, one.domain) for one in report.target.inputs] == [("image", "images"), ("meta", "table")]
+    table = render_csv(report)
+    assert all(name in table for name in ("psnr", "cell_accuracy", "skill"))
     page = render_html(report)
     assert all(text in page for text in ("leaked in part: meta", "original", "x5 to x6", "Input image"))
     assert "data:image/png" in page
