@@ -24,6 +24,8 @@ from leakaudit.target.target import Target
 
 REAL = ("images", "volumes", "signals")
 """Domains of real numbers without further structure: what an attack reads that does not mind the axes."""
+JOINT = (*REAL, "table", "several")
+"""All domains of real numbers: what an attack reads that knows them by their ranges, categories and priors alone."""
 OPTIMISATION_COST = 50
 """Attacks below this cost are closed forms, which run first; by definition of `Attack.cost`."""
 LEAST_STEPS = 100

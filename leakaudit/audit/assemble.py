@@ -419,7 +419,7 @@ def _sample(outcome: Outcome, score: SampleScore, label_right: bool | None) -> S
 def metric_entries(measure: Measure[Any]) -> list[MetricEntry]:
     """What samples are measured by."""
     known = MetricEntry.model_fields
-    return [MetricEntry(**{k: v for k, v in dataclasses.asdict(spec).items() if k in known}) for spec in measure.specs]
+    return [MetricEntry(**{k: v for k, v in dataclasses.asdict(spec).items() if k in known}) for spec in measure.shown]
 
 
 def summarize(outcome: Outcome) -> str:
