@@ -40,8 +40,8 @@ from leakaudit.reconstruction import Monitor, NotApplicable, Part, Reconstructio
 from leakaudit.target.target import Target
 
 BEGIN = 0.2
-"""Share of the time for SME before it; chosen: as many iterations at one to five gradients where a replay has ten or more.
-"""
+"""Share of the time for SME before it; chosen: as many iterations at one to five gradients where a replay has
+ten or more."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ from leakaudit.protocols.surrogates import norm
 from leakaudit.target.target import Target
 
 RATES = "rates"
-"""Name of the unknown lengths of the steps, logarithms of their ratio to the whole way (M,)."""
+"""Name of the unknown lengths of the steps, logarithms of their ratio to the whole way (M - 1,)."""
 SHARES = "shares"
 """Name of the unknown shares of the gradients in the update, logarithms up to a common factor (M,)."""
 PLACES = "places"
@@ -49,7 +49,7 @@ def begun(count: int, like: Tensor) -> dict[str, Tensor]:
         like: For type and device.
     """
     return {
-        RATES: like.new_full((count,), -math.log(count)),
+        RATES: like.new_full((count - 1,), -math.log(count)),
         SHARES: like.new_full((count,), -math.log(count)),
         PLACES: torch.linspace(FIRST_PLACE, LAST_PLACE, count - 1).to(like),
         PULLS: like.new_zeros(count - 1),
@@ -87,10 +87,10 @@ class CoarseSteps(FedSGD):
         scale = norm(self.way) / norm({name: found[name] for name in self.way})
         total = {name: shares[0] * tensor for name, tensor in found.items()}
         now = before
-        for step, (place, pull) in enumerate(zip(places, pulls, strict=True)):
-            now = self._next(now, before, found, rates[step] * scale, place, pull)
+        for rate, share, place, pull in zip(rates, shares[1:], places, pulls, strict=True):
+            now = self._next(now, before, found, rate * scale, place, pull)
             found = super().update(target, play, parameters=now, **how)
-            total = {name: tensor + shares[step + 1] * found[name] for name, tensor in total.items()}
+            total = {name: tensor + share * found[name] for name, tensor in total.items()}
         return total
 
     def _next(

@@ -122,7 +122,7 @@ def test_more_of_the_path_explains_more_of_the_update(samples: Batch, space: Ima
     way = client.moved(twenty.update, target.parameters)
     bent = least(Between(2, way=way), numbers, twenty, target, samples)
     coarse = least(CoarseSteps(2, way=way), begun(5, torch.zeros(())), twenty, target, samples)
-    assert coarse < 0.5 * bent, (straight, bent, coarse)
+    assert coarse < 0.7 * bent, (bent, coarse)
 
 
 def test_coarse_steps_replay_a_client_that_takes_as_many(samples: Batch, space: Images) -> None:
@@ -132,7 +132,7 @@ def test_coarse_steps_replay_a_client_that_takes_as_many(samples: Batch, space: 
     way = protocol.moved(observation.update, target.parameters)
     play = Play(space.encode(samples.images[:2]), samples.labels[:2])
     rate = (0.5 * norm(FedSGD(2).update(target, play)) / norm(way)).log()
-    free = {RATES: rate.expand(3), SHARES: torch.zeros(3), PLACES: torch.zeros(2), PULLS: torch.full((2,), -40.0)}
+    free = {RATES: rate.expand(2), SHARES: torch.zeros(3), PLACES: torch.zeros(2), PULLS: torch.full((2,), -40.0)}
     update = CoarseSteps(2, way=way).update(target, replace(play, unknowns=free))
     for name, tensor in observation.update.items():
         torch.testing.assert_close(update[name] / 3, tensor, rtol=1e-4, atol=1e-5)
@@ -144,12 +144,12 @@ def test_coarse_steps_that_are_drawn_fully_are_on_the_straight_way(samples: Batc
     way = protocol.moved(observation.update, target.parameters)
     play = Play(space.encode(samples.images[:2]), samples.labels[:2])
     place = torch.tensor([0.7])
-    drawn = {RATES: torch.zeros(2), SHARES: torch.tensor([-40.0, 0.0]), PLACES: place, PULLS: torch.full((1,), 40.0)}
+    drawn = {RATES: torch.zeros(1), SHARES: torch.tensor([-40.0, 0.0]), PLACES: place, PULLS: torch.full((1,), 40.0)}
     coarse = CoarseSteps(2, way=way).update(target, replace(play, unknowns=drawn))
     straight = Between(2, way=way).update(target, replace(play, unknowns={ALPHA: place}))
     for name, tensor in straight.items():
         torch.testing.assert_close(coarse[name], tensor, rtol=1e-4, atol=1e-6)
-    assert {name: len(value) for name, value in begun(2, place).items()} == {RATES: 2, SHARES: 2, PLACES: 1, PULLS: 1}
+    assert {name: len(value) for name, value in begun(2, place).items()} == {RATES: 1, SHARES: 2, PLACES: 1, PULLS: 1}
 
 
 def test_the_weights_after_training_follow_from_the_update(samples: Batch, space: Images) -> None:
@@ -197,7 +197,7 @@ def test_sme_gains_where_the_weights_move(samples: Batch, space: Images) -> None
 
 def test_no_more_coarse_steps_than_the_client_took(samples: Batch, space: Images) -> None:
     target, protocol = convolutions(), FedAvg(2, local_epochs=3, learning_rate=0.1)
-    settings = SMESettings(iterations=100, **STEPS)
+    settings = SMESettings(iterations=40, **STEPS)
     observation = shared(target, samples, space, protocol, 0, 1)
     assert "followed by 3 coarse steps" in SME(settings)(target, observation, cpu_generator(0)).notes
     hidden = replace(observation, protocol=replace(protocol, untold=("local_epochs",)))
