@@ -51,7 +51,7 @@ BENT_SHARE = 0.2
 """Of the steps, for the bent path; chosen, not measured."""
 COARSE_SHARE = 0.3
 """Of the steps, for coarse ones; chosen, not measured."""
-ON_COARSE_STEPS = {"optimizer": "adam", "distance": "cosine", "signed": False, "tv_weight": 1e-2}
+ON_COARSE_STEPS: Mapping[str, Any] = {"optimizer": "adam", "distance": "cosine", "signed": False, "tv_weight": 1e-2}
 """How coarse steps are gone down where L-BFGS did not win before; 14.4 dB after 40 steps of a ReLU CNN, where what a
 search then chooses ends at 11.2 (`benchmarks/results/local_steps.md`)."""
 AT_THE_BEGINNING = {ALPHA: -3.0, FIRST: 3.0}
@@ -231,7 +231,7 @@ class _Run:
         unknowns = {CLIENT + name: value for name, value in begun(count, inputs).items()}
         fixed = self.settings.search and not start.smooth
         if fixed:
-            problem = problem.under(replace(problem.settings, **ON_COARSE_STEPS))
+            problem = problem.under(problem.settings.changed(ON_COARSE_STEPS))
         other = _Start(start.label, problem, {**unknowns, "inputs": inputs})
         return self._the_better(start, other, self.total - self.spent, f"followed by {count} coarse steps", fixed)
 
