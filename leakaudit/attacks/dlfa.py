@@ -90,6 +90,7 @@ class DLFA(Attack):
     needs: ClassVar[str] = "an update of several epochs, and the settings of the local training"
     reference: ClassVar[str] = "Dimitrov et al., Data Leakage in Federated Averaging, TMLR 2022, arXiv 2206.12395"
     cost: ClassVar[int] = 75
+    preparation: ClassVar[float] = BEGIN
     reads: ClassVar[tuple[str, ...]] = (*REAL, "table")
     control_samples: ClassVar[int] = 2
     adapts: ClassVar[tuple[str, ...]] = MATCHING

@@ -40,6 +40,7 @@ from leakaudit.matching.engine import prepare, solve, to_reconstruction
 from leakaudit.matching.problem import CLIENT, GradientMatching
 from leakaudit.matching.search import chain, search
 from leakaudit.observation import Observation, ThreatModel
+from leakaudit.protocols.base import Protocol
 from leakaudit.protocols.coarse import CoarseSteps, begun
 from leakaudit.protocols.surrogates import ALPHA, BENT, FIRST, Between
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
@@ -52,7 +53,8 @@ BENT_SHARE = 0.2
 COARSE_SHARE = 0.3
 """Of the steps, for coarse ones; chosen, not measured."""
 ON_COARSE_STEPS: Mapping[str, Any] = {"optimizer": "adam", "distance": "cosine", "signed": False, "tv_weight": 1e-2}
-"""How coarse steps are gone down where L-BFGS did not win before; 14.4 dB after 40 steps of a ReLU CNN, where what a
+"""How coarse steps are gone down where L-BFGS did not win before, from a start of their own: 14.5 and 11.9 dB after 40
+steps of a ReLU CNN, where it is 14.4 and 10.9 from where the bent path ended, which fits what is not there, and what a
 search then chooses ends at 11.2 (`benchmarks/results/local_steps.md`)."""
 AT_THE_BEGINNING = {ALPHA: -3.0, FIRST: 3.0}
 """Where the bent path begins that goes on from the weights before: near them, logits of 0.05 and 0.95; chosen."""
@@ -103,6 +105,12 @@ class SME(Attack):
         if one or _moved(target, observation) is None:
             return NotApplicable("the update is of one step: there are no weights between its beginning and its end")
         return refuse_batch_size(target, observation)
+
+    def step_cost(self, protocol: Protocol) -> float:
+        """Gradients of all samples, on average over the paths, where the client makes one in every epoch."""
+        settings: SMESettings = self.settings
+        more = BENT_SHARE * settings.bend + COARSE_SHARE * max(0, settings.coarse - 1)
+        return (1 + more) / max(1, protocol.passes)
 
     def run(self, target: Target, observation: Observation, generator: Generator, monitor: Monitor) -> Reconstruction:
         """Both starts for some steps, the better one for most, then a bent path, and coarse steps for the last."""
@@ -232,6 +240,8 @@ class _Run:
         fixed = self.settings.search and not start.smooth
         if fixed:
             problem = problem.under(problem.settings.changed(ON_COARSE_STEPS))
+            begin = problem.domain.start(problem.settings.initialization, len(inputs), self.generator)
+            inputs = begin.to(inputs)
         other = _Start(start.label, problem, {**unknowns, "inputs": inputs})
         return self._the_better(start, other, self.total - self.spent, f"followed by {count} coarse steps", fixed)
 

@@ -170,8 +170,9 @@ def settled(request: Request, samples: Batch) -> Request:
     Of what is recorded, every round has samples of its own: `leakaudit.audit.rounds.settled`.
 
     Raises:
-        UsageError: An option is for recorded updates alone.
+        UsageError: An option is for recorded updates alone, or what weight decay did does not follow.
     """
+    _refuse_unknown_decay(request)
     if request.recorded:
         return request
     if request.weight_decay is not None and not request.local:
@@ -181,6 +182,21 @@ def settled(request: Request, samples: Batch) -> Request:
         )
     each = own_share(request, len(samples))
     return replace(request, samples=each) if request.local and request.samples is None else request
+
+
+def _refuse_unknown_decay(request: Request) -> None:
+    """Refuse a weight decay whose effect does not follow, as the training that it belongs to is not known.
+
+    Raises:
+        UsageError: Says what it would follow from.
+    """
+    if request.weight_decay and request.unknown:
+        words = " and ".join(name.replace("_", " ") for name in request.unknown)
+        raise UsageError(
+            f"weight_decay is {request.weight_decay:g}, but what it took off the weights follows from the {words} too, "
+            "said to be unknown",
+            "leave out --weight-decay: it is fitted where rows that no sample touched show it",
+        )
 
 
 def refuse_settings(request: Request) -> None:

@@ -27,7 +27,7 @@ def recorded_facts(recorded: Rounds, target: Target | None) -> dict[str, Any]:
     updates = [own.update for own in recorded.audited]
     hashes = [update.sha256 or "" for update in updates]
     return {
-        "weight_decay": first.decay.rate if first.decay else None,
+        "weight_decay": first.decay.rate if first.decay and first.decay.taken is None else None,
         "weight_decay_note": first.decay.told() if first.decay else "",
         "update_notes": list(dict.fromkeys(note for update in updates for note in update.notes)),
         "update_path": os.path.commonpath([update.path for update in updates]) if several else first.path,

@@ -21,7 +21,7 @@ from leakaudit.document.disclosure import CommandLine, FileName, OptionValue, Pi
 from leakaudit.document.earlier import upgraded
 from leakaudit.document.status import AuxiliarySource, ControlStatus, Cut, MisuseKind, RunStatus, VerdictStatus
 from leakaudit.domains.specs import ALL
-from leakaudit.errors import UsageError
+from leakaudit.errors import UsageError, first_line
 from leakaudit.safety.confined import confined
 from leakaudit.safety.files import ordinary
 from leakaudit.safety.text import encodable
@@ -241,6 +241,9 @@ class RankLayer(Section):
     rank: Public[int | None] = Field(default=None, description="exact structural rank of the layer's linear system")
     deficit: Public[int | None] = Field(default=None, description="unknowns - rank")
     unique: Public[bool | None]
+    bound: Public[bool] = Field(
+        default=False, description="rank is an upper bound: a deficit is certain, its absence is not"
+    )
     note: Public[str] = ""
 
 
@@ -830,7 +833,7 @@ class Verdict(Section):
 
 
 class VariantEntry(Section):
-    """One checkpoint of the model, or one mode of its clients; without pictures, which are those of the worst one."""
+    """One checkpoint of the model, or one mode of its clients; with pictures of one sample, the same in all of them."""
 
     label: Public[str]
     status: Public[str]
@@ -924,9 +927,7 @@ class Report(Section):
         try:  # a later minor version may have added keys; what is written here is held to the schema strictly
             return cls.model_validate(upgraded(document), extra="ignore")
         except (ValueError, RecursionError) as error:
-            raise UsageError(
-                f"{path} is not a leakaudit report: {str(error).splitlines()[0]}", "audit again"
-            ) from error
+            raise UsageError(f"{path} is not a leakaudit report: {first_line(error)}", "audit again") from error
 
 
 def self_hash(document: dict[str, Any]) -> str:

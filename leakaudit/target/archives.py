@@ -22,7 +22,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from leakaudit.errors import LeakauditError, ModelError, UsageError
+from leakaudit.errors import LeakauditError, ModelError, UsageError, first_line
 from leakaudit.safety.archives import check_unpacked
 from leakaudit.safety.importing import current_folder_importable
 from leakaudit.safety.npz import arrays_of
@@ -196,7 +196,7 @@ def _script(path: Path) -> tuple[nn.Module, dict[str, Any]]:
             warnings.simplefilter("ignore")
             script: Any = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError, IndexError) as error:  # the last of a name that the archive lacks
-        raise ModelError(f"{path} cannot be loaded: {str(error).splitlines()[0]}", "export it again") from error
+        raise ModelError(f"{path} cannot be loaded: {first_line(error)}", "export it again") from error
     return cast(nn.Module, script), _origin(path, "torchscript", "torch.jit")
 
 

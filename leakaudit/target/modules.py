@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from math import prod
 from typing import Any, Literal
 
@@ -13,7 +12,7 @@ from torch import nn
 
 from leakaudit.domains.base import Domain
 from leakaudit.domains.tokens import Tokens
-from leakaudit.errors import ModelError, UsageError
+from leakaudit.errors import ModelError, UsageError, first_line
 from leakaudit.safety.confined import refuse_exhaustion
 from leakaudit.target import layout as layouts
 from leakaudit.target.composed import compose
@@ -22,6 +21,7 @@ from leakaudit.target.dropout import Dropout, dropout_layers, replace_dropout
 from leakaudit.target.exported.module import ExportedModule
 from leakaudit.target.functional import capture_functional
 from leakaudit.target.outputs import check_outputs, maps
+from leakaudit.target.patterns import check_patterns, matched
 from leakaudit.target.probabilities import refuse_probabilities, several_labels, without_probabilities
 from leakaudit.target.probe import batch_sizes, double_backward_note, reach_note, run
 from leakaudit.target.scripted import ScriptedModule
@@ -101,7 +101,7 @@ def from_module(
         notes += _unrecorded_randomness(module, sizes[0] if sizes else 2, native, vocabulary)
     names = [name for name, _ in module.named_parameters()]
     check_patterns(frozen, names, label)
-    excluded = tuple(name for name in names if any(fnmatchcase(name, pattern) for pattern in frozen))
+    excluded = tuple(name for name in names if matched(name, frozen))
     return Target(
         module=module,
         native_shape=native,
@@ -146,7 +146,7 @@ def _native(
             run(module, batch, native)
         except (RuntimeError, ValueError, TypeError, IndexError, ModelError) as error:
             refuse_exhaustion(error)
-            errors.append(f"{native}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+            errors.append(f"{native}: {first_line(error)}")
             continue
         if image_shape:
             return native, layout, [], None
@@ -265,7 +265,7 @@ def _check_train_mode(
         result: Any = run(module, batch, native, vocabulary=vocabulary)
     except (RuntimeError, ValueError) as error:
         raise ModelError(
-            f"{label} cannot run in train mode: {str(error).splitlines()[0]}",
+            f"{label} cannot run in train mode: {first_line(error)}",
             "audit larger images, or the eval mode with --mode eval",
         ) from error
     finally:
@@ -312,15 +312,6 @@ def _unrecorded_randomness(
         "the model draws random numbers in train mode that are no dropout layer's; they cannot be recorded or injected"
     )
     return [FidelityNote("LA917", text, "put nn.Dropout or torchvision.ops.StochasticDepth in their place")]
-
-
-def check_patterns(patterns: Sequence[str], names: Sequence[str], label: str, option: str = "--frozen") -> None:
-    """Refuse a pattern of an option that no tensor matches: it is a typing mistake, not a wish."""
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise UsageError(
-                f"{option} {pattern!r} matches no tensor of {label}", f"its tensors are {', '.join(names[:20])}"
-            )
 
 
 def insert_dropout(module: nn.Module, dropout: Mapping[str, float], label: str) -> None:

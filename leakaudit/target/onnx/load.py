@@ -9,7 +9,7 @@ from typing import Literal
 from onnx import ModelProto, NodeProto
 
 from leakaudit.domains.tokens import Tokens
-from leakaudit.errors import ModelError, UsageError
+from leakaudit.errors import ModelError, UsageError, first_line
 from leakaudit.safety.confined import refuse_exhaustion
 from leakaudit.target import layout as layouts
 from leakaudit.target.consumer import consumer
@@ -200,7 +200,7 @@ def _as_model_error(error: Exception, native: tuple[int, ...], source: Source) -
     if isinstance(error, ModelError):
         return error
     what = "reaches beyond a table" if isinstance(error, IndexError) else "does not run"
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    reason = first_line(error, 200)
     return ModelError(
         f"input {source.input_name!r} of shape {list(native)} {what}: {reason}",
         "pass a smaller input shape" if isinstance(error, IndexError) else "check the input shape",
