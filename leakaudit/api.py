@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,8 @@ from torch import nn
 from leakaudit.audit.cache import Cache
 from leakaudit.audit.intake import Model, read_case, read_model, refuse_settings
 from leakaudit.audit.memory import Memory
-from leakaudit.audit.pipeline import audit
+from leakaudit.audit.pipeline import audit, planned
+from leakaudit.audit.plan import Plan
 from leakaudit.audit.request import Request, request_of, whole_signature
 from leakaudit.audit.rounds import told_beside, with_round
 from leakaudit.client.readers.base import Source
@@ -94,18 +96,14 @@ def scan(
         ModelError: A model that cannot be audited.
         BatchError: Samples that do not fit the model.
     """
-    if not isinstance(model, Request):
-        keywords = {**keywords, **told_beside(keywords)}
-    request = with_round(request_of(Request, model, batch, keywords))
-    refuse_settings(request)
-    observer = observer or SilentObserver()
-    in_memory = model if isinstance(model, nn.Module | Target) else None
+    request, in_memory, observer = _asked(model, batch, observer, keywords)
     variants = _variants(request, in_memory)
     memory = Memory(Cache() if request.cache else None)
 
     def audit_one(one: Request, observer: Observer) -> Report:
+        started = time.monotonic()  # a time budget counts the reading, too
         case = read_case(one, read_model(one, in_memory), batch, observer)
-        return audit(case.target, case.samples, one, observer=observer, memory=memory)
+        return audit(case.target, case.samples, one, observer=observer, memory=memory, started=started)
 
     if len(variants) == 1 and running is None and store is None:
         observer.stage("loading the model")
@@ -118,6 +116,44 @@ def scan(
         with Audits(audit_one, observer, running, store) as audits:
             report = audit_variants(variants, audits)
     return _judged(report, request.command())
+
+
+def plans(
+    model: Model | Request | None, batch: Source | None = None, observer: Observer | None = None, **keywords: Any
+) -> list[Plan]:
+    """What :func:`scan` would do and how long that would take, of each checkpoint and mode; attacks and writes nothing.
+
+    Args:
+        model: As for :func:`scan`.
+        batch: As for :func:`scan`.
+        observer: Told the progress.
+        **keywords: Fields of `leakaudit.Request`.
+
+    Raises:
+        UsageError: A keyword or a value that cannot be.
+        ModelError: A model that cannot be audited.
+        BatchError: Samples that do not fit the model.
+    """
+    request, in_memory, observer = _asked(model, batch, observer, keywords)
+    found = []
+    for variant in (variants := _variants(request, in_memory)):
+        started = time.monotonic()
+        observer.stage("loading the model")
+        case = read_case(variant.request, read_model(variant.request, in_memory), batch, observer)
+        plan = planned(case.target, case.samples, variant.request, observer=observer, started=started)
+        found.append(replace(plan, label=variant.label if len(variants) > 1 else ""))
+    return found
+
+
+def _asked(
+    model: Model | Request | None, batch: Source | None, observer: Observer | None, keywords: dict[str, Any]
+) -> tuple[Request, nn.Module | Target | None, Observer]:
+    """The request of a scan, the model where it is in memory, and who is told."""
+    if not isinstance(model, Request):
+        keywords = {**keywords, **told_beside(keywords)}
+    request = with_round(request_of(Request, model, batch, keywords))
+    refuse_settings(request)
+    return request, model if isinstance(model, nn.Module | Target) else None, observer or SilentObserver()
 
 
 @keywords_of(DefendRequest)

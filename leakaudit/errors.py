@@ -79,6 +79,17 @@ class UpdateError(AuditError):
     quotes_samples: ClassVar[bool] = True
 
 
+def first_line(error: BaseException, longest: int = LONGEST) -> str:
+    """What an error of another library says, in one line; its kind where it says nothing.
+
+    Args:
+        error: A message of any number of lines, or none, as of a ``MemoryError``.
+        longest: Letters.
+    """
+    lines = str(error).strip().splitlines()
+    return lines[0][:longest] if lines else type(error).__name__
+
+
 def kinds() -> dict[str, type[LeakauditError]]:
     """All errors by the names of their classes, so that one can be made again that another process has told of."""
     found: dict[str, type[LeakauditError]] = {}

@@ -53,10 +53,11 @@ from tests.conftest import make_target
 from tests.defences.build import EXAMPLES
 from tests.domains.toy import Waves
 from tests.plugins import Install
+from tests.several import SEVERAL
 from tests.tables import TABLE
 
 SMALL = Images((3, 6, 6), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-DOMAINS = (SMALL, Volumes.plain((1, 4, 6, 6)), Signals.plain((2, 24)), TEXTS, TABLE, Waves())
+DOMAINS = (SMALL, Volumes.plain((1, 4, 6, 6)), Signals.plain((2, 24)), TEXTS, TABLE, SEVERAL, Waves())
 NAMES = (*attacks(), "division")
 TEXT_OF_DEFENCES = (*EXAMPLES, "half,factor=0.25")
 CLASSES = 5

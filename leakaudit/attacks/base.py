@@ -18,14 +18,19 @@ from torch import Generator
 
 from leakaudit.domains.registry import taken
 from leakaudit.observation import Observation, ThreatModel
-from leakaudit.protocols.base import Play, not_known
+from leakaudit.protocols.base import Play, Protocol, not_known
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, SilentMonitor
 from leakaudit.target.target import Target
 
 REAL = ("images", "volumes", "signals")
 """Domains of real numbers without further structure: what an attack reads that does not mind the axes."""
+JOINT = (*REAL, "table", "several")
+"""All domains of real numbers: what an attack reads that knows them by their ranges, categories and priors alone."""
 OPTIMISATION_COST = 50
 """Attacks below this cost are closed forms, which run first; by definition of `Attack.cost`."""
+LEAST_STEPS = 100
+"""Iterations of a restart below which an optimisation is not begun for want of time; chosen: the trials of the shortest
+search take as many (`leakaudit.matching.search`), and nothing is left for what they choose."""
 
 
 class Attack(ABC):
@@ -82,6 +87,8 @@ class Attack(ABC):
     adapts: ClassVar[tuple[str, ...]] = ()
     """Names of the defences that it works through, `HANDED` for all whose counterpart is in the observation. It is told
     of every defence; its run counts as an evaluation of a client only if it works through all of the client's."""
+    preparation: ClassVar[float] = 0.0
+    """Share of its time that goes before its own iterations."""
     presets: ClassVar[dict[str, Any]]
     """Settings by preset name: quick, standard, paper."""
     in_passing: bool = False
@@ -114,6 +121,16 @@ class Attack(ABC):
         if self.family == "closed form" or not isinstance(iterations, int):
             return None
         return iterations * int(getattr(self.settings, "restarts", 1))
+
+    @property
+    def least(self) -> int | None:
+        """Iterations over all restarts below which a run tells nothing; ``None`` where it does not plan any."""
+        planned = self.planned
+        return None if planned is None else min(planned, LEAST_STEPS * int(getattr(self.settings, "restarts", 1)))
+
+    def step_cost(self, protocol: Protocol) -> float:
+        """Cost of one of its iterations, relative to following what the client did once; by default that."""
+        return 1.0
 
     @final
     def within(self, iterations: int) -> Attack:

@@ -39,7 +39,7 @@ from torch import Generator, Tensor
 from leakaudit.attacks.base import cpu_generator, relative_residual
 from leakaudit.attacks.reading.noise import exchanged_misfit
 from leakaudit.domains.base import Domain
-from leakaudit.errors import AuditError
+from leakaudit.errors import AuditError, first_line
 from leakaudit.observation import Observation
 from leakaudit.protocols.base import Play
 from leakaudit.risk.dependence import read_entries
@@ -256,7 +256,7 @@ def _with_rank(
         inputs = replace(play, inputs=play.inputs.double())
         jacobian = UpdateJacobian(double, observation, inputs, *_distinct(play), read_entries(target))
     except RuntimeError as error:
-        return replace(certificate, note=f"local uniqueness not computed: {str(error).splitlines()[0]}")
+        return replace(certificate, note=f"local uniqueness not computed: {first_line(error)}")
     size = jacobian.unknowns
     certificate = replace(certificate, unknowns=size)
     missing, converged = missing_directions(

@@ -12,7 +12,7 @@ An iteration costs the gradients of all K steps, and memory grows with K times t
 Where every step visits all samples the order means nothing, and IG replays the steps as they are. Reference: Dimitrov
 et al. 2022, arXiv 2206.12395. Deviations from the authors' code: the engine's search chooses optimiser and total
 variation; labels are in the order in which they were inferred, in every epoch; and every epoch begins where SME ended,
-at the cost of one or two gradients an iteration instead of K. Where the averaged samples explain the replayed steps no
+at the cost of one to five gradients an iteration instead of K. Where the averaged samples explain the replayed steps no
 better than SME's do, under the rank of `leakaudit.matching.search`, those of SME stay.
 
 Fails for many steps, and where samples of one class in one client are alike, which the mean cannot tell apart.
@@ -27,7 +27,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import REAL, Attack
+from leakaudit.attacks.base import JOINT, Attack
 from leakaudit.attacks.ig import MATCHING, IGSettings, match, refuse_batch_size
 from leakaudit.attacks.sme import SME, SMESettings
 from leakaudit.matching.priors import Variables
@@ -40,8 +40,8 @@ from leakaudit.reconstruction import Monitor, NotApplicable, Part, Reconstructio
 from leakaudit.target.target import Target
 
 BEGIN = 0.2
-"""Share of the time for SME before it; chosen: as many iterations at a gradient or two where a replay has ten or more.
-"""
+"""Share of the time for SME before it; chosen: as many iterations at one to five gradients where a replay has
+ten or more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,8 @@ class DLFA(Attack):
     needs: ClassVar[str] = "an update of several epochs, and the settings of the local training"
     reference: ClassVar[str] = "Dimitrov et al., Data Leakage in Federated Averaging, TMLR 2022, arXiv 2206.12395"
     cost: ClassVar[int] = 75
-    reads: ClassVar[tuple[str, ...]] = (*REAL, "table")
+    preparation: ClassVar[float] = BEGIN
+    reads: ClassVar[tuple[str, ...]] = JOINT
     control_samples: ClassVar[int] = 2
     adapts: ClassVar[tuple[str, ...]] = MATCHING
     # chosen, not measured: fewer steps than IG's, as each costs the gradients of all local steps.

@@ -89,6 +89,7 @@ class GIPIP(Attack):
     reference: ClassVar[str] = "Sun et al., GI-PIP, ICASSP 2024, arXiv 2401.11748"
     soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 70
+    preparation: ClassVar[float] = TRAINING_SHARE
     tasks: ClassVar[tuple[str, ...]] = TASKS
     adapts: ClassVar[tuple[str, ...]] = MATCHING
     # paper: the README's command for CIFAR-10, batch size 1 (α = β = 1e-6, 10,000 steps, unsigned). quick and standard:

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import REAL, Attack
+from leakaudit.attacks.base import JOINT, Attack
 from leakaudit.document.status import Cut
 from leakaudit.matching.candidates import SEARCHED
 from leakaudit.matching.descent import Progress, Solution, best_of
@@ -69,7 +69,7 @@ class IG(Attack):
     needs: ClassVar[str] = "a differentiable model; labels are inferred from the update"
     reference: ClassVar[str] = "Geiping et al., Inverting Gradients, NeurIPS 2020, arXiv 2003.14053"
     soft_labels: ClassVar[bool] = True
-    reads: ClassVar[tuple[str, ...]] = (*REAL, "table")
+    reads: ClassVar[tuple[str, ...]] = JOINT
     tasks: ClassVar[tuple[str, ...]] = TASKS
     adapts: ClassVar[tuple[str, ...]] = MATCHING
     # quick: measured on the LeNet and MLP of the authors' family. standard: 6,000 evaluations bring L-BFGS to 40 dB on

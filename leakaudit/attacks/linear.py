@@ -36,7 +36,7 @@ from typing import ClassVar
 
 from torch import Generator
 
-from leakaudit.attacks.base import REAL, Attack
+from leakaudit.attacks.base import JOINT, Attack
 from leakaudit.attacks.reading.agreement import LinearSettings, read_batch
 from leakaudit.attacks.reading.first_layer import Entry, find_linears
 from leakaudit.attacks.reading.one_sample import needed, read_one
@@ -91,7 +91,7 @@ class LinearReader(Attack):
     soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 5
     told: ClassVar[tuple[str, ...]] = ("local_epochs", "local_batch_size")  # what weights are rounded by
-    reads: ClassVar[tuple[str, ...]] = (*REAL, "table")
+    reads: ClassVar[tuple[str, ...]] = JOINT
     tasks: ClassVar[tuple[str, ...]] = TASKS
     adapts: ClassVar[tuple[str, ...]] = (
         "dp", "prune", "int", "accumulate", "clients", "share", "soteria", "precode", "dropout",
@@ -141,8 +141,10 @@ def _inner_reading(target: Target, observation: Observation) -> str:
     if found is None:
         return ""
     if found.misfit > INNER_MISFIT:
-        return f"; the update of {found.name}, further in, is not one sample's gradient (misfit {found.misfit:.0e})"
+        return (
+            f"; the update of layer {found.name}, further in, is not one sample's gradient (misfit {found.misfit:.0e})"
+        )
     return (
-        f"; {found.name}, further in, gives away its own input: {found.size} values, exact up to {found.misfit:.0e} "
-        "(R-GAP goes back from there where every layer before it has an inverse)"
+        f"; layer {found.name}, further in, gives away its own input: {found.size} values, exact up to "
+        f"{found.misfit:.0e} (R-GAP goes back from there where every layer before it has an inverse)"
     )

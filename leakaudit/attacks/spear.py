@@ -38,7 +38,7 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import REAL, Attack, relative_residual
+from leakaudit.attacks.base import JOINT, Attack, relative_residual
 from leakaudit.attacks.certificate import tolerance_of
 from leakaudit.attacks.linear import first_layer_or_reason
 from leakaudit.attacks.reading.columns import POWERS, distinct, entangled, select, sparsify, starts
@@ -48,6 +48,7 @@ from leakaudit.attacks.reading.first_layer import Entry, masks_unknown, mid_grey
 from leakaudit.attacks.reading.noise import noise_share
 from leakaudit.attacks.reading.one_sample import covered
 from leakaudit.attacks.reading.steps import Weights, ends, regenerable
+from leakaudit.document.counting import count
 from leakaudit.document.status import Cut, Lost
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.protocols.base import Play
@@ -112,7 +113,7 @@ class Spear(Attack):
     soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 15
     told: ClassVar[tuple[str, ...]] = ("local_epochs", "local_batch_size")  # what weights are rounded by
-    reads: ClassVar[tuple[str, ...]] = (*REAL, "table")
+    reads: ClassVar[tuple[str, ...]] = JOINT
     tasks: ClassVar[tuple[str, ...]] = TASKS
     adapts: ClassVar[tuple[str, ...]] = ("dp", "int", "accumulate", "clients", "share", "soteria", "dropout")
     sum_of_gradients: ClassVar[bool] = True
@@ -153,7 +154,9 @@ class Spear(Attack):
             )
             return assemble(target, observation, found, why)
         found, rounds, cuts = _search(target, observation, entry, factors, self.settings, generator, monitor)
-        result = assemble(target, observation, found, f"low rank and sparsity of {entry.weight}, {rounds} rounds")
+        result = assemble(
+            target, observation, found, f"low rank and sparsity of {entry.weight}, {count(rounds, 'round')}"
+        )
         return replace(result, iterations=rounds * self.settings.starts, cuts=cuts)
 
 

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from leakaudit.errors import UsageError
-from leakaudit.safety.ownership import reason_against
+from leakaudit.safety.ownership import own_content, reason_against
 from leakaudit.safety.plain import NotPlain, packed, unpacked
 
 KEPT_SECONDS = 14 * 24 * 3600.0
@@ -41,8 +41,6 @@ _KEY = re.compile(r"[0-9a-f]{64}")
 _ENTRY = re.compile(r"[0-9a-f]{64}\.(entry|pt)|unfinished-\w+\.part")
 """Names of files that a cache makes: entries, those of earlier versions, and what a killed writer leaves."""
 _WAY_OUT = "set LEAKAUDIT_CACHE_DIR, or pass --no-cache"
-_NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-"""Flags that refuse to open a link, and to wait for a pipe; no bits, by definition, where the system has none."""
 
 
 def cache_directory() -> Path:
@@ -84,7 +82,7 @@ class Cache:
         if self._refusal():
             return None
         try:
-            content = _own_content(path)
+            content = own_content(path)
             value = unpacked(content[_HASHED:]) if _hash(content[_HASHED:]) == content[:_HASHED] else None
             os.utime(path, follow_symlinks=False)
         except (OSError, ValueError, MemoryError):
@@ -179,19 +177,6 @@ _HASHED = hashlib.sha256().digest_size
 
 def _hash(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()
-
-
-def _own_content(path: Path) -> bytes:
-    """The bytes of a regular file that nobody else can write.
-
-    Raises:
-        OSError: It is none, or not there.
-    """
-    with os.fdopen(os.open(path, os.O_RDONLY | _NO_LINK), "rb") as stream:
-        status = os.fstat(stream.fileno())
-        if not stat.S_ISREG(status.st_mode) or (hasattr(os, "geteuid") and reason_against(status)):
-            raise OSError(f"{path} is not a file of one's own")
-        return stream.read()
 
 
 class NotHashable(TypeError):

@@ -17,9 +17,10 @@ from torch import OutOfMemoryError
 from leakaudit.attacks.base import Attack
 from leakaudit.attacks.registry import create
 from leakaudit.audit import assemble
-from leakaudit.audit.budget import Budget, steps_of, worth
+from leakaudit.audit.budget import Budget, Line, steps_of, worth
 from leakaudit.audit.environment import batches_well, seed_of
 from leakaudit.audit.memory import Memory
+from leakaudit.audit.pace import Pace, too_dear
 from leakaudit.audit.request import Request
 from leakaudit.audit.scene import Run
 from leakaudit.audit.victim import Outcome, Victim, attack_together, attack_victim
@@ -38,16 +39,15 @@ def run_attacks(
     request: Request,
     budget: Budget,
     memory: Memory,
+    pace: Pace,
 ) -> tuple[list[Run], dict[str, Reason], list[Victim]]:
-    """Run every attack on every victim.
+    """Run every attack on every victim; `pace` tells what runs take.
 
     Returns:
         A run per attack, without outcomes where it did not run; why by the attack's name; and the victims with what is
         handed on from attack to attack.
     """
-    reasons: dict[str, Reason] = {}
-    open_to, refused = _where_applicable(attacks, target, victims, request, reasons)
-    turns = _turns(attacks, open_to)
+    turns, refused, reasons = turns_of(attacks, target, victims, request)
     done: list[Turn] = []
     now = {victim.number: victim for victim in victims}
     budget.work.total = _steps(turns, request)
@@ -56,16 +56,36 @@ def run_attacks(
         recovered = {o.victim.number for before in done for o in before.outcomes if o.certified}
         attacked = turn.attacked(recovered) if turn.beside is None else [o.victim for o in done[-1].outcomes]
         beside = f" beside {turn.beside.title}" if turn.beside else ""
-        queue = Queue(target, measure, request, budget, memory, later, recovered, beside)
+        queue = Queue(target, measure, request, budget, memory, pace, later, recovered, _longest(done), beside)
         outcomes, cut = _run_on_victims(turn.attack, [now[victim.number] for victim in attacked], queue)
         now |= {o.victim.number: o.victim.after(turn.attack, o.reconstruction) for o in outcomes}
-        done.append(replace(turn, outcomes=outcomes, cut=cut))
+        dear = too_dear(turn.attack, pace, budget.whole().left) if cut is not None and cut.cause is Cause.SHORT else ""
+        done.append(replace(turn, outcomes=outcomes, cut=cut, dear=dear))
     for turn in done:
         if turn.beside is None:
             reasons[turn.attack.name] = _reason(turn, refused[turn.attack.name], _comparison(turn, done))
     outcomes_of = {turn.attack.name: turn.outcomes for turn in done if turn.beside is None}
     runs = [Run(attack, outcomes_of.get(attack.name, [])) for attack in attacks]
     return runs, reasons, [now[victim.number] for victim in victims]
+
+
+def turns_of(
+    attacks: Sequence[Attack], target: Target, victims: Sequence[Victim], request: Request
+) -> tuple[list[Turn], dict[str, list[str]], dict[str, Reason]]:
+    """The attacks that apply, each with its victims, in the order in which they are run.
+
+    Returns:
+        The turns; by the attack's name why it does not apply to some victims; and why others apply to none.
+    """
+    reasons: dict[str, Reason] = {}
+    open_to, refused = _where_applicable(attacks, target, victims, request, reasons)
+    return _turns(attacks, open_to), refused, reasons
+
+
+def _longest(done: Sequence[Turn]) -> float | None:
+    """Seconds that the positive control of a search will need, as far as one was run: those of its longest run."""
+    searched = [t for t in done if t.attack.family == "optimisation" and not (t.attack.upper_bound or t.beside)]
+    return max((o.reconstruction.seconds for turn in searched for o in turn.outcomes), default=None)
 
 
 def _steps(turns: Sequence[Turn], request: Request) -> int:
@@ -84,6 +104,7 @@ class Turn:
         beside: The attack whose rival this is, where it is run for the comparison alone; it comes just before.
         outcomes: Of those that there was time and memory for.
         cut: What time or memory cost it in victims.
+        dear: What it would have taken, where there was not the time.
     """
 
     attack: Attack
@@ -91,11 +112,14 @@ class Turn:
     beside: Attack | None = None
     outcomes: list[Outcome] = field(default_factory=list)
     cut: Cut | None = None
+    dear: str = ""
 
     @property
     def why(self) -> str:
         """What time or memory cost it, or ""."""
-        return self.cut.told if self.cut else _shortened(self.outcomes)
+        if self.cut is None:
+            return _shortened(self.outcomes)
+        return f"{self.cut.told}: {self.dear}" if self.dear else self.cut.told
 
     def attacked(self, recovered: Collection[int]) -> Sequence[Victim]:
         """The victims of this turn: in passing only those that nothing has recovered for certain, or the first."""
@@ -221,22 +245,82 @@ def _forbidden(attack: Attack, request: Request) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Queue:
-    """What a run needs but attack and victim: who else waits for time, who is recovered, and what it stands beside."""
+    """What a run needs but attack and victim: what it takes, who else waits for time, who is recovered.
+
+    Args:
+        target: The model under audit.
+        measure: The audit's.
+        request: What was asked for.
+        budget: Time, and Ctrl-C.
+        memory: What the audit keeps.
+        pace: What runs take.
+        later: Attacks that come after this one, each with a victim.
+        recovered: Numbers of the victims that are recovered for certain.
+        longest: Seconds of the longest search before, which a control of it will need; ``None`` before one.
+        beside: What the attack stands beside, for whoever watches.
+    """
 
     target: Target
     measure: Measure[Any]
     request: Request
     budget: Budget
     memory: Memory
+    pace: Pace
     later: Sequence[tuple[Attack, Victim]]
     recovered: set[int]
+    longest: float | None = None
     beside: str = ""
 
-    def monitor(self, attack: Attack, victims: Sequence[Victim]) -> Monitor:
-        """For the run on the first of the victims still to be attacked."""
-        own, *rest = [worth(attack, recovered=v.number in self.recovered) for v in victims]
-        after = sum(worth(other, recovered=v.number in self.recovered) for other, v in self.later)
-        return self.budget.share((own + sum(rest) + after) / own)
+    def monitor(self, attack: Attack, victims: Sequence[Victim], done: Sequence[Outcome] = ()) -> Monitor | None:
+        """For the run on the first of the victims still to be attacked; ``None`` where there is not the time for it.
+
+        Args:
+            attack: What is run.
+            victims: Still to be attacked.
+            done: What it made of others before.
+        """
+        taken = [outcome.reconstruction.seconds for outcome in done]
+        control = kept_for_control(attack, self.longest, taken) if self.budget.reserve else 0.0
+        line = line_of(attack, victims, self.later, self.recovered, control=control, first=not done)
+        return self.budget.next(lambda: self.pace.of(attack), line)
+
+
+def kept_for_control(attack: Attack, longest: float | None, taken: Sequence[float]) -> float | None:
+    """Seconds that the positive control keeps, by those of searches before and of this one on other victims."""
+    if attack.upper_bound:
+        return longest or 0.0
+    own = taken if attack.family == "optimisation" else ()
+    return max((*own, *([] if longest is None else [longest])), default=None)
+
+
+def line_of(
+    attack: Attack,
+    victims: Sequence[Victim],
+    later: Sequence[tuple[Attack, Victim]],
+    recovered: Collection[int],
+    *,
+    control: float | None,
+    first: bool,
+) -> Line:
+    """Who waits for time when an attack is about to be run on the first of these victims.
+
+    Args:
+        attack: What is run.
+        victims: Still to be attacked.
+        later: Attacks that come after this one, each with a victim.
+        recovered: Numbers of the victims that are recovered for certain.
+        control: Seconds that the positive control keeps, see :class:`leakaudit.audit.budget.Line`.
+        first: Whether the attack was run on none before.
+    """
+    own, *rest = [worth(attack, recovered=v.number in recovered) for v in victims]
+    after = [(a.name, worth(a, recovered=v.number in recovered)) for a, v in later]
+    once = dict(reversed(after))
+    return Line(
+        *(own, sum(rest), sum(value for _, value in after), sum(once.values())),
+        control=control,
+        first=first,
+        light=attack.in_passing or attack.upper_bound,
+    )
 
 
 def _all_at_once(attack: Attack, victims: Sequence[Victim], queue: Queue) -> list[Outcome] | None:
@@ -249,6 +333,8 @@ def _all_at_once(attack: Attack, victims: Sequence[Victim], queue: Queue) -> lis
     budget.observer.attack(attack.title + queue.beside, 0, len(victims))
     seeds = [seed_of(queue.request.seed, attack.name, victim.number) for victim in victims]
     monitor = queue.monitor(attack, victims)
+    if monitor is None:
+        return None
     try:
         found = attack_together(attack, queue.target, victims, queue.measure, seeds, monitor, queue.memory)
     except OutOfMemoryError:
@@ -274,10 +360,14 @@ def _run_on_victims(attack: Attack, victims: Sequence[Victim], queue: Queue) -> 
     for position, victim in enumerate(victims):
         if cause := budget.spent():
             return outcomes, _left(position, victims, cause)
+        monitor = queue.monitor(attack, victims[position:], outcomes)
+        if monitor is None:
+            dear = too_dear(attack, queue.pace, budget.whole().left)
+            budget.observer.result(attack.title + queue.beside, f"not run ({Cause.SHORT}): {dear}")
+            return outcomes, _left(position, victims, Cause.SHORT)
         budget.work.begin(attack)
         budget.observer.attack(attack.title + queue.beside, position, len(victims))
         seed = seed_of(queue.request.seed, attack.name, victim.number)
-        monitor = queue.monitor(attack, victims[position:])
         try:
             outcome = attack_victim(attack, queue.target, victim, queue.measure, seed, monitor, queue.memory)
         except OutOfMemoryError:

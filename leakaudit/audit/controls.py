@@ -18,6 +18,7 @@ ladder   Of several local steps: what the positive control asks, and the same of
 positive control of the strongest of them; where nothing leaked, or every claim was taken back, the positive control of
 every attack that ran, but for what was only tried in passing. The strongest attack climbs the ladder.
 ``full`` runs the first three for every attack and victim. An attack that refuses to run without information passes.
+A control that takes longer than the time budget leaves is not run: it would fail, or pass, for want of time.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from typing import Any
 import torch
 from torch import Generator
 
-from leakaudit.attacks.base import Attack, cpu_generator
+from leakaudit.attacks.base import cpu_generator
+from leakaudit.audit.budget import SLACK
 from leakaudit.audit.environment import seed_of
 from leakaudit.audit.known import on_reference
 from leakaudit.audit.ladder import ladder_on_model, ladder_on_reference
@@ -38,9 +40,10 @@ from leakaudit.audit.references import synthetic_batch
 from leakaudit.audit.scene import ENDED, Kind, Run, Scene, control_entry
 from leakaudit.audit.victim import Outcome, Victim, observe_victim
 from leakaudit.document.schema import ControlEntry
-from leakaudit.errors import LeakauditError
+from leakaudit.errors import AuditError, LeakauditError
 from leakaudit.observation import Observation
-from leakaudit.reconstruction import NotApplicable
+from leakaudit.reconstruction import Monitor, NotApplicable
+from leakaudit.report.wording import seconds
 from leakaudit.scoring.base import SampleScore
 
 NEGATIVE_FAILED = "the attack's negative control failed"
@@ -114,7 +117,8 @@ def _positive(run: Run, scene: Scene, runs_left: int) -> tuple[Run, ControlEntry
     known = on_reference(attack, scene, hard=not run.claims and attack.family == "optimisation")
     if isinstance(known, str):
         return run, control_entry("positive", attack, None, known)
-    outcome = known.attacked(attack, scene, "positive", scene.budget.share(runs_left))
+    monitor = scene.budget.share(runs_left) if run.claims else _monitor(run, scene, runs_left)
+    outcome = known.attacked(attack, scene, "positive", monitor)
     score, done = max(outcome.scores, key=lambda score: (score.leaked, score.strength)), outcome.reconstruction
     name = known.reference.name if known.reference else ""
     numbers = {"reference": name, **scene.measure.numbers(score), "seconds": done.seconds}
@@ -132,6 +136,18 @@ def _positive(run: Run, scene: Scene, runs_left: int) -> tuple[Run, ControlEntry
     return run, control_entry("positive", attack, score.leaked, detail, numbers)
 
 
+def _monitor(run: Run, scene: Scene, runs_left: int) -> Monitor:
+    """Of a control that runs the attack as on the victims: it has at least the time that their longest run took.
+
+    Raises:
+        AuditError: There is not so much.
+    """
+    taken, left = max((o.reconstruction.seconds for o in run.outcomes), default=0.0), scene.budget.left
+    if left is not None and left < taken:
+        raise AuditError(f"it takes about {seconds(taken)}, and the time budget leaves {seconds(max(0.0, left))}")
+    return scene.budget.lasting(None if left is None else max(left / max(1, runs_left), min(left, SLACK * taken)))
+
+
 def _negative(run: Run, scene: Scene, runs_left: int) -> tuple[Run, ControlEntry]:
     outcomes = sorted(_scored(run).outcomes, key=lambda o: scene.level != "full" and not o.leaked)
     pairs = [
@@ -143,7 +159,7 @@ def _negative(run: Run, scene: Scene, runs_left: int) -> tuple[Run, ControlEntry
     source = "another victim's update"
     if not pairs:
         other, source = _other_victim(outcomes[0].victim, scene)
-        made = _recover(run.attack, scene, other, "negative", runs_left)
+        made = _recover(run, scene, other, "negative", runs_left)
         if isinstance(made, str):
             return run, control_entry("negative", run.attack, True, f"the attack refuses {source}: {made}")
         pairs = [(outcomes[0].victim, made)]
@@ -195,7 +211,7 @@ def _prior_only(run: Run, scene: Scene, runs_left: int) -> tuple[Run, ControlEnt
         generator = cpu_generator(seed_of(scene.knowledge.seed, "prior only", outcome.victim.number))
         nothing = without_information(outcome.victim.observation, generator)
         blind = replace(outcome.victim, observation=nothing, partial=())
-        found = _recover(run.attack, scene, blind, "prior only", runs_left)
+        found = _recover(run, scene, blind, "prior only", runs_left)
         if isinstance(found, str):
             refusal = found
         else:
@@ -229,15 +245,21 @@ def without_information(observation: Observation, generator: Generator) -> Obser
     return replace(observation, update=update, start=None, batch_statistics=None)
 
 
-def _recover(attack: Attack, scene: Scene, victim: Victim, purpose: str, runs_left: int) -> Any:
-    """What the attack makes of a victim's observation as it is scored, or why it makes nothing, as text."""
+def _recover(run: Run, scene: Scene, victim: Victim, purpose: str, runs_left: int) -> Any:
+    """What the attack makes of a victim's observation as it is scored, or why it makes nothing, as text.
+
+    Raises:
+        AuditError: There is not the time to run it as on the victims.
+    """
+    attack = run.attack
     target, observation = victim.attacked_by(attack, scene.target)
     refusal = attack.refusal(target, observation)
     if isinstance(refusal, NotApplicable):
         return refusal.reason
     seed = seed_of(scene.knowledge.seed, f"{attack.name} {purpose}", 0)
+    monitor = _monitor(run, scene, runs_left)
     try:
-        found = attack_once(attack, target, observation, seed, scene.budget.share(runs_left), scene.memory)
+        found = attack_once(attack, target, observation, seed, monitor, scene.memory)
     except LeakauditError as error:
         return error.message
     result = scene.measure.recovered(scene.domain, found)

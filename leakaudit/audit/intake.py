@@ -16,7 +16,6 @@ from leakaudit.audit.rounds import Rounds, at_the_beginning, own_samples, read_r
 from leakaudit.audit.shares import own_share
 from leakaudit.client.batch import Batch, refuse_overlap
 from leakaudit.client.readers.base import Reader, Reading, Source, reader_for
-from leakaudit.client.readers.memory import gathered
 from leakaudit.client.readers.tasks import with_task
 from leakaudit.domains.schema import read_schema
 from leakaudit.errors import UsageError, nearest
@@ -27,9 +26,9 @@ from leakaudit.target.isolated import load_isolated
 from leakaudit.target.target import taken_for
 
 Model = str | Path | nn.Module | Target
-FOR_FILES = ("output", "factory")
+FOR_FILES = ("factory",)
 """Fields that say how a model file is read, and mean nothing for a module."""
-READ_BEFORE = (*FOR_FILES, "frozen", "trained", "dropout", "loss", "task", "pos_weight", "batchnorm")
+READ_BEFORE = (*FOR_FILES, "output", "frozen", "trained", "dropout", "loss", "task", "pos_weight", "batchnorm")
 """Fields that a Target was read with."""
 
 
@@ -132,7 +131,7 @@ def read_case(request: Request, target: Target, batch: Source | None, observer: 
     if request.schema is not None:
         target = replace(target, domain=target.domain.with_columns(read_schema(request.schema)))
     observer.stage("reading the batch")
-    source = request.batch if batch is None else gathered(batch)
+    source = request.batch if batch is None else reader_for(target).gathered(batch)
     if source is None and not request.recorded:
         raise UsageError("no batch: the request names no file, and none was given", "scan('model.onnx', 'batch.npz')")
     if source is not None:
@@ -174,8 +173,9 @@ def settled(request: Request, samples: Batch) -> Request:
     Of what is recorded, every round has samples of its own: `leakaudit.audit.rounds.settled`.
 
     Raises:
-        UsageError: An option is for recorded updates alone.
+        UsageError: An option is for recorded updates alone, or what weight decay did does not follow.
     """
+    _refuse_unknown_decay(request)
     if request.recorded:
         return request
     if request.weight_decay is not None and not request.local:
@@ -185,6 +185,21 @@ def settled(request: Request, samples: Batch) -> Request:
         )
     each = own_share(request, len(samples))
     return replace(request, samples=each) if request.local and request.samples is None else request
+
+
+def _refuse_unknown_decay(request: Request) -> None:
+    """Refuse a weight decay whose effect does not follow, as the training that it belongs to is not known.
+
+    Raises:
+        UsageError: Says what it would follow from.
+    """
+    if request.weight_decay and request.unknown:
+        words = " and ".join(name.replace("_", " ") for name in request.unknown)
+        raise UsageError(
+            f"weight_decay is {request.weight_decay:g}, but what it took off the weights follows from the {words} too, "
+            "said to be unknown",
+            "leave out --weight-decay: it is fitted where rows that no sample touched show it",
+        )
 
 
 def refuse_settings(request: Request) -> None:

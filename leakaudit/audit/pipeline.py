@@ -32,6 +32,8 @@ from leakaudit.audit.defended import claim_entry, defence_entries
 from leakaudit.audit.environment import choose_device, reproducible, seed_of, timestamp, versions
 from leakaudit.audit.intake import Material, read_material, settled
 from leakaudit.audit.memory import Memory
+from leakaudit.audit.pace import Pace
+from leakaudit.audit.plan import Plan, plan_of
 from leakaudit.audit.practice import practice_of, single_numbers
 from leakaudit.audit.references import synthetic_batch
 from leakaudit.audit.request import Request
@@ -81,6 +83,7 @@ def audit(
     observer: Observer | None = None,
     memory: Memory | None = None,
     material: Material | None = None,
+    started: float | None = None,
 ) -> Report:
     """Audit a loaded model on loaded samples.
 
@@ -91,12 +94,52 @@ def audit(
         observer: Told the progress.
         memory: Shared with other audits of the same caller; by default a new one, on disk if the request asks for it.
         material: What the request names beside model and samples, where it was read before.
+        started: When the time budget began, on the monotonic clock; by default now.
 
     Raises:
         UsageError: A request that does not fit the samples or the machine.
         AuditError: No update can be computed.
     """
-    started = time.monotonic()
+    started = time.monotonic() if started is None else started
+    scope, plain = _scoped(target, samples, request, observer, memory, material)
+    measure = make_measure(plain, samples, scope.request, scope.material.distractors, scope.read)
+    return _reported(scope, measure, _measured(scope, measure, started), started)
+
+
+def planned(
+    target: Target, samples: Batch, request: Request, *, observer: Observer | None = None, started: float | None = None
+) -> Plan:
+    """What :func:`audit` would do, and how long that would take; nothing is attacked, and nothing kept.
+
+    Args:
+        target: As of :func:`audit`, like `samples`, `request` and `observer`.
+        samples: See there.
+        request: See there.
+        observer: See there.
+        started: When the time budget began, on the monotonic clock; by default now.
+
+    Raises:
+        UsageError: As :func:`audit`.
+        AuditError: No update can be computed.
+    """
+    started = time.monotonic() if started is None else started
+    scope, _ = _scoped(target, samples, request, observer, None, None)
+    with reproducible(scope.target, request.seed):
+        _, victims, _ = _before(scope)
+        pace = Pace(scope.target, victims[0])
+        spent = time.monotonic() - started
+        return plan_of(scope.attacks, scope.target, victims, scope.request, pace, spent)
+
+
+def _scoped(
+    target: Target,
+    samples: Batch,
+    request: Request,
+    observer: Observer | None,
+    memory: Memory | None,
+    material: Material | None,
+) -> tuple[_Scope, Target]:
+    """What one audit works with, and the model without what defences do to it."""
     material = material or read_material(request, target, samples)
     rounds = material.recorded.audited
     request = settled_round(request, rounds[0]) if rounds else settled(request, samples)
@@ -116,8 +159,7 @@ def audit(
     refuse_unfit(scope.target, request.defending())
     for claim in request.claimed():
         refuse_unfit(scope.target, [claim])
-    measure = make_measure(target, samples, request, scope.material.distractors, scope.read)
-    return _reported(scope, measure, _measured(scope, measure, started), started)
+    return scope, target
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -152,17 +194,20 @@ def _measured(scope: _Scope, measure: Measure[Any], started: float) -> _Measured
     """Rank analysis, updates, attacks, and controls, within the time budget since `started`."""
     target, request, observer = scope.target, scope.request, scope.observer
     with reproducible(target, request.seed):
-        observer.stage("rank analysis")
-        rank = assess_architecture(target, request)
-        target.to(scope.device)
-        observer.stage("computing the client's updates")
-        victims, silent = make_victims(target, scope.samples, request, scope.material)
+        rank, victims, silent = _before(scope)
         accuracy = accuracy_on(target, scope.samples, target.domain)
         if told := accuracy.told(target.classes if target.task.kind == "single-label" else 0):
             observer.stage(told)
+        pace = Pace(target, victims[0])
+        if not observer.interrupted():
+            plan = plan_of(scope.attacks, target, victims, request, pace, time.monotonic() - started)
+            for line in plan.short:
+                observer.stage(line)
         share = attacks_share(len(victims)) if request.controls != "none" else 1.0
         budget = Budget.of(observer, request.time_budget, share, time.monotonic() - started)
-        runs, reasons, victims = run_attacks(scope.attacks, target, victims, measure, request, budget, scope.memory)
+        runs, reasons, victims = run_attacks(
+            *(scope.attacks, target, victims, measure, request, budget, scope.memory, pace)
+        )
         if request.controls != "none":
             observer.stage("controls")
         scene = Scene(
@@ -174,6 +219,15 @@ def _measured(scope: _Scope, measure: Measure[Any], started: float) -> _Measured
             runs = without_contradicted(runs)
         runs, controls = control(runs, scene)
     return _Measured(rank, victims, silent, accuracy, runs, reasons, controls)
+
+
+def _before(scope: _Scope) -> tuple[RankSection, list[Victim], int]:
+    """Rank analysis, the victims with their updates and labels, and how many leave no trace."""
+    scope.observer.stage("rank analysis")
+    rank = assess_architecture(scope.target, scope.request)
+    scope.target.to(scope.device)
+    scope.observer.stage("computing the client's updates")
+    return rank, *make_victims(scope.target, scope.samples, scope.request, scope.material, scope.observer)
 
 
 def _evidence(scope: _Scope, found: _Measured, batch: BatchSection) -> Evidence:
@@ -263,9 +317,15 @@ def assess_architecture(target: Target, request: Request) -> RankSection:
 
 
 def make_victims(
-    target: Target, samples: Batch, request: Request, material: Material | None = None
+    target: Target,
+    samples: Batch,
+    request: Request,
+    material: Material | None = None,
+    observer: Observer | None = None,
 ) -> tuple[list[Victim], int]:
     """Draw the victims, compute the update of each, and infer its labels from the update.
+
+    Once the observer is interrupted, one that is there is enough.
 
     Returns:
         The victims, and how many more were drawn whose update is zero: they leave nothing to attack.
@@ -283,6 +343,8 @@ def make_victims(
     victims: list[Victim] = []
     silent: list[NoTraceError] = []
     for number, batch in enumerate(drawn):
+        if victims and observer is not None and observer.interrupted():
+            break
         try:
             victims.append(observe_victim(target, batch, protocol, target.domain, knowledge, number))
         except NoTraceError as nothing:

@@ -36,6 +36,7 @@ from leakaudit.audit.kinds import (
 )
 from leakaudit.audit.parameters import Decides, Parameter, asked, command_words, parameters
 from leakaudit.errors import UsageError, nearest
+from leakaudit.protocols.names import WITHHELD
 from leakaudit.scoring.criterion import LeakCriterion
 from leakaudit.tasks.names import TASKS, TaskName
 
@@ -63,8 +64,6 @@ LOCAL = (
     "drop_last",
 )
 """Keywords that set a field of the same name of FedAvg, and ask for it."""
-WITHHELD = ("learning_rate", "local_epochs", "local_batch_size")
-"""Those of which the server may know that it does not know them."""
 UNKNOWN_EPOCHS = 2
 """Local epochs of the clients that stand for one of unknown epochs where the answer is known; chosen, the least that
 moves the weights between the visits of a sample."""
@@ -161,7 +160,7 @@ class Request:
             the running statistics after the step (as who sends the whole state dict). Needs train mode. Sets those of
             the protocol.
         output: Graph output to audit, for files with several.
-        frozen: Tensors that clients do not train, by patterns as conv1.*.
+        frozen: Tensors that clients do not train, by patterns as conv1.*; all but some as !*lora_*.
         trained: Tensors of an ONNX file that clients do train although they are taken for something else, such as a
             prompt at the input, by patterns.
         dropout: Put back dropout that the export has lost, behind this node, as /relu/Relu=0.5; as a keyword

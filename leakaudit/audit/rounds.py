@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from leakaudit.audit.kinds import Whole
-from leakaudit.audit.request import LOCAL, WITHHELD, Request
+from leakaudit.audit.request import LOCAL, Request
 from leakaudit.audit.shares import own_share
 from leakaudit.client.batch import Batch
 from leakaudit.client.readers.base import Reader, reader_for
@@ -41,6 +41,7 @@ from leakaudit.client.rounds.statistics import counted_steps, sent_statistics
 from leakaudit.defences.base import defended_protocol
 from leakaudit.errors import LeakauditError, UpdateError, UsageError
 from leakaudit.protocols.fedavg import FedAvg
+from leakaudit.protocols.names import WITHHELD
 from leakaudit.target.target import Target
 
 ALIKE = (*LOCAL, "weight_decay", "mode")
@@ -136,7 +137,8 @@ def told_beside(keywords: Mapping[str, Any]) -> dict[str, Any]:
     missing = tuple(name for name in WITHHELD if (known.get(name) or keywords.get(name)) is None)
     if "learning_rate" in missing and not hidden:  # a document that tells no rate tells nothing of the training
         known["unknown"] = missing
-    if told.get("weight_decay") and keywords.get("weight_decay") is None:
+    partly = bool(hidden or "unknown" in known)  # then what decay took off is fitted, it cannot be computed
+    if told.get("weight_decay") and keywords.get("weight_decay") is None and not partly:
         known["weight_decay"] = told["weight_decay"]
     known |= {"samples": number} if counts else {}
     _refuse_impossible(folders[0], known, keywords)

@@ -21,7 +21,7 @@ from leakaudit.document.disclosure import CommandLine, FileName, OptionValue, Pi
 from leakaudit.document.earlier import upgraded
 from leakaudit.document.status import AuxiliarySource, ControlStatus, Cut, MisuseKind, RunStatus, VerdictStatus
 from leakaudit.domains.specs import ALL
-from leakaudit.errors import UsageError
+from leakaudit.errors import UsageError, first_line
 from leakaudit.safety.confined import confined
 from leakaudit.safety.files import ordinary
 from leakaudit.safety.text import encodable
@@ -86,6 +86,14 @@ class FirstLayer(Section):
     bias: Public[bool] = Field(description="whether its bias is trained, so part of an update")
 
 
+class InputEntry(Section):
+    """One of several inputs of a model."""
+
+    name: Public[str]
+    domain: Public[str] = Field(description="what it is: images, signals, volumes or table")
+    shape: Public[list[int]]
+
+
 class TargetSection(Section):
     """The model under audit."""
 
@@ -107,6 +115,9 @@ class TargetSection(Section):
     domain: Public[str] = Field(default="", description="what a sample is: images, tokens, table, or that of a plug-in")
     vocabulary: Public[int | None] = Field(default=None, description="number of token ids, where the layout is tokens")
     columns: Public[int | None] = Field(default=None, description="number of columns of a table")
+    inputs: Public[list[InputEntry]] = Field(
+        default_factory=list, description="the inputs of the model that are one sample together, where it has several"
+    )
     unread: Public[int] = Field(
         default=0, description="entries of an input that the model never reads; they are left out of every score"
     )
@@ -241,6 +252,9 @@ class RankLayer(Section):
     rank: Public[int | None] = Field(default=None, description="exact structural rank of the layer's linear system")
     deficit: Public[int | None] = Field(default=None, description="unknowns - rank")
     unique: Public[bool | None]
+    bound: Public[bool] = Field(
+        default=False, description="rank is an upper bound: a deficit is certain, its absence is not"
+    )
     note: Public[str] = ""
 
 
@@ -342,7 +356,10 @@ class PartResult(Section):
 
     entries: Public[int] = Field(description="how many entries of the sample were read")
     of: Public[int] = Field(description="how many the model reads")
-    psnr: Public[float | None] = Field(description="on these, dB; null where they are identical to the last bit")
+    psnr: Public[float | None] = Field(
+        description="on these, dB; null where they are identical to the last bit, or no picture"
+    )
+    name: Public[str] = Field(default="", description="of the input that they are, where a model has several")
 
 
 class SampleResult(Metrics):
@@ -834,7 +851,7 @@ class Verdict(Section):
 
 
 class VariantEntry(Section):
-    """One checkpoint of the model, or one mode of its clients; without pictures, which are those of the worst one."""
+    """One checkpoint of the model, or one mode of its clients; with pictures of one sample, the same in all of them."""
 
     label: Public[str]
     status: Public[str]
@@ -928,9 +945,7 @@ class Report(Section):
         try:  # a later minor version may have added keys; what is written here is held to the schema strictly
             return cls.model_validate(upgraded(document), extra="ignore")
         except (ValueError, RecursionError) as error:
-            raise UsageError(
-                f"{path} is not a leakaudit report: {str(error).splitlines()[0]}", "audit again"
-            ) from error
+            raise UsageError(f"{path} is not a leakaudit report: {first_line(error)}", "audit again") from error
 
 
 def self_hash(document: dict[str, Any]) -> str:

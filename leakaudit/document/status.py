@@ -112,6 +112,8 @@ class Cause(_Word):
     """What ended something before it was through."""
 
     BUDGET = "time budget"
+    SHORT = "time budget too short"
+    """What is left of it is not even enough for the fewest steps that tell something."""
     INTERRUPT = "interrupted"
     MEMORY = "out of memory"
 

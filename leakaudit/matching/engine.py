@@ -47,6 +47,10 @@ __all__ = [
 S = TypeVar("S", bound=MatchSettings)
 PLANNING_STEPS = 3
 """Steps that are timed to plan a time budget, after one to warm up; chosen."""
+LONG_STEP = 1.0
+"""Seconds from which the first step is the measure: more of them cost what they are to plan; chosen."""
+PLANNED_SHARE = 0.9
+"""Of the time left, what a plan fills with steps; chosen: a machine is not equally fast all the time."""
 ONE_BIT_TV = 3e-2
 """Least weight of the total variation where only signs are known; chosen on the demo's network (24 dB, 11 with 1e-4);
 on a LeNet it gives 21.5 dB, 1e-2 gives 23.9 and 1e-4 gives 14.7 (`benchmarks/results/constants.md`, 4 images)."""
@@ -314,24 +318,27 @@ def _timeline(solution: Solution) -> tuple[Snapshot, ...]:
 
 
 def measure_step(problem: GradientMatching, guess: Mapping[str, Tensor]) -> float:
-    """Seconds of one eager iteration, after one that warms up."""
+    """Seconds of one eager iteration: after one that warms up, unless that one is long."""
     step = Step(problem, tuple(guess), [value[None] for value in guess.values()])
     zeros = [torch.zeros_like(value)[None] for value in guess.values()]
-    started = 0.0
-    for number in range(1 + PLANNING_STEPS):
-        if number == 1:
-            started = time.perf_counter()
-        step(zeros)[0].sum().item()
+
+    def timed(steps: int) -> float:
+        started = time.perf_counter()
+        for _ in range(steps):
+            step(zeros)[0].sum().item()
+        return (time.perf_counter() - started) / steps
+
+    first = timed(1)
     evaluations = 2 if problem.settings.flatness and problem.settings.optimizer != "lbfgs" else 1
-    return evaluations * (time.perf_counter() - started) / PLANNING_STEPS
+    return evaluations * (first if first >= LONG_STEP else timed(PLANNING_STEPS))
 
 
 def plan(problem: GradientMatching, guess: Mapping[str, Tensor], seconds: float | None) -> int:
-    """Iterations per restart that fit into the time left, by three measured steps, so that the schedule still ends."""
+    """Iterations per restart that fit into the time left, by measured steps, so that the schedule still ends."""
     settings = problem.settings
     if seconds is None:
         return settings.iterations
     started = time.perf_counter()
     step = measure_step(problem, guess)
-    affordable = int(0.9 * (seconds - (time.perf_counter() - started)) / step / settings.restarts)
+    affordable = int(PLANNED_SHARE * (seconds - (time.perf_counter() - started)) / step / settings.restarts)
     return max(1, min(settings.iterations, affordable))

@@ -106,9 +106,8 @@ class OwnGenerator:
     @torch.no_grad()
     def drawn(self, count: int, domain: Domain, generator: torch.Generator) -> Tensor:
         """Model inputs (count, *shape) of random latents: what it makes without any update."""
-        latents = self.latents(count, generator)
-        parts = [self.inputs(domain, latents[first : first + PROBES]) for first in range(0, count, PROBES)]
-        return torch.cat(parts)
+        parts = torch.split(self.latents(count, generator), PROBES)
+        return torch.cat([self.inputs(domain, part) for part in parts])
 
     def _tensor(self, made: Any) -> Tensor:
         if not isinstance(made, Tensor) or not made.is_floating_point():
@@ -160,14 +159,14 @@ def _refuse_unit(begin: str, made: Tensor, domain: Domain) -> None:
 
 def _latent(path: str, network: nn.Module) -> tuple[int, ...]:
     given = getattr(network, "latent", None)
-    sizes: Any = (given,) if isinstance(given, Integral) else given
-    fits = isinstance(sizes, tuple | list) and sizes and all(isinstance(s, Integral) and int(s) > 0 for s in sizes)
-    if not fits:
+    sizes = (given,) if isinstance(given, Integral) else given
+    listed = sizes if isinstance(sizes, tuple | list) else ()
+    if not listed or not all(isinstance(size, Integral) and int(size) > 0 for size in listed):
         raise UsageError(
             f"{OPTION} {path}: the module's attribute latent is {given!r}, expected the sizes of one latent",
             "set it, as module.latent = 128 or (512, 1, 1)",
         )
-    return tuple(int(size) for size in sizes)
+    return tuple(int(size) for size in listed)
 
 
 def _content(path: str, network: nn.Module) -> str:

@@ -42,7 +42,8 @@ def precisely(
     reached = min(solution.match, solution.objective)
     rough = problem.settings.tolerance < reached < ROUGH
     seen = problem.observation
-    if solution.cut or left <= 0 or not rough or seen.protocol.steps == 1 or not seen.plain:
+    exact = all(value.dtype == torch.float64 for value in solution.values.values())
+    if solution.cut or left <= 0 or not rough or exact or seen.protocol.steps == 1 or not seen.plain:
         return solution, ()
     begun = {name: value.double() for name, value in solution.values.items()}
     part = progress.share(solution.spent / planned, left / planned)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from leakaudit.errors import first_line
 from leakaudit.matching.compiler_cache import secure_compiler_cache
 from leakaudit.matching.problem import Case, GradientMatching
 
@@ -132,8 +133,7 @@ class Step:
         except Exception as error:
             if mode == "compiled":
                 self._record(example, "traced")
-            reason = str(error).strip().splitlines()
-            self.note = f"step not {mode}: {type(error).__name__}: {reason[0][:160] if reason else ''}"
+            self.note = f"step not {mode}: {type(error).__name__}: {first_line(error, 160)}"
             return
         self._run, self.mode = replay, mode
 

@@ -24,6 +24,7 @@ from torch import Generator, Tensor
 
 from leakaudit.errors import UsageError
 from leakaudit.protocols.base import Play, Protocol, Update, belonging, gradient, not_known
+from leakaudit.protocols.names import WITHHELD
 from leakaudit.protocols.optimizers import LINEAR, OPTIMIZERS, Name, State, impulses, make_step
 from leakaudit.protocols.private import StepPrivacy, seed_of
 from leakaudit.target.target import Target
@@ -32,8 +33,6 @@ MOST_STEPS = 1_000_000
 """Local steps of one round at most; chosen, a day of training: each has a place in lists of steps."""
 
 Shares = Literal["weights", "delta"]
-WITHHELD = ("learning_rate", "local_epochs", "local_batch_size")
-"""Settings that a server may not know of a client that it did not set up."""
 
 
 @dataclass(frozen=True)
@@ -298,7 +297,8 @@ class FedAvg(Protocol):
         """How many samples, steps and epochs, and with which optimizer."""
         what = "its weights" if self.shares == "weights" else "the difference of its weights"
         momentum = f", {'Nesterov ' if self.nesterov else ''}momentum {self.momentum:g}" if self.momentum else ""
-        decay = f", weight decay {self.weight_decay:g}" if self.weight_decay else ""
+        known = "" if self.withheld else f" {self.weight_decay:g}"
+        decay = f", weight decay{known}" if self.weight_decay else ""
         alone = " One step of SGD over all samples is the gradient itself." if self.one_gradient else ""
         rate = "" if "learning_rate" in self.untold else f"learning rate {self.learning_rate:g}"
         taken = "" if "local_epochs" in self.untold else f", {_count(self.local_epochs, 'epoch')}"

@@ -111,18 +111,20 @@ def impulses(
 
     .. math:: \theta_K = a\,\theta_0 - \sum_k c_k\, g_k
 
-    By the scalar recursion itself: once from 1 without gradients, then once per step with one gradient of 1.
+    By the scalar recursion itself: once from 1 without gradients, and once from 0 with a gradient of 1 in the first
+    step. What step k leaves after K steps is what the first one leaves after K − k.
 
     Returns:
         a, and :math:`c_1 … c_K`.
     """
 
-    def run(start: float, at: int) -> float:
-        weight, velocity = start, 0.0
+    def weights(start: float, first: float) -> list[float]:
+        weight, velocity, found = start, 0.0, []
         for k in range(steps):
-            gradient = (k == at) + weight_decay * weight
+            gradient = (first if k == 0 else 0.0) + weight_decay * weight
             velocity = momentum * velocity + gradient if k else gradient
             weight -= rate * (gradient + momentum * velocity if nesterov else velocity)
-        return weight
+            found.append(weight)
+        return found
 
-    return run(1.0, -1), [-run(0.0, k) for k in range(steps)]
+    return weights(1.0, 0.0)[-1], [-weight for weight in reversed(weights(0.0, 1.0))]

@@ -14,6 +14,7 @@ from math import prod
 import torch
 from torch import Tensor, fx
 
+from leakaudit.errors import first_line
 from leakaudit.risk.chain import Segment
 from leakaudit.risk.frozen import Determined, measure, partly_frozen
 from leakaudit.risk.jacobian import UNDECIDED_GAP, Spectrum, Subgraph, gradient_spectrum, segment_rank
@@ -90,7 +91,7 @@ class Measuring:
             try:
                 rank = self._segment(part)
             except (NotImplementedError, RuntimeError) as error:  # an operator without a forward derivative
-                self.refused[part.name] = str(error).splitlines()[0][:120]
+                self.refused[part.name] = first_line(error, 120)
                 continue
             if rank is not None:
                 found[part.name] = rank

@@ -15,6 +15,11 @@ import os
 import stat
 from pathlib import Path
 
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+"""Flags that refuse to open a link, and to wait for a pipe; no bits, by definition, where the system has none."""
+LARGEST = 1 << 31
+"""Bytes of a file that one's own programs have written, at most; chosen."""
+
 
 def foreign_hands(path: Path) -> str:
     """Why another user can write what this path leads to, or "" where nobody else can.
@@ -26,6 +31,21 @@ def foreign_hands(path: Path) -> str:
         OSError: It is not there.
     """
     return "" if not hasattr(os, "geteuid") else reason_against(path.stat())
+
+
+def own_content(path: Path) -> bytes:
+    """The bytes of a regular file, and no link to one, that nobody else can write.
+
+    Raises:
+        OSError: It is none, too large, or not there.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | _NO_LINK), "rb") as stream:
+        status = os.fstat(stream.fileno())
+        if not stat.S_ISREG(status.st_mode) or (hasattr(os, "geteuid") and reason_against(status)):
+            raise OSError(f"{path} is not a file of one's own")
+        if status.st_size > LARGEST:
+            raise OSError(f"{path} has {status.st_size} bytes, more than any of ours")
+        return stream.read()
 
 
 def reason_against(status: os.stat_result) -> str:

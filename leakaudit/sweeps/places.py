@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from leakaudit.errors import UsageError
 from leakaudit.report.files import replace_files
 from leakaudit.report.ignoring import keep_out_of_git
-from leakaudit.safety.ownership import foreign_hands
+from leakaudit.safety.ownership import foreign_hands, own_content
 
 WAY_OUT = "choose another with --store"
 PARTS = ("results", "claims")
@@ -111,7 +111,7 @@ class Folder:
     def read(self, name: str) -> bytes | None:
         """See :class:`Place`."""
         try:
-            return (self.path / name).read_bytes()
+            return own_content(self.path / name)
         except OSError:
             return None
 

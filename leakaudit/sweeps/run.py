@@ -43,7 +43,8 @@ class Running:
         address: Of a Ray cluster; by default one is started on this machine.
         cards: Graphics cards of each cell on Ray, or a part of one.
         limits: What a cell may take.
-        again: Whether cells without a report are tried again that have one reason or another in the store.
+        again: Whether cells that failed in the store are tried again. Audits of one command (`scan`, `defend`) always
+            try theirs again.
     """
 
     runner: Where = "here"

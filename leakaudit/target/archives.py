@@ -22,7 +22,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from leakaudit.errors import LeakauditError, ModelError, UsageError
+from leakaudit.errors import LeakauditError, ModelError, UsageError, first_line
 from leakaudit.safety.archives import check_unpacked
 from leakaudit.safety.importing import current_folder_importable
 from leakaudit.safety.npz import arrays_of
@@ -50,7 +50,7 @@ def from_factory(path: Path, reader: Reader, factory: str, asked: Asked) -> Targ
 
 def _described(module: nn.Module, origin: dict[str, Any], asked: Asked) -> Target:
     shape = origin.pop("image_shape", None)
-    own = {**origin, "asked_shape": asked.image_shape, "dropout": asked.dropout}
+    own = {**origin, "asked_shape": asked.image_shape, "dropout": asked.dropout, "output": asked.output}
     return from_module(module, asked.image_shape or shape, asked.frozen, asked.mode, **own)
 
 
@@ -186,7 +186,9 @@ def _exported(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     from leakaudit.target.exported import from_exported
 
     found = from_exported(path)
-    traits = {"image_shape": found.image_shape, "exported_batch": found.batch, "rigid": found.rigid}
+    traits: dict[str, Any] = {"image_shape": found.image_shape, "exported_batch": found.batch, "rigid": found.rigid}
+    if found.inputs is not None:
+        traits["inputs"] = found.inputs
     return found.module, {**_origin(path, "exported", "torch.export"), **traits}
 
 
@@ -196,7 +198,7 @@ def _script(path: Path) -> tuple[nn.Module, dict[str, Any]]:
             warnings.simplefilter("ignore")
             script: Any = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError, IndexError) as error:  # the last of a name that the archive lacks
-        raise ModelError(f"{path} cannot be loaded: {str(error).splitlines()[0]}", "export it again") from error
+        raise ModelError(f"{path} cannot be loaded: {first_line(error)}", "export it again") from error
     return cast(nn.Module, script), _origin(path, "torchscript", "torch.jit")
 
 

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from leakaudit.errors import ModelError
+from leakaudit.errors import ModelError, first_line
 from leakaudit.safety.confined import refuse_exhaustion
 from leakaudit.target.answers import answered
 from leakaudit.target.target import FidelityNote
@@ -215,7 +215,7 @@ def double_backward_note(
         (second,) = torch.autograd.grad(total, x, allow_unused=True)
     except RuntimeError as error:
         refuse_exhaustion(error)
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         text = f"the model has no second derivative ({reason}); only closed-form attacks can run"
         return [FidelityNote("LA930", text, "replace the operator, e.g. use relu6(x + 3) / 6 for hardsigmoid")]
     if second is not None and not bool(torch.isfinite(second).all()):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from leakaudit.domains.tokens import Tokens
-from leakaudit.errors import ModelError
+from leakaudit.errors import ModelError, first_line
 
 if TYPE_CHECKING:
     from leakaudit.target.target import Target
@@ -87,7 +87,7 @@ def with_length(target: Target, length: int) -> Target:
         with torch.no_grad():
             changed.logits(torch.zeros((min(target.batch_sizes or (1,)), 1, 1, length), dtype=torch.long))
     except (ModelError, RuntimeError, IndexError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise ModelError(
             f"{target.name} does not run on sequences of {length} tokens, the batch's length: {reason}",
             "its positions may be fewer: shorten the sequences, or export the model for that length",

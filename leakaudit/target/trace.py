@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from leakaudit.errors import ModelError
+from leakaudit.errors import ModelError, first_line
 from leakaudit.target.target import Target
 
 
@@ -340,7 +340,7 @@ def _entering(entered: list[str], name: str, module: nn.Module) -> Any:
 
 def _trace_error(target: Target, last: str, entered: list[str], error: Exception) -> TraceError:
     where = entered[0] if entered else "the model"
-    reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+    reason = first_line(error, 160)
     return TraceError(
         f"{target.name}: operator {last or 'unknown'} in {where} cannot be recorded: {reason}",
         "control flow that depends on tensor values cannot be analysed; export the model with fixed shapes",

@@ -101,12 +101,14 @@ def asked_for(
     if told.places and kind not in (told.kind, "regression"):
         places = _by(told.places)
         raise UsageError(
-            f"{kind} has one label per sample; {name} returns scores at {places} places",
+            f"{kind} is of one output per sample; {name} returns scores at {places} places",
             f"leave it out, or {told.kind}",
         )
     said = f"--task {task}" if task else f"--loss {loss}" if loss else "--pos-weight"
     if pos_weight and kind != "multi-label":
         raise UsageError(f"--pos-weight is for several classes per sample, not for {kind}", "leave it out")
+    if pos_weight and asked.own is not None:
+        raise UsageError("--pos-weight is given beside a loss of your own, which weighs classes itself", "leave it out")
     return MAKERS[kind](asked), said
 
 

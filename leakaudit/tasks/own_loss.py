@@ -1,13 +1,13 @@
 """The user's own loss, ``--loss module:function``: a function of outputs and labels that returns a scalar.
 
-It is code of the user's, as the function of ``--factory`` is, and is imported where it is first called. Outputs come as
+It is code of the user's, as the function of ``--factory`` is, and is imported when the task is chosen. Outputs come as
 the task has them, labels as the reader of the batch file makes them.
 """
 
 from __future__ import annotations
 
 import hashlib
-import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leakaudit.errors import LeakauditError, UsageError
+from leakaudit.errors import LeakauditError, UsageError, first_line
 from leakaudit.safety.importing import raised_by, user_function
 
 MOVED = 0.1
@@ -46,11 +46,12 @@ class OwnLoss:
         Raises:
             UsageError: There is no such function, or its module fails.
         """
+        _imported(path)
+        file = getattr(sys.modules.get(path.partition(":")[0]), "__file__", None)
         try:
-            content = Path(inspect.getfile(_imported(path))).read_bytes()
-        except (OSError, TypeError):
+            return cls(path, hashlib.sha256(Path(file).read_bytes()).hexdigest()) if file else cls(path)
+        except OSError:
             return cls(path)
-        return cls(path, hashlib.sha256(content).hexdigest())
 
     def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """The loss, a scalar.
@@ -91,7 +92,7 @@ def lacks(loss: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, labels: Ten
     try:
         torch.autograd.grad(slope.square().sum(), leaf)
     except RuntimeError as error:
-        return str(error).splitlines()[0]
+        return first_line(error)
     return ""
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import leakaudit
 from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.dager import Dager, DagerSettings
-from leakaudit.attacks.reading.spans import span_distance
+from leakaudit.attacks.reading.spans import outside_share
 from leakaudit.capture import record
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
@@ -109,8 +109,8 @@ def test_after_local_steps_only_inputs_that_stay_are_tested() -> None:
 
 def test_an_input_of_zeros_is_no_token() -> None:
     """A padding token's embedding is zero, and lies in every span."""
-    gradient = torch.tensor([[1.0, 0.0, 0.0]])
-    assert span_distance(gradient, torch.zeros(1, 3)).tolist() == [1.0]
+    outside = torch.eye(3, dtype=torch.float64)[:, 1:2]
+    assert outside_share(torch.zeros(1, 3), outside).tolist() == [[1.0]]
 
 
 def transformer(kind: str, length: int) -> nn.Module:

@@ -10,7 +10,7 @@ from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.dager import Dager, DagerSettings
 from leakaudit.attacks.linear import LinearReader, LinearSettings
 from leakaudit.attacks.reading.noise import live_rows
-from leakaudit.attacks.reading.spans import span_distance
+from leakaudit.attacks.reading.spans import outside_share
 from leakaudit.attacks.reading.token_places import sequence_by_positions
 from leakaudit.client.batch import Batch
 from leakaudit.domains.images import Images
@@ -103,10 +103,10 @@ def test_sequence_with_repeated_tokens(sequence: list[int], scale: float, spread
     assert misfit < 1e-4
 
 
-def test_span_distance_is_zero_inside_and_one_across() -> None:
-    gradient = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]])
+def test_what_is_outside_a_span_is_nothing_inside_and_all_across() -> None:
+    outside = torch.tensor([[0.0], [0.0], [1.0]], dtype=torch.float64)
     candidates = torch.tensor([[2.0, -3.0, 0.0], [0.0, 0.0, 5.0], [3.0, 0.0, 4.0]])
-    assert span_distance(gradient, candidates).tolist() == pytest.approx([0.0, 1.0, 0.8], abs=1e-12)
+    assert outside_share(candidates, outside).norm(dim=1).tolist() == pytest.approx([0.0, 1.0, 0.8], abs=1e-12)
 
 
 def test_image_models_are_refused_and_text_is_refused_elsewhere(space: Images) -> None:

@@ -13,10 +13,13 @@ from torch import Generator, nn
 import leakaudit
 from leakaudit.attacks.ig import IG
 from leakaudit.attacks.registry import create
-from leakaudit.audit.budget import Budget
+from leakaudit.audit.budget import Budget, Line, allotted
 from leakaudit.audit.campaign import Queue
 from leakaudit.audit.memory import Memory
+from leakaudit.audit.pace import Need, Pace
 from leakaudit.audit.request import Request
+from leakaudit.document.status import Cause, Cut, Lost
+from leakaudit.matching.engine import measure_step
 from leakaudit.observation import Observation
 from leakaudit.observer import SilentObserver
 from leakaudit.reconstruction import Monitor, Reconstruction
@@ -67,21 +70,24 @@ def test_a_recovered_victim_gets_less() -> None:
     victims: Any = [SimpleNamespace(number=0), SimpleNamespace(number=1)]
     budget = Budget.of(SilentObserver(), BUDGET)
     rest: Any = (None, None, Request())
-    share = {
-        number: Queue(*rest, budget, Memory(), [], {number}).monitor(attack, victims).seconds_left()
-        for number in (0, 1)
-    }
+    pace: Any = SimpleNamespace(of=lambda attack: None)
+    share: dict[int, float] = {}
+    for number in (0, 1):
+        monitor = Queue(*rest, budget, Memory(), pace, [], {number}).monitor(attack, victims)
+        assert monitor is not None
+        share[number] = monitor.seconds_left() or 0.0
     assert share[0] == pytest.approx(BUDGET * 0.25 / 1.25, rel=0.01)
     assert share[1] == pytest.approx(BUDGET / 1.25, rel=0.01)
 
 
-def test_the_report_says_what_was_cut() -> None:
+def test_the_report_says_what_was_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pace, "step", 0.001)
     settings = {"ig": {"iterations": "1000000", "search": "false"}}
-    report = scan(small_mlp(), settings=settings, victims=2, time_budget=6.0, controls="none")
+    report = scan(small_mlp(), settings=settings, victims=1, time_budget=5.0, controls="none")
     ig = report.attacks[0]
     assert ig.status == "run"
     assert ig.reason.startswith("time budget: ")
-    assert ig.reason.endswith("of 1000000 iterations planned per restart, on 2 of 2 victims")
+    assert ig.reason.endswith("of 1000000 iterations planned per restart, on 1 of 1 victims")
     (finding,) = [f for f in report.findings if f.id == "LA953"]
     assert "given fewer iterations than their preset has: ig" in finding.message.lower()
     assert "not run on" not in finding.message.lower()
@@ -108,11 +114,97 @@ def test_the_public_api_passes_it_on() -> None:
         scan(small_mlp(), time_budget=0.0)
 
 
-def test_what_stands_before_the_attacks_counts_up_to_half_of_the_budget() -> None:
-    """Rank analysis of a large network is no reason to exceed it, nor to attack nothing."""
-    for spent, left in ((0.0, 100.0), (20.0, 80.0), (500.0, 50.0)):
+def test_what_stands_before_the_attacks_counts_and_leaves_a_tenth() -> None:
+    """Rank analysis of a large network is no reason to exceed the budget, nor to try no closed form."""
+    for spent, left in ((0.0, 95.0), (20.0, 75.0), (500.0, 10.0)):
         seconds = Budget.of(SilentObserver(), 100.0, spent=spent).share(1).seconds_left()
         assert seconds == pytest.approx(left, abs=1)
+
+
+NEED = Need(step=0.9, steps=100, fewest=10)
+"""100 s for all of it, 10 s at least."""
+
+
+@pytest.mark.parametrize(
+    ("line", "left", "whole", "given"),
+    [
+        (Line(1.0, rest=1.0), 300.0, 300.0, 150.0),  # more than enough: each its share
+        (Line(1.0, rest=3.0), 200.0, 200.0, 125.0),  # one to its end, not four begun
+        (Line(1.0, rest=3.0, control=None), 90.0, 120.0, 60.0),  # as much is kept for the control
+        (Line(1.0, rest=3.0, control=70.0, first=False), 90.0, 120.0, 50.0),  # what that is known to take
+        (Line(1.0, rest=3.0, control=115.0, first=False), 90.0, 120.0, None),  # no further victim for 5 s
+        (Line(1.0, after=9.0, once=9.0), 20.0, 20.0, 20.0),  # later attacks would leave it 2 s
+        (Line(1.0, after=9.0, once=9.0, light=True), 20.0, 20.0, None),  # what is tried in passing takes from nobody
+        (Line(1.0, control=None), 9.0, 18.0, 18.0),  # better an attack without a control than neither
+        (Line(1.0, control=None), 4.0, 8.0, None),
+    ],
+)
+def test_something_is_finished(line: Line, left: float, whole: float, given: float | None) -> None:
+    assert allotted(NEED, line, left, whole) == (None if given is None else pytest.approx(given))
+
+
+def test_what_cannot_be_told_gets_its_share() -> None:
+    assert allotted(None, Line(1.0, rest=1.0), 10.0, 20.0) == 5.0
+
+
+def test_a_run_gets_its_plan_before_another_victim_begins(
+    seconds_of_ig: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pace, "step", 0.1)
+    options: dict[str, Any] = {"settings": {}, "preset": "standard", "controls": "none"}
+    scan(small_mlp(), victims=2, time_budget=BUDGET, **options)
+    plan = 6000 * 0.1 / 0.9
+    assert seconds_of_ig[0] == pytest.approx(1.25 * plan, rel=0.01)
+
+
+def test_an_attack_that_cannot_do_its_fewest_steps_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pace, "step", 20.0)
+    monkeypatch.setattr(IG, "run", None)
+    told: list[str] = []
+
+    class Hearing(SilentObserver):
+        def stage(self, message: str) -> None:
+            told.append(message)
+
+        def result(self, title: str, summary: str) -> None:
+            told.append(f"{title}, {summary}")
+
+    began = time.monotonic()
+    report = scan(
+        small_mlp(), attacks=["linear", "ig"], settings={}, preset="quick", time_budget=60.0, observer=Hearing()
+    )
+    assert time.monotonic() - began < 60
+    found = {a.name: a for a in report.attacks}
+    assert found["linear"].status == "run"
+    assert (found["ig"].status, found["ig"].cut) == ("not_run", Cut(Lost.VICTIMS, Cause.SHORT, 0, 1))
+    assert found["ig"].reason.startswith(
+        "time budget too short: 0 of 1 victims attacked: it needs at least 100 steps of 20.0 s, about 37 min 02 s"
+    )
+    (said,) = [line for line in told if line.startswith("IG (Inverting Gradients), not run")]
+    assert "time budget too short" in said
+    (plan,) = [line for line in told if line.startswith("plan: ")]
+    assert "not run: time budget too short" in plan
+    (way_out,) = [line for line in told if "--time-budget" in line]
+    assert way_out.startswith("1 min 00 s are too few for IG (Inverting Gradients) to say something: --time-budget ")
+    assert told.index(plan) < told.index(said)
+
+
+def test_a_long_step_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[float] = []
+    clock = iter(range(0, 1000, 2))
+
+    class Timed:
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def __call__(self, values: Any) -> tuple[torch.Tensor]:
+            taken.append(1.0)
+            return (torch.zeros(1),)
+
+    monkeypatch.setattr("leakaudit.matching.engine.Step", Timed)
+    monkeypatch.setattr("leakaudit.matching.engine.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    problem: Any = SimpleNamespace(settings=IG.presets["quick"])
+    assert (measure_step(problem, {"inputs": torch.zeros(1)}), len(taken)) == (2.0, 1)
 
 
 def test_a_certificate_ends_a_tenth_after_its_run() -> None:

@@ -178,3 +178,13 @@ def test_a_spent_budget_ends_the_controls(scene: Scene) -> None:
     late = replace(scene, budget=Budget.of(SilentObserver(), 0.0))
     _, entries = control([parrot_run(scene, 3, (3,))], late)
     assert {e.detail for e in entries} == {"not run: time budget spent"}
+
+
+def test_a_control_that_cannot_be_afforded_is_not_run(scene: Scene) -> None:
+    """Neither a failure of the positive control for want of time, nor a pass of the prior-only one."""
+    run = parrot_run(scene, 3, (3,))
+    long = [replace(o, reconstruction=replace(o.reconstruction, seconds=50.0)) for o in run.outcomes]
+    hurried = replace(scene, budget=Budget.of(SilentObserver(), 40.0))
+    _, entries = control([replace(run, outcomes=long)], hurried)
+    short = {e.kind: e.detail for e in entries if e.passed is None}
+    assert short["prior_only"].startswith("not run: it takes about 50.0 s, and the time budget leaves 3")

@@ -54,8 +54,9 @@ def test_a_text_is_read_exactly_with_its_labels(positions: bool) -> None:
     assert render_html(report)
 
 
-def test_several_texts_are_read_through_the_layers_behind_the_attention() -> None:
-    report = audited(model(), texts(12), batch_size=2)
+@pytest.mark.parametrize("by_place", [False, True], ids=["by sample", "by place"])
+def test_several_texts_are_read_through_the_layers_behind_the_attention(by_place: bool) -> None:
+    report = audited(model(by_place=by_place), texts(12), batch_size=2)
     (result,) = next(a.results for a in report.attacks if a.name == "embedding")
     assert all(sample.leaked for sample in result.samples)
     assert result.labels.assumed

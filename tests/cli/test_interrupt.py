@@ -48,12 +48,29 @@ def signalled(
     return code, printed + err
 
 
-@pytest.mark.parametrize(("command", "number"), [("scan", signal.SIGINT), ("defend", signal.SIGTERM)])
-def test_an_interrupt_before_anything_was_measured_writes_nothing(
-    model: Path, batch: Path, out: Path, command: str, number: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("at", "number"),
+    [("loading the model", signal.SIGINT), ("rank analysis", signal.SIGTERM), ("client's updates", signal.SIGINT)],
+)
+def test_an_interrupt_before_any_attack_leaves_rank_analysis_and_labels(
+    model: Path, batch: Path, out: Path, at: str, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = content(out)
-    code, text = signalled(monkeypatch, command, (model, batch), out, "loading the model", number)
+    code, text = signalled(monkeypatch, "scan", (model, batch), out, at, number, "--victims", "2")
+    assert code == 130, text
+    assert content(out) == before
+    partial = json.loads((out / "partial" / "report.json").read_text())
+    assert partial["rank"]["layers"]
+    assert partial["batch"]["victims"] == 1, "one victim's labels are enough"
+    assert {attack["status"] for attack in partial["attacks"]} == {"not_run"}
+    assert "interrupted" in partial["partial"]
+
+
+def test_an_interrupt_before_any_setting_was_measured_writes_nothing(
+    model: Path, batch: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = content(out)
+    code, text = signalled(monkeypatch, "defend", (model, batch), out, "loading the model", signal.SIGTERM)
     assert code == 130, text
     assert "no report was written" in text
     assert content(out) == before
@@ -65,8 +82,9 @@ def test_so_it_does_where_several_variants_were_asked_for(
 ) -> None:
     before = content(out)
     code, text = signalled(monkeypatch, "scan", (model, batch), out, "variant 1", signal.SIGINT, "--mode", "both")
-    assert (code, "no report was written" in text) == (130, True), text
+    assert code == 130, text
     assert content(out) == before
+    assert json.loads((out / "partial" / "report.json").read_text())["rank"]["layers"]
 
 
 def test_what_was_measured_goes_beside_a_complete_report(model: Path, batch: Path, out: Path) -> None:

@@ -130,6 +130,7 @@ def test_a_difference_with_the_weights_before(global_model: Path, samples: Path)
         (("--unknown", "weight-decay"), "expected some of learning_rate, local_epochs, local_batch_size"),
         (("--unknown", "learning-rate", "--learning-rate", 0.1), "said to be unknown"),
         (("--unknown", "local-epochs"), "unknown was given without a learning rate"),
+        ((*NOTHING_KNOWN, "--weight-decay", 0.01), "what it took off the weights follows from the learning rate"),
         (("--before", "global.safetensors", "--learning-rate", 0.1), "there is none"),
         (("--update", "global.safetensors", "--before", "no.npz", "--learning-rate", 0.1), "no such update file"),
         (("--update", "global.safetensors", "--before", "part.npz", "--learning-rate", 0.1), "does not hold 0.bias"),

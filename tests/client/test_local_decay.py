@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from leakaudit.audit.rounds import told_beside
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
 from leakaudit.client.rounds.files import RecordedUpdate
@@ -92,3 +96,21 @@ def test_weights_that_no_decay_shrinks_so_are_left_as_they_are() -> None:
     tensors = {name: (-0.9 * tensor).detach() for name, tensor in target.parameters.items()}
     update = RecordedUpdate(tensors, "client.npz", "", "delta")
     assert local_decay(update, target.parameters, replace(protocol, shares="delta")) is update
+
+
+def test_of_an_unknown_learning_rate_the_share_that_decay_took_is_told() -> None:
+    target, protocol = network(), FedAvg(4, learning_rate=0.05, weight_decay=RATE, **TRAINING[0])
+    told = FedAvg(4, weight_decay=0.0, shares="weights", untold=("learning_rate",), **TRAINING[0])
+    found = local_decay(sent(target, protocol, "weights"), target.parameters, told)
+    assert found.decay is not None
+    assert found.decay.taken == pytest.approx(1 - protocol.kept, rel=2e-3)
+    assert replace(told, weight_decay=found.decay.rate).kept == pytest.approx(protocol.kept, abs=1e-6)
+    assert f"took {100 * found.decay.taken:.4g} % off every weight" in found.decay.told()
+
+
+def test_a_round_that_tells_no_learning_rate_hands_no_weight_decay_on(tmp_path: Path) -> None:
+    (tmp_path / "round.json").write_text(json.dumps({"format": "leakaudit-round", "version": 1, "weight_decay": RATE}))
+    for name in ("before", "after"):
+        save_file({"w": torch.zeros(1)}, str(tmp_path / f"{name}.safetensors"))
+    assert "weight_decay" not in told_beside({"round": tmp_path})
+    assert told_beside({"round": tmp_path, "learning_rate": 0.1})["weight_decay"] == RATE

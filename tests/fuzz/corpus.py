@@ -405,6 +405,16 @@ def a_path_that_is_a_number(path: Path) -> Path:
     return _toml("baseline = nan\n")(path)
 
 
+@case("toml", "not a valid integer")
+def a_number_that_is_a_date(path: Path) -> Path:
+    return _toml("seed = 2027-03-31\n")(path)
+
+
+@case("toml", "not a valid integer")
+def a_number_that_is_infinite(path: Path) -> Path:
+    return _toml("victims = inf\n")(path)
+
+
 @case("toml", "is not a table")
 def a_shared_file_whose_table_is_a_number(path: Path) -> Path:
     return _toml("[tool]\nleakaudit = 5\n", "pyproject.toml")(path)
@@ -453,6 +463,14 @@ def settings_of_a_round_that_would_fill_the_memory(path: Path) -> Path:
 @case("round", "at most")
 def a_round_of_a_trillion_samples(path: Path) -> Path:
     return _with_settings(path, num_examples=1 << 40)
+
+
+@case("round")
+def a_round_of_many_steps(path: Path) -> Path:
+    """What each step weighs took a time that grew with the square of their number."""
+    place = _with_settings(path, num_examples=65_536, local_batch_size=4, local_epochs=2, momentum=0.9)
+    (place / "batch.npz").unlink()
+    return place
 
 
 def _with_settings(path: Path, **settings: Any) -> Path:
@@ -564,3 +582,26 @@ def a_cached_pickle(path: Path) -> Path:
     stream = io.BytesIO()
     torch.save({"y": 1}, stream)
     return written(path / "leakaudit-cache", name, stream.getvalue())
+
+
+def _stored(kind: Callable[[Path], object]) -> Callable[[Path], Path]:
+    """A store in whose place for a result something else stands."""
+
+    def write(path: Path) -> Path:
+        name, _ = documents.stored_files()[0]
+        place = path / "results" / name[:2]
+        place.mkdir(mode=0o700, parents=True)
+        kind(place / name)
+        return place / name
+
+    return write
+
+
+@case("store")
+def a_pipe_in_place_of_a_stored_result(path: Path) -> Path:
+    return _stored(os.mkfifo)(path)
+
+
+@case("store")
+def a_stored_result_without_end(path: Path) -> Path:
+    return _stored(lambda place: place.symlink_to("/dev/zero"))(path)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from leakaudit.audit.assemble import gain_over
 from leakaudit.document.schema import AttackEntry, Comparison, VictimResult
 from leakaudit.document.status import Cause, Cut, Lost
 from leakaudit.report.views.comparison import comparison_sentence
@@ -23,7 +24,7 @@ def result(number: int, psnr: float, **more: Any) -> VictimResult:
 
 
 def attack(ours: list[VictimResult], theirs: list[VictimResult], reason: str = "") -> AttackEntry:
-    beside = Comparison(name="ig", title="IG", results=theirs, reason=reason)
+    beside = Comparison(name="ig", title="IG", results=theirs, reason=reason, gain=gain_over(theirs, ours))
     return entry(name="gi-pip", title="GI-PIP", results=ours, beside=beside)
 
 

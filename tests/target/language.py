@@ -9,10 +9,14 @@ VOCABULARY, LENGTH = 60, 10
 
 
 class CausalLM(nn.Module):
-    """One block of causal attention; with learned positions or none, its output tied to the embedding or not."""
+    """One block of causal attention; with learned positions or none, its output tied to the embedding or not;
+    its layers read sample by sample, or place by place (L, B, E)."""
 
-    def __init__(self, vocabulary: int = VOCABULARY, *, tied: bool = False, positions: bool = True) -> None:
+    def __init__(
+        self, vocabulary: int = VOCABULARY, *, tied: bool = False, positions: bool = True, by_place: bool = False
+    ) -> None:
         super().__init__()
+        self.by_place = by_place
         width = 32
         self.embed = nn.Embedding(vocabulary, width)
         self.place = nn.Parameter(torch.randn(LENGTH, width) * 0.1, requires_grad=positions)
@@ -26,12 +30,16 @@ class CausalLM(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Logits (B, L, V)."""
         x = self.embed(ids) + self.place
-        query, key, value = self.qkv(self.norm(x)).chunk(3, -1)
+        query, key, value = self._read(self.qkv, self.norm(x)).chunk(3, -1)
         mask = torch.ones(LENGTH, LENGTH).tril().log()
         scores = query @ key.transpose(1, 2) / key.shape[-1] ** 0.5 + mask
         x = x + self.out(scores.softmax(-1) @ value)
-        logits: Tensor = self.head(x + self.mlp(self.last(x)))
+        logits: Tensor = self.head(x + self._read(self.mlp, self.last(x)))
         return logits
+
+    def _read(self, layer: nn.Module, x: Tensor) -> Tensor:
+        read: Tensor = layer(x.transpose(0, 1)).transpose(0, 1) if self.by_place else layer(x)
+        return read
 
 
 def language_model() -> nn.Module:

@@ -116,7 +116,7 @@ def test_a_model_of_maps_says_its_task() -> None:
     assert leakaudit.load(net, image_shape=SHAPES[2]).task_evidence == "3 outputs at each of 8×8 places"
     assert leakaudit.load(UNet(2, 1), image_shape=SHAPES[2], loss="bce").task == Segmentation(1, (8, 8))
     for more, words in (
-        ({"task": "multi-label"}, "one label per sample; UNet returns scores at 8×8 places"),
+        ({"task": "multi-label"}, "of one output per sample; UNet returns scores at 8×8 places"),
         ({"loss": "mse", "task": "segmentation"}, "not of one class per place"),
     ):
         with pytest.raises(UsageError, match=words):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from leakaudit.attacks.reading.first_layer import like, watch
-from leakaudit.attacks.reading.spans import TOGETHER, Reader, constant, outside_share, span_of
+from leakaudit.attacks.reading.spans import TOGETHER, Reader, constant, outside_share, read_by_place, rows_of, span_of
 from leakaudit.observation import Observation
 from leakaudit.target.target import Target
 
@@ -36,11 +36,13 @@ class Layer:
         reader: It.
         outside: An orthonormal basis (in, missing) of what is outside the span of its gradient.
         reach: Distance from the span that a beginning which occurred may have.
+        placed: Whether its rows stand place by place and not sample by sample.
     """
 
     reader: Reader
     outside: Tensor
     reach: float
+    placed: bool = False
 
 
 def causal_readers(target: Target, table: str) -> list[Reader]:
@@ -106,10 +108,12 @@ def _telling(target: Target, observation: Observation, table: str, tokens: int, 
     """The causal layer with the most room beside its span; ``None`` where there is none."""
     best: Layer | None = None
     tried = tokens * MOST_BEGINNINGS * prod(target.image_shape)
-    for reader in causal_readers(target, table):
+    readers = causal_readers(target, table)
+    placed = read_by_place(target, readers)
+    for reader in readers:
         found = span_of(observation, reader, span, tried) if reader.weight in observation.update else None
         if found is not None and (best is None or found[0].shape[1] > best.outside.shape[1]):
-            best = Layer(reader, *found)
+            best = Layer(reader, *found, placed=reader in placed)
     return best
 
 
@@ -119,9 +123,7 @@ def _distances(target: Target, layer: Layer, beginnings: Tensor, place: int) -> 
     for chunk in torch.split(beginnings, max(1, TOGETHER // places)):
         ids = torch.zeros((len(chunk), places), device=chunk.device, dtype=chunk.dtype)
         ids[:, : chunk.shape[1]] = chunk
-        operand = watch(target, ids.to(like(target)).view(len(chunk), *target.image_shape))[layer.reader.weight][
-            0
-        ].operand
-        rows = operand.reshape(len(chunk), places, -1)[:, place]
+        seen = watch(target, ids.to(like(target)).view(len(chunk), *target.image_shape))
+        rows = rows_of(seen[layer.reader.weight][0].operand, len(chunk), layer.placed)[:, place]
         found.append(outside_share(rows, layer.outside).norm(dim=1))
     return torch.cat(found)

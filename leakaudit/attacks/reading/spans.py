@@ -16,7 +16,7 @@ the product of their probabilities; of layers that read the same input only the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -49,20 +49,8 @@ FEW = 4
 more decides alone."""
 INDEPENDENT = 0.1
 """Smallest singular value, relative to the largest, of conditions that are independent; chosen."""
-
-
-def span_distance(gradient: Tensor, candidates: Tensor, noise: float = 0.0) -> Tensor:
-    """Relative distance (N,) of candidate inputs (N, in) from the row space of a layer's gradient (out, in).
-
-    An input of zeros (of a padding token) leaves no trace in a gradient, and is at distance 1.
-    """
-    _, singular, right = torch.linalg.svd(gradient.double(), full_matrices=False)
-    basis = right[_significant(singular, gradient, noise)]
-    values = candidates.double()
-    rest = values - (values @ basis.T) @ basis
-    size = values.norm(dim=1)
-    distance: Tensor = torch.where(size > 0, rest.norm(dim=1) / size.clamp_min(1e-300), 1.0)
-    return distance
+TOGETHER = 4096
+"""Places of all texts together that the model is run on at once; chosen for memory."""
 
 
 def span_rank(gradient: Tensor, noise: float = 0.0) -> int:
@@ -82,10 +70,6 @@ def span_tilt(gradient: Tensor, noise: float) -> float:
 def _significant(singular: Tensor, gradient: Tensor, noise: float) -> Tensor:
     """Which singular values are more than rounding and noise of a standard deviation."""
     return singular > max(ROUNDING * float(singular[0]), noise * rank_limit(*gradient.shape))
-
-
-TOGETHER = 4096
-"""Places of all texts together that the model is run on at once; chosen for memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,7 +212,7 @@ def distances(target: Target, found: Spans, observation: Observation, tokens: Te
     places = prod(target.image_shape)
     rests: list[list[Tensor]] = [[] for _ in found.readers]
     bases = [_outside(r, observation, found.rank) for r in found.readers]
-    placed, few = _rows_by_place(target, found, places), sum(found.missing) <= FEW
+    placed, few = read_by_place(target, found.readers), sum(found.missing) <= FEW
     for chunk in torch.split(tokens, max(1, TOGETHER // places) if target.batch_sizes is None else 1):
         inputs = filled(target, chunk)
         seen = watch(target, inputs)
@@ -285,9 +269,21 @@ def _rest(
     operand = seen[reader.weight][0].operand
     if operand.shape[:-1].numel() != size * places:
         raise ValueError(f"{reader.weight} does not read one row per token")
-    values = operand.reshape(size * places, operand.shape[-1])
-    away = outside_share(values, basis)
-    return away.view(places, size, -1).transpose(0, 1) if placed else away.view(size, places, -1)
+    values = rows_of(operand, size, placed)
+    return outside_share(values.flatten(0, 1), basis).view(size, places, -1)
+
+
+def rows_of(operand: Tensor, size: int, placed: bool) -> Tensor:
+    """What a layer reads of every sample at every place (size, places, in).
+
+    Args:
+        operand: Its input, (size, places, in) or the other way round, or flattened.
+        size: Samples.
+        placed: Whether its rows stand place by place, see :func:`read_by_place`.
+    """
+    if placed:
+        return operand.reshape(-1, size, operand.shape[-1]).transpose(0, 1)
+    return operand.reshape(size, -1, operand.shape[-1])
 
 
 def outside_share(values: Tensor, basis: Tensor) -> Tensor:
@@ -298,14 +294,15 @@ def outside_share(values: Tensor, basis: Tensor) -> Tensor:
     return away
 
 
-def _rows_by_place(target: Target, found: Spans, places: int) -> set[Reader]:
-    """The layers that read a batch place by place, as attention over (L, B, width) does, and not sample by sample."""
+def read_by_place(target: Target, readers: Iterable[Reader]) -> set[Reader]:
+    """Those of the layers that read a batch place by place and not sample by sample, as attention over (L, B, E)."""
+    places = prod(target.image_shape)
     if target.batch_sizes is not None or places == 1:
         return set()
     texts = torch.cat([constant(target, 0), constant(target, 1)])
     together, alone = watch(target, texts), watch(target, texts[:1])
     placed = set()
-    for reader in found.readers:
+    for reader in readers:
         both, one = (use[reader.weight][0].operand for use in (together, alone))
         rows, first = both.reshape(-1, both.shape[-1]), one.reshape(places, -1)
         if not torch.allclose(rows[:places], first, rtol=1e-4, atol=1e-5):

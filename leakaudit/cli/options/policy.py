@@ -39,13 +39,13 @@ DATA = frozenset(
         "nesterov", "optimizer", "drop_last", "unknown",
         "mode", "share_bn_statistics", "output", "frozen", "trained", "dropout", "loss", "batchnorm", "input_shape",
         "task", "pos_weight",
-        "train_config", "distractors_needed", "workers",
+        "train_config", "distractors_needed", "workers", "dry_run",
     }
 )  # fmt: skip
 """Options that only choose among numbers, names and files of data. An option in neither set is refused like code."""
 _FUNCTIONS = frozenset({"defences", "claims", "loss"})
 """Options of :data:`DATA` that also take ``module:function``; that form runs code."""
-_UNRECORDED = {"debug", "quiet", "verbose", "policy", "out"}
+_UNRECORDED = {"debug", "dry_run", "quiet", "verbose", "policy", "out"}
 
 
 def _read(ctx: click.Context, param: click.Parameter, value: Path | None) -> Any:
@@ -119,8 +119,9 @@ def _value(parameter: click.Parameter, value: Any, folder: Path) -> Any:
 
 
 def _value_of_one(parameter: click.Parameter, value: Any, folder: Path) -> Any:
-    if not isinstance(parameter.type, click.Path):
-        return value
+    if not isinstance(parameter.type, click.Path):  # of other types than text, click converts some and fails at others
+        switch = isinstance(value, bool) and isinstance(parameter.type, click.types.BoolParamType)
+        return value if switch else str(value)
     if not isinstance(value, str) or "\0" in value:
         raise UsageError(f"{parameter.name} in {folder} is {value!r}, expected a path", "correct the policy")
     return str(folder / value)

@@ -23,9 +23,9 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
         "optimizer", "momentum", "nesterov", "weight_decay", "drop_last", "unknown", "share_bn_statistics",
     ),
     "Attack": (
-        "preset", "attacks", "victims", "time_budget", "device", "seed", "settings", "threat_model", "auxiliary",
-        "generator",
-        "controls", "distractors", "distractors_needed", "psnr_margin", "lpips_margin", "lpips_weights", "cache",
+        "preset", "attacks", "victims", "time_budget", "dry_run", "device", "seed", "settings", "threat_model",
+        "auxiliary", "generator", "controls", "distractors", "distractors_needed", "psnr_margin", "lpips_margin",
+        "lpips_weights", "cache",
     ),
     "Analysis": ("changes", "jacobian"),
     "Defence": ("defences", "goal", "grid", "claims", "steps", "utility_data", "utility_rate"),

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from leakaudit.errors import BatchError, UsageError
+from leakaudit.errors import BatchError, UsageError, first_line
 from leakaudit.safety.confined import Limits, confined, grant, refuse_exhaustion
 from leakaudit.safety.files import ordinary
 
@@ -123,7 +123,7 @@ def _parquet(path: Path) -> dict[str, np.ndarray[Any, Any]]:
         table = parquet.ParquetFile(path).read(use_threads=False)  # threads of Arrow's do not outlive a fork
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         refuse_exhaustion(error)
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise BatchError(f"{path}: not a readable Parquet file ({reason})", "write the file again") from error
     return {name: _cells(path, name, table.column(name).to_pylist()) for name in table.column_names}
 

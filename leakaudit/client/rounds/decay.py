@@ -42,16 +42,20 @@ class Decay:
         rate: λ.
         rows: Untouched rows that it was fitted on; 0 where it was given.
         one_axis: Whether tensors of one axis decay too.
+        taken: The share of a weight that decay took off in all, where λ does not follow as the training is not known.
     """
 
     rate: float
     rows: int = 0
     one_axis: bool = True
+    taken: float | None = None
 
     def told(self) -> str:
         """What was done, for the report."""
         how = f"fitted on {self.rows} rows that nothing else touched" if self.rows else "as given"
         rest = "" if self.one_axis else ", but from no tensor of one axis"
+        if self.taken is not None:
+            return f"weight decay, which took {100 * self.taken:.4g} % off every weight, was subtracted ({how}){rest}"
         return f"weight decay of {self.rate:.4g} was subtracted ({how}){rest}"
 
 

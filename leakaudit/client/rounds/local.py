@@ -2,7 +2,8 @@ r"""Weight decay of local training, found in the weights that a client sent.
 
 K steps of SGD leave :math:`θ_K = a\,θ_0` of a row that no sample touched, where a follows from λ and what else is
 known of the training. So 1 − a is fitted as the decay of a gradient is (`leakaudit.client.rounds.decay`), and λ is
-solved for.
+solved for. Where the learning rate or the steps are not known, that λ is one of the training assumed in their place,
+and a alone is told.
 
 Finds nothing where every row was touched. Momentum that was carried over from an earlier round changes a, and then λ
 comes out too large; what attacks read uses a alone.
@@ -40,7 +41,7 @@ def local_decay(recorded: RecordedUpdate, weights: Mapping[str, Tensor], protoco
     rate = _rate_of(shrunk.rate, protocol)
     if rate is None:
         return recorded
-    decay = replace(shrunk, rate=rate)
+    decay = replace(shrunk, rate=rate, taken=shrunk.rate if protocol.withheld else None)
     tensors = dict(recorded.tensors)
     if not decay.one_axis:
         alone = {name: tensor for name, tensor in sent.items() if tensor.dim() < 2}

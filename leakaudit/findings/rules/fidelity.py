@@ -16,7 +16,7 @@ EXPORT = (
     "BatchNorm, names and weights"
 )
 
-DEPARTURES = frozenset({"LA900", "LA901", "LA916", "LA933"})
+DEPARTURES = frozenset({"LA900", "LA901", "LA916", "LA918", "LA933"})
 """Notes after which the audited update may not be the client's: the verdict says so first."""
 
 
@@ -77,7 +77,9 @@ def folded(evidence: Evidence) -> Iterator[Found]:
     "and audit --mode train.",
 )
 def no_dropout(evidence: Evidence) -> Iterator[Found]:
-    """An export in eval mode removes dropout, and the file cannot tell whether there was any.
+    """An export in eval mode removes dropout. A file that names its modules shows where one has left nothing.
+
+    It is said of a file that names none, of one in whose numbered modules some are missing, and of transformers.
 
     With dropout the client's update is a different, random function of its samples, and other attacks apply (DIA).
     """
@@ -219,6 +221,21 @@ def unrecorded_draws(evidence: Evidence) -> Iterator[Found]:
     client's in what nobody can record or inject: an attack that fails says little.
     """
     yield from _noted(evidence, "LA917", "medium")
+
+
+@rule(
+    "LA918",
+    "Adapters are audited beside what they adapt",
+    worst="medium",
+    remedy="Name what clients do not train, as with --frozen '!*lora_*', or pass the peft model with --factory.",
+)
+def adapters(evidence: Evidence) -> Iterator[Found]:
+    """An ONNX file holds LoRA's tensors, and every other tensor was taken as trained, too.
+
+    ``requires_grad`` is lost in an export. Clients that fine-tune adapters send the gradients of those alone, which
+    give away less than those of the whole network.
+    """
+    yield from _noted(evidence, "LA918", "medium")
 
 
 @rule("LA913", "TorchScript hides dropout", worst="none", remedy="Nothing to do.")

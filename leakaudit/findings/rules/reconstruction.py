@@ -154,7 +154,8 @@ def part_read(evidence: Evidence) -> Iterator[Found]:
 
     A fully connected layer on a slice or a crop of the input gives that part away, whatever the model does with the
     rest. The part is judged as a sample is: on its entries, the reconstruction beats every floor by the margin and
-    is told from the same part of the distractors. Below 5 % of what the model reads it is no finding.
+    is told from the same part of the distractors. Below 5 % of what the model reads it is no finding, unless it is one
+    of several inputs of the model, which has floors of its own.
 
     High: the part may be the one that matters. Where the parts make up the sample, it counts as a whole one.
     """

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from statistics import median
 
+from leakaudit.document.counting import count
 from leakaudit.document.schema import AttackEntry, Comparison, VictimResult
-from leakaudit.report.wording import clip, count, fixed, signed
+from leakaudit.report.wording import clip, fixed, signed
 
 
 def comparison_sentence(attack: AttackEntry) -> str:
@@ -24,15 +25,14 @@ def comparison_sentence(attack: AttackEntry) -> str:
     named = "; ".join(f"victim {number}: {why}" for number, why in left_out.items())
     settings = " with the total variation that its own objective chose" if rival.hyperparameters.get("search") else ""
     begin = f"Beside it, {clip(rival.title, 80)}{settings}: "
-    if not both:
+    if not both or rival.gain is None:
         why = f"not both had all their steps ({clip(named)})" if named else "no sample has a PSNR in both"
         return f"{begin}not compared, since {why}."
     mine, other = median(ours[key] for key in both), median(theirs[key] for key in both)
-    gain = median(ours[key] - theirs[key] for key in both)
     tail = f" Left out, since not both had all their steps: {clip(named)}." if named else ""
     return (
         f"{begin}median PSNR {fixed(other, 1)} dB against {fixed(mine, 1)} dB here, over the same "
-        f"{count(len(both), 'sample')}; what this attack adds is {signed(gain, 1)} dB in the median.{tail}"
+        f"{count(len(both), 'sample')}; what this attack adds is {signed(rival.gain, 1)} dB in the median.{tail}"
     )
 
 

@@ -6,17 +6,22 @@ import re
 
 from onnx import ModelProto
 
+from leakaudit.document.counting import count
 from leakaudit.target.onnx.exporter import CALLED, RECIPES, automatic, fused
 from leakaudit.target.onnx.module import OnnxModule
 from leakaudit.target.onnx.roles import RAW, SPELT
 from leakaudit.target.onnx.selfcheck import Check
 from leakaudit.target.onnx.source import Source
 from leakaudit.target.onnx.values import attributes
+from leakaudit.target.onnx.vanished import vanished
 from leakaudit.target.target import FidelityNote
 
 _FUSED = re.compile("fused|bn_fold|fold_bn")
 _MANY, _MOST = 5, 0.8
 """Convolutions that a network without BatchNorm seldom has, and the share of them that feeds an activation."""
+_ADAPTER = re.compile(r"(^|[./])lora_(A|B|embedding_A|embedding_B)\b")
+_WITH_DROPOUT = frozenset({"Softmax", "Attention", "Gelu", "Erf"})
+"""Operators of attention and of the perceptrons beside it."""
 _ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "Clip", "HardSwish", "HardSigmoid", "Elu", "Sigmoid", "Gelu", "PRelu"})
 
 
@@ -57,7 +62,7 @@ def _folding_named(source: Source) -> str:
     """Evidence of folded BatchNorm in names: rewritten nodes, weights without a module's name, a mean that is left."""
     rewritten = fused(source.nodes) if source.exporter.kind == "torch-default" else []
     if rewritten:
-        return f"it rewrote {len(rewritten)} layers ({_names(tuple(n.name or n.op_type for n in rewritten))})"
+        return f"it rewrote {count(len(rewritten), 'layer')} ({_names(tuple(n.name or n.op_type for n in rewritten))})"
     weights = tuple(
         dict.fromkeys(
             node.input[1]
@@ -68,7 +73,7 @@ def _folding_named(source: Source) -> str:
         )
     )
     if weights:
-        return f"it computed the weights of {len(weights)} convolutions ({_names(weights)})"
+        return f"it computed the weights of {count(len(weights), 'convolution')} ({_names(weights)})"
     spelt = tuple(name for name, why in source.excluded.items() if why == SPELT)
     return (
         f"a moving mean is subtracted in arithmetic ({_names(spelt)}), scaled by a tensor that it made" if spelt else ""
@@ -114,8 +119,8 @@ def _other_tensors(source: Source) -> list[FidelityNote]:
     made = tuple(n for n in source.parameters if source.exporter.computed(n) and n not in recurrent and "#" not in n)
     if source.exporter.kind == "other" or not (lost or made):
         return []
-    parts = [f"{len(lost)} tensors that clients train are not in it ({_names(lost)})"] if lost else []
-    parts += [f"{len(made)} that it computed are trained in their place ({_names(made)})"] if made else []
+    parts = [f"{count(len(lost), 'tensor')} that clients train gone ({_names(lost)})"] if lost else []
+    parts += [f"{count(len(made), 'tensor')} that it computed trained instead ({_names(made)})"] if made else []
     text = (
         f"{CALLED[source.exporter.kind]} has changed what is trained: {', '.join(parts)}; merged, folded or transposed"
     )
@@ -128,10 +133,28 @@ def _dropout(source: Source, module: OnnxModule) -> list[FidelityNote]:
     if "RandomUniformLike" in kinds or "Bernoulli" in kinds:
         text = "the file draws random numbers (stochastic depth or dropout), in eval mode too"
         result.append(FidelityNote("LA904", text, "export with model.eval()"))
-    if not module._dropouts:
-        text = "the file has no dropout; an export in eval mode removes it, but the client may train with it"
+    if not module._dropouts and (text := _no_dropout(source)):
         result.append(FidelityNote("LA902", text, "if the model has dropout, put it back with --dropout NODE=P"))
     return result
+
+
+def _no_dropout(source: Source) -> str:
+    """Why there may have been dropout; "" where the file tells its modules, and none is missing that trains with it."""
+    gone = vanished(source)
+    if gone is None or (gone and _folded(source)):  # a BatchNorm that was folded leaves a gap, too
+        return "the file has no dropout; an export in eval mode removes it, but the client may train with it"
+    if gone:
+        return (
+            f"the file has no dropout and holds nothing of {_names(gone)}: an export in eval mode removes dropout, but "
+            "the client may train with it"
+        )
+    usual = {node.op_type for node in source.nodes} & _WITH_DROPOUT
+    if not usual:
+        return ""
+    return (
+        f"the file has no dropout; networks with {' and '.join(sorted(usual))} are usually trained with dropout or "
+        "stochastic depth, and an export in eval mode removes it"
+    )
 
 
 def _training(source: Source, model: ModelProto) -> list[FidelityNote]:
@@ -139,7 +162,8 @@ def _training(source: Source, model: ModelProto) -> list[FidelityNote]:
     if not trained:
         return []
     text = (
-        f"{len(trained)} BatchNormalization nodes were exported in train mode: the export has altered their statistics"
+        f"exported in train mode: {count(len(trained), 'BatchNormalization node')}, whose statistics the export has "
+        "altered"
     )
     return [FidelityNote("LA903", text, "export with model.eval() and audit with --mode train")]
 
@@ -152,19 +176,27 @@ def _names(values: tuple[str, ...]) -> str:
 def _tensors(source: Source) -> list[FidelityNote]:
     result = []
     if source.promoted:
-        text = f"{len(source.promoted)} constants are taken as trainable tensors: {_names(source.promoted)}"
+        text = f"{count(len(source.promoted), 'constant')} taken as trained: {_names(source.promoted)}"
         result.append(FidelityNote("LA905", text, "exclude those that are not with --frozen PATTERN"))
+    adapters = {name for name in source.parameters if _ADAPTER.search(name)}
+    adapted = len(source.parameters) - len(adapters)
+    if adapted > len(adapters) and (adapters or any(_ADAPTER.search(node.name) for node in source.nodes)):
+        text = (
+            f"the file holds adapters (lora_A, lora_B) and does not say what clients train: {len(source.parameters)} "
+            "tensors were taken as trained, but such clients train and send the adapters alone"
+        )
+        result.append(FidelityNote("LA918", text, "pass --frozen '!*lora_*', or name what they do not train"))
     if source.shared:
-        text = f"{len(source.shared)} tensors feed several nodes and are audited as shared: {_names(source.shared)}"
+        text = f"{count(len(source.shared), 'tensor')} audited as shared by several nodes: {_names(source.shared)}"
         result.append(FidelityNote("LA906", text, "an exporter may have merged tensors of equal value"))
     if source.copied:
         text = (
-            f"{len(source.copied)} tensors that the exporter merged with others of equal value are trained separately"
+            f"{count(len(source.copied), 'tensor')} that the exporter merged with others of equal value, trained apart"
         )
         result.append(FidelityNote("LA907", f"{text}: {_names(source.copied)}"))
     odd = tuple(n for n, why in source.excluded.items() if "never trained" not in why)
     if odd:
-        text = f"{len(odd)} tensors are taken as not trained: " + _names(
+        text = f"{count(len(odd), 'tensor')} taken as not trained: " + _names(
             tuple(f"{n} ({source.excluded[n]})" for n in odd)
         )
         result.append(FidelityNote("LA908", text, "name those that clients train with --trained PATTERN"))
@@ -173,7 +205,7 @@ def _tensors(source: Source) -> list[FidelityNote]:
         text = f"the file does not say whether clients train {_names(open_)}: tensors at the input, taken as its "
         result.append(FidelityNote("LA914", f"{text}normalisation", "if they do, pass --trained PATTERN"))
     if source.scalars:
-        text = f"{len(source.scalars)} single numbers are taken as trained: {_names(source.scalars)}"
+        text = f"{count(len(source.scalars), 'single number')} taken as trained: {_names(source.scalars)}"
         result.append(FidelityNote("LA915", text, "exclude those that are not with --frozen PATTERN"))
     if source.half:
         result.append(FidelityNote("LA909", "the file holds half precision numbers; they are computed in float32"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import torch
@@ -13,7 +12,6 @@ from onnx import ModelProto, NodeProto, TensorProto, defs
 
 from leakaudit.errors import ModelError
 from leakaudit.target import layout as layouts
-from leakaudit.target.modules import check_patterns
 from leakaudit.target.onnx import heads, merged, roles
 from leakaudit.target.onnx.allowance import Allowance, made
 from leakaudit.target.onnx.companions import TOKEN_TYPES, fill_companions
@@ -24,6 +22,7 @@ from leakaudit.target.onnx.registry import find_borrowed, since_version
 from leakaudit.target.onnx.source import Array, Source, node_names
 from leakaudit.target.onnx.tracer import Tracer
 from leakaudit.target.onnx.values import array, attributes, check_attributes, constant_value, filled, type_name, widen
+from leakaudit.target.patterns import check_patterns, matched
 
 MOST_VERSIONS = 1_000_000
 """Versions that a set of operators may have; chosen, ONNX's own has two dozen."""
@@ -68,7 +67,7 @@ def prepare(
         nodes = _reachable(nodes, head.logits)
         constants.update(more)
     found = roles.assign(nodes, initial, constants, input_name, exporter, trained)
-    kept = {name for name in found.parameters if not any(fnmatchcase(name, pattern) for pattern in frozen)}
+    kept = {name for name in found.parameters if not matched(name, frozen)}
     floating = {name for name, value in initial.items() if value.dtype.kind == "f"}
     check_patterns(frozen, sorted(found.parameters | floating), path)
     check_patterns(trained, sorted(found.parameters), path, "--trained")

@@ -20,13 +20,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 from onnx import AttributeProto, NodeProto
 
 from leakaudit.target.onnx.exporter import Exporter, automatic
+from leakaudit.target.patterns import matched
 
 Array = np.ndarray[Any, Any]
 Use = tuple[NodeProto, int]
@@ -130,7 +130,7 @@ def assign(
             continue
         followed = _follow(uses, places.readers)
         strong = any(index in WEIGHTS.get(node.op_type, ()) for node, index in followed)
-        wanted = any(fnmatchcase(name, pattern) for pattern in trained)
+        wanted = matched(name, trained)
         single = value.size <= 1 and not (strong and value.ndim)
         if not wanted and (
             (single and not _trained_number(name, followed, places, name in initial))

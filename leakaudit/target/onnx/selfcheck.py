@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from leakaudit.errors import ModelError
+from leakaudit.errors import ModelError, first_line
 from leakaudit.target.answers import answered
 from leakaudit.target.onnx.module import OnnxModule
 from leakaudit.target.onnx.roles import all_inputs
@@ -123,7 +123,7 @@ def computed(proto: ModelProto, feeds: dict[str, Any]) -> tuple[Any, str]:
         try:
             return evaluate(proto, feeds), name
         except Exception as error:  # third-party interpreters raise types of their own; the reason is reported
-            problems.append(f"{name}: {str(error).splitlines()[0][:160] if str(error) else type(error).__name__}")
+            problems.append(f"{name}: {first_line(error, 160)}")
     return None, "; ".join(problems)
 
 

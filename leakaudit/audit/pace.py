@@ -1,0 +1,97 @@
+"""What runs of optimisation attacks take, known before they begin: their steps, by the seconds of one that is measured.
+
+A step is one evaluation of the matching objective and of its gradient, at the size of the victim: what the client did,
+and back through it. It is measured once an audit, on the first victim, when somebody first asks. Attacks whose
+iterations are something else have no pace, and run without being planned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from leakaudit.attacks.base import Attack, cpu_generator
+from leakaudit.audit.victim import Victim
+from leakaudit.matching.engine import PLANNED_SHARE, GradientMatching, MatchSettings, measure_step
+from leakaudit.report.wording import number, seconds
+from leakaudit.target.target import Target
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one run of an attack on a victim takes.
+
+    Args:
+        step: Seconds of an iteration.
+        steps: Iterations of its settings, over all restarts.
+        fewest: Of these, the fewest that tell something.
+        preparation: Share of its time that goes before them.
+    """
+
+    step: float
+    steps: int
+    fewest: int
+    preparation: float = 0.0
+
+    def seconds(self, steps: float) -> float:
+        """Of a run with so many iterations."""
+        return steps * self.step / (PLANNED_SHARE * (1 - self.preparation))
+
+    @property
+    def least(self) -> float:
+        """Seconds below which it is not begun."""
+        return self.seconds(self.fewest)
+
+    @property
+    def whole(self) -> float:
+        """Seconds that all of it takes at most; it ends earlier where it converges."""
+        return self.seconds(self.steps)
+
+
+@dataclass(eq=False)
+class Pace:
+    """The seconds of a step, measured when first asked for.
+
+    Args:
+        target: The model under audit.
+        victim: The first.
+    """
+
+    target: Target
+    victim: Victim
+
+    @cached_property
+    def step(self) -> float | None:
+        """Seconds of a step; ``None`` where no attacker can follow the client, or there is no memory to."""
+        observation, target = self.victim.observation, self.victim.model or self.target
+        if observation.labels is None or observation.protocol.withheld:
+            return None
+        like = next(iter(target.parameters.values()))
+        start = observation.domain.start("zeros", observation.batch_size, cpu_generator(0)).to(like)
+        problem = GradientMatching(target, observation, observation.labels, MatchSettings())
+        try:
+            return measure_step(problem, {"inputs": start})
+        except torch.OutOfMemoryError:
+            return None
+
+    def of(self, attack: Attack) -> Need | None:
+        """What a run of an attack takes; ``None`` for algebra, and where that cannot be told."""
+        if attack.planned is None or attack.least is None or not isinstance(attack.settings, MatchSettings):
+            return None
+        if self.step is None:
+            return None
+        settings = attack.settings
+        twice = 2 if settings.flatness and settings.optimizer != "lbfgs" else 1
+        step = twice * attack.step_cost(self.victim.observation.protocol) * self.step
+        return Need(step, attack.planned, attack.least, attack.preparation)
+
+
+def too_dear(attack: Attack, pace: Pace, left: float | None) -> str:
+    """Why a run is not begun, as a clause: what its fewest steps take, and what there is."""
+    need = pace.of(attack)
+    if need is None or left is None:
+        return ""
+    steps = f"at least {number(need.fewest)} steps of {seconds(need.step)}, about {seconds(need.least)}"
+    return f"it needs {steps}, and the budget leaves {seconds(max(0.0, left))}"
