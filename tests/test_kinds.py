@@ -26,12 +26,13 @@ EXCEPTIONS = {
 """Modules outside these rooms that may, each with its reason."""
 KINDS = {"Images", "Tokens", "ImageMeasure", "TokenMeasure", "ImageScore", "TextScore", "ReadTexts", "ImageReader"}
 KINDS |= {"TokenReader", "ImageCard", "TokenCard", "TokenReading", "TokenResult"}
+KINDS |= {"Several", "SeveralMeasure", "SeveralScore", "SeveralReader", "SeveralCard"}
 KINDS |= {"Table", "TableMeasure", "RowScore", "ReadRows", "TableReader", "TableCard", "TableResult"}
 FIELDS = {"tokens", "vocabulary", "any_length", "columns"}
 """Fields whose value, compared or tested for truth, tells the kind of sample."""
-WORDS = {"images", "tokens", "table"}
+WORDS = {"images", "tokens", "table", "several"}
 """Names of kinds: a comparison with one tells the kind of sample."""
-HOMES = tuple(f"leakaudit.{room.replace('/', '.')}.{kind}" for room in ROOMS for kind in ("images", "tokens", "table"))
+HOMES = tuple(f"leakaudit.{room.replace('/', '.')}.{kind}" for room in ROOMS for kind in sorted(WORDS))
 
 
 def branches(file: Path) -> Iterator[str]:

@@ -32,7 +32,7 @@ from typing import ClassVar
 
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import REAL, Attack, cpu_generator
+from leakaudit.attacks.base import JOINT, Attack, cpu_generator
 from leakaudit.attacks.ig import MATCHING, IGSettings, match, refuse_batch_size
 from leakaudit.attacks.reading.masks import draw_masks, masked_layers, read_masks
 from leakaudit.attacks.wia import no_dropout
@@ -77,7 +77,7 @@ class DIA(Attack):
     reference: ClassVar[str] = "Scheliga et al., Dropout is not all you need, AAAI 2023, arXiv 2208.06163"
     soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 60
-    reads: ClassVar[tuple[str, ...]] = (*REAL, "table")
+    reads: ClassVar[tuple[str, ...]] = JOINT
     tasks: ClassVar[tuple[str, ...]] = TASKS
     adapts: ClassVar[tuple[str, ...]] = (*MATCHING, "dropout")
     # paper: the authors' shipped configuration (λ_tv 1e-5, λ_m 1e-4, 20,000 steps, plateau 800, stop after 4,000 or

@@ -27,7 +27,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import REAL, Attack
+from leakaudit.attacks.base import JOINT, Attack
 from leakaudit.attacks.ig import MATCHING, IGSettings, match, refuse_batch_size
 from leakaudit.attacks.sme import SME, SMESettings
 from leakaudit.matching.priors import Variables
@@ -91,7 +91,7 @@ class DLFA(Attack):
     reference: ClassVar[str] = "Dimitrov et al., Data Leakage in Federated Averaging, TMLR 2022, arXiv 2206.12395"
     cost: ClassVar[int] = 75
     preparation: ClassVar[float] = BEGIN
-    reads: ClassVar[tuple[str, ...]] = (*REAL, "table")
+    reads: ClassVar[tuple[str, ...]] = JOINT
     control_samples: ClassVar[int] = 2
     adapts: ClassVar[tuple[str, ...]] = MATCHING
     # chosen, not measured: fewer steps than IG's, as each costs the gradients of all local steps.

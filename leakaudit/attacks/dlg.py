@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Generator
 
-from leakaudit.attacks.base import REAL, Attack
+from leakaudit.attacks.base import JOINT, Attack
 from leakaudit.attacks.ig import MATCHING, refuse_batch_size
 from leakaudit.matching.engine import MatchSettings, minimize
 from leakaudit.observation import Observation, ThreatModel
@@ -40,7 +40,7 @@ class DLG(Attack):
     needs: ClassVar[str] = "a model with smooth activations; optimises the labels too"
     reference: ClassVar[str] = "Zhu et al., Deep Leakage from Gradients, NeurIPS 2019, arXiv 1906.08935"
     cost: ClassVar[int] = 52
-    reads: ClassVar[tuple[str, ...]] = (*REAL, "table")
+    reads: ClassVar[tuple[str, ...]] = JOINT
     tasks: ClassVar[tuple[str, ...]] = TASKS
     adapts: ClassVar[tuple[str, ...]] = MATCHING
     # paper: the authors' 300 L-BFGS steps of at most 20 inner iterations. quick, standard: benchmarks/anchors.py.

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from torch import Generator
 
-from leakaudit.attacks.base import REAL, Attack
+from leakaudit.attacks.base import JOINT, Attack
 from leakaudit.attacks.dlg import DESCENT
 from leakaudit.attacks.ig import MATCHING, refuse_batch_size
 from leakaudit.matching.engine import MatchSettings, minimize
@@ -33,7 +33,7 @@ class IDLG(Attack):
     reference: ClassVar[str] = "Zhao et al., iDLG: Improved Deep Leakage from Gradients, 2020, arXiv 2001.02610"
     soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 51
-    reads: ClassVar[tuple[str, ...]] = (*REAL, "table")
+    reads: ClassVar[tuple[str, ...]] = JOINT
     tasks: ClassVar[tuple[str, ...]] = TASKS
     adapts: ClassVar[tuple[str, ...]] = MATCHING
     # paper: the authors' 300 L-BFGS steps of at most 20 inner iterations. quick, standard: benchmarks/anchors.py.

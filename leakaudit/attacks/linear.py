@@ -36,7 +36,7 @@ from typing import ClassVar
 
 from torch import Generator
 
-from leakaudit.attacks.base import REAL, Attack
+from leakaudit.attacks.base import JOINT, Attack
 from leakaudit.attacks.reading.agreement import LinearSettings, read_batch
 from leakaudit.attacks.reading.first_layer import Entry, find_linears
 from leakaudit.attacks.reading.one_sample import needed, read_one
@@ -91,7 +91,7 @@ class LinearReader(Attack):
     soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 5
     told: ClassVar[tuple[str, ...]] = ("local_epochs", "local_batch_size")  # what weights are rounded by
-    reads: ClassVar[tuple[str, ...]] = (*REAL, "table")
+    reads: ClassVar[tuple[str, ...]] = JOINT
     tasks: ClassVar[tuple[str, ...]] = TASKS
     adapts: ClassVar[tuple[str, ...]] = (
         "dp", "prune", "int", "accumulate", "clients", "share", "soteria", "precode", "dropout",

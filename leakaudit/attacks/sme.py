@@ -33,7 +33,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import REAL, Attack
+from leakaudit.attacks.base import JOINT, Attack
 from leakaudit.attacks.ig import MATCHING, IGSettings, refuse_batch_size
 from leakaudit.matching.descent import Progress, Solution
 from leakaudit.matching.engine import prepare, solve, to_reconstruction
@@ -90,7 +90,7 @@ class SME(Attack):
     reference: ClassVar[str] = "Zhu et al., Surrogate Model Extension, ICML 2023, arXiv 2306.00127"
     cost: ClassVar[int] = 58
     told: ClassVar[tuple[str, ...]] = ()
-    reads: ClassVar[tuple[str, ...]] = (*REAL, "table")
+    reads: ClassVar[tuple[str, ...]] = JOINT
     adapts: ClassVar[tuple[str, ...]] = MATCHING
     # paper: 1,000 unsigned steps of Adam, as in the authors' repository, from α = .5 alone.
     presets: ClassVar[dict[str, SMESettings]] = {

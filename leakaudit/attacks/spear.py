@@ -38,7 +38,7 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from leakaudit.attacks.base import REAL, Attack, relative_residual
+from leakaudit.attacks.base import JOINT, Attack, relative_residual
 from leakaudit.attacks.certificate import tolerance_of
 from leakaudit.attacks.linear import first_layer_or_reason
 from leakaudit.attacks.reading.columns import POWERS, distinct, entangled, select, sparsify, starts
@@ -113,7 +113,7 @@ class Spear(Attack):
     soft_labels: ClassVar[bool] = True
     cost: ClassVar[int] = 15
     told: ClassVar[tuple[str, ...]] = ("local_epochs", "local_batch_size")  # what weights are rounded by
-    reads: ClassVar[tuple[str, ...]] = (*REAL, "table")
+    reads: ClassVar[tuple[str, ...]] = JOINT
     tasks: ClassVar[tuple[str, ...]] = TASKS
     adapts: ClassVar[tuple[str, ...]] = ("dp", "int", "accumulate", "clients", "share", "soteria", "dropout")
     sum_of_gradients: ClassVar[bool] = True

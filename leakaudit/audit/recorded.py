@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from leakaudit.client.rounds.statistics import sent_statistics
 from leakaudit.document.schema import CarriedEntry, LeftOutEntry, PartResult, RoundEntry, SampleResult
-from leakaudit.scoring.parts import LEAST_SHARE
 from leakaudit.target.target import Target
 
 if TYPE_CHECKING:
@@ -74,11 +73,11 @@ def _unscored(outcome: Outcome) -> Iterator[SampleResult]:
     read = outcome.task.hard(made.labels)
     labels = outcome.task.rows(read) or read.tolist()
     inferred = "inferred_row" if outcome.task.label_shape else "inferred_label"
-    names = [spec.name for spec in measure.specs]
+    names = [spec.name for spec in measure.shown]
     reasons = {f"{name}_reason": NOBODY for name in names if f"{name}_reason" in SampleResult.model_fields}
     for row, proved in enumerate(outcome.proved):
         part = _part(outcome, row)
-        counts = proved and (part is None or part.entries >= LEAST_SHARE * part.of)
+        counts = proved and (part is None or made.read is None or measure.enough(made.read[row]))
         yield SampleResult.model_validate(
             {
                 **reasons,

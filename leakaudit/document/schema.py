@@ -86,6 +86,14 @@ class FirstLayer(Section):
     bias: Public[bool] = Field(description="whether its bias is trained, so part of an update")
 
 
+class InputEntry(Section):
+    """One of several inputs of a model."""
+
+    name: Public[str]
+    domain: Public[str] = Field(description="what it is: images, signals, volumes or table")
+    shape: Public[list[int]]
+
+
 class TargetSection(Section):
     """The model under audit."""
 
@@ -107,6 +115,9 @@ class TargetSection(Section):
     domain: Public[str] = Field(default="", description="what a sample is: images, tokens, table, or that of a plug-in")
     vocabulary: Public[int | None] = Field(default=None, description="number of token ids, where the layout is tokens")
     columns: Public[int | None] = Field(default=None, description="number of columns of a table")
+    inputs: Public[list[InputEntry]] = Field(
+        default_factory=list, description="the inputs of the model that are one sample together, where it has several"
+    )
     unread: Public[int] = Field(
         default=0, description="entries of an input that the model never reads; they are left out of every score"
     )
@@ -345,7 +356,10 @@ class PartResult(Section):
 
     entries: Public[int] = Field(description="how many entries of the sample were read")
     of: Public[int] = Field(description="how many the model reads")
-    psnr: Public[float | None] = Field(description="on these, dB; null where they are identical to the last bit")
+    psnr: Public[float | None] = Field(
+        description="on these, dB; null where they are identical to the last bit, or no picture"
+    )
+    name: Public[str] = Field(default="", description="of the input that they are, where a model has several")
 
 
 class SampleResult(Metrics):
@@ -550,7 +564,9 @@ class AuxiliaryEntry(Section):
     """What an attacker of threat model D was given to learn from."""
 
     source: Public[AuxiliarySource]
-    samples: Public[int]
+    samples: Public[int] = Field(
+        description="to learn from; of a generator, those that it made as a floor of every score"
+    )
     share: Public[float | None] = Field(default=None, description="of the batch file, where they come from it")
 
     @property
@@ -563,6 +579,8 @@ class AuxiliaryEntry(Section):
         """Their number, origin and what was looked at, without a full stop."""
         if self.source is AuxiliarySource.GIVEN:
             return f"{self.samples} public samples"
+        if self.source is AuxiliarySource.GENERATOR:
+            return "a generator of similar samples, the user's own; what it learnt from was not looked at"
         if self.source is AuxiliarySource.GENERATED:
             return f"{self.samples} generated samples, which are nobody's and of no one's distribution"
         share = "" if self.share is None else f" ({self.share:.0%} of it)"

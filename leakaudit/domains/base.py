@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -43,6 +43,8 @@ class Domain(ABC):
     """Name of the tensor whose rows the inputs are numbers of, or ``None`` for inputs that are no such numbers."""
     uncounted: ClassVar[str] = ""
     """Why ranks cannot be counted, where inputs have no directions; empty where they can."""
+    joint: ClassVar[bool] = False
+    """Whether a sample is several inputs, each of which layers of its own may read."""
     shape: tuple[int, ...]
     """Of one sample, as a Target takes it."""
 
@@ -182,7 +184,7 @@ class Domain(ABC):
         """Mean and standard deviation that the client normalises with; empty where it does not."""
         return (), ()
 
-    def facts(self) -> dict[str, int]:
+    def facts(self) -> dict[str, Any]:
         """What the document's section on the model says beside the shape, by the section's keys."""
         return {}
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from leakaudit.domains.base import Domain
 from leakaudit.domains.images import Images
+from leakaudit.domains.several import Several
 from leakaudit.domains.signals import Signals
 from leakaudit.domains.table import Table
 from leakaudit.domains.tokens import Tokens
@@ -13,7 +14,7 @@ from leakaudit.domains.volumes import Volumes
 from leakaudit.plugins import installed
 
 GROUP = "leakaudit.domains"
-OWN: tuple[type[Domain], ...] = (Images, Volumes, Signals, Tokens, Table)
+OWN: tuple[type[Domain], ...] = (Images, Volumes, Signals, Tokens, Table, Several)
 
 
 def available() -> dict[str, type[Domain]]:

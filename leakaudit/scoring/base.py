@@ -27,7 +27,7 @@ from leakaudit.domains.base import Domain
 from leakaudit.domains.specs import Spec
 from leakaudit.reconstruction import Reconstruction
 from leakaudit.scoring.criterion import LeakCriterion
-from leakaudit.scoring.parts import Part
+from leakaudit.scoring.parts import LEAST_SHARE, Part
 from leakaudit.scoring.reidentify import Identification
 
 R = TypeVar("R")
@@ -113,6 +113,16 @@ class Measure(ABC, Generic[R]):
         self.population = population
 
     @classmethod
+    def specs_for(cls, domain: Domain) -> tuple[Spec, ...]:
+        """The metrics of a domain's samples."""
+        return cls.specs
+
+    @property
+    def shown(self) -> tuple[Spec, ...]:
+        """The metrics of its own samples."""
+        return self.specs
+
+    @classmethod
     @abstractmethod
     def of(cls, domain: Domain, population: Batch, judging: Judging) -> Measure[R]:
         """The measure of a domain's samples.
@@ -178,6 +188,10 @@ class Measure(ABC, Generic[R]):
         """Whether a sample that was read exactly could not be scored so; known where a score says what is exact."""
         return False
 
+    def enough(self, read: Tensor) -> bool:
+        """Whether entries (*shape) that were read of a sample are a finding of their own."""
+        return float(read.float().mean()) >= LEAST_SHARE
+
     @abstractmethod
     def alike(self, one: Batch, other: Batch) -> bool:
         """Whether a sample of one batch cannot be told from one of the other."""
@@ -205,7 +219,7 @@ class Measure(ABC, Generic[R]):
     @final
     def numbers(self, score: SampleScore) -> dict[str, float | None]:
         """The metrics that controls show."""
-        return {spec.name: score.metrics[spec.name] for spec in self.specs if spec.lead}
+        return {spec.name: score.metrics[spec.name] for spec in self.shown if spec.lead}
 
     def entry(self, batch: Batch, score: SampleScore, found: R) -> dict[str, Any]:
         """What the document holds of a sample beside its metrics, by the names of `SampleResult`."""
@@ -256,4 +270,4 @@ def measure_for(domain: Domain, samples: Batch, judging: Judging | None = None) 
 def specs_of(domain: Domain) -> tuple[Spec, ...]:
     """The metrics of a domain's samples."""
     kind: type[Measure[Any]] = resolve_name(domain.measure)
-    return kind.specs
+    return kind.specs_for(domain)

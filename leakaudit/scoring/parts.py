@@ -22,12 +22,14 @@ class Part:
     Args:
         entries: How many entries were read.
         of: How many the model reads.
-        psnr: On these, in dB; ``None`` where they are identical to the last bit.
+        psnr: On these, in dB; ``None`` where they are identical to the last bit, or no picture.
+        name: Of the input that they are, where a model has several.
     """
 
     entries: int
     of: int
     psnr: float | None
+    name: str = ""
 
     @property
     def told(self) -> str:

@@ -50,7 +50,7 @@ def from_factory(path: Path, reader: Reader, factory: str, asked: Asked) -> Targ
 
 def _described(module: nn.Module, origin: dict[str, Any], asked: Asked) -> Target:
     shape = origin.pop("image_shape", None)
-    own = {**origin, "asked_shape": asked.image_shape, "dropout": asked.dropout}
+    own = {**origin, "asked_shape": asked.image_shape, "dropout": asked.dropout, "output": asked.output}
     return from_module(module, asked.image_shape or shape, asked.frozen, asked.mode, **own)
 
 
@@ -186,7 +186,9 @@ def _exported(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     from leakaudit.target.exported import from_exported
 
     found = from_exported(path)
-    traits = {"image_shape": found.image_shape, "exported_batch": found.batch, "rigid": found.rigid}
+    traits: dict[str, Any] = {"image_shape": found.image_shape, "exported_batch": found.batch, "rigid": found.rigid}
+    if found.inputs is not None:
+        traits["inputs"] = found.inputs
     return found.module, {**_origin(path, "exported", "torch.export"), **traits}
 
 

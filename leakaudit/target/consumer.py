@@ -11,6 +11,7 @@ Fails, by saying that it is anything, where no known operator is met.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Literal
 
 import torch
@@ -48,10 +49,10 @@ class Consumer:
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps the first consumer."""
 
-    def __init__(self, module: nn.Module, entries: int, last: int) -> None:
+    def __init__(self, module: nn.Module, entries: int, last: int, beside: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.known = {p.untyped_storage().data_ptr() for p in module.parameters()}
-        self.entries, self.last = entries, last
+        self.entries, self.last, self.beside = entries, last, beside
         self.found: Consumer | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -72,17 +73,25 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         operand = args[place[0]]
         if operand.shape[-1] == self.entries:
             return Consumer("whole")
-        return Consumer("sequence" if operand.shape[-1] == self.last else "anything")
+        sequence = operand.shape[-1] == self.last and (operand.dim() > 2 or not self.beside)
+        return Consumer("sequence") if sequence else None if self.beside else Consumer("anything")
 
     def _trained(self, tensor: Tensor) -> bool:
         return tensor.untyped_storage().data_ptr() in self.known
 
 
 @answered(Consumer)
-def consumer(module: nn.Module, native: tuple[int, ...], batch: int) -> Consumer:
-    """The first consumer of real-valued inputs (batch, *native)."""
-    inputs = sample(batch, native)
-    watch = _Watch(module, inputs[0].numel(), native[-1])
+def consumer(module: nn.Module, native: tuple[int, ...], batch: int, part: tuple[int, ...] | None = None) -> Consumer:
+    """The first consumer of real-valued inputs (batch, *native).
+
+    Args:
+        module: The model.
+        native: Shape of one sample.
+        batch: How many it takes.
+        part: Shape of the one part of a sample that is asked about, where others are read beside it.
+    """
+    inputs, asked = sample(batch, native), part or native
+    watch = _Watch(module, prod(asked), asked[-1], part is not None)
     try:
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), watch:
             module(inputs)

@@ -19,6 +19,7 @@ from math import isqrt, prod
 from leakaudit.domains.base import Domain
 from leakaudit.domains.images import Images
 from leakaudit.domains.schema import Column, Part
+from leakaudit.domains.several import Member, Several
 from leakaudit.domains.signals import Signals
 from leakaudit.domains.table import Table
 from leakaudit.domains.tokens import Tokens
@@ -217,6 +218,36 @@ def domain_of(
     if guessed and min(shape[-2:]) < SMALLEST_SIDE:
         return Table.plain(native[0]), None
     return Images.plain(shape, guessed=guessed), None
+
+
+def several_of(
+    picture: tuple[str, Layout, tuple[int, ...]],
+    given: tuple[int, ...] | None,
+    columns: Sequence[Column],
+    parts: Sequence[Part],
+) -> Several:
+    """What a sample of a picture and the row of a table is.
+
+    Args:
+        picture: Name of its input, how its shape is to be read, and that shape.
+        given: Its shape from the user, channels first.
+        columns: Of the row.
+        parts: Inputs that hold them.
+
+    Raises:
+        ModelError: The shape from the user is another.
+    """
+    name, layout, native = picture
+    if given is not None and prod(given) != prod(native):
+        raise ModelError(
+            f"the input {name!r} has the shape {_show(native)}, but the input shape asks for {given}",
+            "correct the input shape, given channels first",
+        )
+    own, _ = domain_of(layout, native, given, None)
+    plain = len(parts) == 1 and all(column.kind == "number" for column in columns)
+    row = Table.of(columns, guessed=True, parts=() if plain else parts)
+    rest = ", ".join(part.name for part in parts)
+    return Several.of([Member(name, own, layout in LAST), Member(rest, row)])
 
 
 def to_image(layout: Layout, native: tuple[int, ...]) -> tuple[int, int, int]:

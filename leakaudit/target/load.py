@@ -50,7 +50,7 @@ def load(
     Args:
         path: A model file, or a module of your own.
         mode: ``eval`` or ``train``: how the client runs it (dropout, BatchNorm).
-        output: Name of the graph output to audit, for files with several.
+        output: Name of the output to audit, for models with several; of a module also its position.
         frozen: Patterns (``conv1.*``) of tensors that the client does not train.
         factory: ``package.module:function`` that returns the module whose weights ``path`` holds.
         trust: Open ``.pt2`` files, which can call torch's tensor operators and nothing else, and TorchScript files,
@@ -87,7 +87,7 @@ def load(
 
     if isinstance(path, nn.Module):
         _check_trained(trained, "a module: requires_grad decides there")
-        target = modules.from_module(path, image_shape, frozen, mode, dropout=dropout)
+        target = modules.from_module(path, image_shape, frozen, mode, dropout=dropout, output=output)
     else:
         file = Path(path)
         if not file.is_file():

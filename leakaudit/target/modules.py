@@ -20,14 +20,16 @@ from leakaudit.target.consumer import consumer
 from leakaudit.target.dropout import Dropout, dropout_layers, replace_dropout
 from leakaudit.target.exported.module import ExportedModule
 from leakaudit.target.functional import capture_functional
+from leakaudit.target.heads import with_one_output
 from leakaudit.target.outputs import check_outputs, maps
 from leakaudit.target.patterns import check_patterns, matched
 from leakaudit.target.probabilities import refuse_probabilities, several_labels, without_probabilities
 from leakaudit.target.probe import batch_sizes, double_backward_note, reach_note, run
 from leakaudit.target.scripted import ScriptedModule
+from leakaudit.target.several import Inputs, checked, probed, taking_rows, with_levels
 from leakaudit.target.target import FidelityNote, Layout, Target
 from leakaudit.target.tokens import LENGTHS, find_table
-from leakaudit.target.wrappers import unwrapped, with_logits_alone
+from leakaudit.target.wrappers import unwrapped
 from leakaudit.tasks.choose import told_by
 
 ImageShape = tuple[int, ...]
@@ -50,7 +52,8 @@ def from_module(
         frozen: Patterns of names that are not trained.
         mode: Mode the module is left in.
         **origin: Fields of `Target` that say where the module came from, ``dropout``, probabilities by module, and
-            ``asked_shape``, the shape that the user named where `image_shape` is the file's own.
+            ``asked_shape``, the shape that the user named where `image_shape` is the file's own, and ``output``, which
+            of several outputs is audited.
 
     Raises:
         ModelError: It has nothing trainable, takes none of the shapes tried, or is no classifier.
@@ -62,11 +65,19 @@ def from_module(
     module.eval()
     asked = origin.pop("asked_shape", image_shape)
     exported, dropout = origin.pop("exported_batch", None), origin.pop("dropout", None)
-    native, layout, notes, tokens = _native(module, image_shape, exported or 1, label)
-    if tokens is None:
-        layout = layouts.settled(layout, native, consumer(module, native, exported or 1), asked)
-    domain, vocabulary = layouts.domain_of(layout, native, asked, tokens)
-    with_logits_alone(module, run(module, exported or 1, native, vocabulary=vocabulary))
+    said = origin.pop("inputs", None)
+    inputs, chosen = _several(module, image_shape, said, label, exported or 1), origin.pop("output", None)
+    layout: Layout
+    if inputs is not None:
+        module, native, layout = taking_rows(module, inputs), inputs.native, "flat"
+        domain, vocabulary = inputs.domain(module, exported or 1, asked), None
+        notes = [] if asked or said or inputs.picture is None else [_assumed(inputs.picture.shape)]
+    else:
+        native, layout, notes, tokens = _native(module, image_shape, exported or 1, label)
+        if tokens is None:
+            layout = layouts.settled(layout, native, consumer(module, native, exported or 1), asked)
+        domain, vocabulary = layouts.domain_of(layout, native, asked, tokens)
+    notes += with_one_output(module, mode, chosen, label, exported or 1, native, 0, vocabulary)
     replace_dropout(module)
     _keep_statistics(module)
     returned = _returned(module, exported or 1, native, label, domain)
@@ -138,7 +149,6 @@ def _native(
     module: nn.Module, image_shape: ImageShape | None, batch: int, label: str
 ) -> tuple[tuple[int, ...], Layout, list[FidelityNote], Tokens | None]:
     """The native input shape: the given image shape, or the first common one that works; image, vector or token ids."""
-    _refuse_several_inputs(module, label)
     errors: list[str] = []
     tries = _given(image_shape) if image_shape else _usual(module)
     for native, layout in tries:
@@ -160,20 +170,39 @@ def _native(
     )
 
 
-def _refuse_several_inputs(module: nn.Module, label: str) -> None:
-    """Name the inputs of a module that cannot do with one."""
+def _several(
+    module: nn.Module, image_shape: ImageShape | None, said: Inputs | None, label: str, batch: int
+) -> Inputs | None:
+    """What a module is called with that cannot do with one input; ``None`` where one does.
+
+    Args:
+        module: The client's.
+        image_shape: Of the picture.
+        said: The inputs, where its file says them.
+        label: For messages.
+        batch: How many samples it takes.
+
+    Raises:
+        ModelError: They are not a picture or integers beside numbers.
+    """
+    if said is not None:
+        return with_levels(module, checked(said, label), batch, label)
     try:
         given = inspect.signature(module.forward).parameters.values()
     except (TypeError, ValueError):  # a module that is no Python, which says itself what it takes
-        return
+        return None
     plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     needed = [one.name for one in given if one.kind in plain and one.default is inspect.Parameter.empty]
-    if len(needed) > 1:
+    if len(needed) < 2:
+        return None
+    if len(needed) > 2:
         raise ModelError(
-            f"{label} takes {len(needed)} inputs ({', '.join(needed)}), expected one",
-            "wrap it so that it takes one, or export it to ONNX: there, integers that are looked up in embeddings are "
-            "joined with numbers (N, D) to rows of a table; pictures beside numbers are not supported yet",
+            f"{label} takes {len(needed)} inputs ({', '.join(needed)}), expected one, or a picture beside numbers",
+            "wrap it so that it takes these, or export it to ONNX, whose file says what each of several inputs is",
         )
+    tries = _given(image_shape) if image_shape else _usual(module)
+    found = probed(module, needed, [shape for shape, _ in tries if len(shape) > 1], label)
+    return with_levels(module, found, batch, label)
 
 
 def _given(shape: ImageShape) -> list[tuple[tuple[int, ...], Layout]]:

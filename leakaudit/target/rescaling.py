@@ -10,7 +10,9 @@ Finds nothing where the model cannot be recorded, or where the change is no affi
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from math import prod
 
 import torch
 from torch import Tensor, fx
@@ -23,6 +25,9 @@ from leakaudit.target.target import FidelityNote, Target
 from leakaudit.target.trace import Trace, trace
 
 _PASSED = ("affine", "reshape")
+_SPLIT = ("slice", "concat")
+_WHOLE = 1e-3
+"""Deviation of an entry's number from a whole one that is left to rounding, and to constants of float32; chosen."""
 _LINEAR = 1e-6
 """Relative deviation from a straight line that is left to rounding in float64."""
 
@@ -46,8 +51,42 @@ def own_rescaling(target: Target) -> tuple[Tensor, Tensor] | None:
         layers, outputs = layers_and_outputs(recorded)
     except ModelError:
         return None
+    if target.domain.joint:
+        return _of_parts(recorded, layers, outputs, target.parameters)
     last = _last_of_input(layers)
     return None if last is None else _measured(recorded, outputs[last])
+
+
+def _of_parts(
+    recorded: Trace, layers: tuple[Layer, ...], outputs: Mapping[int, fx.Node], trained: Collection[str]
+) -> tuple[Tensor, Tensor] | None:
+    """a and b where layers that are trained read parts of the input each; ``None`` where no part is changed.
+
+    The entries of a part are told by sending the numbers of all entries through what is in front of such a layer.
+    """
+    size = prod(recorded.shape(recorded.input))
+    slope, offset = torch.ones(size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
+    plain = {-1: False}  # by layer, whether there are constants in front of it, where nothing is trained
+    for position, layer in enumerate(layers):
+        if layer.kind in (*_PASSED, *_SPLIT) and not layer.weight and not layer.bias and {*layer.inputs} <= {*plain}:
+            plain[position] = layer.kind == "affine" or any(plain[one] for one in layer.inputs)
+        elif layer.weight in trained and len(layer.inputs) == 1 and plain.get(layer.inputs[0]):
+            output = outputs[layer.inputs[0]]
+            measured = _measured(recorded, output)
+            index = None if measured is None else _entries(recorded, output, *measured)
+            if measured is not None and index is not None:
+                slope[index], offset[index] = measured
+    return (slope, offset) if bool((slope != 1).any()) or bool(offset.any()) else None
+
+
+def _entries(recorded: Trace, output: fx.Node, slope: Tensor, offset: Tensor) -> Tensor | None:
+    """The entry of the input that each entry of an output is made of; ``None`` where it is made of no single one."""
+    shape = recorded.shape(recorded.input)
+    numbers = torch.arange(prod(shape), dtype=torch.float64)
+    sent = (replay(recorded, recorded.input, output, numbers.reshape(shape)).flatten() - offset) / slope
+    index = sent.round()
+    known = bool(torch.isfinite(sent).all()) and bool((index >= 0).all()) and bool((index < len(numbers)).all())
+    return index.long() if known and float((sent - index).abs().max()) < _WHOLE else None
 
 
 def _last_of_input(layers: tuple[Layer, ...]) -> int | None:

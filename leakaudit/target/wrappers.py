@@ -10,7 +10,6 @@ Source: class and attribute names of torch 2.15 and Opacus 1.5.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -44,23 +43,6 @@ def unwrapped(module: nn.Module, label: str) -> nn.Module:
         training = module.training
         module = from_script(module, label).train(training)
     return module
-
-
-def with_logits_alone(module: nn.Module, output: Any) -> None:
-    """Have a module return the logits alone where it returns them under that name, among other things.
-
-    Models of transformers, and of peft around them, do. The module keeps its names; it is changed in place.
-
-    Args:
-        module: The client's.
-        output: Of a run of it.
-    """
-    if isinstance(output, Mapping) and isinstance(output.get("logits"), torch.Tensor):
-        module.register_forward_hook(_logits)
-
-
-def _logits(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-    return output["logits"]
 
 
 def _inside(module: nn.Module) -> Any:

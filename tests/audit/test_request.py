@@ -59,6 +59,7 @@ VALUES: dict[str, Any] = {
     "resize": True,
     "schema": FOLDER / "schema.toml",
     "auxiliary": FOLDER / "public",
+    "generator": "package.module:faces",
     "lpips_weights": FOLDER / "squeezenet.pth",
     "cache": False,
     "mode": "train",
@@ -416,8 +417,8 @@ def test_what_a_model_in_memory_was_read_with_is_not_asked_for_again() -> None:
     target = leakaudit.load(small_mlp(), image_shape=(3, 12, 12))
     with pytest.raises(UsageError, match="frozen was given, but the Target was read before"):
         leakaudit.scan(target, ([], []), frozen=["1.*"])
-    with pytest.raises(UsageError, match="output was given, but the model is a module in memory"):
-        leakaudit.scan(small_mlp(), ([], []), output="logits", input_shape=(3, 12, 12))
+    with pytest.raises(UsageError, match="factory was given, but the model is a module in memory"):
+        leakaudit.scan(small_mlp(), ([], []), factory="package.module:build", input_shape=(3, 12, 12))
     with pytest.raises(UsageError, match="no batch"):
         leakaudit.scan(target)
     with pytest.raises(UsageError, match="no model"):

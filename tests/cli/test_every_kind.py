@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tests.audit.series import beats, blobs
 from tests.cli.build import leakaudit
+from tests.several import beat_and_row, picture_and_row, pictures, rows
 from tests.target.language import LENGTH, language_model, texts
 from tests.target.sequences import Recurrent
 from tests.target.unets import SHAPES, masked, unet_2d, unet_3d
@@ -68,14 +69,14 @@ class Kind:
 
     Args:
         build: The model.
-        samples: Inputs and labels.
+        samples: Inputs, by name where there are several, and labels.
         shape: Of a sample, for ``--input-shape``.
         words: Further options.
         attacks: What is run.
     """
 
     build: Callable[[], nn.Module]
-    samples: Callable[[], tuple[Tensor, Any]]
+    samples: Callable[[], tuple[Tensor | dict[str, Tensor], Any]]
     shape: str
     words: tuple[str, ...] = ()
     attacks: tuple[str, ...] = ("linear", "ig")
@@ -110,6 +111,10 @@ KINDS = {
     "volumes": Kind(scanner, lambda: (blobs(COUNT, 0), _labels(4)), "1,6,8,8"),
     "unet-2d": Kind(unet_2d, lambda: masked(COUNT, 2), ",".join(map(str, SHAPES[2]))),
     "unet-3d": Kind(unet_3d, lambda: masked(COUNT, 3), ",".join(map(str, SHAPES[3])), ("--loss", "dice-ce")),
+    "picture-and-row": Kind(
+        picture_and_row, lambda: ({"image": pictures(COUNT), "meta": rows(COUNT)}, _labels(4)), "1,12,12"
+    ),
+    "signal-and-row": Kind(beat_and_row, lambda: ({"image": beats(COUNT, 0), "meta": rows(COUNT)}, _labels(4)), "2,48"),
     "next-token": Kind(
         language_model, lambda: (texts(COUNT), np.zeros(0)), str(LENGTH), attacks=("embedding", "dager")
     ),
@@ -121,18 +126,25 @@ def written(name: str, way: str, folder: Path) -> list[str]:
     """The words of a command line for a model in a folder, and its batch file."""
     kind = KINDS[name]
     inputs, labels = kind.samples()
-    arrays = {"x": inputs.numpy(), "y": np.asarray(labels)}
+    named = inputs if isinstance(inputs, dict) else {"x": inputs}
+    arrays = {**{key: array.numpy() for key, array in named.items()}, "y": np.asarray(labels)}
     np.savez(folder / "batch.npz", **{key: array for key, array in arrays.items() if array.size})
     module, shape = kind.build().eval(), ("--input-shape", kind.shape) if kind.shape else ()
     if way == "factory":
         torch.save(module.state_dict(), folder / "weights.pt")
         return [str(folder / "weights.pt"), "--factory", f"{HERE}:{kind.build.__name__}", *shape, *kind.words]
+    examples = tuple(array[:1] for array in named.values())
+    if name == "sequences":
+        examples = (examples[0].transpose(1, 2),)
+    names = list(named) if len(named) > 1 else ["input"]
+    if way == "exported":
+        torch.export.save(torch.export.export(module, examples), folder / "model.pt2")
+        return [str(folder / "model.pt2"), "--trust", *kind.words]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        example = inputs[:1].transpose(1, 2) if name == "sequences" else inputs[:1]
         torch.onnx.export(
-            module, (example,), str(folder / "model.onnx"), dynamo=False, opset_version=17, input_names=["input"],
-            do_constant_folding=False, dynamic_axes={"input": {0: "N"}},
+            module, examples, str(folder / "model.onnx"), dynamo=False, opset_version=17, input_names=names,
+            do_constant_folding=False, dynamic_axes={each: {0: "N"} for each in names},
         )  # fmt: skip
     return [str(folder / "model.onnx"), *kind.words]
 
@@ -165,9 +177,12 @@ def ran(*words: object) -> str:
     return out
 
 
+WAYS = [(name, way) for name in KINDS for way in ("onnx", "factory")]
+WAYS += [("picture-and-row", "exported"), ("signal-and-row", "exported")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["onnx", "factory"])
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(("name", "way"), WAYS)
 def test_the_four_commands(name: str, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     model = written(name, way, tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -216,12 +217,61 @@ class Mapping(Auxiliary):
         return {"out": self.head(x.flatten(1))}
 
 
-def test_other_modules_than_classifiers_are_refused() -> None:
-    assert load(Auxiliary(), image_shape=(3, 2, 2)).classes == 4
-    with pytest.raises(ModelError, match=r"returns tuple in train mode.*auxiliary heads"):
-        load(Auxiliary(), image_shape=(3, 2, 2), mode="train")
-    with pytest.raises(ModelError, match=r"returns a mapping.*detection and models with several heads"):
-        load(Mapping(), image_shape=(3, 2, 2))
+class Boxes(Auxiliary):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"boxes": self.head(x.flatten(1))[:, None], "scores": self.other(x.flatten(1))}
+
+
+@dataclass
+class Both:
+    logits: Tensor
+    aux_logits: Tensor
+
+
+class Named(Auxiliary):
+    def forward(self, x: Tensor) -> Both:
+        return Both(self.head(x.flatten(1)), self.other(x.flatten(1)))
+
+
+def test_one_of_several_outputs_is_audited_and_said() -> None:
+    x = torch.rand((2, 3, 2, 2), generator=torch.Generator().manual_seed(0))
+    plain = load(Auxiliary(), image_shape=(3, 2, 2))
+    assert plain.classes == 4
+    assert not any(note.id == "LA911" for note in plain.fidelity)
+    assert load(Mapping(), image_shape=(3, 2, 2)).classes == 4
+    for module, chosen, wanted in (
+        (Auxiliary(), None, "head"), (Auxiliary(), "1", "other"),
+        (Named(), None, "head"), (Named(), "aux_logits", "other"),
+        (Boxes(), "scores", "other"), (Boxes(), "1", "other"),
+    ):  # fmt: skip
+        target = load(module, image_shape=(3, 2, 2), mode="train", output=chosen)
+        expected = getattr(module, wanted)(x.flatten(1))
+        assert torch.equal(target.logits(x), expected)
+        (note,) = [note for note in target.fidelity if note.id == "LA911"]
+        assert "without what only trains the others" in note.message
+        gradient = target.gradient(x, torch.zeros(2, dtype=torch.long))
+        assert all((float(g.norm()) > 0) == (wanted in name) for name, g in gradient.items())
+    with pytest.raises(ModelError, match=r"(?s)returns a mapping.*detection and models with several heads"):
+        load(Boxes(), image_shape=(3, 2, 2))
+    with pytest.raises(UsageError, match="has no output 'other'; it has boxes, scores"):
+        load(Boxes(), image_shape=(3, 2, 2), output="other")
+    with pytest.raises(UsageError, match="returns one tensor, and no output 'logits'"):
+        load(nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), image_shape=(3, 2, 2), output="logits")
+
+
+def test_the_outputs_of_a_program_keep_their_names(tmp_path: Path) -> None:
+    x = torch.rand((2, 3, 2, 2), generator=torch.Generator().manual_seed(0))
+
+    class Heads(Auxiliary):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"risk": self.other(x.flatten(1)), "finding": self.head(x.flatten(1))}
+
+    module = Heads().eval()
+    torch.export.save(torch.export.export(module, (x,)), tmp_path / "net.pt2")
+    for chosen, wanted in ((None, module.other), ("finding", module.head), ("1", module.head)):
+        target = load(tmp_path / "net.pt2", trust=True, output=chosen)
+        assert torch.allclose(target.logits(x), wanted(x.flatten(1)), atol=1e-6)
+        assert any("risk, finding" in note.message for note in target.fidelity)
 
 
 def test_loss_must_fit_the_outputs() -> None:

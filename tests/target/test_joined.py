@@ -142,23 +142,27 @@ class Summed(nn.Module):
         return result
 
 
-class WithPicture(nn.Module):
-    """A picture beside numbers."""
+class WithPictures(nn.Module):
+    """Two pictures beside numbers."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Linear(3 * 64 + NUMBERS, 2)
+        self.body = nn.Linear(3 * 64 + 16 + NUMBERS, 2)
 
-    def forward(self, image: Tensor, numbers: Tensor) -> Tensor:
-        result: Tensor = self.body(torch.cat([image.flatten(1), numbers], 1))
+    def forward(self, image: Tensor, other: Tensor, numbers: Tensor) -> Tensor:
+        result: Tensor = self.body(torch.cat([image.flatten(1), other.flatten(1), numbers], 1))
         return result
 
 
 REFUSED: dict[str, tuple[nn.Module, list[str], tuple[Tensor, ...], int, str]] = {
     "used otherwise": (Summed(), ["codes", "numbers"], drawn(2, (3, 4)), 17, r"\(Sin\) does not look up"),
     "old operators": (Embedded(), ["codes", "numbers"], drawn(2), 11, "in version 11 of the operators"),
-    "a picture": (
-        WithPicture(), ["image", "numbers"], (torch.zeros(2, 3, 8, 8), drawn(2)[1]), 17, "2 inputs .*expected one"
+    "two pictures": (
+        WithPictures(),
+        ["image", "other", "numbers"],
+        (torch.zeros(2, 3, 8, 8), torch.zeros(2, 1, 4, 4), drawn(2)[1]),
+        17,
+        "3 inputs .*2 of them pictures or signals, expected one",
     ),
 }  # fmt: skip
 
@@ -170,9 +174,9 @@ def test_what_cannot_be_joined_is_refused_by_name(case: str, tmp_path: Path) -> 
         load(export(module, given, names, tmp_path / "net.onnx", opset))
 
 
-def test_a_module_of_several_inputs_is_refused_by_their_names() -> None:
-    with pytest.raises(ModelError, match=r"Embedded takes 2 inputs \(codes, numbers\), expected one"):
-        load(Embedded())
+def test_a_module_that_uses_its_integers_otherwise_is_refused_by_its_inputs() -> None:
+    with pytest.raises(ModelError, match=r"Summed takes 2 inputs \(codes, numbers\), and no picture"):
+        load(Summed())
 
 
 def test_a_rewriting_that_changes_the_outputs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from leakaudit.client.batch import Batch
+from leakaudit.client.readers.memory import gathered
 from leakaudit.errors import UsageError
 from leakaudit.target.target import Target
 
@@ -57,6 +58,15 @@ class Reader(ABC):
             UsageError: The path does not exist.
             BatchError: The content does not fit the model; says where and what was expected.
         """
+
+    def gathered(self, source: Any) -> Source:
+        """Samples in memory, in whatever form, as :meth:`fitted` takes them; a path as it is.
+
+        Raises:
+            UsageError: It is nothing that holds samples.
+            BatchError: It holds none, or too many.
+        """
+        return gathered(source)
 
     def fitted(self, source: Source) -> tuple[Target, Batch]:
         """The samples, and the model for their size where it leaves that open.

@@ -109,10 +109,10 @@ def _joined(items: Iterable[Any], *, whole: bool) -> tuple[Any, Any]:
 
 
 def _plain(inputs: Any, labels: Any) -> tuple[Any, Any]:
-    return _array(inputs), _array(labels)
+    return array_of(inputs), array_of(labels)
 
 
-def _array(value: Any) -> np.ndarray[Any, Any]:
+def array_of(value: Any) -> np.ndarray[Any, Any]:
     """An array on the CPU; of a PIL image, its channels first."""
     if isinstance(value, Tensor):
         value = value.detach().cpu()

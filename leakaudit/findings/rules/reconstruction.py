@@ -114,9 +114,9 @@ def dropout_aware(evidence: Evidence) -> Iterator[Found]:
 def prior_based(evidence: Evidence) -> Iterator[Found]:
     """An attack that knows images of a similar kind, or the batch's BatchNorm statistics, recovered samples.
 
-    GI-PIP learns from public images what the domain looks like; GradInversion uses the mean and variance of each
-    BatchNorm layer. A prior can also invent: a sample counts only if the same attack without this update does worse
-    by the margin.
+    GI-PIP learns from public images what the domain looks like, GIAS searches a generator of such; GradInversion uses
+    the mean and variance of each BatchNorm layer. A prior can also invent: a sample counts only if the same attack
+    without this update does worse by the margin.
 
     Critical when a reconstruction is close to the original (SSIM ≥ 0.8 or PSNR ≥ 25 dB), high otherwise.
     """
@@ -154,7 +154,8 @@ def part_read(evidence: Evidence) -> Iterator[Found]:
 
     A fully connected layer on a slice or a crop of the input gives that part away, whatever the model does with the
     rest. The part is judged as a sample is: on its entries, the reconstruction beats every floor by the margin and
-    is told from the same part of the distractors. Below 5 % of what the model reads it is no finding.
+    is told from the same part of the distractors. Below 5 % of what the model reads it is no finding, unless it is one
+    of several inputs of the model, which has floors of its own.
 
     High: the part may be the one that matters. Where the parts make up the sample, it counts as a whole one.
     """

@@ -12,6 +12,7 @@ OWN = {
     "table": "leakaudit.report.domains.table:TableCard",
     "volumes": "leakaudit.report.domains.volumes:VolumeCard",
     "signals": "leakaudit.report.domains.signals:SignalCard",
+    "several": "leakaudit.report.domains.several:SeveralCard",
     "tokens": "leakaudit.report.domains.tokens:TokenCard",
 }
 """The cards of this package, by the kind of the domain: without importing it, since a report is rendered alone."""

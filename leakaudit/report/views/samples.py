@@ -51,6 +51,11 @@ class SampleView:
     mask: Picture | None = None
     found_mask: Picture | None = None
 
+    @property
+    def pictured(self) -> bool:
+        """Whether there are pictures to show: always where there is no text, and of both kinds where there are."""
+        return self.text is None or self.original.src is not None or self.reconstruction.src is not None
+
 
 @dataclass(frozen=True)
 class Gallery:
@@ -163,6 +168,8 @@ def gallery(card: Card, attack: AttackEntry) -> Gallery:
 
 def _result(sample: SampleResult) -> str:
     """Whether it leaked, or which part of it did."""
+    if sample.leaked and sample.part is not None and sample.part.name:
+        return f"leaked in part: {clip(sample.part.name, 40)}"
     if sample.leaked and sample.part is not None:
         return f"leaked in part, {sample.part.entries} of {sample.part.of} entries"
     return "leaked" if sample.leaked else "not shown"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from leakaudit.errors import ModelError
@@ -16,6 +18,7 @@ from leakaudit.target.exported.module import TAKEN, ExportedModule
 from leakaudit.target.exported.read import DTYPES, Contents, read, whole
 from leakaudit.target.names import register, torch_names
 from leakaudit.target.program import Builder, Slot, listed
+from leakaudit.target.several import Input, Inputs
 
 _RECURRENT = ("torch.ops.aten.lstm.", "torch.ops.aten.gru.", "torch.ops.aten.rnn_")
 _MAJOR = 8
@@ -30,6 +33,7 @@ class Exported:
         module: Follows train and eval mode.
         image_shape: Of one sample if it takes one size, as the program takes it; ``(1, 1, L)`` for token ids.
         batch: Batch size of the export, ``None`` if it takes any.
+        inputs: What it is called with, where that is several inputs of one size.
         rigid: Whether other batch sizes must not be tried: torch's recurrent kernels would read beyond their states.
     """
 
@@ -37,6 +41,7 @@ class Exported:
     image_shape: tuple[int, ...] | None
     batch: int | None
     rigid: bool
+    inputs: Inputs | None = None
 
 
 def from_exported(path: Path) -> Exported:
@@ -66,6 +71,7 @@ def _built(contents: Contents, path: Path) -> Exported:
         )
     content = program["graph_module"]
     graph = content["graph"]
+    inputs = _several(graph, content["signature"])
     shape, integer = _input_shape(graph, content["signature"])
     module = _module(contents, content)
     batch = shape[0] if shape else None
@@ -74,7 +80,8 @@ def _built(contents: Contents, path: Path) -> Exported:
     if len(fixed) == len(shape) - 1 in (1, 2, 3, 4):
         image = (1, 1, *fixed) if integer and len(fixed) == 1 else tuple(fixed)
     recurrent = any(str(node["target"]).startswith(_RECURRENT) for node in graph["nodes"])
-    return Exported(module, image, batch, recurrent and batch is not None)
+    image = image if inputs is None else None
+    return Exported(module, image, batch, recurrent and batch is not None, inputs)
 
 
 def _user_inputs(signature: Mapping[str, Any]) -> list[str]:
@@ -88,27 +95,49 @@ def _user_inputs(signature: Mapping[str, Any]) -> list[str]:
 
 
 def _input_shape(graph: Mapping[str, Any], signature: Mapping[str, Any]) -> tuple[list[int | None], bool]:
-    """Shape of the input, ``None`` where it is open, and whether it holds integers."""
+    """Shape of the first input, ``None`` where it is open, and whether it holds integers."""
     names = _user_inputs(signature)
-    if len(names) != 1:
-        raise ModelError(
-            f"it takes {len(names)} inputs, expected one tensor of images or token ids",
-            "export it with a single input, or to ONNX: integers and numbers of a table are joined there",
-        )
-    if not names[0]:
+    if not names or not all(names):
         raise ModelError("its input is not a tensor", "export it with a single tensor")
     meta = graph["tensor_values"][names[0]]
     sizes = [whole(size) if "as_int" in size else None for size in meta["sizes"]]
     return sizes, not DTYPES[meta["dtype"]].is_floating_point
 
 
+def _several(graph: Mapping[str, Any], signature: Mapping[str, Any]) -> Inputs | None:
+    """The inputs by name, where there is more than one.
+
+    Raises:
+        ModelError: One is of no such numbers, or leaves its size open.
+    """
+    names = _user_inputs(signature)
+    if len(names) < 2 or not all(names):
+        return None
+    found = []
+    for name in names:
+        meta = graph["tensor_values"][name]
+        sizes = [whole(size) if "as_int" in size else None for size in meta["sizes"]]
+        fixed = [size for size in sizes[1:] if size is not None]
+        whole_numbers = DTYPES[meta["dtype"]] in (torch.int32, torch.int64)
+        real = DTYPES[meta["dtype"]].is_floating_point
+        if not sizes or len(fixed) < len(sizes) - 1 or not (real or (whole_numbers and len(fixed) < 2)):
+            raise ModelError(
+                f"it takes {len(names)} inputs ({', '.join(names)}), and {name!r} is of any size, or of no numbers: "
+                "expected numbers (N, D) and integers (N, C), or numbers beside a picture",
+                "export it with inputs of fixed sizes beside the batch axis",
+            )
+        found.append(Input(name, tuple(fixed), whole_numbers))
+    return Inputs(tuple(found))
+
+
 def _module(contents: Contents, content: Mapping[str, Any]) -> ExportedModule:
     graph, signature = content["graph"], content["signature"]
     builder, layers = Builder(), list[nn.Module]()
-    device, x = builder.input(), builder.input()
+    device, given = builder.input(), _user_inputs(signature)
+    taken = [builder.input() for _ in given]
     reader = GraphReader(builder, device, layers)
-    (given,) = _user_inputs(signature)
-    reader.bind(given, x)
+    for name, value in zip(given, taken, strict=True):
+        reader.bind(name, value)
     for name, value in _fixed_inputs(signature):
         reader.bind(name, value)
     states = _states(contents, graph, signature)
@@ -180,21 +209,34 @@ def _result(reader: GraphReader, content: Mapping[str, Any]) -> Slot:
         for kind, entry in zip(specs, content["graph"]["outputs"], strict=True)
         if kind == "user_output"
     ]
-    kind = _returned(content)
+    kind, names = _returned(content)
     if kind is None and len(outputs) == 1 and isinstance(outputs[0], Slot):
         return outputs[0]
-    return reader.builder.call(_mapping if "dict" in str(kind).lower() else listed, outputs)
+    if len(names) != len(outputs):
+        names = [str(place) for place in range(len(outputs))]
+    mapped = "dict" in str(kind).lower() or bool(names and not names[0].isdecimal())
+    return reader.builder.call(partial(_mapping, names) if mapped else listed, outputs)
 
 
-def _mapping(*values: Any) -> dict[int, Any]:
-    return dict(enumerate(values))
+def _mapping(names: list[str], *values: Any) -> dict[str, Any]:
+    return dict(zip(names, values, strict=True))
 
 
-def _returned(content: Mapping[str, Any]) -> str | None:
-    """The type that the file says its program returns, by name; ``None`` for a tensor."""
+def _returned(content: Mapping[str, Any]) -> tuple[str | None, list[str]]:
+    """The type that the file says its program returns, by name, and the names of its entries; ``None`` for a tensor."""
     entry = next((e for e in content["module_call_graph"] if e["fqn"] == "" and e.get("signature")), None)
     if entry is None:
-        return None
+        return None, []
     _, specification = json.loads(entry["signature"]["out_spec"])
     kind = specification["type"]
-    return None if kind is None else str(kind)
+    return None if kind is None else str(kind), _entries(specification.get("context"))
+
+
+def _entries(context: Any) -> list[str]:
+    """The names of the entries of a mapping, as the type of a result lists them; none of any other type."""
+    try:
+        names = json.loads(context) if isinstance(context, str) else context
+    except ValueError:
+        return []
+    plain = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
+    return list(dict.fromkeys(names)) if plain else []

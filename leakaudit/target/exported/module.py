@@ -102,11 +102,11 @@ class ExportedModule(nn.Module):
         self._slots: Sequence[tuple[nn.Module, str]] = ()
 
     def complete(self, program: Program, slots: Sequence[tuple[nn.Module, str]], layers: Sequence[nn.Module]) -> None:
-        """Set what the module runs: a program of ``(device, x, *tensors)``, the tensors' places, its layers."""
+        """Set what the module runs: a program of ``(device, *inputs, *tensors)``, the tensors' places, its layers."""
         self._program, self._slots = program, slots
         self.add_module("leakaudit_layers", nn.ModuleList(layers))
 
-    def forward(self, x: Tensor) -> Any:
-        """What the file's program computes of ``x``; a tensor where it returns one."""
+    def forward(self, *inputs: Tensor) -> Any:
+        """What the file's program computes of its inputs; a tensor where it returns one."""
         assert self._program is not None
-        return self._program(x.device, x, *[getattr(holder, leaf) for holder, leaf in self._slots])
+        return self._program(inputs[0].device, *inputs, *[getattr(holder, leaf) for holder, leaf in self._slots])

@@ -1,13 +1,15 @@
-"""Several inputs of a file that together are a row of a table: categories as integers beside numbers, made one input.
+"""Several inputs of a file that are one sample together: the row of a table, perhaps beside a picture, made one input.
 
-A model over tables often takes its categories as integers, each looked up in a table of its own (an embedding), beside
-a tensor of numbers. Claim: with a category as one entry per level, of which one is 1, a lookup is a product,
+A picture, a signal or a volume beside numbers is laid flat in front of them. A model over tables often takes its
+categories as integers, each looked up in a table of its own (an embedding), beside a tensor of numbers. Claim: with a
+category as one entry per level, of which one is 1, a lookup is a product,
 
 .. math:: E[i] = e_i^\\top E,
 
-with the same outputs and the same gradient of E. So the file is rewritten to take one row of real numbers: the inputs
-in their order, a number as one entry, an integer as one per row of its table. The rewritten file is compared with the
-one that was read on random rows, by an independent implementation of ONNX, and refused where they differ.
+with the same outputs and the same gradient of E. So the file is rewritten to take one row of real numbers: a picture's
+entries as the file orders them, then the other inputs in their order, a number as one entry, an integer as one per row
+of its table. The rewritten file is compared with the one that was read on random rows, by an independent implementation
+of ONNX, and refused where they differ.
 
 Integers are followed by `leakaudit.target.onnx.columns`, and a file that uses them otherwise is refused by name. One
 integer input whose columns are all looked up alike is a text, and stays one.
@@ -17,16 +19,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from leakaudit.domains.schema import MOST_LEVELS, Column, Part, width
 from leakaudit.errors import ModelError
-from leakaudit.target.onnx.columns import Array, Followed, Integer, Lookup, follow, integers_of
+from leakaudit.target.onnx.columns import Array, Followed, Lookup, follow, integers_of
 from leakaudit.target.onnx.companions import TOKEN_TYPES, fills
+from leakaudit.target.onnx.inputs import CHECKED, WIDEST, Joined, Picture, described, picture_of, size_of
 from leakaudit.target.onnx.roles import all_inputs
 from leakaudit.target.onnx.selfcheck import LIMIT, computed, inference
 from leakaudit.target.onnx.values import array, constant_value
@@ -35,37 +37,26 @@ ROWS = "leakaudit_rows"
 """The one input of the rewritten file."""
 OLDEST = 13
 """Version of the operators from which a file is rewritten: since then axes are inputs, by ONNX's change log."""
-WIDEST = 10_000
-"""Columns of an input at most; chosen, a hundred times as many as census data have."""
-MOST_ENTRIES = 100_000
-"""Entries of a row at most; chosen, so that rows to compare take little memory."""
-CHECKED = 4
-"""Random rows that the rewritten file is compared on; chosen."""
 
 
-@dataclass(frozen=True)
-class Joined:
-    """What became one input.
-
-    Args:
-        columns: Of a row, without what is known of numbers.
-        parts: The file's own inputs, in order.
-    """
-
-    columns: tuple[Column, ...]
-    parts: tuple[Part, ...]
-
-
-def join_inputs(model: ModelProto, path: str, output: str | None = None) -> Joined | None:
-    """Rewrite a model over columns of a table to one input, in place; ``None`` where it is none, and stays as it is.
+def join_inputs(
+    model: ModelProto,
+    path: str,
+    output: str | None = None,
+    image_shape: tuple[int, ...] | None = None,
+    trusted: bool = False,
+) -> Joined | None:
+    """Rewrite a model over several inputs to one, in place; ``None`` where there is no need, and it stays as it is.
 
     Args:
         model: As it was read.
         path: For messages.
         output: The output that is audited; by default the first of real numbers.
+        image_shape: Of the picture, channels first, where the file leaves it open.
+        trusted: Whether the file may ask for much memory.
 
     Raises:
-        ModelError: It takes integers beside numbers, in a way that cannot be rewritten.
+        ModelError: It takes several inputs in a way that cannot be rewritten.
     """
     output = output or next(
         (o.name for o in model.graph.output if o.type.tensor_type.elem_type == TensorProto.FLOAT), ""
@@ -73,16 +64,18 @@ def join_inputs(model: ModelProto, path: str, output: str | None = None) -> Join
     nodes = _needed(model, output)
     inputs = _used_inputs(model, nodes)
     whole = [info for info in inputs if info.type.tensor_type.elem_type in TOKEN_TYPES]
-    if not whole or any(fills(info.name) for info in inputs):
+    if (not whole and len(inputs) < 2) or any(fills(info.name) for info in inputs):
         return None
-    sizes = {info.name: _size(info) for info in inputs}
+    picture = picture_of(inputs, path, image_shape, trusted)
+    inputs = [info for info in inputs if picture is None or info.name != picture.name]
+    sizes = {info.name: size_of(info) for info in inputs}
     constants = _constants(model)
     known = {i.name: integers_of(i.name, size) for i in whole if (size := sizes[i.name]) is not None}
     found = follow(nodes, known, constants)
-    if len(inputs) == 1 and (found.lost or not known or not _several_tables(found)):
+    if picture is None and len(inputs) == 1 and (found.lost or not known or not _several_tables(found)):
         return None
     _refuse(model, inputs, sizes, found, path)
-    joined = _described(inputs, sizes, found, path)
+    joined = replace(described(inputs, sizes, found, path), picture=picture)
     before = ModelProto.FromString(model.SerializeToString())
     _rewrite(model, inputs, sizes, found, joined)
     _check(before, model, output, inputs, joined, path)
@@ -104,14 +97,6 @@ def _used_inputs(model: ModelProto, nodes: Sequence[NodeProto]) -> list[ValueInf
     stored = {tensor.name for tensor in model.graph.initializer}
     used = {name for node in nodes for name in all_inputs(node)}
     return [info for info in model.graph.input if info.name in used - stored]
-
-
-def _size(info: ValueInfoProto) -> tuple[int, ...] | None:
-    """Shape of one sample, () or (C,); ``None`` for any other, and where the file does not say it."""
-    dims = info.type.tensor_type.shape.dim[1:]
-    if len(dims) > 1 or not info.type.tensor_type.shape.dim or any(not 0 < d.dim_value <= WIDEST for d in dims):
-        return None
-    return tuple(int(d.dim_value) for d in dims)
 
 
 def _constants(model: ModelProto) -> dict[str, Array]:
@@ -153,53 +138,18 @@ def _refuse(
     path: str,
 ) -> None:
     names = ", ".join(repr(info.name) for info in inputs)
-    what = f"{path} has {len(inputs)} inputs ({names}) with integers among them"
+    what = f"{path} has {len(inputs)} inputs of columns ({names})"
     way = "export numbers (N, D) and integers (N, C) that are looked up in embeddings, or a single input"
     for info in inputs:
         kind = info.type.tensor_type.elem_type
         if sizes[info.name] is None or kind not in (TensorProto.FLOAT, *TOKEN_TYPES):
-            raise ModelError(f"{what}; {info.name!r} is no (N, C) of fixed C: images or texts beside them are not", way)
+            raise ModelError(f"{what}; {info.name!r} is no (N, C) of fixed C: texts beside them are not", way)
     version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
     if version < OLDEST:
         raise ModelError(f"{what}, in version {version} of the operators", f"export it with opset {OLDEST} or later")
     if found.lost:
         node = found.lost[0]
         raise ModelError(f"{what}, which node {node.name or node.op_type!r} ({node.op_type}) does not look up", way)
-
-
-def _described(
-    inputs: Sequence[ValueInfoProto], sizes: dict[str, tuple[int, ...] | None], found: Followed, path: str
-) -> Joined:
-    """The columns of a row, and which input holds which."""
-    columns: list[Column] = []
-    parts: list[Part] = []
-    for info in inputs:
-        size, first = sizes[info.name] or (), len(columns)
-        names = [f"{info.name}[{place}]" for place in range(*size)] if size else [info.name]
-        whole = info.type.tensor_type.elem_type in TOKEN_TYPES
-        for place, name in enumerate(names):
-            columns.append(_category(name, Integer(info.name, place), found, path) if whole else Column(name))
-        parts.append(Part(info.name, first, len(columns)))
-    if (entries := width(columns)) > MOST_ENTRIES:
-        raise ModelError(
-            f"{path}: its {len(columns)} columns make rows of {entries} entries, more than {MOST_ENTRIES}",
-            "export the model with fewer levels",
-        )
-    return Joined(tuple(columns), tuple(parts))
-
-
-def _category(name: str, integer: Integer, found: Followed, path: str) -> Column:
-    """A category with a level for each row that the integer can look up."""
-    rows = {look.table: look.rows for look in found.lookups}
-    tables = found.tables_of()
-    ends = []
-    for table, offset in tables.get(integer, ()):
-        later = [other for pairs in tables.values() for t, other in pairs if t == table and other > offset]
-        ends.append(min([rows[table], *later]) - offset)
-    if not ends or not 0 < min(ends) <= MOST_LEVELS:
-        why = "is looked up in no table" if not ends else f"has {min(ends)} levels, expected 1 to {MOST_LEVELS}"
-        raise ModelError(f"{path}: the integer {name!r} {why}", "export the model without it, or with fewer levels")
-    return Column(name, "category", levels=tuple(map(str, range(min(ends)))))
 
 
 @dataclass(eq=False)
@@ -221,6 +171,11 @@ class _Writer:
         self.nodes.append(helper.make_node(kind, list(inputs), [output], f"{output}_{kind}", **settings))
         return output
 
+    def picture(self, picture: Picture) -> None:
+        """The first entries of the rows as a picture (N, *native)."""
+        flat = self.entries(0, picture.size)
+        self.node("Reshape", [flat, self.constant(-1, *picture.native)], picture.name)
+
     def entries(self, first: int, stop: int, output: str = "") -> str:
         """Some entries of the rows (N, stop - first)."""
         return self.node("Slice", [ROWS, *(self.constant(n) for n in (first, stop, 1))], output)
@@ -234,8 +189,10 @@ def _rewrite(
     joined: Joined,
 ) -> None:
     """Make one input of all; integers themselves are left for what only asks for their shape."""
-    ends = np.cumsum([0, *(column.width for column in joined.columns)]).tolist()
+    ends = np.cumsum([joined.before, *(column.width for column in joined.columns)]).tolist()
     writer = _Writer([], [])
+    if joined.picture is not None:
+        writer.picture(joined.picture)
     for info, part in zip(inputs, joined.parts, strict=True):
         first, size = ends[part.first], sizes[info.name] or ()
         held = writer.entries(first, first + (part.stop - part.first), info.name if size else "")
@@ -253,7 +210,8 @@ def _rewrite(
     graph, first_dim = model.graph, inputs[0].type.tensor_type.shape.dim[0]
     rows = helper.make_tensor_value_info(ROWS, TensorProto.FLOAT, [None, ends[-1]])
     rows.type.tensor_type.shape.dim[0].CopyFrom(first_dim)
-    others = [info for info in graph.input if info.name not in starts]
+    taken = {*starts, *([joined.picture.name] if joined.picture else [])}
+    others = [info for info in graph.input if info.name not in taken]
     for kept, values in ((graph.node, writer.nodes), (graph.input, [rows, *others])):
         copies = [type(value).FromString(value.SerializeToString()) for value in values]
         del kept[:]
@@ -318,6 +276,9 @@ def _random_rows(inputs: Sequence[ValueInfoProto], joined: Joined, count: int) -
     generator = np.random.default_rng(0)
     feeds: dict[str, Array] = {}
     rows: list[Array] = []
+    if joined.picture is not None:
+        rows.append(generator.normal(size=(count, joined.picture.size)).astype(np.float32))
+        feeds[joined.picture.name] = rows[0].reshape(count, *joined.picture.native)
     for info, part in zip(inputs, joined.parts, strict=True):
         columns = joined.columns[part.first : part.stop]
         shape = (count,) if len(info.type.tensor_type.shape.dim) == 1 else (count, len(columns))

@@ -8,6 +8,7 @@ from typing import Literal
 
 from onnx import ModelProto, NodeProto
 
+from leakaudit.domains.base import Domain
 from leakaudit.domains.tokens import Tokens
 from leakaudit.errors import ModelError, UsageError, first_line
 from leakaudit.safety.confined import refuse_exhaustion
@@ -16,6 +17,7 @@ from leakaudit.target.consumer import consumer
 from leakaudit.target.hashing import hash_model
 from leakaudit.target.onnx import fidelity, selfcheck
 from leakaudit.target.onnx.allowance import check_input
+from leakaudit.target.onnx.inputs import Joined, Picture
 from leakaudit.target.onnx.joined import join_inputs
 from leakaudit.target.onnx.module import OnnxModule
 from leakaudit.target.onnx.prepare import prepare
@@ -47,7 +49,8 @@ def from_onnx(
 ) -> Target:
     """Load, check and describe an ONNX file; see `leakaudit.target.load` for the arguments."""
     model = read_model(path, trusted)
-    joined = join_inputs(model, str(path), output)
+    joined = join_inputs(model, str(path), output, image_shape, trusted)
+    picture = None if joined is None else joined.picture
     source = prepare(model, str(path), output, frozen, trained, trusted)
     if not source.parameters:
         raise ModelError(f"{path} has no trainable tensors", "export the model with its weights; check --frozen")
@@ -59,15 +62,17 @@ def from_onnx(
         )
     _check_names(dropout, source, path)
     module = OnnxModule(source, dropout).eval()
-    layout, candidates = layouts.infer(
-        source.input_shape[1:], image_shape, str(path), tokens=source.integer is not None
-    )
+    asked = image_shape if picture is None else None
+    layout, candidates = layouts.infer(source.input_shape[1:], asked, str(path), tokens=source.integer is not None)
     native, notes = _native(module, source, candidates)
     tokens = None if source.integer is None else _tokens(module, source, native, path)
-    if tokens is None:
-        layout = layouts.settled(layout, native, consumer(module, native, source.batch or 1), image_shape)
-    row = None if joined is None else (joined.columns, joined.parts)
-    domain, vocabulary = layouts.domain_of(layout, native, image_shape, tokens, row)
+    if joined is not None and picture is not None:
+        domain, vocabulary = _beside(module, source, native, joined, picture, image_shape), None
+    else:
+        if tokens is None:
+            layout = layouts.settled(layout, native, consumer(module, native, source.batch or 1), image_shape)
+        row = None if joined is None else (joined.columns, joined.parts)
+        domain, vocabulary = layouts.domain_of(layout, native, image_shape, tokens, row)
     others = source.outputs if len(source.outputs) > 1 else ()
     check_outputs((1, *module.returned), 1, f"output {source.output_name!r}", domain.sides, domain.ids, others)
     mapped = maps(module.returned, domain.sides)
@@ -109,6 +114,20 @@ def from_onnx(
         frozen=tuple(frozen),
         producer=_producer(model),
     )
+
+
+def _beside(
+    module: OnnxModule,
+    source: Source,
+    native: tuple[int, ...],
+    joined: Joined,
+    picture: Picture,
+    image_shape: tuple[int, ...] | None,
+) -> Domain:
+    """What a sample is that is a picture beside the row of a table."""
+    first = consumer(module, native, source.batch or 1, picture.native)
+    layout = layouts.settled(picture.layout, picture.native, first, image_shape)
+    return layouts.several_of((picture.name, layout, picture.native), image_shape, joined.columns, joined.parts)
 
 
 def _reached(

@@ -1,0 +1,114 @@
+"""Integers of a module or a program become entries of a row: the same outputs and gradients, or a refusal by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from leakaudit.client.readers.base import reader_for
+from leakaudit.domains.table import Table
+from leakaudit.errors import ModelError
+from leakaudit.target import Target, load
+from tests.target.test_joined import CODES, LEVELS, Embedded, Shared, drawn, rows_of
+
+
+def program(module: nn.Module, given: tuple[Tensor, ...], folder: Path) -> Target:
+    batch = torch.export.Dim("N")
+    shapes = tuple({0: batch} for _ in given)
+    torch.export.save(torch.export.export(module.eval(), given, dynamic_shapes=shapes), folder / "net.pt2")
+    return load(folder / "net.pt2", trust=True)
+
+
+@pytest.mark.parametrize("kind", [Embedded, Shared])
+@pytest.mark.parametrize("way", ["module", "program"])
+def test_outputs_and_gradients_are_those_of_the_integers(kind: type[nn.Module], way: str, tmp_path: Path) -> None:
+    codes, numbers = drawn(6)
+    plain, module = kind().eval(), kind()
+    target = load(module) if way == "module" else program(module, (codes[:2], numbers[:2]), tmp_path)
+    assert isinstance(target.domain, Table)
+    assert [(c.name, c.width) for c in target.domain.columns[:3]] == list(zip(CODES, LEVELS, strict=True))
+    labels = torch.arange(6) % 2
+    expected = plain(codes, numbers)
+    assert torch.allclose(target.logits(rows_of(codes, numbers)), expected, atol=1e-6)
+    wanted = torch.autograd.grad(cross_entropy(expected, labels), list(plain.parameters()))
+    found = target.gradient(rows_of(codes, numbers), labels)
+    for (name, _), gradient in zip(plain.named_parameters(), wanted, strict=True):
+        assert torch.allclose(found[name], gradient, atol=1e-6), name
+
+
+def test_a_batch_is_read_by_the_names_of_the_arguments(tmp_path: Path) -> None:
+    codes, numbers = drawn(6)
+    np.savez(tmp_path / "batch.npz", codes=codes.numpy(), numbers=numbers.numpy(), y=np.arange(6) % 2)
+    target, batch = reader_for(load(Embedded())).fitted(tmp_path / "batch.npz")
+    assert torch.allclose(batch.images, rows_of(codes, numbers))
+    assert "from the inputs codes, numbers" in target.domain.told("flat", [14])
+
+
+class Padded(nn.Module):
+    """A row that no gradient reaches, and one integer without an axis of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.head = nn.Embedding(4, 3, padding_idx=1), nn.Linear(5, 2)
+
+    def forward(self, numbers: Tensor, code: Tensor) -> Tensor:
+        result: Tensor = self.head(torch.cat([self.table(code), numbers], 1))
+        return result
+
+
+def test_the_padding_row_has_no_gradient_here_either() -> None:
+    code, numbers = torch.tensor([0, 1, 3]), drawn(3)[1]
+    plain, labels = Padded(), torch.tensor([0, 1, 0])
+    expected = plain(numbers, code)
+    (wanted,) = torch.autograd.grad(cross_entropy(expected, labels), [plain.table.weight])
+    target = load(Padded())
+    rows = torch.cat([numbers, torch.nn.functional.one_hot(code, 4)], 1)[:, None, None]
+    assert torch.allclose(target.logits(rows), expected, atol=1e-6)
+    assert torch.allclose(target.gradient(rows, labels)["table.weight"], wanted, atol=1e-7)
+    assert not wanted[1].any()
+
+
+class Counted(nn.Module):
+    """Takes its integers for numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(4, 3), nn.Linear(6, 2)
+
+    def forward(self, code: Tensor, numbers: Tensor) -> Tensor:
+        result: Tensor = self.head(torch.cat([self.table(code), code[:, None].float(), numbers], 1))
+        return result
+
+
+def test_integers_that_are_used_otherwise_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="integers are used by"):
+        program(Counted(), (torch.tensor([0, 1]), drawn(2)[1]), tmp_path)
+
+
+class Beside(nn.Module):
+    """A picture and an integer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inside, self.table, self.head = nn.Conv2d(1, 2, 3), nn.Embedding(4, 3), nn.Linear(2 * 36 + 3, 2)
+
+    def forward(self, image: Tensor, code: Tensor) -> Tensor:
+        result: Tensor = self.head(torch.cat([self.inside(image).flatten(1), self.table(code)], 1))
+        return result
+
+
+def test_a_picture_beside_an_integer_in_a_program(tmp_path: Path) -> None:
+    image, code = torch.rand((3, 1, 8, 8), generator=torch.Generator().manual_seed(0)), torch.tensor([2, 0, 3])
+    module = Beside()
+    target = program(module, (image, code), tmp_path)
+    held = {"image": image.numpy(), "code": code.numpy(), "y": np.arange(3) % 2}
+    target, batch = reader_for(target).fitted(held)
+    assert target.domain.blocks == ((64, 68),)
+    assert torch.allclose(target.logits(target.domain.encode(batch.images)), module(image, code), atol=1e-6)
