@@ -10,29 +10,10 @@ import click
 import pytest
 
 from leakaudit.cli import COMMANDS, cli
-from tests.conftest import ROOT
+from tests.pages import PAGES, calls
 
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *(ROOT / "docs").glob("*.md")])
 GENERATED = {"attacks.md", "commands.md", "document.md", "findings.md"}
 """Pages that are made when the documentation is built (.ci/generated_pages.py)."""
-
-
-def command_lines(page: Path) -> list[str]:
-    """Lines of code blocks that call the program, continued ones in one piece."""
-    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-    found, fenced = [], False
-    for line in text.splitlines():
-        if line.lstrip().startswith("```"):
-            fenced = not fenced
-        elif (fenced or line.startswith("    ")) and (
-            call := re.match(r"\s*(?:- |\$ )?(leakaudit [a-z-]+( .*)?)$", line)
-        ):
-            found.append(call[1])
-    return found
-
-
-def calls() -> list[tuple[str, str]]:
-    return [(page.name, line) for page in PAGES for line in command_lines(page)]
 
 
 def test_there_are_command_lines() -> None:

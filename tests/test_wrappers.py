@@ -16,8 +16,11 @@ from leakaudit.policy.read import read_policy
 from leakaudit.report.formats.html import render_html
 from leakaudit.safety.toml import read_toml
 from tests.conftest import ROOT
+from tests.prepared import images
 from tests.report.builder import build
+from tests.safety.hostile import check_lines
 
+FAST = "--attack linear --victims 1 --controls none --preset quick --no-cache"
 yaml = pytest.importorskip("yaml", reason="PyYAML comes with the docs extra")
 
 
@@ -85,6 +88,41 @@ def test_the_action_says_which_args_it_cannot_read(tmp_path: Path) -> None:
     words, output, said = scanned(tmp_path, {"ARGS": "--mean '0.5"})
     assert (words, output) == (None, "exit-code=2\n")
     assert said == "Error: args of the action cannot be read as words (No closing quotation): is a quote not closed?\n"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize(
+    ("model", "code", "said"), [("model.onnx", 1, "LEAKS"), ("damaged.onnx", 3, "could not audit")]
+)
+def test_the_steps_of_the_action_run_with_the_files_of_the_service(
+    tmp_path: Path, model: str, code: int, said: str
+) -> None:
+    images(tmp_path)
+    (tmp_path / "damaged.onnx").write_bytes(b"no model")
+    program = tmp_path / "leakaudit"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m leakaudit "$@"\n')
+    program.chmod(0o755)
+    files = {name: str(tmp_path / name.lower()) for name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY")}
+    given = {"MODEL": model, "BATCH": "batch.npz", "OUT": "out", "ARGS": f"{FAST}\n--mean 0.5 --std '0.25'"}
+    service = {"CI": "true", "GITHUB_ACTIONS": "true", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **service, **files, **given}
+    scan, result = (step for step in load("action.yml")["runs"]["steps"] if step["name"] in ("Scan", "Result"))
+    ran = run_step(scan, environment, tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert Path(files["GITHUB_OUTPUT"]).read_text() == f"exit-code={code}\n"
+    assert said in Path(files["GITHUB_STEP_SUMMARY"]).read_text(encoding="utf-8")
+    check_lines(ran.stdout + ran.stderr)
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"report.sarif", "report.junit.xml"} <= written
+    assert ("report.html" in written) is (code == 1)
+    assert run_step(result, {**environment, "CODE": str(code)}, tmp_path).returncode == code
+
+
+def run_step(step: dict[str, Any], environment: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """A step as the service runs it: ``shell: bash`` stops at the first error."""
+    command = ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", "-c", step["run"]]
+    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
 
 
 def test_the_hook_runs_what_exists() -> None:

@@ -22,6 +22,7 @@ from torch import Generator
 
 from leakaudit.attacks.base import REAL, Attack
 from leakaudit.attacks.ig import MATCHING, refuse_batch_size
+from leakaudit.document.counting import count
 from leakaudit.matching.engine import MatchSettings, minimize
 from leakaudit.matching.priors import BatchStatistics
 from leakaudit.observation import Observation, ThreatModel
@@ -102,5 +103,5 @@ class GradInversion(Attack):
         prior = BatchStatistics(target, statistics, settings.statistics_weight, settings.first_layer_factor)
         result = minimize(target, observation, settings, generator, monitor, priors=[prior])
         source = "the batch, shared by the client" if observation.batch_statistics else "training, held by the model"
-        fact = f"prior: BatchNorm statistics of {source} ({len(statistics)} layers)"
+        fact = f"prior: BatchNorm statistics of {source} ({count(len(statistics), 'layer')})"
         return replace(result, notes=(fact, *result.notes))

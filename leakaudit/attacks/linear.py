@@ -141,8 +141,10 @@ def _inner_reading(target: Target, observation: Observation) -> str:
     if found is None:
         return ""
     if found.misfit > INNER_MISFIT:
-        return f"; the update of {found.name}, further in, is not one sample's gradient (misfit {found.misfit:.0e})"
+        return (
+            f"; the update of layer {found.name}, further in, is not one sample's gradient (misfit {found.misfit:.0e})"
+        )
     return (
-        f"; {found.name}, further in, gives away its own input: {found.size} values, exact up to {found.misfit:.0e} "
-        "(R-GAP goes back from there where every layer before it has an inverse)"
+        f"; layer {found.name}, further in, gives away its own input: {found.size} values, exact up to "
+        f"{found.misfit:.0e} (R-GAP goes back from there where every layer before it has an inverse)"
     )

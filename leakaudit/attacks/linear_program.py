@@ -37,6 +37,7 @@ from leakaudit.attacks.reading.confirm import Recovered, assemble, candidate_cla
 from leakaudit.attacks.reading.first_layer import Entry, masks_unknown, mid_grey
 from leakaudit.attacks.reading.one_sample import covered
 from leakaudit.attacks.reading.polytope import Face, Polytope, Vector, polytope
+from leakaudit.document.counting import count
 from leakaudit.document.status import Cut, Lost
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, cause_of
@@ -155,7 +156,7 @@ class LinearProgram(Attack):
         cut = search.run(generator, monitor)
         search.settle()
         rows = [*search.found, *search.doubtful(observation.batch_size)]
-        how = f"vertices of the row space of {entry.weight}, {search.programs} linear programs"
+        how = f"vertices of the row space of {entry.weight}, {count(search.programs, 'linear program')}"
         result = assemble(target, observation, _recovered(rows, observation, entry, self.settings.outside), how)
         return replace(result, iterations=search.programs, cuts=() if cut is None else (cut,))
 

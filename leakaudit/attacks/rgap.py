@@ -31,6 +31,7 @@ from leakaudit.attacks.certificate import tolerance_of
 from leakaudit.attacks.labels.infer import infer_labels
 from leakaudit.attacks.reading.confirm import with_shares
 from leakaudit.attacks.reading.repeated import as_one, one_repeated, repeated
+from leakaudit.document.counting import count
 from leakaudit.document.status import Cut, Lost
 from leakaudit.domains.base import Domain
 from leakaudit.observation import Observation, ThreatModel
@@ -225,7 +226,7 @@ def choose(found: list[Recovery], domain: Domain) -> tuple[Recovery, list[Recove
         + (f" (label {other.label})" if other.label != best.label else "")
         for other in others
     )
-    note = f"{len(others)} other image(s) satisfy every layer's equations (twins), {factors}; {verdict}."
+    note = f"Every layer's equations hold for {count(len(others), 'other image')} too (twins), {factors}; {verdict}."
     return best, others, (note,), unique
 
 
@@ -242,8 +243,8 @@ def _implausibility(item: Recovery, domain: Domain) -> tuple[float, bool, float]
 
 def describe(recovery: Recovery) -> tuple[str, ...]:
     """Residuals layer by layer, deficient layers, and where recovery stops."""
-    listed = ", ".join(f"{layer.name} {layer.residual:.0e} ({layer.method})" for layer in recovery.layers)
-    notes = [f"Relative residual per layer, from the loss to the input: {listed}."]
+    listed = ", ".join(f"{layer.name}: {layer.residual:.0e} ({layer.method})" for layer in recovery.layers)
+    notes = [f"Relative residual by layer, from the loss to the input: {listed}."]
     first = recovery.layers[0]
     if first.method == "bias" and first.residual > RANK_ONE:
         notes.append(
@@ -252,13 +253,13 @@ def describe(recovery: Recovery) -> tuple[str, ...]:
         )
     for layer in recovery.deficient:
         notes.append(
-            f"{layer.name} is deficient: its equations leave {layer.deficit} of {layer.unknowns} directions of its "
-            "input open; the minimum-norm input was taken, so the image is not exact."
+            f"Layer {layer.name} is deficient: its equations leave {layer.deficit} of {layer.unknowns} directions of "
+            "its input open; the minimum-norm input was taken, so the image is not exact."
         )
     if recovery.jump is not None:
         before, after = recovery.jump
         notes.append(
-            f"Recovery stops at {before.name}: the residual jumps from {before.residual:.0e} to {after.residual:.0e} "
-            f"at {after.name}, so what was recovered behind it is not what the client computed."
+            f"Recovery stops at layer {before.name}: the residual jumps from {before.residual:.0e} to "
+            f"{after.residual:.0e} at {after.name}, so what was recovered behind it is not what the client computed."
         )
     return tuple(notes)

@@ -48,6 +48,7 @@ from leakaudit.attacks.reading.first_layer import Entry, masks_unknown, mid_grey
 from leakaudit.attacks.reading.noise import noise_share
 from leakaudit.attacks.reading.one_sample import covered
 from leakaudit.attacks.reading.steps import Weights, ends, regenerable
+from leakaudit.document.counting import count
 from leakaudit.document.status import Cut, Lost
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.protocols.base import Play
@@ -153,7 +154,9 @@ class Spear(Attack):
             )
             return assemble(target, observation, found, why)
         found, rounds, cuts = _search(target, observation, entry, factors, self.settings, generator, monitor)
-        result = assemble(target, observation, found, f"low rank and sparsity of {entry.weight}, {rounds} rounds")
+        result = assemble(
+            target, observation, found, f"low rank and sparsity of {entry.weight}, {count(rounds, 'round')}"
+        )
         return replace(result, iterations=rounds * self.settings.starts, cuts=cuts)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from leakaudit.attacks.base import Attack
 from leakaudit.audit.recorded import recorded_facts, unscored_samples
 from leakaudit.defences.base import Defence
+from leakaudit.document.counting import count
 from leakaudit.document.paths import path_in_repository
 from leakaudit.document.schema import (
     AttackEntry,
@@ -115,7 +116,9 @@ def batch_section(
     `silent` victims had an update of zero and were not attacked.
     """
     nothing = (
-        [f"{silent} more victim(s) drawn whose update is zero in every tensor: nothing to attack"] if silent else []
+        [f"{count(silent, 'more victim')} drawn whose update is zero in every tensor: nothing to attack"]
+        if silent
+        else []
     )
     return BatchSection(
         path=samples.path,

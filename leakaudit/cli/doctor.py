@@ -50,8 +50,8 @@ def doctor(debug: bool) -> None:
 def checks() -> Iterator[Check]:
     """All parts, those first that every audit needs."""
     parts: tuple[Callable[[], Check], ...] = (
-        _torch, _device, _onnx, _compiler, _runtime, _pdf, _fonts, _perceptual, _cache, _frameworks, _messages,
-        _tables, _cluster,
+        _torch, _device, _onnx, _exporter, _compiler, _runtime, _pdf, _fonts, _perceptual, _cache, _frameworks,
+        _messages, _tables, _cluster,
     )  # fmt: skip
     for part in parts:
         yield part()
@@ -96,8 +96,12 @@ def _compiler() -> Check:
 
 def _runtime() -> Check:
     found = _installed("onnxruntime")
-    detail = found.get("onnxruntime", "pip install onnxruntime; the slower reference of onnx is used instead")
+    detail = found.get("onnxruntime", "pip install leakaudit[export]; the slower reference of onnx is used instead")
     return Check("onnxruntime", bool(found), detail, "fast check that a model was read as its file says")
+
+
+def _exporter() -> Check:
+    return _extra("onnxscript", ("onnxscript",), "export", "torch.onnx.export of your own model")
 
 
 def _pdf() -> Check:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import nn
@@ -26,8 +27,12 @@ LUCK = 2.0
 """Standard deviations that a share may lie above chance by luck; chosen."""
 CHECK = "check --mean, --std, the order of the channels and that of the classes"
 """What makes a trained model fail."""
+FEWEST = 20
+"""Samples that are classified however large they are; chosen."""
 AT_ONCE = 64
 """Samples in one forward pass; chosen for memory."""
+USUAL = 3072
+"""Entries of a sample for which these numbers are chosen, those of CIFAR-10; of larger ones there are fewer."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +77,9 @@ def accuracy_on(target: Target, samples: Batch, domain: Domain) -> Accuracy:
     """
     if not samples.known:
         return Accuracy(None, reason="nobody has the samples behind the update")
-    size = max(target.batch_sizes) if target.batch_sizes else AT_ONCE
-    count = min(len(samples), MOST)
+    larger = max(1.0, prod(domain.shape) / USUAL)
+    size = max(target.batch_sizes) if target.batch_sizes else max(1, int(AT_ONCE / larger))
+    count = min(len(samples), max(FEWEST, int(MOST / larger)))
     right = 0.0
     try:
         with evaluated(target.module), torch.no_grad():

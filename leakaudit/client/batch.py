@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from leakaudit.document import counting
 from leakaudit.errors import BatchError, UsageError
 
 
@@ -85,7 +86,8 @@ class Batch:
         """
         if count * size > len(self):
             raise UsageError(
-                f"{count} victim(s) of {size} sample(s) need {count * size} samples, the batch file has {len(self)}",
+                f"{counting.count(count, 'victim')} of {counting.count(size, 'sample')} need {count * size} samples, "
+                f"the batch file has {len(self)}",
                 "lower --victims or --batch-size, or give a larger file",
             )
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).tolist()

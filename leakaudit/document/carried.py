@@ -26,6 +26,8 @@ _PAGE, _PDF, _DOCUMENT = b"<!doctype html", b"%PDF-", b'{\n  "schema_version"'
 _END = "</body>"
 LINE = 120
 """Characters of a line of the packed document; chosen."""
+READ = 1 << 16
+"""Bytes of a stream that are looked at to tell what it is; chosen, more than any caller asks for."""
 MOST_UNPACKED = 1 << 30
 """Bytes that a packed document may have, at most; chosen, as of a report that is read."""
 
@@ -46,6 +48,11 @@ def embed(page: str, document: str) -> str:
     lines = "".join(f"{packed[start : start + LINE]}\n" for start in range(0, len(packed), LINE))
     block = f'<template id="leakaudit-document" data-page-sha256="{_hash(page)}">\n{lines}</template>\n'
     return f"{head}{block}{end}{tail}"
+
+
+def is_picture(text: str) -> bool:
+    """Whether a text is a PNG as a ``data:`` address, and nothing else."""
+    return _PICTURE.fullmatch(text) is not None
 
 
 def is_page(content: bytes) -> bool:
@@ -98,15 +105,25 @@ def _found(page: str) -> re.Match[str]:
 
 def _in_pdf(content: bytes) -> Any:
     """The attachment: the one stream that is a document with a hash of itself."""
-    for start in (mark.end() for mark in _STREAM.finditer(content)):
-        try:
-            head = zlib.decompressobj().decompress(content[start : start + 4096], 64)
-            if head[: len(_DOCUMENT)] != _DOCUMENT:
-                continue
+    for start, head in stream_heads(content, len(_DOCUMENT)):
+        if head == _DOCUMENT:
             return json.loads(_unpacked(content[start:]).decode("utf-8"))
-        except zlib.error:
-            continue
     raise ValueError("the PDF has no document attached")
+
+
+def stream_heads(content: bytes, longest: int) -> Iterator[tuple[int, bytes]]:
+    """Where each stream of a PDF begins, and its first bytes, unpacked where they are packed.
+
+    Args:
+        content: The PDF.
+        longest: Bytes of each, at most.
+    """
+    for start in (mark.end() for mark in _STREAM.finditer(content)):
+        packed = content[start : start + READ]
+        try:
+            yield start, zlib.decompressobj().decompress(packed, longest)
+        except zlib.error:
+            yield start, packed[:longest]
 
 
 def _unpacked(packed: bytes, wbits: int = 15) -> bytes:

@@ -252,6 +252,9 @@ class RankLayer(Section):
     rank: Public[int | None] = Field(default=None, description="exact structural rank of the layer's linear system")
     deficit: Public[int | None] = Field(default=None, description="unknowns - rank")
     unique: Public[bool | None]
+    bound: Public[bool] = Field(
+        default=False, description="rank is an upper bound: a deficit is certain, its absence is not"
+    )
     note: Public[str] = ""
 
 
@@ -844,7 +847,7 @@ class Verdict(Section):
 
 
 class VariantEntry(Section):
-    """One checkpoint of the model, or one mode of its clients; without pictures, which are those of the worst one."""
+    """One checkpoint of the model, or one mode of its clients; with pictures of one sample, the same in all of them."""
 
     label: Public[str]
     status: Public[str]

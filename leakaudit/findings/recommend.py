@@ -117,7 +117,7 @@ def _first_layer(evidence: Evidence, leaking: list[AttackEntry]) -> Iterator[Rec
     if not read or first is None or not first.bias or evidence.protocol.batch_size == 1:
         return
     yield RecommendationEntry(
-        title=f"Train {first.name} without its bias, or do not share the bias",
+        title=f"Train layer {first.name} without its bias, or do not share the bias",
         effect="The ratios that separate the samples of a batch are lost: the first-layer reader no longer applies to "
         "batches (one sample is still read from the weight alone)",
         status="computed",

@@ -64,6 +64,7 @@ class GradientMatching:
         priors: Further terms, already weighted.
         masks: Dropout masks that are known, by ``step/layer``; the ones to be found are variables.
         possible: For masks to be found, of the same shape, by ``step/layer``: 0 where it is known to be 0, else 1.
+        yardstick: The cosine distance to the same update, where there is one already: it is as large as the model.
     """
 
     def __init__(
@@ -76,14 +77,15 @@ class GradientMatching:
         priors: Sequence[Prior] = (),
         masks: Mapping[str, Tensor] | None = None,
         possible: Mapping[str, Tensor] | None = None,
+        yardstick: CosineDistance | None = None,
     ) -> None:
         self.target, self.observation, self.labels, self.settings = target, observation, labels, settings
         self.domain = observation.domain
         self.parameters = {n: p for n, p in target.parameters.items() if n in observation.update}
         self.priors, self.masks, self.possible = tuple(priors), dict(masks or {}), dict(possible or {})
         self.case = Case(tuple(observation.update[name] for name in self.parameters), labels, self.masks)
+        self.yardstick = CosineDistance(self.case.observed) if yardstick is None else yardstick
         self.distance = self._distance(self.case)
-        self.yardstick = CosineDistance(self.case.observed)
         self.into_range = self.domain.projection(next(iter(self.parameters.values())))
 
     def under(
@@ -101,10 +103,14 @@ class GradientMatching:
             priors=self.priors if priors is None else priors,
             masks=self.masks if masks is None else masks,
             possible=self.possible,
+            yardstick=self.yardstick,
         )
 
     def _distance(self, case: Case) -> GradientDistance:
         s = self.settings
+        plain = s.distance == "cosine" and s.layer_weights == "equal" and not s.strongest_layers
+        if case is self.case and plain and s.matched_share == 1:
+            return self.yardstick
         return make_distance(case.observed, s.distance, s.layer_weights, s.strongest_layers, s.matched_share)
 
     def evaluate(self, inputs: Tensor) -> tuple[Tensor, Tensor]:

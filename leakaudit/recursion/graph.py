@@ -164,7 +164,7 @@ def _step(planner: Planner, layer: Layer, pads: tuple[Layer, ...]) -> Step:
     distinct = len(set(layer.inputs)) == len(layer.inputs)
     if layer.kind == "add" and "sign" not in layer.settings and distinct and shapes == {layer.output_shape}:
         return Step(layer, "sum", layer.input_shape)
-    raise Obstacle(f"the recursion stops at {layer.name} ({operator_of(layer)}): it joins several paths")
+    raise Obstacle(f"the recursion stops at layer {layer.name} ({operator_of(layer)}): it joins several paths")
 
 
 def _short(use: Use) -> Obstacle:
@@ -172,7 +172,7 @@ def _short(use: Use) -> Obstacle:
     cause = "its operands cannot be told apart" if rank is None else "its equations do not suffice"
     if rank is not None and rank.deficit > 0:
         cause = f"its equations leave {rank.deficit} of {rank.unknowns} directions of its input open"
-    return Obstacle(f"the recursion stops at {use.layer.name} ({operator_of(use.layer)}): {cause}")
+    return Obstacle(f"the recursion stops at layer {use.layer.name} ({operator_of(use.layer)}): {cause}")
 
 
 def _passes(use: Use, starts: frozenset[int], values: dict[int, bool], deltas: set[int]) -> bool:

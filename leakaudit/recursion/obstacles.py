@@ -48,7 +48,7 @@ def stop_at(layer: Layer) -> Obstacle:
         cause = "its derivative is not a function of its output"
     if layer.kind == "batchnorm":
         cause = "BatchNorm with batch statistics hides each channel's mean and scale"
-    message = f"the recursion stops at {layer.name} ({operator_of(layer)}): {cause}"
+    message = f"the recursion stops at layer {layer.name} ({operator_of(layer)}): {cause}"
     return Obstacle(message, _way_out(layer))
 
 

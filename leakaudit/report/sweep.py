@@ -11,6 +11,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from leakaudit.document.counting import count
 from leakaudit.document.status import CellStatus
 from leakaudit.document.sweep import CellEntry, SweepDocument
 from leakaudit.report.formats.html import content_policy, make_environment, source_of
@@ -18,7 +19,7 @@ from leakaudit.report.views.cells import Cell, Table
 from leakaudit.report.views.figures import Figure
 from leakaudit.report.views.heat import MOST, Heat, closest_text, heat_maps, value_of
 from leakaudit.report.views.tradeoff import curves
-from leakaudit.report.wording import MISSING, clip, count, number, seconds
+from leakaudit.report.wording import MISSING, clip, number, seconds
 
 TEMPLATE = "sweep.html.j2"
 STYLES = ("report.css", "sweep.css")

@@ -10,17 +10,23 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from leakaudit.document.counting import count as count
 from leakaudit.safety.text import clean
 
 MISSING = "–"
+SAYING = len(" …  (100 of 300 characters left out)")
+"""Characters that it takes to say how much was left out."""
 LONGEST = 240
 """Characters of a name shown in running text."""
 
 
 def clip(text: str, longest: int = LONGEST) -> str:
-    """Shorten from the middle, between words where there are any, and say how much was left out."""
+    """Shorten from the middle, between words where there are any, and say how much was left out.
+
+    What would get hardly shorter by that stays whole.
+    """
     text = clean(text)
-    if len(text) <= longest:
+    if len(text) <= longest + SAYING:
         return text
     cut = longest * 2 // 3
     head, tail = _whole_words(text[:cut], text[len(text) - (longest - cut) :])
@@ -76,11 +82,6 @@ def seconds(value: float) -> str:
     minutes, rest = divmod(round(value), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
-def count(amount: int, singular: str, plural: str = "") -> str:
-    """``1 sample``, ``3 samples``."""
-    return f"{number(amount)} {singular if amount == 1 else plural or singular + 's'}"
 
 
 def words(key: str) -> str:

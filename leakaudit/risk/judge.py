@@ -87,6 +87,7 @@ def _row(part: Segment, missing: int | None, virtual: int, measured: Measured | 
         deficit=system.deficit if system else None,
         propagated=missing,
         unique=unique,
+        bound=part.bound and system is not None,
         measured=measured is not None,
         condition=measured.condition if measured else None,
         note=("; ".join(t for t in (note, "measured") if t)) if measured else note,
@@ -204,7 +205,7 @@ def _notes(
 ) -> list[str]:
     notes = [exact] if exact else []
     notes += [
-        f"{part.name}: biased fully connected layer, gives its own input exactly whatever follows it"
+        f"layer {part.name}: biased fully connected layer, gives its own input exactly whatever follows it"
         for part in parts[1:]
         if batch_size == 1 and _reads_input(part)
     ][:1]
@@ -219,7 +220,7 @@ def _notes(
         worst = max(deficient, key=lambda part: part.system.deficit if part.system else 0)
         assert worst.system is not None
         notes.append(
-            f"closed-form recovery stops at {deficient[-1].name}; largest deficit at {worst.name}: "
+            f"closed-form recovery stops at layer {deficient[-1].name}; largest deficit at layer {worst.name}: "
             f"{worst.system.deficit} of {worst.unknowns}"
         )
     if spectrum is not None:

@@ -31,6 +31,7 @@ class LayerRank:
         deficit: unknowns - rank.
         propagated: Deficit given what later layers leave open.
         unique: Whether its input has one solution once later layers are solved; ``None`` where that is not known.
+        bound: Whether ``rank`` is an upper bound only: a deficit is certain, its absence is not.
         measured: Whether ``rank`` comes from a Jacobian.
         condition: Condition number of the measured system.
         note: Restrictions and reasons.
@@ -47,6 +48,7 @@ class LayerRank:
     deficit: int | None = None
     propagated: int | None = None
     unique: bool | None = None
+    bound: bool = False
     measured: bool = False
     condition: float | None = None
     note: str = ""
@@ -96,6 +98,7 @@ class RankReport:
                 rank=row.rank,
                 deficit=row.deficit,
                 unique=row.unique,
+                bound=row.bound,
                 note=row.note,
             )
             for row in self.layers

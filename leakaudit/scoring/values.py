@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from leakaudit.client.batch import Batch
+from leakaudit.document.counting import count
 from leakaudit.scoring.base import Measure, SampleScore, finite, squared_distances
 from leakaudit.scoring.criterion import LeakCriterion
 from leakaudit.scoring.parts import PartlyRead, claimed, values_of, within
@@ -196,7 +197,11 @@ class ValueMeasure(Measure[Found], Generic[S]):
         if found.identified is None:
             why = f"there is no other {self.thing} to confuse it with"
         else:
-            near = f"up to {found.near_duplicates} near-duplicate(s) in the batch file" if found.near_duplicates else ""
+            near = (
+                f"up to {count(found.near_duplicates, 'near-duplicate')} in the batch file"
+                if found.near_duplicates
+                else ""
+            )
             made = f"{found.augmented} of the others are {self.copies} at hand" if found.augmented else ""
             why = "; ".join(filter(None, (near, made)))
         return {

@@ -51,6 +51,7 @@ VICTIMS = 2
 CONFIRMING = 1000
 """Iterations of the scan that confirms a recommendation, where the sweep was quick; chosen for time."""
 UNDEFENDED = "no defence"
+LAME = "the attacks do not recover what is known to leak, so what they miss says nothing"
 GOES_ON = "The same command goes on from here."
 _UNFINISHED = f"Interrupted on the undefended model. {GOES_ON}"
 SECOND_SEED = 1_000_003
@@ -141,6 +142,8 @@ class _Sweep:
     trained_on: Batch
     observer: Observer
     memory: Memory
+    lame: bool = False
+    """No attack recovered what is known to leak: then no setting can be said to stop one."""
 
     def audit(self, request: Request, observer: Observer) -> Report:
         """The audit of a request in this process, with what all have in common."""
@@ -169,7 +172,9 @@ class _Sweep:
         audits.run(requests, titles, lambda n, outcome: trials.ended(places[n], texts[places[n]], outcome))
         if trials.undefended is None:
             raise AuditError("not audited: interrupted")
-        return trials.undefended, [trials.rows[place] for place in sorted(trials.rows)], trials.unfinished
+        self.lame = _lame(trials.undefended)
+        rows = [trials.rows[place] for place in sorted(trials.rows)]
+        return trials.undefended, [_undecided(row) for row in rows] if self.lame else rows, trials.unfinished
 
     def defended(self, text: str, seed: int, *, stronger: bool = False) -> Request:
         """The request that audits a setting.
@@ -240,6 +245,8 @@ class _Sweep:
     def recommend(self, trials: Sequence[DefenceTrial], audits: Audits) -> tuple[DefenceTrial | None, str]:
         """The cheapest setting that meets the goal, and meets it again with another seed."""
         goal = self.goal
+        if self.lame:
+            return None, f"No setting can be recommended: {LAME}. Give the attacks more (--preset, --set)."
         if trials[0].meets:
             return None, f"The undefended model already meets {goal} against these attacks: nothing is recommended."
         kind = "standard" if self.request.preset == "quick" else "second"
@@ -304,6 +311,19 @@ class _Trials:
             self.rows[place] = unmeasured(text, error.discreet)
         if place == 0:
             self.undefended, self.unfinished = report, self.sweep.observer.interrupted()
+
+
+def _lame(report: Report) -> bool:
+    """Whether attacks were tried where a leak is known, and none recovered it."""
+    known = [control.status for control in report.controls if control.kind == "positive"]
+    return ControlStatus.FAILED in known and ControlStatus.PASSED not in known
+
+
+def _undecided(trial: DefenceTrial) -> DefenceTrial:
+    """A row of which nothing is said, but for a leak that was shown."""
+    if trial.leaked or trial.status is not RunStatus.RUN:
+        return trial
+    return trial.model_copy(update={"meets": False, "reason": LAME})
 
 
 def unmeasured(text: str, reason: str) -> DefenceTrial:

@@ -8,8 +8,9 @@ from pathlib import Path
 from statistics import median
 
 from leakaudit.audit.request import Request
+from leakaudit.document.counting import count
 from leakaudit.document.status import CellStatus
-from leakaudit.report.wording import count, number, seconds
+from leakaudit.report.wording import number, seconds
 from leakaudit.sweeps.cells import Presentation
 from leakaudit.sweeps.engine import Job, jobs_of
 from leakaudit.sweeps.grid import Plan

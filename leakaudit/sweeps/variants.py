@@ -13,15 +13,19 @@ from pathlib import Path
 
 from leakaudit.audit.assemble import without_pictures
 from leakaudit.audit.request import Request
-from leakaudit.document.schema import AttackEntry, FindingEntry, VariantEntry
+from leakaudit.document.schema import AttackEntry, FindingEntry, VariantEntry, VictimResult
 from leakaudit.document.status import VerdictStatus
 from leakaudit.errors import AuditError, LeakauditError
 from leakaudit.findings import SEVERITIES
 from leakaudit.protocols.base import Mode
+from leakaudit.report.domains import card_for
+from leakaudit.report.domains.base import Shown
 from leakaudit.report.saving import Report
 from leakaudit.sweeps.audits import Audits, Outcome
 from leakaudit.sweeps.names import distinct_names
 
+EVAL_ONLY = "LA404"
+"""The finding that train mode was not audited."""
 RANKING = (
     VerdictStatus.LEAKS_CERTIFIED,
     VerdictStatus.LEAKS_MEASURED,
@@ -103,8 +107,11 @@ def combine(
         failed: Label and error of what could not be.
         order: All labels, as they are to be listed.
     """
+    reports = [(label, _answered(one, reports)) for label, one in reports]
     worst, report = min(reports, key=lambda item: _badness(item[1]))
-    entries = {label: _entry(label, one, label == worst) for label, one in reports}
+    clearest = card_for(report).clearest(report.attacks)
+    index = None if clearest is None else clearest[1].samples[clearest[2]].index
+    entries = {label: _entry(label, one, label == worst, index) for label, one in reports}
     entries |= {label: _unaudited(label, error) for label, error in failed}
     verdict = report.verdict
     if len(order) > 1:
@@ -122,6 +129,14 @@ def combine(
             "partial": partial,
         }
     )
+
+
+def _answered(report: Report, reports: Sequence[tuple[str, Report]]) -> Report:
+    """Without the finding that train mode was not audited, where another variant of the same model audited it."""
+    here = (report.target.path, report.target.sha256)
+    if not any(o.protocol.mode == "train" and (o.target.path, o.target.sha256) == here for _, o in reports):
+        return report
+    return report.model_copy(update={"findings": [f for f in report.findings if f.id != EVAL_ONLY]})
 
 
 def _unaudited(label: str, error: LeakauditError) -> VariantEntry:
@@ -157,7 +172,9 @@ def _union(worst: str, reports: Sequence[tuple[str, Report]]) -> list[FindingEnt
     return sorted(merged, key=lambda f: (SEVERITIES.index(f.severity), f.id))
 
 
-def _entry(label: str, report: Report, worst: bool) -> VariantEntry:
+def _entry(label: str, report: Report, worst: bool, index: int | None) -> VariantEntry:
+    """The entry of one variant, with the pictures of the sample of this index."""
+    shown = None if index is None else card_for(report).clearest(report.attacks, index)
     scored = [s for a in report.attacks if not a.upper_bound for r in a.results for s in r.samples]
     labels = {r.victim: r.labels for a in report.attacks for r in a.results}
     return VariantEntry(
@@ -180,11 +197,21 @@ def _entry(label: str, report: Report, worst: bool) -> VariantEntry:
         labels_right=sum(item.correct for item in labels.values()),
         labels_total=sum(item.count for item in labels.values()),
         seconds=report.seconds,
-        attacks=[_bare(attack) for attack in report.attacks],
+        attacks=[_bare(attack, shown) for attack in report.attacks],
         controls=report.controls,
         findings=report.findings,
     )
 
 
-def _bare(attack: AttackEntry) -> AttackEntry:
-    return attack.model_copy(update={"results": [without_pictures(result) for result in attack.results]})
+def _bare(attack: AttackEntry, shown: Shown | None) -> AttackEntry:
+    """An attack's numbers, and the pictures of one reconstruction if it is this attack's."""
+    return attack.model_copy(update={"results": [_with_one(result, shown) for result in attack.results]})
+
+
+def _with_one(result: VictimResult, shown: Shown | None) -> VictimResult:
+    bare = without_pictures(result)
+    if shown is None or shown[1] is not result:
+        return bare
+    place = shown[2]
+    samples = [*bare.samples[:place], result.samples[place], *bare.samples[place + 1 :]]
+    return bare.model_copy(update={"samples": samples})

@@ -81,8 +81,10 @@ def test_cnn6_d_is_reported_as_deficient(data: Path) -> None:
     result = attack(target, observation)
     assert not result.exact
     assert error(result, truth) > 0.05
-    assert any("2 is deficient" in note and "280 of 3468" in note and "minimum-norm" in note for note in result.notes)
-    assert any("Recovery stops at 2" in note for note in result.notes)
+    assert any(
+        "Layer 2 is deficient" in note and "280 of 3468" in note and "minimum-norm" in note for note in result.notes
+    )
+    assert any("Recovery stops at layer 2" in note for note in result.notes)
 
 
 @pytest.mark.parametrize("index", [0, 1])
@@ -194,7 +196,7 @@ def test_stride_remainder_is_a_deficit_not_a_success() -> None:
     result = attack(target, observation)
     assert result.residual < 1e-6  # it regenerates the update and still is not the image
     assert not result.exact
-    assert any("0 is deficient: its equations leave 240 of 432" in note for note in result.notes)
+    assert any("Layer 0 is deficient: its equations leave 240 of 432" in note for note in result.notes)
 
 
 def test_entries_that_an_inner_stride_skips_do_not_matter() -> None:
@@ -208,10 +210,13 @@ def test_entries_that_an_inner_stride_skips_do_not_matter() -> None:
 # ---- what it refuses ------------------------------------------------------------------------------------------------
 
 REFUSES: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "max-pool": (lambda: small(nn.Conv2d(3, 8, 3), leaky(), nn.MaxPool2d(2)), "stops at max_pool1 (max-pool)"),
-    "average pool": (lambda: small(nn.Conv2d(3, 8, 3), leaky(), nn.AvgPool2d(2)), "stops at avg_pool1 (avg-pool)"),
+    "max-pool": (lambda: small(nn.Conv2d(3, 8, 3), leaky(), nn.MaxPool2d(2)), "stops at layer max_pool1 (max-pool)"),
+    "average pool": (
+        lambda: small(nn.Conv2d(3, 8, 3), leaky(), nn.AvgPool2d(2)),
+        "stops at layer avg_pool1 (avg-pool)",
+    ),
     "global pool": (lambda: small(nn.Conv2d(3, 8, 3), leaky(), nn.AdaptiveAvgPool2d(1)), "(global-pool)"),
-    "gelu": (lambda: small(nn.Conv2d(3, 8, 3), nn.GELU()), "stops at gelu1 (activation gelu)"),
+    "gelu": (lambda: small(nn.Conv2d(3, 8, 3), nn.GELU()), "stops at layer gelu1 (activation gelu)"),
     "silu": (lambda: small(nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Conv2d(8, 8, 3), leaky()), "activation silu"),
     "layer norm": (lambda: small(nn.Conv2d(3, 8, 3), nn.LayerNorm([8, 10, 10])), "(layernorm)"),
     "group norm": (lambda: small(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8)), "(groupnorm)"),

@@ -131,7 +131,7 @@ def test_victims_without_a_trace_are_counted_not_attacked(samples: Batch, space:
         observe(target, samples.subset([0]), FedSGD(1), space)
     report = scan(module, victims=12)
     assert report.batch.victims == len(report.attacks[0].results) == 9
-    assert any("3 more victim(s)" in note for note in report.batch.notes)
+    assert any("3 more victims" in note for note in report.batch.notes)
 
 
 def test_an_incomplete_closed_form_result_is_where_optimisation_starts(space: Images, samples: Batch) -> None:

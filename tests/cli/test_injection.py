@@ -15,12 +15,10 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-import onnx
 import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from pydantic import ValidationError
 
@@ -31,6 +29,7 @@ from leakaudit.document.schema import HASH_KEY, Report, self_hash
 from leakaudit.policy.apply import apply_policy
 from leakaudit.policy.read import Policy, Suppression
 from tests.cli.build import leakaudit
+from tests.cli.named_model import write_model
 from tests.conftest import smooth_images
 from tests.report.builder import build
 from tests.safety.hostile import PARTS, check_lines, hostile_text
@@ -87,31 +86,6 @@ def test_only_one_module_writes_to_the_terminal() -> None:
 )
 def test_the_search_for_writers_finds_one(line: str) -> None:
     assert list(raw_writers(ast.parse(line)))
-
-
-def write_model(path: Path, names: list[str]) -> Path:
-    """A linear model in which every free text is one of these, made unique by its number."""
-    given = iter([f"{text}{number}" for number, text in enumerate(names * 20)])
-    x, flat, hidden, y, w, b, v = (next(given) for _ in range(7))
-    rng = np.random.default_rng(0)
-    tensors = [
-        numpy_helper.from_array((rng.normal(size=shape) / 20).astype(np.float32), tensor)
-        for tensor, shape in ((w, (432, 6)), (b, (6,)), (v, (6, 5)))
-    ]
-    nodes = [
-        helper.make_node("Flatten", [x], [flat], next(given), doc_string=next(given)),
-        helper.make_node("Gemm", [flat, w, b], [hidden], next(given)),
-        helper.make_node("MatMul", [hidden, v], [y], next(given)),
-    ]
-    graph = helper.make_graph(
-        nodes, next(given), [helper.make_tensor_value_info(x, TensorProto.FLOAT, [next(given), 3, 12, 12])],
-        [helper.make_tensor_value_info(y, TensorProto.FLOAT, ["N", 5])], tensors, doc_string=next(given),
-    )  # fmt: skip
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], producer_name=next(given))
-    model.producer_version, model.doc_string, model.domain = next(given), next(given), next(given)
-    model.ir_version = 8
-    onnx.save(model, path)
-    return path
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -49,6 +49,26 @@ def test_one_logit_and_a_long_file() -> None:
     assert (found.share, found.samples) == (1.0, MOST)
 
 
+def test_of_large_samples_few_are_classified_a_few_at_a_time() -> None:
+    """A thousand pictures of 224 px took minutes, and sixty-four at once more memory than a step of an attack."""
+    sizes: list[int] = []
+
+    class Counting(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            sizes.append(len(x))
+            return self.weight * x.flatten(1)[:, :5]
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(()))
+
+    target = make_target(Counting(), (3, 224, 224), 5)
+    batch = Batch(torch.rand(30, 3, 224, 224), torch.zeros(30, dtype=torch.int64), tuple(range(30)))
+    sizes.clear()
+    assert accuracy_on(target, batch, target.domain).samples == 20
+    assert max(sizes) == 1
+
+
 def test_the_model_stays_as_it_was() -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.9), nn.Flatten(), nn.Linear(400, 5))

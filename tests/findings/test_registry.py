@@ -18,6 +18,7 @@ from leakaudit.document.schema import (
     LeftOutEntry,
     MisuseEntry,
     PartResult,
+    RoundEntry,
 )
 from leakaudit.document.status import Cause, Cut, Lost, MisuseKind
 from leakaudit.errors import UsageError
@@ -104,6 +105,19 @@ def test_a_rule_has_a_page_a_remedy_and_fires(identifier: str) -> None:
 
 def test_rules_can_stay_silent() -> None:
     assert judge(QUIET) == []
+
+
+def test_rounds_of_different_sizes_are_counted_each_by_its_own() -> None:
+    rounds = [
+        RoundEntry(victim=n, label="", kind="weights", sha256=None, samples=size, known=True, own_weights=False)
+        for n, size in enumerate((1, 2))
+    ]
+    protocol = {"algorithm": "fedavg", "rounds": rounds}
+    found = {f.id: f.message for f in judge(evidence([], batch_size=1, protocol=protocol, distinct_records=[1, 2]))}
+    assert "LA401" not in found, "one update is of two samples"
+    assert found["LA303"].endswith("shows: 1 of 1, 2 of 2.")
+    alone = judge(evidence([], batch_size=1, protocol={**protocol, "rounds": rounds[:1]}, distinct_records=[1]))
+    assert "LA401" in {f.id for f in alone}
 
 
 def test_the_number_of_real_images_counts_not_that_of_augmentations() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -51,6 +53,17 @@ def test_objective_at_the_true_input_is_the_prior_alone() -> None:
     objective, match = matching.evaluate(inputs.requires_grad_(True))
     assert float(match.detach()) < 1e-25
     torch.testing.assert_close(objective, 0.3 * total_variation(inputs))
+
+
+def test_candidates_of_a_search_share_what_is_as_large_as_the_model() -> None:
+    matching, inputs = problem(tv_weight=0.0)
+    other = matching.under(replace(matching.settings, tv_weight=1e-3))
+    assert other.yardstick is matching.yardstick is other.distance is matching.distance
+    squared = matching.under(replace(matching.settings, distance="euclidean", matched_share=0.5))
+    assert squared.yardstick is matching.yardstick
+    assert squared.distance is not matching.yardstick
+    weighted = matching.under(replace(matching.settings, layer_weights="linear"))
+    assert float(weighted.evaluate(inputs + 1)[1]) != float(matching.evaluate(inputs + 1)[1])
 
 
 def test_gradient_of_the_objective_against_finite_differences() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ from leakaudit.document.schema import Report
 from leakaudit.policy.apply import apply_policy
 from leakaudit.policy.read import Policy
 from leakaudit.report.formats.html import render_html
+from leakaudit.safety.text import clean
 from tests.conftest import ROOT
 from tests.report.builder import build
 from tests.report.hostile import hostile
+from tests.report.names import NAMES, named, named_table
 
 pytestmark = pytest.mark.browser
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -193,6 +195,20 @@ def test_dark_mode_follows_the_system(browser: Any, page_file: Path) -> None:
 def test_narrow_screens_need_no_sideways_scrolling(browser: Any, page_file: Path, width: int) -> None:
     for page in opened(browser, page_file, viewport={"width": width, "height": 800}):
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+@pytest.mark.parametrize("made", [named, named_table])
+def test_names_of_every_kind_stay_inside_of_the_page(
+    browser: Any, tmp_path: Path, made: Callable[[list[str]], Report], width: int
+) -> None:
+    file = written(made(list(NAMES.values())), tmp_path)
+    for page in opened(browser, file, viewport={"width": width, "height": 900}):
+        unfold(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        text = "".join(page.locator("main").inner_text().split())
+        for name in NAMES.values():
+            assert "".join(clean(name).split()) in text
 
 
 def test_without_javascript_everything_is_there(browser: Any, page_file: Path) -> None:

@@ -133,6 +133,9 @@ def test_markdown_says_what_fails_and_what_did_not_run(report: Report) -> None:
     folded = text[text.index("<details>") : text.index("</details>")]
     for attack in report.attacks:
         assert (f"- {attack.title}: " in folded) == (attack not in ran)
+    assert "Not run: 2 attacks<" in folded
+    one = report.model_copy(update={"attacks": report.attacks[:-1]})
+    assert "Not run: 1 attack<" in render_markdown(one)
 
 
 def test_csv_holds_every_score(report: Report) -> None:

@@ -7,7 +7,6 @@ import hashlib
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -20,39 +19,13 @@ from leakaudit.errors import UsageError
 from leakaudit.report.domains.images import FLOORS
 from leakaudit.report.formats.html import command_line, render_html
 from leakaudit.report.views.figures import loss_curves, psnr_chart, rank_profiles
+from leakaudit.report.views.view import evidence_rows
 from leakaudit.report.wording import MISSING, clip, fixed, number, seconds
 from leakaudit.tasks.base import LabelGuess
 from leakaudit.tasks.single_label import SingleLabel
 from tests.report.builder import build
 from tests.report.hostile import hostile
-
-
-class Page(HTMLParser):
-    """Elements, attributes and text of a page, as a browser would see them."""
-
-    def __init__(self, markup: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.raw: dict[str, list[str]] = {"style": [], "script": []}
-        self._inside = ""
-        self.feed(markup)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        self._inside = tag if tag in self.raw else ""
-
-    def handle_endtag(self, tag: str) -> None:
-        self._inside = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._inside:
-            self.raw[self._inside].append(data)
-        else:
-            self.text += f" {data}"
-
-    def values(self, name: str) -> list[str]:
-        return [value for _, attrs in self.tags if (value := attrs.get(name)) is not None]
+from tests.report.page import Page
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +174,39 @@ def test_a_deep_network_gets_several_figures() -> None:
     figures = rank_profiles(report)
     assert len(figures) == 3
     assert "24 of 70 layers" in figures[0].caption
+
+
+def test_an_upper_bound_on_a_rank_is_never_called_determined() -> None:
+    report = build(victims=1, runs=1)
+    layers = report.rank.layers
+    layers[0] = layers[0].model_copy(update={"bound": True, "unique": None})
+    layers[1] = layers[1].model_copy(update={"bound": True})
+    (figure,) = rank_profiles(report)
+    assert "at most determined" in figure.svg
+    assert "at most all 3072" in figure.svg
+    assert "deficit at least 280" in figure.svg
+    assert "only an upper bound is known" in figure.caption
+    text = Page(render_html(report)).text
+    for told in ("≤ 3072", "≤ 3188", "≥ 280", "at least 0"):
+        assert told in text
+    (certain,) = rank_profiles(build(victims=1, runs=1))
+    assert "at most" not in certain.svg + certain.caption
+
+
+def test_a_long_headline_is_whole() -> None:
+    report = build(victims=1, runs=1)
+    report.verdict.headline = " ".join(f"word{n}" for n in range(60))
+    page = Page(render_html(report))
+    assert report.verdict.headline in page.text
+    assert [attrs.get("class") for tag, attrs in page.tags if tag == "h1"] == ["long"]
+
+
+def test_evidence_names_attacks_by_their_titles_and_leaves_out_what_is_empty() -> None:
+    report = build(victims=1, runs=1)
+    finding = report.findings[0].model_copy(update={"evidence": {"attack": "ig", "layers": [], "attacks": ["ig"]}})
+    assert evidence_rows(report, finding) == [
+        ("attack", "Inverting Gradients"), ("attacks", "Inverting Gradients"),
+    ]  # fmt: skip
 
 
 def test_undefined_numbers_are_a_dash_never_zero() -> None:

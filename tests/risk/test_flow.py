@@ -97,7 +97,7 @@ def test_a_deep_residual_network_gets_a_score_and_names_its_bounds() -> None:
     assert report.score is not None
     rows = [row for row in report.layers if row.kind == "block"]
     assert len(rows) == 3
-    assert all("upper bound" in row.note and not row.measured and row.unique is None for row in rows)
+    assert all("upper bound" in row.note and not row.measured and row.unique is None and row.bound for row in rows)
 
 
 class Transformer(nn.Module):

@@ -55,7 +55,15 @@ def test_both_modes_of_a_module(data: tuple[np.ndarray, np.ndarray]) -> None:
     assert report.verdict.status == worst.status == "LEAKS (certified)"
     assert worst.label in report.verdict.headline
     assert {a.name for a in report.variants[0].attacks} == {a.name for a in report.variants[1].attacks}
-    assert all(s.original_png is None for v in report.variants for a in v.attacks for r in a.results for s in r.samples)
+    assert "LA404" not in {f.id for f in (*report.findings, *(f for v in report.variants for f in v.findings))}
+    for variant in report.variants:
+        samples = [s for a in variant.attacks for r in a.results for s in r.samples]
+        (shown,) = [s for s in samples if s.original_png or s.reconstruction_png]
+        assert shown.original_png
+        assert shown.leaked == any(s.leaked for s in samples)
+    strip = render_html(report).partition('class="strip stages"')[2].partition("</figure>")[0]
+    assert strip.count("<img ") == 4, "original and reconstruction under both modes"
+    assert strip.index("eval mode") < strip.index("train mode")
 
 
 def test_checkpoints_through_the_command_line(tmp_path: Path, data: tuple[np.ndarray, np.ndarray]) -> None:

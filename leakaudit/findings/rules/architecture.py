@@ -56,7 +56,7 @@ def first_layer_linear(evidence: Evidence) -> Iterator[Found]:
         yield Found(
             "medium" if evidence.protocol.batch_size == 1 else "low",
             "estimated",
-            f"{first.name} multiplies the input itself; its gradient is a sum of multiples of the samples.",
+            f"Layer {first.name} multiplies the input itself; its gradient is a sum of multiples of the samples.",
             {"layer": first.name, "batch_size": evidence.protocol.batch_size},
         )
 
@@ -79,7 +79,7 @@ def bias_exposed(evidence: Evidence) -> Iterator[Found]:
         yield Found(
             "low",
             "estimated",
-            f"The bias of {first.name} is trained and shared: the error that multiplies the input is known.",
+            f"The bias of layer {first.name} is trained and shared: the error that multiplies the input is known.",
             {"layer": first.name},
         )
 

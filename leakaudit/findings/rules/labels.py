@@ -87,11 +87,13 @@ def records_counted(evidence: Evidence) -> Iterator[Found]:
     """
     told = [] if evidence.batch is None else [count for count in evidence.batch.distinct_records if count is not None]
     if told and evidence.protocol.algorithm != "fedsgd":
-        counts = ", ".join(map(str, told))
+        sizes = evidence.batch_sizes
+        behind = sizes if len(sizes) == len(told) else [evidence.protocol.batch_size] * len(told)
+        counts = ", ".join(dict.fromkeys(f"{one} of {size}" for one, size in zip(told, behind, strict=True)))
         yield Found(
             "low",
             "measured",
-            f"The rank of the first layer's update shows {counts} distinct records, of {evidence.protocol.batch_size}.",
+            f"Distinct records that the rank of the first layer's update shows: {counts}.",
             {"records": told, "batch_size": evidence.protocol.batch_size},
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from leakaudit.document.counting import count
 from leakaudit.document.status import RunStatus
 from leakaudit.findings.registry import Evidence, Found, rule
 
@@ -20,7 +21,7 @@ def single_sample(evidence: Evidence) -> Iterator[Found]:
     The gradient of a batch is a mean, and the terms of a mean are harder to tell apart. Every attack in the report is
     at its best here, and R-GAP works only here.
     """
-    if evidence.protocol.batch_size == 1:
+    if set(evidence.batch_sizes) == {1}:
         yield Found(
             "low",
             "certified",
@@ -56,7 +57,7 @@ def batchnorm_statistics(evidence: Evidence) -> Iterator[Found]:
         yield Found(
             "medium" if evidence.protocol.batch_size == 1 or shared else "low",
             "certified" if shared else "estimated",
-            f"{len(layers)} BatchNorm layer(s) take mean and variance over this batch; {told}.",
+            f"mean and variance are taken over this batch in {count(len(layers), 'BatchNorm layer')}; {told}.",
             {"layers": layers, "shared": evidence.protocol.shared_statistics, "attacks_that_used_them": given},
         )
 
@@ -102,7 +103,8 @@ def eval_mode(evidence: Evidence) -> Iterator[Found]:
         yield Found(
             "low",
             "certified",
-            f"{len(layers)} layer(s) behave differently in train mode, which was not audited: {', '.join(layers[:5])}.",
+            f"Train mode, in which {count(len(layers), 'layer')} would behave differently, was not audited: "
+            f"{', '.join(layers[:5])}.",
             {"layers": layers},
         )
 
@@ -126,8 +128,8 @@ def resting(evidence: Evidence) -> Iterator[Found]:
         yield Found(
             "low",
             "certified",
-            f"{len(names)} trained tensor(s) have no gradient at these weights and will have one later, such as "
-            f"{names[0]}: that they show nothing now says nothing of them.",
+            f"Without a gradient at these weights, but with one later: {count(len(names), 'trained tensor')}, such as "
+            f"{names[0]}. That nothing is shown now says nothing of later.",
             {"tensors": len(names), "layers": names},
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from leakaudit.document.counting import count
 from leakaudit.document.schema import ControlEntry
 from leakaudit.document.status import ControlStatus
 from leakaudit.findings.effort import efforts
@@ -176,8 +177,8 @@ def near_duplicates(evidence: Evidence) -> Iterator[Found]:
         yield Found(
             "low",
             "certified",
-            f"{len(counts)} attacked sample(s) have near-duplicates in the batch file, up to {max(counts.values())}: "
-            "identified up to near-duplicates.",
+            f"The batch file has near-duplicates of {count(len(counts), 'attacked sample')}, up to "
+            f"{max(counts.values())} of one: identified up to near-duplicates.",
             {"samples": sorted(counts), "most": max(counts.values())},
         )
 

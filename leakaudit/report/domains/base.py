@@ -22,6 +22,9 @@ from leakaudit.report.views.cells import Fact, Metric, best, lowered, reidentifi
 from leakaudit.report.views.figures import Figure
 from leakaudit.report.wording import MISSING, clip, shape
 
+Shown = tuple[AttackEntry, VictimResult, int]
+"""A reconstruction: the attack, the victim, and its place among the victim's samples."""
+
 
 class Card:
     """How a document's samples are shown.
@@ -112,6 +115,26 @@ class Card:
         if sample.closeness is None:
             return float("inf") if sample.leaked else float("-inf")
         return sample.closeness
+
+    def clearest(self, attacks: Iterable[AttackEntry], index: int | None = None) -> Shown | None:
+        """The most telling reconstruction: one that leaked before one that did not, then the closest.
+
+        Args:
+            attacks: Where to look; declared upper bounds are left out.
+            index: Of the one sample that is looked for.
+        """
+        found = (
+            (attack, result, place)
+            for attack in attacks
+            if not attack.upper_bound
+            for result in attack.results
+            for place, sample in enumerate(result.samples)
+            if index is None or sample.index == index
+        )
+        return max(found, key=lambda item: self._telling(item[1].samples[item[2]]), default=None)
+
+    def _telling(self, sample: SampleResult) -> tuple[bool, float]:
+        return sample.leaked, self.closeness(sample)
 
     def showable(self, sample: SampleResult) -> bool:
         """Whether there is something to see of a sample."""

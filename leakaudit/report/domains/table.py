@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import ClassVar, Literal
 
+from leakaudit.document.counting import count
 from leakaudit.document.schema import AttackEntry, SampleResult, TableResult
 from leakaudit.domains.specs import TABLE, TABLE_FLOORS, Spec
 from leakaudit.report.domains.base import Card
 from leakaudit.report.views.cells import Fact
-from leakaudit.report.wording import MISSING, clip, count, number
+from leakaudit.report.wording import MISSING, clip, number
 
 Mark = Literal["right", "wrong", "unread"]
 INTRO = (

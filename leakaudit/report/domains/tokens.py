@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from leakaudit.document.counting import count
 from leakaudit.document.schema import SampleResult, TokenResult
 from leakaudit.domains.specs import TOKENS, Spec
 from leakaudit.report.domains.base import Card
 from leakaudit.report.views.cells import Fact
-from leakaudit.report.wording import MISSING, clip, count, number
+from leakaudit.report.wording import MISSING, clip, number
 
 Mark = Literal["right", "wrong", "unread"]
 FLOORS = {

@@ -151,14 +151,24 @@ def _finalize(value: Any) -> Any:
 
 
 _OPTION = re.compile(r"(?<![\w-])--(?=[a-z])")
+PIECE, BREAK = 12, "\u200b"
+"""Characters of a long name between which a line may end, and what says so; chosen, less than the narrowest column."""
+_LONG_NAME = re.compile(r"(?![0-9a-f]{64}\b)[^\s\u2060]{28,}")
+"""A word longer than any of ours, for which a table would grow beyond the page; hashes are left, to be copied."""
 JOINED = "-\u2060-\u2060"
 """Two hyphens after which no line ends: an option stays in one piece."""
 
 
 def _finalize_for_paper(value: Any) -> Any:
-    """Like :func:`_finalize`; options are not broken at the end of a line."""
+    """Like :func:`_finalize`; options are not broken at the end of a line, and long names can be."""
     value = _finalize(value)
-    return _OPTION.sub(JOINED, value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return _LONG_NAME.sub(_breakable, _OPTION.sub(JOINED, value))
+
+
+def _breakable(name: re.Match[str]) -> str:
+    return BREAK.join(name[0][start : start + PIECE] for start in range(0, len(name[0]), PIECE))
 
 
 def _verbatim(value: str) -> Markup:

@@ -108,6 +108,8 @@ def _trial(trial: DefenceTrial) -> Element:
         SubElement(case, "skipped", {"message": _line(trial.reason)})
     elif not trial.evaluated:
         SubElement(case, "skipped", {"message": "not evaluated: no attack that ran works through this defence"})
+    elif trial.reason:
+        SubElement(case, "skipped", {"message": _line(f"undecided: {trial.reason}")})
     else:
         judged = "meets the goal" if trial.meets else "misses the goal"
         cost = "" if trial.loss is None else f", held-out loss {trial.loss:.3g}"

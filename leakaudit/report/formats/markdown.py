@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+from leakaudit.document.counting import count
 from leakaudit.document.schema import FindingEntry, Report
 from leakaudit.document.status import RunStatus
 from leakaudit.report.domains import card_for
@@ -96,7 +97,7 @@ def _left(report: Report) -> list[str]:
     if not left:
         return []
     told = [f"- {escape(a.title, 80)}: {a.status.replace('_', ' ')}, {escape(a.reason)}" for a in left]
-    return [f"<details><summary>Not run: {len(left)} attacks</summary>", "", *told, "", "</details>", ""]
+    return [f"<details><summary>Not run: {count(len(left), 'attack')}</summary>", "", *told, "", "</details>", ""]
 
 
 FAILED = "could not audit"

@@ -9,10 +9,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
-import re
 import unicodedata
 import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -20,13 +18,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from leakaudit.document.carried import stream_heads
+from leakaudit.document.counting import count
 from leakaudit.document.schema import Report
 from leakaudit.errors import first_line
 from leakaudit.report.formats.base import HEAD, Format, FormatUnavailable, Rendering, ReportWarning
 from leakaudit.report.formats.html import bundled_templates, render_view
 from leakaudit.report.views.view import build_view
 
-_STREAM = re.compile(rb"stream\r?\n")
 _MISSING = ".notdef glyph rendered"
 """How WeasyPrint's log begins where no font has a character; the code point is its last argument."""
 PACKAGES = "libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0 fonts-dejavu-core"
@@ -162,14 +161,22 @@ def _missing_glyphs_told() -> Iterator[None]:
     finally:
         logger.removeHandler(seen)
     if seen.points:
-        scripts = sorted({unicodedata.name(chr(point), "UNNAMED").split()[0].split("-")[0] for point in seen.points})
+        scripts = sorted({_script(chr(point)) for point in seen.points})
         warnings.warn(
-            f"report.pdf shows {len(seen.points)} character(s) as empty boxes, as no installed font has them "
-            f"({', '.join(scripts[:5])}{', …' if len(scripts) > 5 else ''}). Install a font that does, such as "
-            "fonts-noto-cjk or fonts-noto-core on Debian or Ubuntu, and render again; HTML and JSON are complete.",
+            f"report.pdf shows {count(len(seen.points), 'character')} as empty boxes, as no installed font has them "
+            f"({', '.join(scripts[:5])}{', …' if len(scripts) > 5 else ''}). Install a font that does, on Debian or "
+            "Ubuntu fonts-noto-cjk, fonts-noto-core or fonts-noto-color-emoji, and render again; HTML and JSON are "
+            "complete.",
             ReportWarning,
             stacklevel=2,
         )
+
+
+def _script(character: str) -> str:
+    """What a font must know to have a character: the first word of its name, by which alphabets go."""
+    if unicodedata.category(character).startswith("S"):
+        return "emoji and other symbols"
+    return unicodedata.name(character, "UNNAMED").split()[0].split("-")[0]
 
 
 def _attachment(weasyprint: Any, report: Report) -> Any:
@@ -191,18 +198,7 @@ def _render(rendering: Rendering) -> bytes:
 
 
 def _ours(content: bytes) -> bool:
-    return any(b"leakaudit" in text for text in _streams(content))
-
-
-def _streams(content: bytes) -> list[bytes]:
-    """The beginnings of a PDF's streams, unpacked where they are packed."""
-    found = []
-    for mark in _STREAM.finditer(content):
-        try:
-            found.append(zlib.decompressobj().decompress(content[mark.end() :], HEAD))
-        except zlib.error:
-            found.append(content[mark.end() : mark.end() + HEAD])
-    return found
+    return any(b"leakaudit" in head for _, head in stream_heads(content, HEAD))
 
 
 FORMAT = Format(

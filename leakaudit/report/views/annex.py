@@ -10,11 +10,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from leakaudit.document.counting import count
 from leakaudit.document.schema import AttackEntry, ClaimEntry, DefenceEntry, Report
 from leakaudit.document.status import RunStatus
 from leakaudit.report.views.cells import Cell, Fact, Table
 from leakaudit.report.views.residual import residual_risk
-from leakaudit.report.wording import MISSING, clip, count, plain, words
+from leakaudit.report.wording import MISSING, clip, plain, words
 
 SCOPE = {
     "A": "Server that sees updates only",
@@ -103,7 +104,6 @@ class Annex:
     """What the annex shows."""
 
     scope: Table
-    assumptions: list[str]
     facts: list[Fact]
     controls: str
     mapping: Table
@@ -116,7 +116,6 @@ def build_annex(report: Report) -> Annex:
     """The annex of a report."""
     return Annex(
         scope=_scope(report.attacks),
-        assumptions=[clip(item, 400) for item in report.verdict.assumed],
         facts=_facts(report),
         controls=_controls(report),
         mapping=_mapping(),

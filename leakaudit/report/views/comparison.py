@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from statistics import median
 
+from leakaudit.document.counting import count
 from leakaudit.document.schema import AttackEntry, Comparison, VictimResult
-from leakaudit.report.wording import clip, count, fixed, signed
+from leakaudit.report.wording import clip, fixed, signed
 
 
 def comparison_sentence(attack: AttackEntry) -> str:

@@ -6,11 +6,12 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from leakaudit.document.schema import Report, TargetSection, VictimResult
+from leakaudit.document.counting import count
+from leakaudit.document.schema import RankSection, Report, TargetSection, VictimResult
 from leakaudit.document.status import RunStatus
 from leakaudit.report.domains import card_for
 from leakaudit.report.views.cells import Fact
-from leakaudit.report.wording import MISSING, clip, count, number, plain, seconds
+from leakaudit.report.wording import MISSING, clip, number, plain, seconds
 
 
 def _results(report: Report) -> Iterator[VictimResult]:
@@ -75,8 +76,8 @@ def batch_facts(report: Report) -> list[Fact]:
         ("File", batch.path or _without_path(report)),
         ("Samples in the file", number(batch.samples)),
         ("Classified right by the model", accuracy(report)),
-        ("Victims", f"{count(batch.victims, 'batch', 'batches')} of {count(batch.batch_size, 'sample')}"),
-        ("Update", f"{protocol.title} of {count(protocol.batch_size, 'sample')}, {protocol.mode} mode"),
+        ("Victims", victims_told(report)),
+        ("Update", f"{protocol.title} of {_behind(report)}, {protocol.mode} mode"),
         ("Distinct records", _records(report)),
         ("Recorded in", protocol.update_path or ("left out" if protocol.update_sha256 else "")),
         ("SHA-256 of the update", protocol.update_sha256 or ""),
@@ -110,6 +111,17 @@ def _without_path(report: Report) -> str:
     return "in memory" if report.batch.sha256 is None else "left out"
 
 
+def victims_told(report: Report) -> str:
+    """How many batches were attacked, of how many samples each."""
+    return f"{count(report.batch.victims, 'batch', 'batches')} of {_behind(report)}"
+
+
+def _behind(report: Report) -> str:
+    """How many samples are behind one update; recorded rounds may differ in them."""
+    sizes = sorted({entry.samples for entry in report.protocol.rounds} or {report.batch.batch_size})
+    return count(sizes[0], "sample") if len(sizes) == 1 else f"{sizes[0]} to {count(sizes[-1], 'sample')}"
+
+
 def _rounds(report: Report) -> str:
     """How many recorded rounds there are, and which are left out."""
     protocol = report.protocol
@@ -136,12 +148,25 @@ def accuracy(report: Report) -> str:
 def rank_facts(report: Report) -> list[Fact]:
     """What rank analysis says of the whole network."""
     rank = report.rank
-    deficient = [clip(layer.name, 40) for layer in rank.layers if layer.deficit]
+    deficient = [layer.name for layer in rank.layers if layer.deficit]
     return [
         Fact("Score", number(rank.score), clip(rank.score_reason)),
-        Fact("Deficit at the input", number(rank.propagated_deficit), "values left open after all layers"),
-        Fact("Deficient layers", ", ".join(deficient[:12]) if deficient else "none"),
+        Fact("Deficit at the input", _deficit(rank), "values left open after all layers"),
+        Fact("Deficient layers", f"{len(deficient)} of {len(rank.layers)}", _listed(deficient)),
     ]
+
+
+def _listed(layers: list[str]) -> str:
+    """Layers by name, the first of many; names may be numbers, so what they name is said."""
+    more = f" and {len(layers) - 12} more" if len(layers) > 12 else ""
+    return f"layer {', '.join(clip(layer, 40) for layer in layers[:12])}{more}" if layers else ""
+
+
+def _deficit(rank: RankSection) -> str:
+    """How many values stay open; at least as many where a layer's rank is known as an upper bound."""
+    told = number(rank.propagated_deficit)
+    bounded = rank.propagated_deficit is not None and any(layer.bound for layer in rank.layers)
+    return f"at least {told}" if bounded else told
 
 
 def reproduce_facts(report: Report) -> list[Fact]:

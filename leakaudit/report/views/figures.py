@@ -7,15 +7,17 @@ Each figure is narrow (about 440 units), so that its text stays legible on a 400
 from __future__ import annotations
 
 import io
-import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from leakaudit.document.counting import count
 from leakaudit.document.schema import AttackEntry, HistoryPoint, RankLayer, Report, SampleResult
 from leakaudit.report.views.svg import inline_svg
-from leakaudit.report.wording import clip, count, fixed, number, words
+from leakaudit.report.wording import clip, fixed, number, words
+from leakaudit.safety.text import clean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,6 +32,8 @@ FLOOR_MARKS = {"grey": "s", "mean": "^", "other": "D", "flat": "P", "prior_only"
 ROWS = 24
 """Rows in one figure; more would not be legible on one page."""
 LAYER_FIGURES = 4
+PALE = 0.4
+"""Opacity of a bar that is an upper bound; chosen, to be told from a full one in print."""
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "leakaudit",
@@ -73,7 +77,9 @@ def canvas_of(width: float, height: float, rows: int = 1) -> Iterator[tuple[Canv
         axes = figure.subplots(rows, 1, sharex=True)
         for axis in [axes] if rows == 1 else axes:
             axis.patch.set_alpha(0)
-        yield figure, axes
+        with warnings.catch_warnings():  # its own font only measures the labels: they are drawn as text
+            warnings.filterwarnings("ignore", r"(?s)Glyph \d+ .*missing from font", UserWarning)
+            yield figure, axes
 
 
 def figure_of(canvas: Canvas, identifier: str, title: str, description: str, caption: str) -> Figure:
@@ -87,8 +93,8 @@ def figure_of(canvas: Canvas, identifier: str, title: str, description: str, cap
 
 
 def axis_label(text: str, longest: int = 20) -> str:
-    """A name as an axis label: characters that the font has, and few of them."""
-    text = re.sub(r"[^\x20-\x7e\xa1-\xff]", "?", text)
+    """A name as an axis label: one line of few characters; whatever shows the figure has the fonts for them."""
+    text = " ".join(clean(text).split())
     return text if len(text) <= longest else f"{text[: longest - 8]}…{text[-7:]}"
 
 
@@ -252,12 +258,12 @@ def _rank_profile(layers: Sequence[RankLayer], identifier: str, total: int) -> F
         for side in ("left", "bottom"):
             axis.spines[side].set_visible(False)
         axis.tick_params(length=0)
-        _rank_legend(canvas)
+        _rank_legend(canvas, bounded=any(layer.bound for layer in layers))
         named = [f"{clip(layer.name, 60)}: {_layer_words(layer)}" for layer in layers]
         part = "" if total == len(layers) else f" {len(layers)} of {total} layers."
         caption = (
             "From the input at the top to the output: of the values that enter a layer, how many directions one update "
-            f"determines, and how many it leaves open.{part}"
+            f"determines, and how many it leaves open.{_bound_words(layers)}{part}"
         )
         return figure_of(
             canvas, identifier, "The network: what one update determines, layer by layer", "; ".join(named), caption
@@ -270,10 +276,24 @@ def _constraints(layer: RankLayer) -> int | None:
     return sum(parts) if parts else None
 
 
+def _bound_words(layers: Sequence[RankLayer]) -> str:
+    """What a pale bar means, where there is one."""
+    if not any(layer.bound for layer in layers):
+        return ""
+    return (
+        " Pale: at most so many, as only an upper bound is known of these layers; what is left open there is certain."
+    )
+
+
 def _layer_words(layer: RankLayer) -> str:
     equations = _constraints(layer)
     text = f"{number(layer.unknowns)} unknowns, {number(equations)} equations"
-    return f"{text}, deficit {number(layer.deficit)}" if layer.deficit else text
+    text += f", {_deficit_words(layer)}" if layer.deficit else ""
+    return f"{text}, an upper bound" if layer.bound else text
+
+
+def _deficit_words(layer: RankLayer) -> str:
+    return f"deficit {'at least ' if layer.bound else ''}{number(layer.deficit)}"
 
 
 def _draw_layer(axis: Axes, position: int, layer: RankLayer) -> None:
@@ -284,15 +304,17 @@ def _draw_layer(axis: Axes, position: int, layer: RankLayer) -> None:
         told, color = "could not be counted", MUTED
     else:
         known = 1 - min(layer.deficit, unknowns) / unknowns
-        axis.barh(position, known, height=0.6, color=SERIES[0], linewidth=0)
+        axis.barh(position, known, height=0.6, color=SERIES[0], alpha=PALE if layer.bound else 1, linewidth=0)
         axis.barh(position, 1 - known, left=known, height=0.6, color=ALERT, alpha=0.75, linewidth=0)
-        told = f"deficit {number(layer.deficit)} of {number(unknowns)}" if layer.deficit else f"all {number(unknowns)}"
-        color = ALERT if layer.deficit else INK
+        told = f"{_deficit_words(layer)} of {number(unknowns)}" if layer.deficit else f"all {number(unknowns)}"
+        told = f"at most {told}" if layer.bound and not layer.deficit else told
+        color = ALERT if layer.deficit else MUTED if layer.bound else INK
     axis.text(1.02, position, told, va="center", color=color, fontsize=8.5)
 
 
-def _rank_legend(canvas: Canvas) -> None:
+def _rank_legend(canvas: Canvas, *, bounded: bool) -> None:
     from matplotlib.patches import Patch
 
     handles = [Patch(color=SERIES[0], label="determined by one update"), Patch(color=ALERT, label="left open")]
-    canvas.legend(handles=handles, loc="outside upper left", ncols=2, handletextpad=0.5, columnspacing=1.5)
+    handles += [Patch(color=SERIES[0], alpha=PALE, label="at most determined")] if bounded else []
+    canvas.legend(handles=handles, loc="outside upper left", ncols=3, handletextpad=0.5, columnspacing=1.5)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from leakaudit.document.counting import count
 from leakaudit.document.schema import BaselineEntry, PolicySection, Report
 from leakaudit.report.views.cells import Cell, Fact, Table
-from leakaudit.report.wording import clip, count, plain
+from leakaudit.report.wording import clip, plain
 
 
 @dataclass(frozen=True)

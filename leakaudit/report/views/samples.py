@@ -6,17 +6,17 @@ What leaked has a card; what did not is a thumbnail in a strip, since a page of 
 from __future__ import annotations
 
 import base64
-import re
 from dataclasses import dataclass
 from typing import Any
 
+from leakaudit.document.carried import is_picture
+from leakaudit.document.counting import count
 from leakaudit.document.schema import AttackEntry, Report, SampleResult, SnapshotEntry, VictimResult
 from leakaudit.report.domains.base import Card
 from leakaudit.report.views.cells import Fact, class_name, label_row
 from leakaudit.report.views.comparison import comparison_sentence
-from leakaudit.report.wording import MISSING, clip, count, seconds
+from leakaudit.report.wording import MISSING, clip, seconds
 
-_PNG = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+={0,2}")
 PIXELATED_BELOW = 100
 """Images with fewer pixels a side are drawn with visible pixels, not smoothed: smoothing would flatter them."""
 KINDS = 6
@@ -80,7 +80,7 @@ class Gallery:
 
 def picture(uri: str | None, alt: str) -> Picture:
     """An image of the document; anything but a PNG data URI is left out, so nothing is ever loaded from elsewhere."""
-    if uri is None or not _PNG.fullmatch(uri):
+    if uri is None or not is_picture(uri):
         return Picture(None, alt)
     head = base64.b64decode(uri[22:62])  # 8 bytes signature, 8 chunk header, then width and height
     width, height = int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
@@ -133,6 +133,20 @@ def _cover_caption(best: _Shown, shown: int, kinds: int) -> str:
     return f"{each}; the closest is sample {sample.index}, by {clip(attack.title, 80)}."
 
 
+def under_variants(card: Card) -> list[tuple[str, SampleView]]:
+    """The sample that leaks clearest in the worst variant, as it was rebuilt under each; labels before it."""
+    worst = card.clearest(card.report.attacks)
+    if worst is None or not card.report.variants:
+        return []
+    index = worst[1].samples[worst[2]].index
+    reached = [(entry.label, card.clearest(entry.attacks, index)) for entry in card.report.variants]
+    return [
+        (clip(label, 60), sample_view(card, *found))
+        for label, found in reached
+        if found is not None and card.showable(found[1].samples[found[2]])
+    ]
+
+
 def gallery(card: Card, attack: AttackEntry) -> Gallery:
     """What one attack reached on every victim."""
     samples = [
@@ -178,7 +192,7 @@ def sample_view(card: Card, attack: AttackEntry, result: VictimResult, position:
         ),
         facts=_facts(card, sample),
         nearness=card.nearness(sample),
-        label="" if sample.label is None else class_name(card.report, sample.label),
+        label="" if sample.label is None else f"class {class_name(card.report, sample.label)}",
         text=card.text(sample),
         wide=card.wide,
         mask=_label_map(sample.label_png, f"Label of sample {sample.index}, a colour for each class"),
@@ -207,7 +221,11 @@ def _label_fact(report: Report, sample: SampleResult) -> Fact:
     if sample.label_right is not None:
         inferred = "among those inferred" if sample.label_right else "not among those inferred"
     if sample.label is None:
-        read = "" if sample.inferred_row is None else f"inferred {label_row(report, sample.inferred_row)}"
+        read = (
+            ""
+            if sample.inferred_row is None or sample.label_right is None
+            else f"inferred {label_row(report, sample.inferred_row)}"
+        )
         told = "; ".join(filter(None, [inferred, read]))
         return Fact("Label", label_row(report, sample.label_row or []), clip(told))
     return Fact("Label", class_name(report, sample.label), inferred)

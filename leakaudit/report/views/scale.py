@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from leakaudit.document.counting import count
 from leakaudit.document.schema import SampleResult
 from leakaudit.report.views.figures import ALERT, INK, MUTED, SERIES, Figure, canvas_of, figure_of
-from leakaudit.report.wording import count, fixed
+from leakaudit.report.wording import fixed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,7 +76,8 @@ def _words(best: dict[int, SampleResult], floors: Sequence[float]) -> str:
 
 
 def _caption(best: dict[int, SampleResult]) -> str:
+    which = "" if len(best) == 1 else f" of each of {count(len(best), 'sample')}"
     return (
-        f"A triangle for the closest reconstruction of each of {count(len(best), 'sample')}, red where it leaked. What "
-        "does not lie right of the best guess needs no update."
+        f"A triangle for the closest reconstruction{which}, red where it leaked. What does not lie right of the best "
+        "guess needs no update."
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
+from leakaudit.document.counting import count
 from leakaudit.document.schema import AccountingEntry, Report, self_hash
 from leakaudit.document.status import RunStatus
 from leakaudit.report.domains.base import Card
@@ -15,7 +16,7 @@ from leakaudit.report.views.bounds_chart import accounted
 from leakaudit.report.views.cells import Fact
 from leakaudit.report.views.figures import Figure
 from leakaudit.report.views.samples import SampleView, cover_samples
-from leakaudit.report.wording import clip, count
+from leakaudit.report.wording import clip
 
 NO_FILE = "none: not from a file"
 

@@ -312,15 +312,21 @@ def rank_table(report: Report) -> Table:
     return table
 
 
+def _bound(sign: str, layer: RankLayer, value: int | None) -> str:
+    """A number, with the sign of a bound where it is one."""
+    return f"{sign} {number(value)}" if layer.bound and value is not None else number(value)
+
+
 def _rank_cells(table: Table, layer: RankLayer) -> list[Cell | str]:
     constraints = layer.constraints
-    counts = [layer.unknowns, constraints.gradient, constraints.weight, constraints.virtual, layer.index, layer.rank]
+    counts = [layer.unknowns, constraints.gradient, constraints.weight, constraints.virtual, layer.index]
     note = table.note(layer.note) if layer.note else None
     unique = "undecided" if layer.unique is None else "yes" if layer.unique else "no"
     return [
         Cell(clip(layer.name, 80), note=note),
         clip(layer.kind, 60),
         *(table.value(n, number(n).replace("-", "−")) for n in counts),
-        table.value(layer.deficit, number(layer.deficit), mark="alert" if layer.deficit else ""),
+        table.value(layer.rank, _bound("≤", layer, layer.rank)),
+        table.value(layer.deficit, _bound("≥", layer, layer.deficit), mark="alert" if layer.deficit else ""),
         Cell(unique, mark="alert" if layer.unique is False else ""),
     ]

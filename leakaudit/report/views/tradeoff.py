@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from leakaudit.document.counting import count
 from leakaudit.document.status import CellStatus
 from leakaudit.document.sweep import CellEntry, SweepDocument
 from leakaudit.report.views.figures import DASHES, SERIES, Figure, axis_label, canvas_of, figure_of
 from leakaudit.report.views.heat import POOLED, interval, share, value_of
-from leakaudit.report.wording import clip, count
+from leakaudit.report.wording import clip
 
 MOST_LINES = len(SERIES)
 SPREAD = 0.12

@@ -71,6 +71,8 @@ def _bound(trial: DefenceTrial) -> str:
 def _judged(table: Table, trial: DefenceTrial) -> Cell:
     if not trial.evaluated:
         return table.value(None, MISSING, f"{trial.text}: no attack that ran works through this defence: not evaluated")
+    if trial.reason:
+        return table.value(None, MISSING, f"{trial.text or 'undefended'}: undecided, {trial.reason}")
     return Cell("met" if trial.meets else "missed", mark="held" if trial.meets else "leak")
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+from leakaudit.document.counting import count
 from leakaudit.document.schema import AttackEntry, FindingEntry, Report
 from leakaudit.document.status import RunStatus
 from leakaudit.report.domains import card_for
@@ -18,11 +20,11 @@ from leakaudit.report.views.facts import batch_facts, model_facts, rank_facts, r
 from leakaudit.report.views.figures import Figure, loss_curves, rank_profiles
 from leakaudit.report.views.policy_view import PolicyView, build_policy
 from leakaudit.report.views.residual import SENTENCE
-from leakaudit.report.views.samples import Gallery, gallery
+from leakaudit.report.views.samples import Gallery, SampleView, gallery, under_variants
 from leakaudit.report.views.summary import Summary, build_summary
 from leakaudit.report.views.trials import trial_chart, trial_table
 from leakaudit.report.views.variant_chart import variant_chart
-from leakaudit.report.wording import clip, count, pairs, seconds
+from leakaudit.report.wording import clip, pairs, seconds
 
 THREAT_MODELS = {
     "A": "the update only",
@@ -31,6 +33,8 @@ THREAT_MODELS = {
     "D": "as C, and images of a similar distribution",
     "E": "as D, and statistics of the client's data",
 }
+OF_ATTACKS = ("attack", "attacks", "attacks_that_used_them")
+"""Evidence that names attacks."""
 PRIVACY = {
     "full": "contains private samples",
     "blurred": "private images are blurred or left out, texts and labels left out",
@@ -80,6 +84,7 @@ class View:
     variants: Table
     variant_attacks: Table
     variant_chart: Figure | None
+    under_variants: list[tuple[str, SampleView]]
     knowledge: Table
     left: Table
     ledger: list[AttackView]
@@ -127,6 +132,7 @@ def build_view(report: Report) -> View:
         variants=tables.variant_table(report),
         variant_attacks=tables.variant_attack_table(report),
         variant_chart=variant_chart(report),
+        under_variants=under_variants(card),
         knowledge=tables.knowledge_table(report),
         left=tables.left_table(report),
         ledger=[_ledger(attack) for attack in report.attacks if attack.status is RunStatus.RUN],
@@ -172,18 +178,27 @@ def _minor_told(report: Report) -> str:
 
 
 def evidence_rows(report: Report, finding: FindingEntry) -> list[tuple[str, str]]:
-    """A finding's evidence in words, metrics under their titles; what is not known is left out."""
+    """A finding's evidence in words, metrics and attacks under their titles; what is not known is left out."""
     specs = {spec.name: spec for spec in card_for(report).specs}
+    titles = {attack.name: attack.title for attack in report.attacks}
     rows = []
-    for key, value in finding.evidence.items():
-        if value is None:
+    for key, given in finding.evidence.items():
+        if given is None or given == []:
             continue
+        value = _entitled(given, titles) if key in OF_ATTACKS else given
         spec = specs.get(key)
         if spec is not None and isinstance(value, int | float):
             rows.append((spec.title, with_unit(spec, float(value))))
         else:
             rows.extend(pairs({key: value}))
     return rows
+
+
+def _entitled(given: Any, titles: Mapping[str, str]) -> Any:
+    """Names of attacks as titles; anything else as it is."""
+    if isinstance(given, list):
+        return [_entitled(item, titles) for item in given]
+    return titles.get(given, given) if isinstance(given, str) else given
 
 
 # Ledger

@@ -6,6 +6,7 @@ import re
 
 from onnx import ModelProto
 
+from leakaudit.document.counting import count
 from leakaudit.target.onnx.exporter import CALLED, RECIPES, automatic, fused
 from leakaudit.target.onnx.module import OnnxModule
 from leakaudit.target.onnx.roles import RAW, SPELT
@@ -61,7 +62,7 @@ def _folding_named(source: Source) -> str:
     """Evidence of folded BatchNorm in names: rewritten nodes, weights without a module's name, a mean that is left."""
     rewritten = fused(source.nodes) if source.exporter.kind == "torch-default" else []
     if rewritten:
-        return f"it rewrote {len(rewritten)} layers ({_names(tuple(n.name or n.op_type for n in rewritten))})"
+        return f"it rewrote {count(len(rewritten), 'layer')} ({_names(tuple(n.name or n.op_type for n in rewritten))})"
     weights = tuple(
         dict.fromkeys(
             node.input[1]
@@ -72,7 +73,7 @@ def _folding_named(source: Source) -> str:
         )
     )
     if weights:
-        return f"it computed the weights of {len(weights)} convolutions ({_names(weights)})"
+        return f"it computed the weights of {count(len(weights), 'convolution')} ({_names(weights)})"
     spelt = tuple(name for name, why in source.excluded.items() if why == SPELT)
     return (
         f"a moving mean is subtracted in arithmetic ({_names(spelt)}), scaled by a tensor that it made" if spelt else ""
@@ -118,8 +119,8 @@ def _other_tensors(source: Source) -> list[FidelityNote]:
     made = tuple(n for n in source.parameters if source.exporter.computed(n) and n not in recurrent and "#" not in n)
     if source.exporter.kind == "other" or not (lost or made):
         return []
-    parts = [f"{len(lost)} tensors that clients train are not in it ({_names(lost)})"] if lost else []
-    parts += [f"{len(made)} that it computed are trained in their place ({_names(made)})"] if made else []
+    parts = [f"{count(len(lost), 'tensor')} that clients train gone ({_names(lost)})"] if lost else []
+    parts += [f"{count(len(made), 'tensor')} that it computed trained instead ({_names(made)})"] if made else []
     text = (
         f"{CALLED[source.exporter.kind]} has changed what is trained: {', '.join(parts)}; merged, folded or transposed"
     )
@@ -161,7 +162,8 @@ def _training(source: Source, model: ModelProto) -> list[FidelityNote]:
     if not trained:
         return []
     text = (
-        f"{len(trained)} BatchNormalization nodes were exported in train mode: the export has altered their statistics"
+        f"exported in train mode: {count(len(trained), 'BatchNormalization node')}, whose statistics the export has "
+        "altered"
     )
     return [FidelityNote("LA903", text, "export with model.eval() and audit with --mode train")]
 
@@ -174,7 +176,7 @@ def _names(values: tuple[str, ...]) -> str:
 def _tensors(source: Source) -> list[FidelityNote]:
     result = []
     if source.promoted:
-        text = f"{len(source.promoted)} constants are taken as trainable tensors: {_names(source.promoted)}"
+        text = f"{count(len(source.promoted), 'constant')} taken as trained: {_names(source.promoted)}"
         result.append(FidelityNote("LA905", text, "exclude those that are not with --frozen PATTERN"))
     adapters = {name for name in source.parameters if _ADAPTER.search(name)}
     adapted = len(source.parameters) - len(adapters)
@@ -185,16 +187,16 @@ def _tensors(source: Source) -> list[FidelityNote]:
         )
         result.append(FidelityNote("LA918", text, "pass --frozen '!*lora_*', or name what they do not train"))
     if source.shared:
-        text = f"{len(source.shared)} tensors feed several nodes and are audited as shared: {_names(source.shared)}"
+        text = f"{count(len(source.shared), 'tensor')} audited as shared by several nodes: {_names(source.shared)}"
         result.append(FidelityNote("LA906", text, "an exporter may have merged tensors of equal value"))
     if source.copied:
         text = (
-            f"{len(source.copied)} tensors that the exporter merged with others of equal value are trained separately"
+            f"{count(len(source.copied), 'tensor')} that the exporter merged with others of equal value, trained apart"
         )
         result.append(FidelityNote("LA907", f"{text}: {_names(source.copied)}"))
     odd = tuple(n for n, why in source.excluded.items() if "never trained" not in why)
     if odd:
-        text = f"{len(odd)} tensors are taken as not trained: " + _names(
+        text = f"{count(len(odd), 'tensor')} taken as not trained: " + _names(
             tuple(f"{n} ({source.excluded[n]})" for n in odd)
         )
         result.append(FidelityNote("LA908", text, "name those that clients train with --trained PATTERN"))
@@ -203,7 +205,7 @@ def _tensors(source: Source) -> list[FidelityNote]:
         text = f"the file does not say whether clients train {_names(open_)}: tensors at the input, taken as its "
         result.append(FidelityNote("LA914", f"{text}normalisation", "if they do, pass --trained PATTERN"))
     if source.scalars:
-        text = f"{len(source.scalars)} single numbers are taken as trained: {_names(source.scalars)}"
+        text = f"{count(len(source.scalars), 'single number')} taken as trained: {_names(source.scalars)}"
         result.append(FidelityNote("LA915", text, "exclude those that are not with --frozen PATTERN"))
     if source.half:
         result.append(FidelityNote("LA909", "the file holds half precision numbers; they are computed in float32"))
