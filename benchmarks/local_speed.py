@@ -4,7 +4,8 @@
 
 All take turns, a few iterations each, round after round, on one thread and by the processor time of the process; given
 are medians over the rounds, and the median of the ratios to IG on one gradient of all samples within a round. A step of
-SME is one gradient, of its bent path two, of DLFA as many as the client takes steps, each of a part of the samples.
+SME is one gradient, of its bent path two, of its coarse steps five, of DLFA as many as the client takes steps, each of
+a part of the samples.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch
@@ -30,6 +32,7 @@ from leakaudit.matching.descent import Progress, adam
 from leakaudit.matching.problem import CLIENT, GradientMatching
 from leakaudit.matching.step import Mode, Step
 from leakaudit.protocols.base import Protocol
+from leakaudit.protocols.coarse import CoarseSteps, begun
 from leakaudit.protocols.fedavg import FedAvg
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.protocols.surrogates import ALPHA, BENT, Between, PerEpoch
@@ -37,19 +40,24 @@ from leakaudit.reconstruction import SilentMonitor
 from leakaudit.target.target import Target
 from leakaudit.tasks.single_label import SingleLabel
 
+COARSE = 5
+"""Coarse steps of SME, its default."""
 CELLS = {
     "LeNet N4 B2 E5": (gelu, FedAvg(4, "eval", "none", 5, 2, 0.1)),
     "CNN N8 B4 E2": (cnn, FedAvg(8, "eval", "none", 2, 4, 0.1)),
 }
 
 
-def contender(net: Target, seen: object, protocol: Protocol, unknowns: dict[str, float], mode: Mode) -> Contender:
+Unknowns = Mapping[str, float | list[float]]
+
+
+def contender(net: Target, seen: object, protocol: Protocol, unknowns: Unknowns, mode: Mode) -> Contender:
     """One way to read the update, a restart of signed Adam."""
     epochs = protocol.local_epochs if isinstance(protocol, PerEpoch) else 1
     labels = torch.arange(protocol.batch_size // epochs).repeat(epochs)
     problem = GradientMatching(net, replace(seen, protocol=protocol), labels, SETTINGS)
     values = {"inputs": torch.randn(protocol.batch_size, *FASHION.shape, generator=cpu_generator(0))}
-    values |= {CLIENT + name: torch.full((1,), value) for name, value in unknowns.items()}
+    values |= {CLIENT + name: torch.tensor(value).reshape(-1) for name, value in unknowns.items()}
     start: list[Tensor] = [value[None] for value in values.values()]
     step = Step(problem, tuple(values), start, mode)
     if step.note:
@@ -71,10 +79,13 @@ def measure(name: str, rounds: int, mode: Mode) -> dict[str, Contender]:
     batch = Batch(torch.rand(size, *FASHION.shape, generator=cpu_generator(1)), torch.arange(size), tuple(range(size)))
     seen = observe(net, batch, client, FASHION)
     between = Between(size, way=client.moved(seen.update, net.parameters))
-    ways: dict[str, tuple[Protocol, dict[str, float]]] = {
+    coarse = CoarseSteps(size, way=between.way)
+    few = {name: value.tolist() for name, value in begun(COARSE, torch.zeros(())).items()}
+    ways: dict[str, tuple[Protocol, Unknowns]] = {
         "IG, one gradient": (FedSGD(size), {}),
         "SME": (between, {ALPHA: 0.0}),
         "SME, bent": (between, {ALPHA: 0.0, **BENT}),
+        f"SME, {COARSE} coarse steps": (coarse, few),
         f"IG, {client.steps} steps": (client, {}),
         f"DLFA, {client.steps} steps": (PerEpoch.of(client), {}),
     }

@@ -146,6 +146,7 @@ def alarms(name: str, data: Data, seeds: range) -> None:
                 settings=settings,
             )  # fmt: skip
         verdicts[report.verdict.status] = verdicts.get(report.verdict.status, 0) + 1
+        click.echo(f"{name} {seed}: {report.verdict.status}", err=True)
     click.echo(f"{name}: {len(seeds)} mismatched scans of batches of 1 to 16: {verdicts}")
 
 

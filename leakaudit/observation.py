@@ -14,6 +14,7 @@ from typing import Literal
 from torch import Tensor
 
 from leakaudit.domains.base import Domain
+from leakaudit.matching.generator import OwnGenerator
 from leakaudit.protocols.base import Play, Protocol
 from leakaudit.target.dropout import Steps
 from leakaudit.target.target import Target
@@ -68,6 +69,7 @@ class Observation:
         masks: Dropout masks by step and layer, only for the well-informed attacker that measures an upper bound.
         auxiliary: Samples (N, *shape) that the attacker learns from under threat model D, in the unit of the domain's
             values (images: pixels in 0..1).
+        generator: The attacker's generator of similar samples under threat model D, the user's own.
         batch_statistics: Mean and biased variance (C,) over the batch of each BatchNorm layer's input, by layer name;
             known under threat model E, where the client shares them or what they follow from.
         start: Partial reconstruction (B, C, H, W) in normalised space that an earlier attack made from this same
@@ -92,6 +94,7 @@ class Observation:
     open_labels: bool = False
     masks: Steps | None = field(default=None)
     auxiliary: Tensor | None = field(default=None)
+    generator: OwnGenerator | None = field(default=None)
     batch_statistics: Mapping[str, tuple[Tensor, Tensor]] | None = field(default=None)
     start: Tensor | None = field(default=None)
     channel: Channel | None = field(default=None)

@@ -31,7 +31,10 @@ HARMLESS = {"re.compile", "self.system"}
 ALLOWED: dict[tuple[str, str], str] = {
     ("__init__.py", "import_module"): "names of the package's own modules, from a table in the source",
     ("cli/__init__.py", "import_module"): "names of the package's own commands, from a table in the source",
-    ("safety/importing.py", "importlib.import_module"): "the function that the user names with --defence or --loss",
+    (
+        "safety/importing.py",
+        "importlib.import_module",
+    ): "the function that the user names with --defence, --loss or --generator",
     ("risk/jacobian.py", "importlib.import_module"): "a constant: torch's forward-mode decompositions",
     ("target/archives.py", "importlib.import_module"): "the function that the user names with --factory",
     ("target/archives.py", "torch.load weights_only=True"): "numbers",

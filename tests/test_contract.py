@@ -18,7 +18,7 @@ from leakaudit.attacks.base import Attack, cpu_generator
 from leakaudit.attacks.registry import GROUP as ATTACKS
 from leakaudit.attacks.registry import available as attacks
 from leakaudit.audit.references import reference_target, synthetic_batch
-from leakaudit.audit.victim import Knowledge, Victim, observe_victim
+from leakaudit.audit.victim import Victim, observe_victim
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
 from leakaudit.defences.base import Defence, defended_model, defended_protocol
@@ -48,7 +48,7 @@ from leakaudit.tasks.next_token import NextToken
 from leakaudit.tasks.regression import Regression
 from leakaudit.tasks.segmentation import Segmentation
 from leakaudit.tasks.single_label import SingleLabel
-from tests.attacks.networks import BATCHNORM, INDEXED, SHORT, STEPS, TEXTS, short
+from tests.attacks.networks import BATCHNORM, INDEXED, SHORT, STEPS, TEXTS, prepared, short
 from tests.conftest import make_target
 from tests.defences.build import EXAMPLES
 from tests.domains.toy import Waves
@@ -127,9 +127,7 @@ def victim_of(target: Target, *defences: Defence, steps: str = "") -> tuple[Targ
     if steps in STEPS:
         private = synthetic_batch(target, target.domain, 8, 1).subset(range(2))
         protocol = FedAvg(2, target.mode, **STEPS[steps])
-    auxiliary = synthetic_batch(target, target.domain, 64, 7).images
-    knowledge = Knowledge(defences=defences, auxiliary=auxiliary)
-    return target, observe_victim(target, private, protocol, target.domain, knowledge, 0)
+    return target, observe_victim(target, private, protocol, target.domain, prepared(target, *defences), 0)
 
 
 @cache

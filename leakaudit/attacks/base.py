@@ -58,6 +58,9 @@ class Attack(ABC):
     """Whether it uses BatchNorm statistics of the batch where the client shares them: it then runs under model E."""
     uses_auxiliary: ClassVar[bool] = False
     """Whether it learns from samples of a similar distribution: it is then given some, under threat model D."""
+    uses_generator: ClassVar[bool] = False
+    """Whether it searches the user's generator of samples: it is then given it, under threat model D, and what the
+    generator makes without an update is a floor of its scores."""
     unaided: ClassVar[bool] = False
     """Whether it is given neither the inferred labels nor what an earlier attack found."""
     by_default: ClassVar[bool] = True

@@ -12,7 +12,7 @@ An iteration costs the gradients of all K steps, and memory grows with K times t
 Where every step visits all samples the order means nothing, and IG replays the steps as they are. Reference: Dimitrov
 et al. 2022, arXiv 2206.12395. Deviations from the authors' code: the engine's search chooses optimiser and total
 variation; labels are in the order in which they were inferred, in every epoch; and every epoch begins where SME ended,
-at the cost of one or two gradients an iteration instead of K. Where the averaged samples explain the replayed steps no
+at the cost of one to five gradients an iteration instead of K. Where the averaged samples explain the replayed steps no
 better than SME's do, under the rank of `leakaudit.matching.search`, those of SME stay.
 
 Fails for many steps, and where samples of one class in one client are alike, which the mean cannot tell apart.
@@ -40,8 +40,8 @@ from leakaudit.reconstruction import Monitor, NotApplicable, Part, Reconstructio
 from leakaudit.target.target import Target
 
 BEGIN = 0.2
-"""Share of the time for SME before it; chosen: as many iterations at a gradient or two where a replay has ten or more.
-"""
+"""Share of the time for SME before it; chosen: as many iterations at one to five gradients where a replay has
+ten or more."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,8 @@ Threat model B: an honest-but-curious server that knows model, loss, normalisati
 
 The presets quick and paper are that. The preset standard also tries L-BFGS on the squared distance and other weights of
 the total variation, and chooses on the model under audit by `leakaudit.matching.search`, never by the private batch:
-which of them is strongest depends on the activations, by 20 dB either way.
+which of them is strongest depends on the activations, by 20 dB either way. Where a batch has few unknowns it begins
+with Levenberg-Marquardt (`leakaudit.matching.gauss_newton`), which reads what the update shows only weakly.
 
 Fails where the gradient hardly depends on the pixels (saturated or very narrow networks), with unknown dropout masks,
 and for large batches. Deviations from the authors' code: the cancellation-free distance of
@@ -23,17 +24,21 @@ from typing import Any, ClassVar
 from torch import Generator, Tensor
 
 from leakaudit.attacks.base import JOINT, Attack
+from leakaudit.document.status import Cut
 from leakaudit.matching.candidates import SEARCHED
-from leakaudit.matching.descent import Progress
+from leakaudit.matching.descent import Progress, Solution, best_of
 from leakaudit.matching.engine import MatchSettings, minimize, minimize_together, prepare, to_reconstruction
+from leakaudit.matching.gauss_newton import SOLVED, levenberg_marquardt
 from leakaudit.matching.precise import precisely
 from leakaudit.matching.priors import Prior
+from leakaudit.matching.problem import GradientMatching
 from leakaudit.matching.search import search
 from leakaudit.observation import HANDED, Observation, ThreatModel
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction
 from leakaudit.target.target import Target
 from leakaudit.tasks.names import TASKS
 
+BY_JACOBIAN = "found by Levenberg-Marquardt on the squared distance, in float64"
 MATCHING = (HANDED, "accumulate", "clients", "share")
 """Defences that comparing gradients works through: those with a channel, larger batches, and tensors left out."""
 
@@ -132,9 +137,35 @@ def match(
     problem, guesses, cuts = prepare(target, observation, settings, generator, monitor, priors=priors, masks=masks)
     progress = Progress(monitor)
     planned = problem.settings.iterations * problem.settings.restarts
+    first = levenberg_marquardt(problem, guesses[0], generator, progress)
+    if first is not None:
+        return _by_jacobian(problem, first, guesses[0], generator, progress, cuts)
     solution, winner, facts = search(problem, guesses[0], generator, progress)
     solution, more = precisely(winner, solution, generator, progress, planned)
     return to_reconstruction(winner, [solution], (*facts, *more), cuts)
+
+
+def _by_jacobian(
+    problem: GradientMatching,
+    first: Solution,
+    guess: Mapping[str, Tensor],
+    generator: Generator,
+    progress: Progress,
+    cuts: tuple[Cut, ...],
+) -> Reconstruction:
+    """The sample that Levenberg-Marquardt has found; else the search, and the same again from where that ends."""
+    if first.cut or first.match < SOLVED:
+        return to_reconstruction(problem, [first], (BY_JACOBIAN,), cuts)
+    total = problem.settings.iterations
+    left = total - 2 * first.spent
+    within = replace(problem.settings, iterations=left)
+    share = first.spent / total
+    solution, _, facts = search(problem.under(within), guess, generator, progress.share(share, 1 - 2 * share))
+    again = None if solution.cut else levenberg_marquardt(problem, solution.values, generator, progress)
+    found = [solution, first] if again is None else [solution, first, again]
+    best = min(found, key=lambda each: each.match)
+    facts = facts if best is solution else (*facts, BY_JACOBIAN)
+    return to_reconstruction(problem, [replace(best_of(found), cut=found[-1].cut)], facts, cuts)
 
 
 def refuse_batch_size(target: Target, observation: Observation) -> NotApplicable | None:

@@ -16,7 +16,6 @@ from leakaudit.document.counting import count
 from leakaudit.document.paths import path_in_repository
 from leakaudit.document.schema import (
     AttackEntry,
-    AuxiliaryEntry,
     BatchSection,
     Comparison,
     FidelityEntry,
@@ -173,7 +172,7 @@ def attack_entry(
         threat_model=victim.seen_by(attack).threat_model,
         upper_bound=attack.upper_bound,
         given=_given(victim, attack),
-        auxiliary=_learnt_from(victim, attack),
+        auxiliary=victim.knowledge.held_by(attack),
         in_passing=attack.in_passing,
         hyperparameters=_hyperparameters(attack),
         planned=attack.planned,
@@ -240,13 +239,8 @@ def _given(victim: Victim, attack: Attack) -> dict[str, Any]:
         "batch_statistics": _given_statistics(observation),
         "start": "random" if observation.start is None else "an incomplete closed-form result",
         "defences": _known_defences(victim, attack),
-        "auxiliary_data": "none" if (learnt := _learnt_from(victim, attack)) is None else learnt.told,
+        "auxiliary_data": "none" if (learnt := victim.knowledge.held_by(attack)) is None else learnt.told,
     }
-
-
-def _learnt_from(victim: Victim, attack: Attack) -> AuxiliaryEntry | None:
-    """The samples that the attack learns from, where it does."""
-    return victim.knowledge.learnt_from if attack.uses_auxiliary else None
 
 
 def _known_defences(victim: Victim, attack: Attack) -> str:

@@ -163,7 +163,8 @@ def _negative(run: Run, scene: Scene, runs_left: int) -> tuple[Run, ControlEntry
         if isinstance(made, str):
             return run, control_entry("negative", run.attack, True, f"the attack refuses {source}: {made}")
         pairs = [(outcomes[0].victim, made)]
-    scores = [score for victim, found in pairs for score in scene.measure.score(victim.batch, found)]
+    alone = outcomes[0].alone  # the generator is that of all victims
+    scores = [score for victim, found in pairs for score in scene.measure.score(victim.batch, found, alone)]
     passing = sum(score.leaked for score in scores)
     best = max(scores, key=lambda s: s.strength)
     closest = scene.measure.told_control(best)
@@ -217,7 +218,7 @@ def _prior_only(run: Run, scene: Scene, runs_left: int) -> tuple[Run, ControlEnt
             made.append(found)
     if not made:
         return run, control_entry("prior_only", run.attack, True, f"makes nothing without the update: {refusal}")
-    alone = [score for o in ranked for found in made for score in scene.measure.score(o.victim.batch, found)]
+    alone = [score for o in ranked for found in made for score in scene.measure.score(o.victim.batch, found, o.alone)]
     passing, best = sum(s.leaked for s in alone), max(alone, key=lambda s: s.closeness)
     outcomes = [replace(o, scores=_with_floor(o, made)) for o in run.outcomes]
     told = scene.measure.told_control(best)
@@ -228,7 +229,7 @@ def _prior_only(run: Run, scene: Scene, runs_left: int) -> tuple[Run, ControlEnt
 
 def _with_floor(outcome: Outcome, made: Sequence[Any]) -> list[SampleScore]:
     """Scores with one more floor; what an earlier control took back stays so."""
-    again = outcome.measure.score(outcome.victim.batch, outcome.recovered, made)
+    again = outcome.measure.score(outcome.victim.batch, outcome.recovered, [*outcome.alone, *made])
     return [
         new if old.leaked else replace(new, leaked=False, reason=old.reason)
         for new, old in zip(again, outcome.scores, strict=True)

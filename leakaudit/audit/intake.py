@@ -19,6 +19,7 @@ from leakaudit.client.readers.base import Reader, Reading, Source, reader_for
 from leakaudit.client.readers.tasks import with_task
 from leakaudit.domains.schema import read_schema
 from leakaudit.errors import UsageError, nearest
+from leakaudit.matching.generator import OwnGenerator
 from leakaudit.observer import Observer
 from leakaudit.target import Target, load
 from leakaudit.target.isolated import load_isolated
@@ -52,6 +53,7 @@ class Material:
 
     Args:
         auxiliary: Public images (N, C, H, W) in 0..1 for attacks of threat model D, or ``None``.
+        generator: The user's own generator of similar samples, or ``None``.
         distractors: Further images (M, C, H, W) in 0..1 that a sample must be told from, or ``None``.
         recorded: What real clients sent, attacked in place of updates computed here.
     """
@@ -59,6 +61,7 @@ class Material:
     auxiliary: Tensor | None = None
     distractors: Tensor | None = None
     recorded: Rounds = field(default_factory=Rounds)
+    generator: OwnGenerator | None = None
 
 
 def read_model(request: Request, model: Model | None = None) -> Target:
@@ -121,7 +124,7 @@ def read_case(request: Request, target: Target, batch: Source | None, observer: 
         UsageError: A field of the request does not fit the model, or there are no samples.
         BatchError: The samples do not fit it.
     """
-    names = ("mean", "std", "auxiliary", "resize", "distractors")
+    names = ("mean", "std", "auxiliary", "generator", "resize", "distractors")
     reader_for(target).refuse({f"--{name}": getattr(request, name) for name in names})
     target = at_the_beginning(request, target)
     target = replace(target, domain=target.domain.normalised(request.mean, request.std))
@@ -147,7 +150,7 @@ def _reader(request: Request, target: Target) -> Reader:
 
 
 def read_material(request: Request, target: Target, samples: Batch) -> Material:
-    """Public data and the recorded update of a request.
+    """Public data, the user's generator and the recorded update of a request.
 
     Raises:
         UsageError: A field does not fit the model or the samples.
@@ -160,7 +163,8 @@ def read_material(request: Request, target: Target, samples: Batch) -> Material:
         refuse_overlap(auxiliary, samples)
     distractors = reader.public(request.distractors) if request.distractors else None
     recorded = read_recorded(request, target, samples) if request.recorded else Rounds()
-    return Material(auxiliary, distractors, recorded)
+    own = OwnGenerator.of(request.generator, target.domain) if request.generator else None
+    return Material(auxiliary, distractors, recorded, own)
 
 
 def settled(request: Request, samples: Batch) -> Request:

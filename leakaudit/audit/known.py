@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from leakaudit.attacks.base import Attack
+from leakaudit.attacks.base import Attack, cpu_generator
 from leakaudit.audit.environment import seed_of
-from leakaudit.audit.references import reference_target, synthetic_batch
+from leakaudit.audit.references import labelled, reference_target, synthetic_batch
 from leakaudit.audit.scene import Scene
 from leakaudit.audit.victim import Outcome, Victim, attack_victim, observe_victim
 from leakaudit.client.batch import Batch
@@ -77,7 +77,7 @@ def on_reference(attack: Attack, scene: Scene, *, hard: bool, steps: int | None 
             size = sum(parameter.numel() for parameter in scene.target.parameters.values())
             reference = reference.like(scene.domain.shape, task.outputs, size)
         target = reference_target(reference, scene.domain, task).to(device)
-        population = synthetic_batch(target, target.domain, REFERENCE_SAMPLES, 1)
+        population = _population(attack, scene, target, REFERENCE_SAMPLES, 1)
         protocol = scene.protocol.of_samples(attack.control_samples)
         protocol = replace(_taking(protocol, steps), mode=target.mode, shared_statistics="none")
         known = _known(target, population, protocol, scene, 0, reference)
@@ -98,10 +98,19 @@ def on_model(attack: Attack, scene: Scene, *, steps: int | None = None) -> Known
     """
     protocol = _taking(scene.protocol, steps)
     count = max(REFERENCE_SAMPLES, protocol.batch_size)
-    population = synthetic_batch(scene.target, scene.domain, count, 3)
+    population = _population(attack, scene, scene.target, count, 3)
     known = _known(scene.target, population, protocol, scene, scene.knowledge.seed, None)
     refusal = attack.refusal(*known.victim.attacked_by(attack, scene.target))
     return known if refusal is None else refusal.reason
+
+
+def _population(attack: Attack, scene: Scene, target: Target, count: int, seed: int) -> Batch:
+    """Generated samples for a target: look-alikes, or for an attack with a generator what that makes."""
+    own, domain = scene.knowledge.generator, target.domain
+    if not attack.uses_generator or own is None:
+        return synthetic_batch(target, domain, count, seed)
+    generator = cpu_generator(seed)
+    return labelled(target, domain.decode(own.drawn(count, domain, generator)), generator)
 
 
 def _taking(protocol: Protocol, steps: int | None) -> Protocol:

@@ -463,7 +463,10 @@ def _knowledge(
     target: Target, samples: Batch, request: Request, material: Material, victims: Sequence[Batch]
 ) -> Knowledge:
     """What holds for every victim; `victims` are the batches behind all updates."""
-    known = Knowledge(request.seed, request.defending(), material.auxiliary, request.threat_model >= "E")
+    known = Knowledge(
+        *(request.seed, request.defending(), material.auxiliary, request.threat_model >= "E"),
+        generator=material.generator,
+    )
     attacks = [attack for attack in chosen_attacks(request) if attack.threat_model <= request.threat_model]
     return with_auxiliary(known, target.domain, samples, victims, attacks)
 

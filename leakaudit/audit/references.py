@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from leakaudit.attacks.labels.head import probe_inputs
 from leakaudit.client.batch import Batch
@@ -57,7 +57,11 @@ def _train_statistics(module: nn.Module, domain: Domain) -> None:
 def synthetic_batch(target: Target, domain: Domain, count: int, seed: int) -> Batch:
     """At least `count` generated samples of the domain with random labels, for a target."""
     generator = torch.Generator().manual_seed(seed)
-    values = domain.decode(probe_inputs(target, domain, count, generator).cpu())
+    return labelled(target, domain.decode(probe_inputs(target, domain, count, generator).cpu()), generator)
+
+
+def labelled(target: Target, values: Tensor, generator: torch.Generator) -> Batch:
+    """Values (N, *shape) with labels for a target: random ones, or those that follow from the values."""
     own = target.task.of_inputs(values)
     labels = target.task.draw(len(values), generator) if own is None else own
     return Batch(values, labels, tuple(range(len(values))))

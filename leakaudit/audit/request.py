@@ -148,6 +148,9 @@ class Request:
         schema: TOML file that describes the columns of a table, a [[column]] each with name, kind (number or category),
             low, high, mean, std, levels; guessed from the batch, and said, where it is left out.
         auxiliary: Public images of a similar kind (.npz or folder), for attacks that learn from them.
+        generator: Your function of nothing that returns a generator of similar samples, a torch module with an
+            attribute latent: from latents (B, *latent) to samples (B, *shape) as the batch file has them, pixels in
+            0..1. It runs your code.
         lpips_weights: torchvision's squeezenet1_1 checkpoint; default torch's hub cache.
         cache: Keep results for two weeks, readable by you only, so that a killed audit goes on where it was. The
             command line does so unless told otherwise, below --evidence full only where --cache is given.
@@ -219,6 +222,7 @@ class Request:
     resize: bool = asked(Flag(), False, "--resize")
     schema: str | Path | None = asked(File("FILE"), None, "--schema")
     auxiliary: str | Path | None = asked(File(), None, "--auxiliary")
+    generator: str | None = asked(Kind("PACKAGE.MODULE:FUNCTION"), None, "--generator")
     lpips_weights: str | Path | None = asked(File(), None, "--lpips-weights")
     cache: bool = asked(Flag(), False, "--cache", off="--no-cache", usual=True, decides="nothing")
     mode: InitVar[Mode | Literal["both"] | None] = asked(

@@ -23,6 +23,7 @@ from leakaudit.defences.base import Defence, adapted
 from leakaudit.document.schema import AuxiliaryEntry
 from leakaudit.document.status import AuxiliarySource
 from leakaudit.domains.base import Domain
+from leakaudit.matching.generator import OwnGenerator
 from leakaudit.observation import Observation
 from leakaudit.protocols.base import Protocol
 from leakaudit.reconstruction import Monitor, Reconstruction
@@ -34,6 +35,9 @@ from leakaudit.tasks.base import LabelGuess, Task
 WARM_START_RESIDUAL = 0.5
 """A closed-form result that explains less of the update than this is no better a start than noise; chosen, not
 measured."""
+ALONE = 64
+"""Samples that a generator makes without any update, the closest of which is a floor; chosen, as many as the samples
+that stand for an attacker's own at least (`leakaudit.audit.auxiliary`)."""
 
 ONE_CLASS = (
     "it assumed one class per sample, but the client's labels are class probabilities, so that no guess of it "
@@ -51,6 +55,7 @@ class Knowledge:
         auxiliary: Samples (N, *shape) that an attacker of threat model D learns from, in the unit of the batch's, or
             ``None``.
         origin: Where they come from; by default the user named them.
+        generator: The user's own generator of similar samples, or ``None``.
         statistics: Whether the threat model lets attackers use BatchNorm statistics that the client shares.
     """
 
@@ -59,10 +64,17 @@ class Knowledge:
     auxiliary: Tensor | None = None
     statistics: bool = True
     origin: AuxiliaryEntry | None = None
+    generator: OwnGenerator | None = None
 
     def learning(self, samples: Tensor, origin: AuxiliaryEntry) -> Knowledge:
         """The same, with samples for attackers of threat model D."""
         return replace(self, auxiliary=samples, origin=origin)
+
+    def held_by(self, attack: Attack) -> AuxiliaryEntry | None:
+        """What an attack of threat model D holds, for the document: samples, or the user's generator."""
+        if attack.uses_generator and self.generator is not None:
+            return AuxiliaryEntry(source=AuxiliarySource.GENERATOR, samples=ALONE)
+        return self.learnt_from if attack.uses_auxiliary else None
 
     @property
     def learnt_from(self) -> AuxiliaryEntry | None:
@@ -122,9 +134,10 @@ class Victim:
     def seen_by(self, attack: Attack) -> Observation:
         """The observation before the attacker makes use of knowing the defences.
 
-        Auxiliary samples go to who learns from them, which is threat model D, BatchNorm statistics to who uses them,
-        which is threat model E, and the client's masks only for a declared upper bound. Optimisation attacks start from
-        the best incomplete closed-form result, chosen by its residual, unless they are defined to work unaided.
+        Auxiliary samples go to who learns from them and the generator to who searches it, which is threat model D,
+        BatchNorm statistics to who uses them, which is threat model E, and the client's masks only for a declared upper
+        bound. Optimisation attacks start from the best incomplete closed-form result, chosen by its residual, unless
+        they are defined to work unaided.
         """
         seen = replace(self.observation, threat_model=attack.threat_model)
         if not (attack.uses_statistics and self.knowledge.statistics):
@@ -139,6 +152,8 @@ class Victim:
             seen = replace(seen, labels=None, label_source="none", errors=None, open_labels=False, start=None)
         if attack.uses_auxiliary:
             seen = replace(seen, auxiliary=self.knowledge.auxiliary)
+        if attack.uses_generator:
+            seen = replace(seen, generator=self.knowledge.generator)
         return replace(seen, masks=self.masks) if attack.upper_bound else seen
 
 
@@ -155,6 +170,7 @@ class Outcome:
         seed: Of the attack.
         measure: What scored it.
         task: What the labels are.
+        alone: What the attack's generator makes without any update, as the measure scores it: a floor.
     """
 
     victim: Victim
@@ -165,6 +181,7 @@ class Outcome:
     seed: int
     measure: Measure[Any]
     task: Task
+    alone: tuple[Any, ...] = ()
 
     @property
     def leaked(self) -> bool:
@@ -282,9 +299,19 @@ def outcome_of(
     if target.task.softened(victim.batch.labels, reconstruction.labels):
         reconstruction = replace(reconstruction, notes=(*reconstruction.notes, ONE_CLASS))
     found = measure.recovered(victim.observation.domain, reconstruction)
-    scores = measure.score(victim.batch, found)
+    alone = _alone(attack, victim, measure)
+    scores = measure.score(victim.batch, found, alone)
     certificate = _certificate(attack, target, victim, reconstruction, monitor)
-    return Outcome(victim, reconstruction, certificate, found, scores, seed, measure, target.task)
+    return Outcome(victim, reconstruction, certificate, found, scores, seed, measure, target.task, alone)
+
+
+def _alone(attack: Attack, victim: Victim, measure: Measure[Any]) -> tuple[Any, ...]:
+    """What the generator of an attack makes of random latents, whatever the update is; nothing without one."""
+    own, domain = victim.knowledge.generator, victim.observation.domain
+    if not attack.uses_generator or own is None:
+        return ()
+    made = own.drawn(ALONE, domain, cpu_generator(seed_of(victim.knowledge.seed, "generator alone", 0)))
+    return (measure.recovered(domain, Reconstruction(made, victim.guess.labels, float("nan"))),)
 
 
 def _certificate(

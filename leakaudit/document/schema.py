@@ -564,7 +564,9 @@ class AuxiliaryEntry(Section):
     """What an attacker of threat model D was given to learn from."""
 
     source: Public[AuxiliarySource]
-    samples: Public[int]
+    samples: Public[int] = Field(
+        description="to learn from; of a generator, those that it made as a floor of every score"
+    )
     share: Public[float | None] = Field(default=None, description="of the batch file, where they come from it")
 
     @property
@@ -577,6 +579,8 @@ class AuxiliaryEntry(Section):
         """Their number, origin and what was looked at, without a full stop."""
         if self.source is AuxiliarySource.GIVEN:
             return f"{self.samples} public samples"
+        if self.source is AuxiliarySource.GENERATOR:
+            return "a generator of similar samples, the user's own; what it learnt from was not looked at"
         if self.source is AuxiliarySource.GENERATED:
             return f"{self.samples} generated samples, which are nobody's and of no one's distribution"
         share = "" if self.share is None else f" ({self.share:.0%} of it)"

@@ -104,6 +104,8 @@ class AuxiliarySource(_Word):
     """Samples of the batch file that no victim holds stand for the attacker's own."""
     GENERATED = "generated"
     """Nobody's: a generic set with the spectrum of such samples."""
+    GENERATOR = "own generator"
+    """What the user's own generator makes."""
 
 
 class Cause(_Word):

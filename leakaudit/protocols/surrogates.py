@@ -65,7 +65,7 @@ class Between(FedSGD):
         if LENGTH not in play.unknowns:
             return super().update(target, play, parameters=self._line(before, alpha), **how)
         first = super().update(target, play, parameters=before, **how)
-        leg = play.unknowns[LENGTH].exp() * _norm(self.way) / _norm({name: first[name] for name in self.way})
+        leg = play.unknowns[LENGTH].exp() * norm(self.way) / norm({name: first[name] for name in self.way})
         # θ_0 (1−α)² + 2α(1−α) c + α² θ_K with c = θ_0 − leg · g(θ_0): it leaves θ_0 down the gradient
         there = {
             name: tensor + alpha**2 * self.way[name] - 2 * alpha * (1 - alpha) * leg * first[name]
@@ -88,7 +88,8 @@ SMALLEST = 1e-30
 """Least norm that is divided by; chosen, above the 1e-38 where float32's precision ends."""
 
 
-def _norm(tensors: Mapping[str, Tensor]) -> Tensor:
+def norm(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Of all entries of all tensors, at least `SMALLEST`; a scalar."""
     return torch.cat([tensor.flatten() for tensor in tensors.values()]).square().sum().sqrt().clamp_min(SMALLEST)
 
 

@@ -131,7 +131,13 @@ def _hashed(path: Path, model: bool) -> str:
 
 def _sources(request: Request) -> Iterator[Path]:
     """Files of the current folder that a request names functions of, as ``module:function``."""
-    for text in (request.factory or "", request.loss or "", *request.defences, *request.claims):
+    for text in (
+        request.factory or "",
+        request.loss or "",
+        request.generator or "",
+        *request.defences,
+        *request.claims,
+    ):
         for match in _FUNCTION.finditer(text):
             place = Path(*match[1].split(".")).with_suffix(".py")
             if place.is_file():

@@ -8,24 +8,30 @@ from math import prod
 
 import torch
 
-from leakaudit.attacks.base import Attack
+from leakaudit.attacks.base import REAL, Attack
 from leakaudit.attacks.registry import create
 from leakaudit.audit.references import reference_target, synthetic_batch
 from leakaudit.audit.victim import Knowledge, Victim, observe_victim
+from leakaudit.defences.base import Defence
 from leakaudit.domains.base import Domain
 from leakaudit.domains.images import Images
 from leakaudit.domains.references import REFERENCES, TABLE_REFERENCES, TEXT_REFERENCES, VOCABULARY, Reference
 from leakaudit.domains.tokens import Tokens
+from leakaudit.matching.generator import OwnGenerator
 from leakaudit.protocols.fedavg import FedAvg
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.target.target import Target
+from tests.generators import path_for
 from tests.tables import TABLE
 
 SHORT = {
     "gi-pip": {"iterations": "12", "training_steps": "3"},
     "tableak": {"iterations": "12", "restarts": "2"},
     "lp": {"programs": "40"},
-    **{name: {"iterations": "12"} for name in ("ig", "dlg", "idlg", "dia", "wia", "gradinversion", "sme", "dlfa")},
+    **{
+        name: {"iterations": "12"}
+        for name in ("ig", "dlg", "idlg", "dia", "wia", "gradinversion", "sme", "dlfa", "gias")
+    },
 }
 
 
@@ -63,6 +69,14 @@ def short(name: str) -> Attack:
     return create(name, "quick", SHORT.get(name))
 
 
+def prepared(target: Target, *defences: Defence) -> Knowledge:
+    """An attacker of threat model D: with samples to learn from, and for domains that have them a generator."""
+    domain = target.domain
+    own = OwnGenerator.of(path_for(domain.kind, domain.shape), domain) if domain.kind in REAL else None
+    auxiliary = synthetic_batch(target, domain, 64, 7).images
+    return Knowledge(defences=defences, auxiliary=auxiliary, generator=own)
+
+
 STEPS: dict[str, dict[str, int]] = {
     "sme": {"local_epochs": 2},
     "dlfa": {"local_epochs": 2, "local_batch_size": 1},
@@ -79,7 +93,7 @@ def victim_of(reference: Reference, domain: Domain, size: int, name: str = "") -
     """A bundled network with a private batch of some samples, for an attack of this name, or for `LOCAL`."""
     target = reference_target(reference, domain, 5)
     private = synthetic_batch(target, target.domain, 8, 1).subset(range(size))
-    knowledge = Knowledge(auxiliary=synthetic_batch(target, target.domain, 64, 7).images)
+    knowledge = prepared(target)
     steps = STEPS.get(name)
     protocol = FedAvg(size, target.mode, **steps) if steps else FedSGD(size, target.mode)
     return target, observe_victim(target, private, protocol, target.domain, knowledge, 0)

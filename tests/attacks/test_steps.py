@@ -24,9 +24,10 @@ from leakaudit.matching.precise import precisely
 from leakaudit.matching.problem import CLIENT, GradientMatching
 from leakaudit.observation import Observation
 from leakaudit.protocols.base import Play, Update
+from leakaudit.protocols.coarse import PLACES, PULLS, RATES, SHARES, CoarseSteps, begun
 from leakaudit.protocols.fedavg import FedAvg
 from leakaudit.protocols.fedsgd import FedSGD
-from leakaudit.protocols.surrogates import ALPHA, BENT, FIRST, LENGTH, Between, PerEpoch
+from leakaudit.protocols.surrogates import ALPHA, BENT, FIRST, LENGTH, Between, PerEpoch, norm
 from leakaudit.reconstruction import NotApplicable, Reconstruction, SilentMonitor
 from leakaudit.target.target import Target
 from tests.conftest import make_target
@@ -90,30 +91,67 @@ def test_a_bent_path_is_the_first_gradient_the_last_or_between(samples: Batch, s
         torch.testing.assert_close(at(40.0, 0.0, -40.0)[name], tensor, rtol=1e-4, atol=1e-6)
 
 
-def test_the_bent_path_explains_what_a_straight_one_does_not(samples: Batch, space: Images) -> None:
-    """At the client's own samples, three numbers bring the surrogate far nearer to the update than one."""
-    target, protocol = convolutions(), FedAvg(2, local_epochs=5, learning_rate=0.1)
+def least(surrogate: FedSGD, begun: dict[str, Tensor], seen: Observation, target: Target, samples: Batch) -> float:
+    """Of the cosine distance of a surrogate from the update, at the client's own first two, over its numbers."""
+    seen = replace(seen, protocol=surrogate)
+    problem = GradientMatching(target, seen, samples.labels[:2], IGSettings(tv_weight=0.0, distance="cosine"))
+    unknowns = {CLIENT + name: value.clone().requires_grad_() for name, value in begun.items()}
+    variables = {"inputs": seen.domain.encode(samples.images[:2]), **unknowns}
+    found = [float("inf")]
+    optimizer = torch.optim.LBFGS(list(unknowns.values()), max_iter=30, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value = problem.objective(variables)[0]
+        found.append(min(found[-1], float(value.detach())))  # a line search may go too far
+        (1e6 * value).backward()
+        return 1e6 * value
+
+    optimizer.step(closure)
+    return found[-1]
+
+
+def test_more_of_the_path_explains_more_of_the_update(samples: Batch, space: Images) -> None:
+    """A bent path is far nearer to five full steps than one gradient, coarse steps to twenty of a sample each."""
+    target = convolutions()
+    numbers = {name: torch.tensor([value]) for name, value in {ALPHA: 0.0, **BENT}.items()}
+    five = shared(target, samples, space, client := FedAvg(2, local_epochs=5, learning_rate=0.1), 0, 1)
+    path = Between(2, way=client.moved(five.update, target.parameters))
+    straight = least(path, {ALPHA: numbers[ALPHA]}, five, target, samples)
+    assert least(path, numbers, five, target, samples) < 0.2 * straight
+    client = FedAvg(2, local_epochs=10, local_batch_size=1, learning_rate=0.1)
+    twenty = shared(target, samples, space, client, 0, 1)
+    way = client.moved(twenty.update, target.parameters)
+    bent = least(Between(2, way=way), numbers, twenty, target, samples)
+    coarse = least(CoarseSteps(2, way=way), begun(5, torch.zeros(())), twenty, target, samples)
+    assert coarse < 0.8 * bent, (bent, coarse)
+
+
+def test_coarse_steps_replay_a_client_that_takes_as_many(samples: Batch, space: Images) -> None:
+    """Drawn nowhere, with equal shares and the client's rate, they are its steps."""
+    target, protocol = network(), FedAvg(2, local_epochs=3, learning_rate=0.5)
     observation = shared(target, samples, space, protocol, 0, 1)
     way = protocol.moved(observation.update, target.parameters)
-    seen = replace(observation, protocol=Between(2, way=way))
-    problem = GradientMatching(target, seen, samples.labels[:2], IGSettings(tv_weight=0.0, distance="cosine"))
-    inputs = space.encode(samples.images[:2])
+    play = Play(space.encode(samples.images[:2]), samples.labels[:2])
+    rate = (0.5 * norm(FedSGD(2).update(target, play)) / norm(way)).log()
+    free = {RATES: rate.expand(2), SHARES: torch.zeros(3), PLACES: torch.zeros(2), PULLS: torch.full((2,), -40.0)}
+    update = CoarseSteps(2, way=way).update(target, replace(play, unknowns=free))
+    for name, tensor in observation.update.items():
+        torch.testing.assert_close(update[name] / 3, tensor, rtol=1e-4, atol=1e-5)
 
-    def least(begun: dict[str, float]) -> float:
-        unknowns = {CLIENT + name: torch.tensor([value], requires_grad=True) for name, value in begun.items()}
-        optimizer = torch.optim.LBFGS(list(unknowns.values()), max_iter=30, line_search_fn="strong_wolfe")
 
-        def closure() -> Tensor:
-            optimizer.zero_grad()
-            value = 1e6 * problem.objective({"inputs": inputs, **unknowns})[0]
-            value.backward()
-            return value
-
-        optimizer.step(closure)
-        return float(closure().detach()) / 1e6
-
-    straight, bent = least({ALPHA: 0.0}), least({ALPHA: 0.0, **BENT})
-    assert bent < 0.2 * straight, (straight, bent)
+def test_coarse_steps_that_are_drawn_fully_are_on_the_straight_way(samples: Batch, space: Images) -> None:
+    target, protocol = network(), FedAvg(2, local_epochs=3, learning_rate=0.5)
+    observation = shared(target, samples, space, protocol, 0, 1)
+    way = protocol.moved(observation.update, target.parameters)
+    play = Play(space.encode(samples.images[:2]), samples.labels[:2])
+    place = torch.tensor([0.7])
+    drawn = {RATES: torch.zeros(1), SHARES: torch.tensor([-40.0, 0.0]), PLACES: place, PULLS: torch.full((1,), 40.0)}
+    coarse = CoarseSteps(2, way=way).update(target, replace(play, unknowns=drawn))
+    straight = Between(2, way=way).update(target, replace(play, unknowns={ALPHA: place}))
+    for name, tensor in straight.items():
+        torch.testing.assert_close(coarse[name], tensor, rtol=1e-4, atol=1e-6)
+    assert {name: len(value) for name, value in begun(2, place).items()} == {RATES: 1, SHARES: 2, PLACES: 1, PULLS: 1}
 
 
 def test_the_weights_after_training_follow_from_the_update(samples: Batch, space: Images) -> None:
@@ -157,6 +195,17 @@ def test_sme_gains_where_the_weights_move(samples: Batch, space: Images) -> None
     gained = error(naive.inputs, samples, space, 0, 1) / error(sme.inputs, samples, space, 0, 1)
     assert gained > 3, gained
     assert any("between those before and after, at 0." in note for note in sme.notes)
+
+
+def test_no_more_coarse_steps_than_the_client_took(samples: Batch, space: Images) -> None:
+    target, protocol = convolutions(), FedAvg(2, local_epochs=3, learning_rate=0.1)
+    settings = SMESettings(iterations=40, **STEPS)
+    observation = shared(target, samples, space, protocol, 0, 1)
+    assert "followed by 3 coarse steps" in SME(settings)(target, observation, cpu_generator(0)).notes
+    hidden = replace(observation, protocol=replace(protocol, untold=("local_epochs",)))
+    assert "followed by 5 coarse steps" in SME(settings)(target, hidden, cpu_generator(0)).notes
+    without = SME(replace(settings, coarse=0))(target, observation, cpu_generator(0))
+    assert not any("coarse" in note for note in without.notes)
 
 
 def test_sme_falls_back_to_the_weights_before(samples: Batch, space: Images) -> None:

@@ -59,6 +59,7 @@ VALUES: dict[str, Any] = {
     "resize": True,
     "schema": FOLDER / "schema.toml",
     "auxiliary": FOLDER / "public",
+    "generator": "package.module:faces",
     "lpips_weights": FOLDER / "squeezenet.pth",
     "cache": False,
     "mode": "train",

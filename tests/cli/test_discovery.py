@@ -27,6 +27,11 @@ def build():
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(432, 5))
 def defend(update, generator):
     return update
+def faces():
+    import torch
+    made = torch.nn.Sequential(torch.nn.Linear(4, 432), torch.nn.Sigmoid(), torch.nn.Unflatten(1, (3, 12, 12)))
+    made.latent = 4
+    return made
 """
 TEMPLATE = "{{ cycler.__init__.__globals__.os.system('touch ran') }}"
 FAST = ("--victims", "1", "--attack", "linear", "--controls", "none", "--mean", "0.5", "--std", "0.25", "-f", "html")
@@ -54,6 +59,7 @@ BAD = {
     'template-dir = "templates"': "template-dir",
     'template_dir = "templates"': "template-dir",
     'factory = "evil:build"': "factory",
+    'generator = "evil:build"': "generator",
     "trust = true": "trust",
     'store = "s3://elsewhere/x"': "store",
     "unsafe-pickle = true": "unsafe-pickle",
@@ -239,17 +245,18 @@ def test_an_unsafe_policy_is_one_line_and_can_be_named(repository: Path) -> None
     assert leakaudit(*command, "--policy", "leakaudit.toml")[0] in (0, 5)
 
 
-MODULES = {"factory": "own", "defence": "mine"}
+MODULES = {"factory": "own", "defence": "mine", "generator": "prior"}
 SHADOWS = ("scipy", "adjustText", "dp_accounting", "torchvision", "weasyprint", "lpips", "onnxruntime", "psutil", "pip")
 
 
-@pytest.mark.parametrize("named", [(), ("factory", "defence")], ids=["nothing", "factory and defence"])
+@pytest.mark.parametrize("named", [(), (*MODULES,)], ids=["nothing", "all of them"])
 def test_only_the_named_modules_of_the_current_folder_are_imported(repository: Path, named: tuple[str, ...]) -> None:
     for name in SHADOWS:
         (repository / f"{name}.py").write_text(f"from pathlib import Path\nPath('{name}.ran').touch()\n")
     for option, module in MODULES.items():
         (repository / f"{module}.py").write_text(EVIL.format(marker=f"{option} was imported"))
     words = {"factory": ["--factory", "own:build", "--input-shape", "3,12,12"], "defence": ["--defence", "mine:defend"]}
+    words["generator"] = ["--generator", "prior:faces"]
     command = ["scan", "weights.pt" if named else "model.onnx", "-b", "batch.npz", "--fail-on", "never", *FAST]
     command += [word for option in named for word in words[option]]
     program = "import sys; sys.path[:] = [p for p in sys.path if p]; from leakaudit.cli import main; main()"

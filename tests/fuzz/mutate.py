@@ -173,17 +173,24 @@ def _change_field(message: Message, field: FieldDescriptor, peers: list[Message]
         setattr(message, name, _scalar(field, draw))
 
 
+def _apart(message: Message) -> Message:
+    """A copy: a message that is copied into one of its own parts never ends, and the process with it."""
+    copy = type(message)()
+    copy.CopyFrom(message)
+    return copy
+
+
 def _change_inner(message: Message, field: FieldDescriptor, peers: list[Message], draw: Draw) -> None:
     inner = getattr(message, field.name)
     if not _repeated(field):
         if peers and draw.random() < 0.7:
-            inner.CopyFrom(getattr(draw.choice(peers), field.name))
+            inner.CopyFrom(_apart(getattr(draw.choice(peers), field.name)))
         return
     way = draw.randrange(4)
     if way == 0 and len(inner):
         del inner[draw.randrange(len(inner))]
     elif way == 1 and len(inner):
-        inner.add().CopyFrom(draw.choice(list(inner)))
+        inner.add().CopyFrom(_apart(draw.choice(list(inner))))
     elif way == 2 and len(inner) > 1:
         first, second = draw.sample(range(len(inner)), 2)
         held = type(inner[0])()
@@ -191,7 +198,7 @@ def _change_inner(message: Message, field: FieldDescriptor, peers: list[Message]
         inner[first].CopyFrom(inner[second])
         inner[second].CopyFrom(held)
     elif peers:
-        for item in list(getattr(draw.choice(peers), field.name))[:3]:
+        for item in [_apart(item) for item in getattr(draw.choice(peers), field.name)[:3]]:
             inner.add().CopyFrom(item)
 
 

@@ -94,6 +94,7 @@ def test_the_source_of_a_named_function_counts(folder: Path, monkeypatch: pytest
     for number, changes in enumerate(
         (
             {"factory": "nets_of_a_sweep:build"},
+            {"generator": "nets_of_a_sweep:build"},
             {"defences": ("nets_of_a_sweep:defend",)},
             {"loss": "nets_of_a_sweep:loss", "task": "single-label"},
         )

@@ -85,9 +85,7 @@ def round_counts(share: Tensor, size: int, least: Tensor | None = None) -> Tenso
     """
     quota = share.clamp_min(0)
     quota = quota / quota.sum() * size if bool(quota.any()) else torch.full_like(quota, size / len(quota))
-    floor = torch.zeros_like(quota) if least is None else (least - 1e-4).ceil().clamp_min(0)
-    if float(floor.sum()) > size:
-        floor = torch.zeros_like(quota)
+    floor = torch.zeros_like(quota) if least is None else whole(least, size).to(quota)
     free = (quota - floor).clamp_min(0)
     left = size - float(floor.sum())
     free = free / free.sum() * left if bool(free.any()) else torch.full_like(free, left / len(free))
@@ -95,3 +93,9 @@ def round_counts(share: Tensor, size: int, least: Tensor | None = None) -> Tenso
     remainder = free - free.floor()
     counts[remainder.argsort(descending=True, stable=True)[: size - int(counts.sum())]] += 1
     return counts
+
+
+def whole(least: Tensor, size: int) -> Tensor:
+    """Lower bounds (K,) of counts as whole numbers; zeros if they do not fit into `size`."""
+    floor = (least - 1e-4).ceil().clamp_min(0)
+    return (floor if float(floor.sum()) <= size else torch.zeros_like(floor)).long()

@@ -41,7 +41,7 @@ from torch import Generator, Tensor
 
 from leakaudit.attacks.labels import simulate
 from leakaudit.attacks.labels.by_loss import infer_by_loss
-from leakaudit.attacks.labels.counts import fit_prediction, ilrg_shares, round_counts
+from leakaudit.attacks.labels.counts import fit_prediction, ilrg_shares, round_counts, whole
 from leakaudit.attacks.labels.features import feature_fit
 from leakaudit.attacks.labels.head import Head, find_head, last_layer_signal, probabilities
 from leakaudit.attacks.labels.scale import scaled
@@ -158,12 +158,12 @@ def _fitted_counts(
             fit, how = through, f"{how} in {observation.protocol.steps} steps"
         prediction = fit.mean_prediction(size, prediction - signal, generator)
     least = -(signal + 4 * observation.noise) * size
-    if observation.one_bit:
+    if observation.one_bit or not observation.protocol.linear:  # no weighted mean of p − y
         least = torch.zeros_like(signal)
     counts = round_counts(prediction - signal, size, least=least)
     if head.pool is not None and simulate.applies(target, observation, head.pool):
         labels = torch.repeat_interleave(torch.arange(len(counts)), counts)
-        share = simulate.simulated_shares(target, observation, str(head.bias), labels, generator)
+        share = simulate.simulated_shares(target, observation, head, labels, whole(least, size), generator)
         if share is not None:
             counts, how = round_counts(share, size, least=least), "a client simulated on look-alikes"
     check = round_counts(ilrg_shares(weight, bias, gradient, signal), size, least=least)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ENVIRONMENT = {"auto_envvar_prefix": "LEAKAUDIT"}
 """Context settings under which ``LEAKAUDIT_FAIL_ON`` sets ``--fail-on``, and so on."""
 _SOURCES = {"COMMANDLINE": "command line", "ENVIRONMENT": "environment", "DEFAULT_MAP": "file"}
-CODE = frozenset({"template_dir", "factory", "trust", "unsafe_pickle", "store"})
+CODE = frozenset({"template_dir", "factory", "generator", "trust", "unsafe_pickle", "store"})
 """Options that can run code: templates, a Python function, files in formats that hold code; and a store, whose address
 leads code of whatever package knows it to the reports."""
 DATA = frozenset(

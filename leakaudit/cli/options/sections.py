@@ -24,8 +24,8 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     ),
     "Attack": (
         "preset", "attacks", "victims", "time_budget", "dry_run", "device", "seed", "settings", "threat_model",
-        "auxiliary", "controls", "distractors", "distractors_needed", "psnr_margin", "lpips_margin", "lpips_weights",
-        "cache",
+        "auxiliary", "generator", "controls", "distractors", "distractors_needed", "psnr_margin", "lpips_margin",
+        "lpips_weights", "cache",
     ),
     "Analysis": ("changes", "jacobian"),
     "Defence": ("defences", "goal", "grid", "claims", "steps", "utility_data", "utility_rate"),

@@ -114,9 +114,9 @@ def dropout_aware(evidence: Evidence) -> Iterator[Found]:
 def prior_based(evidence: Evidence) -> Iterator[Found]:
     """An attack that knows images of a similar kind, or the batch's BatchNorm statistics, recovered samples.
 
-    GI-PIP learns from public images what the domain looks like; GradInversion uses the mean and variance of each
-    BatchNorm layer. A prior can also invent: a sample counts only if the same attack without this update does worse
-    by the margin.
+    GI-PIP learns from public images what the domain looks like, GIAS searches a generator of such; GradInversion uses
+    the mean and variance of each BatchNorm layer. A prior can also invent: a sample counts only if the same attack
+    without this update does worse by the margin.
 
     Critical when a reconstruction is close to the original (SSIM ≥ 0.8 or PSNR ≥ 25 dB), high otherwise.
     """

@@ -1,0 +1,88 @@
+"""Levenberg-Marquardt finds what the update hardly shows, where unknowns are few, and stands aside elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import leakaudit
+from leakaudit.attacks.base import cpu_generator
+from leakaudit.attacks.ig import BY_JACOBIAN, IG, IGSettings
+from leakaudit.client.batch import Batch
+from leakaudit.client.observe import observe
+from leakaudit.matching.descent import Progress
+from leakaudit.matching.engine import prepare
+from leakaudit.matching.gauss_newton import MOST, SOLVED, levenberg_marquardt
+from leakaudit.observation import Observation
+from leakaudit.protocols.fedsgd import FedSGD
+from leakaudit.reconstruction import SilentMonitor
+from leakaudit.target.target import Target
+from tests.audit.series import beats
+from tests.matching.build import StopAfter
+from tests.target.sequences import Recurrent
+
+SETTINGS = IGSettings(iterations=6000, search=True, execution="eager")
+
+
+@pytest.fixture(autouse=True)
+def single_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def recurrent(kind: type[nn.RNNBase] = nn.GRU, length: int = 6, size: int = 1) -> tuple[Target, Batch, Observation]:
+    """A recurrent layer whose last state alone feeds the head, and the update of sequences of four features."""
+    torch.manual_seed(0)
+    target = leakaudit.load(Recurrent(kind, width=16), image_shape=(4, length))
+    private = Batch(beats(8, 0, 4, length), torch.arange(8) % 3, tuple(range(8))).subset(range(size))
+    seen = observe(target, private, FedSGD(size), target.domain, 3)
+    return target, private, replace(seen, labels=private.labels, label_source="given")
+
+
+def error(target: Target, inputs: torch.Tensor, private: Batch) -> float:
+    """Largest difference of any value, in millivolts."""
+    return float((target.domain.decode(inputs) - private.images).abs().max())
+
+
+def run(target: Target, seen: Observation, monitor: Any = None, **changes: Any) -> Any:
+    settings = replace(SETTINGS, **changes)
+    problem, guesses, _ = prepare(target, seen, settings, cpu_generator(0), SilentMonitor())
+    return levenberg_marquardt(problem, guesses[0], cpu_generator(1), Progress(monitor or SilentMonitor()))
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
+def test_the_early_steps_of_a_sequence_are_read_from_the_last_state(kind: type[nn.RNNBase]) -> None:
+    target, private, seen = recurrent(kind)
+    plain = {"iterations": 600, "optimizer": "lbfgs", "distance": "euclidean", "tv_weight": 0.0, "search": False}
+    crawled = IG(replace(SETTINGS, **plain))(target, seen, cpu_generator(0))  # type: ignore[arg-type]
+    found = IG(SETTINGS)(target, seen, cpu_generator(0))
+    assert BY_JACOBIAN in found.notes
+    assert error(target, found.inputs, private) < 0.01 < 0.1 < error(target, crawled.inputs, private)
+    assert found.match < SOLVED
+    assert found.residual < 1e-4
+    assert 0 < found.iterations < 3000
+    assert found.history[-1].match < found.history[0].match
+
+
+def test_it_stands_aside_where_it_is_no_help() -> None:
+    target, _, seen = recurrent()
+    problem, guesses, _ = prepare(target, seen, SETTINGS, cpu_generator(0), SilentMonitor())
+    progress = Progress(SilentMonitor())
+    beside = {**guesses[0], "labels": torch.zeros(1, 3)}
+    assert levenberg_marquardt(problem, beside, cpu_generator(1), progress) is None
+    assert run(target, replace(seen, noise=0.1)) is None
+    assert run(target, seen, iterations=20) is None, "not one Jacobian"
+    large, _, many = recurrent(length=6, size=3)
+    assert MOST < 3 * 24
+    assert run(large, many) is None
+
+
+def test_it_stops_when_told() -> None:
+    target, _, seen = recurrent()
+    found = run(target, seen, StopAfter(2))
+    assert found is not None
+    assert found.cut is not None
+    assert found.spent < 200
