@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tests.audit.series import beats, blobs
 from tests.cli.build import leakaudit
 from tests.several import beat_and_row, picture_and_row, pictures, rows
+from tests.target.columns import Embedded, drawn
 from tests.target.language import LENGTH, language_model, texts
 from tests.target.sequences import Recurrent
 from tests.target.unets import SHAPES, masked, unet_2d, unet_3d
@@ -61,6 +62,11 @@ def scanner() -> nn.Module:
     """Volumes."""
     layers = [nn.Conv3d(1, 12, 3, 2, 1), nn.Sigmoid(), nn.Conv3d(12, 12, 3, 1, 1), nn.Sigmoid(), nn.Flatten()]
     return _seeded(lambda: nn.Sequential(*layers, nn.Linear(12 * 48, 4)))
+
+
+def ids_and_numbers() -> nn.Module:
+    """Categories as integers beside numbers."""
+    return Embedded()
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,9 @@ KINDS = {
         picture_and_row, lambda: ({"image": pictures(COUNT), "meta": rows(COUNT)}, _labels(4)), "1,12,12"
     ),
     "signal-and-row": Kind(beat_and_row, lambda: ({"image": beats(COUNT, 0), "meta": rows(COUNT)}, _labels(4)), "2,48"),
+    "ids-and-numbers": Kind(
+        ids_and_numbers, lambda: (dict(zip(("codes", "numbers"), drawn(COUNT), strict=True)), _labels(2)), ""
+    ),
     "next-token": Kind(
         language_model, lambda: (texts(COUNT), np.zeros(0)), str(LENGTH), attacks=("embedding", "dager")
     ),
@@ -178,7 +187,7 @@ def ran(*words: object) -> str:
 
 
 WAYS = [(name, way) for name in KINDS for way in ("onnx", "factory")]
-WAYS += [("picture-and-row", "exported"), ("signal-and-row", "exported")]
+WAYS += [(name, "exported") for name in ("picture-and-row", "signal-and-row", "ids-and-numbers")]
 
 
 @pytest.mark.slow

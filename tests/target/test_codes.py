@@ -14,7 +14,7 @@ from leakaudit.client.readers.base import reader_for
 from leakaudit.domains.table import Table
 from leakaudit.errors import ModelError
 from leakaudit.target import Target, load
-from tests.target.test_joined import CODES, LEVELS, Embedded, Shared, drawn, rows_of
+from tests.target.columns import CODES, LEVELS, Embedded, Shared, drawn, rows_of
 
 
 def program(module: nn.Module, given: tuple[Tensor, ...], folder: Path) -> Target:
