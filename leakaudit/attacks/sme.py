@@ -15,8 +15,8 @@ of the guess is at hand. So the curve has three unknowns (α, the length of its 
 gradient in the update) where a free control point has as many as the model, and it is kept where it matches better.
 
 After many steps neither says enough. So the last iterations go down a chain of a few coarse steps, each drawn to the
-straight way (`leakaudit.protocols.coarse`), at the cost of a gradient each, where L-BFGS wins or the path so far leaves much
-unexplained, and that is kept where it matches better.
+straight way (`leakaudit.protocols.coarse`), at the cost of a gradient each, where L-BFGS wins or the
+path so far leaves much unexplained, and that is kept where it matches better.
 
 Reference: Zhu et al. 2023, arXiv 2306.00127. Deviations from the authors' code: the start at α = 0; α is a logit, so
 that it stays within the segment; the bent path; the coarse steps. What each gains is in
