@@ -15,7 +15,8 @@ of the guess is at hand. So the curve has three unknowns (α, the length of its 
 gradient in the update) where a free control point has as many as the model, and it is kept where it matches better.
 
 After many steps neither says enough. So the last iterations go down a chain of a few coarse steps, each drawn to the
-straight way (`leakaudit.protocols.coarse`), at the cost of a gradient each, and that is kept where it matches better.
+straight way (`leakaudit.protocols.coarse`), at the cost of a gradient each, where L-BFGS wins or the
+path so far leaves much unexplained, and that is kept where it matches better.
 
 Reference: Zhu et al. 2023, arXiv 2306.00127. Deviations from the authors' code: the start at α = 0; α is a logit, so
 that it stays within the segment; the bent path; the coarse steps. What each gains is in
@@ -56,6 +57,10 @@ ON_COARSE_STEPS: Mapping[str, Any] = {"optimizer": "adam", "distance": "cosine",
 """How coarse steps are gone down where L-BFGS did not win before, from a start of their own: 14.5 and 11.9 dB after 40
 steps of a ReLU CNN, where it is 14.4 and 10.9 from where the bent path ended, which fits what is not there, and what a
 search then chooses ends at 11.2 (`benchmarks/results/local_steps.md`)."""
+UNEXPLAINED = 0.05
+"""Cosine distance above which a path without L-BFGS is given up for coarse steps from a start of their own. Chosen
+below the .09 to .13 that bent paths end at after 40 steps of a ReLU CNN; where the weights hardly moved coarse steps
+matched better too, at .012, and lost 6 dB (`benchmarks/results/local_steps.md`)."""
 AT_THE_BEGINNING = {ALPHA: -3.0, FIRST: 3.0}
 """Where the bent path begins that goes on from the weights before: near them, logits of 0.05 and 0.95; chosen."""
 
@@ -137,10 +142,14 @@ class SME(Attack):
         if settings.bend and not best.found.cut:
             best, more = run.bent(best)
             facts = (*facts, *more)
-        if (count := _coarse_steps(settings, observation)) and run.goes_on(best.found):
-            coarse = replace(seen, protocol=CoarseSteps(protocol.batch_size, protocol.mode, way=moved))
-            best, more = run.coarse(best, GradientMatching(target, coarse, problem.labels, problem.settings), count)
-            facts = (*facts, *more)
+        count = _coarse_steps(settings, observation)
+        if count and run.goes_on(best.found):
+            if run.lacks(best):
+                coarse = replace(seen, protocol=CoarseSteps(protocol.batch_size, protocol.mode, way=moved))
+                best, more = run.coarse(best, GradientMatching(target, coarse, problem.labels, problem.settings), count)
+                facts = (*facts, *more)
+            else:
+                run.on(best)
         return to_reconstruction(best.problem, [run.told(best.found)], facts, cuts)
 
 
@@ -221,6 +230,14 @@ class _Run:
     def goes_on(self, found: Solution) -> bool:
         """Whether there is time and something left to be explained."""
         return not found.cut and self.spent < self.total and found.match >= self.settings.tolerance
+
+    def lacks(self, start: _Start) -> bool:
+        """Whether coarse steps may explain what the path so far does not: they begin anew, unless L-BFGS goes on."""
+        return not self.settings.search or start.smooth or start.found.match > UNEXPLAINED
+
+    def on(self, start: _Start) -> None:
+        """The same path for the steps that are left."""
+        self._advance(start, max(1, self.total - self.spent))
 
     def bent(self, start: _Start) -> tuple[_Start, tuple[str, ...]]:
         """The same on a curve that leaves the weights before down their gradient; whichever matches better."""
