@@ -166,6 +166,7 @@ def test_a_job_page_says_that_an_audit_failed(repository: Path, monkeypatch: pyt
     ("text", "message"),
     [
         ("fail-oon = 'low'", "unknown key 'fail-oon'"),
+        ("dry-run = true", "unknown key 'dry-run'"),
         ("preset = 'huge'", "'huge' is not one of"),
         ("victims = 'many'", "'many' is not a valid integer"),
     ],

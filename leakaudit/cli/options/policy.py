@@ -45,6 +45,8 @@ DATA = frozenset(
 """Options that only choose among numbers, names and files of data. An option in neither set is refused like code."""
 _FUNCTIONS = frozenset({"defences", "claims", "loss"})
 """Options of :data:`DATA` that also take ``module:function``; that form runs code."""
+_NO_KEYS = {"policy", "help", "dry_run"}
+"""Options that no file may set: with a dry run in a file, a gate would audit nothing and pass."""
 _UNRECORDED = {"debug", "dry_run", "quiet", "verbose", "policy", "out"}
 
 
@@ -57,7 +59,7 @@ def _read(ctx: click.Context, param: click.Parameter, value: Path | None) -> Any
         return Policy()
     policy, options = read_policy(path)
     known = _by_key(_scan(ctx))
-    refuse_unknown(path, options, set(known) - {"policy", "help"})
+    refuse_unknown(path, options, set(known) - _NO_KEYS)
     if value is None:
         _refuse_code(path, [(known[key], item) for key, item in options.items()])
     own = _by_key(ctx.command)
