@@ -166,11 +166,12 @@ def scan_within(seconds: float, public: Path) -> leakaudit.Report:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_claims_no_gain_over_a_rival_that_the_time_budget_cut(tmp_path: Path) -> None:
-    report = scan_within(3.0, tmp_path / "public.npz")
+    report = scan_within(30.0, tmp_path / "public.npz")
     gi_pip = next(a for a in report.attacks if a.name == "gi-pip")
     assert gi_pip.beside is not None
-    assert [r.victim for r in gi_pip.beside.results] == [0, 1]
+    assert [r.victim for r in gi_pip.beside.results] == [0], "of a million steps one victim is tried, not two"
     assert "; beside it, IG (Inverting Gradients): time budget: " in gi_pip.reason
     (gallery,) = [g for g in build_view(report).galleries if g.attack == "gi-pip"]
     assert "not compared, since not both had all their steps (victim 0: " in gallery.notes[0]
@@ -184,8 +185,8 @@ def test_its_rival_waits_for_the_same_time(monkeypatch: pytest.MonkeyPatch, tmp_
     for kind in (GIPIP, IG):
         monkeypatch.setattr(kind, "run", _noted(given))
     scan_within(1000.0, tmp_path / "public.npz")
-    assert [name for name, _ in given] == ["gi-pip", "gi-pip", "ig", "ig"]
-    shares = [1000 / 4, 1000 / 3, 1000 / 2, 1000]  # each leaves all of its own
+    assert [name for name, _ in given] == ["gi-pip", "ig"], "of a million steps one victim is tried, not two"
+    shares = [1000 / 2, 1000]  # each leaves all of its own
     assert [seconds for _, seconds in given] == pytest.approx(shares, rel=0.05)
 
 
