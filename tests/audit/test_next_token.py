@@ -38,7 +38,7 @@ def test_it_is_taken_for_the_next_token_and_its_loss_is_that_of_shifted_texts() 
     logits = target.logits(ids[:, None, None]).view(3, LENGTH, VOCABULARY)
     expected = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
     torch.testing.assert_close(target.loss(ids[:, None, None], target.task.of_inputs(ids)), expected)
-    with pytest.raises(UsageError, match="single-label has one label per sample"):
+    with pytest.raises(UsageError, match="single-label is of one output per sample"):
         leakaudit.load(CausalLM(), image_shape=(1, 1, LENGTH), task="single-label")
 
 

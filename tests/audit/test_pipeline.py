@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -154,7 +155,7 @@ def test_an_attack_is_asked_for_every_victim(monkeypatch: pytest.MonkeyPatch) ->
     from leakaudit.attacks.ig import IG
     from leakaudit.reconstruction import NotApplicable
 
-    answers = iter([None, NotApplicable("this one is odd"), None])
+    answers = itertools.cycle([None, NotApplicable("this one is odd"), None])  # asked for the plan, too
     monkeypatch.setattr(IG, "applies", lambda *_: next(answers))
     ig = scan(small_mlp(), victims=3, controls="none").attacks[0]
     assert ig.status == "run"

@@ -63,7 +63,7 @@ def test_candidates_of_a_search_share_what_is_as_large_as_the_model() -> None:
     assert squared.yardstick is matching.yardstick
     assert squared.distance is not matching.yardstick
     weighted = matching.under(replace(matching.settings, layer_weights="linear"))
-    assert float(weighted.evaluate(inputs + 1)[1]) != float(matching.evaluate(inputs + 1)[1])
+    assert not torch.equal(weighted.evaluate(inputs + 1)[1], matching.evaluate(inputs + 1)[1])
 
 
 def test_gradient_of_the_objective_against_finite_differences() -> None:
