@@ -76,13 +76,13 @@ def test_time_budget_plans_the_iterations(model: Path, batch: Path, tmp_path: Pa
     started = time.monotonic()
     code, _, _ = leakaudit(
         "scan", model, "-b", batch, "-o", tmp_path, "-f", "json", "--attack", "ig", "--victims", 2,
-        "--set", "ig.iterations=100000", "--time-budget", 3, "--fail-on", "never",
+        "--set", "ig.iterations=100000", "--time-budget", 5, "--fail-on", "never",
     )  # fmt: skip
     assert code == 0
     assert time.monotonic() - started < 20
     results = json.loads((tmp_path / "report.json").read_text())["attacks"][0]["results"]
-    assert len(results) == 2
-    assert all(0 < r["iterations"] < 100000 for r in results)
+    assert len(results) == 1, "of so many steps one victim is attacked, not two"
+    assert 0 < results[0]["iterations"] < 100000
 
 
 def test_batches_of_several_samples(model: Path, batch: Path, tmp_path: Path) -> None:
