@@ -162,7 +162,7 @@ def scan_within(seconds: float, public: Path) -> leakaudit.Report:
     return leakaudit.scan(
         pooled().module, (smooth_images(12), np.arange(12) % 5), attacks=["gi-pip"], victims=2, auxiliary=public,
         mean=[0.5], std=[0.25], input_shape=(3, 12, 12), controls="none", time_budget=seconds,
-        settings={"gi-pip": {"iterations": "1000000", "training_steps": "5"}},
+        settings={"gi-pip": {"iterations": "1000000000", "training_steps": "5"}},
     )  # fmt: skip
 
 
@@ -171,7 +171,7 @@ def test_claims_no_gain_over_a_rival_that_the_time_budget_cut(tmp_path: Path) ->
     report = scan_within(30.0, tmp_path / "public.npz")
     gi_pip = next(a for a in report.attacks if a.name == "gi-pip")
     assert gi_pip.beside is not None
-    assert [r.victim for r in gi_pip.beside.results] == [0], "of a million steps one victim is tried, not two"
+    assert [r.victim for r in gi_pip.beside.results] == [0], "of a billion steps one victim is tried, not two"
     assert "; beside it, IG (Inverting Gradients): time budget: " in gi_pip.reason
     (gallery,) = [g for g in build_view(report).galleries if g.attack == "gi-pip"]
     assert "not compared, since not both had all their steps (victim 0: " in gallery.notes[0]
@@ -185,7 +185,7 @@ def test_its_rival_waits_for_the_same_time(monkeypatch: pytest.MonkeyPatch, tmp_
     for kind in (GIPIP, IG):
         monkeypatch.setattr(kind, "run", _noted(given))
     scan_within(1000.0, tmp_path / "public.npz")
-    assert [name for name, _ in given] == ["gi-pip", "ig"], "of a million steps one victim is tried, not two"
+    assert [name for name, _ in given] == ["gi-pip", "ig"], "of a billion steps one victim is tried, not two"
     shares = [1000 / 2, 1000]  # each leaves all of its own
     assert [seconds for _, seconds in given] == pytest.approx(shares, rel=0.05)
 

@@ -155,6 +155,8 @@ PIECE, BREAK = 12, "\u200b"
 """Characters of a long name between which a line may end, and what says so; chosen, less than the narrowest column."""
 _LONG_NAME = re.compile(r"(?![0-9a-f]{64}\b)[^\s\u2060]{28,}")
 """A word longer than any of ours, for which a table would grow beyond the page; hashes are left, to be copied."""
+_ADDRESS = re.compile(r"(data|https?|mailto):\S+")
+"""What stands in an attribute, pictures among them: anything between its letters makes it another address."""
 JOINED = "-\u2060-\u2060"
 """Two hyphens after which no line ends: an option stays in one piece."""
 
@@ -162,7 +164,7 @@ JOINED = "-\u2060-\u2060"
 def _finalize_for_paper(value: Any) -> Any:
     """Like :func:`_finalize`; options are not broken at the end of a line, and long names can be."""
     value = _finalize(value)
-    if not isinstance(value, str) or isinstance(value, Markup):
+    if not isinstance(value, str) or isinstance(value, Markup) or _ADDRESS.fullmatch(value):
         return value
     return _LONG_NAME.sub(_breakable, _OPTION.sub(JOINED, value))
 
