@@ -17,10 +17,11 @@ from leakaudit.audit.campaign import Reason, Turn, kept_for_control, line_of, tu
 from leakaudit.audit.pace import Need, Pace, too_dear
 from leakaudit.audit.request import Request
 from leakaudit.audit.victim import Victim
+from leakaudit.document.counting import count
 from leakaudit.document.status import Cause
 from leakaudit.findings.effort import LEAST_SHARE
 from leakaudit.observer import SilentObserver
-from leakaudit.report.wording import count, number, seconds
+from leakaudit.report.wording import number, seconds
 from leakaudit.target.target import Target
 
 WORTH_SAYING = 10.0

@@ -27,7 +27,7 @@ _END = "</body>"
 LINE = 120
 """Characters of a line of the packed document; chosen."""
 READ = 1 << 16
-"""Bytes of a stream that are looked at to tell what it is; chosen, more than any caller asks for."""
+"""Bytes of a stream that are looked at to tell what it is; chosen, as many as any caller asks for."""
 MOST_UNPACKED = 1 << 30
 """Bytes that a packed document may have, at most; chosen, as of a report that is read."""
 

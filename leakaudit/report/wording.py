@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from leakaudit.document.counting import count as count
+from leakaudit.document.counting import THOUSANDS
 from leakaudit.safety.text import clean
 
 MISSING = "–"
@@ -46,7 +46,7 @@ def number(value: float | int | None, digits: int = 4) -> str:
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return MISSING
     if isinstance(value, int):
-        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+        return f"{value:,}" if abs(value) >= THOUSANDS else str(value)
     text = f"{value:.{digits}g}"
     return _scientific(text) if "e" in text else text
 

@@ -180,7 +180,8 @@ class SeveralMeasure(Measure[Found]):
         sizes = [member.size for member in self.domain.members]
         own = [scores[i].part for i in leaked]
         entries = sum(sizes[i] if part is None else part.entries for i, part in zip(leaked, own, strict=True))
-        psnr = next((scores[i].metrics["psnr"] for i in leaked if "psnr" in scores[i].metrics), None)
+        telling = (scores[i] for i in leaked if "psnr" in scores[i].metrics)
+        psnr = next((one.metrics["psnr"] if one.part is None else one.part.psnr for one in telling), None)
         return Part(entries, sum(sizes), psnr, " and ".join(self.names[i] for i in leaked))
 
     def enough(self, read: Tensor) -> bool:
@@ -278,5 +279,5 @@ def _together(found: Sequence[Identification]) -> Identification:
     """Identified where every part is, among the fewest others."""
     known = [one.identified for one in found]
     fewest = min(found, key=lambda one: one.distractors)
-    identified = None if None in known else all(known)
+    identified = False if False in known else None if None in known else True
     return Identification(identified, fewest.distractors, fewest.augmented, max(one.near_duplicates for one in found))

@@ -17,7 +17,7 @@ from leakaudit.document.schema import Report, Verdict
 from leakaudit.document.status import VerdictStatus
 from leakaudit.errors import UsageError
 from leakaudit.report.domains.images import FLOORS
-from leakaudit.report.formats.html import command_line, render_html
+from leakaudit.report.formats.html import BREAK, _finalize_for_paper, command_line, render_html
 from leakaudit.report.views.figures import loss_curves, psnr_chart, rank_profiles
 from leakaudit.report.views.view import evidence_rows
 from leakaudit.report.wording import MISSING, clip, fixed, number, seconds
@@ -292,3 +292,10 @@ def test_a_soft_label_is_shown_with_how_it_was_read() -> None:
 def test_sixteen_victims_and_six_attacks_stay_below_five_megabytes(victims: int, runs: int, limit: int) -> None:
     """The small one has an eighth of the pictures in a fifth of the bytes, for the page itself."""
     assert len(render_html(build(victims=victims, runs=runs)).encode()) < limit
+
+
+def test_on_paper_hashes_and_addresses_stay_as_they_are() -> None:
+    digest, address = "0123456789abcdef" * 4, f"data:image/png;base64,{'A' * 60}"
+    for kept in (digest, f"model {digest} of it", address):
+        assert _finalize_for_paper(kept) == kept
+    assert BREAK in _finalize_for_paper("n" * 60)

@@ -85,16 +85,17 @@ def records_counted(evidence: Evidence) -> Iterator[Found]:
     hospital has, or that most rows of a table are copies, can be the secret; and the readers of LA203 and LA204 start
     from here. Reported for clients that train locally, since one gradient is of a batch whose size is public.
     """
-    told = [] if evidence.batch is None else [count for count in evidence.batch.distinct_records if count is not None]
-    if told and evidence.protocol.algorithm != "fedsgd":
-        sizes = evidence.batch_sizes
-        behind = sizes if len(sizes) == len(told) else [evidence.protocol.batch_size] * len(told)
-        counts = ", ".join(dict.fromkeys(f"{one} of {size}" for one, size in zip(told, behind, strict=True)))
+    records = [] if evidence.batch is None else evidence.batch.distinct_records
+    sizes = evidence.batch_sizes
+    behind = sizes if len(sizes) == len(records) else [evidence.protocol.batch_size] * len(records)
+    known = [(one, size) for one, size in zip(records, behind, strict=True) if one is not None]
+    if known and evidence.protocol.algorithm != "fedsgd":
+        counts = ", ".join(dict.fromkeys(f"{one} of {size}" for one, size in known))
         yield Found(
             "low",
             "measured",
             f"Distinct records that the rank of the first layer's update shows: {counts}.",
-            {"records": told, "batch_size": evidence.protocol.batch_size},
+            {"records": [one for one, _ in known], "batch_size": evidence.protocol.batch_size},
         )
 
 

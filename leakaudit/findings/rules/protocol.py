@@ -57,7 +57,7 @@ def batchnorm_statistics(evidence: Evidence) -> Iterator[Found]:
         yield Found(
             "medium" if evidence.protocol.batch_size == 1 or shared else "low",
             "certified" if shared else "estimated",
-            f"mean and variance are taken over this batch in {count(len(layers), 'BatchNorm layer')}; {told}.",
+            f"Mean and variance are taken over this batch in {count(len(layers), 'BatchNorm layer')}; {told}.",
             {"layers": layers, "shared": evidence.protocol.shared_statistics, "attacks_that_used_them": given},
         )
 

@@ -153,7 +153,7 @@ def _finalize(value: Any) -> Any:
 _OPTION = re.compile(r"(?<![\w-])--(?=[a-z])")
 PIECE, BREAK = 12, "\u200b"
 """Characters of a long name between which a line may end, and what says so; chosen, less than the narrowest column."""
-_LONG_NAME = re.compile(r"(?![0-9a-f]{64}\b)[^\s\u2060]{28,}")
+_LONG_NAME = re.compile(r"(?<![^\s\u2060])(?![0-9a-f]{64}\b)[^\s\u2060]{28,}")
 """A word longer than any of ours, for which a table would grow beyond the page; hashes are left, to be copied."""
 _ADDRESS = re.compile(r"(data|https?|mailto):\S+")
 """What stands in an attribute, pictures among them: anything between its letters makes it another address."""

@@ -134,7 +134,7 @@ def _cover_caption(best: _Shown, shown: int, kinds: int) -> str:
 
 
 def under_variants(card: Card) -> list[tuple[str, SampleView]]:
-    """The sample that leaks clearest in the worst variant, as it was rebuilt under each; labels before it."""
+    """The sample that is rebuilt clearest under the worst variant, as it was under each; labels before it."""
     worst = card.clearest(card.report.attacks)
     if worst is None or not card.report.variants:
         return []
