@@ -4,6 +4,7 @@
 
     LeakauditError                      exit code
     ├── UsageError                      2   the command line: an option, a path that does not exist, --out not writable
+    │   └── OwnCodeError                    a function of the user's own raised, on samples perhaps
     └── AuditError                      3   the content of a file: it cannot be audited as it is
         ├── ModelError                      not a model, damaged, unsupported, nothing trainable
         ├── BatchError                      wrong shape, dtype, labels, not-a-number values, pickled objects
@@ -55,6 +56,12 @@ class UsageError(LeakauditError):
     """The command line is wrong: an option's value, a path that is not there, an output folder not writable."""
 
     exit_code = 2
+
+
+class OwnCodeError(UsageError):
+    """A function of the user's own raised."""
+
+    quotes_samples: ClassVar[bool] = True
 
 
 class AuditError(LeakauditError):

@@ -169,7 +169,8 @@ def _searched(
     problem.settings = replace(settings, iterations=second, learning_rate=settings.weight_learning_rate)
     begun = [{**solution.values, **_weights(problem.own, solution.values["inputs"])} for solution in found]
     better, more = solve(problem, begun, generator, Progress(monitor, share, 1.0))
-    ends = [_followed(problem, one, two) for one, two in zip(found, better, strict=False)]
+    rest = [problem.as_inputs(solution) for solution in found[len(better) :]]  # a stop came before their weights
+    ends = [*rest, *(_followed(problem, one, two) for one, two in zip(found, better, strict=False))]
     after = min(solution.match for solution in ends)
     told += f", then its weights for {second}: cosine distance {before:.2g}, then {after:.2g}"
     return ends, (told, *dict.fromkeys((*facts, *more)))

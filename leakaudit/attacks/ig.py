@@ -161,8 +161,9 @@ def _by_jacobian(
     within = replace(problem.settings, iterations=left)
     share = first.spent / total
     solution, _, facts = search(problem.under(within), guess, generator, progress.share(share, 1 - 2 * share))
-    again = None if solution.cut else levenberg_marquardt(problem, solution.values, generator, progress)
-    found = [solution, first] if again is None else [solution, first, again]
+    after = progress.share(1 - share, share)  # it counts its steps by those of the whole
+    again = None if solution.cut else levenberg_marquardt(problem, solution.values, generator, after)
+    found = [first, solution] if again is None else [first, solution, again]
     best = min(found, key=lambda each: each.match)
     facts = facts if best is solution else (*facts, BY_JACOBIAN)
     return to_reconstruction(problem, [replace(best_of(found), cut=found[-1].cut)], facts, cuts)

@@ -329,12 +329,12 @@ def _all_at_once(attack: Attack, victims: Sequence[Victim], queue: Queue) -> lis
     in_turn = type(attack).run_together is Attack.run_together
     if in_turn or len(victims) < 2 or budget.spent() or not batches_well(queue.target):
         return None
-    budget.work.begin(attack, len(victims))
-    budget.observer.attack(attack.title + queue.beside, 0, len(victims))
-    seeds = [seed_of(queue.request.seed, attack.name, victim.number) for victim in victims]
     monitor = queue.monitor(attack, victims)
     if monitor is None:
         return None
+    budget.work.begin(attack, len(victims))
+    budget.observer.attack(attack.title + queue.beside, 0, len(victims))
+    seeds = [seed_of(queue.request.seed, attack.name, victim.number) for victim in victims]
     try:
         found = attack_together(attack, queue.target, victims, queue.measure, seeds, monitor, queue.memory)
     except OutOfMemoryError:
@@ -363,7 +363,8 @@ def _run_on_victims(attack: Attack, victims: Sequence[Victim], queue: Queue) -> 
         monitor = queue.monitor(attack, victims[position:], outcomes)
         if monitor is None:
             dear = too_dear(attack, queue.pace, budget.whole().left)
-            budget.observer.result(attack.title + queue.beside, f"not run ({Cause.SHORT}): {dear}")
+            what = f"not run on {len(victims) - position} more" if position else "not run"
+            budget.observer.result(attack.title + queue.beside, f"{what} ({Cause.SHORT}): {dear}")
             return outcomes, _left(position, victims, Cause.SHORT)
         budget.work.begin(attack)
         budget.observer.attack(attack.title + queue.beside, position, len(victims))

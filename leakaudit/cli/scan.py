@@ -41,7 +41,12 @@ class _Scan(Sectioned):
 @click.command(cls=_Scan, context_settings=ENVIRONMENT)
 @click.argument("model", required=False, type=click.Path(path_type=Path))
 @request_options()
-@click.option("--dry-run", is_flag=True, help="Print the plan with an estimate of its time, and attack nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    allow_from_autoenv=False,
+    help="Print the plan with an estimate of its time, and attack nothing.",
+)
 @click.option("--quiet", "-q", is_flag=True, help="Only the deciding finding and the report's path.")
 @click.option("--verbose", "-v", is_flag=True, help="A line when an attack begins, too.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
@@ -66,7 +71,8 @@ def scan(
     3 could not audit, 5 inconclusive (no working attack could be run),
     130 interrupted (a partial report is written, of labels and rank analysis at least).
 
-    Every option can also be set by LEAKAUDIT_OPTION in the environment, or in leakaudit.toml (see leakaudit init).
+    Every option but --dry-run can also be set by LEAKAUDIT_OPTION in the environment, or in leakaudit.toml
+    (see leakaudit init).
     """
     request = Request(model=model, **with_cache(with_told(asked), writing["evidence"]))
     refuse_absent(request)

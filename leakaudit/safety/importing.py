@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from leakaudit.errors import UsageError
+from leakaudit.errors import OwnCodeError, UsageError
 
 
 @contextmanager
@@ -57,11 +57,11 @@ def user_function(option: str, path: str, hint: str) -> Callable[..., Any]:
     return found
 
 
-def raised_by(option: str, path: str, error: Exception, given: str = "") -> UsageError:
+def raised_by(option: str, path: str, error: Exception, given: str = "") -> OwnCodeError:
     """The error of a user's function as one of usage: what it raised, in which line, and what it was given."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(last.filename).name}, line {last.lineno}"
-    return UsageError(
+    return OwnCodeError(
         f"{option} {path} raised {type(error).__name__}: {error} ({where}){given}",
         "mend your function; --debug shows its traceback",
     )

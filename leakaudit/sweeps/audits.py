@@ -8,6 +8,7 @@ back has gone through its document, so that it is the same wherever it was made.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -46,9 +47,10 @@ def audit_files(request: Request, observer: Observer) -> Report:
     Raises:
         LeakauditError: As `leakaudit.scan` does.
     """
+    started = time.monotonic()
     case = read_case(request, read_model(request), None, observer)
     memory = Memory(Cache() if request.cache else None)
-    return audit(case.target, case.samples, request, observer=observer, memory=memory)
+    return audit(case.target, case.samples, request, observer=observer, memory=memory, started=started)
 
 
 class Audits:

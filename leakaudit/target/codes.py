@@ -27,6 +27,13 @@ _VIEWS = frozenset(
     | {"narrow", "index_select", "index", "detach", "detach_", "alias", "_reshape_alias", "_unsafe_view", "view_as"}
 )
 """Operators that move integers and leave them as they are, by definition of torch."""
+_JOINS = frozenset({"cat", "concat", "stack"})
+"""Those of them that take several tensors."""
+_FACTS = frozenset(
+    {"size", "sym_size", "dim", "ndimension", "numel", "__len__", "__get__", "stride", "storage_offset", "get_device"}
+    | {"is_floating_point", "is_complex", "is_contiguous", "element_size", "_assert_tensor_metadata", "__hash__"}
+)
+"""What is asked of a tensor without its values, by definition of torch."""
 Reading = Callable[[Sequence[int], Sequence[int], Tensor], Tensor]
 """From columns, what is added to each, and a table, to the rows that are looked up (B, n, E)."""
 
@@ -53,9 +60,10 @@ class Codes(Tensor):
             return iter(args[0].unbind(0))
         with torch._C.DisableTorchFunctionSubclass():
             result = func(*args, **kwargs)
-            if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
+            plain = not any(isinstance(leaf, Tensor) for leaf in tree_leaves(result))
+            if plain and name in _FACTS:
                 return result
-            if name not in _VIEWS | _SUMS:
+            if plain or name not in _VIEWS | _SUMS or _mixed(name, args, kwargs):
                 raise ModelError(
                     f"integers are used by {name!r}, not only looked up in embeddings",
                     "export the model with integers that are looked up alone, or give numbers",
@@ -64,6 +72,15 @@ class Codes(Tensor):
             places = func(*moved[0], **moved[1])
         reading = next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Codes)).reading
         return tree_map(lambda value, place: _wrapped(value, place, reading), result, places)
+
+
+def _mixed(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether columns are added to each other, scaled, or stand beside plain integers: no column is what comes out."""
+    leaves = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    ours = sum(isinstance(leaf, Codes) for leaf in leaves)
+    if name in _SUMS:
+        return ours > 1 or kwargs.get("alpha", 1) != 1
+    return name in _JOINS and ours < len(leaves)
 
 
 def _wrapped(value: Tensor, place: Tensor, reading: Reading) -> Codes:
@@ -87,18 +104,20 @@ def _place_of(summed: bool) -> Callable[[Any], Any]:
 
 def _looked_up(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
     """Rows of a table by codes, of `torch.nn.functional.embedding` or torch's own operator, whose table comes first."""
-    given = dict(zip(("first", "second", "padding_idx", "max_norm"), args, strict=False)) | dict(kwargs)
+    names = ("first", "second", "padding_idx", "max_norm", "norm_type", "scale_grad_by_freq")
+    given = dict(zip(names, args, strict=False)) | dict(kwargs)
     tensors = [value for value in given.values() if isinstance(value, Tensor)]
     codes = next((value for value in tensors if isinstance(value, Codes)), None)
     table = next((value for value in tensors if not isinstance(value, Codes)), None)
-    padding, bounded = given.get("padding_idx"), isinstance(given.get("max_norm"), float)
-    if codes is None or table is None or bounded:
+    padding, norm = given.get("padding_idx"), given.get("max_norm")
+    changed = norm not in (None, False) or bool(given.get("scale_grad_by_freq"))  # of torch's operator both are there
+    if codes is None or table is None or changed:
         raise ModelError("integers are looked up in a table that is no plain embedding", "use nn.Embedding")
     with torch._C.DisableTorchFunctionSubclass():
         place, added = codes.place, codes.as_subclass(Tensor)
         if codes.dim() < 1 or not torch.equal(place, place[:1].expand_as(place)):
             raise ModelError("integers of several samples are mixed", "keep the batch axis first")
-        if padding not in (None, -1):  # its row has no gradient
+        if padding not in (None, -1) and torch.is_grad_enabled():  # its row has no gradient
             kept = torch.arange(len(table), device=table.device) != padding % len(table)
             table = torch.where(kept[:, None], table, table.detach())
         rows = codes.reading(place[0].flatten().tolist(), added[0].flatten().tolist(), table)

@@ -64,12 +64,13 @@ def with_one_output(
     """
     results = [run(module, *facts), *([_in_train_mode(module, *facts)] if mode == "train" else [])]
     each = [None if result is None else outputs_of(result) for result in results]
-    several = next((found for found in each if found is not None), None)
+    ran = [(result, found) for result, found in zip(results, each, strict=True) if found is not None]
+    last, several = ran[-1] if ran else (None, None)  # heads of train mode alone among them
     if several is None:
         if chosen is not None:
             raise UsageError(f"{label} returns one tensor, and no output {chosen!r}", "leave out --output")
         return []
-    name = _chosen(several, chosen, label) if chosen is not None else _usual(several, results[0], label)
+    name = _chosen(several, chosen, label) if chosen is not None else _usual(several, last, label)
     module.register_forward_hook(partial(_taken, name))
     others = [other for other in several if other != name]
     if not others:
@@ -107,6 +108,11 @@ def _usual(several: Mapping[str, Tensor], result: Any, label: str) -> str:
 def _taken(name: str, module: nn.Module, inputs: tuple[Any, ...], result: Any) -> Any:
     """The hook: the output of a name, of whatever a forward returned."""
     several = outputs_of(result)
+    if several is not None and name not in several:
+        raise ModelError(
+            f"the model returns no {name} in {'train' if module.training else 'eval'} mode",
+            f"choose one that it always returns with --output NAME: {', '.join(several) or 'none'}",
+        )
     return result if several is None else several[name]
 
 

@@ -1,7 +1,7 @@
 """Patterns of ``--frozen`` and ``--trained`` over the names of tensors.
 
-A pattern is one of a shell (``conv1.*``); one that begins with ``!`` is of every name but those, as ``!*lora_*`` for
-clients that train adapters alone.
+A pattern is one of a shell (``conv1.*``); those that begin with ``!`` are together of every name but theirs, as
+``!*lora_*`` and ``!classifier.*`` for clients that train adapters and a head.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ BUT = "!"
 
 
 def matched(name: str, patterns: Sequence[str]) -> bool:
-    """Whether any of the patterns is of a name."""
-    return any(fnmatchcase(name, pattern.removeprefix(BUT)) != pattern.startswith(BUT) for pattern in patterns)
+    """Whether one of the patterns is of a name, or there are exceptions and it is none."""
+    kept = [pattern.removeprefix(BUT) for pattern in patterns if pattern.startswith(BUT)]
+    plain = any(fnmatchcase(name, pattern) for pattern in patterns if not pattern.startswith(BUT))
+    return plain or (bool(kept) and not any(fnmatchcase(name, pattern) for pattern in kept))
 
 
 def check_patterns(patterns: Sequence[str], names: Sequence[str], label: str, option: str = "--frozen") -> None:

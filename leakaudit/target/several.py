@@ -120,7 +120,7 @@ class Inputs:
             one = self.arguments[place]
             if one.integer:
                 numbers = torch.arange(column, column + prod(one.shape), device=device)
-                found[place] = Codes.of(numbers.expand(batch, -1).reshape(batch, *one.shape), reading)
+                found[place] = Codes.of(numbers.repeat(batch, 1).reshape(batch, *one.shape), reading)
                 column += prod(one.shape)
         return found
 

@@ -37,6 +37,8 @@ def test_a_pattern_takes_out_all_but_the_adapters(file: Path) -> None:
     assert len(target.parameters) == 8
     assert all("lora_" in name for name in target.parameters)
     assert "LA918" not in {note.id for note in target.fidelity}
+    with_head = leakaudit.load(file, frozen=[ALONE, "!head.*"])
+    assert len(with_head.parameters) == 10, "the exceptions are together"
     with pytest.raises(UsageError, match="matches no tensor"):
         leakaudit.load(file, frozen=["!*adapter*"])
 

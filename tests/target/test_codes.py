@@ -91,6 +91,38 @@ def test_integers_that_are_used_otherwise_are_refused(tmp_path: Path) -> None:
         program(Counted(), (torch.tensor([0, 1]), drawn(2)[1]), tmp_path)
 
 
+class Odd(nn.Module):
+    """Uses its integers in a way that has no column."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        norm, often = (1 if way == "norm" else None), way == "often"
+        self.table = nn.Embedding(9, 3, max_norm=norm, scale_grad_by_freq=often)
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, codes: Tensor, numbers: Tensor) -> Tensor:
+        used = codes[:, 0]
+        if self.way == "sum":
+            used = codes[:, 0] + codes[:, 1]
+        elif self.way == "joined":
+            used = torch.cat([codes[:, :1], torch.zeros_like(codes[:, :1].detach().as_subclass(Tensor))], 1)[:, 0]
+        elif self.way == "read":
+            used = codes[:, 0] + int(codes[0, 0])
+        elif self.way == "set":
+            codes[:, 0] = 0
+            used = codes[:, 0]
+        result: Tensor = self.head(torch.cat([self.table(used), numbers], 1))
+        return result
+
+
+@pytest.mark.parametrize("way", ["sum", "joined", "read", "set", "norm", "often"])
+def test_integers_that_no_column_stands_for_are_never_misread(way: str) -> None:
+    assert isinstance(load(Odd("as others do")).domain, Table)
+    with pytest.raises(ModelError, match="nor integers that are looked up in embeddings"):
+        load(Odd(way))
+
+
 class Beside(nn.Module):
     """A picture and an integer."""
 

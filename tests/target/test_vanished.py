@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -48,3 +49,13 @@ def test_nothing_is_said_where_nothing_is_missing(default: bool, tmp_path: Path)
 def test_networks_that_usually_have_dropout_are_told_of(tmp_path: Path) -> None:
     (message,) = notes([nn.Conv2d(3, 4, 3), nn.GELU()], tmp_path / "net.onnx", False)
     assert "usually trained with dropout" in message
+
+
+def test_numbers_of_any_size_cost_nothing(tmp_path: Path) -> None:
+    """A file may give its nodes whatever names it likes."""
+    notes([nn.Conv2d(3, 4, 3), nn.ReLU()], tmp_path / "net.onnx", False)
+    model = onnx.load(str(tmp_path / "net.onnx"))
+    for node, number in zip(model.graph.node, ("9" * 11, "9" * 5000, "\N{SUPERSCRIPT TWO}"), strict=False):
+        node.name = f"/a/a.{number}/Relu"
+    onnx.save(model, str(tmp_path / "net.onnx"))
+    assert leakaudit.load(tmp_path / "net.onnx").parameters

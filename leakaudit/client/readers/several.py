@@ -125,7 +125,7 @@ def _in_memory(source: Any, domain: Several) -> Named:
     if isinstance(source, Mapping):
         labels = next((source[key] for key in LABEL_KEYS if key in source), None)
         given = {name: source[name] for name in names if name in source}
-    elif isinstance(source, tuple | list) and len(source) == 2 and len(source[0]) == len(names):
+    elif isinstance(source, tuple) and len(source) == 2 and _are_inputs(source[0], len(names)):
         given, labels = dict(zip(names, source[0], strict=True)), source[1]
     else:
         given, labels = {}, None
@@ -135,6 +135,11 @@ def _in_memory(source: Any, domain: Several) -> Named:
             "pass {" + ", ".join(f"'{name}': …" for name in names) + ", 'labels': …}, or an .npz file",
         )
     return Named({name: array_of(value) for name, value in given.items()}, array_of(labels), ())
+
+
+def _are_inputs(given: Any, count: int) -> bool:
+    """Whether these are as many arrays as the model has inputs; a list of samples is none."""
+    return isinstance(given, tuple | list) and len(given) == count
 
 
 def _nothing(where: str, domain: Several) -> BatchError:

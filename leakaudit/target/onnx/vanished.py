@@ -16,7 +16,9 @@ from onnx import NodeProto
 from leakaudit.target.onnx.exporter import scopes
 from leakaudit.target.onnx.source import Source
 
-_NUMBERED = re.compile(r"(?:(.*)\.)?(\d+)")
+_NUMBER = "[0-9]{1,4}"
+"""As far as children of a module are counted: a file may name one of any number."""
+_NUMBERED = re.compile(rf"(?:(.*)\.)?({_NUMBER})")
 _LEGACY = re.compile(r"/(?:.*/)?[A-Z]\w*")
 """A node's name as torch's exporter through TorchScript writes it: modules, and the operator last."""
 
@@ -54,4 +56,4 @@ def _numbers_in(names: set[str], prefix: str) -> set[int]:
     """Numbers of the children of a module that hold tensors of these names."""
     begin = f"{prefix}." if prefix else ""
     rest = (name.removeprefix(begin) for name in names if name.startswith(begin))
-    return {int(number) for name in rest if (number := name.partition(".")[0]).isdigit()}
+    return {int(number) for name in rest if re.fullmatch(_NUMBER, number := name.partition(".")[0])}
