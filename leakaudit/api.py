@@ -137,6 +137,8 @@ def plans(
     request, in_memory, observer = _asked(model, batch, observer, keywords)
     found = []
     for variant in (variants := _variants(request, in_memory)):
+        if found and observer.interrupted():
+            break
         started = time.monotonic()
         observer.stage("loading the model")
         case = read_case(variant.request, read_model(variant.request, in_memory), batch, observer)

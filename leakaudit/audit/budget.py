@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from leakaudit.attacks.base import Attack
 from leakaudit.audit.pace import Need
 from leakaudit.document.status import Cause
+from leakaudit.findings.effort import LEAST_SHARE
 from leakaudit.observer import Observer, SilentObserver
 from leakaudit.reconstruction import Forgetting, Memory, Monitor
 
@@ -36,8 +37,6 @@ REPORTING = 0.05
 """Of a time budget, at most, that is kept for findings and report; chosen."""
 REPORT_SECONDS = 6.0
 """Seconds that are kept for these at most; chosen: so long take HTML and PDF."""
-ENOUGH = 0.1
-"""Share of a plan for which one more victim is begun; chosen: less says nothing (`leakaudit.findings.effort`)."""
 SLACK = 1.25
 """Times its plan's seconds that a run gets at most; chosen: a machine is not equally fast all the time."""
 ATTACKS_SHARE = 0.75
@@ -90,7 +89,7 @@ def allotted(need: Need | None, line: Line, left: float, whole: float) -> float 
     parts = [spare * own / (own + once + kept)]
     if line.first and not line.light:
         parts += [spare * own / (own + kept), whole]
-    wanted = need.least if line.first else max(need.least, ENOUGH * need.whole)
+    wanted = need.least if line.first else max(need.least, LEAST_SHARE * need.whole)
     return next((min(part, SLACK * need.whole) for part in parts if part >= wanted), None)
 
 

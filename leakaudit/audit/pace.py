@@ -82,9 +82,7 @@ class Pace:
             return None
         if self.step is None:
             return None
-        settings = attack.settings
-        twice = 2 if settings.flatness and settings.optimizer != "lbfgs" else 1
-        step = twice * attack.step_cost(self.victim.observation.protocol) * self.step
+        step = attack.settings.evaluations * attack.step_cost(self.victim.observation.protocol) * self.step
         return Need(step, attack.planned, attack.least, attack.preparation)
 
 
@@ -94,4 +92,8 @@ def too_dear(attack: Attack, pace: Pace, left: float | None) -> str:
     if need is None or left is None:
         return ""
     steps = f"at least {number(need.fewest)} steps of {seconds(need.step)}, about {seconds(need.least)}"
-    return f"it needs {steps}, and the budget leaves {seconds(max(0.0, left))}"
+    if need.least > left:
+        return f"it needs {steps}, and the budget leaves {seconds(max(0.0, left))}"
+    return (
+        f"it needs {steps}, or a tenth of its {number(need.steps)} for a further victim; its part of the time is less"
+    )

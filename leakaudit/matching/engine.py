@@ -329,8 +329,7 @@ def measure_step(problem: GradientMatching, guess: Mapping[str, Tensor]) -> floa
         return (time.perf_counter() - started) / steps
 
     first = timed(1)
-    evaluations = 2 if problem.settings.flatness and problem.settings.optimizer != "lbfgs" else 1
-    return evaluations * (first if first >= LONG_STEP else timed(PLANNING_STEPS))
+    return problem.settings.evaluations * (first if first >= LONG_STEP else timed(PLANNING_STEPS))
 
 
 def plan(problem: GradientMatching, guess: Mapping[str, Tensor], seconds: float | None) -> int:

@@ -14,7 +14,6 @@ sample on such a GRU (`benchmarks/results/recurrent.md`).
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -73,7 +72,7 @@ def levenberg_marquardt(
     if guess["inputs"].numel() >= most:
         return None
     try:
-        fine = _in_float64(problem)
+        fine = problem.in_float64(problem.settings)
         found = _several(fine, guess["inputs"], generator, progress, most)
     except RuntimeError:  # the module takes its own type only
         return None
@@ -172,14 +171,3 @@ def _rated(problem: GradientMatching, found: Solution) -> Solution:
     shots = tuple((at, inputs.to(like)) for at, inputs in found.shots)
     match = problem.cosine(inside)
     return replace(found, values=inside, match=match, objective=match, shots=shots)
-
-
-def _in_float64(problem: GradientMatching) -> GradientMatching:
-    """The same, of a copy of the model in float64."""
-    seen = problem.observation
-    target = replace(problem.target, module=copy.deepcopy(problem.target.module).double())
-    seen = replace(seen, update={name: tensor.double() for name, tensor in seen.update.items()})
-    if seen.errors is not None:
-        seen = replace(seen, errors=seen.errors.double())
-    labels = problem.labels.double() if problem.labels.is_floating_point() else problem.labels
-    return GradientMatching(target, seen, labels, problem.settings)

@@ -9,7 +9,6 @@ below what float32 reaches.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 
 import torch
@@ -48,19 +47,13 @@ def precisely(
     begun = {name: value.double() for name, value in solution.values.items()}
     part = progress.share(solution.spent / planned, left / planned)
     try:
-        (found,), _ = solve(_in_float64(problem, left), [begun], generator, part)
+        (found,), _ = solve(
+            problem.in_float64(replace(problem.settings, **POLISH, iterations=left, execution="eager")),
+            [begun],
+            generator,
+            part,
+        )
     except RuntimeError:  # the module takes its own type only
         return solution, ()
     found.values = {name: value.to(solution.values[name]) for name, value in found.values.items()}
     return chain(solution, found, better=True), ("refined in float64",)
-
-
-def _in_float64(problem: GradientMatching, iterations: int) -> GradientMatching:
-    """The same, of a copy of the model in float64."""
-    seen = problem.observation
-    target = replace(problem.target, module=copy.deepcopy(problem.target.module).double())
-    update = {name: tensor.double() for name, tensor in seen.update.items()}
-    settings = replace(problem.settings, **POLISH, iterations=iterations, execution="eager")
-    masks = {name: mask.to(torch.float64) for name, mask in problem.masks.items()}
-    seen = replace(seen, update=update)
-    return GradientMatching(target, seen, problem.labels, settings, priors=problem.priors, masks=masks)

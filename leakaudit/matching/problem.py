@@ -8,8 +8,9 @@ labels (as what the task makes labels of) and the dropout masks.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -87,6 +88,20 @@ class GradientMatching:
         self.yardstick = CosineDistance(self.case.observed) if yardstick is None else yardstick
         self.distance = self._distance(self.case)
         self.into_range = self.domain.projection(next(iter(self.parameters.values())))
+
+    def in_float64(self, settings: MatchSettings) -> GradientMatching:
+        """The same with other settings, of a copy of the model in float64."""
+        seen = self.observation
+        errors = None if seen.errors is None else seen.errors.double()
+        seen = replace(seen, update={name: tensor.double() for name, tensor in seen.update.items()}, errors=errors)
+        return GradientMatching(
+            replace(self.target, module=copy.deepcopy(self.target.module).double()),
+            seen,
+            self.labels.double() if self.labels.is_floating_point() else self.labels,
+            settings,
+            priors=self.priors,
+            masks={name: mask.double() for name, mask in self.masks.items()},
+        )
 
     def under(
         self,

@@ -76,6 +76,11 @@ class MatchSettings:
     history: int = 50
     execution: Execution = "auto"
 
+    @property
+    def evaluations(self) -> int:
+        """Of the objective in a step of descent."""
+        return 2 if self.flatness and self.optimizer != "lbfgs" else 1
+
     def changed(self, changes: Mapping[str, Any]) -> MatchSettings:
         """With other values."""
         return replace(self, **changes)

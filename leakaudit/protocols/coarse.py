@@ -17,16 +17,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from leakaudit.protocols.base import Play, Update
-from leakaudit.protocols.fedsgd import FedSGD
-from leakaudit.protocols.surrogates import norm
-from leakaudit.target.target import Target
+from leakaudit.protocols.base import Update
+from leakaudit.protocols.surrogates import OnTheWay, Slope
 
 RATES = "rates"
 """Name of the unknown lengths of the steps, logarithms of their ratio to the whole way (M - 1,)."""
@@ -57,39 +55,23 @@ def begun(count: int, like: Tensor) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True, eq=False)
-class CoarseSteps(FedSGD):
-    """A few steps of all samples from the weights before to about those after, whose number the unknowns tell.
-
-    Args:
-        way: θ_K − θ_0 by tensor.
-    """
-
-    way: Mapping[str, Tensor] = field(default_factory=dict)
+class CoarseSteps(OnTheWay):
+    """A few steps of all samples from the weights before to about those after, whose number the unknowns tell."""
 
     name: ClassVar[str] = "coarse"
     title: ClassVar[str] = "Coarse steps between the weights before and after"
 
-    def update(
-        self,
-        target: Target,
-        play: Play,
-        *,
-        create_graph: bool = False,
-        parameters: Mapping[str, Tensor] | None = None,
-        functional: bool = False,
-    ) -> Update:
+    def _along(self, before: Mapping[str, Tensor], unknowns: Mapping[str, Tensor], slope: Slope) -> Update:
         """The weighted sum of the gradients on the way."""
-        how: dict[str, Any] = {"create_graph": create_graph, "functional": functional}
-        before = target.parameters if parameters is None else dict(parameters)
-        rates, shares = play.unknowns[RATES].exp(), play.unknowns[SHARES].exp()
-        places, pulls = play.unknowns[PLACES].sigmoid(), play.unknowns[PULLS].sigmoid()
-        found = super().update(target, play, parameters=before, **how)
-        scale = norm(self.way) / norm({name: found[name] for name in self.way})
+        rates, shares = unknowns[RATES].exp(), unknowns[SHARES].exp()
+        places, pulls = unknowns[PLACES].sigmoid(), unknowns[PULLS].sigmoid()
+        found = slope(before)
+        scale = self._scale(found)
         total = {name: shares[0] * tensor for name, tensor in found.items()}
         now = before
         for rate, share, place, pull in zip(rates, shares[1:], places, pulls, strict=True):
             now = self._next(now, before, found, rate * scale, place, pull)
-            found = super().update(target, play, parameters=now, **how)
+            found = slope(now)
             total = {name: tensor + share * found[name] for name, tensor in total.items()}
         return total
 

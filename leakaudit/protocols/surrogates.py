@@ -10,8 +10,10 @@ the unknown order of the samples does not matter (DLFA, Dimitrov et al. 2022, ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -32,20 +34,28 @@ BENT = {LENGTH: -0.7, FIRST: -1.5}
 """Where a bent path begins; chosen: the middle of the way, and a first step of five."""
 
 
+SMALLEST = 1e-30
+"""Least norm that is divided by; chosen, above the 1e-38 where float32's precision ends."""
+
+
+def norm(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Of all entries of all tensors, at least `SMALLEST`; a scalar."""
+    return torch.cat([tensor.flatten() for tensor in tensors.values()]).square().sum().sqrt().clamp_min(SMALLEST)
+
+
+Slope = Callable[[Mapping[str, Tensor]], Update]
+"""From weights to the gradient of all samples of a guess there."""
+
+
 @dataclass(frozen=True, eq=False)
-class Between(FedSGD):
-    """One gradient of all samples, at weights between those before and those after the local steps.
+class OnTheWay(FedSGD):
+    """Gradients of all samples on a way from the weights before to those after the local steps.
 
     Args:
         way: θ_K − θ_0 by tensor.
-        fixed: α where it is not an unknown of the play.
     """
 
     way: Mapping[str, Tensor] = field(default_factory=dict)
-    fixed: float | None = None
-
-    name: ClassVar[str] = "between"
-    title: ClassVar[str] = "One gradient between the weights before and after"
 
     def update(
         self,
@@ -56,16 +66,43 @@ class Between(FedSGD):
         parameters: Mapping[str, Tensor] | None = None,
         functional: bool = False,
     ) -> Update:
-        """The gradient there; α is the sigmoid of the play's logit."""
-        how: dict[str, bool] = {"create_graph": create_graph, "functional": functional}
+        """What the gradients on the way add up to."""
+        slope = partial(super().update, target, play, create_graph=create_graph, functional=functional)
         before = target.parameters if parameters is None else dict(parameters)
+        return self._along(before, play.unknowns, lambda weights: slope(parameters=weights))
+
+    @abstractmethod
+    def _along(self, before: Mapping[str, Tensor], unknowns: Mapping[str, Tensor], slope: Slope) -> Update:
+        """The update, from the weights before and the unknowns of the way."""
+
+    def _scale(self, gradient: Update) -> Tensor:
+        """Length of the whole way relative to that of a gradient, a scalar."""
+        return norm(self.way) / norm({name: gradient[name] for name in self.way})
+
+
+@dataclass(frozen=True, eq=False)
+class Between(OnTheWay):
+    """One gradient of all samples, at weights between those before and those after the local steps.
+
+    Args:
+        way: θ_K − θ_0 by tensor.
+        fixed: α where it is not an unknown of the play.
+    """
+
+    fixed: float | None = None
+
+    name: ClassVar[str] = "between"
+    title: ClassVar[str] = "One gradient between the weights before and after"
+
+    def _along(self, before: Mapping[str, Tensor], unknowns: Mapping[str, Tensor], slope: Slope) -> Update:
+        """The gradient there; α is the sigmoid of the play's logit."""
         if self.fixed is not None:
-            return super().update(target, play, parameters=self._line(before, self.fixed), **how)
-        alpha = play.unknowns[ALPHA].sigmoid()
-        if LENGTH not in play.unknowns:
-            return super().update(target, play, parameters=self._line(before, alpha), **how)
-        first = super().update(target, play, parameters=before, **how)
-        leg = play.unknowns[LENGTH].exp() * norm(self.way) / norm({name: first[name] for name in self.way})
+            return slope(self._line(before, self.fixed))
+        alpha = unknowns[ALPHA].sigmoid()
+        if LENGTH not in unknowns:
+            return slope(self._line(before, alpha))
+        first = slope(before)
+        leg = unknowns[LENGTH].exp() * self._scale(first)
         # θ_0 (1−α)² + 2α(1−α) c + α² θ_K with c = θ_0 − leg · g(θ_0): it leaves θ_0 down the gradient
         there = {
             name: tensor + alpha**2 * self.way[name] - 2 * alpha * (1 - alpha) * leg * first[name]
@@ -73,8 +110,8 @@ class Between(FedSGD):
             else tensor
             for name, tensor in before.items()
         }
-        then = super().update(target, play, parameters=there, **how)
-        share = play.unknowns[FIRST].sigmoid()
+        then = slope(there)
+        share = unknowns[FIRST].sigmoid()
         return {name: share * first[name] + (1 - share) * then[name] for name in before}
 
     def _line(self, before: Mapping[str, Tensor], alpha: Tensor | float) -> dict[str, Tensor]:
@@ -82,15 +119,6 @@ class Between(FedSGD):
         if isinstance(alpha, float) and alpha == 0:
             return dict(before)
         return {n: tensor + alpha * self.way[n] if n in self.way else tensor for n, tensor in before.items()}
-
-
-SMALLEST = 1e-30
-"""Least norm that is divided by; chosen, above the 1e-38 where float32's precision ends."""
-
-
-def norm(tensors: Mapping[str, Tensor]) -> Tensor:
-    """Of all entries of all tensors, at least `SMALLEST`; a scalar."""
-    return torch.cat([tensor.flatten() for tensor in tensors.values()]).square().sum().sqrt().clamp_min(SMALLEST)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ they act on the logits (0, z), whose softmax is the sigmoid of z.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from leakaudit.errors import LeakauditError
-from leakaudit.tasks.base import Tally, Task
+from leakaudit.tasks.base import Tally, Task, rows_once
 from leakaudit.tasks.class_loss import PLAIN, ClassLoss
 from leakaudit.tasks.own_loss import OwnLoss
 
@@ -86,11 +85,7 @@ class SingleLabel(Task):
 
     def match_labels(self, true: Tensor, inferred: Tensor) -> tuple[bool, ...]:
         """The first samples of a class are matched where fewer of it were inferred than there are."""
-        left, found = Counter(inferred.tolist()), []
-        for label in true.tolist():
-            found.append(left[label] > 0)
-            left[label] -= 1
-        return tuple(found)
+        return rows_once(true[:, None], inferred[:, None])
 
     def tally(self, true: Tensor, inferred: Tensor) -> Tally:
         """The size of the intersection of both multisets."""
