@@ -135,7 +135,7 @@ def plans(
         BatchError: Samples that do not fit the model.
     """
     request, in_memory, observer = _asked(model, batch, observer, keywords)
-    found = []
+    found: list[Plan] = []
     for variant in (variants := _variants(request, in_memory)):
         if found and observer.interrupted():
             break

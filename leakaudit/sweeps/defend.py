@@ -172,8 +172,8 @@ class _Sweep:
         audits.run(requests, titles, lambda n, outcome: trials.ended(places[n], texts[places[n]], outcome))
         if trials.undefended is None:
             raise AuditError("not audited: interrupted")
-        self.lame = _lame(trials.undefended)
         rows = [trials.rows[place] for place in sorted(trials.rows)]
+        self.lame = not rows[0].leaked and _lame(trials.undefended)
         return trials.undefended, [_undecided(row) for row in rows] if self.lame else rows, trials.unfinished
 
     def defended(self, text: str, seed: int, *, stronger: bool = False) -> Request:
