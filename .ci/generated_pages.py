@@ -26,6 +26,7 @@ def on_files(files: Files, config: Any) -> Files:
         "findings.md": findings_page(),
         "attacks.md": attacks_page(),
         "commands.md": commands_page(),
+        "policy.md": policy_page(),
         "document.md": document_page(),
     }
     for name, text in pages.items():
@@ -87,6 +88,56 @@ def commands_page() -> str:
         lines += [inspect.cleandoc(command.help or "").replace("\b\n", "").replace("<", "&lt;"), ""]
         lines += [*options(command, context), ""]
     return "\n".join(lines)
+
+
+def policy_page() -> str:
+    """Every key of a policy file: options of a scan, and the tables that only a file has."""
+    import click
+
+    from leakaudit.cli import cli
+    from leakaudit.cli.options.policy import CODE, keys_of_files
+
+    command = cli.get_command(click.Context(cli), "scan")
+    assert command is not None
+    lines = [
+        "# Policy keys", "",
+        "`leakaudit.toml`, or `[tool.leakaudit]` of `pyproject.toml`, holds options of `leakaudit scan`;",
+        "`leakaudit init` writes one to begin with. Paths are relative to the file. Where a key takes several values",
+        "it is a list. A key that can run code counts only in a file that is named by `--policy`",
+        "([what a policy may do](ci.md#what-a-policy-may-do)).", "",
+        "| key | values | meaning |", "|---|---|---|",
+    ]  # fmt: skip
+    for key, option in keys_of_files(command).items():
+        several = getattr(option, "multiple", False)
+        values = f"list of {of_type(option.type)}" if several else of_type(option.type)
+        code = " *Can run code.*" if option.name in CODE else ""
+        told = getattr(option, "help", None) or "The model file; then the command line needs none."
+        meaning = " ".join(told.replace("|", "\\|").replace("<", "&lt;").split())
+        lines.append(f"| `{key}` | {values} | {meaning}{code} |")
+    lines += [
+        "", "## Tables", "",
+        "| table | holds |", "|---|---|",
+        "| `[rules]` | a threshold for a rule (`LA301`) or a family (`LA3xx`, `LA95x`); the most exact one counts |",
+        "| `[[suppress]]` | `rule`, `reason`, `expires` (a date): a finding that is accepted until then |", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def of_type(kind: Any) -> str:
+    """What a key takes, in words."""
+    import click
+
+    if isinstance(kind, click.Choice):
+        return ", ".join(f"`{choice}`" for choice in kind.choices)
+    names = {
+        "integer": "whole number",
+        "float": "number",
+        "boolean": "`true`, `false`",
+        "path": "path",
+        "directory": "path",
+    }
+    plain = kind.name.removesuffix(" range")
+    return names.get(plain, "text")
 
 
 def options(command: Any, context: Any) -> Iterator[str]:
@@ -157,12 +208,15 @@ def facts(attack: Any) -> Iterator[str]:
 
 def markdown(text: str) -> str:
     """A docstring as Markdown: roles and double back-quotes as code, equations and literal blocks as they are."""
+    text = re.sub(r":math:`([^`]+)`", r"$\1$", text)
     text = re.sub(r":[a-z]+:`~?([^`]+)`", r"`\1`", text).replace("``", "`")
     blocks = []
     for block in re.split(r"\n\s*\n", text):
-        plain = re.sub(r"^\.\. math::\s*", "", block)
-        if plain != block or block.startswith((" ", "=")):
-            blocks.append(f"```text\n{inspect.cleandoc(plain)}\n```")
+        plain = re.sub(r"^\s*\.\. math::\s*", "", block)
+        if plain != block:
+            blocks.append(f"$$ {' '.join(plain.split())} $$")
+        elif block.startswith((" ", "=")):
+            blocks.append(f"```text\n{inspect.cleandoc(block)}\n```")
         else:
             blocks.append(re.sub(r"::$", ":", block).replace("<", "&lt;"))
     return "\n\n".join(blocks)

@@ -12,7 +12,7 @@ import pytest
 from leakaudit.cli import COMMANDS, cli
 from tests.pages import PAGES, calls
 
-GENERATED = {"attacks.md", "commands.md", "document.md", "findings.md"}
+GENERATED = {"attacks.md", "commands.md", "document.md", "findings.md", "policy.md"}
 """Pages that are made when the documentation is built (.ci/generated_pages.py)."""
 
 

@@ -16,6 +16,7 @@ from tests import prepared
 from tests.cli.build import leakaudit
 from tests.conftest import ROOT
 from tests.pages import PAGES, calls
+from tests.test_tutorials import TUTORIALS
 
 MADE: dict[str, tuple[Callable[[Path], None], ...]] = {
     "tables.md": (prepared.table,),
@@ -40,7 +41,9 @@ FINE = {"scan": (0, 1, 5), "defend": (0, 1, 5), "compare": (0, 1), "render": (0,
 
 
 def here() -> list[tuple[str, str]]:
-    return [(page, line) for page, line in calls() if not any(part in line for part in ELSEWHERE)]
+    return [
+        (page, line) for page, line in calls() if page not in TUTORIALS and not any(part in line for part in ELSEWHERE)
+    ]
 
 
 @pytest.fixture(scope="session")

@@ -105,6 +105,16 @@ def _scan(ctx: click.Context) -> click.Command:
     return found or ctx.command
 
 
+def keys_of_files(command: click.Command) -> dict[str, click.Parameter]:
+    """The keys that a policy file may hold, as it writes them, and the option or argument that each sets.
+
+    Args:
+        command: ``leakaudit scan``.
+    """
+    keys = {max(p.opts, key=len).lstrip("-"): p for p in command.params if (p.name or "") not in _NO_KEYS}
+    return dict(sorted(keys.items()))
+
+
 def _by_key(command: click.Command) -> dict[str, click.Parameter]:
     """A command's parameters by the names that a file may use."""
     named = ((name, p) for p in command.params for name in (*p.opts, p.name or ""))
