@@ -1,6 +1,6 @@
 """Mathematics of the documentation as MathML, made when it is built, which a browser shows without script or network.
 
-Between dollars in a page (``$x$``, ``$$x$$``), and in docstrings of generated pages as reStructuredText has it. Formulas
+Between dollars in a page (``$x$``, ``$$x$$``), and in docstrings of generated pages as in reStructuredText. Formulas
 are taken out before Markdown is read, which would change them, and put back into the finished page.
 """
 

@@ -9,6 +9,9 @@ from tests.conftest import ROOT
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *(ROOT / "docs").glob("*.md")])
 
+TUTORIALS = ("first-audit.md", "first-gate.md", "first-round.md")
+"""Pages that are followed as a whole; their lines need the files of the steps before."""
+
 
 def command_lines(page: Path) -> list[str]:
     """Lines of code blocks that call the program, continued ones in one piece."""

@@ -15,8 +15,7 @@ import leakaudit as package
 from tests import prepared
 from tests.cli.build import leakaudit
 from tests.conftest import ROOT
-from tests.pages import PAGES, calls
-from tests.test_tutorials import TUTORIALS
+from tests.pages import PAGES, TUTORIALS, calls
 
 MADE: dict[str, tuple[Callable[[Path], None], ...]] = {
     "tables.md": (prepared.table,),

@@ -12,8 +12,8 @@ import pytest
 
 from tests.cli.build import leakaudit
 from tests.conftest import ROOT
+from tests.pages import TUTORIALS
 
-TUTORIALS = ("first-audit.md", "first-gate.md", "first-round.md")
 AFTER = {"first-gate.md": "first-audit.md"}
 """A tutorial that goes on with the files of another."""
 CODES = {"scan": (0, 1, 5), "compare": (0, 1)}
