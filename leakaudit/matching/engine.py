@@ -48,7 +48,9 @@ S = TypeVar("S", bound=MatchSettings)
 PLANNING_STEPS = 3
 """Steps that are timed to plan a time budget, after one to warm up; chosen."""
 LONG_STEP = 1.0
-"""Seconds from which the first step is the measure: more of them cost what they are to plan; chosen."""
+"""Seconds of measured steps after which no more are timed; chosen: they cost what they are to plan."""
+LONG_WARM_UP = 10.0
+"""Seconds from which the first step is the measure; chosen: what is loaded in it takes a second or two on a GPU."""
 PLANNED_SHARE = 0.9
 """Of the time left, what a plan fills with steps; chosen: a machine is not equally fast all the time."""
 ONE_BIT_TV = 3e-2
@@ -318,18 +320,20 @@ def _timeline(solution: Solution) -> tuple[Snapshot, ...]:
 
 
 def measure_step(problem: GradientMatching, guess: Mapping[str, Tensor]) -> float:
-    """Seconds of one eager iteration: after one that warms up, unless that one is long."""
+    """Seconds of one eager iteration: after one that warms up, unless that one is long whatever is loaded in it."""
     step = Step(problem, tuple(guess), [value[None] for value in guess.values()])
     zeros = [torch.zeros_like(value)[None] for value in guess.values()]
 
-    def timed(steps: int) -> float:
+    def timed() -> float:
         started = time.perf_counter()
-        for _ in range(steps):
-            step(zeros)[0].sum().item()
-        return (time.perf_counter() - started) / steps
+        step(zeros)[0].sum().item()
+        return time.perf_counter() - started
 
-    first = timed(1)
-    return problem.settings.evaluations * (first if first >= LONG_STEP else timed(PLANNING_STEPS))
+    first = timed()
+    taken = [first] if first >= LONG_WARM_UP else [timed()]
+    while len(taken) < PLANNING_STEPS and sum(taken) < LONG_STEP:
+        taken.append(timed())
+    return problem.settings.evaluations * sum(taken) / len(taken)
 
 
 def plan(problem: GradientMatching, guess: Mapping[str, Tensor], seconds: float | None) -> int:
