@@ -33,6 +33,7 @@ __all__ = [
     "GradientMatching",
     "MatchSettings",
     "goes_together",
+    "label_start",
     "measure_step",
     "minimize",
     "minimize_together",
@@ -42,6 +43,7 @@ __all__ = [
     "solve",
     "starts",
     "to_reconstruction",
+    "within_time",
 ]
 
 S = TypeVar("S", bound=MatchSettings)
@@ -101,17 +103,30 @@ def prepare(
     labels = _labels(observation)
     problem = GradientMatching(target, observation, labels, settings, priors=priors, masks=masks, possible=possible)
     like = next(iter(problem.parameters.values()))
-    begin = {"labels": target.task.free(labels).to(like)} if observation.open_labels else {}
+    begin = label_start(problem)
     guesses = [
         {"inputs": start, **begin, **{name: value.to(like.device) for name, value in extra().items()}}
         for start in starts(observation, settings, generator, like)
     ]
-    planned = plan(problem, guesses[0], monitor.seconds_left())
-    cuts: tuple[Cut, ...] = ()
-    if planned < settings.iterations:
-        cuts = (Cut(Lost.PLAN, Cause.BUDGET, planned, settings.iterations),)
-        problem.settings = replace(settings, iterations=planned)
+    problem.settings, cuts = within_time(problem, settings, guesses[0], monitor)
     return problem, guesses, cuts
+
+
+def label_start(problem: GradientMatching) -> dict[str, Tensor]:
+    """What labels begin with that are unknowns too; nothing where they are none."""
+    if not problem.observation.open_labels:
+        return {}
+    return {"labels": problem.target.task.free(problem.labels).to(next(iter(problem.parameters.values())))}
+
+
+def within_time(
+    problem: GradientMatching, settings: S, guess: Mapping[str, Tensor], monitor: Monitor
+) -> tuple[S, tuple[Cut, ...]]:
+    """The settings with the iterations that there is time for, and what that costs."""
+    planned = plan(problem, guess, monitor.seconds_left())
+    if planned >= settings.iterations:
+        return settings, ()
+    return replace(settings, iterations=planned), (Cut(Lost.PLAN, Cause.BUDGET, planned, settings.iterations),)
 
 
 def _labels(observation: Observation) -> Tensor:
@@ -212,7 +227,7 @@ def goes_together(
     Not where that is no faster (on a CPU a step of several victims must be compiled), there is a time budget to share
     out, or one victim could influence another, as by a criterion to stop or a defence that is told from the update.
     """
-    planned = settings.iterations * settings.restarts * len(observations)
+    planned = settings.planned * len(observations)
     mode = choose_mode(planned) if settings.execution == "auto" else settings.execution
     cuda = next(iter(target.parameters.values())).is_cuda
     slow = mode == "eager" or (mode == "traced" and settings.execution == "auto" and not cuda)

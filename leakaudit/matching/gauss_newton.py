@@ -88,7 +88,7 @@ def _several(
     while spent + start.numel() < most:
         run = _descended(problem, inputs.double(), most - spent, spent, progress)
         spent += run.spent
-        cut = progress.cut(spent, most) if progress.monitor.should_stop() else None
+        cut = progress.cut(spent, problem.settings.planned) if progress.monitor.should_stop() else None
         found = Solution(
             {"inputs": run.inputs}, run.squared, run.squared, tuple(run.points), tuple(run.shots), run.spent, cut
         )

@@ -86,3 +86,14 @@ def test_it_stops_when_told() -> None:
     assert found is not None
     assert found.cut is not None
     assert found.spent < 200
+    assert (found.cut.done, found.cut.planned) == (found.spent, 6000), "of the plan of the whole search"
+
+
+@pytest.mark.parametrize(("steps", "restarts"), [(1, 1), (40, 1), (205, 1), (40, 2)])
+def test_a_cut_is_of_the_whole_plan_wherever_it_comes(steps: int, restarts: int) -> None:
+    """Before the search, in it, and in what follows it: all that was done, of all that was planned."""
+    target, _, seen = recurrent()
+    settings = replace(SETTINGS, iterations=400, restarts=restarts)
+    found = IG(settings).run(target, seen, cpu_generator(0), StopAfter(steps))
+    (cut,) = found.cuts
+    assert (cut.done, cut.planned) == (found.iterations, 400 * restarts)
