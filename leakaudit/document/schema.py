@@ -232,6 +232,11 @@ class ProtocolSection(Section):
         default=None, description="BatchNorm layers whose statistics a recorded update holds; null where it is computed"
     )
 
+    @property
+    def batch_sizes(self) -> list[int]:
+        """The samples behind each update; recorded rounds may differ in them."""
+        return [entry.samples for entry in self.rounds] or [self.batch_size]
+
 
 class ConstraintCounts(Section):
     """Equations that a layer's input must satisfy, by origin."""
