@@ -19,6 +19,7 @@ from math import isqrt, prod
 from leakaudit.domains.base import Domain
 from leakaudit.domains.images import Images
 from leakaudit.domains.schema import Column, Part
+from leakaudit.domains.several import Member, Several
 from leakaudit.domains.signals import Signals
 from leakaudit.domains.table import Table
 from leakaudit.domains.tokens import Tokens
@@ -57,7 +58,7 @@ def infer(
         return "tokens", _lengths(shape, image_shape, path)
     if len(shape) not in (1, 2, 3, 4):
         raise ModelError(
-            f"{path} takes inputs of rank {len(shape) + 1} {shown(shape)}; expected (N, C, H, W), (N, H, W), (N, D), "
+            f"{path} takes inputs of rank {len(shape) + 1} {_show(shape)}; expected (N, C, H, W), (N, H, W), (N, D), "
             "signals (N, C, L) or volumes (N, C, D, H, W)",
             "video and sequences of feature maps are not supported yet",
         )
@@ -70,7 +71,7 @@ def infer(
             known not in (None, given) for known, given in zip(shape, native, strict=True)
         ):
             raise ModelError(
-                f"{path} takes samples of shape {shown(shape)}, but the image shape {image_shape} makes them {native}",
+                f"{path} takes samples of shape {_show(shape)}, but the image shape {image_shape} makes them {native}",
                 "correct the image shape, given as channels, height, width",
             )
         return layout, [native]
@@ -89,7 +90,7 @@ def _either_order(shape: tuple[int | None, ...], sample: tuple[int, ...], path: 
     fitting = [o for o in orders if all(known in (None, given) for known, given in zip(shape, o, strict=True))]
     if not fitting:
         raise ModelError(
-            f"{path} takes samples of shape {shown(shape)}, but the input shape asks for {sample}",
+            f"{path} takes samples of shape {_show(shape)}, but the input shape asks for {sample}",
             "correct the input shape, given as channels, length or channels, depth, height, width",
         )
     return fitting
@@ -99,7 +100,7 @@ def _lengths(shape: tuple[int | None, ...], image_shape: tuple[int, ...] | None,
     """Candidate native shapes ``(L,)`` of one sequence of token ids."""
     if len(shape) != 1:
         raise ModelError(
-            f"{path} takes integers of rank {len(shape) + 1} {shown(shape)}, expected token ids (N, L)",
+            f"{path} takes integers of rank {len(shape) + 1} {_show(shape)}, expected token ids (N, L)",
             "export a model that takes one sequence of ids per sample",
         )
     given = None if image_shape is None else prod(image_shape)
@@ -112,8 +113,7 @@ def _lengths(shape: tuple[int | None, ...], image_shape: tuple[int, ...] | None,
     return [(length,)] if length else [(size,) for size in LENGTHS]
 
 
-def shown(shape: tuple[int | None, ...]) -> str:
-    """A shape for messages."""
+def _show(shape: tuple[int | None, ...]) -> str:
     return "(" + ", ".join("?" if size is None else str(size) for size in shape) + ")"
 
 
@@ -218,6 +218,36 @@ def domain_of(
     if guessed and min(shape[-2:]) < SMALLEST_SIDE:
         return Table.plain(native[0]), None
     return Images.plain(shape, guessed=guessed), None
+
+
+def picture_and_row(
+    picture: tuple[str, Layout, tuple[int, ...]],
+    given: tuple[int, ...] | None,
+    columns: Sequence[Column],
+    parts: Sequence[Part],
+) -> Domain:
+    """What a sample of a picture and the row of a table is.
+
+    Args:
+        picture: Name of its input, how its shape is to be read, and that shape.
+        given: Its shape from the user, channels first.
+        columns: Of the row.
+        parts: Inputs that hold them.
+
+    Raises:
+        ModelError: The shape from the user is another.
+    """
+    name, layout, native = picture
+    if given is not None and prod(given) != prod(native):
+        raise ModelError(
+            f"the input {name!r} has the shape {_show(native)}, but the input shape asks for {given}",
+            "correct the input shape, given channels first",
+        )
+    own, _ = domain_of(layout, native, given, None)
+    plain = len(parts) == 1 and all(column.kind == "number" for column in columns)
+    row = Table.of(columns, guessed=True, parts=() if plain else parts)
+    rest = ", ".join(part.name for part in parts)
+    return Several.of([Member(name, own, layout in LAST), Member(rest, row)])
 
 
 def to_image(layout: Layout, native: tuple[int, ...]) -> tuple[int, int, int]:

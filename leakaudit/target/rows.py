@@ -11,13 +11,12 @@ from math import prod
 
 from torch import nn
 
+from leakaudit.domains.base import Domain
 from leakaudit.domains.schema import Column, Part, width
-from leakaudit.domains.several import Member, Several
-from leakaudit.domains.table import Table
 from leakaudit.errors import ModelError
 from leakaudit.target import layout as layouts
 from leakaudit.target.consumer import consumer
-from leakaudit.target.target import LAST, Layout
+from leakaudit.target.target import Layout
 
 MOST_ENTRIES = 100_000
 """Entries of a row at most; chosen, so that rows to compare take little memory."""
@@ -87,7 +86,7 @@ def beside_row(
     given: Shape | None,
     columns: Sequence[Column],
     parts: Sequence[Part],
-) -> Several:
+) -> Domain:
     """What a sample of a picture and the row of a table is.
 
     Args:
@@ -104,13 +103,4 @@ def beside_row(
     own, layout = picture
     native = (own.size + width(columns),)
     layout = layouts.settled(layout, own.shape, consumer(module, native, batch, own.shape), given)
-    if given is not None and prod(given) != own.size:
-        raise ModelError(
-            f"the input {own.name!r} has the shape {layouts.shown(own.shape)}, but the input shape asks for {given}",
-            "correct the input shape, given channels first",
-        )
-    domain, _ = layouts.domain_of(layout, own.shape, given, None)
-    plain = len(parts) == 1 and all(column.kind == "number" for column in columns)
-    row = Table.of(columns, guessed=True, parts=() if plain else parts)
-    rest = ", ".join(part.name for part in parts)
-    return Several.of([Member(own.name, domain, layout in LAST), Member(rest, row)])
+    return layouts.picture_and_row((own.name, layout, own.shape), given, columns, parts)

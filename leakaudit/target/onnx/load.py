@@ -8,7 +8,6 @@ from typing import Literal
 
 from onnx import ModelProto, NodeProto
 
-from leakaudit.domains.base import Domain
 from leakaudit.domains.tokens import Tokens
 from leakaudit.errors import ModelError, UsageError, first_line
 from leakaudit.safety.confined import refuse_exhaustion
@@ -68,7 +67,7 @@ def from_onnx(
     tokens = None if source.integer is None else _tokens(module, source, native, path)
     if joined is not None and picture is not None:
         own = Input(picture.name, picture.native), picture.layout
-        domain: Domain = beside_row(module, source.batch or 1, own, image_shape, joined.columns, joined.parts)
+        domain = beside_row(module, source.batch or 1, own, image_shape, joined.columns, joined.parts)
         vocabulary = None
     else:
         if tokens is None:
