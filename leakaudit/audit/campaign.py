@@ -22,6 +22,7 @@ from leakaudit.audit.environment import batches_well, seed_of
 from leakaudit.audit.memory import Memory
 from leakaudit.audit.pace import Pace, too_dear
 from leakaudit.audit.request import Request
+from leakaudit.audit.results import summarize, victim_result
 from leakaudit.audit.scene import Run
 from leakaudit.audit.victim import Outcome, Victim, attack_together, attack_victim
 from leakaudit.document.schema import AttackEntry, Comparison
@@ -174,7 +175,7 @@ def _comparison(turn: Turn, done: Sequence[Turn]) -> Comparison | None:
     other = next((t for t in done if t.stands_beside(turn.attack, rival)), None)
     if other is None:
         return None
-    results, own = ([assemble.victim_result(outcome) for outcome in t.outcomes] for t in (other, turn))
+    results, own = ([victim_result(outcome) for outcome in t.outcomes] for t in (other, turn))
     in_ledger = other.beside is None
     return assemble.comparison(other.attack, results, other.why, other.cut, in_ledger=in_ledger, own=own)
 
@@ -233,7 +234,7 @@ class Reason:
 def entry_of(run: Run, victim: Victim, reasons: Mapping[str, Reason]) -> AttackEntry:
     """The ledger's row of an attack that was asked for, with its results."""
     why = reasons[run.attack.name]
-    results = [assemble.victim_result(outcome) for outcome in run.outcomes]
+    results = [victim_result(outcome) for outcome in run.outcomes]
     entry = assemble.attack_entry(run.attack, victim, why.status, why.text, results)
     entry.beside, entry.cut = why.beside, why.cut
     return entry
@@ -351,7 +352,7 @@ def _all_at_once(attack: Attack, victims: Sequence[Victim], queue: Queue) -> lis
         torch.cuda.empty_cache()
         return None
     for outcome in found or []:
-        budget.observer.result(attack.title + queue.beside, assemble.summarize(outcome))
+        budget.observer.result(attack.title + queue.beside, summarize(outcome))
     return found
 
 
@@ -385,5 +386,5 @@ def _run_on_victims(turn: Turn, victims: Sequence[Victim], queue: Queue) -> Turn
             torch.cuda.empty_cache()
             return replace(turn, outcomes=outcomes, cut=_left(position, victims, Cause.MEMORY))
         outcomes.append(outcome)
-        budget.observer.result(attack.title + queue.beside, assemble.summarize(outcome))
+        budget.observer.result(attack.title + queue.beside, summarize(outcome))
     return replace(turn, outcomes=outcomes)
