@@ -12,10 +12,11 @@ from torch import nn
 
 from leakaudit.audit.cache import Cache
 from leakaudit.audit.intake import Model, read_case, read_model, refuse_settings
+from leakaudit.audit.keywords import request_of, whole_signature
 from leakaudit.audit.memory import Memory
 from leakaudit.audit.pipeline import audit, planned
 from leakaudit.audit.plan import Plan
-from leakaudit.audit.request import Request, request_of, whole_signature
+from leakaudit.audit.request import Request
 from leakaudit.audit.rounds import told_beside, with_round
 from leakaudit.client.readers.base import Source
 from leakaudit.errors import UsageError

@@ -107,27 +107,36 @@ class Dager(Attack):
         table = token_table(target)
         if table is None:
             raise ValueError("DAGER needs token embeddings: ask `applies` first")
-        tokens, how = _seen_tokens(target, observation, table, self.settings)
+        seen = _seen_tokens(target, observation, table, self.settings)
+        tokens = seen.tokens
         everything = len(tokens) > observation.batch_size * prod(target.image_shape)
         known = tokens[:0] if everything else tokens
-        found = _Sequence(None, None, False, how)
+        found = _Sequence(None, None, False, seen.how)
         if observation.batch_size == 1 and len(tokens):
             found = _sequence(target, observation, table, tokens, self.settings)
             found = found if target.task.labelled else _with_last(target, observation, found)
         if everything and found.somewhere is not None:
             known = found.somewhere
-        texts = _texts(target, observation, table, tokens, self.settings)
+        texts = _texts(target, observation, table, seen, self.settings)
         if len(texts):
             return _of_texts(target, observation, texts, known)
         if found.sequence is None or found.placed is None:
             result = assemble(target, observation, _recovered(target, None), f"{counted(known)}: {found.how}")
             return replace(result, tokens=_reading(target, observation, known, None))
         image = found.sequence.to(like(target)).view(1, *target.image_shape)
-        labels, residual = best_labels(target, observation, image)
+        labels, residual = _labelled(target, observation, image, found)
         exact = masks_unknown(target, observation) or residual <= tolerance_of(observation)
         certain = found.certain and exact
         result = assemble(target, observation, _recovered(target, image, labels, certain), found.how)
         return replace(result, tokens=_reading(target, observation, known, found.placed))
+
+
+def _labelled(target: Target, observation: Observation, image: Tensor, found: _Sequence) -> tuple[Tensor, float]:
+    """The labels (1, *label_shape) of a text and the residual, where it was not computed when the text was read."""
+    labels = None if found.residual is None else target.task.of_inputs(image)
+    if labels is None or found.residual is None:
+        return best_labels(target, observation, image)
+    return labels.cpu(), found.residual
 
 
 def _with_last(target: Target, observation: Observation, found: _Sequence) -> _Sequence:
@@ -138,19 +147,22 @@ def _with_last(target: Target, observation: Observation, found: _Sequence) -> _S
     sure = residual <= tolerance_of(observation)
     placed = found.placed.clone()
     placed[-1] = sure
-    return replace(found, sequence=texts[0], placed=placed, certain=sure, how=f"{found.how}; the last token as a label")
+    how = f"{found.how}; the last token as a label"
+    return replace(found, sequence=texts[0], placed=placed, certain=sure, how=how, residual=residual)
 
 
-def _texts(target: Target, observation: Observation, table: str, tokens: Tensor, settings: DagerSettings) -> Tensor:
+def _texts(target: Target, observation: Observation, table: str, seen: _Seen, settings: DagerSettings) -> Tensor:
     """The texts (n, L) of a batch whose labels follow from them; none elsewhere."""
     none = torch.empty((0, prod(target.image_shape)), dtype=torch.long)
-    if observation.batch_size == 1 or not len(tokens) or target.task.labelled:
+    if observation.batch_size == 1 or not len(seen.tokens) or target.task.labelled:
         return none
-    found = spans(target, observation, table, settings.span)
-    away = found if isinstance(found, str) else distances(target, found, observation, tokens)
+    away: Tensor | str | None = seen.away
+    if away is None:
+        found = spans(target, observation, table, settings.span)
+        away = found if isinstance(found, str) else distances(target, found, observation, seen.tokens)
     if isinstance(away, str):
         return none
-    return read_texts(target, observation, table, away <= 1, tokens, settings.span)
+    return read_texts(target, observation, table, away <= 1, seen.tokens, settings.span)
 
 
 def _of_texts(target: Target, observation: Observation, texts: Tensor, known: Tensor) -> Reconstruction:
@@ -174,6 +186,21 @@ def _of_texts(target: Target, observation: Observation, texts: Tensor, known: Te
 
 
 @dataclass(frozen=True, eq=False)
+class _Seen:
+    """Tokens of the batch.
+
+    Args:
+        tokens: Ids (k,); the whole vocabulary where nothing tells.
+        how: They were read.
+        away: Their distances (k, places) from the spans, where it was these that told them.
+    """
+
+    tokens: Tensor
+    how: str
+    away: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class _Sequence:
     """What was read of one sample.
 
@@ -183,6 +210,7 @@ class _Sequence:
         certain: Whether that is all.
         how: It was read.
         somewhere: Tokens (k,) that fit at some place, where all were tried.
+        residual: Of the update that it regenerates, where that was looked at.
     """
 
     sequence: Tensor | None
@@ -190,6 +218,7 @@ class _Sequence:
     certain: bool
     how: str
     somewhere: Tensor | None = None
+    residual: float | None = None
 
 
 def _reading(target: Target, observation: Observation, found: Tensor, placed: Tensor | None) -> TokenReading:
@@ -206,7 +235,7 @@ def _recovered(target: Target, image: Tensor | None, labels: Tensor | None = Non
     return Recovered(image, labels, torch.tensor([certain]))
 
 
-def _seen_tokens(target: Target, observation: Observation, table: str, settings: DagerSettings) -> tuple[Tensor, str]:
+def _seen_tokens(target: Target, observation: Observation, table: str, settings: DagerSettings) -> _Seen:
     """Tokens of the batch by the table's non-zero rows, or by the span test of a small vocabulary.
 
     For one sample the span test is left to the search for the sequence, and the whole vocabulary comes back.
@@ -217,17 +246,20 @@ def _seen_tokens(target: Target, observation: Observation, table: str, settings:
     if table in observation.update and not tied(target, table):
         tokens, how = seen_tokens(observation, table)
         if len(tokens) < vocabulary:
-            return tokens, how
+            return _Seen(tokens, how)
     if vocabulary > MAX_VOCABULARY:
-        return none, f"{table} says nothing and {vocabulary} tokens are too many to try"
+        return _Seen(none, f"{table} says nothing and {vocabulary} tokens are too many to try")
     tokens = torch.arange(vocabulary, device=like(target).device)
     if observation.batch_size == 1:
-        return tokens, "the whole vocabulary"
+        return _Seen(tokens, "the whole vocabulary")
     found = spans(target, observation, table, settings.span)
     if isinstance(found, str):
-        return none, found
+        return _Seen(none, found)
     away = distances(target, found, observation, tokens)
-    return (none, away) if isinstance(away, str) else (tokens[(away <= 1).any(1)], f"span of {found.names}")
+    if isinstance(away, str):
+        return _Seen(none, away)
+    passed = (away <= 1).any(1)
+    return _Seen(tokens[passed], f"span of {found.names}", away[passed])
 
 
 def _sequence(

@@ -26,9 +26,8 @@ from torch import Generator, Tensor
 
 from leakaudit.attacks.base import REAL, Attack
 from leakaudit.attacks.ig import IG, MATCHING, refuse_batch_size
-from leakaudit.document.status import Cause, Cut, Lost
 from leakaudit.matching.descent import Progress, Solution
-from leakaudit.matching.engine import plan, smooth_enough, solve, to_reconstruction
+from leakaudit.matching.engine import label_start, smooth_enough, solve, to_reconstruction, within_time
 from leakaudit.matching.generated import WEIGHT, Generated
 from leakaudit.matching.generator import OwnGenerator
 from leakaudit.matching.problem import GradientMatching
@@ -121,31 +120,19 @@ class GIAS(Attack):
         settings, raised = smooth_enough(self.settings, observation)
         own, labels = observation.generator, observation.labels
         problem = Generated(target, observation, labels, settings, own, settings.latent_weight)
-        guesses = _starts(problem, labels, generator)
-        settings, cuts = _planned(problem, guesses, settings, monitor)
+        guesses = _starts(problem, generator)
+        settings, cuts = within_time(problem, settings, guesses[0], monitor)
         found, facts = _searched(problem, guesses, settings, generator, monitor)
         plain = GradientMatching(target, observation, labels, settings)
         return to_reconstruction(plain, found, (*raised, *facts), cuts)
 
 
-def _starts(problem: Generated, labels: Tensor, generator: Generator) -> list[dict[str, Tensor]]:
+def _starts(problem: Generated, generator: Generator) -> list[dict[str, Tensor]]:
     """Random latents for each restart, and where the labels are open what they begin with."""
-    observation, like = problem.observation, next(iter(problem.parameters.values()))
-    begin = {"labels": problem.target.task.free(labels).to(like)} if observation.open_labels else {}
+    size, like, begin = problem.observation.batch_size, next(iter(problem.parameters.values())), label_start(problem)
     return [
-        {"inputs": problem.own.latents(observation.batch_size, generator).to(like), **begin}
-        for _ in range(problem.settings.restarts)
+        {"inputs": problem.own.latents(size, generator).to(like), **begin} for _ in range(problem.settings.restarts)
     ]
-
-
-def _planned(
-    problem: Generated, guesses: Sequence[Mapping[str, Tensor]], settings: GIASSettings, monitor: Monitor
-) -> tuple[GIASSettings, tuple[Cut, ...]]:
-    """With the iterations that there is time for, and what that cost."""
-    planned = plan(problem, guesses[0], monitor.seconds_left())
-    if planned >= settings.iterations:
-        return settings, ()
-    return replace(settings, iterations=planned), (Cut(Lost.PLAN, Cause.BUDGET, planned, settings.iterations),)
 
 
 def _searched(

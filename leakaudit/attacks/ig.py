@@ -136,12 +136,11 @@ def match(
         return minimize(target, observation, settings, generator, monitor, masks=masks, priors=priors)
     problem, guesses, cuts = prepare(target, observation, settings, generator, monitor, priors=priors, masks=masks)
     progress = Progress(monitor)
-    planned = problem.settings.iterations * problem.settings.restarts
     first = levenberg_marquardt(problem, guesses[0], generator, progress)
     if first is not None:
         return _by_jacobian(problem, first, guesses[0], generator, progress, cuts)
     solution, winner, facts = search(problem, guesses[0], generator, progress)
-    solution, more = precisely(winner, solution, generator, progress, planned)
+    solution, more = precisely(winner, solution, generator, progress, problem.settings.planned)
     return to_reconstruction(winner, [solution], (*facts, *more), cuts)
 
 
@@ -166,7 +165,9 @@ def _by_jacobian(
     found = [first, solution] if again is None else [first, solution, again]
     best = min(found, key=lambda each: each.match)
     facts = facts if best is solution else (*facts, BY_JACOBIAN)
-    return to_reconstruction(problem, [replace(best_of(found), cut=found[-1].cut)], facts, cuts)
+    whole = best_of(found)
+    cut = progress.cut(whole.spent, problem.settings.planned) if found[-1].cut else None
+    return to_reconstruction(problem, [replace(whole, cut=cut)], facts, cuts)
 
 
 def refuse_batch_size(target: Target, observation: Observation) -> NotApplicable | None:

@@ -22,6 +22,7 @@ from leakaudit.audit.environment import batches_well, seed_of
 from leakaudit.audit.memory import Memory
 from leakaudit.audit.pace import Pace, too_dear
 from leakaudit.audit.request import Request
+from leakaudit.audit.results import summarize, victim_result
 from leakaudit.audit.scene import Run
 from leakaudit.audit.victim import Outcome, Victim, attack_together, attack_victim
 from leakaudit.document.schema import AttackEntry, Comparison
@@ -31,8 +32,32 @@ from leakaudit.scoring.base import Measure
 from leakaudit.target.target import Target
 
 
+@dataclass(frozen=True, eq=False)
+class Campaign:
+    """What an audit runs on its victims, before it does.
+
+    Args:
+        attacks: That were asked for.
+        turns: Those that apply, each with its victims, in the order in which they are run.
+        refused: By the attack's name why it does not apply to some victims.
+        reasons: Why others are run on none.
+    """
+
+    attacks: Sequence[Attack]
+    turns: Sequence[Turn]
+    refused: Mapping[str, Sequence[str]]
+    reasons: Mapping[str, Reason]
+
+
+def campaign_of(attacks: Sequence[Attack], target: Target, victims: Sequence[Victim], request: Request) -> Campaign:
+    """Ask each attack which victims it applies to."""
+    reasons: dict[str, Reason] = {}
+    open_to, refused = _where_applicable(attacks, target, victims, request, reasons)
+    return Campaign(attacks, _turns(attacks, open_to), refused, reasons)
+
+
 def run_attacks(
-    attacks: Sequence[Attack],
+    campaign: Campaign,
     target: Target,
     victims: Sequence[Victim],
     measure: Measure[Any],
@@ -47,7 +72,7 @@ def run_attacks(
         A run per attack, without outcomes where it did not run; why by the attack's name; and the victims with what is
         handed on from attack to attack.
     """
-    turns, refused, reasons = turns_of(attacks, target, victims, request)
+    turns, reasons = campaign.turns, dict(campaign.reasons)
     done: list[Turn] = []
     now = {victim.number: victim for victim in victims}
     budget.work.total = _steps(turns, request)
@@ -57,29 +82,15 @@ def run_attacks(
         attacked = turn.attacked(recovered) if turn.beside is None else [o.victim for o in done[-1].outcomes]
         beside = f" beside {turn.beside.title}" if turn.beside else ""
         queue = Queue(target, measure, request, budget, memory, pace, later, recovered, _longest(done), beside)
-        outcomes, cut = _run_on_victims(turn.attack, [now[victim.number] for victim in attacked], queue)
-        now |= {o.victim.number: o.victim.after(turn.attack, o.reconstruction) for o in outcomes}
-        dear = too_dear(turn.attack, pace, budget.whole().left) if cut is not None and cut.cause is Cause.SHORT else ""
-        done.append(replace(turn, outcomes=outcomes, cut=cut, dear=dear))
+        ended = _run_on_victims(turn, [now[victim.number] for victim in attacked], queue)
+        now |= {o.victim.number: o.victim.after(turn.attack, o.reconstruction) for o in ended.outcomes}
+        done.append(ended)
     for turn in done:
         if turn.beside is None:
-            reasons[turn.attack.name] = _reason(turn, refused[turn.attack.name], _comparison(turn, done))
+            reasons[turn.attack.name] = _reason(turn, campaign.refused[turn.attack.name], _comparison(turn, done))
     outcomes_of = {turn.attack.name: turn.outcomes for turn in done if turn.beside is None}
-    runs = [Run(attack, outcomes_of.get(attack.name, [])) for attack in attacks]
+    runs = [Run(attack, outcomes_of.get(attack.name, [])) for attack in campaign.attacks]
     return runs, reasons, [now[victim.number] for victim in victims]
-
-
-def turns_of(
-    attacks: Sequence[Attack], target: Target, victims: Sequence[Victim], request: Request
-) -> tuple[list[Turn], dict[str, list[str]], dict[str, Reason]]:
-    """The attacks that apply, each with its victims, in the order in which they are run.
-
-    Returns:
-        The turns; by the attack's name why it does not apply to some victims; and why others apply to none.
-    """
-    reasons: dict[str, Reason] = {}
-    open_to, refused = _where_applicable(attacks, target, victims, request, reasons)
-    return _turns(attacks, open_to), refused, reasons
 
 
 def _longest(done: Sequence[Turn]) -> float | None:
@@ -164,7 +175,7 @@ def _comparison(turn: Turn, done: Sequence[Turn]) -> Comparison | None:
     other = next((t for t in done if t.stands_beside(turn.attack, rival)), None)
     if other is None:
         return None
-    results, own = ([assemble.victim_result(outcome) for outcome in t.outcomes] for t in (other, turn))
+    results, own = ([victim_result(outcome) for outcome in t.outcomes] for t in (other, turn))
     in_ledger = other.beside is None
     return assemble.comparison(other.attack, results, other.why, other.cut, in_ledger=in_ledger, own=own)
 
@@ -223,7 +234,7 @@ class Reason:
 def entry_of(run: Run, victim: Victim, reasons: Mapping[str, Reason]) -> AttackEntry:
     """The ledger's row of an attack that was asked for, with its results."""
     why = reasons[run.attack.name]
-    results = [assemble.victim_result(outcome) for outcome in run.outcomes]
+    results = [victim_result(outcome) for outcome in run.outcomes]
     entry = assemble.attack_entry(run.attack, victim, why.status, why.text, results)
     entry.beside, entry.cut = why.beside, why.cut
     return entry
@@ -341,7 +352,7 @@ def _all_at_once(attack: Attack, victims: Sequence[Victim], queue: Queue) -> lis
         torch.cuda.empty_cache()
         return None
     for outcome in found or []:
-        budget.observer.result(attack.title + queue.beside, assemble.summarize(outcome))
+        budget.observer.result(attack.title + queue.beside, summarize(outcome))
     return found
 
 
@@ -350,22 +361,22 @@ def _left(count: int, victims: Sequence[Victim], cause: Cause | None) -> Cut | N
     return Cut(Lost.VICTIMS, cause or Cause.BUDGET, count, len(victims)) if count < len(victims) else None
 
 
-def _run_on_victims(attack: Attack, victims: Sequence[Victim], queue: Queue) -> tuple[list[Outcome], Cut | None]:
+def _run_on_victims(turn: Turn, victims: Sequence[Victim], queue: Queue) -> Turn:
     """Attack each victim as long as there is time; a GPU that is too small ends it with what there is."""
     outcomes: list[Outcome] = []
-    budget, done = queue.budget, queue.budget.work.done
+    attack, budget, done = turn.attack, queue.budget, queue.budget.work.done
     if (together := _all_at_once(attack, victims, queue)) is not None:
-        return together, _left(len(together), victims, budget.spent())
+        return replace(turn, outcomes=together, cut=_left(len(together), victims, budget.spent()))
     budget.work.done = done
     for position, victim in enumerate(victims):
         if cause := budget.spent():
-            return outcomes, _left(position, victims, cause)
+            return replace(turn, outcomes=outcomes, cut=_left(position, victims, cause))
         monitor = queue.monitor(attack, victims[position:], outcomes)
         if monitor is None:
             dear = too_dear(attack, queue.pace, budget.whole().left)
             what = f"not run on {len(victims) - position} more" if position else "not run"
             budget.observer.result(attack.title + queue.beside, f"{what} ({Cause.SHORT}): {dear}")
-            return outcomes, _left(position, victims, Cause.SHORT)
+            return replace(turn, outcomes=outcomes, cut=_left(position, victims, Cause.SHORT), dear=dear)
         budget.work.begin(attack)
         budget.observer.attack(attack.title + queue.beside, position, len(victims))
         seed = seed_of(queue.request.seed, attack.name, victim.number)
@@ -373,7 +384,7 @@ def _run_on_victims(attack: Attack, victims: Sequence[Victim], queue: Queue) -> 
             outcome = attack_victim(attack, queue.target, victim, queue.measure, seed, monitor, queue.memory)
         except OutOfMemoryError:
             torch.cuda.empty_cache()
-            return outcomes, _left(position, victims, Cause.MEMORY)
+            return replace(turn, outcomes=outcomes, cut=_left(position, victims, Cause.MEMORY))
         outcomes.append(outcome)
-        budget.observer.result(attack.title + queue.beside, assemble.summarize(outcome))
-    return outcomes, None
+        budget.observer.result(attack.title + queue.beside, summarize(outcome))
+    return replace(turn, outcomes=outcomes)

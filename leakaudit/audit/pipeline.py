@@ -11,8 +11,7 @@ It prints nothing: progress goes to an injected :class:`leakaudit.observer.Obser
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,59 +19,47 @@ import torch
 from torch import Tensor
 
 from leakaudit.attacks.base import Attack
-from leakaudit.attacks.registry import available, create
+from leakaudit.attacks.registry import available
 from leakaudit.audit import assemble
-from leakaudit.audit.auxiliary import with_auxiliary
+from leakaudit.audit.attacks import chosen_attacks
 from leakaudit.audit.budget import Budget, attacks_share
 from leakaudit.audit.cache import Cache
-from leakaudit.audit.campaign import Reason, entry_of, left_out, run_attacks
+from leakaudit.audit.campaign import Reason, campaign_of, entry_of, left_out, run_attacks
 from leakaudit.audit.contradiction import without_contradicted
 from leakaudit.audit.controls import control
-from leakaudit.audit.defended import claim_entry, defence_entries
+from leakaudit.audit.draw import make_victims
 from leakaudit.audit.environment import choose_device, reproducible, seed_of, timestamp, versions
+from leakaudit.audit.examined import examined_claims, examined_defences
 from leakaudit.audit.intake import Material, read_material, settled
 from leakaudit.audit.memory import Memory
 from leakaudit.audit.pace import Pace
 from leakaudit.audit.plan import Plan, plan_of
-from leakaudit.audit.practice import practice_of, single_numbers
 from leakaudit.audit.references import synthetic_batch
 from leakaudit.audit.request import Request
 from leakaudit.audit.rounds import settled as settled_round
 from leakaudit.audit.rounds import with_sent_statistics
 from leakaudit.audit.scene import Run, Scene
-from leakaudit.audit.victim import Knowledge, Victim, observe_victim
+from leakaudit.audit.victim import Victim
 from leakaudit.client.accuracy import Accuracy, accuracy_on
 from leakaudit.client.batch import Batch
-from leakaudit.client.examine import (
-    UNKNOWN_SAMPLES,
-    DefenceEvidence,
-    examine,
-    examine_claims,
-    examine_recorded,
-)
-from leakaudit.client.observe import NoTraceError, refuse_unfit
-from leakaudit.defences.base import defended_model, defended_protocol
-from leakaudit.defences.obstacles import Circumstances
-from leakaudit.document.schema import BatchSection, ClaimEntry, ControlEntry, DefenceEntry, RankSection
+from leakaudit.client.observe import refuse_unfit
+from leakaudit.defences.base import defended_model
+from leakaudit.document.schema import BatchSection, ControlEntry, RankSection
 from leakaudit.document.version import __version__
-from leakaudit.errors import ModelError, UsageError
+from leakaudit.errors import ModelError
 from leakaudit.findings import Evidence, judge
 from leakaudit.findings.recommend import recommend
 from leakaudit.findings.verdict import conclude
 from leakaudit.observer import Observer, SilentObserver
-from leakaudit.protocols.base import Protocol
 from leakaudit.report.saving import Report
 from leakaudit.risk.dependence import read_entries
 from leakaudit.risk.rank import rank_analysis
 from leakaudit.risk.what_if import smallest_changes
 from leakaudit.scoring.base import Judging, Measure, measure_for
-from leakaudit.target.coupling import coupling
 from leakaudit.target.target import Target
 
 UNSCORED = 8
 """Generated samples where nobody has those of a recorded update; chosen: they only give controls a scale."""
-DEFAULT_VICTIMS = 4
-"""Batches that are attacked where the user names no number; chosen for time."""
 
 
 def audit(
@@ -127,8 +114,8 @@ def planned(
     with reproducible(scope.target, request.seed):
         _, victims, _ = _before(scope)
         pace = Pace(scope.target, victims[0])
-        spent = time.monotonic() - started
-        return plan_of(scope.attacks, scope.target, victims, scope.request, pace, spent)
+        campaign = campaign_of(scope.attacks, scope.target, victims, scope.request)
+        return plan_of(campaign, scope.target, victims, scope.request, pace, time.monotonic() - started)
 
 
 def _scoped(
@@ -199,15 +186,14 @@ def _measured(scope: _Scope, measure: Measure[Any], started: float) -> _Measured
         if told := accuracy.told(target.classes if target.task.kind == "single-label" else 0):
             observer.stage(told)
         pace = Pace(target, victims[0])
+        campaign = campaign_of(scope.attacks, target, victims, request)
         if not observer.interrupted():
-            plan = plan_of(scope.attacks, target, victims, request, pace, time.monotonic() - started)
+            plan = plan_of(campaign, target, victims, request, pace, time.monotonic() - started)
             for line in plan.short:
                 observer.stage(line)
         share = attacks_share(len(victims)) if request.controls != "none" else 1.0
         budget = Budget.of(observer, request.time_budget, share, time.monotonic() - started)
-        runs, reasons, victims = run_attacks(
-            *(scope.attacks, target, victims, measure, request, budget, scope.memory, pace)
-        )
+        runs, reasons, victims = run_attacks(*(campaign, target, victims, measure, request, budget, scope.memory, pace))
         if request.controls != "none":
             observer.stage("controls")
         scene = Scene(
@@ -236,7 +222,8 @@ def _evidence(scope: _Scope, found: _Measured, batch: BatchSection) -> Evidence:
     chosen = {attack.name for attack in scope.attacks}
     entries = [entry_of(run, first, found.reasons) for run in found.runs]
     entries += [left_out(name, first, request) for name in available() if name not in chosen]
-    claims = _claims(target, found.victims, request, scope.material)
+    ran = [run.attack for run in found.runs if run.outcomes]
+    claims = examined_claims(target, found.victims, request, scope.material)
     return Evidence(
         assemble.target_section(target, int((~scope.read).sum())),
         assemble.protocol_section(
@@ -246,7 +233,7 @@ def _evidence(scope: _Scope, found: _Measured, batch: BatchSection) -> Evidence:
         entries,
         batch,
         found.controls,
-        _defences(target, first, request, [run.attack for run in found.runs if run.outcomes], claims, scope.material),
+        examined_defences(target, first, request, ran, claims, scope.material),
         claims,
         partial="interrupted by the user; attacks not run are marked" if scope.observer.interrupted() else "",
     )
@@ -286,25 +273,6 @@ def _reported(scope: _Scope, measure: Measure[Any], found: _Measured, started: f
     )
 
 
-def chosen_attacks(request: Request) -> list[Attack]:
-    """The attacks that were asked for, or all that run by default, the cheapest first; later ones build on earlier."""
-    chosen = request.attacks or tuple(name for name, attack in available().items() if attack.by_default)
-    return sorted((_created(name, request) for name in chosen), key=lambda attack: attack.cost)
-
-
-def _created(name: str, request: Request) -> Attack:
-    """An attack with its settings; without a cache, nothing that it makes is kept either.
-
-    One that learns from samples is tried in passing, unless the user asked for it or named samples.
-    """
-    attack = create(name, request.preset, request.settings.get(name))
-    asked = name in request.attacks or name in request.settings or request.auxiliary is not None
-    attack = attack.tried_in_passing() if attack.uses_auxiliary and not asked else attack
-    if not request.cache and getattr(attack.settings, "cache", False):
-        attack.settings = replace(attack.settings, cache=False)
-    return attack
-
-
 def assess_architecture(target: Target, request: Request) -> RankSection:
     """Rank analysis; where it does not apply or the model's operators cannot be recorded, the section says why."""
     size = request.protocol.batch_size
@@ -314,161 +282,6 @@ def assess_architecture(target: Target, request: Request) -> RankSection:
         return report
     except ModelError as error:
         return RankSection(risk="unknown", score=None, score_reason=error.message, layers=[], notes=[error.message])
-
-
-def make_victims(
-    target: Target,
-    samples: Batch,
-    request: Request,
-    material: Material | None = None,
-    observer: Observer | None = None,
-) -> tuple[list[Victim], int]:
-    """Draw the victims, compute the update of each, and infer its labels from the update.
-
-    Once the observer is interrupted, one that is there is enough.
-
-    Returns:
-        The victims, and how many more were drawn whose update is zero: they leave nothing to attack.
-
-    Raises:
-        NoTraceError: That is so for all of them.
-    """
-    material = material or Material()
-    if material.recorded.audited:
-        return _recorded_victims(target, samples, request, material), 0
-    protocol = _protocol(target, samples, request)
-    count = request.victims or max(1, min(DEFAULT_VICTIMS, len(samples) // protocol.batch_size))
-    drawn = samples.draw(count, protocol.batch_size, request.seed)
-    knowledge = _knowledge(target, samples, request, material, drawn)
-    victims: list[Victim] = []
-    silent: list[NoTraceError] = []
-    for number, batch in enumerate(drawn):
-        if victims and observer is not None and observer.interrupted():
-            break
-        try:
-            victims.append(observe_victim(target, batch, protocol, target.domain, knowledge, number))
-        except NoTraceError as nothing:
-            silent.append(nothing)
-    if not victims:
-        raise silent[0]
-    return victims, len(silent)
-
-
-def _recorded_victims(target: Target, samples: Batch, request: Request, material: Material) -> list[Victim]:
-    """One victim for every recorded round: what its client sent, by the protocol of that round."""
-    knowledge = _knowledge(target, samples, request, material, [own.batch for own in material.recorded.audited])
-    victims: list[Victim] = []
-    for number, own in enumerate(material.recorded.audited):
-        model = None
-        if own.target is not None:
-            begun = replace(own.target, shared_statistics=target.shared_statistics)
-            model = defended_model(begun, request.defending(), seed_of(request.seed, "defence", 0))
-            model.to(next(iter(target.parameters.values())).device)
-        asked = settled_round(request, own)
-        if own.update.decay and asked.local:
-            asked = replace(asked, weight_decay=own.update.decay.rate)
-        protocol = _protocol(model or target, own.batch, asked).sharing(own.update.kind)
-        victims.append(observe_victim(target, own.batch, protocol, target.domain, knowledge, number, own.update, model))
-    return victims
-
-
-def _defences(
-    target: Target,
-    victim: Victim,
-    request: Request,
-    ran: Sequence[Attack],
-    claims: Sequence[ClaimEntry],
-    material: Material,
-) -> list[DefenceEntry]:
-    """What the defences guarantee, what they did to the first victim's update, and which attacks evaluated them."""
-    defences = request.defending()
-    if not defences:
-        return []
-    seed = seed_of(request.seed, "client", victim.number)
-    recorded = request.recorded
-    if victim.batch.known:
-        evidence = examine(
-            *(victim.model or target, victim.batch, victim.observation, seed, defences), recorded=recorded
-        )
-    else:
-        evidence = [DefenceEvidence((), None, UNKNOWN_SAMPLES, UNKNOWN_SAMPLES) for _ in defences]
-    protocol = victim.observation.protocol
-    failed = tuple(check.what for claim in claims for check in claim.checks if not check.holds)
-    circumstances = Circumstances(
-        *(protocol.batch_size, coupling(target), protocol.beside),
-        failed=failed,
-        recorded=recorded,
-        protocol=protocol,
-        entries=sum(tensor.numel() for tensor in target.parameters.values()),
-        scalars=single_numbers(target),
-    )
-    practice = practice_of(target, victim, request, material, defences)
-    return defence_entries(defences, evidence, ran, circumstances, practice)
-
-
-def _claims(target: Target, victims: Sequence[Victim], request: Request, material: Material) -> list[ClaimEntry]:
-    """Whether updates look as the client believes, recorded ones without a claim as they should without a defence.
-
-    A computed update is checked of the first victim alone, since one client makes them all; recorded ones wherever
-    somebody has the samples.
-    """
-    looked = [victim for victim in (victims if request.recorded else victims[:1]) if victim.batch.known]
-    found = [entry for victim in looked for entry in _claims_of(target, victim, request, material)]
-    if len(looked) < 2:
-        return found
-    numbers = [victim.number for victim in looked for _ in range(len(found) // len(looked))]
-    return [
-        entry.model_copy(update={"text": f"{entry.text} (victim {number})"})
-        for entry, number in zip(found, numbers, strict=True)
-    ]
-
-
-def _claims_of(target: Target, victim: Victim, request: Request, material: Material) -> list[ClaimEntry]:
-    """The same of one victim."""
-    target = victim.model or target
-    seed = seed_of(request.seed, "client", victim.number)
-    claims = request.claimed()
-    if request.recorded and not (request.defences or claims):
-        return [claim_entry("no defence", examine_recorded(target, victim.batch, victim.observation, seed))]
-    if not claims:
-        return []
-    found = examine_claims(
-        *(target, victim.batch, victim.observation, seed, claims, request.defending()),
-        recorded=request.recorded,
-    )
-    practice = practice_of(target, victim, request, material, request.defending())
-    pairs = zip(claims, found, strict=True)
-    return [claim_entry(str(claim), checks, claim, practice) for claim, checks in pairs]
-
-
-def _protocol(target: Target, samples: Batch, request: Request) -> Protocol:
-    """How clients make an update, defences included; refuses what the model file or the batch file cannot serve."""
-    protocol = defended_protocol(request.protocol_for(target), request.defending())
-    size = protocol.batch_size
-    wrong = [step for step in protocol.step_sizes if target.batch_sizes is not None and step not in target.batch_sizes]
-    if wrong:
-        sizes = ", ".join(map(str, target.batch_sizes or ()))
-        what = f"--batch-size is {size}" if not request.defences else f"an update is of {size} samples"
-        what = f"a local step is of {wrong[0]} samples" if protocol.steps > 1 else what
-        raise UsageError(f"{what}, the model file takes {sizes}", "export it with a dynamic batch axis")
-    if samples.known and size > len(samples) and size > request.protocol.batch_size:
-        raise UsageError(
-            f"--defence puts {size} samples behind an update, the batch file holds {len(samples)}",
-            "use a larger batch file, or fewer clients or accumulated batches",
-        )
-    return protocol
-
-
-def _knowledge(
-    target: Target, samples: Batch, request: Request, material: Material, victims: Sequence[Batch]
-) -> Knowledge:
-    """What holds for every victim; `victims` are the batches behind all updates."""
-    known = Knowledge(
-        *(request.seed, request.defending(), material.auxiliary, request.threat_model >= "E"),
-        generator=material.generator,
-    )
-    attacks = [attack for attack in chosen_attacks(request) if attack.threat_model <= request.threat_model]
-    return with_auxiliary(known, target.domain, samples, victims, attacks)
 
 
 def make_measure(

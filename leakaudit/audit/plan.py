@@ -7,18 +7,19 @@ budget will give it (`leakaudit.audit.budget`), as far as the runs before it tak
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
-from leakaudit.attacks.base import Attack
-from leakaudit.attacks.registry import create
+from leakaudit.audit.attacks import chosen_attacks
 from leakaudit.audit.budget import Budget, allotted, attacks_share
-from leakaudit.audit.campaign import Reason, Turn, kept_for_control, line_of, turns_of
+from leakaudit.audit.campaign import Campaign, Turn, kept_for_control, line_of
 from leakaudit.audit.pace import Need, Pace, too_dear
 from leakaudit.audit.request import Request
 from leakaudit.audit.victim import Victim
 from leakaudit.document.counting import count
 from leakaudit.document.status import Cause
+from leakaudit.errors import UsageError
 from leakaudit.findings.effort import LEAST_SHARE
 from leakaudit.observer import SilentObserver
 from leakaudit.report.wording import number, seconds
@@ -173,7 +174,7 @@ def _rounded(value: float) -> int:
 
 
 def plan_of(
-    attacks: Sequence[Attack],
+    campaign: Campaign,
     target: Target,
     victims: Sequence[Victim],
     request: Request,
@@ -183,18 +184,22 @@ def plan_of(
     """The plan of an audit whose victims are there.
 
     Args:
-        attacks: That were asked for, in the order in which they are run.
+        campaign: What is run.
         target: The model under audit.
         victims: With their updates and labels.
         request: What was asked for.
         pace: Measures a step where some attack has a use for it.
         spent: Seconds until here.
     """
-    turns, refused, reasons = turns_of(attacks, target, victims, request)
+    turns = campaign.turns
     budget = Budget.of(SilentObserver(), request.time_budget, 1.0, spent).left
     shares = _Shares.of(budget, attacks_share(len(victims)) if request.controls != "none" else 1.0)
-    runs = [_planned(turn, turns[place + 1 :], shares, pace, refused, victims) for place, turn in enumerate(turns)]
-    runs += [_refused(attack, reasons, len(victims)) for attack in attacks if attack.name in reasons]
+    runs = [_planned(turn, turns[place + 1 :], shares, pace, campaign, victims) for place, turn in enumerate(turns)]
+    runs += [
+        PlannedRun(attack.title, 0, len(victims), reason=campaign.reasons[attack.name].text)
+        for attack in campaign.attacks
+        if attack.name in campaign.reasons
+    ]
     control: float | None = 0.0 if request.controls == "none" else shares.longest or 0.0
     if control and shares.whole is not None and shares.whole < control:
         control = None
@@ -207,7 +212,7 @@ def plan_of(
         control,
         request.controls,
         request.time_budget,
-        _quick(turns, pace),
+        _quick(turns, pace, request),
         next(iter(target.parameters.values())).device.type,
     )
 
@@ -233,7 +238,7 @@ class _Shares:
 
 
 def _planned(
-    turn: Turn, later: Sequence[Turn], shares: _Shares, pace: Pace, refused: Mapping[str, Sequence[str]],
+    turn: Turn, later: Sequence[Turn], shares: _Shares, pace: Pace, campaign: Campaign,
     victims: Sequence[Victim],
 ) -> PlannedRun:  # fmt: skip
     """One attack on its victims, as far as there is time."""
@@ -253,16 +258,15 @@ def _planned(
         shares.longest = max(shares.longest or 0.0, *given)
     title = attack.title + (f" beside {turn.beside.title}" if turn.beside else "")
     lost = "" if given or not need else f"{Cause.SHORT}: {too_dear(attack, pace, shares.whole)}"
-    reason = "; ".join(filter(None, [lost, *(refused[attack.name] if turn.beside is None else ())]))
+    reason = "; ".join(filter(None, [lost, *(campaign.refused[attack.name] if turn.beside is None else ())]))
     return PlannedRun(title, len(given), len(victims), need, given, reason, attack.in_passing or attack.upper_bound)
 
 
-def _refused(attack: Attack, reasons: Mapping[str, Reason], victims: int) -> PlannedRun:
-    """One that runs on no victim."""
-    return PlannedRun(attack.title, 0, victims, reason=reasons[attack.name].text)
-
-
-def _quick(turns: Sequence[Turn], pace: Pace) -> float:
-    """Seconds of the same attacks on the same victims under the preset quick."""
-    needs = [(pace.of(create(turn.attack.name, "quick")), len(turn.victims)) for turn in turns if turn.beside is None]
+def _quick(turns: Sequence[Turn], pace: Pace, request: Request) -> float:
+    """Seconds of the same attacks on the same victims under the preset quick; infinite where it refuses a setting."""
+    try:
+        quick = {attack.name: attack for attack in chosen_attacks(replace(request, preset="quick"))}
+    except UsageError:
+        return math.inf
+    needs = [(pace.of(quick[turn.attack.name]), len(turn.victims)) for turn in turns if turn.beside is None]
     return sum(need.whole * victims for need, victims in needs if need)

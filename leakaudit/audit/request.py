@@ -8,11 +8,10 @@ so that the command line can take its options from here.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from leakaudit.audit.kinds import (
     LARGEST_SEED,
@@ -35,7 +34,8 @@ from leakaudit.audit.kinds import (
     path_word,
 )
 from leakaudit.audit.parameters import Decides, Parameter, asked, command_words, parameters
-from leakaudit.errors import UsageError, nearest
+from leakaudit.audit.protocol import ADOPTED, LOCAL, ProtocolValue, default_protocol, local_value, settled_protocol
+from leakaudit.errors import UsageError
 from leakaudit.protocols.names import WITHHELD
 from leakaudit.scoring.criterion import LeakCriterion
 from leakaudit.tasks.names import TASKS, TaskName
@@ -52,42 +52,6 @@ Update = Any
 Device = Literal["auto", "cpu", "cuda"]
 Level = Literal["quick", "full", "none"]
 """Which controls are run, see `leakaudit.audit.controls`."""
-ADOPTED = {"batch_size": "batch_size", "mode": "mode", "share_bn_statistics": "shared_statistics"}
-"""Keywords that set a field of every protocol, and the field."""
-LOCAL = (
-    "local_epochs",
-    "local_batch_size",
-    "learning_rate",
-    "momentum",
-    "nesterov",
-    "optimizer",
-    "drop_last",
-)
-"""Keywords that set a field of the same name of FedAvg, and ask for it."""
-UNKNOWN_EPOCHS = 2
-"""Local epochs of the clients that stand for one of unknown epochs where the answer is known; chosen, the least that
-moves the weights between the visits of a sample."""
-Asked = TypeVar("Asked", bound="Request")
-
-
-def default_protocol() -> Protocol:
-    """What clients do unless something else is asked for: FedSGD with one sample in eval mode."""
-    from leakaudit.protocols.fedsgd import FedSGD
-
-    return FedSGD(1)
-
-
-class ProtocolValue(Kind):
-    """A protocol."""
-
-    def take(self, value: Any) -> Protocol:
-        """The protocol, of at least one sample."""
-        from leakaudit.protocols.base import Protocol
-
-        if not isinstance(value, Protocol):
-            raise ValueError("expected a protocol, as FedSGD(4)")
-        Whole(least=1).take(value.batch_size)
-        return value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,7 +229,7 @@ class Request:
         if given["mode"] is not None:
             object.__setattr__(self, "both_modes", given["mode"] == "both")
             given["mode"] = "eval" if given["mode"] == "both" else given["mode"]
-        protocol = _settled(self.protocol, given, self.samples, self.weight_decay, tuple(self.unknown))
+        protocol = settled_protocol(self.protocol, given, self.samples, self.weight_decay, tuple(self.unknown))
         object.__setattr__(self, "protocol", protocol)
         self.defending()
         self.claimed()
@@ -333,11 +297,11 @@ class Request:
         if name == "mode" and self.both_modes:
             return "both"
         if name in LOCAL:
-            return _local_value(self.protocol, name)
+            return local_value(self.protocol, name)
         if name == "unknown":
             return getattr(self.protocol, "untold", ())
         if name == "weight_decay" and self.local and self.weight_decay is None:
-            return _local_value(self.protocol, name)
+            return local_value(self.protocol, name)
         if name == "batch_size" and self.local:
             return None  # the samples of a client are another keyword
         return getattr(self.protocol, ADOPTED[name]) if name in ADOPTED else getattr(self, name)
@@ -382,67 +346,6 @@ def _initial(kind: type[Request]) -> list[str]:
     return [name for name in parameters(kind) if name not in plain]
 
 
-def _settled(
-    protocol: Protocol,
-    given: Mapping[str, Any],
-    samples: int | None,
-    weight_decay: float | None,
-    unknown: tuple[str, ...],
-) -> Protocol:
-    """The protocol with what the keywords say of it.
-
-    Raises:
-        UsageError: They do not go together.
-    """
-    from leakaudit.protocols.fedavg import FedAvg
-
-    changes = {field: given[name] for name, field in ADOPTED.items() if given[name] is not None}
-    local = {name: given[name] for name in LOCAL if given[name] is not None}
-    for name in unknown:
-        if name in local:
-            raise UsageError(f"{name} is {local[name]!r}, and said to be unknown", "leave out one of them")
-    trains = isinstance(protocol, FedAvg)
-    if weight_decay is not None and (local or trains):
-        local["weight_decay"] = weight_decay
-    if not (local or unknown or trains):
-        if samples is not None:
-            raise UsageError(
-                f"samples is {samples}, but clients share one gradient", "use --batch-size, or add --learning-rate"
-            )
-        return replace(protocol, **changes)
-    if not trains and "learning_rate" not in (*local, *unknown):
-        first = next(iter(local), "unknown")
-        raise UsageError(
-            f"{first} was given without a learning rate", "add --learning-rate, as 0.1, or --unknown learning-rate"
-        )
-    if unknown:
-        local |= {"untold": unknown} | ({"local_epochs": UNKNOWN_EPOCHS} if "local_epochs" in unknown else {})
-    if changes.pop("batch_size", 1) != 1:  # 1 is what the command line says where nothing is said
-        raise UsageError(
-            "batch_size was given beside local training", "a client has --samples, a local step --local-batch-size"
-        )
-    if trains:
-        size = protocol.batch_size if samples is None else samples
-        return replace(protocol, batch_size=size, **changes, **local)
-    # until the batch is read: all its samples, which are at least those of a step
-    size = samples or local.get("local_batch_size", 1)
-    facts = {"mode": protocol.mode, "shared_statistics": protocol.shared_statistics, **changes}
-    return FedAvg(size, **facts, **local)
-
-
-def _local_value(protocol: Protocol, name: str) -> Any:
-    """A setting of local training; ``None`` where it is the default, or there is none. The rate is always said."""
-    from leakaudit.protocols.fedavg import FedAvg
-
-    if not isinstance(protocol, FedAvg):
-        return None
-    if name in protocol.untold:
-        return None
-    value = getattr(protocol, name)
-    usual = FedAvg.__dataclass_fields__[name].default
-    return None if value == usual and name != "learning_rate" else value
-
-
 def taken(parameter: Parameter, value: Any) -> Any:
     """A value of a parameter as a request holds it.
 
@@ -466,43 +369,3 @@ def _parsed(texts: Sequence[str]) -> tuple[Defence, ...]:
     from leakaudit.defences.spec import parse_defences
 
     return parse_defences(texts)
-
-
-def request_of(kind: type[Asked], model: Any, batch: Any, keywords: Mapping[str, Any]) -> Asked:
-    """The request of a model, a batch and keywords; or the request that was given in place of them all.
-
-    Args:
-        kind: Of the request.
-        model: A path, whatever else is a model, or such a request.
-        batch: A path, or whatever else holds samples; ``None`` for the batch of a request.
-        keywords: Its fields.
-
-    Raises:
-        UsageError: A keyword that it does not have, or a value that cannot be.
-    """
-    if isinstance(model, Request):
-        if not isinstance(model, kind) or model.verb != kind.verb:
-            raise UsageError(
-                f"a {type(model).__name__} was given, expected a {kind.__name__}", f"leakaudit.{model.verb}"
-            )
-        if keywords or batch is not None:
-            given = next(iter(keywords), "batch")
-            raise UsageError(f"{given} was given beside a request", "change the request: dataclasses.replace(request)")
-        return model
-    _refuse_unknown(keywords, list(parameters(kind)))
-    paths = {name: value for name, value in (("model", model), ("batch", batch)) if isinstance(value, str | Path)}
-    return kind(**{**keywords, **paths})
-
-
-def _refuse_unknown(keywords: Mapping[str, Any], known: Sequence[str]) -> None:
-    for name in keywords:
-        if name not in known:
-            raise UsageError(f"no keyword named {name!r}", nearest(name, known, f"there are: {', '.join(known)}"))
-
-
-def whole_signature(function: Any, kind: type[Request]) -> inspect.Signature:
-    """The signature of a function that takes the fields of a request as its ``**keywords``."""
-    own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    there = {p.name for p in own}
-    more = [p for p in inspect.signature(kind).parameters.values() if p.name not in there]
-    return inspect.signature(function).replace(parameters=[*own, *more])

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from leakaudit.audit.kinds import Whole
-from leakaudit.audit.request import LOCAL, Request
+from leakaudit.audit.protocol import LOCAL
+from leakaudit.audit.request import Request
 from leakaudit.audit.shares import own_share
 from leakaudit.client.batch import Batch
 from leakaudit.client.readers.base import Reader, reader_for

@@ -51,7 +51,7 @@ def _noise(evidence: Evidence) -> Iterator[RecommendationEntry]:
     """Clipping and noise, with the level that the bound asks for."""
     if any(defence.accounting for defence in evidence.defences):
         return
-    z, size = multiplier_for(PRIOR, TOLERATED), evidence.protocol.batch_size
+    z, size = multiplier_for(PRIOR, TOLERATED), min(evidence.protocol.batch_sizes)
     setting, share = f"clip=1,noise={z / size:.2g}", "" if size == 1 else f"/{size}"
     many = reconstruction_bound(z, PRIOR, steps=100)
     yield RecommendationEntry(
@@ -114,7 +114,7 @@ def _first_layer(evidence: Evidence, leaking: list[AttackEntry]) -> Iterator[Rec
     """A biased first layer that was read, for batches."""
     read = [a for a in leaking if a.name == "linear"]
     first = evidence.target.first_layer
-    if not read or first is None or not first.bias or evidence.protocol.batch_size == 1:
+    if not read or first is None or not first.bias or set(evidence.protocol.batch_sizes) == {1}:
         return
     yield RecommendationEntry(
         title=f"Train layer {first.name} without its bias, or do not share the bias",

@@ -57,12 +57,6 @@ class Evidence:
     claims: Sequence[ClaimEntry] = ()
     partial: str = ""
 
-    @property
-    def batch_sizes(self) -> list[int]:
-        """The samples behind each update; recorded rounds may differ in them."""
-        rounds = self.protocol.rounds
-        return [entry.samples for entry in rounds] if rounds else [self.protocol.batch_size]
-
     def controlled(self, attack: str) -> bool:
         """Whether the negative and the prior-only control of an attack (by name) were run."""
         done = {c.kind for c in self.controls if c.attack == attack and c.passed is not None}

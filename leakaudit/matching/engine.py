@@ -33,6 +33,7 @@ __all__ = [
     "GradientMatching",
     "MatchSettings",
     "goes_together",
+    "label_start",
     "measure_step",
     "minimize",
     "minimize_together",
@@ -42,13 +43,16 @@ __all__ = [
     "solve",
     "starts",
     "to_reconstruction",
+    "within_time",
 ]
 
 S = TypeVar("S", bound=MatchSettings)
 PLANNING_STEPS = 3
 """Steps that are timed to plan a time budget, after one to warm up; chosen."""
 LONG_STEP = 1.0
-"""Seconds from which the first step is the measure: more of them cost what they are to plan; chosen."""
+"""Seconds of measured steps after which no more are timed; chosen: they cost what they are to plan."""
+LONG_WARM_UP = 10.0
+"""Seconds from which the first step is the measure; chosen: what is loaded in it takes a second or two on a GPU."""
 PLANNED_SHARE = 0.9
 """Of the time left, what a plan fills with steps; chosen: a machine is not equally fast all the time."""
 ONE_BIT_TV = 3e-2
@@ -99,17 +103,30 @@ def prepare(
     labels = _labels(observation)
     problem = GradientMatching(target, observation, labels, settings, priors=priors, masks=masks, possible=possible)
     like = next(iter(problem.parameters.values()))
-    begin = {"labels": target.task.free(labels).to(like)} if observation.open_labels else {}
+    begin = label_start(problem)
     guesses = [
         {"inputs": start, **begin, **{name: value.to(like.device) for name, value in extra().items()}}
         for start in starts(observation, settings, generator, like)
     ]
-    planned = plan(problem, guesses[0], monitor.seconds_left())
-    cuts: tuple[Cut, ...] = ()
-    if planned < settings.iterations:
-        cuts = (Cut(Lost.PLAN, Cause.BUDGET, planned, settings.iterations),)
-        problem.settings = replace(settings, iterations=planned)
+    problem.settings, cuts = within_time(problem, settings, guesses[0], monitor)
     return problem, guesses, cuts
+
+
+def label_start(problem: GradientMatching) -> dict[str, Tensor]:
+    """What labels begin with that are unknowns too; nothing where they are none."""
+    if not problem.observation.open_labels:
+        return {}
+    return {"labels": problem.target.task.free(problem.labels).to(next(iter(problem.parameters.values())))}
+
+
+def within_time(
+    problem: GradientMatching, settings: S, guess: Mapping[str, Tensor], monitor: Monitor
+) -> tuple[S, tuple[Cut, ...]]:
+    """The settings with the iterations that there is time for, and what that costs."""
+    planned = plan(problem, guess, monitor.seconds_left())
+    if planned >= settings.iterations:
+        return settings, ()
+    return replace(settings, iterations=planned), (Cut(Lost.PLAN, Cause.BUDGET, planned, settings.iterations),)
 
 
 def _labels(observation: Observation) -> Tensor:
@@ -210,7 +227,7 @@ def goes_together(
     Not where that is no faster (on a CPU a step of several victims must be compiled), there is a time budget to share
     out, or one victim could influence another, as by a criterion to stop or a defence that is told from the update.
     """
-    planned = settings.iterations * settings.restarts * len(observations)
+    planned = settings.planned * len(observations)
     mode = choose_mode(planned) if settings.execution == "auto" else settings.execution
     cuda = next(iter(target.parameters.values())).is_cuda
     slow = mode == "eager" or (mode == "traced" and settings.execution == "auto" and not cuda)
@@ -318,18 +335,20 @@ def _timeline(solution: Solution) -> tuple[Snapshot, ...]:
 
 
 def measure_step(problem: GradientMatching, guess: Mapping[str, Tensor]) -> float:
-    """Seconds of one eager iteration: after one that warms up, unless that one is long."""
+    """Seconds of one eager iteration: after one that warms up, unless that one is long whatever is loaded in it."""
     step = Step(problem, tuple(guess), [value[None] for value in guess.values()])
     zeros = [torch.zeros_like(value)[None] for value in guess.values()]
 
-    def timed(steps: int) -> float:
+    def timed() -> float:
         started = time.perf_counter()
-        for _ in range(steps):
-            step(zeros)[0].sum().item()
-        return (time.perf_counter() - started) / steps
+        step(zeros)[0].sum().item()
+        return time.perf_counter() - started
 
-    first = timed(1)
-    return problem.settings.evaluations * (first if first >= LONG_STEP else timed(PLANNING_STEPS))
+    first = timed()
+    taken = [first] if first >= LONG_WARM_UP else [timed()]
+    while len(taken) < PLANNING_STEPS and sum(taken) < LONG_STEP:
+        taken.append(timed())
+    return problem.settings.evaluations * sum(taken) / len(taken)
 
 
 def plan(problem: GradientMatching, guess: Mapping[str, Tensor], seconds: float | None) -> int:

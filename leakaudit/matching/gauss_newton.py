@@ -10,6 +10,10 @@ with the residual r follows the valley (Levenberg 1944; Marquardt 1963, doi 10.1
 :math:`J^\top J` squares what the directions differ by. λ falls after each step that lowers the distance and rises after
 each that does not. Starts are tried one after another while the steps of this part last: one in two ends in the
 sample on such a GRU (`benchmarks/results/recurrent.md`).
+
+Labels that the update does not give are unknowns beside the inputs, as the numbers that the loss takes and without
+their limits. Cross-entropy is linear in them, where a softmax of unknowns saturates: so the class of each place of a
+U-Net is found with the picture, and through a softmax neither is.
 """
 
 from __future__ import annotations
@@ -25,7 +29,14 @@ from leakaudit.matching.problem import GradientMatching
 from leakaudit.reconstruction import LossPoint
 
 MOST = 64
-"""Unknowns up to which it is tried; chosen: a Jacobian then costs as much as twenty steps of Adam."""
+"""Values of inputs up to which it is tried; chosen: a valley of so many directions is still found from some starts."""
+MOST_IN_ALL = 256
+"""Unknowns with those of labels, up to which it is tried; chosen: 23 Jacobians for every thousand steps."""
+COLUMNS = 6
+"""Columns of a Jacobian that count as one step of a search; where 6.7 take its time on a U-Net
+(`benchmarks/results/recurrent.md`)."""
+TOGETHER = 64
+"""Columns that are computed at once; 16 and 256 take longer (`benchmarks/results/recurrent.md`)."""
 SHARE = 0.25
 """Of a search's steps that it may take before the search, and as many after it; chosen, so that half are left."""
 SOLVED = 1e-11
@@ -46,7 +57,7 @@ DEEP = 1e-15
 class _Descent:
     """One start on its way."""
 
-    inputs: Tensor
+    unknowns: Tensor
     spent: int = 0
     squared: float = float("inf")
     points: list[LossPoint] = field(default_factory=list)
@@ -65,109 +76,147 @@ def levenberg_marquardt(
         progress: Of the whole search.
     """
     seen = problem.observation
-    few = set(guess) == {"inputs"} and guess["inputs"].numel() <= MOST
-    if not few or not seen.plain or seen.one_bit or seen.protocol.steps > 1 or problem.masks or problem.priors:
+    if guess["inputs"].numel() > MOST or not set(guess) <= {"inputs", "labels"} or seen.errors is not None:
+        return None
+    if not seen.plain or seen.one_bit or seen.protocol.steps > 1 or problem.masks or problem.priors:
         return None
     most = int(SHARE * problem.settings.iterations)
-    if guess["inputs"].numel() >= most:
+    space = _Space(problem, guess)
+    if space.size > MOST_IN_ALL or space.cost >= most:
         return None
     try:
-        fine = problem.in_float64(problem.settings)
-        found = _several(fine, guess["inputs"], generator, progress, most)
+        fine = _Space(problem.in_float64(problem.settings), guess)
+        found = _several(fine, fine.flat(guess), generator, progress, most)
     except RuntimeError:  # the module takes its own type only
         return None
     return None if found is None else _rated(problem, found)
 
 
-def _several(
-    problem: GradientMatching, start: Tensor, generator: Generator, progress: Progress, most: int
-) -> Solution | None:
+class _Space:
+    """The unknowns as one vector: the inputs, and labels without their limits behind them.
+
+    Args:
+        problem: What they are the unknowns of.
+        guess: One guess, for the shapes.
+    """
+
+    def __init__(self, problem: GradientMatching, guess: Mapping[str, Tensor]) -> None:
+        self.problem, self.task = problem, problem.target.task
+        self.wanted = torch.cat([tensor.flatten() for tensor in problem.case.observed])
+        self.scale = float(self.wanted.norm())
+        self.shape = guess["inputs"].shape
+        self.loose = self.task.loosened(self.task.relaxed(guess["labels"])) if "labels" in guess else None
+        self.inputs = guess["inputs"].numel()
+        self.size = self.inputs + (0 if self.loose is None else self.loose.numel())
+        self.cost = -(-self.size // COLUMNS)
+
+    def flat(self, values: Mapping[str, Tensor]) -> Tensor:
+        """A guess as a vector (size,) in float64."""
+        parts = [values["inputs"].flatten()]
+        if self.loose is not None:
+            parts.append(self.task.loosened(self.task.relaxed(values["labels"])).flatten())
+        return torch.cat(parts).double()
+
+    def drawn(self, start: Tensor) -> Tensor:
+        """A vector with these inputs and the labels of the first guess."""
+        return torch.cat([start.flatten(), *([] if self.loose is None else [self.loose.flatten()])]).double()
+
+    def values(self, unknowns: Tensor) -> dict[str, Tensor]:
+        """A vector as a guess, with labels as a descent has them."""
+        found = {"inputs": unknowns[: self.inputs].view(self.shape)}
+        if self.loose is not None:
+            found["labels"] = self.task.unbounded(self._labels(unknowns))
+        return found
+
+    def gradient(self, unknowns: Tensor) -> Tensor:
+        """The update that a vector would cause, flat (P,) and differentiable."""
+        case = self.problem.case
+        if self.loose is not None:
+            case = replace(case, labels=self._labels(unknowns))
+        inputs = {"inputs": unknowns[: self.inputs].view(self.shape)}
+        return torch.cat([gradient.flatten() for gradient in self.problem.gradients(inputs, case=case)])
+
+    def _labels(self, unknowns: Tensor) -> Tensor:
+        assert self.loose is not None
+        return self.task.tightened(unknowns[self.inputs :].view(self.loose.shape))
+
+
+def _several(space: _Space, start: Tensor, generator: Generator, progress: Progress, most: int) -> Solution | None:
     """Starts one after another until one ends in the sample or the iterations are spent."""
     best: Solution | None = None
-    spent, inputs = 0, start
-    while spent + start.numel() < most:
-        run = _descended(problem, inputs.double(), most - spent, spent, progress)
+    problem, spent, unknowns = space.problem, 0, start
+    while spent + space.cost < most:
+        run = _descended(space, unknowns, most - spent, spent, progress)
         spent += run.spent
-        cut = progress.cut(spent, most) if progress.monitor.should_stop() else None
-        found = Solution(
-            {"inputs": run.inputs}, run.squared, run.squared, tuple(run.points), tuple(run.shots), run.spent, cut
-        )
+        cut = progress.cut(spent, problem.settings.planned) if progress.monitor.should_stop() else None
+        values = space.values(run.unknowns)
+        found = Solution(values, run.squared, run.squared, tuple(run.points), tuple(run.shots), run.spent, cut)
         others = [] if best is None else [best]
         best = found.beside(others) if not others or found.match < others[0].match else others[0].beside([found])
         if cut or best.match < SOLVED:
             return replace(best, cut=cut)
-        inputs = problem.domain.start(problem.settings.initialization, len(start), generator).to(start)
+        unknowns = space.drawn(problem.domain.start(problem.settings.initialization, space.shape[0], generator))
     return best
 
 
-def _descended(problem: GradientMatching, inputs: Tensor, most: int, before: int, progress: Progress) -> _Descent:
+def _descended(space: _Space, start: Tensor, most: int, before: int, progress: Progress) -> _Descent:
     """From one start; ends in the sample, where it crawls, or where the iterations are spent."""
-    run, damping, mark = _Descent(inputs), BEGIN, float("inf")
-    size, wanted = inputs.numel(), torch.cat([tensor.flatten() for tensor in problem.case.observed])
-    scale = float(wanted.norm())
-    while run.spent + size < most:
-        residual, jacobian = _linearised(problem, run.inputs, wanted)
-        run.squared = float((residual / scale).square().sum())
-        run.shots.append((run.spent, run.inputs))
+    run, damping, mark = _Descent(start), BEGIN, float("inf")
+    while run.spent + space.cost < most:
+        residual, jacobian = _linearised(space, run.unknowns)
+        run.squared = float((residual / space.scale).square().sum())
+        run.shots.append((run.spent, space.values(run.unknowns)["inputs"]))
         run.points.append(LossPoint(run.spent, run.squared, run.squared))
-        run.spent += size
-        total = problem.settings.iterations
+        run.spent += space.cost
+        total = space.problem.settings.iterations
         if progress.update(min(1.0, (before + run.spent) / total), run.squared) or run.squared < DEEP:
             break
         if len(run.points) % WINDOW == 0:
             if run.squared > SLOW * mark:
                 break
             mark = run.squared
-        moved, damping, tried = _stepped(problem, run, residual, jacobian, wanted, damping)
+        moved, damping, tried = _stepped(space, run, residual, jacobian, damping)
         run.spent += tried
         if moved is None:
             break
-        run.inputs = moved
+        run.unknowns = moved
     return run
 
 
 def _stepped(
-    problem: GradientMatching,
-    run: _Descent,
-    residual: Tensor,
-    jacobian: Tensor,
-    wanted: Tensor,
-    damping: float,
+    space: _Space, run: _Descent, residual: Tensor, jacobian: Tensor, damping: float
 ) -> tuple[Tensor | None, float, int]:
-    """Inputs that lower the distance, λ for the next step, and the evaluations that it took."""
+    """Unknowns that lower the distance, λ for the next step, and the evaluations that it took."""
     square, slope = jacobian.T @ jacobian, jacobian.T @ residual
     diagonal = square.diagonal().clamp_min(1e-30 * float(square.diagonal().max()))
     for tried in range(1, REFUSED + 1):
         step, failed = torch.linalg.solve_ex(square + damping * torch.diag(diagonal), -slope)
-        moved = run.inputs + step.view_as(run.inputs)
+        moved = run.unknowns + step
         if not int(failed) and bool(torch.isfinite(moved).all()):
-            apart = _gradient(problem, moved) - wanted
+            apart = space.gradient(moved).detach() - space.wanted
             if float(apart.norm()) < float(residual.norm()):
                 return moved, max(damping / FALL, LEAST), tried
         damping *= RISE
     return None, damping, REFUSED
 
 
-def _gradient(problem: GradientMatching, inputs: Tensor) -> Tensor:
-    """The update that a guess would cause, flat and without a graph."""
-    return torch.cat([gradient.detach().flatten() for gradient in problem.gradients({"inputs": inputs})])
-
-
-def _linearised(problem: GradientMatching, inputs: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Residual (P,) and Jacobian (P, unknowns), by columns: the derivatives of J^T u by u, which it is linear in."""
+def _linearised(space: _Space, unknowns: Tensor) -> tuple[Tensor, Tensor]:
+    """Residual (P,) and Jacobian (P, size), by columns: the derivatives of J^T u by u, which it is linear in."""
     with torch.enable_grad():
-        leaf = inputs.detach().requires_grad_()
-        made = torch.cat([gradient.flatten() for gradient in problem.gradients({"inputs": leaf})])
+        leaf = unknowns.detach().requires_grad_()
+        made = space.gradient(leaf)
         u = torch.zeros_like(made, requires_grad=True)
         (product,) = torch.autograd.grad(made, leaf, u, create_graph=True)
-        columns = [torch.autograd.grad(entry, u, retain_graph=True)[0] for entry in product.flatten()]
-    return (made - wanted).detach(), torch.stack(columns, 1)
+        eye = torch.eye(space.size, dtype=product.dtype, device=product.device)
+        rows = [eye[at : at + TOGETHER] for at in range(0, space.size, TOGETHER)]
+        columns = [torch.autograd.grad(product, u, row, retain_graph=True, is_grads_batched=True)[0] for row in rows]
+    return (made - space.wanted).detach(), torch.cat(columns).T
 
 
 def _rated(problem: GradientMatching, found: Solution) -> Solution:
     """The solution in the problem's own type and range, with its match there."""
     like = next(iter(problem.parameters.values()))
-    inside = problem.projected({"inputs": found.values["inputs"].to(like)})
+    inside = problem.projected({name: value.to(like) for name, value in found.values.items()})
     shots = tuple((at, inputs.to(like)) for at, inputs in found.shots)
     match = problem.cosine(inside)
     return replace(found, values=inside, match=match, objective=match, shots=shots)

@@ -6,7 +6,7 @@ The unknown ``inputs`` holds the latents (B, *latent), so that the engine descen
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
@@ -47,7 +47,10 @@ class Generated(GradientMatching):
     ) -> None:
         super().__init__(target, observation, labels, settings)
         self.own, self.latent_weight = own, latent_weight
-        self.into_range = lambda latents: latents  # every latent makes a sample in range
+
+    def _range(self, like: Tensor) -> Callable[[Tensor], object]:
+        """Leaves latents as they are: every one makes a sample in range."""
+        return lambda latents: latents
 
     def objective(
         self, variables: Variables, *, functional: bool = False, case: Case | None = None

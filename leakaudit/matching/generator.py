@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from numbers import Integral
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +22,7 @@ from torch.func import functional_call
 
 from leakaudit.domains.base import Domain
 from leakaudit.errors import LeakauditError, UsageError
-from leakaudit.safety.importing import raised_by, user_function
+from leakaudit.safety.importing import raised_by, user_function, user_source
 
 OPTION = "--generator"
 PROBES = 4
@@ -170,11 +168,7 @@ def _latent(path: str, network: nn.Module) -> tuple[int, ...]:
 
 
 def _content(path: str, network: nn.Module) -> str:
-    state = hashlib.sha256()
-    try:
-        state.update(Path(inspect.getfile(_function(path))).read_bytes())
-    except (OSError, TypeError):
-        state.update(path.encode())
+    state = hashlib.sha256(user_source(path, _function(path)) or path.encode())
     for name, tensor in network.state_dict().items():
         state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -9,8 +9,9 @@ labels (as what the task makes labels of) and the dropout masks.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from leakaudit.protocols.base import Play
 from leakaudit.target.dropout import by_step
 from leakaudit.target.target import Target
 
+P = TypeVar("P", bound="GradientMatching")
 MASK = "mask:"
 """Before ``step/layer`` in the name of an unknown mask; masks that are known are kept by ``step/layer``."""
 CLIENT = "client:"
@@ -81,45 +83,48 @@ class GradientMatching:
         yardstick: CosineDistance | None = None,
     ) -> None:
         self.target, self.observation, self.labels, self.settings = target, observation, labels, settings
-        self.domain = observation.domain
-        self.parameters = {n: p for n, p in target.parameters.items() if n in observation.update}
         self.priors, self.masks, self.possible = tuple(priors), dict(masks or {}), dict(possible or {})
-        self.case = Case(tuple(observation.update[name] for name in self.parameters), labels, self.masks)
+        self._derive(yardstick)
+
+    def _derive(self, yardstick: CosineDistance | None) -> None:
+        """What follows from the arguments."""
+        update = self.observation.update
+        self.domain = self.observation.domain
+        self.parameters = {n: p for n, p in self.target.parameters.items() if n in update}
+        self.case = Case(tuple(update[name] for name in self.parameters), self.labels, self.masks)
         self.yardstick = CosineDistance(self.case.observed) if yardstick is None else yardstick
         self.distance = self._distance(self.case)
-        self.into_range = self.domain.projection(next(iter(self.parameters.values())))
+        self.into_range = self._range(next(iter(self.parameters.values())))
 
-    def in_float64(self, settings: MatchSettings) -> GradientMatching:
+    def _range(self, like: Tensor) -> Callable[[Tensor], object]:
+        """Moves unknown inputs of this type and device into their valid range, in place."""
+        return self.domain.projection(like)
+
+    def in_float64(self: P, settings: MatchSettings) -> P:
         """The same with other settings, of a copy of the model in float64."""
-        seen = self.observation
+        seen, other = self.observation, copy.copy(self)
         errors = None if seen.errors is None else seen.errors.double()
-        seen = replace(seen, update={name: tensor.double() for name, tensor in seen.update.items()}, errors=errors)
-        return GradientMatching(
-            replace(self.target, module=copy.deepcopy(self.target.module).double()),
-            seen,
-            self.labels.double() if self.labels.is_floating_point() else self.labels,
-            settings,
-            priors=self.priors,
-            masks={name: mask.double() for name, mask in self.masks.items()},
-        )
+        update = {name: tensor.double() for name, tensor in seen.update.items()}
+        other.settings, other.observation = settings, replace(seen, update=update, errors=errors)
+        other.target = replace(self.target, module=copy.deepcopy(self.target.module).double())
+        other.labels = self.labels.double() if self.labels.is_floating_point() else self.labels
+        other.masks = {name: mask.double() for name, mask in self.masks.items()}
+        other._derive(None)
+        return other
 
     def under(
-        self,
+        self: P,
         settings: MatchSettings,
         masks: Mapping[str, Tensor] | None = None,
         priors: Sequence[Prior] | None = None,
-    ) -> GradientMatching:
+    ) -> P:
         """The same problem with other settings, and other known masks and priors if given."""
-        return GradientMatching(
-            self.target,
-            self.observation,
-            self.labels,
-            settings,
-            priors=self.priors if priors is None else priors,
-            masks=self.masks if masks is None else masks,
-            possible=self.possible,
-            yardstick=self.yardstick,
-        )
+        other = copy.copy(self)
+        other.settings = settings
+        other.masks = dict(self.masks if masks is None else masks)
+        other.priors = tuple(self.priors if priors is None else priors)
+        other._derive(self.yardstick)
+        return other
 
     def _distance(self, case: Case) -> GradientDistance:
         s = self.settings

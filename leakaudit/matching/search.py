@@ -188,7 +188,7 @@ def search(
         The solution, whose `match` is the cosine distance whatever the winner's objective; that objective; facts.
     """
     most = problem.settings.iterations
-    budget = _Budget(most * problem.settings.restarts, generator, progress)
+    budget = _Budget(problem.settings.planned, generator, progress)
     candidates = _suitable(problem, most) if candidates is None else candidates
     tried = _in_turn if any(c.after for c in candidates) else _side_by_side
     runners, stopped = tried(_at_the_start(problem, guess, candidates, generator), most, budget)

@@ -77,6 +77,11 @@ class MatchSettings:
     execution: Execution = "auto"
 
     @property
+    def planned(self) -> int:
+        """Iterations over all restarts."""
+        return self.iterations * self.restarts
+
+    @property
     def evaluations(self) -> int:
         """Of the objective in a step of descent."""
         return 2 if self.flatness and self.optimizer != "lbfgs" else 1

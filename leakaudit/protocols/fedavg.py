@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Generator, Tensor
 
+from leakaudit.document.counting import count
 from leakaudit.errors import UsageError
 from leakaudit.protocols.base import Play, Protocol, Update, belonging, gradient, not_known
 from leakaudit.protocols.names import WITHHELD
@@ -96,7 +97,7 @@ class FedAvg(Protocol):
     def title(self) -> str:  # type: ignore[override]
         """Names what is shared, and after how many steps."""
         shared = "weights" if self.shares == "weights" else "difference of weights"
-        return f"FedAvg: {shared} after {'local steps' if self._uncounted else _count(self.steps, 'local step')}"
+        return f"FedAvg: {shared} after {'local steps' if self._uncounted else count(self.steps, 'local step')}"
 
     @property
     def samples(self) -> int:
@@ -301,14 +302,14 @@ class FedAvg(Protocol):
         decay = f", weight decay{known}" if self.weight_decay else ""
         alone = " One step of SGD over all samples is the gradient itself." if self.one_gradient else ""
         rate = "" if "learning_rate" in self.untold else f"learning rate {self.learning_rate:g}"
-        taken = "" if "local_epochs" in self.untold else f", {_count(self.local_epochs, 'epoch')}"
+        taken = "" if "local_epochs" in self.untold else f", {count(self.local_epochs, 'epoch')}"
         taken += "" if "local_batch_size" in self.untold else f", steps of {self._size}"
-        steps = "steps" if self._uncounted else _count(self.steps, "step")
+        steps = "steps" if self._uncounted else count(self.steps, "step")
         unknown = f" ({not_known(self.withheld)})" if self.withheld else ""
         settings = f"{rate}{momentum}{decay}".removeprefix(", ")
         return (
             f"FedAvg: the client shares {what} after {steps} of {_NAMES[self.optimizer]} "
-            f"({settings}{'; ' if settings else ''}{_count(self.batch_size, 'sample')}{taken}{self._private})"
+            f"({settings}{'; ' if settings else ''}{count(self.batch_size, 'sample')}{taken}{self._private})"
             f"{unknown}, {shared}, {made} in {self.mode} mode.{alone}"
         )
 
@@ -323,14 +324,16 @@ class FedAvg(Protocol):
             "local_batch_size": self._size,
             "local_steps": self.steps,
             "learning_rate": self.learning_rate,
+            "weight_decay": self.weight_decay,
         }
         hidden = {*self.untold, *(("local_steps",) if self._uncounted else ())}
+        if self.withheld and self.weight_decay:  # its rate follows from what is withheld
+            hidden.add("weight_decay")
         return {
             **super().facts(),
             **{name: None if name in hidden else value for name, value in known.items()},
             "momentum": self.momentum,
             "nesterov": self.nesterov,
-            "weight_decay": self.weight_decay,
             "optimizer": self.optimizer,
             "samples": self.samples,
         }
@@ -344,7 +347,3 @@ def spacing(tensor: Tensor) -> float:
     _, exponent = torch.frexp(tensor)
     ulp = torch.ldexp(torch.ones_like(tensor, dtype=torch.float64), exponent - 1) * torch.finfo(tensor.dtype).eps
     return float(ulp.where(tensor != 0, 0.0).square().mean().sqrt())
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,8 +1,9 @@
 """Scoring rows of a table, cell by cell, against floors that know nothing of the batch.
 
-A cell is right if its category is the same, or its number within `NEAR` standard deviations of its column; so does
-TabLeak (Vero et al. 2023, arXiv 2210.01785). ``cell_accuracy`` is the share of a row's cells that are right,
-``row_exact`` is 1 where all are, ``number_error`` the mean error of its numbers in standard deviations.
+A cell is right if its category is the same, or its number within a third of a standard deviation of its column
+(`leakaudit.scoring.rows`); so does TabLeak (Vero et al. 2023, arXiv 2210.01785). ``cell_accuracy`` is the share of a
+row's cells that are right, ``row_exact`` is 1 where all are, ``number_error`` the mean error of its numbers in standard
+deviations.
 
 Reconstructions are matched one to one to the rows by their right cells (Hungarian method), and so are the floors, each
 a batch of its own: rows drawn uniformly from the schema (``uniform``), the commonest level and the median of every
@@ -26,7 +27,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from leakaudit.client.batch import Batch
@@ -37,9 +37,8 @@ from leakaudit.domains.table import Table, table_of
 from leakaudit.reconstruction import Reconstruction
 from leakaudit.scoring.base import Judging, Measure, SampleScore
 from leakaudit.scoring.reidentify import Identification
+from leakaudit.scoring.rows import TIE, Cells, RowMatch, commonest, independent, mean, shuffled, uniform
 
-NEAR = 0.319
-"""Standard deviations that a number may be off and still be right (Vero et al. 2023, arXiv 2210.01785)."""
 LEAK_SKILL = 0.5
 """Share of the way from the best floor to perfection from which a row leaked; chosen, as for texts."""
 READABLE = 0.8
@@ -50,10 +49,6 @@ DRAWS = 20
 """Draws of each floor; chosen."""
 LUCKY = 200
 """Draws of real rows that a batch is compared with; chosen: the luckiest is beaten by luck once in 201 batches."""
-TIE = 1e-3
-"""Weight of the error of numbers, capped at one, beside a wrong cell: it only decides between equals; chosen."""
-EXACT = 1e-6
-"""What a number of a column that does not vary may be off, relative to it, by rounding of float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,15 +64,6 @@ class ReadRows:
     cells: Tensor
     read: Tensor
     sure: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class RowMatch:
-    """How well a guess fits a row: shares, and the error of numbers in standard deviations (``None`` without any)."""
-
-    cell_accuracy: float
-    row_exact: float
-    number_error: float | None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -158,9 +144,8 @@ class TableMeasure(Measure[ReadRows]):
         super().__init__(population)
         self.table, self.least = table, least
         self.cells = table.cells(population.images.flatten(1))
-        self.category = torch.tensor([column.kind == "category" for column in table.columns])
-        self.scale = _spread(self.cells, table.columns)
-        self.made_up = _shuffled(self.cells, max(0, least - (len(self.cells) - 1)))
+        self.compared = Cells.of(table, self.cells)
+        self.made_up = shuffled(self.cells, max(0, least - (len(self.cells) - 1)))
         self._floors: dict[tuple[int, ...], Floors] = {}
 
     @classmethod
@@ -192,42 +177,14 @@ class TableMeasure(Measure[ReadRows]):
 
     def distance(self, batch: Batch, found: ReadRows) -> np.ndarray[Any, Any]:
         """Wrong cells (B, K), and the error of numbers where these are as many."""
-        return self._apart(self._of(batch), found.cells, found.read).numpy()
+        return self.compared.apart(self._of(batch), found.cells, found.read).numpy()
 
     def _of(self, batch: Batch) -> Tensor:
         return self.table.cells(batch.images.flatten(1))
 
-    def right(self, truth: Tensor, guess: Tensor) -> Tensor:
-        """Which cells of guesses (…, C) are right."""
-        off = (truth - guess).abs()
-        return torch.where(self.category, off == 0, off <= self._allowed(truth))
-
-    def _allowed(self, truth: Tensor) -> Tensor:
-        return torch.maximum(NEAR * self.scale, EXACT * truth.abs().clamp_min(1.0))
-
-    def _errors(self, truth: Tensor, guess: Tensor) -> Tensor:
-        """Errors of numbers in standard deviations (…, C); 0 for categories, capped where a column does not vary."""
-        off = (truth - guess).abs() / torch.where(self.scale > 0, self.scale, 1.0)
-        return off.masked_fill(self.category, 0.0)
-
-    def _apart(self, truth: Tensor, guess: Tensor, read: Tensor | None = None) -> Tensor:
-        """Wrong cells (B, K) of every guess against every truth, and the error of numbers as a tie."""
-        one, other = truth[:, None], guess[None]
-        right = self.right(one, other)
-        if read is not None:
-            right = right & read[None]
-        numbers = max(1, int((~self.category).sum()))
-        tie: Tensor = self._errors(one, other).clamp_max(1.0).sum(2) / numbers
-        return (~right).double().sum(2) + TIE * tie
-
     def measure(self, guess: Tensor, truth: Tensor) -> RowMatch:
         """A guess (C,) against a row (C,)."""
-        return self._match(self.right(truth, guess), self._errors(truth, guess))
-
-    def _match(self, right: Tensor, errors: Tensor) -> RowMatch:
-        numbers = int((~self.category).sum())
-        share = float(right.double().mean())
-        return RowMatch(share, float(bool(right.all())), float(errors.sum()) / numbers if numbers else None)
+        return self.compared.measured(guess, truth)
 
     def floors(self, batch: Batch, position: int) -> dict[str, RowMatch]:
         """What guesses that know nothing of the batch have right of a row."""
@@ -244,55 +201,41 @@ class TableMeasure(Measure[ReadRows]):
         generator = torch.Generator().manual_seed(sum((i + 1) * index for i, index in enumerate(batch.indices)))
         outside = [i for i in range(len(self.population)) if i not in set(batch.indices)]
         others = self.cells[outside]
-        others = others[~self.right(truth[:, None], others[None]).all(2).any(0)]  # a copy of a row is no guess
+        others = others[~self.compared.right(truth[:, None], others[None]).all(2).any(0)]  # a copy of a row is no guess
         makers: dict[str, Callable[[], Tensor]] = {}
-        makers["uniform"] = lambda: _uniform(self.table, len(truth), generator)
+        makers["uniform"] = lambda: uniform(self.table, len(truth), generator)
         if len(others):
-            makers["marginals"] = lambda: _independent(others, len(truth), generator)
+            makers["marginals"] = lambda: independent(others, len(truth), generator)
             makers["rows"] = lambda: others[torch.randint(len(others), (len(truth),), generator=generator)]
-        drawn = {name: [self._matched(truth, make()) for _ in range(DRAWS)] for name, make in makers.items()}
-        means = [{name: _mean([draw[i] for draw in draws]) for name, draws in drawn.items()} for i in range(len(truth))]
+        drawn = {name: [self.compared.matched(truth, make()) for _ in range(DRAWS)] for name, make in makers.items()}
+        means = [{name: mean([draw[i] for draw in draws]) for name, draws in drawn.items()} for i in range(len(truth))]
         if len(others):
-            commonest = _commonest(others, self.category)
+            usual = commonest(others, self.compared.category)
             for own, row in zip(means, truth, strict=True):
-                own["modes"] = self.measure(commonest, row)
+                own["modes"] = self.measure(usual, row)
         made = [make for name, make in makers.items() for _ in range(LUCKY if name == "rows" else DRAWS)]
-        near = torch.stack([self._near(truth, make()) for make in made])
+        near = torch.stack([self.compared.near(truth, make()) for make in made])
         return Floors(means, near.max(0).values, float(near.max()), float(near.mean(1).max()))
-
-    def _near(self, truth: Tensor, guess: Tensor, read: Tensor | None = None) -> Tensor:
-        """How near guesses (K, C), matched one to one, are to every row (B,); 0 for rows without one."""
-        apart = self._apart(truth, guess, read)
-        rows, columns = linear_sum_assignment(apart.numpy())
-        near = torch.zeros(len(truth), dtype=torch.float64)
-        near[rows] = 1 - apart[rows, columns] / truth.shape[1]
-        return near
-
-    def _matched(self, truth: Tensor, guess: Tensor) -> list[RowMatch]:
-        """Guesses (K, C) matched one to one to rows (B, C), fewer guesses being used again."""
-        guess = guess if len(guess) >= len(truth) else guess.repeat(-(-len(truth) // len(guess)), 1)
-        rows, columns = linear_sum_assignment(self._apart(truth, guess).numpy())
-        return [self.measure(guess[j], truth[i]) for i, j in zip(rows, columns, strict=True)]
 
     def identify(self, batch: Batch, position: int, found: ReadRows, row: int) -> Identification:
         """Whether no other row of the file, or made up, is as near to the reconstruction as its own."""
         truth, guess = self._of(batch)[position], found.cells[row][None]
         candidates = torch.cat([self.cells, self.made_up])
-        same = self.right(truth[None], candidates).all(1)
+        same = self.compared.right(truth[None], candidates).all(1)
         duplicates = int(same[: len(self.cells)].sum()) - 1
         others = candidates[~same]
         if not len(others):
             return Identification(None, 0, 0, duplicates)
-        own = float(self._apart(truth[None], guess)[0, 0])
-        nearest = float(self._apart(others, guess).min())
+        own = float(self.compared.apart(truth[None], guess)[0, 0])
+        nearest = float(self.compared.apart(others, guess).min())
         made_up = int((~same[len(self.cells) :]).sum())
         return Identification(own < nearest, len(others), made_up, max(0, duplicates))
 
     def judge(self, batch: Batch, position: int, found: ReadRows, row: int, prior_only: Sequence[ReadRows]) -> RowScore:
         """The skill above the best floor, and whether another row is as near."""
         truth, guess = self._of(batch)[position], found.cells[row]
-        right = self.right(truth, guess) & found.read[row]
-        match = self._match(right, self._errors(truth, guess))
+        right = self.compared.right(truth, guess) & found.read[row]
+        match = self.compared.match(right, self.compared.errors(truth, guess))
         known, floors = self._floors_of(batch), self.floors(batch, position)
         for alone in prior_only:
             best = max((self.measure(one, truth) for one in alone.cells), key=lambda m: m.cell_accuracy)
@@ -302,8 +245,8 @@ class TableMeasure(Measure[ReadRows]):
             (match.cell_accuracy - floor.cell_accuracy) / (1 - floor.cell_accuracy) if floor.cell_accuracy < 1 else 0.0
         )
         nearest = self.identify(batch, position, found, row)
-        near = 1 - float(self._apart(truth[None], guess[None], found.read[row][None])[0, 0]) / len(truth)
-        together = float(self._near(self._of(batch), found.cells, found.read).mean())
+        near = 1 - float(self.compared.apart(truth[None], guess[None], found.read[row][None])[0, 0]) / len(truth)
+        together = float(self.compared.near(self._of(batch), found.cells, found.read).mean())
         lucky = not known.beaten_by(position, near, together)
         reason = _why_not(skill, lucky, TABLE_FLOORS.get(name, name), nearest)
         return RowScore(
@@ -324,7 +267,7 @@ class TableMeasure(Measure[ReadRows]):
 
     def alike(self, one: Batch, other: Batch) -> bool:
         """Whether a row of one batch agrees with one of the other in nearly all cells."""
-        same = self.right(self._of(one)[:, None], self._of(other)[None]).double().mean(2)
+        same = self.compared.right(self._of(one)[:, None], self._of(other)[None]).double().mean(2)
         return bool((same >= ALIKE).any())
 
     def recognisable(self, score: SampleScore) -> bool:
@@ -397,49 +340,3 @@ def _written(column: Column, cell: float) -> str:
     if column.kind == "category":
         return column.levels[int(cell)]
     return f"{cell:.6g}"
-
-
-def _spread(cells: Tensor, columns: Sequence[Column]) -> Tensor:
-    """Standard deviation of every column (C,): what the schema says, else that of the file; 0 for categories."""
-    own = cells.std(0, correction=0)
-    said = [
-        0.0 if c.kind == "category" else (c.std if c.std is not None else float(s))
-        for c, s in zip(columns, own, strict=True)
-    ]
-    return torch.tensor(said, dtype=torch.float64)
-
-
-def _uniform(table: Table, count: int, generator: torch.Generator) -> Tensor:
-    """Rows (count, C) over the ranges and levels of the schema."""
-    parts = [
-        torch.randint(c.width, (count,), generator=generator).double()
-        if c.kind == "category"
-        else c.low + (c.high - c.low) * torch.rand(count, generator=generator, dtype=torch.float64)
-        for c in table.columns
-    ]
-    return torch.stack(parts, 1)
-
-
-def _independent(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Rows (count, C) each of whose cells comes from a row (N, C) of its own."""
-    chosen = torch.randint(len(rows), (count, rows.shape[1]), generator=generator)
-    return rows.gather(0, chosen)
-
-
-def _shuffled(rows: Tensor, count: int) -> Tensor:
-    """Made-up rows (count, C), always the same for the same rows."""
-    return _independent(rows, count, torch.Generator().manual_seed(0))
-
-
-def _commonest(rows: Tensor, category: Tensor) -> Tensor:
-    """The commonest level and the median of the columns of rows (N, C)."""
-    return torch.where(category, rows.mode(0).values, rows.median(0).values)
-
-
-def _mean(matches: Sequence[RowMatch]) -> RowMatch:
-    errors = [m.number_error for m in matches if m.number_error is not None]
-    return RowMatch(
-        sum(m.cell_accuracy for m in matches) / len(matches),
-        sum(m.row_exact for m in matches) / len(matches),
-        sum(errors) / len(errors) if errors else None,
-    )

@@ -143,7 +143,7 @@ class _Drive:
         finished = self.store.finished()
         waiting: deque[Job] = deque()
         for job in self.jobs:
-            found = self.store.get(job.task.key, head_only=True) if job.task.key in finished else None
+            found = self.store.sound(job.task.key) if job.task.key in finished else None
             if found is None:
                 waiting.append(job)
             else:
@@ -159,7 +159,7 @@ class _Drive:
             if self.store.claim(job.task.key):
                 self.running[job.task.key] = job
                 self.runner.submit(job.task)
-            elif (found := self.store.get(job.task.key, head_only=True)) is not None:
+            elif (found := self.store.sound(job.task.key)) is not None:
                 self._told(job, found)
             else:
                 waiting.append(job)

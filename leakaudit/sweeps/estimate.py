@@ -106,7 +106,8 @@ def _work(jobs: Sequence[Job], left: Sequence[Job], measured: dict[str, float | 
 
 def steps_of(request: Request) -> int:
     """Steps of optimisation that the attacks of a request may take, on all its victims; references are not counted."""
-    from leakaudit.audit.pipeline import DEFAULT_VICTIMS, chosen_attacks
+    from leakaudit.audit.attacks import chosen_attacks
+    from leakaudit.audit.draw import DEFAULT_VICTIMS
 
     settings = [attack.settings for attack in chosen_attacks(request)]
     each = [getattr(one, "iterations", 0) * getattr(one, "restarts", 1) for one in settings]

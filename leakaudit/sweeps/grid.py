@@ -32,7 +32,8 @@ from typing import Any
 
 from leakaudit.audit.kinds import File, Files, Numbers, Shape
 from leakaudit.audit.parameters import Parameter, parameters
-from leakaudit.audit.request import LOCAL, Request
+from leakaudit.audit.protocol import LOCAL
+from leakaudit.audit.request import Request
 from leakaudit.errors import UsageError, nearest
 from leakaudit.safety.toml import read_toml
 from leakaudit.sweeps.names import distinct_names

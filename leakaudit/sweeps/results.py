@@ -109,7 +109,7 @@ def unpack(content: bytes, *, head_only: bool = False) -> Result:
 
     Args:
         content: The archive.
-        head_only: Leave the files out.
+        head_only: Leave the files out, packed as they are: whether they can be read is not looked at.
 
     Raises:
         AuditError: It is none, is damaged, or holds what no result does.
@@ -117,8 +117,8 @@ def unpack(content: bytes, *, head_only: bool = False) -> Result:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             head = _heads().validate_json(_member(archive, HEAD))
-            files = {name: _member(archive, name) for name in archive.namelist() if name != HEAD}
-            return replace(head, files={} if head_only else files)  # damage of a file counts as well
+            names = () if head_only else archive.namelist()
+            return replace(head, files={name: _member(archive, name) for name in names if name != HEAD})
     except _DAMAGE as error:
         raise AuditError("a result in the store is damaged", "remove it, and the cell is audited again") from error
 

@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,20 @@ class Store:
 
     def has(self, key: str) -> bool:
         """Whether there is a result that can be read."""
-        return self.get(key, head_only=True) is not None
+        return self.sound(key) is not None
+
+    def sound(self, key: str) -> Result | None:
+        """The head of a result whose files can all be read: of one that is damaged a sweep audits the cell again."""
+        found = self.get(key)
+        return None if found is None else replace(found, files={})
 
     def get(self, key: str, *, head_only: bool = False) -> Result | None:
-        """The result of a cell, or ``None``: there is none, or what is there is damaged."""
+        """The result of a cell, or ``None``: there is none, or what is there is damaged.
+
+        Args:
+            key: Of the cell.
+            head_only: Leave the files out, and do not look at them.
+        """
         content = self.place.read(_result(key))
         if content is None:
             return None

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from leakaudit.audit.assemble import without_pictures
 from leakaudit.audit.request import Request
+from leakaudit.audit.results import without_pictures
 from leakaudit.document.schema import AttackEntry, FindingEntry, VariantEntry, VictimResult
 from leakaudit.document.status import VerdictStatus
 from leakaudit.errors import AuditError, LeakauditError

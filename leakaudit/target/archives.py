@@ -12,7 +12,6 @@ What may run code is opened only when the caller says so; sizes are held against
 
 from __future__ import annotations
 
-import importlib
 import re
 import warnings
 from collections.abc import Mapping
@@ -22,9 +21,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from leakaudit.errors import LeakauditError, ModelError, UsageError, first_line
+from leakaudit.errors import LeakauditError, ModelError, first_line
 from leakaudit.safety.archives import check_unpacked
-from leakaudit.safety.importing import current_folder_importable
+from leakaudit.safety.importing import user_function
 from leakaudit.safety.npz import arrays_of
 from leakaudit.target.hashing import hash_model
 from leakaudit.target.modules import from_module
@@ -123,29 +122,17 @@ def _npz(path: Path) -> dict[str, Tensor]:
 
 
 def _build(factory: str) -> nn.Module:
-    """Call ``package.module:function``, also from the working directory."""
-    location, _, name = factory.partition(":")
-    if not location or not name:
-        raise UsageError(f"factory {factory!r} is not of the form package.module:function")
-    with current_folder_importable():
-        return _built(factory, location, name)
+    """Call ``package.module:function``, also from the working directory.
 
-
-def _built(factory: str, location: str, name: str) -> nn.Module:
-    try:
-        function = getattr(importlib.import_module(location), name, None)
-        if function is None:
-            raise UsageError(f"module {location!r} has no function {name!r}", "correct --factory")
-    except LeakauditError:
-        raise
-    except ImportError as error:
-        raise UsageError(f"factory {factory!r} cannot be imported: {error}", "run leakaudit where it can be") from error
-    except (Exception, SystemExit) as error:  # the user's own code, which an import runs
-        raise ModelError(
-            f"factory {factory!r}: importing {location} failed: {type(error).__name__}: {error}", "mend that module"
-        ) from error
+    Raises:
+        UsageError: There is no such function.
+        ModelError: It fails, or returns no module.
+    """
+    function = user_function("--factory", factory, "give package.module:function that returns the module")
     try:
         module = function()
+    except (LeakauditError, torch.OutOfMemoryError):
+        raise
     except Exception as error:  # the user's own code; whatever it raises, the way out is the same
         raise ModelError(
             f"factory {factory!r} failed: {type(error).__name__}: {error}", "it must work without arguments"

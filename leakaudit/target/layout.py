@@ -220,12 +220,12 @@ def domain_of(
     return Images.plain(shape, guessed=guessed), None
 
 
-def several_of(
+def picture_and_row(
     picture: tuple[str, Layout, tuple[int, ...]],
     given: tuple[int, ...] | None,
     columns: Sequence[Column],
     parts: Sequence[Part],
-) -> Several:
+) -> Domain:
     """What a sample of a picture and the row of a table is.
 
     Args:

@@ -25,8 +25,9 @@ from leakaudit.target.outputs import check_outputs, maps
 from leakaudit.target.patterns import check_patterns, matched
 from leakaudit.target.probabilities import refuse_probabilities, several_labels, without_probabilities
 from leakaudit.target.probe import batch_sizes, double_backward_note, reach_note, run
+from leakaudit.target.probing import probed
 from leakaudit.target.scripted import ScriptedModule
-from leakaudit.target.several import Inputs, checked, probed, taking_rows, with_levels
+from leakaudit.target.several import Inputs, checked, taking_rows, with_levels
 from leakaudit.target.target import FidelityNote, Layout, Target
 from leakaudit.target.tokens import LENGTHS, find_table
 from leakaudit.target.wrappers import unwrapped
@@ -70,7 +71,7 @@ def from_module(
     layout: Layout
     if inputs is not None:
         module, native, layout = taking_rows(module, inputs), inputs.native, "flat"
-        domain, vocabulary = inputs.domain(module, exported or 1, asked), None
+        domain, vocabulary = inputs.domain(module, exported or 1, asked, label), None
         notes = [] if asked or said or inputs.picture is None else [_assumed(inputs.picture.shape)]
     else:
         native, layout, notes, tokens = _native(module, image_shape, exported or 1, label)

@@ -5,69 +5,28 @@ entries are the picture's, in their order, and whose others are the numbers: the
 forward. Its class is exchanged for a subclass that does so, as `leakaudit.target.functional` does; tensors keep their
 names.
 
-A ``.pt2`` file says the shapes of its inputs. A module does not: the shape of its picture is the given one or a usual
-one, and how many numbers it takes follows from its first linear layer that does not fit: of so many inputs too few or
-too many, as many more or fewer are tried.
+A ``.pt2`` file says the shapes of its inputs; those of a module are found by running it
+(`leakaudit.target.probing`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import accumulate, pairwise
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
 
 from leakaudit.domains.base import Domain
-from leakaudit.domains.schema import MOST_LEVELS, Column, Part
+from leakaudit.domains.schema import MOST_LEVELS
 from leakaudit.errors import ModelError
-from leakaudit.safety.confined import refuse_exhaustion
 from leakaudit.target import layout as layouts
 from leakaudit.target.codes import Blocks, Codes, Looks, Reading
-from leakaudit.target.consumer import consumer
 from leakaudit.target.probe import sample
-from leakaudit.target.target import Layout
-
-FIRST_WIDTH = 2
-"""Numbers beside a picture that are tried first; chosen: a single one would be stretched over whatever it meets."""
-MOST_TRIES = 24
-"""Numbers of columns that are tried at most; chosen, several times the layers that can refuse one."""
-MOST_COLUMNS = 64
-"""Integers beside numbers that are tried at most; chosen, several times the categories of census data."""
-Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Input:
-    """One argument of a module.
-
-    Args:
-        name: Of the argument.
-        shape: Of one sample.
-        integer: Whether it holds integers that are looked up in embeddings.
-        levels: Of each of these, how many values it may have; empty where that is not known yet.
-    """
-
-    name: str
-    shape: Shape
-    integer: bool = False
-    levels: tuple[int, ...] = ()
-
-    @property
-    def size(self) -> int:
-        """How many entries of a row it has."""
-        return sum(self.levels) if self.integer else prod(self.shape)
-
-    @property
-    def in_row(self) -> bool:
-        """Whether it holds numbers of a row."""
-        return len(self.shape) < 2
+from leakaudit.target.rows import Input, Shape, beside_row, columns_of
 
 
 @dataclass(frozen=True)
@@ -124,43 +83,24 @@ class Inputs:
                 column += prod(one.shape)
         return found
 
-    def domain(self, module: nn.Module, batch: int, given: Shape | None) -> Domain:
+    def domain(self, module: nn.Module, batch: int, given: Shape | None, label: str) -> Domain:
         """What a sample is, of a module that takes rows.
 
         Args:
             module: Is run to see what reads the picture first.
             batch: How many samples it takes.
             given: Shape of the picture from the user, channels first.
+            label: For messages.
+
+        Raises:
+            ModelError: The row is too wide, or the shape from the user is another.
         """
         rows = [self.arguments[place] for place in self.ordered if self.arguments[place].in_row]
-        columns, parts = _columns(rows)
-        picture = self.picture
-        if picture is None:
-            return layouts.domain_of("flat", self.native, None, None, (columns, parts))[0]
-        first = consumer(module, self.native, batch, picture.shape)
-        layout = layouts.settled(_layout(picture.shape), picture.shape, first, given)
-        return layouts.several_of((picture.name, layout, picture.shape), given, columns, parts)
-
-
-def _columns(rows: Sequence[Input]) -> tuple[list[Column], list[Part]]:
-    """The columns of these arguments, and which holds which."""
-    columns: list[Column] = []
-    parts: list[Part] = []
-    for one in rows:
-        first = len(columns)
-        names = [f"{one.name}[{i}]" for i in range(one.shape[0])] if one.shape else [one.name]
-        if one.integer:
-            levels = [tuple(map(str, range(count))) for count in one.levels]
-            columns += [Column(name, "category", levels=own) for name, own in zip(names, levels, strict=True)]
-        else:
-            columns += [Column(name) for name in names]
-        parts.append(Part(one.name, first, len(columns)))
-    return columns, parts
-
-
-def _layout(shape: Shape) -> Layout:
-    """How a shape is to be read, as its rank and sizes alone suggest."""
-    return layouts.infer(shape, None, "")[0]
+        row = columns_of(rows, label)
+        if self.picture is None:
+            return layouts.domain_of("flat", self.native, None, None, row)[0]
+        layout, _ = layouts.infer(self.picture.shape, None, "")
+        return beside_row(module, batch, (self.picture, layout), given, *row)
 
 
 class _Taking:
@@ -232,100 +172,3 @@ def _levelled(inputs: Inputs, levels: Sequence[int]) -> Inputs:
             own[place] = replace(own[place], levels=tuple(levels[first:stop]))
             first = stop
     return Inputs(tuple(own))
-
-
-def probed(module: nn.Module, names: Sequence[str], pictures: Sequence[Shape], label: str) -> Inputs:
-    """What a module of two inputs is called with, found by running it.
-
-    Args:
-        module: Of two positional arguments.
-        names: Of these.
-        pictures: Shapes that the picture may have.
-        label: For messages.
-
-    Raises:
-        ModelError: It takes no picture and no integers beside numbers, or does not say how many numbers.
-    """
-    others = [Input("", shape) for shape in pictures]
-    others += [Input("", shape, integer=True) for shape in [(), *((count,) for count in range(1, MOST_COLUMNS + 1))]]
-    for other in others:
-        for swapped in (False, True):
-            looks = Looks(1)
-            width = _width(module, partial(_first, other, looks), swapped)
-            if width is None or (other.integer and looks.levels(prod(other.shape)) is None):
-                continue
-            both = [replace(other, name=names[swapped]), Input(names[not swapped], (width,))]
-            return Inputs(tuple(both[::-1] if swapped else both))
-    raise ModelError(
-        f"{label} takes 2 inputs ({', '.join(names)}), and no picture of {_listed(pictures)}, nor integers that are "
-        "looked up in embeddings, beside a row of numbers makes it run",
-        "say the shape of the picture with --input-shape, or export the model to ONNX or .pt2, which say the shapes",
-    )
-
-
-def _first(other: Input, looks: Looks) -> Tensor:
-    """What is tried beside numbers: a picture or integers."""
-    alone = Inputs((other,))
-    return alone.codes(1, looks, torch.device("cpu"))[0] if other.integer else sample(1, other.shape)
-
-
-def _listed(pictures: Sequence[Shape]) -> str:
-    shown = ["×".join(map(str, shape)) for shape in pictures[:3]]
-    return " or ".join(shown) + (" or other usual sizes" if len(pictures) > 3 else "")
-
-
-def _width(module: nn.Module, other: Callable[[], Tensor], swapped: bool) -> int | None:
-    """How many numbers go with another argument; ``None`` where none do, or any number does."""
-    tried: set[int] = set()
-    waiting = [FIRST_WIDTH, *_sizes(module)]
-    while waiting and len(tried) < MOST_TRIES:
-        width = waiting.pop(0)
-        if width in tried or width < 1:
-            continue
-        tried.add(width)
-        missing: list[int] = []
-        if _runs(module, other(), width, swapped, missing):
-            return width if not _runs(module, other(), width + 1, swapped, []) else None
-        waiting[:0] = [width + difference for difference in missing[-1:]]
-    return None
-
-
-def _sizes(module: nn.Module) -> list[int]:
-    """Numbers that layers of vectors ask for."""
-    found: list[int] = []
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear):
-            found.append(layer.in_features)
-        elif isinstance(layer, nn.BatchNorm1d):
-            found.append(layer.num_features)
-        elif isinstance(layer, nn.LayerNorm):
-            found.append(int(layer.normalized_shape[-1]))
-    return found
-
-
-def _runs(module: nn.Module, other: Tensor, width: int, swapped: bool, missing: list[int]) -> bool:
-    """Whether a module runs, and by how many inputs the linear layer is off that did not fit."""
-    arguments = [other, sample(1, (width,), 1)]
-    try:
-        with torch.no_grad(), _mismatches(missing.append):
-            module(*(arguments[::-1] if swapped else arguments))
-    except (RuntimeError, ValueError, TypeError, IndexError, ModelError) as error:
-        refuse_exhaustion(error)
-        return False
-    return True
-
-
-@contextmanager
-def _mismatches(told: Callable[[int], object]) -> Iterator[None]:
-    """Inside, linear layers that are given too few or too many inputs tell how many are missing."""
-
-    def look(layer: nn.Module, given: tuple[Any, ...]) -> None:
-        fits = not isinstance(layer, nn.Linear) or not given or not isinstance(given[0], Tensor) or not given[0].dim()
-        if not fits and (off := layer.in_features - given[0].shape[-1]):
-            told(off)
-
-    handle = register_module_forward_pre_hook(look)
-    try:
-        yield
-    finally:
-        handle.remove()

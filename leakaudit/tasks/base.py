@@ -179,6 +179,18 @@ class Task(ABC):
         """Labels that an optimisation is at, differentiable, from unknowns without limits (B, …)."""
         return free.softmax(1)
 
+    def unbounded(self, labels: Tensor) -> Tensor:
+        """The unknowns of :meth:`relaxed` for labels (B, …) that it makes, or the nearest that it makes."""
+        return labels.clamp_min(torch.finfo(labels.dtype).tiny).log()
+
+    def loosened(self, labels: Tensor) -> Tensor:
+        """Relaxed labels as independent numbers: of shares, which sum to one, all but the last (B, K - 1, …)."""
+        return labels[:, :-1]
+
+    def tightened(self, loose: Tensor) -> Tensor:
+        """Labels (B, K, …) from independent numbers, which may lie beyond the limits of labels."""
+        return torch.cat([loose, 1 - loose.sum(1, keepdim=True)], 1)
+
     def free(self, labels: Tensor) -> Tensor:
         """Unknowns whose :meth:`relaxed` labels are these (B, *label_shape), where an optimisation begins.
 

@@ -104,6 +104,18 @@ class MultiLabel(Task):
         """Their logit, within reach of a descent."""
         return labels.clamp(CERTAIN, 1 - CERTAIN).logit()
 
+    def unbounded(self, labels: Tensor) -> Tensor:
+        """Their logit, within reach of a descent."""
+        return self.free(labels)
+
+    def loosened(self, labels: Tensor) -> Tensor:
+        """Themselves: no class depends on another."""
+        return labels
+
+    def tightened(self, loose: Tensor) -> Tensor:
+        """Themselves."""
+        return loose
+
     def decided(self, free: Tensor, begin: Tensor) -> Tensor:
         """As many samples of each class as it began with, those of the largest sigmoid; else where it is above a half.
 

@@ -7,18 +7,16 @@ the task has them, labels as the reader of the batch file makes them.
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from leakaudit.errors import LeakauditError, UsageError, first_line
-from leakaudit.safety.importing import raised_by, user_function
+from leakaudit.safety.importing import raised_by, user_function, user_source
 
 MOVED = 0.1
 """How far outputs are moved to see whether a first derivative varies; chosen."""
@@ -46,12 +44,8 @@ class OwnLoss:
         Raises:
             UsageError: There is no such function, or its module fails.
         """
-        _imported(path)
-        file = getattr(sys.modules.get(path.partition(":")[0]), "__file__", None)
-        try:
-            return cls(path, hashlib.sha256(Path(file).read_bytes()).hexdigest()) if file else cls(path)
-        except OSError:
-            return cls(path)
+        source = user_source(path, _imported(path))
+        return cls(path, hashlib.sha256(source).hexdigest() if source else "")
 
     def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """The loss, a scalar.

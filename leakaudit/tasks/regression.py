@@ -90,6 +90,18 @@ class Regression(Task):
         """Themselves."""
         return labels
 
+    def unbounded(self, labels: Tensor) -> Tensor:
+        """Themselves."""
+        return labels
+
+    def loosened(self, labels: Tensor) -> Tensor:
+        """Themselves."""
+        return labels
+
+    def tightened(self, loose: Tensor) -> Tensor:
+        """Themselves."""
+        return loose
+
     def decided(self, free: Tensor, begin: Tensor) -> Tensor:
         """Themselves."""
         return free

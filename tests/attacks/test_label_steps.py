@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from leakaudit.attacks.base import cpu_generator
+from leakaudit.attacks.labels import simulate
 from leakaudit.attacks.labels.infer import infer_labels
 from leakaudit.attacks.labels.steps import Training, halfway
 from leakaudit.client.batch import Batch
@@ -106,6 +108,32 @@ def test_counts_of_predictions_that_swing_are_simulated(samples: Batch, space: I
         for name, found in (("simulated", guess), ("fitted", fitted)):
             right[name] += sum((Counter(victim.labels.tolist()) & Counter(found.labels.tolist())).values())
     assert right["simulated"] >= max(20, right["fitted"]), right
+
+
+def test_a_guess_is_simulated_once_on_each_batch_of_look_alikes(
+    samples: Batch, space: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And where all guesses are tried, nothing is fitted to begin with."""
+    monkeypatch.setattr(simulate, "KEPT", (6, 4, 2))
+    monkeypatch.setattr("leakaudit.attacks.labels.infer._fitted", None)
+    seen: list[tuple[int, tuple[int, ...]]] = []
+    off = simulate.Simulation._off
+
+    def noted(self: Any, labels: Tensor, drawn: Any) -> Any:
+        place = {id(images): number for number, images in enumerate(self.images)}
+        seen.extend((place[id(images)], tuple(row)) for images in drawn for row in labels.tolist())
+        return off(self, labels, drawn)
+
+    monkeypatch.setattr(simulate.Simulation, "_off", noted)
+    (victim,) = samples.draw(1, 3, 0)
+    client = FedAvg(3, local_epochs=2, learning_rate=0.1)
+    guess = infer_labels(sigmoids(), observe(sigmoids(), victim, client, space, seed=0), cpu_generator(0))
+    assert "simulated on look-alikes" in guess.method
+    tried = seen[1:]  # the first one tells whether the model can be run so
+    assert len(tried) == len(set(tried))
+    rows = Counter(row for _, row in tried)
+    assert sorted(rows.values(), reverse=True)[:6] == [8, 8, 4, 4, 2, 2]
+    assert {number for number, _ in tried} == set(range(8))
 
 
 def test_features_that_differ_are_not_simulated(samples: Batch, space: Images) -> None:

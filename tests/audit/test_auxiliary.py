@@ -15,9 +15,9 @@ from leakaudit.attacks.base import Attack
 from leakaudit.attacks.gi_pip import GIPIP, LARGEST, LIGHT_STEPS, GIPIPSettings
 from leakaudit.attacks.ig import IG, IGSettings
 from leakaudit.attacks.registry import available
+from leakaudit.audit.attacks import chosen_attacks
 from leakaudit.audit.auxiliary import FEWEST, GENERATED, with_auxiliary
 from leakaudit.audit.budget import IN_PASSING, worth
-from leakaudit.audit.pipeline import chosen_attacks
 from leakaudit.audit.request import Request
 from leakaudit.audit.victim import Knowledge
 from leakaudit.client.batch import Batch, unlike

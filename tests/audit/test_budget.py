@@ -6,11 +6,13 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Generator, nn
 
 import leakaudit
+from leakaudit.api import plans
 from leakaudit.attacks.ig import IG
 from leakaudit.attacks.registry import create
 from leakaudit.audit.budget import Budget, Line, allotted
@@ -25,7 +27,7 @@ from leakaudit.observer import SilentObserver
 from leakaudit.reconstruction import Monitor, Reconstruction
 from leakaudit.target.target import Target
 from tests.audit.build import scan
-from tests.conftest import small_mlp
+from tests.conftest import small_mlp, smooth_images
 
 BUDGET = 1000.0
 
@@ -182,6 +184,7 @@ def test_an_attack_that_cannot_do_its_fewest_steps_is_not_begun(monkeypatch: pyt
     )
     (said,) = [line for line in told if line.startswith("IG (Inverting Gradients), not run")]
     assert "time budget too short" in said
+    assert said.split("too short): ")[1] == found["ig"].reason.split("attacked: ")[1]
     (plan,) = [line for line in told if line.startswith("plan: ")]
     assert "not run: time budget too short" in plan
     (way_out,) = [line for line in told if "--time-budget" in line]
@@ -189,22 +192,59 @@ def test_an_attack_that_cannot_do_its_fewest_steps_is_not_begun(monkeypatch: pyt
     assert told.index(plan) < told.index(said)
 
 
-def test_a_long_step_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken: list[float] = []
-    clock = iter(range(0, 1000, 2))
+@pytest.mark.parametrize(
+    ("first", "later", "measured", "steps"),
+    [
+        (0.5, 0.01, 0.01, 4),  # what the first loads is not of a step
+        (3.0, 0.01, 0.01, 4),  # on a GPU that takes seconds
+        (3.0, 2.0, 2.0, 2),
+        (20.0, 20.0, 20.0, 1),  # more of them cost what they are to plan
+    ],
+)
+def test_a_step_is_measured_after_one_that_warms_up(
+    monkeypatch: pytest.MonkeyPatch, first: float, later: float, measured: float, steps: int
+) -> None:
+    clock = SimpleNamespace(now=0.0, taken=0)
 
     class Timed:
         def __init__(self, *_: object) -> None:
             pass
 
         def __call__(self, values: Any) -> tuple[torch.Tensor]:
-            taken.append(1.0)
+            clock.now += later if clock.taken else first
+            clock.taken += 1
             return (torch.zeros(1),)
 
     monkeypatch.setattr("leakaudit.matching.engine.Step", Timed)
-    monkeypatch.setattr("leakaudit.matching.engine.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr("leakaudit.matching.engine.time", SimpleNamespace(perf_counter=lambda: clock.now))
     problem: Any = SimpleNamespace(settings=IG.presets["quick"])
-    assert (measure_step(problem, {"inputs": torch.zeros(1)}), len(taken)) == (2.0, 1)
+    assert measure_step(problem, {"inputs": torch.zeros(1)}) == pytest.approx(measured)
+    assert clock.taken == steps
+
+
+def test_each_attack_is_asked_once_whether_it_applies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan and the audit have one answer."""
+    asked: list[int] = []
+    applies = IG.applies
+
+    def counted(self: IG, target: Target, observation: Observation) -> Any:
+        asked.append(1)
+        return applies(self, target, observation)
+
+    monkeypatch.setattr(IG, "applies", counted)
+    scan(small_mlp(), settings={"ig": {"iterations": "1", "search": "false"}}, victims=2, controls="none")
+    assert len(asked) == 2
+
+
+def test_the_same_under_the_preset_quick_has_the_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pace, "step", 1.0)
+    taken: list[float] = []
+    for restarts in ("2", "6"):
+        options: dict[str, Any] = {"attacks": ["ig"], "settings": {"ig": {"restarts": restarts}}, "victims": 1}
+        samples = (smooth_images(2), np.arange(2))
+        (plan,) = plans(small_mlp(), samples, preset="paper", input_shape=(3, 12, 12), **options)
+        taken.append(plan.quick)
+    assert taken[1] == pytest.approx(3 * taken[0])
 
 
 def test_a_certificate_ends_a_tenth_after_its_run() -> None:

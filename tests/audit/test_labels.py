@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 import leakaudit
-from leakaudit.audit.assemble import label_result
+from leakaudit.audit.results import label_result
 from leakaudit.report.views.facts import tiles
 from leakaudit.tasks.base import LabelGuess
 from leakaudit.tasks.single_label import SingleLabel

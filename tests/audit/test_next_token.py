@@ -11,8 +11,12 @@ import torch.nn.functional as F
 from torch import nn
 
 import leakaudit
+from leakaudit.attacks.base import relative_residual
+from leakaudit.attacks.reading.last_token import CANDIDATES
+from leakaudit.attacks.reading.spans import distances
 from leakaudit.document.schema import Report
 from leakaudit.errors import BatchError, ModelError, UsageError
+from leakaudit.observation import Observation
 from leakaudit.report.formats.html import render_html
 from leakaudit.target.target import Target
 from leakaudit.tasks.next_token import NextToken
@@ -84,6 +88,30 @@ def test_a_tied_table_names_no_tokens_and_the_span_does() -> None:
     assert result.samples[0].leaked
     pruned = audited(model(tied=True, positions=False), texts(12), defences=["prune=0.99"])
     assert all(not a.results or not any(r.samples[0].leaked for r in a.results) for a in pruned.attacks)
+
+
+def test_of_several_texts_every_token_is_held_against_the_span_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the last tokens are no longer tried once the update is regenerated."""
+    asked: dict[str, list[int]] = {"tokens": [], "residuals": []}
+
+    def held(target: Target, found: Any, observation: Observation, tokens: torch.Tensor) -> Any:
+        asked["tokens"].append(len(tokens))
+        return distances(target, found, observation, tokens)
+
+    def regenerated(target: Target, observation: Observation, play: Any) -> float:
+        asked["residuals"].append(1)
+        return relative_residual(target, observation, play)
+
+    monkeypatch.setattr("leakaudit.attacks.dager.distances", held)
+    monkeypatch.setattr("leakaudit.attacks.reading.last_token.relative_residual", regenerated)
+    monkeypatch.setattr("leakaudit.attacks.reading.confirm.relative_residual", regenerated)
+    audited(model(tied=True, positions=False), texts(12), batch_size=2, attacks=["dager"])
+    assert asked["tokens"] == [VOCABULARY]
+    for size, most in ((2, 2 * (2 * 2 + CANDIDATES + 1)), (1, 2 + CANDIDATES)):
+        asked["residuals"].clear()
+        report = audited(model(positions=False), texts(12), batch_size=size, attacks=["dager"])
+        assert next(a.results[0].certified for a in report.attacks if a.results)
+        assert 0 < len(asked["residuals"]) <= most
 
 
 @pytest.mark.slow

@@ -17,7 +17,8 @@ from click.testing import CliRunner
 
 import leakaudit
 from leakaudit.audit.parameters import parameters
-from leakaudit.audit.request import Request, default_protocol
+from leakaudit.audit.protocol import default_protocol
+from leakaudit.audit.request import Request
 from leakaudit.cli import cli
 from leakaudit.cli.options.request import described
 from leakaudit.errors import UsageError
@@ -458,4 +459,4 @@ def test_one_place_decides_what_clients_do_by_default() -> None:
         path.relative_to(package).as_posix()
         for path in package.rglob("*.py")
         if makes.search(path.read_text(encoding="utf-8"))
-    } == {"audit/request.py", "protocols/fedsgd.py"}
+    } == {"audit/protocol.py", "protocols/fedsgd.py"}

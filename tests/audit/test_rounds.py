@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import leakaudit
+from leakaudit.audit.draw import make_victims
 from leakaudit.audit.intake import Material
-from leakaudit.audit.pipeline import make_victims
 from leakaudit.audit.request import Request
 from leakaudit.audit.rounds import read_recorded, with_round
 from leakaudit.capture import record

@@ -113,7 +113,15 @@ def test_a_linear_layer_on_the_row_gives_away_the_row_and_the_report_says_so(tmp
     table = render_csv(report)
     assert all(name in table for name in ("psnr", "cell_accuracy", "skill"))
     page = render_html(report)
-    assert all(text in page for text in ("leaked in part: meta", "original", "x5 to x6", "Input image"))
+    assert all(
+        text in page
+        for text in (
+            f"leaked in part: meta, {sample.part.entries} of {sample.part.of} entries",
+            "original",
+            "x5 to x6",
+            "Input image",
+        )
+    )
     assert "data:image/png" in page
 
 

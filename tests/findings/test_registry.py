@@ -120,6 +120,21 @@ def test_rounds_of_different_sizes_are_counted_each_by_its_own() -> None:
     assert "LA401" in {f.id for f in alone}
 
 
+def test_of_rounds_of_different_sizes_the_smallest_is_the_easiest() -> None:
+    """Whichever round comes first."""
+    rounds = [
+        RoundEntry(victim=n, label="", kind="weights", sha256=None, samples=size, known=True, own_weights=False)
+        for n, size in enumerate((4, 1))
+    ]
+    target = {
+        "first_layer": FirstLayer(name="fc", kind="linear", bias=False), "batchnorm_layers": ["bn"], "parameters": 192,
+    }  # fmt: skip
+    found = {f.id: f for f in judge(evidence([], batch_size=4, target=target, protocol={"rounds": rounds}))}
+    assert (found["LA102"].severity, found["LA402"].severity) == ("medium", "medium")
+    assert found["LA104"].message.startswith("192 shared numbers against 192 private ones")
+    assert "LA401" not in found
+
+
 def test_the_number_of_real_images_counts_not_that_of_augmentations() -> None:
     augmented = entry(sample(False, rank_among=121, augmented=80), correct=0)
     assert "LA954" in {f.id for f in judge(evidence([augmented]))}

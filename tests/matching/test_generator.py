@@ -146,6 +146,20 @@ def test_the_objective_is_that_of_what_it_makes(samples: Batch) -> None:
     assert all(float(slope.abs().max()) > 0 for slope in found[1:])
 
 
+def test_other_settings_and_another_type_keep_the_generator(samples: Batch) -> None:
+    own, target, private = OwnGenerator.of(PATH, SPACE), cnn(), samples.subset([0])
+    observation = observation_of(target, private, SPACE)
+    problem = Generated(target, observation, private.labels, MatchSettings(), own, latent_weight=0.5)
+    latents = 5 * own.latents(1, torch.Generator().manual_seed(2))
+    plain, smooth = MatchSettings(tv_weight=0.0), MatchSettings(tv_weight=0.1)
+    other = problem.under(plain)
+    assert other.objective({"inputs": latents})[0] < problem.under(smooth).objective({"inputs": latents})[0]
+    assert other.latent_weight == 0.5
+    assert torch.equal(other.projected({"inputs": latents})["inputs"], latents), "any latent is in range"
+    twice = problem.in_float64(plain)
+    assert twice.cosine({"inputs": latents.double()}) == pytest.approx(problem.cosine({"inputs": latents}), rel=1e-4)
+
+
 def test_a_domain_without_such_samples_is_refused_by_its_shape() -> None:
     with pytest.raises(UsageError, match="the model takes samples of"):
         OwnGenerator.of(PATH, TABLE)

@@ -294,3 +294,13 @@ def test_the_first_step_of_adam_is_no_gradient_to_read(samples: Batch, space: Im
             refusal = create(name, "quick").refusal(target, seen)
             assert isinstance(refusal, NotApplicable)
             assert refusal.reason.startswith("Adam: spans and ratios do not survive it")
+
+
+@pytest.mark.parametrize("untold", ["learning_rate", "local_epochs", "local_batch_size"])
+def test_a_decay_whose_rate_follows_from_what_is_withheld_is_not_told(untold: str) -> None:
+    told = FedAvg(4, weight_decay=0.01)
+    assert (told.facts()["weight_decay"], "weight decay 0.01" in told.assumption()) == (0.01, True)
+    withheld = replace(told, untold=(untold,))
+    assert withheld.facts()["weight_decay"] is None
+    assert ("weight decay" in withheld.assumption(), "0.01" in withheld.assumption()) == (True, False)
+    assert replace(withheld, weight_decay=0.0).facts()["weight_decay"] == 0.0, "there is none"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from leakaudit.audit.assemble import label_result
+from leakaudit.audit.results import label_result
 from leakaudit.document.schema import Report, Verdict
 from leakaudit.document.status import VerdictStatus
 from leakaudit.errors import UsageError

@@ -224,7 +224,7 @@ def test_a_driver_of_many_cells_counts_them_as_they_come(tmp_path: Path) -> None
         def claim(self, key: str) -> bool:
             return False
 
-        def get(self, key: str, *, head_only: bool) -> Result:
+        def sound(self, key: str) -> Result:
             return replace(known, key=key)
 
     watcher, runner = Following(stop_after=30_000), Here(audit, SilentObserver(), Limits())

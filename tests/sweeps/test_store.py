@@ -166,10 +166,10 @@ def with_flags(flags: int) -> bytes:
     return bytes(content)
 
 
-def with_broken_stream() -> bytes:
-    """A result whose first packed bytes are none that could be unpacked."""
+def with_broken_stream(name: str = "cell.json") -> bytes:
+    """A result with a file whose first packed bytes are none that could be unpacked."""
     content = bytearray(DONE.pack())
-    begin = content.find(b"cell.json") + len("cell.json")
+    begin = content.find(name.encode()) + len(name)
     content[begin] |= 0b110  # a block of a kind that is not defined
     return bytes(content)
 
@@ -199,6 +199,15 @@ def test_what_is_no_result_is_none(content: bytes, stores: Callable[..., Store],
     place.write(f"results/ab/{KEY}.zip", content)
     assert stores().get(KEY) is None
     assert stores().claim(KEY), "the cell is audited again"
+
+
+def test_a_head_is_read_without_the_files(stores: Callable[..., Store], place: Place) -> None:
+    """Who only counts unpacks no report; who goes on with a sweep audits a damaged cell again."""
+    place.write(f"results/ab/{KEY}.zip", with_broken_stream("report.json"))
+    assert stores().get(KEY, head_only=True) == Result(**{**vars(DONE), "files": {}})
+    assert stores().get(KEY) is None
+    assert stores().sound(KEY) is None
+    assert stores().claim(KEY)
 
 
 def test_a_result_under_another_name_is_none(stores: Callable[..., Store], place: Place) -> None:

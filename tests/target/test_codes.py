@@ -144,3 +144,22 @@ def test_a_picture_beside_an_integer_in_a_program(tmp_path: Path) -> None:
     target, batch = reader_for(target).fitted(held)
     assert target.domain.blocks == ((64, 68),)
     assert torch.allclose(target.logits(target.domain.encode(batch.images)), module(image, code), atol=1e-6)
+
+
+class Wide(nn.Module):
+    """Eleven integers of 10,000 levels each beside numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding(10_000, 1) for _ in range(11))
+        self.head = nn.Linear(11 + 3, 2)
+
+    def forward(self, codes: Tensor, numbers: Tensor) -> Tensor:
+        looked_up = [table(codes[:, place]) for place, table in enumerate(self.tables)]
+        result: Tensor = self.head(torch.cat([*looked_up, numbers], 1))
+        return result
+
+
+def test_a_row_that_is_too_wide_is_refused_of_a_module_as_of_a_file() -> None:
+    with pytest.raises(ModelError, match="Wide: its 14 columns make rows of 110003 entries, more than 100000"):
+        load(Wide())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from leakaudit.errors import ModelError
+from leakaudit.errors import ModelError, UsageError
 from leakaudit.target import load
 from tests.conftest import small_cnn
 
@@ -52,8 +52,29 @@ def test_an_npz_that_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("raise RuntimeError('no licence')", "importing mine failed: RuntimeError: no licence"),
-        ("def build(:", "importing mine failed: SyntaxError"),
+        ("raise RuntimeError('no licence')", "--factory mine:build: RuntimeError: no licence"),
+        ("raise SystemExit('no licence')", "--factory mine:build: SystemExit: no licence"),
+        ("def build(:", "--factory mine:build: SyntaxError"),
+        ("build = 3", "--factory mine:build is int, expected a function"),
+        ("", "--factory mine:build: AttributeError: module 'mine' has no attribute 'build'"),
+    ],
+)
+def test_what_cannot_be_imported_is_told_as_of_every_function_of_the_user(
+    source: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        load(written(source, tmp_path, monkeypatch), factory="mine:build", image_shape=SHAPE)
+
+
+def test_a_factory_is_a_module_and_a_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for factory in ("mine", "mine:", ":build"):
+        with pytest.raises(UsageError, match=f"--factory {factory} is not of the form module:function"):
+            load(written("", tmp_path, monkeypatch), factory=factory, image_shape=SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
         ("def build():\n    return 1 / 0", "failed: ZeroDivisionError: division by zero"),
         ("def build(width):\n    return width", "failed: TypeError"),
         ("def build():\n    return 3", "returned int, expected a torch.nn.Module"),
@@ -62,9 +83,14 @@ def test_an_npz_that_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
 def test_an_exception_of_the_users_own_code_is_called_that(
     source: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "mine.py").write_text(source)
-    np.savez(tmp_path / "weights.npz", **{name: tensor.numpy() for name, tensor in state().items()})
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(sys.modules, "mine", raising=False)
     with pytest.raises(ModelError, match=r"factory 'mine:build'.*" + words):
-        load(tmp_path / "weights.npz", factory="mine:build", image_shape=SHAPE)
+        load(written(source, tmp_path, monkeypatch), factory="mine:build", image_shape=SHAPE)
+
+
+def written(source: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of weights, in a current folder whose module ``mine`` has this source."""
+    (folder / "mine.py").write_text(source)
+    np.savez(folder / "weights.npz", **{name: tensor.numpy() for name, tensor in state().items()})
+    monkeypatch.chdir(folder)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    return folder / "weights.npz"

@@ -137,18 +137,45 @@ def _noisy_label(observation: Observation, head: Head) -> LabelGuess:
 
 
 def _counted(counts: Tensor, method: str) -> LabelGuess:
-    return LabelGuess(torch.repeat_interleave(torch.arange(len(counts)), counts), method, exact=False)
+    return LabelGuess(_as_labels(counts), method, exact=False)
+
+
+def _as_labels(counts: Tensor) -> Tensor:
+    return torch.repeat_interleave(torch.arange(len(counts)), counts)
 
 
 def _fitted_counts(
     target: Target, observation: Observation, head: Head, signal: Tensor, generator: Generator
 ) -> LabelGuess:
-    """Counts from the fitted mean prediction, with iLRG's agreement."""
+    """Counts of a simulated client or from the fitted mean prediction, with iLRG's agreement."""
     size = observation.batch_size
-    parameters = target.parameters
-    bias = parameters[str(head.bias)].detach().double().flatten().cpu()
-    weight = head.rows(dict(parameters)).detach().double().cpu()
-    gradient = head.rows(dict(observation.update)).double().cpu()
+    least = -(signal + 4 * observation.noise) * size
+    if observation.one_bit or not observation.protocol.linear:  # no weighted mean of p − y
+        least = torch.zeros_like(signal)
+
+    def fitted_labels() -> Tensor:
+        share, _ = _fitted(target, observation, head, signal, generator)
+        return _as_labels(round_counts(share, size, least=least))
+
+    share, how = None, "a client simulated on look-alikes"
+    if head.pool is not None and simulate.applies(target, observation, head.pool):
+        share = simulate.simulated_shares(
+            *(target, observation, head),
+            *(fitted_labels, whole(least, size), generator),
+        )
+    if share is None:
+        share, how = _fitted(target, observation, head, signal, generator)
+    counts = round_counts(share, size, least=least)
+    check = round_counts(ilrg_shares(*_layer(target, observation, head), signal), size, least=least)
+    agreed = int(torch.minimum(counts, check).sum())
+    return _counted(counts, f"class counts from {how} (iLRG agrees on {agreed} of {size})")
+
+
+def _fitted(
+    target: Target, observation: Observation, head: Head, signal: Tensor, generator: Generator
+) -> tuple[Tensor, str]:
+    """Class shares (K,) by the fitted mean prediction, and what it was fitted to."""
+    weight, bias, gradient = _layer(target, observation, head)
     prediction = fit_prediction(head.logits.double().cpu() - bias, bias, gradient @ weight.T, signal)
     how = "the last layer's moments"
     if head.pool is not None:
@@ -156,16 +183,13 @@ def _fitted_counts(
         how = "features that reproduce the last layer's update"
         if (through := through_steps(fit, head.pool.double().cpu(), observation)) is not None:
             fit, how = through, f"{how} in {observation.protocol.steps} steps"
-        prediction = fit.mean_prediction(size, prediction - signal, generator)
-    least = -(signal + 4 * observation.noise) * size
-    if observation.one_bit or not observation.protocol.linear:  # no weighted mean of p − y
-        least = torch.zeros_like(signal)
-    counts = round_counts(prediction - signal, size, least=least)
-    if head.pool is not None and simulate.applies(target, observation, head.pool):
-        labels = torch.repeat_interleave(torch.arange(len(counts)), counts)
-        share = simulate.simulated_shares(target, observation, head, labels, whole(least, size), generator)
-        if share is not None:
-            counts, how = round_counts(share, size, least=least), "a client simulated on look-alikes"
-    check = round_counts(ilrg_shares(weight, bias, gradient, signal), size, least=least)
-    agreed = int(torch.minimum(counts, check).sum())
-    return _counted(counts, f"class counts from {how} (iLRG agrees on {agreed} of {size})")
+        prediction = fit.mean_prediction(observation.batch_size, prediction - signal, generator)
+    return prediction - signal, how
+
+
+def _layer(target: Target, observation: Observation, head: Head) -> tuple[Tensor, Tensor, Tensor]:
+    """Weight (K, features) and bias (K,) of the last layer, and the weight's gradient, on the CPU in float64."""
+    parameters = target.parameters
+    bias = parameters[str(head.bias)].detach().double().flatten().cpu()
+    weight = head.rows(dict(parameters)).detach().double().cpu()
+    return weight, bias, head.rows(dict(observation.update)).double().cpu()

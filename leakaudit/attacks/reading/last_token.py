@@ -11,10 +11,13 @@ so the rows that differ most name the few candidates, among which the regenerate
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from leakaudit.attacks.base import relative_residual
+from leakaudit.attacks.certificate import tolerance_of
 from leakaudit.attacks.reading.first_layer import like
 from leakaudit.observation import Observation
 from leakaudit.protocols.base import Play
@@ -38,17 +41,27 @@ def with_last_tokens(target: Target, observation: Observation, texts: Tensor) ->
     ids[:, -1] = 0
     differing = _differing(target, observation, ids)
     most = min(2 * len(ids) + CANDIDATES, len(differing))
-    candidates = sorted({0, *differing.topk(most).indices.tolist()})
-    best = float("inf")
+    candidates = list(dict.fromkeys([*differing.topk(most).indices.tolist(), 0]))
+    enough, best = tolerance_of(observation) / 10, float("inf")
     for _ in range(ROUNDS if len(ids) > 1 else 1):
         for text in ids:
-            tried = {}
-            for candidate in candidates:
-                text[-1] = candidate
-                tried[candidate] = relative_residual(target, observation, _play(target, ids))
-            text[-1] = min(tried, key=lambda token: tried[token])
-            best = tried[int(text[-1])]
+            if best > enough:
+                best = _chosen(target, observation, ids, text, candidates, enough)
     return ids, best
+
+
+def _chosen(
+    target: Target, observation: Observation, ids: Tensor, text: Tensor, candidates: Sequence[int], enough: float
+) -> float:
+    """Give a text (L,), one of `ids` (n, L), the candidate that fits best, or the first that does; its residual."""
+    tried: dict[int, float] = {}
+    for candidate in candidates:
+        text[-1] = candidate
+        tried[candidate] = relative_residual(target, observation, _play(target, ids))
+        if tried[candidate] <= enough:
+            break
+    text[-1] = min(tried, key=lambda token: tried[token])
+    return tried[int(text[-1])]
 
 
 def _play(target: Target, ids: Tensor) -> Play:

@@ -1,7 +1,7 @@
 """Private samples of several inputs: an ``.npz`` with an array for each input of the model by its name, and labels.
 
-Each array is read as the reader of its domain reads it, and the parts are put together to one row a sample. The inputs
-that hold the columns of a table may be one array (N, D) under the table's own name, or one for each input of the file.
+Each array is read as the reader of its domain reads it, and the parts are put together to one row a sample. Where
+several inputs of the model hold the columns of a table, each has an array of its own: integers, or numbers.
 """
 
 from __future__ import annotations

@@ -53,11 +53,12 @@ def first_layer_linear(evidence: Evidence) -> Iterator[Found]:
     """
     first = evidence.target.first_layer
     if first is not None and first.kind == "linear":
+        smallest = min(evidence.protocol.batch_sizes)
         yield Found(
-            "medium" if evidence.protocol.batch_size == 1 else "low",
+            "medium" if smallest == 1 else "low",
             "estimated",
             f"Layer {first.name} multiplies the input itself; its gradient is a sum of multiples of the samples.",
-            {"layer": first.name, "batch_size": evidence.protocol.batch_size},
+            {"layer": first.name, "batch_size": smallest},
         )
 
 
@@ -98,7 +99,7 @@ def parameters_per_input(evidence: Evidence) -> Iterator[Found]:
     P ≥ B·n counting does not rule out a unique reconstruction; with P < B·n it does, without a prior. Counting is
     necessary, not sufficient: see LA101 for the rank of these equations.
     """
-    unknowns = evidence.protocol.batch_size * math.prod(evidence.target.input_shape)
+    unknowns = min(evidence.protocol.batch_sizes) * math.prod(evidence.target.input_shape)
     if unknowns and evidence.target.parameters >= unknowns:
         ratio = evidence.target.parameters / unknowns
         yield Found(

@@ -86,7 +86,7 @@ def records_counted(evidence: Evidence) -> Iterator[Found]:
     from here. Reported for clients that train locally, since one gradient is of a batch whose size is public.
     """
     records = [] if evidence.batch is None else evidence.batch.distinct_records
-    sizes = evidence.batch_sizes
+    sizes = evidence.protocol.batch_sizes
     behind = sizes if len(sizes) == len(records) else [evidence.protocol.batch_size] * len(records)
     known = [(one, size) for one, size in zip(records, behind, strict=True) if one is not None]
     if known and evidence.protocol.algorithm != "fedsgd":

@@ -21,7 +21,7 @@ def single_sample(evidence: Evidence) -> Iterator[Found]:
     The gradient of a batch is a mean, and the terms of a mean are harder to tell apart. Every attack in the report is
     at its best here, and R-GAP works only here.
     """
-    if set(evidence.batch_sizes) == {1}:
+    if set(evidence.protocol.batch_sizes) == {1}:
         yield Found(
             "low",
             "certified",
@@ -55,7 +55,7 @@ def batchnorm_statistics(evidence: Evidence) -> Iterator[Found]:
         if shared and evidence.protocol.steps > 1:
             told += f", as a weighted mean over the batches of {evidence.protocol.steps} local steps"
         yield Found(
-            "medium" if evidence.protocol.batch_size == 1 or shared else "low",
+            "medium" if 1 in evidence.protocol.batch_sizes or shared else "low",
             "certified" if shared else "estimated",
             f"Mean and variance are taken over this batch in {count(len(layers), 'BatchNorm layer')}; {told}.",
             {"layers": layers, "shared": evidence.protocol.shared_statistics, "attacks_that_used_them": given},

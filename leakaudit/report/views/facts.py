@@ -118,7 +118,7 @@ def victims_told(report: Report) -> str:
 
 def _behind(report: Report) -> str:
     """How many samples are behind one update; recorded rounds may differ in them."""
-    sizes = sorted({entry.samples for entry in report.protocol.rounds} or {report.batch.batch_size})
+    sizes = sorted({*report.protocol.batch_sizes})
     return count(sizes[0], "sample") if len(sizes) == 1 else f"{sizes[0]} to {count(sizes[-1], 'sample')}"
 
 

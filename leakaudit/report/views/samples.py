@@ -168,10 +168,9 @@ def gallery(card: Card, attack: AttackEntry) -> Gallery:
 
 def _result(sample: SampleResult) -> str:
     """Whether it leaked, or which part of it did."""
-    if sample.leaked and sample.part is not None and sample.part.name:
-        return f"leaked in part: {clip(sample.part.name, 40)}"
     if sample.leaked and sample.part is not None:
-        return f"leaked in part, {sample.part.entries} of {sample.part.of} entries"
+        name = f": {clip(sample.part.name, 40)}" if sample.part.name else ""
+        return f"leaked in part{name}, {sample.part.entries} of {sample.part.of} entries"
     return "leaked" if sample.leaked else "not shown"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,11 +18,14 @@ from leakaudit.target.exported.module import TAKEN, ExportedModule
 from leakaudit.target.exported.read import DTYPES, Contents, read, whole
 from leakaudit.target.names import register, torch_names
 from leakaudit.target.program import Builder, Slot, listed
-from leakaudit.target.several import Input, Inputs
+from leakaudit.target.rows import Input
+from leakaudit.target.several import Inputs
 
 _RECURRENT = ("torch.ops.aten.lstm.", "torch.ops.aten.gru.", "torch.ops.aten.rnn_")
 _MAJOR = 8
 """Version of the format that is known."""
+_INTEGERS = (torch.int32, torch.int64)
+"""Of these integers are looked up."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,21 +74,43 @@ def _built(contents: Contents, path: Path) -> Exported:
         )
     content = program["graph_module"]
     graph = content["graph"]
-    inputs = _several(graph, content["signature"])
-    shape, integer = _input_shape(graph, content["signature"])
+    given = _given(graph, content["signature"])
+    inputs = _several(given) if len(given) > 1 else None
     module = _module(contents, content)
-    batch = shape[0] if shape else None
-    fixed = [size for size in shape[1:] if size is not None]
-    image: tuple[int, ...] | None = None
-    if len(fixed) == len(shape) - 1 in (1, 2, 3, 4):
-        image = (1, 1, *fixed) if integer and len(fixed) == 1 else tuple(fixed)
+    batch = given[0].sizes[0] if given[0].sizes else None
     recurrent = any(str(node["target"]).startswith(_RECURRENT) for node in graph["nodes"])
-    image = image if inputs is None else None
-    return Exported(module, image, batch, recurrent and batch is not None, inputs)
+    rigid = recurrent and batch is not None
+    image = _image_shape(given[0]) if inputs is None else None
+    return Exported(module, image, batch, rigid, inputs)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A tensor that a program is called with.
+
+    Args:
+        name: In the graph.
+        sizes: Its shape, ``None`` where it is open.
+        dtype: Of its entries.
+    """
+
+    name: str
+    sizes: tuple[int | None, ...]
+    dtype: torch.dtype
+
+    @property
+    def fixed(self) -> tuple[int, ...]:
+        """Shape of one sample, without the axes whose size is open."""
+        return tuple(size for size in self.sizes[1:] if size is not None)
+
+    @property
+    def of_one_size(self) -> bool:
+        """Whether all samples have one shape."""
+        return len(self.fixed) == len(self.sizes) - 1
 
 
 def _user_inputs(signature: Mapping[str, Any]) -> list[str]:
-    """Names of the tensors that the program is called with."""
+    """Names of the tensors that the program is called with; empty for what is no tensor."""
     specs = [single(spec) for spec in signature["input_specs"]]
     return [
         content["arg"]["as_tensor"]["name"] if "as_tensor" in content["arg"] else ""
@@ -94,40 +119,47 @@ def _user_inputs(signature: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _input_shape(graph: Mapping[str, Any], signature: Mapping[str, Any]) -> tuple[list[int | None], bool]:
-    """Shape of the first input, ``None`` where it is open, and whether it holds integers."""
+def _given(graph: Mapping[str, Any], signature: Mapping[str, Any]) -> list[_Given]:
+    """The tensors that the program is called with, at least one.
+
+    Raises:
+        ModelError: There is none, or one is no tensor.
+    """
     names = _user_inputs(signature)
     if not names or not all(names):
         raise ModelError("its input is not a tensor", "export it with a single tensor")
-    meta = graph["tensor_values"][names[0]]
-    sizes = [whole(size) if "as_int" in size else None for size in meta["sizes"]]
-    return sizes, not DTYPES[meta["dtype"]].is_floating_point
+    found = []
+    for name in names:
+        meta = graph["tensor_values"][name]
+        sizes = tuple(whole(size) if "as_int" in size else None for size in meta["sizes"])
+        found.append(_Given(name, sizes, DTYPES[meta["dtype"]]))
+    return found
 
 
-def _several(graph: Mapping[str, Any], signature: Mapping[str, Any]) -> Inputs | None:
-    """The inputs by name, where there is more than one.
+def _image_shape(one: _Given) -> tuple[int, ...] | None:
+    """Shape of a sample of a program with one input; ``None`` where it is open or has more axes than are known."""
+    if not one.of_one_size or len(one.fixed) not in (1, 2, 3, 4):
+        return None
+    tokens = len(one.fixed) == 1 and not one.dtype.is_floating_point
+    return (1, 1, *one.fixed) if tokens else one.fixed
+
+
+def _several(given: Sequence[_Given]) -> Inputs:
+    """The inputs by name.
 
     Raises:
         ModelError: One is of no such numbers, or leaves its size open.
     """
-    names = _user_inputs(signature)
-    if len(names) < 2 or not all(names):
-        return None
-    found = []
-    for name in names:
-        meta = graph["tensor_values"][name]
-        sizes = [whole(size) if "as_int" in size else None for size in meta["sizes"]]
-        fixed = [size for size in sizes[1:] if size is not None]
-        whole_numbers = DTYPES[meta["dtype"]] in (torch.int32, torch.int64)
-        real = DTYPES[meta["dtype"]].is_floating_point
-        if not sizes or len(fixed) < len(sizes) - 1 or not (real or (whole_numbers and len(fixed) < 2)):
+    for one in given:
+        integers = one.dtype in _INTEGERS and len(one.fixed) < 2
+        if not one.of_one_size or not (one.dtype.is_floating_point or integers):
+            names = ", ".join(other.name for other in given)
             raise ModelError(
-                f"it takes {len(names)} inputs ({', '.join(names)}), and {name!r} is of any size, or of no numbers: "
+                f"it takes {len(given)} inputs ({names}), and {one.name!r} is of any size, or of no numbers: "
                 "expected numbers (N, D) and integers (N, C), or numbers beside a picture",
                 "export it with inputs of fixed sizes beside the batch axis",
             )
-        found.append(Input(name, tuple(fixed), whole_numbers))
-    return Inputs(tuple(found))
+    return Inputs(tuple(Input(one.name, one.fixed, one.dtype in _INTEGERS) for one in given))
 
 
 def _module(contents: Contents, content: Mapping[str, Any]) -> ExportedModule:

@@ -8,18 +8,17 @@ from math import prod
 
 from onnx import TensorProto, ValueInfoProto
 
-from leakaudit.domains.schema import MOST_LEVELS, Column, Part, width
+from leakaudit.domains.schema import MOST_LEVELS, Column, Part
 from leakaudit.errors import ModelError
 from leakaudit.target.layout import infer
 from leakaudit.target.onnx.allowance import check_input
 from leakaudit.target.onnx.columns import Followed, Integer
 from leakaudit.target.onnx.companions import TOKEN_TYPES
+from leakaudit.target.rows import Input, columns_of
 from leakaudit.target.target import Layout
 
 WIDEST = 10_000
 """Columns of an input at most; chosen, a hundred times as many as census data have."""
-MOST_ENTRIES = 100_000
-"""Entries of a row at most; chosen, so that rows to compare take little memory."""
 CHECKED = 4
 """Random rows that the rewritten file is compared on; chosen."""
 
@@ -108,25 +107,18 @@ def described(
     inputs: Sequence[ValueInfoProto], sizes: dict[str, tuple[int, ...] | None], found: Followed, path: str
 ) -> Joined:
     """The columns of a row, and which input holds which."""
-    columns: list[Column] = []
-    parts: list[Part] = []
+    rows = []
     for info in inputs:
-        size, first = sizes[info.name] or (), len(columns)
-        names = [f"{info.name}[{place}]" for place in range(*size)] if size else [info.name]
-        whole = info.type.tensor_type.elem_type in TOKEN_TYPES
-        for place, name in enumerate(names):
-            columns.append(_category(name, Integer(info.name, place), found, path) if whole else Column(name))
-        parts.append(Part(info.name, first, len(columns)))
-    if (entries := width(columns)) > MOST_ENTRIES:
-        raise ModelError(
-            f"{path}: its {len(columns)} columns make rows of {entries} entries, more than {MOST_ENTRIES}",
-            "export the model with fewer levels",
+        shape, whole = sizes[info.name] or (), info.type.tensor_type.elem_type in TOKEN_TYPES
+        places = range(prod(shape) if whole else 0)
+        rows.append(
+            Input(info.name, shape, whole, tuple(_levels(Integer(info.name, i), shape, found, path) for i in places))
         )
-    return Joined(tuple(columns), tuple(parts))
+    return Joined(*columns_of(rows, path))
 
 
-def _category(name: str, integer: Integer, found: Followed, path: str) -> Column:
-    """A category with a level for each row that the integer can look up."""
+def _levels(integer: Integer, shape: Sequence[int], found: Followed, path: str) -> int:
+    """How many rows an integer of an input of this shape can look up."""
     rows = {look.table: look.rows for look in found.lookups}
     tables = found.tables_of()
     ends = []
@@ -135,5 +127,6 @@ def _category(name: str, integer: Integer, found: Followed, path: str) -> Column
         ends.append(min([rows[table], *later]) - offset)
     if not ends or not 0 < min(ends) <= MOST_LEVELS:
         why = "is looked up in no table" if not ends else f"has {min(ends)} levels, expected 1 to {MOST_LEVELS}"
+        name = f"{integer.input}[{integer.place}]" if shape else integer.input
         raise ModelError(f"{path}: the integer {name!r} {why}", "export the model without it, or with fewer levels")
-    return Column(name, "category", levels=tuple(map(str, range(min(ends)))))
+    return min(ends)

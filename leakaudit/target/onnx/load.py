@@ -8,7 +8,6 @@ from typing import Literal
 
 from onnx import ModelProto, NodeProto
 
-from leakaudit.domains.base import Domain
 from leakaudit.domains.tokens import Tokens
 from leakaudit.errors import ModelError, UsageError, first_line
 from leakaudit.safety.confined import refuse_exhaustion
@@ -17,7 +16,6 @@ from leakaudit.target.consumer import consumer
 from leakaudit.target.hashing import hash_model
 from leakaudit.target.onnx import fidelity, selfcheck
 from leakaudit.target.onnx.allowance import check_input
-from leakaudit.target.onnx.inputs import Joined, Picture
 from leakaudit.target.onnx.joined import join_inputs
 from leakaudit.target.onnx.module import OnnxModule
 from leakaudit.target.onnx.prepare import prepare
@@ -26,6 +24,7 @@ from leakaudit.target.onnx.source import Source, node_names
 from leakaudit.target.outputs import check_outputs, maps
 from leakaudit.target.probabilities import refuse_probabilities, several_labels, without_probabilities
 from leakaudit.target.probe import batch_sizes, double_backward_note, reach, reach_note, run, silent_tensors
+from leakaudit.target.rows import Input, beside_row
 from leakaudit.target.target import FidelityNote, Target
 from leakaudit.target.tokens import find_table
 from leakaudit.tasks.choose import told_by
@@ -67,7 +66,9 @@ def from_onnx(
     native, notes = _native(module, source, candidates)
     tokens = None if source.integer is None else _tokens(module, source, native, path)
     if joined is not None and picture is not None:
-        domain, vocabulary = _beside(module, source, native, joined, picture, image_shape), None
+        own = Input(picture.name, picture.native), picture.layout
+        domain = beside_row(module, source.batch or 1, own, image_shape, joined.columns, joined.parts)
+        vocabulary = None
     else:
         if tokens is None:
             layout = layouts.settled(layout, native, consumer(module, native, source.batch or 1), image_shape)
@@ -114,20 +115,6 @@ def from_onnx(
         frozen=tuple(frozen),
         producer=_producer(model),
     )
-
-
-def _beside(
-    module: OnnxModule,
-    source: Source,
-    native: tuple[int, ...],
-    joined: Joined,
-    picture: Picture,
-    image_shape: tuple[int, ...] | None,
-) -> Domain:
-    """What a sample is that is a picture beside the row of a table."""
-    first = consumer(module, native, source.batch or 1, picture.native)
-    layout = layouts.settled(picture.layout, picture.native, first, image_shape)
-    return layouts.several_of((picture.name, layout, picture.native), image_shape, joined.columns, joined.parts)
 
 
 def _reached(
