@@ -25,6 +25,7 @@ import math
 from functools import lru_cache
 
 import numpy as np
+import scipy
 from dp_accounting import (
     DpEvent,
     GaussianDpEvent,
@@ -34,7 +35,6 @@ from dp_accounting import (
 )
 from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
-from scipy.stats import norm
 
 from leakaudit.defences.evidence import Guarantee
 
@@ -157,7 +157,11 @@ def reconstruction_bound(
     if not 0 < prior < 1:
         raise ValueError(f"prior is {prior}, expected between 0 and 1")
     if rate == 1:
-        return 1.0 if multiplier == 0 else float(norm.cdf(norm.ppf(prior) + math.sqrt(steps) / multiplier))
+        return (
+            1.0
+            if multiplier == 0
+            else float(scipy.special.ndtr(scipy.special.ndtri(prior) + math.sqrt(steps) / multiplier))
+        )
     accountant = _accountant(multiplier, rate, steps, delta)
     if accountant is None:  # all that protects is not to be drawn
         missed = (1 - rate) ** steps

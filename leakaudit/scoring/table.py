@@ -25,8 +25,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
+import scipy
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from leakaudit.client.batch import Batch
@@ -263,7 +263,7 @@ class TableMeasure(Measure[ReadRows]):
     def _near(self, truth: Tensor, guess: Tensor, read: Tensor | None = None) -> Tensor:
         """How near guesses (K, C), matched one to one, are to every row (B,); 0 for rows without one."""
         apart = self._apart(truth, guess, read)
-        rows, columns = linear_sum_assignment(apart.numpy())
+        rows, columns = scipy.optimize.linear_sum_assignment(apart.numpy())
         near = torch.zeros(len(truth), dtype=torch.float64)
         near[rows] = 1 - apart[rows, columns] / truth.shape[1]
         return near
@@ -271,7 +271,7 @@ class TableMeasure(Measure[ReadRows]):
     def _matched(self, truth: Tensor, guess: Tensor) -> list[RowMatch]:
         """Guesses (K, C) matched one to one to rows (B, C), fewer guesses being used again."""
         guess = guess if len(guess) >= len(truth) else guess.repeat(-(-len(truth) // len(guess)), 1)
-        rows, columns = linear_sum_assignment(self._apart(truth, guess).numpy())
+        rows, columns = scipy.optimize.linear_sum_assignment(self._apart(truth, guess).numpy())
         return [self.measure(guess[j], truth[i]) for i, j in zip(rows, columns, strict=True)]
 
     def identify(self, batch: Batch, position: int, found: ReadRows, row: int) -> Identification:

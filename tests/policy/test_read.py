@@ -11,7 +11,7 @@ import pytest
 from leakaudit.document.schema import FindingEntry, Report
 from leakaudit.errors import UsageError
 from leakaudit.policy.apply import apply_policy
-from leakaudit.policy.compare import clopper_pearson, compare_findings, differences, gone
+from leakaudit.policy.compare import compare_findings, differences, gone
 from leakaudit.policy.read import Policy, Suppression, find_policy, read_policy
 from tests.report.builder import build
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 
-from scipy.stats import chi2
+import scipy
 from torch import Tensor
 
 from leakaudit.observation import Observation
@@ -74,7 +74,7 @@ def row_limit(count: int, width: int, noise: float, step: float = 0.0) -> float:
     """
     if noise == 0:
         return 0.0
-    return noise * math.sqrt(chi2.isf(FALSE_ALARM / count, width)) + math.sqrt(width) * step / 2
+    return noise * math.sqrt(scipy.special.chdtri(width, FALSE_ALARM / count)) + math.sqrt(width) * step / 2
 
 
 def live_rows(rows: Tensor, noise: float = 0.0, step: float = 0.0) -> Tensor:
@@ -111,4 +111,4 @@ def exchanged_rank(singular: Tensor, rows: int, columns: int, sigma: float, step
 
 def same_limit(width: int, terms: int, tests: int) -> float:
     """Distance that equal sums of `terms` rows (d,) in all keep from each other, over σ; for that many tests."""
-    return math.sqrt(terms * chi2.isf(FALSE_ALARM / max(1, tests), width))
+    return math.sqrt(terms * scipy.special.chdtri(width, FALSE_ALARM / max(1, tests)))
