@@ -28,6 +28,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from leakaudit.target.parts import ENTRIES
+
 Vector = NDArray[np.float64]
 CONSISTENT = 1e-2
 """Relative mismatch up to which the K scale equations count as satisfied; chosen, not measured."""
@@ -175,7 +177,10 @@ def _rank_one(gradient: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _rank_one_residual(gradient: Tensor, left: Tensor, right: Tensor) -> float:
-    return float((gradient - torch.outer(left, right)).norm() / gradient.norm())
+    rows = max(1, ENTRIES // max(1, right.numel()))
+    pairs = zip(gradient.split(rows), left.split(rows), strict=True)
+    rest = sum(float((part - torch.outer(factor, right)).square().sum()) for part, factor in pairs)
+    return float(np.sqrt(rest) / gradient.norm())
 
 
 def _scales(pull: Vector, base: Vector, target: Vector, label: int) -> list[tuple[float, float]]:
