@@ -175,7 +175,7 @@ class GradientMatching:
 
     def cosine(self, variables: Variables) -> float:
         """Cosine distance of a guess, whatever the objective is: the yardstick that compares different objectives."""
-        return float(self.yardstick([g.detach() for g in self.gradients(variables)]))
+        return float(distance_once(self.yardstick, [g.detach() for g in self.gradients(variables)]))
 
     def _limited(self, variables: Variables) -> Variables:
         """The unknowns with the masks' known zeros in place: nothing depends on what the variables hold there."""

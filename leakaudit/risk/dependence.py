@@ -19,13 +19,14 @@ derivative.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
 from leakaudit.protocols.fedsgd import gradient_of
-from leakaudit.target.parts import parts
+from leakaudit.target.parts import squared, squared_difference
 from leakaudit.target.target import Target
 
 PROBES = 4
@@ -149,13 +150,9 @@ def _drawn_update(target: Target, inputs: Tensor) -> list[Tensor]:
 
 def _change(first: list[Tensor], second: list[Tensor]) -> float:
     """Norm of the difference of two updates over that of the larger one."""
-    sums = torch.zeros(3, dtype=torch.float64)
-    for one, two in zip(first, second, strict=True):
-        for a, b in zip(parts(one), parts(two), strict=True):
-            a, b = a.double(), b.double()
-            sums += torch.stack([a.square().sum(), b.square().sum(), (a - b).square().sum()]).cpu()
-    size = float(sums[:2].max())
-    return float((sums[2] / size).sqrt()) if size > 0 else 0.0
+    size = max(sum(map(squared, first)), sum(map(squared, second)))
+    apart = sum(squared_difference(one, two) for one, two in zip(first, second, strict=True))
+    return math.sqrt(apart / size) if size > 0 else 0.0
 
 
 def _weighed(tensor: Tensor, generator: Generator) -> Tensor:

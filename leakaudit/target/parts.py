@@ -17,3 +17,14 @@ def parts(tensor: Tensor) -> tuple[Tensor, ...]:
 def is_finite(tensor: Tensor) -> bool:
     """Whether no entry is infinite or no number."""
     return all(bool(torch.isfinite(part).all()) for part in parts(tensor))
+
+
+def squared(tensor: Tensor) -> float:
+    """The squared norm, summed in float64."""
+    return sum(float(part.double().square().sum()) for part in parts(tensor.detach()))
+
+
+def squared_difference(one: Tensor, other: Tensor) -> float:
+    """The squared norm of the difference of two tensors of one shape, summed in float64."""
+    pairs = zip(parts(one.detach()), parts(other.detach()), strict=True)
+    return sum(float((a - b).double().square().sum()) for a, b in pairs)

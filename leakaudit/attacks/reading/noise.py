@@ -25,6 +25,7 @@ import scipy
 from torch import Tensor
 
 from leakaudit.observation import Observation
+from leakaudit.target.parts import squared
 
 FALSE_ALARM = 1e-6
 """Probability that noise alone is taken for a reading, by one test of one update; chosen: one in a million."""
@@ -52,14 +53,14 @@ def exchanged_misfit(observation: Observation, *names: str) -> float:
     """
     chosen = [(observation.update[name], observation.exchange.get(name, 0.0)) for name in names]
     wrong = sum(int(tensor.count_nonzero()) * sigma**2 for tensor, sigma in chosen if sigma > 0)
-    norm = math.sqrt(sum(float(tensor.double().square().sum()) for tensor, _ in chosen)) if wrong > 0 else 1.0
+    norm = math.sqrt(sum(squared(tensor) for tensor, _ in chosen)) if wrong > 0 else 1.0
     return math.sqrt(wrong) / norm if norm > 0 else 0.0
 
 
 def noise_share(observation: Observation) -> float:
     """Expected norm of noise and rounding by a client over that of the whole update: the least residual of a guess."""
     wrong = sum(g.numel() * disturbed(observation, name) ** 2 for name, g in observation.update.items())
-    norm = math.sqrt(sum(float(g.double().square().sum()) for g in observation.update.values()))
+    norm = math.sqrt(sum(map(squared, observation.update.values())))
     return math.sqrt(wrong) / norm if norm > 0 else 0.0
 
 
