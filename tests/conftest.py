@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: small networks ga
 
 import numpy as np
 import pytest
+import scipy.optimize  # noqa: F401  not within a test that has a deadline
 import torch
 from torch import nn
 

@@ -20,6 +20,7 @@ from leakaudit.domains.registry import taken
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.protocols.base import Play, Protocol, not_known
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction, SilentMonitor
+from leakaudit.target.parts import squared, squared_difference
 from leakaudit.target.target import Target
 
 REAL = ("images", "volumes", "signals")
@@ -234,8 +235,8 @@ def _finished(result: Reconstruction, target: Target, observation: Observation) 
 def relative_residual(target: Target, observation: Observation, play: Play) -> float:
     """‖g(x̂) − g*‖ / ‖g*‖ of a guess over the whole update, without knowledge of the true batch."""
     regenerated = observation.regenerate(target, play)
-    difference = sum(float((regenerated[n] - g).double().square().sum()) for n, g in observation.update.items())
-    norm = sum(float(g.double().square().sum()) for g in observation.update.values())
+    difference = sum(squared_difference(regenerated[name], g) for name, g in observation.update.items())
+    norm = sum(map(squared, observation.update.values()))
     return (difference / norm) ** 0.5 if norm > 0 else float("nan")
 
 

@@ -44,6 +44,7 @@ from leakaudit.observation import Observation
 from leakaudit.protocols.base import Play
 from leakaudit.risk.dependence import read_entries
 from leakaudit.risk.update_jacobian import StoppedError, UpdateJacobian, missing_directions
+from leakaudit.target.parts import squared, squared_difference
 from leakaudit.target.target import Target
 
 RESIDUAL_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}
@@ -119,14 +120,15 @@ def certify(
     """
     update = observation.update
     regenerated = observation.regenerate(target, play)
-    difference = {name: regenerated[name].detach() - gradient for name, gradient in update.items()}
+    apart = {name: squared_difference(regenerated[name], gradient) for name, gradient in update.items()}
+    del regenerated  # as large as the model
     whole = _norm(update)
-    residual = _norm(difference) / whole if whole > 0 else float("nan")
+    residual = math.sqrt(sum(apart.values())) / whole if whole > 0 else float("nan")
     tolerance = tolerance_of(observation)
     weakest = _weakest_share(target, observation, play) / whole if whole > 0 else float("nan")
     certificate = Certificate(
         residual=residual,
-        residuals={name: _relative(difference[name], gradient) for name, gradient in update.items()},
+        residuals={name: _relative(apart[name], gradient) for name, gradient in update.items()},
         tolerance=tolerance,
         weakest=weakest,
         exact=residual <= tolerance and weakest >= SHARE_MARGIN * residual,
@@ -171,12 +173,12 @@ def tolerance_of(observation: Observation, *names: str) -> float:
 
 
 def _norm(tensors: Mapping[str, Tensor]) -> float:
-    return math.sqrt(sum(float(t.double().square().sum()) for t in tensors.values()))
+    return math.sqrt(sum(map(squared, tensors.values())))
 
 
-def _relative(difference: Tensor, gradient: Tensor) -> float:
-    norm = float(gradient.double().norm())
-    return float(difference.double().norm()) / norm if norm > 0 else float("nan")
+def _relative(apart: float, gradient: Tensor) -> float:
+    norm = squared(gradient)
+    return math.sqrt(apart / norm) if norm > 0 else float("nan")
 
 
 def _weakest_share(target: Target, observation: Observation, play: Play) -> float:
@@ -187,10 +189,9 @@ def _weakest_share(target: Target, observation: Observation, play: Play) -> floa
     else:
         repeats = 1
     try:
-        terms = [observation.protocol.alone(target, play, i, repeats) for i in range(size)]
+        return min(_norm(observation.protocol.alone(target, play, i, repeats)) / size for i in range(size))
     except AuditError:
         return float("nan")
-    return min(_norm({n: g.detach() for n, g in term.items()}) / size for term in terms)
 
 
 def _distinct(play: Play) -> tuple[Tensor, Tensor]:

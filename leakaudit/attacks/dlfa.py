@@ -23,8 +23,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
+import scipy
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Generator, Tensor
 
 from leakaudit.attacks.base import JOINT, Attack
@@ -184,6 +184,6 @@ def aligned(epochs: Tensor, labels: Tensor) -> list[Tensor]:
     places = []
     for samples in epochs:
         cost = torch.cdist(first, samples.flatten(1)).square() + other
-        _, columns = linear_sum_assignment(cost.detach().double().cpu().numpy())
+        _, columns = scipy.optimize.linear_sum_assignment(cost.detach().double().cpu().numpy())
         places.append(torch.from_numpy(columns).to(labels.device))
     return places

@@ -25,8 +25,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import scipy
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Generator, Tensor
 
 from leakaudit.attacks.base import Attack
@@ -210,5 +210,5 @@ def pool(domain: Domain, results: list[Tensor]) -> tuple[Tensor, Tensor]:
 def _aligned(base: Tensor, other: Tensor, span: Tensor) -> Tensor:
     """The rows of a result in the order in which they are nearest to those of another."""
     apart = torch.cdist((base / span).flatten(1), (other / span).flatten(1), p=1)
-    _, order = linear_sum_assignment(apart.cpu().numpy())
+    _, order = scipy.optimize.linear_sum_assignment(apart.cpu().numpy())
     return other[torch.as_tensor(order, device=other.device)]

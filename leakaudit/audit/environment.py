@@ -18,7 +18,7 @@ from leakaudit.errors import UsageError
 from leakaudit.target.size import is_small
 from leakaudit.target.target import Target
 
-PACKAGES = ("torch", "torchvision", "onnx", "onnx2torch", "numpy", "scipy", "lpips", "torchmetrics")
+PACKAGES = ("torch", "torchvision", "onnx", "onnx2torch", "numpy", "scipy", "lpips")
 
 
 def choose_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:

@@ -25,6 +25,7 @@ from leakaudit.protocols.base import Play, Protocol, Update, sample_gradients
 from leakaudit.target.batchnorm import Call, revealed, watched
 from leakaudit.target.coupling import refuse_coupled
 from leakaudit.target.dropout import Masks, Steps, dropout_layers, record
+from leakaudit.target.parts import is_finite
 from leakaudit.target.target import Target
 
 
@@ -156,7 +157,7 @@ def _redrawn(defences: Sequence[Defence]) -> bool:
 
 
 def _refuse_broken(update: Mapping[str, Tensor]) -> None:
-    broken = [name for name, tensor in update.items() if not bool(torch.isfinite(tensor).all())]
+    broken = [name for name, tensor in update.items() if not is_finite(tensor)]
     if broken:
         raise AuditError(
             f"the update has NaN or infinite values in {broken[0]} ({len(broken)} of {len(update)} tensors)",

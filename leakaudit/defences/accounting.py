@@ -15,7 +15,8 @@ r"""Upper bounds for the Gaussian mechanism, and for nothing else.
   and with subsampling the smallest :math:`e^{\varepsilon}\kappa + \delta(\varepsilon)`, the same f by its tangents.
 
 Both hold for whatever attack, and for every single sample. Fails silently if the noise that the client adds is not what
-is declared; `leakaudit.defences.claims` compares.
+is declared; `leakaudit.defences.claims` compares. ``dp-accounting`` is imported where it is needed: every audit asks
+for a bound in closed form, and few for more.
 """
 
 from __future__ import annotations
@@ -23,20 +24,16 @@ from __future__ import annotations
 import logging
 import math
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-from dp_accounting import (
-    DpEvent,
-    GaussianDpEvent,
-    PoissonSampledDpEvent,
-    SelfComposedDpEvent,
-    get_epsilon_gaussian,
-)
-from dp_accounting.pld import PLDAccountant
-from dp_accounting.rdp import RdpAccountant
-from scipy.stats import norm
+import scipy
 
 from leakaudit.defences.evidence import Guarantee
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+    from dp_accounting.pld import PLDAccountant
 
 EPSILONS = np.concatenate([[0.0], np.geomspace(1e-3, 100.0, 400)])
 """Tangents of the trade-off function that are tried; chosen: any set gives a bound, and ten times as many lower γ by
@@ -86,6 +83,8 @@ def epsilon(multiplier: float, rate: float, steps: int, delta: float) -> float:
     if rate == 1:  # steps of a Gaussian mechanism are one with less noise
         whole = multiplier / math.sqrt(steps)
         with np.errstate(divide="ignore"):  # no noise is too much: then δ is 0, and ε too
+            from dp_accounting import get_epsilon_gaussian
+
             return math.inf if _largest(whole) > LARGEST else float(get_epsilon_gaussian(whole, delta))
     accountant = _accountant(multiplier, rate, steps, delta)
     return math.inf if accountant is None else float(accountant.get_epsilon(delta))
@@ -96,6 +95,9 @@ def renyi_epsilon(multiplier: float, rate: float, steps: int, delta: float) -> f
     if _largest(multiplier) > LARGEST:
         return math.inf
     multiplier = min(multiplier, MOST_NOISE if rate < 1 else MOST_NOISE * math.sqrt(steps))
+    from dp_accounting import SelfComposedDpEvent
+    from dp_accounting.rdp import RdpAccountant
+
     accountant, log = RdpAccountant(orders=ORDERS), logging.getLogger("absl")
     level = log.level
     log.setLevel(logging.ERROR)  # an order whose divergence does not converge is left out, and said to be
@@ -112,6 +114,8 @@ def _largest(multiplier: float) -> float:
 
 
 def _event(multiplier: float, rate: float) -> DpEvent:
+    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
+
     event: DpEvent = GaussianDpEvent(multiplier)
     return event if rate == 1 else PoissonSampledDpEvent(rate, event)
 
@@ -137,6 +141,9 @@ def _accountant(multiplier: float, rate: float, steps: int, delta: float) -> PLD
 
 
 def _composed(multiplier: float, rate: float, steps: int, interval: float) -> PLDAccountant:
+    from dp_accounting import SelfComposedDpEvent
+    from dp_accounting.pld import PLDAccountant
+
     accountant = PLDAccountant(value_discretization_interval=interval)
     accountant.compose(SelfComposedDpEvent(_event(multiplier, rate), steps))
     return accountant
@@ -157,7 +164,8 @@ def reconstruction_bound(
     if not 0 < prior < 1:
         raise ValueError(f"prior is {prior}, expected between 0 and 1")
     if rate == 1:
-        return 1.0 if multiplier == 0 else float(norm.cdf(norm.ppf(prior) + math.sqrt(steps) / multiplier))
+        shift = math.inf if multiplier == 0 else math.sqrt(steps) / multiplier
+        return float(scipy.special.ndtr(scipy.special.ndtri(prior) + shift))
     accountant = _accountant(multiplier, rate, steps, delta)
     if accountant is None:  # all that protects is not to be drawn
         missed = (1 - rate) ** steps

@@ -14,9 +14,10 @@ be computed once more; fails where the client drew masks that nobody knows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
-from scipy.stats import chi2, norm
+import scipy
 from torch import Tensor
 
 from leakaudit.defences.evidence import Check, flat
@@ -24,7 +25,7 @@ from leakaudit.defences.evidence import Check, flat
 STANDARD_ERRORS = 4.0
 """By how many standard deviations a measured value may differ from the claimed one; chosen: 6 honest updates in 100,000
 do."""
-SIGNIFICANCE = float(2 * norm.sf(STANDARD_ERRORS))
+SIGNIFICANCE = math.erfc(STANDARD_ERRORS / math.sqrt(2))
 """Probability of such a difference, by definition of the normal distribution."""
 PRECISION = 1e-5
 """Relative difference of two float32 computations of a gradient: rounding, with two digits to spare for long sums."""
@@ -79,8 +80,8 @@ def _level(rest: Tensor, gradient: Tensor, level: float) -> tuple[float, float]:
     """Root mean square of a residual, and the probability of one as far from the claimed level (two-sided)."""
     entries, length = rest.numel(), float(rest.norm())
     rounding = PRECISION * float(gradient.norm())
-    above = float(chi2.sf((max(0.0, length - rounding) / level) ** 2, entries))
-    below = float(chi2.cdf((length / level) ** 2, entries))
+    above = float(scipy.special.chdtrc(entries, (max(0.0, length - rounding) / level) ** 2))
+    below = float(scipy.special.chdtr(entries, (length / level) ** 2))
     return length / entries**0.5, min(1.0, 2 * min(above, below))
 
 
@@ -89,7 +90,7 @@ def _projected(what: str, rest: Tensor, direction: Tensor, level: float, unclipp
     length = float(direction.norm())
     shift = float(rest @ direction) / max(length, 1e-300) / level
     slack = PRECISION * length / level
-    text = f"{shift:.1f} standard deviations{_chance(2 * float(norm.sf(max(0.0, abs(shift) - slack))))}"
+    text = f"{shift:.1f} standard deviations{_chance(math.erfc(max(0.0, abs(shift) - slack) / math.sqrt(2)))}"
     if unclipped is not None:
         text += f", {_power(unclipped / level)}"
     what = f"projection of the residual on the {what}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from scipy.stats import norm
+import scipy
 
 from leakaudit.defences.accounting import reconstruction_bound
 from leakaudit.document.schema import AttackEntry, RecommendationEntry
@@ -44,7 +44,7 @@ def recommend(target: Target, evidence: Evidence) -> list[RecommendationEntry]:
 
 def multiplier_for(prior: float, tolerated: float) -> float:
     """The noise multiplier at which one update reconstructs at most with this probability, see `accounting`."""
-    return float(1 / (norm.ppf(tolerated) - norm.ppf(prior)))
+    return float(1 / (scipy.special.ndtri(tolerated) - scipy.special.ndtri(prior)))
 
 
 def _noise(evidence: Evidence) -> Iterator[RecommendationEntry]:

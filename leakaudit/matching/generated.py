@@ -53,10 +53,10 @@ class Generated(GradientMatching):
         return lambda latents: latents
 
     def objective(
-        self, variables: Variables, *, functional: bool = False, case: Case | None = None
+        self, variables: Variables, *, functional: bool = False, once: bool = False, case: Case | None = None
     ) -> tuple[Tensor, Tensor]:
         """As of :class:`GradientMatching`, of what the generator makes, and the pull of the latents towards zero."""
-        total, match = super().objective(self.made(variables), functional=functional, case=case)
+        total, match = super().objective(self.made(variables), functional=functional, once=once, case=case)
         if self.latent_weight and not _weights(variables):
             total = total + self.latent_weight * variables["inputs"].square().mean()
         return total, match

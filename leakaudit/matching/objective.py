@@ -19,17 +19,21 @@ and tolerances mean the same on every model.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from leakaudit.matching.settings import Distance, LayerWeights
+from leakaudit.target.parts import parts
 
 TINY = 1e-38
 """Squared norm that stands for zero: where the precision of float32 ends."""
+LARGE = 1 << 24
+"""Entries of all gradients, 64 MB in float32, from which on memory counts more than a few operations; chosen."""
 
 
 class GradientDistance(Protocol):
@@ -47,6 +51,67 @@ def squared_norm(tensors: Sequence[Tensor]) -> Tensor:
     return total
 
 
+def entries(tensors: Sequence[Tensor]) -> int:
+    """Of all tensors."""
+    return sum(tensor.numel() for tensor in tensors)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A distance D whose derivative is ∂D/∂g = a g - b g*.
+
+    Args:
+        value: D.
+        own: a.
+        observed: b.
+    """
+
+    value: float
+    own: float
+    observed: float
+
+
+def _pairs(gradients: Sequence[Tensor], observed: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Corresponding parts of gradients and observed ones, in float64."""
+    for gradient, seen in zip(gradients, observed, strict=True):
+        for one, other in zip(parts(gradient.detach()), parts(seen), strict=True):
+            yield one.double(), other.double()
+
+
+def _sum(tensors: Iterable[Tensor]) -> float:
+    return sum(float(tensor.sum()) for tensor in tensors)
+
+
+class _Once(torch.autograd.Function):
+    """A distance that keeps nothing for its derivative but the gradients; that has no derivative itself."""
+
+    @staticmethod
+    def forward(context: Any, distance: CosineDistance | EuclideanDistance, *gradients: Tensor) -> Tensor:
+        found = distance.linear(gradients)
+        context.save_for_backward(*gradients)
+        context.observed, context.factors = distance.observed, (found.own, found.observed)
+        return gradients[0].new_tensor(found.value)
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
+        own, observed = (float(outer) * factor for factor in context.factors)
+        pairs = zip(context.saved_tensors, context.observed, strict=True)
+        return None, *(torch.mul(g, own).sub_(seen, alpha=observed) for g, seen in pairs)
+
+
+def distance_once(distance: GradientDistance, gradients: Sequence[Tensor]) -> Tensor:
+    """The distance of gradients, a scalar that can be differentiated once.
+
+    Of large models, autograd would keep the differences too and make two copies of the gradients on the way back; here
+    it keeps the gradients alone.
+    """
+    if not isinstance(distance, CosineDistance | EuclideanDistance) or entries(gradients) < LARGE:
+        return distance(gradients)
+    result: Tensor = _Once.apply(distance, *gradients)  # type: ignore[no-untyped-call]
+    return result
+
+
 @dataclass(frozen=True, eq=False)
 class CosineDistance:
     """Cosine distance between the gradient of a guess and the observed update.
@@ -59,13 +124,28 @@ class CosineDistance:
 
     def __post_init__(self) -> None:
         norm = squared_norm(self.observed).clamp_min(TINY).sqrt()
-        object.__setattr__(self, "_unit", tuple(g / norm for g in self.observed))
+        unit = None if entries(self.observed) >= LARGE else tuple(g / norm for g in self.observed)
+        object.__setattr__(self, "_norm", norm)
+        object.__setattr__(self, "_unit", unit)
 
     def __call__(self, gradients: Sequence[Tensor]) -> Tensor:
         """Distance in 0..2 of gradients in the same order, a differentiable scalar."""
-        unit: tuple[Tensor, ...] = getattr(self, "_unit")  # noqa: B009
+        norm: Tensor = getattr(self, "_norm")  # noqa: B009
+        unit: Iterable[Tensor] = getattr(self, "_unit") or (g / norm for g in self.observed)  # noqa: B009
         scale = squared_norm(gradients).clamp_min(TINY).rsqrt()
         return 0.5 * squared_norm([g * scale - u for g, u in zip(gradients, unit, strict=True)])
+
+    def linear(self, gradients: Sequence[Tensor]) -> Linear:
+        """The distance and its derivative, see :class:`Linear`."""
+        norm: Tensor = getattr(self, "_norm")  # noqa: B009
+        size, inverse = _sum((g.square() for g, _ in _pairs(gradients, self.observed))), 1 / float(norm)
+        scale = max(size, TINY) ** -0.5
+        apart = along = 0.0
+        for gradient, observed in _pairs(gradients, self.observed):
+            unit = scale * gradient
+            difference = unit - inverse * observed
+            apart, along = apart + float(difference.square().sum()), along + float((unit * difference).sum())
+        return Linear(0.5 * apart, scale**2 * (1 - along if size > TINY else 1.0), scale * inverse)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +186,12 @@ class EuclideanDistance:
         """Distance, 1 at gradient zero; a differentiable scalar."""
         norm: Tensor = getattr(self, "_norm")  # noqa: B009
         return squared_norm([g - o for g, o in zip(gradients, self.observed, strict=True)]) / norm
+
+    def linear(self, gradients: Sequence[Tensor]) -> Linear:
+        """The distance and its derivative, see :class:`Linear`."""
+        norm = float(getattr(self, "_norm"))  # noqa: B009
+        apart = _sum((g - o).square() for g, o in _pairs(gradients, self.observed))
+        return Linear(apart / norm, 2 / norm, 2 / norm)
 
 
 @dataclass(frozen=True, eq=False)

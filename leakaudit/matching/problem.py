@@ -16,7 +16,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from leakaudit.matching.objective import CosineDistance, GradientDistance, make_distance
+from leakaudit.matching.objective import CosineDistance, GradientDistance, distance_once, make_distance
 from leakaudit.matching.priors import Prior, Variables
 from leakaudit.matching.settings import MatchSettings
 from leakaudit.observation import Observation
@@ -138,18 +138,20 @@ class GradientMatching:
         return self.objective({"inputs": inputs})
 
     def objective(
-        self, variables: Variables, *, functional: bool = False, case: Case | None = None
+        self, variables: Variables, *, functional: bool = False, once: bool = False, case: Case | None = None
     ) -> tuple[Tensor, Tensor]:
         """Objective and match, both differentiable scalars.
 
         Args:
             variables: See :data:`leakaudit.matching.priors.Variables`.
             functional: Differentiate by ``torch.func``, which works under ``vmap``.
+            once: Whether they will be differentiated once only, which saves memory where the model is large.
             case: Another victim's gradients, labels and masks in place of this one's.
         """
         settings, inputs = self.settings, variables["inputs"]
         distance = self.distance if case is None else self._distance(case)
-        match = distance(self.gradients(variables, functional=functional, case=case))
+        gradients = self.gradients(variables, functional=functional, case=case)
+        match = distance_once(distance, gradients) if once else distance(gradients)
         total = match
         if settings.tv_weight:
             total = total + settings.tv_weight * self.domain.roughness(inputs)
@@ -178,7 +180,7 @@ class GradientMatching:
 
     def cosine(self, variables: Variables) -> float:
         """Cosine distance of a guess, whatever the objective is: the yardstick that compares different objectives."""
-        return float(self.yardstick([g.detach() for g in self.gradients(variables)]))
+        return float(distance_once(self.yardstick, [g.detach() for g in self.gradients(variables)]))
 
     def _limited(self, variables: Variables) -> Variables:
         """The unknowns with the masks' known zeros in place: nothing depends on what the variables hold there."""

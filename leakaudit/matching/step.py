@@ -110,7 +110,8 @@ class Step:
     def _single(self, values: Values, case: Case | None = None) -> Evaluation:
         with torch.enable_grad():
             leaves = [value.detach().requires_grad_(True) for value in values]
-            objective, match = self.problem.objective(dict(zip(self.names, leaves, strict=True)), case=case)
+            variables = dict(zip(self.names, leaves, strict=True))
+            objective, match = self.problem.objective(variables, once=True, case=case)
             gradients = torch.autograd.grad(objective, leaves, materialize_grads=True)
         return objective.detach(), match.detach(), tuple(gradients)
 

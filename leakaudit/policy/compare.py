@@ -17,9 +17,8 @@ from leakaudit.defences.base import defended_protocol
 from leakaudit.document.schema import FindingEntry, Report, Severity
 from leakaudit.document.status import RunStatus
 from leakaudit.errors import UsageError
+from leakaudit.scoring.interval import clopper_pearson
 
-CONFIDENCE_LEVEL = 0.95
-"""Of the intervals of shares, by convention."""
 COUNTS = (("samples_leaked", "samples_attacked"), ("correct", "total"))
 """Evidence keys that hold a share: how many of how many."""
 
@@ -179,11 +178,3 @@ def share(finding: FindingEntry, part: str, whole: str) -> tuple[int, int] | Non
     """How many of how many, if the evidence says."""
     some, all_ = finding.evidence.get(part), finding.evidence.get(whole)
     return (some, all_) if isinstance(some, int) and isinstance(all_, int) and all_ > 0 else None
-
-
-def clopper_pearson(successes: int, trials: int, level: float = CONFIDENCE_LEVEL) -> tuple[float, float]:
-    """Exact interval of a share (Clopper and Pearson 1934)."""
-    from scipy.stats import binomtest
-
-    found = binomtest(successes, trials).proportion_ci(level, method="exact")
-    return float(found.low), float(found.high)

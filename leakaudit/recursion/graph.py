@@ -93,7 +93,7 @@ def exposed(planner: Planner) -> Exposed | None:
         delta = planner.update(layer.bias) if planner.has_trained_bias(layer) else None
         if delta is None or not bool(delta.any()):
             continue
-        gradient = planner.weighted(layer, ()).gradient
+        gradient = planner.weight_gradient(layer)
         assert gradient is not None
         found = last_layer.from_bias(gradient, delta.flatten())
         return Exposed(layer.name, found.features.numel(), found.residual)

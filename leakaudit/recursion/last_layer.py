@@ -23,10 +23,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 from torch import Tensor
+
+from leakaudit.target.parts import ENTRIES
 
 Vector = NDArray[np.float64]
 CONSISTENT = 1e-2
@@ -103,7 +105,7 @@ def _grow(start: float, enough: Callable[[float], bool]) -> float:
 
 
 def _bracketed(function: Callable[[float], float], low: float, high: float) -> float:
-    return float(brentq(function, low, high, xtol=1e-300, rtol=4 * np.finfo(float).eps, maxiter=500))
+    return float(scipy.optimize.brentq(function, low, high, xtol=1e-300, rtol=4 * np.finfo(float).eps, maxiter=500))
 
 
 def _sigmoid(t: float) -> float:
@@ -175,7 +177,10 @@ def _rank_one(gradient: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _rank_one_residual(gradient: Tensor, left: Tensor, right: Tensor) -> float:
-    return float((gradient - torch.outer(left, right)).norm() / gradient.norm())
+    rows = max(1, ENTRIES // max(1, right.numel()))
+    pairs = zip(gradient.split(rows), left.split(rows), strict=True)
+    rest = sum(float((part - torch.outer(factor, right)).square().sum()) for part, factor in pairs)
+    return float(np.sqrt(rest) / gradient.norm())
 
 
 def _scales(pull: Vector, base: Vector, target: Vector, label: int) -> list[tuple[float, float]]:

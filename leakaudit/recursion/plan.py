@@ -31,6 +31,7 @@ from leakaudit.risk.chain import layer_system
 from leakaudit.risk.structural import StructuralRank
 from leakaudit.target.inventory import layers_and_outputs
 from leakaudit.target.kinds import Layer, consumers, parameter_users
+from leakaudit.target.parts import is_finite
 from leakaudit.target.replay import entry_order, replay, scale_and_shift
 from leakaudit.target.target import Target
 from leakaudit.target.trace import Trace, trace
@@ -108,7 +109,7 @@ def record(target: Target, observation: Observation) -> Planner:
 
 def _check_update(update: Mapping[str, Tensor]) -> None:
     for name, tensor in update.items():
-        if not bool(torch.isfinite(tensor).all()):
+        if not is_finite(tensor):
             raise Obstacle(f"the update of {name} has NaN or infinite values", "share an update with finite numbers")
     if not any(bool(tensor.any()) for tensor in update.values()):
         raise Obstacle("the update is zero in every tensor: this sample leaves no trace in it")
@@ -164,8 +165,7 @@ class Planner:
         return (
             layer.kind == "linear"
             and layer.settings["tokens"] == 1
-            and self.update(layer.bias) is not None
-            and self.update(layer.weight) is not None
+            and {layer.bias, layer.weight} <= self.observation.update.keys()
             and len(self.users[str(layer.bias)]) == len(self.users[str(layer.weight)]) == 1
             and not any(key in layer.settings for key in ("weight_part", "bias_part", "derived_weight", "derived_bias"))
             and self._has_bias_of_each_unit(layer)
@@ -173,7 +173,7 @@ class Planner:
 
     def _has_bias_of_each_unit(self, layer: Layer) -> bool:
         """Whether the bias has a number for every unit; the derivative of a shared one is only their sum."""
-        bias = self.update(layer.bias)
+        bias = self.observation.update.get(str(layer.bias))
         return bias is not None and bias.numel() == layer.settings["out_features"]
 
     def _last_layer(self) -> tuple[Layer, float]:
@@ -189,7 +189,7 @@ class Planner:
                 f"the last layer, {last.name}, has no trained bias, and the loss is not plain cross-entropy: its "
                 "equations are of that"
             )
-        if self.update(last.weight) is None or len(self.users[str(last.weight)]) != 1:
+        if last.weight not in self.observation.update or len(self.users[str(last.weight)]) != 1:
             raise Obstacle(
                 f"the gradient of the last layer, {last.name}, is not shared on its own: nothing to start from"
             )
@@ -250,6 +250,26 @@ class Planner:
 
     def weighted(self, layer: Layer, pads: tuple[Layer, ...]) -> Step:
         """The step back through a convolution or linear layer; raises `Obstacle` where its tensors cannot be read."""
+        gradient = self.weight_gradient(layer)
+        assert layer.weight is not None
+        counted = all(pad.settings["mode"] == "constant" for pad in pads)
+        return Step(
+            layer=layer,
+            action="solve",
+            input_shape=(pads[0] if pads else layer).input_shape,
+            weight=self._as_used(layer, self.trace.values[layer.weight]),
+            bias=self._bias(layer),
+            gradient=gradient,
+            pads=tuple(Pad(tuple(p.settings["pads"]), p.settings["mode"], p.settings["value"] or 0.0) for p in pads),
+            rank=layer_system(layer, pads) if counted else None,
+        )
+
+    def weight_gradient(self, layer: Layer) -> Tensor | None:
+        """The shared gradient of a layer's weight as the map takes it, in float64; ``None`` where it is not shared.
+
+        Raises:
+            Obstacle: The layer's tensors cannot be read.
+        """
         for key, cause in UNREADABLE.items():
             if layer.settings.get(key):
                 raise Obstacle(f"{layer.name}: {cause}")
@@ -261,18 +281,8 @@ class Planner:
                 f"{layer.name} shares its weight with {shared[0]}: the update is the sum of both gradients, which "
                 "cannot be separated"
             )
-        counted = all(pad.settings["mode"] == "constant" for pad in pads)
-        gradient = self.update(layer.weight)
-        return Step(
-            layer=layer,
-            action="solve",
-            input_shape=(pads[0] if pads else layer).input_shape,
-            weight=self._as_used(layer, self.trace.values[layer.weight]),
-            bias=self._bias(layer),
-            gradient=None if gradient is None else self._as_used(layer, gradient),
-            pads=tuple(Pad(tuple(p.settings["pads"]), p.settings["mode"], p.settings["value"] or 0.0) for p in pads),
-            rank=layer_system(layer, pads) if counted else None,
-        )
+        gradient = self.observation.update.get(str(layer.weight))
+        return None if gradient is None else self._as_used(layer, gradient)
 
     def _as_used(self, layer: Layer, tensor: Tensor) -> Tensor:
         """A weight, or its update, as the map takes it: (F, n), or the convolution's own shape."""

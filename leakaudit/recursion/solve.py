@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from math import prod
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy.sparse.linalg import LinearOperator, lsmr
 from torch import Tensor
 
 from leakaudit.recursion.system import LayerSystem
@@ -129,10 +129,14 @@ def _lsmr(
         return product
 
     count = prod(shape)
-    operator = LinearOperator((right.numel(), count), matvec=apply, rmatvec=adjoint, dtype=np.float64)
+    operator = scipy.sparse.linalg.LinearOperator(
+        (right.numel(), count), matvec=apply, rmatvec=adjoint, dtype=np.float64
+    )
     limit = min(settings.iterations, 5 * count + 100)
     tolerance = settings.tolerance
-    x, reason, iterations, *_ = lsmr(operator, right.numpy(), atol=tolerance, btol=tolerance, conlim=0, maxiter=limit)
+    x, reason, iterations, *_ = scipy.sparse.linalg.lsmr(
+        operator, right.numpy(), atol=tolerance, btol=tolerance, conlim=0, maxiter=limit
+    )
     return torch.from_numpy(x).reshape(shape), int(iterations), reason != 7
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import maximum_flow
+import scipy
 
 EVERYTHING = 2**31 - 1
 """Capacity that never binds: the largest of the int32 that SciPy's ``maximum_flow`` takes, by definition."""
@@ -42,5 +41,5 @@ class Cut:
         source, sink = self.node(start), self.node(end)
         rows, columns = zip(*edges, strict=True)
         sizes = np.minimum(np.array(list(edges.values()), dtype=np.int64), EVERYTHING).astype(np.int32)
-        graph = csr_matrix((sizes, (rows, columns)), shape=(len(self.numbers),) * 2)
-        return int(maximum_flow(graph, source, sink).flow_value)
+        graph = scipy.sparse.csr_matrix((sizes, (rows, columns)), shape=(len(self.numbers),) * 2)
+        return int(scipy.sparse.csgraph.maximum_flow(graph, source, sink).flow_value)

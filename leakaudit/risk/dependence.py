@@ -19,12 +19,14 @@ derivative.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
 from leakaudit.protocols.fedsgd import gradient_of
+from leakaudit.target.parts import squared, squared_difference
 from leakaudit.target.target import Target
 
 PROBES = 4
@@ -81,10 +83,10 @@ def dependence(target: Target) -> Dependence:
         return Dependence(None, flat=False)
     try:
         with torch.random.fork_rng(devices=[]):
-            first, second = (_flat_update(target, inputs) for inputs in _probes(target))
-            size = max(float(first.norm()), float(second.norm()))
-            change = float((first - second).norm()) / size if size > 0 else 0.0
-            return Dependence(change, flat=not bool(_with_slope(target).any()))
+            return Dependence(
+                _change(*(_drawn_update(target, inputs) for inputs in _probes(target))),
+                flat=not bool(_with_slope(target).any()),
+            )
     except RuntimeError:
         return Dependence(None, flat=False)
 
@@ -141,9 +143,16 @@ def _update(target: Target, inputs: Tensor) -> list[Tensor]:
     return list(gradient_of(target, inputs, labels, create_graph=inputs.requires_grad).values())
 
 
-def _flat_update(target: Target, inputs: Tensor) -> Tensor:
+def _drawn_update(target: Target, inputs: Tensor) -> list[Tensor]:
     with torch.random.fork_rng(devices=[]):  # the same masks for both
-        return torch.cat([tensor.detach().flatten().double() for tensor in _update(target, inputs)])
+        return [tensor.detach() for tensor in _update(target, inputs)]
+
+
+def _change(first: list[Tensor], second: list[Tensor]) -> float:
+    """Norm of the difference of two updates over that of the larger one."""
+    size = max(sum(map(squared, first)), sum(map(squared, second)))
+    apart = sum(squared_difference(one, two) for one, two in zip(first, second, strict=True))
+    return math.sqrt(apart / size) if size > 0 else 0.0
 
 
 def _weighed(tensor: Tensor, generator: Generator) -> Tensor:

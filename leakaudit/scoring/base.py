@@ -18,8 +18,8 @@ from pkgutil import resolve_name
 from typing import Any, ClassVar, Generic, TypeVar, final
 
 import numpy as np
+import scipy
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from leakaudit.client.batch import Batch
@@ -175,7 +175,7 @@ class Measure(ABC, Generic[R]):
             return []
         first = first_places(batch.images)
         distinct = sorted(set(first))
-        rows, columns = linear_sum_assignment(self.distance(batch, found)[distinct])
+        rows, columns = scipy.optimize.linear_sum_assignment(self.distance(batch, found)[distinct])
         matched = {distinct[i]: int(j) for i, j in zip(rows, columns, strict=True)}
         places = [(i, matched[place]) for i, place in enumerate(first) if place in matched]
         return [self.judge(batch, i, found, j, prior_only) for i, j in places]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import linear_sum_assignment
+import scipy
 from torch import Tensor
 
 from leakaudit.domains.schema import Column
@@ -86,7 +86,7 @@ class Cells:
     def near(self, truth: Tensor, guess: Tensor, read: Tensor | None = None) -> Tensor:
         """How near guesses (K, C), matched one to one, are to every row (B,); 0 for rows without one."""
         apart = self.apart(truth, guess, read)
-        rows, columns = linear_sum_assignment(apart.numpy())
+        rows, columns = scipy.optimize.linear_sum_assignment(apart.numpy())
         near = torch.zeros(len(truth), dtype=torch.float64)
         near[rows] = 1 - apart[rows, columns] / truth.shape[1]
         return near
@@ -94,7 +94,7 @@ class Cells:
     def matched(self, truth: Tensor, guess: Tensor) -> list[RowMatch]:
         """Guesses (K, C) matched one to one to rows (B, C), fewer guesses being used again."""
         guess = guess if len(guess) >= len(truth) else guess.repeat(-(-len(truth) // len(guess)), 1)
-        rows, columns = linear_sum_assignment(self.apart(truth, guess).numpy())
+        rows, columns = scipy.optimize.linear_sum_assignment(self.apart(truth, guess).numpy())
         return [self.measured(guess[j], truth[i]) for i, j in zip(rows, columns, strict=True)]
 
 

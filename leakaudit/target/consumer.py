@@ -17,11 +17,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from leakaudit.errors import ModelError
 from leakaudit.safety.confined import refuse_exhaustion
 from leakaudit.target.answers import answered
+from leakaudit.target.dispatch import DispatchMode
 from leakaudit.target.probe import sample
 
 Kind = Literal["convolution", "sequence", "whole", "anything"]
@@ -46,7 +46,7 @@ class Consumer:
     channels: int = 0
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Watch(DispatchMode):
     """Keeps the first consumer."""
 
     def __init__(self, module: nn.Module, entries: int, last: int, beside: bool) -> None:

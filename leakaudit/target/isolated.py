@@ -67,14 +67,8 @@ def load_isolated(path: str | Path, **options: Any) -> Target:
 
 def _import_what_both_need() -> None:
     """Import before the fork: what a child imports, its parent would import once more."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
     import leakaudit.target.modules
     import leakaudit.target.onnx.load  # noqa: F401
-    from leakaudit.target.onnx.registry import find_borrowed
-
-    find_borrowed("Relu", 14)
-    FakeTensorMode()  # torch imports its compiler when the first is made
 
 
 def _weights(file: Path, size: int) -> int:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from leakaudit.domains.tokens import Tokens
 from leakaudit.errors import ModelError, first_line
+from leakaudit.target.dispatch import DispatchMode
 
 if TYPE_CHECKING:
     from leakaudit.target.target import Target
@@ -27,7 +27,7 @@ _LOOKUPS = {"embedding": (0, 1), "index_select": (0, 2), "index": (0, 1), "gathe
 _PROBE = 1
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Watch(DispatchMode):
     """Records the tables in which `count` numbers, all of them `_PROBE`, were looked up."""
 
     def __init__(self, module: nn.Module, count: int) -> None:

@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from leakaudit.errors import ModelError, first_line
+from leakaudit.target.dispatch import DispatchMode
 from leakaudit.target.target import Target
 
 
@@ -176,7 +176,7 @@ def _swaps_last_axes(node: fx.Node, rank: int) -> bool:
     return False
 
 
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Recorder(DispatchMode):
     """Writes every operator on a tracked tensor into a graph; what depends on no tracked tensor stays a constant."""
 
     def __init__(self) -> None:

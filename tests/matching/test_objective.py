@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from leakaudit.domains.images import Images, total_variation
+from leakaudit.matching import objective
 from leakaudit.matching.engine import GradientMatching, MatchSettings
 from leakaudit.matching.objective import CosineDistance, layer_weights, make_distance, strongest_entries
 from leakaudit.matching.schedule import step_decay
+from leakaudit.matching.settings import Distance
 from leakaudit.observation import Observation
 from leakaudit.protocols.fedsgd import FedSGD
 from tests.conftest import make_target, small_cnn
@@ -135,3 +138,37 @@ def test_partial_matching_looks_at_the_largest_entries_only() -> None:
         assert float(make_distance(observed, kind, share=0.5)(guess)) < 1e-12  # type: ignore[arg-type]
         assert float(make_distance(observed, kind)(guess)) > 0.1  # type: ignore[arg-type]
     assert float(make_distance(observed, share=0.5)([-g for g in guess])) > 1
+
+
+@pytest.mark.parametrize("kind", ["cosine", "euclidean"])
+@pytest.mark.parametrize("distance_between", [1.0, 1e-4, 0.0])
+def test_of_large_models_the_same_distance_keeps_the_gradients_alone(
+    kind: Distance, distance_between: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    observed = [torch.randn(shape, generator=generator).double() for shape in ((50, 40), (7,))]
+    guess = [2 * g + distance_between * torch.randn(g.shape, generator=generator) for g in observed]
+
+    def taken(once: bool) -> tuple[Tensor, tuple[Tensor, ...], int]:
+        kept: dict[int, int] = {}
+
+        def note(tensor: Tensor) -> Tensor:
+            kept[tensor.data_ptr()] = tensor.numel()
+            return tensor
+
+        leaves = [g.clone().requires_grad_(True) for g in guess]
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            distance = make_distance(observed, kind)
+            value = (objective.distance_once if once else lambda d, g: d(g))(distance, leaves)
+        return value.detach(), torch.autograd.grad(3 * value, leaves), sum(kept.values())
+
+    plain, gradients, _ = taken(False)
+    monkeypatch.setattr(objective, "LARGE", 0)
+    value, lean, kept = taken(True)
+    assert value == pytest.approx(float(plain), rel=1e-9, abs=1e-15)
+    for one, other in zip(lean, gradients, strict=True):
+        assert torch.allclose(one, other, rtol=1e-7, atol=1e-12)
+    assert kept == sum(g.numel() for g in guess)
+    again, plainly, _ = taken(False)  # nothing is kept beside the observed gradients there either
+    assert again == pytest.approx(float(plain), rel=1e-12, abs=1e-15)
+    assert all(torch.allclose(a, b) for a, b in zip(plainly, gradients, strict=True))

@@ -11,8 +11,9 @@ import pytest
 from leakaudit.document.schema import FindingEntry, Report
 from leakaudit.errors import UsageError
 from leakaudit.policy.apply import apply_policy
-from leakaudit.policy.compare import clopper_pearson, compare_findings, differences, gone
+from leakaudit.policy.compare import compare_findings, differences, gone
 from leakaudit.policy.read import Policy, Suppression, find_policy, read_policy
+from leakaudit.scoring.interval import clopper_pearson
 from tests.report.builder import build
 
 DAY = datetime.date(2026, 6, 1)

@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
+import scipy
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 
 SHIFT_WEIGHT = 0.05
@@ -53,7 +53,7 @@ def fit_prediction(probe: Tensor, bias: Tensor, moment: Tensor, signal: Tensor) 
         return value.item(), gradient.numpy()
 
     start = torch.zeros(classes + 2, dtype=torch.float64).numpy()
-    found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 60})
+    found = scipy.optimize.minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 60})
     return predict(torch.tensor(found.x))[0]
 
 

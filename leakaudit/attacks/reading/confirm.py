@@ -15,8 +15,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import scipy
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from leakaudit.attacks.base import relative_residual
@@ -175,7 +175,7 @@ def match_labels(target: Target, observation: Observation, entry: Entry, images:
             counts[i] = times.long().cpu()
     if hidden and observation.labels is not None and len(images) <= len(observation.labels):
         slots = torch.tensor([classes.index(label) for label in hard_labels(observation) if label in classes])
-        chosen = slots[linear_sum_assignment(mismatch[:, slots].numpy())[1]]
+        chosen = slots[scipy.optimize.linear_sum_assignment(mismatch[:, slots].numpy())[1]]
     else:
         chosen = mismatch.argmin(1)
     rows = torch.arange(len(images))

@@ -21,10 +21,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from leakaudit.observation import Observation
 from leakaudit.protocols.fedsgd import gradient_of
+from leakaudit.target.dispatch import DispatchMode
 from leakaudit.target.dropout import dropout_layers
 from leakaudit.target.target import Target
 from leakaudit.target.trace import unfused_attention
@@ -58,7 +58,7 @@ class Use:
     arguments: tuple[Any, ...]
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Watch(DispatchMode):
     """Records the operand of every product with a named parameter."""
 
     def __init__(self, parameters: Mapping[str, Tensor]) -> None:

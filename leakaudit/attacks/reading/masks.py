@@ -36,8 +36,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import scipy
 import torch
-from scipy.stats import binom
 from torch import Generator, Tensor
 
 from leakaudit.observation import Observation
@@ -126,7 +126,7 @@ def read_masks(
 def _plausible(zeros: int, steps: Sequence[MaskedLayer], always_alive: bool) -> bool:
     """Whether so many units may have been dropped by all samples in all steps; more where units are 0 by themselves."""
     rate, units = steps[0].rate ** sum(layer.shape[0] for layer in steps), steps[0].units
-    few, many = float(binom.cdf(zeros, units, rate)), float(binom.sf(zeros - 1, units, rate))
+    few, many = float(scipy.special.bdtr(zeros, units, rate)), float(scipy.special.bdtrc(zeros - 1, units, rate))
     return few >= IMPLAUSIBLE and (many >= IMPLAUSIBLE or not always_alive)
 
 

@@ -21,10 +21,11 @@ from __future__ import annotations
 
 import math
 
-from scipy.stats import chi2
+import scipy
 from torch import Tensor
 
 from leakaudit.observation import Observation
+from leakaudit.target.parts import squared
 
 FALSE_ALARM = 1e-6
 """Probability that noise alone is taken for a reading, by one test of one update; chosen: one in a million."""
@@ -52,14 +53,14 @@ def exchanged_misfit(observation: Observation, *names: str) -> float:
     """
     chosen = [(observation.update[name], observation.exchange.get(name, 0.0)) for name in names]
     wrong = sum(int(tensor.count_nonzero()) * sigma**2 for tensor, sigma in chosen if sigma > 0)
-    norm = math.sqrt(sum(float(tensor.double().square().sum()) for tensor, _ in chosen)) if wrong > 0 else 1.0
+    norm = math.sqrt(sum(squared(tensor) for tensor, _ in chosen)) if wrong > 0 else 1.0
     return math.sqrt(wrong) / norm if norm > 0 else 0.0
 
 
 def noise_share(observation: Observation) -> float:
     """Expected norm of noise and rounding by a client over that of the whole update: the least residual of a guess."""
     wrong = sum(g.numel() * disturbed(observation, name) ** 2 for name, g in observation.update.items())
-    norm = math.sqrt(sum(float(g.double().square().sum()) for g in observation.update.values()))
+    norm = math.sqrt(sum(map(squared, observation.update.values())))
     return math.sqrt(wrong) / norm if norm > 0 else 0.0
 
 
@@ -74,7 +75,7 @@ def row_limit(count: int, width: int, noise: float, step: float = 0.0) -> float:
     """
     if noise == 0:
         return 0.0
-    return noise * math.sqrt(chi2.isf(FALSE_ALARM / count, width)) + math.sqrt(width) * step / 2
+    return noise * math.sqrt(scipy.special.chdtri(width, FALSE_ALARM / count)) + math.sqrt(width) * step / 2
 
 
 def live_rows(rows: Tensor, noise: float = 0.0, step: float = 0.0) -> Tensor:
@@ -111,4 +112,4 @@ def exchanged_rank(singular: Tensor, rows: int, columns: int, sigma: float, step
 
 def same_limit(width: int, terms: int, tests: int) -> float:
     """Distance that equal sums of `terms` rows (d,) in all keep from each other, over σ; for that many tests."""
-    return math.sqrt(terms * chi2.isf(FALSE_ALARM / max(1, tests), width))
+    return math.sqrt(terms * scipy.special.chdtri(width, FALSE_ALARM / max(1, tests)))

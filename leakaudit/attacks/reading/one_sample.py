@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import scipy
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from leakaudit.attacks.base import cpu_generator, relative_residual
@@ -162,7 +162,7 @@ def _fit_scale(
     grid = torch.linspace(t_low, t_high, 41).tolist()
     best = min(range(len(grid)), key=lambda i: residual(grid[i]))
     bounds = (grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])
-    scale = float(minimize_scalar(residual, bounds=bounds, method="bounded", options={"xatol": 1e-10}).x)
+    scale = float(scipy.optimize.minimize_scalar(residual, bounds=bounds, method="bounded", options={"xatol": 1e-10}).x)
     return image(scale), f"singular vector of {entry.weight}, scale by the regenerated update"
 
 

@@ -19,9 +19,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import linprog
 from torch import Tensor
 
 from leakaudit.attacks.reading.first_layer import Entry
@@ -95,7 +95,7 @@ class Polytope:
         slack = SLACK * (1 + len(self.duals)) * (self.high - self.low)
         matrix = self.basis.T
         upper, lower = self.high + slack - self.offset, self.low - slack - self.offset
-        result = linprog(
+        result = scipy.optimize.linprog(
             -objective,
             A_ub=np.concatenate([matrix, -matrix]),
             b_ub=np.concatenate([upper, -lower]),

@@ -44,7 +44,7 @@ def one_repeated(target: Target, observation: Observation) -> bool:
         delta = planner.update(layer.bias) if planner.has_trained_bias(layer) else None
         if delta is None or delta.numel() < TELLING_ROWS or not bool(delta.any()):
             continue
-        gradient = planner.weighted(layer, ()).gradient
+        gradient = planner.weight_gradient(layer)
         if gradient is not None:
             names = [name for name in (layer.weight, layer.bias) if name is not None and name in observation.update]
             return from_bias(gradient, delta.flatten()).residual <= tolerance_of(observation, *names)

@@ -20,9 +20,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
+import scipy
 import torch
-from scipy.optimize import brentq
-from scipy.stats import beta
 from torch import Tensor
 
 from leakaudit.attacks.reading.first_layer import Use, like, watch
@@ -151,7 +150,7 @@ class Spans:
     def chance(self, share: float, *, independent: bool) -> float:
         """The probability that an input at random is within this share of every reach."""
         each = [
-            float(beta.cdf(min(1.0, share * reach) ** 2, missing / 2, self.rank / 2))
+            float(scipy.special.betainc(missing / 2, self.rank / 2, min(1.0, share * reach) ** 2))
             for reach, missing in zip(self.reaches, self.missing, strict=True)
         ]
         return prod(each) if independent else min(each)
@@ -234,7 +233,7 @@ def _share(found: Spans, rests: Sequence[Tensor], tried: int) -> float:
     def beyond(share: float) -> float:
         return tried * found.chance(share, independent=independent) - BY_CHANCE
 
-    return 1.0 if beyond(1.0) <= 0 else float(brentq(beyond, 0.0, 1.0, xtol=1e-9))
+    return 1.0 if beyond(1.0) <= 0 else float(scipy.optimize.brentq(beyond, 0.0, 1.0, xtol=1e-9))
 
 
 def _independent(rests: Sequence[Tensor]) -> bool:
@@ -327,5 +326,5 @@ def span_of(observation: Observation, reader: Reader, span: float, tried: int) -
     if not 0 < rank < reader.width or tilt > WIDEST:
         return None
     reach = max(span, NEAREST, tilt)
-    chance = float(beta.ppf(min(1.0, BY_CHANCE / tried), (reader.width - rank) / 2, rank / 2)) ** 0.5
+    chance = float(scipy.special.betaincinv((reader.width - rank) / 2, rank / 2, min(1.0, BY_CHANCE / tried))) ** 0.5
     return None if chance < NEAREST else (_outside(reader, observation, rank), min(reach, chance))

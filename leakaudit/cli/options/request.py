@@ -19,6 +19,7 @@ from click.core import ParameterSource
 from leakaudit.audit.kinds import File, Files, Flag, NotNegative, OneOf, Positive, Whole
 from leakaudit.audit.parameters import Group, Parameter, parameters
 from leakaudit.audit.request import Request
+from leakaudit.cli.heavy import import_heavy
 from leakaudit.cli.options.cache import cache_usable
 from leakaudit.errors import UsageError
 
@@ -45,6 +46,7 @@ def request_options(kind: type[Request] = Request, group: Group | None = None) -
     def decorate(function: Function) -> Function:
         @wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
+            import_heavy()
             asked = {parameter.name: kwargs.pop(parameter.name) for parameter in known}
             return function(*args, asked=_with_train_config(asked, kwargs.pop("train_config")), **kwargs)
 

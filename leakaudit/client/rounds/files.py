@@ -21,6 +21,7 @@ from leakaudit.client.rounds.given import Given
 from leakaudit.client.rounds.kinds import ALIKE, Kind, are_weights, cosine
 from leakaudit.client.rounds.naming import differing, payload
 from leakaudit.errors import UpdateError
+from leakaudit.target.parts import squared, squared_difference
 from leakaudit.target.target import Target
 
 IN_MEMORY = "the update in memory"
@@ -125,11 +126,11 @@ def _refuse_unmoved(
     Raises:
         UpdateError: They are.
     """
-    moved = sum(float((tensors[name] - before[name]).double().square().sum()) for name in tensors) ** 0.5
+    moved = sum(squared_difference(tensors[name], before[name]) for name in tensors) ** 0.5
     if moved == 0:
         raise UpdateError(f"{source} holds the model's own weights: the client learnt nothing", "record what it sent")
     rounding = max((torch.finfo(tensor.dtype).eps for tensor in _halves(arrays)), default=0.0) / 2
-    size = sum(float(before[name].double().square().sum()) for name in tensors) ** 0.5
+    size = sum(squared(before[name]) for name in tensors) ** 0.5
     if rounding * size > LOST * moved:
         raise UpdateError(
             f"{source} holds weights in {_halves(arrays)[0].dtype}".replace("torch.", "")

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from scipy.optimize import brentq
+import scipy
 from torch import Tensor
 
 from leakaudit.client.rounds.decay import fitted
@@ -56,4 +56,4 @@ def _rate_of(shrunk: float, protocol: FedAvg) -> float | None:
         return shrunk - (1 - replace(protocol, weight_decay=rate).kept)
 
     most = 2 * shrunk / protocol.learning_rate  # one step alone takes ηλ off
-    return float(brentq(beyond, 0.0, most)) if beyond(most) <= 0 else None
+    return float(scipy.optimize.brentq(beyond, 0.0, most)) if beyond(most) <= 0 else None

@@ -2,7 +2,7 @@
 
 A graph of a few bytes can ask for any amount: by a shape in ConstantOfShape, Expand, Tile, Pad, Resize or Range, by the
 padding of a convolution, or by the declared size of its input. All sizes are known before anything is computed, because
-a graph is traced with fake tensors (`leakaudit.target.onnx.tracer`), so they are added up first.
+a graph is traced with tensors without values (`leakaudit.target.onnx.tracer`), so they are added up first.
 
 | what | limit |
 |---|---|

@@ -18,7 +18,7 @@ from leakaudit.target.onnx.source import Array
 from leakaudit.target.onnx.values import constant_value, filled, size_of
 
 GROWING = frozenset({"Pad", "OneHot", "EyeLike", "Resize", "Upsample"})
-"""Operators whose result's size is best told by running them on fake tensors."""
+"""Operators whose result's size is best told by running them on tensors without values."""
 _MAX_ENTRIES = 1 << 26
 
 

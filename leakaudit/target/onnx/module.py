@@ -44,6 +44,7 @@ class OnnxModule(nn.Module):
         self._slots: list[tuple[nn.Module, str]] = []
         for name, value in tensors.items():
             data = torch.from_numpy(np.array(value, dtype=np.float32))
+            source.let_go(name)
             kept = nn.Parameter(data) if name in source.parameters else data
             self._slots.append(register(self, self._torch_names[name], kept))
         self._dropouts = self._make_dropouts(dropout or {})

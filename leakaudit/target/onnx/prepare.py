@@ -75,7 +75,7 @@ def prepare(
     used = {name for node in nodes for name in roles.all_inputs(node)} | {head.logits}
     floats = {n: v for n, v in values.items() if n in used and v.dtype.kind == "f" and n not in found.host}
     return Source(
-        nodes=tuple(nodes),
+        nodes=tuple(_apart(node) for node in nodes),
         opset=opset,
         input_name=input_name,
         input_shape=input_shape,
@@ -97,6 +97,13 @@ def prepare(
         scalars=tuple(name for name in found.scalars if name in kept),
         trusted=trusted,
     )
+
+
+def _apart(node: NodeProto) -> NodeProto:
+    """A node by itself; as part of a model it keeps all of it in memory, weights included."""
+    alone = NodeProto()
+    alone.CopyFrom(node)
+    return alone
 
 
 def _normalise(model: ModelProto, path: str) -> int:

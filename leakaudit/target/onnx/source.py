@@ -74,6 +74,15 @@ class Source:
         """Of all tensors."""
         return sum(value.nbytes for part in (self.parameters, self.buffers, self.host) for value in part.values())
 
+    def let_go(self, name: str) -> None:
+        """Keep the size of a parameter or buffer only: its values are the module's from now on."""
+        part = self.parameters if name in self.parameters else self.buffers
+        part[name] = np.broadcast_to(np.zeros((), part[name].dtype), part[name].shape)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Source:
+        """Itself: nothing of it changes while a module runs or its weights do."""
+        return self
+
     @property
     def batch(self) -> int | None:
         """The batch size that the file was exported with, ``None`` if it takes any."""

@@ -2,7 +2,8 @@
 
 Integers that follow from shapes (Shape, Gather, Concat, …) are computed here and now by `onnx.reference`, so that
 the program has no shape arithmetic and no data-dependent control flow: it can be recorded by ``make_fx`` and mapped by
-``torch.func.vmap``. Tensors are fake: nothing is computed and no memory is spent.
+``torch.func.vmap``. Tensors are on torch's device ``meta``: nothing is computed and no memory is spent. (Its fake
+tensors would do as well, but the first of them imports torch's compiler, which takes longer than all of ``inspect``.)
 
 Fails where a shape or a branch depends on the values of the input.
 """
@@ -21,12 +22,13 @@ import numpy as np
 import torch
 from onnx import NodeProto, TensorProto, helper
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_map_only
 
 from leakaudit.errors import LeakauditError, ModelError
 from leakaudit.target.onnx.allowance import made, results
 from leakaudit.target.onnx.host import GROWING, evaluate
+from leakaudit.target.onnx.inferred import inferred_shape
 from leakaudit.target.onnx.ops import find_own
 from leakaudit.target.onnx.registry import Operator, find_borrowed, since_version
 from leakaudit.target.onnx.source import Array, Source, node_names
@@ -39,10 +41,10 @@ _ALWAYS_TENSOR = frozenset({"RandomUniformLike", "RandomNormalLike", "Bernoulli"
 
 @dataclass(frozen=True, eq=False)
 class Traced:
-    """A tensor of the program: its place there and its fake value."""
+    """A tensor of the program: its place there, and a tensor of its shape and type that has no values."""
 
     slot: Slot
-    fake: Any
+    meta: Any
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class Tracer:
         Raises:
             ModelError: A node cannot be computed for this input.
         """
-        with _fake_mode(), warnings.catch_warnings():
+        with _outside_modes(), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._placeholders()
             self._run(list(self.source.nodes), node_names(self.source.nodes))
@@ -110,16 +112,16 @@ class Tracer:
             if not isinstance(result, Traced):
                 raise ModelError("the output does not depend on the input", "choose another with --output NAME")
             self._check_logits(result)
-            self.returned = tuple(result.fake.shape[1:]) or (1,)
+            self.returned = tuple(result.meta.shape[1:]) or (1,)
             slot = result.slot
-            if result.fake.dim() == 1:
+            if result.meta.dim() == 1:
                 slot = self.program.call(torch.unsqueeze, (slot, 1))
-            elif result.fake.dim() > 2:
+            elif result.meta.dim() > 2:
                 slot = self.program.call(torch.flatten, (slot, 1))
         return self.program.build(slot)
 
     def _check_logits(self, result: Traced) -> None:
-        shape = tuple(result.fake.shape)
+        shape = tuple(result.meta.shape)
         if shape[:1] == self.shape[:1] and resembles(shape[1:], self.shape[1:]):
             return  # held against the domain where the file is loaded
         if shape[:1] != self.shape[:1] or sum(size > 1 for size in shape[1:]) > 1:
@@ -134,7 +136,7 @@ class Tracer:
 
     def _placeholders(self) -> None:
         def tensor(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-            return torch.empty(shape, dtype=dtype, device=self.device)
+            return torch.empty(shape, dtype=dtype, device="meta")
 
         self.env[self.source.input_name] = Traced(self.program.input(), tensor(self.shape, self.input_dtype))
         tensors = {**self.source.parameters, **self.source.buffers}
@@ -214,7 +216,7 @@ class Tracer:
         layer = self.dropouts.get(name)
         if layer is None or not isinstance(x, Traced):
             return x
-        return Traced(self.program.call(layer, (x.slot,)), x.fake)
+        return Traced(self.program.call(layer, (x.slot,)), x.meta)
 
     def _tensor_node(self, node: NodeProto, name: str, inputs: list[Value]) -> Any:
         given = attributes(node)
@@ -229,7 +231,19 @@ class Tracer:
         if own.count:
             given["outputs"] = len(node.output)
         arguments = [self._argument(value, index, own, inputs, name) for index, value in enumerate(inputs)]
-        return self._emit(own.run, arguments, given)
+        shape = self._inferred(node, inputs)
+        if shape is None:
+            return self._emit(own.run, arguments, given)
+        slots = [a.slot if isinstance(a, Traced) else a for a in arguments]
+        result = torch.empty(shape, dtype=self.dtype, device="meta")
+        return self._results(self.program.call(own.run, slots, given), result, ())
+
+    def _inferred(self, node: NodeProto, inputs: list[Value]) -> tuple[int, ...] | None:
+        """The shape of the result of a node that takes and gives real numbers, where onnx tells it."""
+        if any(isinstance(value, Traced) and value.meta.dtype != self.dtype for value in inputs):
+            return None
+        known = [tuple(value.meta.shape) if isinstance(value, Traced) else value for value in inputs]
+        return inferred_shape(node, self.source.opset, known)
 
     def _argument(self, value: Value, index: int, own: Operator, inputs: list[Value], name: str) -> Any:
         if value is None or isinstance(value, Traced):
@@ -241,7 +255,7 @@ class Tracer:
             return value
         if index in own.host:
             return value.tolist()
-        rank = max((v.fake.dim() for v in inputs if isinstance(v, Traced)), default=0)
+        rank = max((v.meta.dim() for v in inputs if isinstance(v, Traced)), default=0)
         if own.scalars and value.size == 1 and value.ndim <= rank:
             return value.reshape(()).item()
         return self._constant(value)
@@ -250,10 +264,10 @@ class Tracer:
         def pick(part: str) -> list[Any]:
             return [getattr(a, part) if isinstance(a, Traced) else a for a in arguments]
 
-        result = run(*pick("fake"), **keywords)
+        result = run(*pick("meta"), **keywords)
         if isinstance(result, np.ndarray):
             return result
-        return self._results(self.program.call(run, pick("slot"), keywords), result, pick("fake"))
+        return self._results(self.program.call(run, pick("slot"), keywords), result, pick("meta"))
 
     def _results(self, slot: Slot, result: Any, given: Sequence[Any]) -> Any:
         parts = result if isinstance(result, tuple | list) else (result,)
@@ -266,14 +280,11 @@ class Tracer:
         """A host value as a tensor of the program."""
         dtype = self.dtype if value.dtype.kind == "f" else None
         key = (value.tobytes(), value.dtype.str, value.shape)
-        with _outside_fake():
-            tensor = torch.tensor(
-                value.tolist() if value.ndim == 0 else np.ascontiguousarray(value), device=self.device
-            )
-            tensor = tensor.to(dtype) if dtype is not None else tensor
+        tensor = torch.tensor(value.tolist() if value.ndim == 0 else np.ascontiguousarray(value), device=self.device)
+        tensor = tensor.to(dtype) if dtype is not None else tensor
         if key not in self.constants:
             self.constants[key] = self.program.constant(tensor)
-        return Traced(self.constants[key], torch.empty(tensor.shape, dtype=tensor.dtype, device=self.device))
+        return Traced(self.constants[key], torch.empty_like(tensor, device="meta"))
 
     def _other_batch(self, node: NodeProto, inputs: list[Value]) -> list[Value]:
         """Read shapes that were exported for one batch size as meant for this one.
@@ -285,7 +296,7 @@ class Tracer:
         first = inputs[0]
         if node.op_type in ("Reshape", "Expand") and len(inputs) > 1 and isinstance(inputs[1], np.ndarray):
             sizes = inputs[1]
-            moved = isinstance(first, Traced) and first.fake.dim() > 0 and first.fake.shape[0] == batch
+            moved = isinstance(first, Traced) and first.meta.dim() > 0 and first.meta.shape[0] == batch
             if sizes.size and int(sizes[0]) == exported and (moved or node.op_type == "Expand"):
                 return [first, np.concatenate([[batch], sizes[1:]]).astype(np.int64), *inputs[2:]]
         if node.op_type == "Concat" and exported == 1:
@@ -294,10 +305,10 @@ class Tracer:
 
     def _repeated(self, value: Value, batch: int) -> Value:
         value = self._constant(value) if isinstance(value, np.ndarray) else value
-        if value is None or value.fake.dim() < 2 or value.fake.shape[0] != 1:
+        if value is None or value.meta.dim() < 2 or value.meta.shape[0] != 1:
             return value
-        sizes = (batch, *(-1,) * (value.fake.dim() - 1))
-        return Traced(self.program.call(Tensor.expand, (value.slot, *sizes)), value.fake.expand(*sizes))
+        sizes = (batch, *(-1,) * (value.meta.dim() - 1))
+        return Traced(self.program.call(Tensor.expand, (value.slot, *sizes)), value.meta.expand(*sizes))
 
     def _host(self, node: NodeProto, inputs: list[Value]) -> Any:
         """A node that depends on no tensor: folded, or, where its result may grow, computed by the program."""
@@ -306,7 +317,7 @@ class Tracer:
         first = self._as_tensor(inputs[0])
         result = self._tensor_node(node, node.name, [first, *inputs[1:]])
         for part in result if isinstance(result, tuple) else (result,):
-            self.made.take(size_of(part.fake.shape, 8), f"node {node.name!r} ({node.op_type})")
+            self.made.take(size_of(part.meta.shape, 8), f"node {node.name!r} ({node.op_type})")
         return result
 
     def _borrowed(self, node: NodeProto, name: str, version: int, inputs: list[Value]) -> Any:
@@ -318,14 +329,13 @@ class Tracer:
                 "supported",
                 "export the model again without it, or pass weights with --factory package.module:function",
             )
-        with _outside_fake():
-            module, mapping = converter(*_single_node_graph(node, inputs))
-            module = module.to(self.device)
+        module, mapping = converter(*_single_node_graph(node, inputs))
+        module = module.to(self.device)
         by_name = dict(zip(node.input, inputs, strict=False))
         arguments = [self._as_tensor(by_name[key]) for key in mapping.inputs if key]
-        fakes = [value.fake for value in arguments]
-        result = module(*fakes)
-        return self._results(self.program.call(module, [value.slot for value in arguments]), result, fakes)
+        metas = [value.meta for value in arguments]
+        result = _without_values(module, metas, self.device)
+        return self._results(self.program.call(module, [value.slot for value in arguments]), result, metas)
 
     def _as_tensor(self, value: Value) -> Traced:
         if value is None:
@@ -347,7 +357,7 @@ def _single_node_graph(node: NodeProto, inputs: list[Value]) -> tuple[Any, Any]:
 
     known = {key: value for key, value in zip(node.input, inputs, strict=False) if key}
     infos = [
-        helper.make_tensor_value_info(key, TensorProto.FLOAT, list(value.fake.shape))
+        helper.make_tensor_value_info(key, TensorProto.FLOAT, list(value.meta.shape))
         for key, value in known.items()
         if isinstance(value, Traced)
     ]
@@ -361,19 +371,22 @@ def _single_node_graph(node: NodeProto, inputs: list[Value]) -> tuple[Any, Any]:
     return next(iter(graph.nodes.values())), graph
 
 
-@contextmanager
-def _fake_mode() -> Iterator[None]:
+def _without_values(module: nn.Module, given: Sequence[Tensor], device: torch.device) -> Any:
+    """What a module that has tensors of its own makes of tensors without values; its result has none either."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
     logger = logging.getLogger("torch._subclasses.fake_tensor")  # it logs what is raised as well
     disabled, logger.disabled = logger.disabled, True
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-            yield
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            result = module(*[torch.empty(value.shape, dtype=value.dtype, device=device) for value in given])
     finally:
         logger.disabled = disabled
+    return tree_map_only(Tensor, lambda part: torch.empty(part.shape, dtype=part.dtype, device="meta"), result)
 
 
 @contextmanager
-def _outside_fake() -> Iterator[None]:
-    """Real tensors, also while somebody records (make_fx) or counts operators."""
+def _outside_modes() -> Iterator[None]:
+    """Tensors as they are, also while somebody records (make_fx) or counts operators."""
     with _disable_current_modes():
         yield
