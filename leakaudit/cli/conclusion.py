@@ -90,6 +90,51 @@ def _table(report: Report, terminal: Terminal) -> None:
             say(f"{attack.title}: {told}")
 
 
+def conclude_trials(report: Report, written: Sequence[Path], *, brief: bool) -> int:
+    """Print how a comparison of defences ended, and return the exit code.
+
+    Args:
+        report: With its trials.
+        written: Its files.
+        brief: Without the table and the reason of the exit code.
+    """
+    code, why = _of_trials(report)
+    if not brief:
+        _trial_table(report, Terminal())
+    say(report.recommendation)
+    if not brief:
+        say(f"Exit {code}: {why}")
+    say(*(f"Report: {path}" for path in written))
+    return code
+
+
+def _of_trials(report: Report) -> tuple[int, str]:
+    """The exit code of a comparison of defences, and why."""
+    chosen = next((trial.text for trial in report.trials if trial.recommended), "")
+    if report.partial:
+        return 130, f"partial report: {report.partial}"
+    if chosen:
+        return 0, f"{chosen} meets {report.goal}"
+    if report.trials[0].meets:
+        return 0, f"the undefended model meets {report.goal}"
+    return 1, f"no setting is recommended for {report.goal}"
+
+
+def _trial_table(report: Report, terminal: Terminal) -> None:
+    """A row for every setting that was measured."""
+    from leakaudit.report.domains import card_for
+    from leakaudit.report.wording import number
+
+    card = card_for(report)
+    rows = [
+        (t.text or "undefended", f"{t.leaked} of {t.attacked}", card.trial(t), number(t.loss))
+        for t in report.trials
+        if t.status is RunStatus.RUN
+    ]
+    if rows:
+        terminal.table("", ("setting", "leaked", card.trial_heading.lower(), "held-out loss"), rows)
+
+
 def reason(report: Report) -> str:
     """Why the exit code is what it is, in one sentence."""
     failing = [finding.id for finding in report.findings if finding.fails]

@@ -127,9 +127,16 @@ def _first_layer(evidence: Evidence, leaking: list[AttackEntry]) -> Iterator[Rec
 
 def _architecture(evidence: Evidence) -> Iterator[RecommendationEntry]:
     """The smallest changes that rank analysis found."""
-    for change in evidence.rank.smallest_changes[:2]:
+    for sentence in evidence.rank.smallest_changes[:2]:
+        change, _, rest = sentence.partition(": then ")
+        effect, _, command = rest.rpartition("; leakaudit ")
+        parted = bool(effect)
         yield RecommendationEntry(
-            title="Change the architecture", effect=change, status="computed", reference="R-GAP, arXiv 2010.07733"
+            title=change if parted else "Change the architecture",
+            effect=f"Rank analysis then says {effect})" if parted else sentence,
+            status="computed",
+            reference="R-GAP, arXiv 2010.07733",
+            try_it=f"leakaudit {command.removesuffix(')')}" if parted else "",
         )
 
 

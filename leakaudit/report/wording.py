@@ -41,6 +41,11 @@ def _whole_words(head: str, tail: str) -> tuple[str, str]:
     return head, after if space and len(part) < len(after) else tail
 
 
+def short(title: str) -> str:
+    """A title without what explains it, for columns and axes: ``GI-PIP`` of ``GI-PIP (prior from public samples)``."""
+    return clip(title.split(" (")[0], 60)
+
+
 def number(value: float | int | None, digits: int = 4) -> str:
     """A number with ``digits`` significant digits; a dash when undefined."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):

@@ -158,7 +158,7 @@ class TokenCard(Card):
 
     def tile(self) -> Fact:
         """The most that was read of one text."""
-        read = [s.tokens for s in self.samples() if s.tokens is not None]
+        read = [s.tokens for s in self.evidence() if s.tokens is not None]
         accuracies = [tokens.accuracy for tokens in read if tokens.accuracy is not None]
         if accuracies:
             return Fact("Places right", f"{max(accuracies):.0%}", "of the best text, in order")
