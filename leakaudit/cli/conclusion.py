@@ -81,7 +81,8 @@ def _table(report: Report, terminal: Terminal) -> None:
             samples = [sample for result in attack.results for sample in result.samples]
             reached = None if spec is None else with_unit(spec, card.best_of(samples, spec))
             leaked = f"{sum(sample.leaked for sample in samples)} of {len(samples)}"
-            rows.append((attack.title, leaked, reached, seconds(attack.seconds)))
+            title = f"{attack.title}: a yardstick" if attack.upper_bound else attack.title
+            rows.append((title, leaked, reached, seconds(attack.seconds)))
     if rows:
         best = "result" if spec is None else f"best {lowered(spec)}"
         terminal.table("", ("attack", "leaked", best, "time"), rows)

@@ -50,10 +50,10 @@ class TerminalObserver:
 
     def stage(self, message: str) -> None:
         """Name the stage."""
-        self._under_way(message)
         self._work.rest()
+        self._under_way(message)
         if self._work.over:  # of a sweep the next audit counts anew
-            self._bar.update(self._task, total=None, rest="")
+            self._bar.update(self._task, completed=0, rest="")
         if self.verbosity >= 0:
             self._say(f"· {message}")
 

@@ -127,16 +127,12 @@ def _first_layer(evidence: Evidence, leaking: list[AttackEntry]) -> Iterator[Rec
 
 def _architecture(evidence: Evidence) -> Iterator[RecommendationEntry]:
     """The smallest changes that rank analysis found."""
-    for sentence in evidence.rank.smallest_changes[:2]:
-        change, _, rest = sentence.partition(": then ")
-        effect, _, command = rest.rpartition("; leakaudit ")
-        parted = bool(effect)
+    if changes := evidence.rank.smallest_changes[:2]:
         yield RecommendationEntry(
-            title=change if parted else "Change the architecture",
-            effect=f"Rank analysis then says {effect})" if parted else sentence,
+            title="Change the architecture",
+            effect="; or ".join(changes),
             status="computed",
             reference="R-GAP, arXiv 2010.07733",
-            try_it=f"leakaudit {command.removesuffix(')')}" if parted else "",
         )
 
 

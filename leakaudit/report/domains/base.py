@@ -163,6 +163,10 @@ class Card:
         """What the report says of metrics that no sample has."""
         return [f"{title} was not computed: {reason}." for title, reason in self.undefined.items()]
 
+    def legend(self) -> str:
+        """What a reader of the cover has to know of the samples; "" where they speak for themselves."""
+        return ""
+
     def told_of(self, attack: AttackEntry) -> str:
         """What the report says of all reconstructions of an attack, before them; "" where they speak for themselves."""
         return ""

@@ -16,7 +16,7 @@ from leakaudit.document.schema import AttackEntry, Report, SampleResult, Snapsho
 from leakaudit.report.domains.base import Card
 from leakaudit.report.views.cells import Fact, class_name, label_row
 from leakaudit.report.views.comparison import comparison_sentence
-from leakaudit.report.wording import MISSING, clip, seconds
+from leakaudit.report.wording import MISSING, clip, scientific, seconds
 
 PIXELATED_BELOW = 100
 """Images with fewer pixels a side are drawn with visible pixels, not smoothed: smoothing would flatter them."""
@@ -187,7 +187,7 @@ def notes_of(attack: AttackEntry) -> list[str]:
     about: dict[str, list[int]] = {}
     for result in attack.results:
         for note in dict.fromkeys(result.notes):
-            about.setdefault(clip(note), []).append(result.victim)
+            about.setdefault(scientific(clip(note)), []).append(result.victim)
     return [f"{_victims(victims)}: {note}" for note, victims in about.items()]
 
 
@@ -252,6 +252,9 @@ def _facts(card: Card, sample: SampleResult) -> list[Fact]:
 def _label_fact(report: Report, sample: SampleResult) -> Fact:
     if sample.label is None and sample.label_row is None:
         return Fact("Label", MISSING, "left out")
+    if report.target.task == "next-token":
+        told = {True: "read with the text", False: "not all read", None: ""}[sample.label_right]
+        return Fact("Label", "the text itself, one place on", told)
     inferred = ""
     if sample.label_right is not None:
         inferred = "among those inferred" if sample.label_right else "not among those inferred"

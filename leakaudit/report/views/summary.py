@@ -50,7 +50,7 @@ def build_summary(report: Report, card: Card) -> Summary:
     return Summary(
         date=written_date(report.created),
         samples=samples,
-        caption=caption,
+        caption=" ".join(filter(None, [caption, card.legend()])),
         scale=card.scale(),
         likely=_likely(report),
         first=_first(report),
