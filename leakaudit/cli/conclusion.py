@@ -17,6 +17,10 @@ COLOURS = {VerdictStatus.BOUNDED: "green", VerdictStatus.NOT_SHOWN: "yellow"}
 """Of a verdict on a terminal; leaks are red, and what cannot be concluded is magenta."""
 
 
+ALIKE = ("schema", "batch-size", "mode")
+"""Options without which ``leakaudit defend`` would measure something else."""
+
+
 def exit_code(report: Report) -> int:
     """What the process ends with, as the help of the command says."""
     if report.partial:
@@ -133,7 +137,9 @@ def _trial_table(report: Report, terminal: Terminal) -> None:
         if t.status is RunStatus.RUN
     ]
     if rows:
-        terminal.table("", ("setting", "leaked", card.trial_heading.lower(), "held-out loss"), rows)
+        terminal.table(
+            "", ("setting", "leaked", card.trial_heading[0].lower() + card.trial_heading[1:], "held-out loss"), rows
+        )
 
 
 def reason(report: Report) -> str:
@@ -167,4 +173,8 @@ def _defend(report: Report) -> str:
     words = ["leakaudit", "defend", model, "--batch", batch]
     for name, values in (("--mean", report.batch.mean), ("--std", report.batch.std)):
         words += [name, ",".join(f"{value:g}" for value in values)] if values else []
+    for setting in report.policy.settings if report.policy else ():
+        name = setting.name.replace("_", "-")
+        if name in ALIKE and setting.source != "default" and setting.value != "both":
+            words += [f"--{name}", str(setting.value)]
     return shlex.join(words)

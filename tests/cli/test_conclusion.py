@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from leakaudit.cli.conclusion import conclude, conclude_trials, exit_code, next_steps, reason
-from leakaudit.document.schema import DefenceTrial, Report
+from leakaudit.document.schema import DefenceTrial, Report, SettingEntry
 from leakaudit.document.status import RunStatus, VerdictStatus
 from leakaudit.policy.apply import apply_policy
 from leakaudit.policy.read import Policy
@@ -105,3 +105,12 @@ def test_a_comparison_of_defences_ends_with_a_table_and_a_reason(
     assert "held-out loss" in written
     conclude_trials(report, [], brief=True)
     assert capsys.readouterr().out == "What was measured.\n"
+
+
+def test_the_next_step_measures_the_same_batches() -> None:
+    report = judged()
+    assert report.policy is not None
+    chosen = (("schema", "columns.toml", "command line"), ("batch_size", 4, "file"), ("mode", "eval", "default"))
+    report.policy.settings = [SettingEntry(name=name, value=value, source=source) for name, value, source in chosen]
+    _, second = next_steps(report)
+    assert "--schema columns.toml --batch-size 4 measures" in second
