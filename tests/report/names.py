@@ -17,10 +17,12 @@ PLAIN = {
     "command": "::set-output name=verdict::pwned ##[error]pwned",
     "template": "{{ 7*7 }} {% raw %} </style> $\\frac{1}{2}$ *bold* [a](b) |",
 }
-NO_FONT = {"Chinese": "儿科病房第三观察区", "emoji": "lungs \U0001fac1 bone \U0001f9b4 heart \u2764"}
-"""Names in characters that no shipped font has; where the system has none either, the PDF's warning says so."""
+PICTURED = {
+    "Chinese": "儿科病房第三观察区", "Japanese": "小児科の病室、カルテ", "Korean": "소아과 병동의 흉부 엑스레이",
+    "emoji": "lungs \U0001fac1 bone \U0001f9b4 heart \u2764",
+}  # fmt: skip
 ESCAPES = {"escapes": "\x1b[31mred\x1b[0m\x07 bell \u202e back \u200b nothing \x00"}
-NAMES = PLAIN | NO_FONT | ESCAPES
+NAMES = PLAIN | PICTURED | ESCAPES
 
 
 def named(names: list[str]) -> Report:

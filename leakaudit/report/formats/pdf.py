@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
+import re
 import unicodedata
 import warnings
 from collections.abc import Iterator
@@ -109,31 +110,48 @@ def _fonts(weasyprint: Any) -> Iterator[Any]:
 def _laid_out(weasyprint: Any, page: str, variant: str, fonts: Any) -> Any:
     """The sheets that a page takes."""
     fetcher = make_fetcher(weasyprint)
-    faces = weasyprint.CSS(string=font_faces(), font_config=fonts, url_fetcher=fetcher)
+    faces = weasyprint.CSS(string=font_faces(page), font_config=fonts, url_fetcher=fetcher)
     source = weasyprint.HTML(string=page, url_fetcher=fetcher)
     return source.render(font_config=fonts, stylesheets=[faces], pdf_variant=variant)
 
 
-@cache
-def font_faces() -> str:
-    """The fonts as a style sheet: text in one that is shipped here, other scripts and code in those of matplotlib.
+ASIAN = re.compile("[\u2e80-\ud7ff\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef]")
+"""Chinese, Japanese and Korean: blocks of the basic plane."""
+PICTURES = re.compile(
+    "[\u00a9\u00ae\u203c\u2049\u2122\u2139\u2190-\u2bff\u3030\u303d\u3297\u3299\U0001f000-\U0001faff]"
+)
+"""Where Unicode has its emoji."""
 
-    The same on every machine, embedded in part. What none of them has, such as Chinese, is taken from the system.
+
+def font_faces(page: str) -> str:
+    """The fonts of a page as a style sheet, the same on every machine, embedded in part.
+
+    Text is set in Source Sans 3, other alphabets and code in the DejaVu fonts of matplotlib. WenQuanYi Micro Hei and
+    Noto Emoji are large and are loaded only for a page that may need them.
     """
     import matplotlib as mpl
 
     shipped, beside = bundled_templates() / "fonts", Path(mpl.get_data_path()) / "fonts" / "ttf"
-    faces = (
+    faces = [
         ("Source Sans 3", "normal", shipped / "SourceSans3-Regular.ttf"),
         ("Source Sans 3", "bold", shipped / "SourceSans3-Bold.ttf"),
         ("DejaVu Sans", "normal", beside / "DejaVuSans.ttf"),
         ("DejaVu Sans", "bold", beside / "DejaVuSans-Bold.ttf"),
         ("DejaVu Sans Mono", "normal", beside / "DejaVuSansMono.ttf"),
-    )
-    return "\n".join(
-        f'@font-face {{ font-family: "{family}"; font-weight: {weight}; '
-        f'src: url("data:font/ttf;base64,{base64.b64encode(path.read_bytes()).decode("ascii")}") }}'
-        for family, weight, path in faces
+    ]
+    if ASIAN.search(page):
+        faces.append(("WenQuanYi Micro Hei", "normal", shipped / "WenQuanYiMicroHei.ttf"))
+    if PICTURES.search(page):
+        faces.append(("Noto Emoji", "normal", shipped / "NotoEmoji.ttf"))
+    return "\n".join(map(_face, *zip(*faces, strict=True)))
+
+
+@cache
+def _face(family: str, weight: str, path: Path) -> str:
+    """One font as a rule of a style sheet."""
+    content = base64.b64encode(path.read_bytes()).decode("ascii")
+    return (
+        f'@font-face {{ font-family: "{family}"; font-weight: {weight}; src: url("data:font/ttf;base64,{content}") }}'
     )
 
 
@@ -165,8 +183,7 @@ def _missing_glyphs_told() -> Iterator[None]:
         warnings.warn(
             f"report.pdf shows {count(len(seen.points), 'character')} as empty boxes, as no installed font has them "
             f"({', '.join(scripts[:5])}{', …' if len(scripts) > 5 else ''}). Install a font that does, on Debian or "
-            "Ubuntu fonts-noto-cjk, fonts-noto-core or fonts-noto-color-emoji, and render again; HTML and JSON are "
-            "complete.",
+            "Ubuntu fonts-noto-core, and render again; HTML and JSON are complete.",
             ReportWarning,
             stacklevel=2,
         )
