@@ -291,9 +291,9 @@ def label_table(report: Report) -> Table:
                 Cell(clip(labels.method + _soft_label(report, labels.soft))),
             )
             together.setdefault(cells, []).append(attack)
-    for cells, attacks in together.items():
+    for read, attacks in together.items():
         names = Cell("; ".join(short(attack.title) for attack in attacks))
-        table.add([names, *cells], attacks[0].name if len(attacks) == 1 else "", cells[0].text)
+        table.add([names, *read], attacks[0].name if len(attacks) == 1 else "", read[0].text)
     return table
 
 
