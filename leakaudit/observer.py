@@ -27,6 +27,11 @@ class Observer(Protocol):
         """Whether the user asked to stop."""
 
 
+def remark(observer: Observer, message: str) -> None:
+    """Tell something that is no stage, where the observer knows the difference (its own method ``remark``)."""
+    getattr(observer, "remark", observer.stage)(message)
+
+
 class SilentObserver:
     """Says nothing and never interrupts; the default of the Python API."""
 

@@ -243,7 +243,7 @@ def _implausibility(item: Recovery, domain: Domain) -> tuple[float, bool, float]
 
 def describe(recovery: Recovery) -> tuple[str, ...]:
     """Residuals layer by layer, deficient layers, and where recovery stops."""
-    listed = ", ".join(f"{layer.name}: {layer.residual:.0e} ({layer.method})" for layer in recovery.layers)
+    listed = ", ".join(f"layer {layer.name} {layer.residual:.0e} ({layer.method})" for layer in recovery.layers)
     notes = [f"Relative residual by layer, from the loss to the input: {listed}."]
     first = recovery.layers[0]
     if first.method == "bias" and first.residual > RANK_ONE:

@@ -88,7 +88,7 @@ def run_attacks(
     for turn in done:
         if turn.beside is None:
             reasons[turn.attack.name] = _reason(turn, campaign.refused[turn.attack.name], _comparison(turn, done))
-    outcomes_of = {turn.attack.name: turn.outcomes for turn in done if turn.beside is None}
+    outcomes_of = {turn.attack.name: _with_leaks_beside(turn, done) for turn in done if turn.beside is None}
     runs = [Run(attack, outcomes_of.get(attack.name, [])) for attack in campaign.attacks]
     return runs, reasons, [now[victim.number] for victim in victims]
 
@@ -165,6 +165,29 @@ def _turns(attacks: Sequence[Attack], open_to: Mapping[str, Sequence[Victim]]) -
         if rival is not None and not known:
             turns.append(Turn(rival, victims, beside=attack))
     return turns
+
+
+def _with_leaks_beside(turn: Turn, done: Sequence[Turn]) -> list[Outcome]:
+    """The outcomes of a turn, a victim's of the same attack beside another where that one gave more of it away.
+
+    A sample that was read is read, whatever the run was for: a report must not say that nothing was shown beside it.
+    """
+    same = [other for other in done if other.beside is not None and other.attack.name == turn.attack.name]
+    beside = {o.victim.number: _noted(o, other) for other in same for o in other.outcomes if o.leaked}
+    return [max(o, beside.get(o.victim.number, o), key=_given_away) for o in turn.outcomes]
+
+
+def _given_away(outcome: Outcome) -> int:
+    """How many samples leaked."""
+    return sum(score.leaked for score in outcome.scores)
+
+
+def _noted(outcome: Outcome, turn: Turn) -> Outcome:
+    """The outcome of a rival's run, which says so."""
+    extended = turn.beside.title if turn.beside is not None else ""
+    note = f"From the run that {extended} is compared with, which gave more away; its settings stand there."
+    made = outcome.reconstruction
+    return replace(outcome, reconstruction=replace(made, notes=(*made.notes, note)))
 
 
 def _comparison(turn: Turn, done: Sequence[Turn]) -> Comparison | None:

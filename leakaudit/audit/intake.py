@@ -20,7 +20,7 @@ from leakaudit.client.readers.tasks import with_task
 from leakaudit.domains.schema import read_schema
 from leakaudit.errors import UsageError, nearest
 from leakaudit.matching.generator import OwnGenerator
-from leakaudit.observer import Observer
+from leakaudit.observer import Observer, remark
 from leakaudit.target import Target, load
 from leakaudit.target.isolated import load_isolated
 from leakaudit.target.target import taken_for
@@ -137,11 +137,11 @@ def read_case(request: Request, target: Target, batch: Source | None, observer: 
     if source is not None:
         refuse_shared_batch(request)
         target = with_task(target, source)
-    observer.stage(taken_for(target))
+    remark(observer, taken_for(target))
     reader = _reader(request, target)
     target, samples = own_samples(request, reader) if source is None else reader.fitted(source)
     if target.domain.assumption:
-        observer.stage(target.domain.assumption)
+        remark(observer, target.domain.assumption)
     return Case(target, samples, _reader(request, target))
 
 

@@ -50,7 +50,7 @@ from leakaudit.errors import ModelError
 from leakaudit.findings import Evidence, judge
 from leakaudit.findings.recommend import recommend
 from leakaudit.findings.verdict import conclude
-from leakaudit.observer import Observer, SilentObserver
+from leakaudit.observer import Observer, SilentObserver, remark
 from leakaudit.report.saving import Report
 from leakaudit.risk.dependence import read_entries
 from leakaudit.risk.rank import rank_analysis
@@ -183,14 +183,16 @@ def _measured(scope: _Scope, measure: Measure[Any], started: float) -> _Measured
     with reproducible(target, request.seed):
         rank, victims, silent = _before(scope)
         accuracy = accuracy_on(target, scope.samples, target.domain)
-        if told := accuracy.told(target.classes if target.task.kind == "single-label" else 0):
-            observer.stage(told)
+        classes = target.classes if target.task.kind == "single-label" else 0
+        if told := accuracy.told(classes, target.domain.misread):
+            remark(observer, told)
         pace = Pace(target, victims[0])
         campaign = campaign_of(scope.attacks, target, victims, request)
         if not observer.interrupted():
+            observer.stage("measuring a step of an attack")
             plan = plan_of(campaign, target, victims, request, pace, time.monotonic() - started)
             for line in plan.short:
-                observer.stage(line)
+                remark(observer, line)
         share = attacks_share(len(victims)) if request.controls != "none" else 1.0
         budget = Budget.of(observer, request.time_budget, share, time.monotonic() - started)
         runs, reasons, victims = run_attacks(*(campaign, target, victims, measure, request, budget, scope.memory, pace))

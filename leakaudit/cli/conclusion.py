@@ -17,6 +17,10 @@ COLOURS = {VerdictStatus.BOUNDED: "green", VerdictStatus.NOT_SHOWN: "yellow"}
 """Of a verdict on a terminal; leaks are red, and what cannot be concluded is magenta."""
 
 
+ALIKE = ("schema", "batch-size", "mode")
+"""Options without which ``leakaudit defend`` would measure something else."""
+
+
 def exit_code(report: Report) -> int:
     """What the process ends with, as the help of the command says."""
     if report.partial:
@@ -81,13 +85,61 @@ def _table(report: Report, terminal: Terminal) -> None:
             samples = [sample for result in attack.results for sample in result.samples]
             reached = None if spec is None else with_unit(spec, card.best_of(samples, spec))
             leaked = f"{sum(sample.leaked for sample in samples)} of {len(samples)}"
-            rows.append((attack.title, leaked, reached, seconds(attack.seconds)))
+            title = f"{attack.title}: a yardstick" if attack.upper_bound else attack.title
+            rows.append((title, leaked, reached, seconds(attack.seconds)))
     if rows:
         best = "result" if spec is None else f"best {lowered(spec)}"
         terminal.table("", ("attack", "leaked", best, "time"), rows)
     for attack in report.attacks:
         if told := gain_in_short(attack):
             say(f"{attack.title}: {told}")
+
+
+def conclude_trials(report: Report, written: Sequence[Path], *, brief: bool) -> int:
+    """Print how a comparison of defences ended, and return the exit code.
+
+    Args:
+        report: With its trials.
+        written: Its files.
+        brief: Without the table and the reason of the exit code.
+    """
+    code, why = _of_trials(report)
+    if not brief:
+        _trial_table(report, Terminal())
+    say(report.recommendation)
+    if not brief:
+        say(f"Exit {code}: {why}")
+    say(*(f"Report: {path}" for path in written))
+    return code
+
+
+def _of_trials(report: Report) -> tuple[int, str]:
+    """The exit code of a comparison of defences, and why."""
+    chosen = next((trial.text for trial in report.trials if trial.recommended), "")
+    if report.partial:
+        return 130, f"partial report: {report.partial}"
+    if chosen:
+        return 0, f"{chosen} meets {report.goal}"
+    if report.trials[0].meets:
+        return 0, f"the undefended model meets {report.goal}"
+    return 1, f"no setting is recommended for {report.goal}"
+
+
+def _trial_table(report: Report, terminal: Terminal) -> None:
+    """A row for every setting that was measured."""
+    from leakaudit.report.domains import card_for
+    from leakaudit.report.wording import number
+
+    card = card_for(report)
+    rows = [
+        (t.text or "undefended", f"{t.leaked} of {t.attacked}", card.trial(t), number(t.loss))
+        for t in report.trials
+        if t.status is RunStatus.RUN
+    ]
+    if rows:
+        terminal.table(
+            "", ("setting", "leaked", card.trial_heading[0].lower() + card.trial_heading[1:], "held-out loss"), rows
+        )
 
 
 def reason(report: Report) -> str:
@@ -121,4 +173,8 @@ def _defend(report: Report) -> str:
     words = ["leakaudit", "defend", model, "--batch", batch]
     for name, values in (("--mean", report.batch.mean), ("--std", report.batch.std)):
         words += [name, ",".join(f"{value:g}" for value in values)] if values else []
+    for setting in report.policy.settings if report.policy else ():
+        name = setting.name.replace("_", "-")
+        if name in ALIKE and setting.source != "default" and setting.value != "both":
+            words += [f"--{name}", str(setting.value)]
     return shlex.join(words)

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from leakaudit.cli.conclusion import conclude_trials as concluded
 from leakaudit.cli.options.policy import ENVIRONMENT
 from leakaudit.cli.options.report import (
     check_writable,
@@ -20,7 +21,6 @@ from leakaudit.cli.options.report import (
 )
 from leakaudit.cli.options.request import refuse_absent, request_options, with_cache
 from leakaudit.cli.options.sections import Sectioned
-from leakaudit.cli.output import say
 from leakaudit.sweeps.request import DefendRequest
 
 
@@ -64,9 +64,4 @@ def defend(
         refuse_empty(report)
         observer.stage("rendering the report")
         written = write(redact(report, writing["evidence"]), writing)
-    say(report.recommendation)
-    for path in written:
-        say(f"Report: {path}")
-    if report.partial:
-        sys.exit(130)
-    sys.exit(0 if report.trials[0].meets or any(trial.recommended for trial in report.trials) else 1)
+    sys.exit(concluded(report, written, brief=quiet))

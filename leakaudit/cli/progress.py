@@ -18,6 +18,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from leakaudit.cli.output import Terminal, guarded
 from leakaudit.safety.text import shown
 
+LONGEST = 32
+"""Characters of a bar's description; chosen, for terminals of 80 columns."""
 SILENCE = 10.0
 """Seconds after which a line says what is under way, at most; chosen."""
 
@@ -48,8 +50,15 @@ class TerminalObserver:
 
     def stage(self, message: str) -> None:
         """Name the stage."""
-        self._under_way(message)
         self._work.rest()
+        self._under_way(message)
+        if self._work.over:  # of a sweep the next audit counts anew
+            self._bar.update(self._task, completed=0, rest="")
+        if self.verbosity >= 0:
+            self._say(f"· {message}")
+
+    def remark(self, message: str) -> None:
+        """A line that is no stage: what is under way stays so."""
         if self.verbosity >= 0:
             self._say(f"· {message}")
 
@@ -96,7 +105,7 @@ class TerminalObserver:
     def _under_way(self, what: str) -> None:
         self._now = shown(what, wrapped=True)
         self._work.fraction = 0.0
-        self._bar.update(self._task, description=self._now)
+        self._bar.update(self._task, description=_fitting(self._now))
 
     def _say(self, line: str) -> None:
         self._spoken = time.monotonic()
@@ -107,6 +116,11 @@ class TerminalObserver:
         if first:
             self._terminal.line("Stopping: the report will say what is missing. Ctrl-C again ends at once.")
         return first
+
+
+def _fitting(what: str) -> str:
+    """What is under way, so short that the bar and the estimate fit beside it on a line of 80 characters."""
+    return what if len(what) <= LONGEST else f"{what[: LONGEST - 1]}…"
 
 
 class _Work:
@@ -126,6 +140,11 @@ class _Work:
     def rest(self) -> None:
         """No run is under way."""
         self._done, self._current, self.fraction = self._done + round(self.fraction * self._current), 0, 0.0
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing of the plan is left."""
+        return bool(self._total) and self._done >= self._total
 
     @property
     def share(self) -> float | None:

@@ -25,8 +25,6 @@ MOST = 1000
 """Samples that are classified; chosen: their share is then known to 0.03, for the time of a few steps of an attack."""
 LUCK = 2.0
 """Standard deviations that a share may lie above chance by luck; chosen."""
-CHECK = "check --mean, --std, the order of the channels and that of the classes"
-"""What makes a trained model fail."""
 FEWEST = 20
 """Samples that are classified however large they are; chosen."""
 AT_ONCE = 64
@@ -49,11 +47,12 @@ class Accuracy:
     samples: int = 0
     reason: str = ""
 
-    def told(self, classes: int) -> str:
+    def told(self, classes: int, misread: str) -> str:
         """One line for whoever watches: the share, and what to check where guessing reaches as much.
 
         Args:
             classes: Of which each sample has one; 0 where labels are something else.
+            misread: What of samples of this kind is easily misread, for a sentence.
         """
         if self.share is None:
             return ""
@@ -64,7 +63,8 @@ class Accuracy:
         luck = LUCK * math.sqrt(chance * (1 - chance) / self.samples)
         if self.share > chance + luck:
             return f"{told}; chance is {chance:.0%}"
-        return f"{told}, no more than chance ({chance:.0%}): if it is trained, {CHECK}"
+        check = f"check {misread} and the order of the classes"
+        return f"{told}, no more than chance ({chance:.0%}): if it is trained, {check}"
 
 
 def accuracy_on(target: Target, samples: Batch, domain: Domain) -> Accuracy:

@@ -6,6 +6,11 @@ THOUSANDS = 10_000
 """From here on digits are grouped; chosen, as most style guides have it."""
 
 
+def grouped(amount: int) -> str:
+    """``3072``, ``12,000``."""
+    return f"{amount:,}" if abs(amount) >= THOUSANDS else str(amount)
+
+
 def count(amount: int, singular: str, plural: str = "") -> str:
     """``1 sample``, ``3 samples``, ``12,000 samples``.
 
@@ -14,5 +19,4 @@ def count(amount: int, singular: str, plural: str = "") -> str:
         singular: What one is called.
         plural: What several are called; with an s by default.
     """
-    number = f"{amount:,}" if abs(amount) >= THOUSANDS else str(amount)
-    return f"{number} {singular if amount == 1 else plural or singular + 's'}"
+    return f"{grouped(amount)} {singular if amount == 1 else plural or singular + 's'}"

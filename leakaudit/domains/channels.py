@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
+from leakaudit.document.counting import count
 from leakaudit.domains.base import Domain, Start, drawn
 from leakaudit.errors import UsageError
 
@@ -49,7 +50,7 @@ class Channels(Domain):
             column = tuple(float(value) for value in values) or (default,)
             column = column * channels if len(column) == 1 else column
             if len(column) != channels:
-                raise UsageError(f"{name} has {len(column)} values, the model takes {channels} channel(s)")
+                raise UsageError(f"{name} has {len(column)} values, the model takes {count(channels, 'channel')}")
             found.append(column)
         if any(value <= 0 for value in found[1]):
             raise UsageError(f"--std is {found[1]}, expected positive values")

@@ -29,4 +29,5 @@ def available() -> dict[str, type[Domain]]:
 def taken(kinds: Sequence[str]) -> str:
     """What models of these domains take, in words; a kind that is not installed by its name."""
     known = available()
-    return " or ".join(known[kind].takes if kind in known else kind for kind in kinds)
+    *others, last = [known[kind].takes if kind in known else kind for kind in kinds]
+    return f"{', '.join(others)} or {last}" if others else last

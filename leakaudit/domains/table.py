@@ -36,6 +36,7 @@ class Table(Domain):
 
     kind: ClassVar[str] = "table"
     takes: ClassVar[str] = "rows of a table"
+    misread: ClassVar[str] = "--schema, the order of the columns, their mean and std"
     measure: ClassVar[str] = "leakaudit.scoring.table:TableMeasure"
     reader: ClassVar[str] = "leakaudit.client.readers.table:TableReader"
     card: ClassVar[str] = "leakaudit.report.domains.table:TableCard"

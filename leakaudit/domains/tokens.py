@@ -26,6 +26,7 @@ class Tokens(Domain):
 
     kind: ClassVar[str] = "tokens"
     takes: ClassVar[str] = "token ids"
+    misread: ClassVar[str] = "that the token ids are of this model's vocabulary"
     measure: ClassVar[str] = "leakaudit.scoring.tokens:TokenMeasure"
     reader: ClassVar[str] = "leakaudit.client.readers.tokens:TokenReader"
     card: ClassVar[str] = "leakaudit.report.domains.tokens:TokenCard"

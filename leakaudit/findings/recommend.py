@@ -127,9 +127,12 @@ def _first_layer(evidence: Evidence, leaking: list[AttackEntry]) -> Iterator[Rec
 
 def _architecture(evidence: Evidence) -> Iterator[RecommendationEntry]:
     """The smallest changes that rank analysis found."""
-    for change in evidence.rank.smallest_changes[:2]:
+    if changes := evidence.rank.smallest_changes[:2]:
         yield RecommendationEntry(
-            title="Change the architecture", effect=change, status="computed", reference="R-GAP, arXiv 2010.07733"
+            title="Change the architecture",
+            effect="; or ".join(changes),
+            status="computed",
+            reference="R-GAP, arXiv 2010.07733",
         )
 
 

@@ -34,6 +34,8 @@ from leakaudit.report.domains import card_type
 from leakaudit.report.views.defence_facts import VACUOUS, at_most, bound_in_short, weakest
 from leakaudit.scoring.interval import FEWEST_FOR_INTERVAL, leak_interval
 
+CONFIDENCES = ("certified", "measured", "estimated")
+"""How findings are known, the best first."""
 NO_UPPER_BOUND = "No upper bound. Failure of these attacks is not evidence of safety."
 
 
@@ -53,7 +55,7 @@ def conclude(evidence: Evidence, findings: Sequence[FindingEntry], preset: str) 
     else:
         code, reason, headline = _not_shown(evidence, preset)
     clients = _clients(evidence, leaks)
-    worst = min(findings, key=lambda f: SEVERITIES.index(f.severity), default=None)
+    worst = min(findings, key=_gravity, default=None)
     interval = leak_interval(hit, attacked)
     return Verdict(
         status=f"{code} ({reason})" if reason else str(code),
@@ -82,6 +84,11 @@ def conclude(evidence: Evidence, findings: Sequence[FindingEntry], preset: str) 
         clients_attacked=clients.attacked,
         clients_interval=None if clients.interval is None else list(clients.interval),
     )
+
+
+def _gravity(finding: FindingEntry) -> tuple[int, int]:
+    """The most severe first, of equally severe ones that which is known best."""
+    return SEVERITIES.index(finding.severity), CONFIDENCES.index(finding.confidence)
 
 
 class _Clients(NamedTuple):
@@ -201,12 +208,13 @@ def _at_most(defences: Sequence[DefenceEntry]) -> str:
 
 SIMILAR = "public samples of a similar kind"
 """What an attacker of threat model D has, where the report does not say more."""
+_KNOWING = "an honest-but-curious server that knows the model, its weights, loss and input normalisation,"
 _ATTACKER = {
     "A": "an honest-but-curious server that sees the update only.",
     "B": "an honest-but-curious server that knows the model, its weights, loss and input normalisation.",
-    "C": "as B, and details of the training such as the learning rate.",
-    "D": f"as C, and {SIMILAR}.",
-    "E": f"as C, with {SIMILAR}, and the client's BatchNorm statistics.",
+    "C": f"{_KNOWING} and details of the training such as the learning rate.",
+    "D": f"{_KNOWING} details of the training, and {SIMILAR}.",
+    "E": f"{_KNOWING} details of the training, {SIMILAR}, and the client's BatchNorm statistics.",
 }
 
 

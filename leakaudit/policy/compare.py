@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 from leakaudit.audit.request import Request
 from leakaudit.defences.base import defended_protocol
+from leakaudit.document.counting import count
 from leakaudit.document.schema import FindingEntry, Report, Severity
 from leakaudit.document.status import RunStatus
 from leakaudit.errors import UsageError
@@ -119,7 +120,7 @@ def _told(protocol: tuple[str, int, str, str] | None) -> str | None:
     if protocol is None:
         return None
     name, steps, statistics, settings = protocol
-    return f"{name} of {steps} step(s), statistics shared: {statistics}" + (f", {settings}" if settings else "")
+    return f"{name} of {count(steps, 'step')}, statistics shared: {statistics}" + (f", {settings}" if settings else "")
 
 
 def refuse_different(old: Setup, new: Setup) -> None:

@@ -350,7 +350,9 @@ class Planner:
         remarks = [f"{name} is not trained: weight constraints only." for name in frozen]
         trained = self.has_trained_bias(start)
         if start.index + 1 < len(self.layers) and trained:
-            remarks.insert(0, f"Started at {start.name}, whose bias gives its gradient; nothing behind it matters.")
+            remarks.insert(
+                0, f"Started at layer {start.name}, whose bias gives its gradient; nothing behind it matters."
+            )
         if not trained and self.target.binary and _is_homogeneous(steps):
             remarks.append("The scale of the image rests on the update being neither clipped nor rescaled.")
         return tuple(remarks)

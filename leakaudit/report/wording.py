@@ -7,6 +7,7 @@ Names come from model files, folders and class lists, so they are untrusted. Esc
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ from leakaudit.safety.text import clean
 MISSING = "–"
 SAYING = len(" …  (100 of 300 characters left out)")
 """Characters that it takes to say how much was left out."""
+_EXPONENT = re.compile(r"(?<![\w.])\d(?:\.\d+)?e[-+]\d+(?!\w)")
+"""A number as programs write it."""
 LONGEST = 240
 """Characters of a name shown in running text."""
 
@@ -41,6 +44,11 @@ def _whole_words(head: str, tail: str) -> tuple[str, str]:
     return head, after if space and len(part) < len(after) else tail
 
 
+def short(title: str) -> str:
+    """A title without what explains it, for columns and axes: ``GI-PIP`` of ``GI-PIP (prior from public samples)``."""
+    return clip(title.split(" (")[0], 60)
+
+
 def number(value: float | int | None, digits: int = 4) -> str:
     """A number with ``digits`` significant digits; a dash when undefined."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
@@ -56,6 +64,11 @@ def _scientific(text: str) -> str:
     mantissa, exponent = text.split("e")
     power = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
     return f"{mantissa}×10{power}"
+
+
+def scientific(text: str) -> str:
+    """A sentence whose numbers in the notation of programs, ``2e-08``, are written as on paper."""
+    return _EXPONENT.sub(lambda found: _scientific(found[0]), text)
 
 
 def fixed(value: float | None, digits: int) -> str:

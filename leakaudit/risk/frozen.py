@@ -113,10 +113,10 @@ class Reach:
         """What the update determines, in a sentence."""
         of, found = f"of {self.unknowns} directions of the input", self.determined
         if found is None:
-            return f"RA_prop: the update determines at most {self.unknowns - self.deficits[0]} {of}"
+            return f"The update determines at most {self.unknowns - self.deficits[0]} {of}"
         if found.lowest == found.highest:
-            return f"RA_prop (measured): the update determines {found.highest} {of}"
-        return f"RA_prop (measured at {found.points} random inputs): {found.lowest} to {found.highest} {of}"
+            return f"The update determines {found.highest} {of}, measured"
+        return f"The update determines {found.lowest} to {found.highest} {of}, measured at {found.points} random inputs"
 
 
 def reach(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from leakaudit.document.counting import grouped
 from leakaudit.risk.chain import Segment, layer_system, propagate
 from leakaudit.risk.frozen import Determined, Reach, reach
 from leakaudit.risk.jacobian import UNDECIDED_GAP, VISIBLE, Spectrum
@@ -214,14 +215,16 @@ def _notes(
         notes.append(reached.told)
     elif reading is not None:
         most = "at most " if any(part.bound for part in parts) else ""
-        notes.append(f"RA_prop: the update determines {most}{unknowns - reading} of {unknowns} directions of the input")
+        notes.append(
+            f"The update determines {most}{grouped(unknowns - reading)} of {grouped(unknowns)} directions of the input"
+        )
     deficient = [part for part in parts if part.system is not None and part.system.deficit > 0 and part.gradient]
     if deficient:
         worst = max(deficient, key=lambda part: part.system.deficit if part.system else 0)
         assert worst.system is not None
         notes.append(
             f"closed-form recovery stops at layer {deficient[-1].name}; largest deficit at layer {worst.name}: "
-            f"{worst.system.deficit} of {worst.unknowns}"
+            f"{grouped(worst.system.deficit)} of {grouped(worst.unknowns)}"
         )
     if spectrum is not None:
         how = "measured" if spectrum.measured else f"estimated, singular values above {VISIBLE:g} of the largest"
@@ -231,6 +234,7 @@ def _notes(
             notes.append(f"RA_J undecided: singular values leave no gap ({spectrum.gap:.0f}) at the rank")
     if batch_size > 1:
         notes.append(
-            f"counted for {batch_size} samples; samples can be exchanged, and no layer is exact in closed form"
+            f"counted for {batch_size} samples, which can be exchanged; what sparsity or small rank gives away beyond "
+            "these equations is for the attacks to show"
         )
     return notes

@@ -72,7 +72,12 @@ class Variant:
         told = f"{' and '.join(change.sentence for change in self.changes)}{many}: then {report.level}"
         if report.propagated_deficit is not None:
             known = report.unknowns - report.propagated_deficit
-            told += f", one update determines {known:,} of {report.unknowns:,} directions of the input"
+            told += (
+                f", one update determines {known:,} of {report.unknowns:,} directions of the input"
+                if report.propagated_deficit
+                else f", no layer is read off the update any more, though one update still determines all "
+                f"{report.unknowns:,} directions of the input"
+            )
         score = "" if report.score is None else f", score {report.score:.2f}"
         options = " ".join(f"--what-if {change}" for change in self.changes)
         return f"{told} (risk {report.risk}{score}; leakaudit rank … {options})"

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 import scipy
+import torch
 from torch import Tensor
 
 from leakaudit.domains.schema import Column

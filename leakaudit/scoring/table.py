@@ -26,11 +26,11 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
-import scipy
 import torch
 from torch import Tensor
 
 from leakaudit.client.batch import Batch
+from leakaudit.document.counting import count
 from leakaudit.domains.base import Domain
 from leakaudit.domains.schema import Column
 from leakaudit.domains.specs import TABLE, TABLE_FLOORS, Spec
@@ -291,8 +291,10 @@ class TableMeasure(Measure[ReadRows]):
         cells = sum(score.metrics["cell_accuracy"] or 0.0 for score in scores) / len(scores)
         whole = sum(score.metrics["row_exact"] or 0.0 for score in scores)
         floor = sum(max(f["cell_accuracy"] or 0.0 for f in s.floor_metrics.values()) for s in scores) / len(scores)
-        below = ", below its best floor" if cells < floor else ""
-        return f"{cells:.0%} of the cells{below} ({floor:.0%}), {whole:.0f} whole rows"
+        below = "below" if cells < floor else "above"
+        return (
+            f"{cells:.0%} of the cells, {below} the {floor:.0%} of its best floor, {count(round(whole), 'whole row')}"
+        )
 
     def entry(self, batch: Batch, score: SampleScore, found: ReadRows) -> dict[str, Any]:
         """The row cell by cell; the names of images are undefined, with a reason."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from leakaudit.document.counting import count
 from leakaudit.errors import ModelError
 
 MOST_MAPPED = 256
@@ -67,7 +68,7 @@ def check_outputs(
     if shape[:1] != (batch,) or sum(size > 1 for size in shape[1:]) > 1:
         own = f" or one at each of the {'×'.join(map(str, places))} places of a sample" if len(places) else ""
         raise ModelError(
-            f"{label} returns shape {list(shape)} for {batch} sample(s), expected one score per class and sample{own}: "
-            "detection, and maps of another size than the sample, are not supported",
+            f"{label} returns shape {list(shape)} for {count(batch, 'sample')}, expected one score per class and "
+            f"sample{own}: detection, and maps of another size than the sample, are not supported",
             "it needs logits (B, K), or (B, K, H, W) of the sample's own size",
         )

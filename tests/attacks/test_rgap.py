@@ -176,7 +176,7 @@ def test_restarts_at_a_biased_linear_layer_whatever_follows() -> None:
     target, observation, truth = make(Mixed(), SMALL, image(), 4, 5)
     result = attack(target, observation)
     assert error(result, truth) < 1e-9
-    assert any("Started at body.3" in note for note in result.notes)
+    assert any("Started at layer body.3" in note for note in result.notes)
     # a clipped update: the ratio ∂W/∂b does not change, nor does anything behind it
     clipped = replace(observation, update={name: 0.1 * g for name, g in observation.update.items()})
     assert error(attack(target, clipped), truth) < 1e-9

@@ -102,7 +102,7 @@ def test_the_report_shows_rows_beside_rows(report: Report, page: str) -> None:
     assert "town " in page
     assert "Whole row right" in page
     assert "rows of 6 columns, 22 numbers" in page
-    assert "Linear-programming reader: 100% of the cells right, above the" in page
+    assert "100% of the cells right, above the" in page
     assert "rows whole; mean error of age 0" in page
     columns = next(csv.reader(io.StringIO(render_csv(report))))
     assert {"cell_accuracy", "row_exact", "rows_cell_accuracy"} <= set(columns)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from leakaudit.cli.conclusion import conclude, exit_code, next_steps, reason
-from leakaudit.document.schema import Report
-from leakaudit.document.status import VerdictStatus
+from leakaudit.cli.conclusion import conclude, conclude_trials, exit_code, next_steps, reason
+from leakaudit.document.schema import DefenceTrial, Report, SettingEntry
+from leakaudit.document.status import RunStatus, VerdictStatus
 from leakaudit.policy.apply import apply_policy
 from leakaudit.policy.read import Policy
 from tests.report.builder import build
@@ -78,3 +78,39 @@ def test_in_brief_there_is_neither_table_nor_advice(capsys: pytest.CaptureFixtur
     conclude(judged(), [], brief=True)
     out = capsys.readouterr().out
     assert not [line for line in out.splitlines() if line.startswith(("attack", "Exit", "Next"))]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "meets", "code", "why"),
+    [
+        (True, False, 0, "Exit 0: sign meets leaked=0"),
+        (False, True, 0, "Exit 0: the undefended model meets leaked=0"),
+        (False, False, 1, "Exit 1: no setting is recommended for leaked=0"),
+    ],
+)
+def test_a_comparison_of_defences_ends_with_a_table_and_a_reason(
+    chosen: bool, meets: bool, code: int, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = build(victims=1, runs=1)
+    measured: dict[str, Any] = {"status": RunStatus.RUN, "attacked": 2, "loss": 1.7}
+    report.trials = [
+        DefenceTrial(text="", title="No defence", leaked=1, meets=meets, **measured),
+        DefenceTrial(text="sign", title="Signs", leaked=0, recommended=chosen, **measured),
+    ]
+    report.goal, report.recommendation = "leaked=0", "What was measured."
+    assert conclude_trials(report, [Path("report.html")], brief=False) == code
+    written = capsys.readouterr().out
+    assert why in written
+    assert "1 of 2" in written
+    assert "held-out loss" in written
+    conclude_trials(report, [], brief=True)
+    assert capsys.readouterr().out == "What was measured.\n"
+
+
+def test_the_next_step_measures_the_same_batches() -> None:
+    report = judged()
+    assert report.policy is not None
+    chosen = (("schema", "columns.toml", "command line"), ("batch_size", 4, "file"), ("mode", "eval", "default"))
+    report.policy.settings = [SettingEntry(name=name, value=value, source=source) for name, value, source in chosen]
+    _, second = next_steps(report)
+    assert "--schema columns.toml --batch-size 4 measures" in second

@@ -10,7 +10,7 @@ from leakaudit.api import scan
 from leakaudit.audit.budget import Budget
 from leakaudit.cli import progress
 from leakaudit.cli.progress import SILENCE, TerminalObserver
-from leakaudit.observer import SilentObserver
+from leakaudit.observer import SilentObserver, remark
 
 
 class Clock:
@@ -127,3 +127,37 @@ def test_the_plan_counts_on_from_the_attacks_to_the_controls() -> None:
     budget.whole().work.begin(attack)
     budget.whole().work.begin(attack)
     assert observer.told == [(0, 600, 1000), (600, 300, 1000), (900, 300, 1200)]
+
+
+def test_a_remark_is_no_stage_and_the_bar_keeps_its_place(clock: Clock, lines: Lines) -> None:
+    observer = TerminalObserver(0)
+    observer.stage("measuring a step of an attack")
+    remark(observer, "the model classifies 27% of 48 samples right")
+    clock.now += SILENCE
+    observer.pulse()
+    assert lines.all()[-1] == "  … measuring a step of an attack"
+    observer.stage("a stage whose name is far too long for the bar of a terminal")
+    assert len(observer._bar.tasks[0].description) <= progress.LONGEST
+
+
+def test_an_observer_without_remarks_is_told_them_as_stages() -> None:
+    class Older(SilentObserver):
+        told = ""
+
+        def stage(self, message: str) -> None:
+            self.told = message
+
+    observer = Older()
+    remark(observer, "27% right")
+    assert observer.told == "27% right"
+
+
+def test_the_bar_of_the_next_audit_of_a_sweep_begins_anew(clock: Clock) -> None:
+    observer = TerminalObserver(0)
+    observer.plan(0, 10, 10)
+    observer.attack("IG", 0, 1)
+    clock.now += 1
+    observer.progress(1.0, 0.0)
+    assert "100% of the audit" in observer._bar.tasks[0].fields["rest"]
+    observer.stage("defence 1 of 3: sign")
+    assert observer._bar.tasks[0].fields["rest"] == ""

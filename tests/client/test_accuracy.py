@@ -14,6 +14,9 @@ import leakaudit
 from leakaudit.client.accuracy import MOST, Accuracy, accuracy_on
 from leakaudit.client.batch import Batch
 from leakaudit.document.redact import redact
+from leakaudit.domains.images import Images
+from leakaudit.domains.table import Table
+from leakaudit.domains.tokens import Tokens
 from leakaudit.report.formats.html import render_html
 from leakaudit.report.formats.markdown import render_markdown
 from leakaudit.target.target import Target
@@ -113,8 +116,10 @@ def test_a_trained_model_that_is_fed_wrong_pixels_is_told_by_it(data: Path) -> N
 
 
 def test_a_model_at_chance_is_told_what_to_check() -> None:
-    assert Accuracy(0.9, 50).told(10) == "the model classifies 90% of 50 samples right; chance is 10%"
-    low = Accuracy(0.125, 16).told(10)
-    assert "no more than chance (10%): if it is trained, check --mean, --std" in low
-    assert Accuracy(0.5, 8).told(0) == "the model classifies 50% of 8 samples right"
-    assert Accuracy(None, reason="nobody has the samples").told(10) == ""
+    assert Accuracy(0.9, 50).told(10, "") == "the model classifies 90% of 50 samples right; chance is 10%"
+    low = Accuracy(0.125, 16).told(10, Images.misread)
+    assert "no more than chance (10%): if it is trained, check --mean, --std, the order of the channels and the" in low
+    for domain in (Tokens, Table):
+        assert "--mean, --std" not in Accuracy(0.125, 16).told(10, domain.misread), "texts and rows have none"
+    assert Accuracy(0.5, 8).told(0, "") == "the model classifies 50% of 8 samples right"
+    assert Accuracy(None, reason="nobody has the samples").told(10, "") == ""

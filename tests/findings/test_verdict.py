@@ -84,3 +84,21 @@ def test_a_network_that_is_not_the_clients_is_said_first_and_lowers_the_confiden
     assert verdict.confidence == "estimated"
     assert concluded("LA902").confidence != "estimated"
     assert "client's:" not in concluded("LA902").assumed[0]
+
+
+def test_of_equally_severe_findings_the_best_known_decides_the_confidence() -> None:
+    first = judge(evidence([entry(sample(True))]))[0]
+    given = [first.model_copy(update={"confidence": known}) for known in ("measured", "certified", "estimated")]
+    assert conclude(evidence([entry(sample(True))]), given, "quick").confidence == "certified"
+
+
+def test_the_attacker_is_described_without_another_letter() -> None:
+    for letter in "CDE":
+        (told,) = [
+            text
+            for text in verdict([entry(sample(True), threat_model=letter)]).assumed
+            if text.startswith(f"Threat model {letter}")
+        ]
+        assert "as B" not in told
+        assert "as C" not in told
+        assert "knows the model" in told

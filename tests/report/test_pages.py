@@ -44,6 +44,20 @@ def nothing_leaked() -> Report:
     return report
 
 
+def read_by_many() -> Report:
+    """Two victims that six attacks read, each with a finding of its own."""
+    report = build(victims=2, runs=1)
+    first, found = next(a for a in report.attacks if a.results), report.findings[0]
+    names = [f"attack{n}" for n in range(6)]
+    report.attacks = [
+        *(first.model_copy(update={"name": name, "title": f"{name.title()} (a way of reading)"}) for name in names),
+        *(a for a in report.attacks if not a.results),
+    ]
+    report.findings = [found.model_copy(update={"evidence": {**found.evidence, "attack": n}}) for n in names]
+    report.findings += [found.model_copy(update={"severity": "medium", "fails": False})] * 2
+    return report
+
+
 def named(*names: str) -> Report:
     """A small report whose classes are called so."""
     report = build(victims=2, runs=1)
@@ -70,7 +84,7 @@ def appendix_page(reader: Any) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("made", "most"), [(leaking, 8), (nothing_leaked, 10)])
+@pytest.mark.parametrize(("made", "most"), [(leaking, 8), (nothing_leaked, 10), (read_by_many, 9)])
 def test_the_body_has_five_pages_and_all_of_it_is_short(made: Callable[[], Report], most: int) -> None:
     reader = printed_now(made())
     assert len(reader.pages) <= most

@@ -38,7 +38,7 @@ def body(*layers: nn.Module, features: int, classes: int = 5) -> nn.Module:
 
 
 def told(report: RankReport) -> str:
-    return next(note for note in report.notes if note.startswith("RA_prop"))
+    return next(note for note in report.notes if note.startswith("The update determines"))
 
 
 def determined(report: RankReport) -> int:

@@ -163,6 +163,14 @@ class Card:
         """What the report says of metrics that no sample has."""
         return [f"{title} was not computed: {reason}." for title, reason in self.undefined.items()]
 
+    def legend(self) -> str:
+        """What a reader of the cover has to know of the samples; "" where they speak for themselves."""
+        return ""
+
+    def told_of(self, attack: AttackEntry) -> str:
+        """What the report says of all reconstructions of an attack, before them; "" where they speak for themselves."""
+        return ""
+
     def facts(self, sample: SampleResult) -> list[Fact]:
         """The numbers on a sample's card, beside its best floor; none for metrics that no sample has."""
         facts = []
@@ -181,7 +189,7 @@ class Card:
         spec = self.strength
         if spec is None:
             return Fact("Best result", MISSING)
-        return Fact(f"Best {lowered(spec)}", with_unit(spec, self.best_of(self.samples(), spec)), spec.remark)
+        return Fact(f"Best {lowered(spec)}", with_unit(spec, self.best_of(self.evidence(), spec)), spec.remark)
 
     def nearness(self, sample: SampleResult) -> str:
         """The same in a few words, for under its picture."""
@@ -231,3 +239,9 @@ class Card:
         """Every scored sample."""
         for _, result in self.results():
             yield from result.samples
+
+    def evidence(self) -> Iterator[SampleResult]:
+        """Every scored sample of what an attacker could run; yardsticks are left out."""
+        for attack, result in self.results():
+            if not attack.upper_bound:
+                yield from result.samples

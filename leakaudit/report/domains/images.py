@@ -74,7 +74,7 @@ class ImageCard(Card):
 
     def tile(self) -> Fact:
         """The best margin."""
-        best = max((s.margin for s in self.samples() if s.margin is not None), default=None)
+        best = max((s.margin for s in self.evidence() if s.margin is not None), default=None)
         return Fact("Best margin", MISSING if best is None else f"{signed(best, 1)} dB", "PSNR above the best floor")
 
     def chart(self) -> Figure | None:
@@ -83,9 +83,8 @@ class ImageCard(Card):
 
     def scale(self) -> Figure | None:
         """Decibels in words, of what an attacker could run; an exact reconstruction stands at :data:`EXACT_DB`."""
-        shown = [s for attack, result in self.results() if not attack.upper_bound for s in result.samples]
         return scale_chart(
-            [s.model_copy(update={"psnr": EXACT_DB}) if s.psnr is None and s.mse == 0 else s for s in shown]
+            [s.model_copy(update={"psnr": EXACT_DB}) if s.psnr is None and s.mse == 0 else s for s in self.evidence()]
         )
 
     def trial(self, trial: DefenceTrial) -> str:

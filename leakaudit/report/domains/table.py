@@ -98,13 +98,13 @@ class TableCard(Card):
         """The row and what was read of it."""
         return None if sample.table is None else row_view(sample.table)
 
-    def told_once(self) -> list[str]:
-        """Every attack's share of cells and of whole rows, beside its best floor, and the mean error of its numbers."""
-        return [*super().told_once(), *(_told(self, attack) for attack in self.report.attacks if attack.results)]
+    def told_of(self, attack: AttackEntry) -> str:
+        """An attack's share of cells and of whole rows, beside its best floor, and the mean error of its numbers."""
+        return _told(self, attack)
 
     def tile(self) -> Fact:
         """The most that was read of one row."""
-        read = [sample.table for sample in self.samples() if sample.table is not None]
+        read = [sample.table for sample in self.evidence() if sample.table is not None]
         if not read:
             return Fact("Cells right", MISSING)
         best = max(read, key=lambda row: row.right / row.columns)
@@ -127,8 +127,8 @@ def _told(card: TableCard, attack: AttackEntry) -> str:
     against = f"{'below' if cells < floor else 'above'} the {floor:.0%} of {card.floor_titles.get(name, name)}"
     errors = _errors(samples)
     told = f"; mean error of {', '.join(errors)}" if errors else ""
-    rows = f"{whole:.0f} of {len(samples)} rows whole"
-    return f"{clip(attack.title, 80)}: {cells:.0%} of the cells right, {against}; {rows}{told}."
+    rows = f"{whole:.0f} of {count(len(samples), 'row')} whole"
+    return f"{cells:.0%} of the cells right, {against}; {rows}{told}."
 
 
 def _floors(card: TableCard, samples: Sequence[SampleResult]) -> dict[str, float]:

@@ -32,6 +32,8 @@ SCORES_INTRO = (
     "tokens that the attack says occur; named and right: share of what it names that is in the batch. Skill is the "
     "share of the way from the best floor to perfection; from 0.5 on a text counts as leaked."
 )
+IDS = "The numbers are token ids, as the batch file names no words for them."
+"""What stands above texts of ids."""
 LONGEST_LIST = 40
 
 
@@ -153,12 +155,17 @@ class TokenCard(Card):
         return None if sample.scored else reading_view(sample)
 
     def told_once(self) -> list[str]:
-        """Nothing: a text without an order has no places, and says so itself."""
-        return []
+        """What the numbers are where the batch file names no words; a text without an order says so itself."""
+        shown = [sample.tokens for sample in self.samples() if sample.tokens is not None and sample.tokens.original]
+        return [IDS] if shown and not any(tokens.words for tokens in shown) else []
+
+    def legend(self) -> str:
+        """That numbers are token ids."""
+        return " ".join(self.told_once())
 
     def tile(self) -> Fact:
         """The most that was read of one text."""
-        read = [s.tokens for s in self.samples() if s.tokens is not None]
+        read = [s.tokens for s in self.evidence() if s.tokens is not None]
         accuracies = [tokens.accuracy for tokens in read if tokens.accuracy is not None]
         if accuracies:
             return Fact("Places right", f"{max(accuracies):.0%}", "of the best text, in order")

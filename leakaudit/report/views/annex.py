@@ -15,7 +15,7 @@ from leakaudit.document.schema import AttackEntry, ClaimEntry, DefenceEntry, Rep
 from leakaudit.document.status import RunStatus
 from leakaudit.report.views.cells import Cell, Fact, Table
 from leakaudit.report.views.residual import residual_risk
-from leakaudit.report.wording import MISSING, clip, plain, words
+from leakaudit.report.wording import MISSING, clip, plain, short, words
 
 SCOPE = {
     "A": "Server that sees updates only",
@@ -140,7 +140,7 @@ def _scope(attacks: Sequence[AttackEntry]) -> Table:
 
 def _titled(attack: AttackEntry) -> str:
     bound = " (a declared upper bound)" if attack.upper_bound else ""
-    return f"{clip(attack.title, 60)}{bound}"
+    return f"{short(attack.title)}{bound}"
 
 
 def _mapping() -> Table:
@@ -221,7 +221,7 @@ def _controls(report: Report) -> str:
     if not report.controls:
         return "No controls were run."
     passed = sum(control.passed is True for control in report.controls)
-    failed = [f"{words(c.kind)} ({clip(c.attack, 60)})" for c in report.controls if c.passed is False]
+    failed = [f"{words(c.kind)} ({clip(c.title or c.attack, 60)})" for c in report.controls if c.passed is False]
     open_ = len(report.controls) - passed - len(failed)
     text = f"{passed} of {len(report.controls)} controls passed"
     text += f"; failed: {', '.join(failed)}" if failed else ""

@@ -110,8 +110,10 @@ def lowered(spec: Metric) -> str:
     return spec.title if spec.title.isupper() else spec.title[:1].lower() + spec.title[1:]
 
 
-def leak_cell(sample: SampleResult) -> Cell:
-    """Whether a sample leaked, in words."""
+def leak_cell(sample: SampleResult, *, yardstick: bool = False) -> Cell:
+    """Whether a sample leaked, in words; under a yardstick it would have, which is no evidence."""
+    if yardstick and sample.leaked:
+        return Cell("yardstick", "0", mark="held")
     return Cell("leaked", "1", mark="leak") if sample.leaked else Cell("not shown", "0", mark="held")
 
 

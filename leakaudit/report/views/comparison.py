@@ -32,8 +32,15 @@ def comparison_sentence(attack: AttackEntry) -> str:
     tail = f" Left out, since not both had all their steps: {clip(named)}." if named else ""
     return (
         f"{begin}median PSNR {fixed(other, 1)} dB against {fixed(mine, 1)} dB here, over the same "
-        f"{count(len(both), 'sample')}; what this attack adds is {signed(rival.gain, 1)} dB in the median.{tail}"
+        f"{count(len(both), 'sample')}; {_added(rival.gain)} in the median.{tail}"
     )
+
+
+def _added(gain: float) -> str:
+    """What an attack adds, or that it takes away."""
+    if gain > 0:
+        return f"what this attack adds is {signed(gain, 1)} dB"
+    return f"this attack adds nothing: it is {fixed(-gain, 1)} dB further off"
 
 
 def gain_in_short(attack: AttackEntry) -> str:

@@ -3,35 +3,41 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 from leakaudit.document.counting import count
-from leakaudit.document.schema import RankSection, Report, TargetSection, VictimResult
+from leakaudit.document.schema import AttackEntry, RankSection, Report, TargetSection
 from leakaudit.document.status import RunStatus
 from leakaudit.report.domains import card_for
 from leakaudit.report.views.cells import Fact
 from leakaudit.report.wording import MISSING, clip, number, plain, seconds
 
 
-def _results(report: Report) -> Iterator[VictimResult]:
-    return (result for attack in report.attacks for result in attack.results)
-
-
 def tiles(report: Report) -> list[Fact]:
     """The four numbers beside the verdict."""
-    scored = [sample for result in _results(report) for sample in result.samples]
+    scored = list(card_for(report).evidence())
     leaked, attacked = {s.index for s in scored if s.leaked}, {s.index for s in scored}
-    labels = {result.victim: result.labels for result in _results(report)}
-    right, total = sum(item.correct for item in labels.values()), sum(item.count for item in labels.values())
-    ran = sum(attack.status is RunStatus.RUN for attack in report.attacks)
-    applying = sum(attack.status is not RunStatus.NOT_APPLICABLE for attack in report.attacks)
+    real = [attack for attack in report.attacks if not attack.upper_bound]
+    ran = sum(attack.status is RunStatus.RUN for attack in real)
+    applying = sum(attack.status is not RunStatus.NOT_APPLICABLE for attack in real)
     return [
         Fact("Samples leaked", f"{len(leaked)} of {len(attacked)}" if attacked else MISSING, "by any attack"),
         card_for(report).tile(),
-        Fact("Labels inferred", f"{right} of {total}" if total else MISSING, "right, from the update"),
+        _labels(real),
         Fact("Attacks run", f"{ran} of {applying}", f"that apply, in {seconds(report.seconds)}"),
     ]
+
+
+def _labels(attacks: Sequence[AttackEntry]) -> Fact:
+    """The most labels that were inferred of each victim; what an attack was told or took for granted does not count."""
+    best: dict[int, tuple[int, int]] = {}
+    for result in (result for attack in attacks for result in attack.results):
+        if result.labels.known and not result.labels.assumed:
+            found = (result.labels.correct, result.labels.count)
+            best[result.victim] = max(best.get(result.victim, found), found)
+    right, total = sum(one for one, _ in best.values()), sum(of for _, of in best.values())
+    return Fact("Labels inferred", f"{right} of {total}" if total else MISSING, "right, from the update")
 
 
 def _facts(*rows: tuple[str, Any]) -> list[Fact]:
@@ -150,16 +156,20 @@ def rank_facts(report: Report) -> list[Fact]:
     rank = report.rank
     deficient = [layer.name for layer in rank.layers if layer.deficit]
     return [
-        Fact("Score", number(rank.score), clip(rank.score_reason)),
+        Fact("Score", number(rank.score), clip(rank.score_reason) or "of 1: all layers determined"),
         Fact("Deficit at the input", _deficit(rank), "values left open after all layers"),
-        Fact("Deficient layers", f"{len(deficient)} of {len(rank.layers)}", _listed(deficient)),
+        Fact("Deficient layers", f"{len(deficient)} of {len(rank.layers)}", layers_named(deficient)),
     ]
 
 
-def _listed(layers: list[str]) -> str:
+def layers_named(layers: list[str]) -> str:
     """Layers by name, the first of many; names may be numbers, so what they name is said."""
     more = f" and {len(layers) - 12} more" if len(layers) > 12 else ""
-    return f"layer {', '.join(clip(layer, 40) for layer in layers[:12])}{more}" if layers else ""
+    return (
+        f"{'layer' if len(layers) == 1 else 'layers'} {', '.join(clip(layer, 40) for layer in layers[:12])}{more}"
+        if layers
+        else ""
+    )
 
 
 def _deficit(rank: RankSection) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from leakaudit.document.counting import count
 from leakaudit.document.schema import AttackEntry, HistoryPoint, RankLayer, Report, SampleResult
 from leakaudit.report.views.svg import inline_svg
-from leakaudit.report.wording import clip, fixed, number, words
+from leakaudit.report.wording import clip, fixed, number, short, words
 from leakaudit.safety.text import clean
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _lines(attack: AttackEntry, key: str) -> list[tuple[int, list[int], list[flo
 
 
 def _loss_curve(attack: AttackEntry, identifier: str) -> Figure:
-    with canvas_of(4.7, 4.1, rows=2) as (canvas, axes):
+    with canvas_of(4.7, 3.1, rows=2) as (canvas, axes):
         for axis, key, name in zip(axes, ("objective", "match"), ("objective", "gradient match"), strict=True):
             _draw_lines(axis, _lines(attack, key))
             axis.set_ylabel(name)
@@ -132,7 +132,7 @@ def _loss_curve(attack: AttackEntry, identifier: str) -> Figure:
         )
         caption = (
             f"{clip(attack.title, 80)}, {count(len(ends), 'victim')}: what the attacker minimises (objective: match "
-            "plus image prior) and how well the update of the reconstruction fits the shared one (gradient match). "
+            "plus prior) and how well the update of the reconstruction fits the shared one (gradient match). "
             "Lower is better."
         )
         return figure_of(canvas, identifier, f"Loss curves of {clip(attack.title, 80)}", description, caption)
@@ -181,7 +181,7 @@ def psnr_chart(attacks: Sequence[AttackEntry], titles: Mapping[str, str]) -> Fig
         for position, (attack, _, sample) in enumerate(rows):
             _draw_sample(axis, position, sample, SERIES[names.index(attack.title) % len(SERIES)])
         several = len(names) > 1
-        labels = [f"sample {s.index}" + (f" · {axis_label(a.name, 16)}" if several else "") for a, _, s in rows]
+        labels = [f"sample {s.index}" + (f" · {axis_label(short(a.title), 18)}" if several else "") for a, _, s in rows]
         axis.set_yticks(range(len(rows)), labels)
         axis.set_ylim(len(rows) - 0.4, -0.6)
         axis.set_xlabel("PSNR (dB)")
@@ -225,7 +225,7 @@ def _chart_legend(
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], marker="o", linestyle="", color=SERIES[i % len(SERIES)], label=axis_label(name, 30))
+        Line2D([], [], marker="o", linestyle="", color=SERIES[i % len(SERIES)], label=axis_label(short(name), 30))
         for i, name in enumerate(names)
     ]
     for floor in dict.fromkeys(name for _, _, sample in rows for name in sample.floors):
@@ -252,7 +252,7 @@ def _rank_profile(layers: Sequence[RankLayer], identifier: str, total: int) -> F
             _draw_layer(axis, position, layer)
         axis.set_xlim(0, 1.42)
         axis.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
-        axis.set_yticks(range(len(layers)), [axis_label(layer.name) for layer in layers])
+        axis.set_yticks(range(len(layers)), [_layer_label(layer.name) for layer in layers])
         axis.set_ylim(len(layers) - 0.4, -0.6)
         axis.set_xlabel("share of the values that enter a layer")
         for side in ("left", "bottom"):
@@ -268,6 +268,11 @@ def _rank_profile(layers: Sequence[RankLayer], identifier: str, total: int) -> F
         return figure_of(
             canvas, identifier, "The network: what one update determines, layer by layer", "; ".join(named), caption
         )
+
+
+def _layer_label(name: str) -> str:
+    """The name of a layer, which exporters also make of a number alone."""
+    return axis_label(f"layer {name}" if name.replace(".", "").isdigit() else name)
 
 
 def _constraints(layer: RankLayer) -> int | None:

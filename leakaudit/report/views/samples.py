@@ -6,6 +6,7 @@ What leaked has a card; what did not is a thumbnail in a strip, since a page of 
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +16,14 @@ from leakaudit.document.schema import AttackEntry, Report, SampleResult, Snapsho
 from leakaudit.report.domains.base import Card
 from leakaudit.report.views.cells import Fact, class_name, label_row
 from leakaudit.report.views.comparison import comparison_sentence
-from leakaudit.report.wording import MISSING, clip, seconds
+from leakaudit.report.wording import MISSING, clip, scientific, seconds
 
 PIXELATED_BELOW = 100
 """Images with fewer pixels a side are drawn with visible pixels, not smoothed: smoothing would flatter them."""
+YARDSTICK = "a yardstick, given what no attacker has; it never counts"
+"""What stands with the results of a declared upper bound."""
+NARROW = 4
+"""Thumbnails that fit in half a line on paper."""
 KINDS = 6
 """Kinds of leaked samples on the cover, at most: two rows of three; chosen."""
 
@@ -65,12 +70,20 @@ class Gallery:
     title: str
     summary: str
     samples: list[SampleView]
+    intro: str
+    beside: list[str]
     notes: list[str]
 
     @property
     def leaked(self) -> list[SampleView]:
         """Those that have a card of their own."""
         return [sample for sample in self.samples if sample.leaked]
+
+    @property
+    def narrow(self) -> bool:
+        """Whether two stand side by side on paper: of few pictures each, which are not wide."""
+        least = len(self.leaked) <= 2 and len(self.held) <= NARROW
+        return least and not any(sample.wide or sample.text is not None for sample in self.samples)
 
     @property
     def held(self) -> list[SampleView]:
@@ -156,18 +169,40 @@ def gallery(card: Card, attack: AttackEntry) -> Gallery:
     ]
     beside = [comparison_sentence(attack)] if attack.beside else []
     stopped = [f"Victim {r.victim} ended early: {clip(r.stopped, 120)}." for r in attack.results if r.stopped]
+    hit = f"{sum(s.leaked for s in samples)} of {count(len(samples), 'sample')}"
+    told = f"{YARDSTICK}: {hit} would leak" if attack.upper_bound else f"{hit} leaked"
     return Gallery(
         attack=attack.name,
         title=clip(attack.title, 80),
-        summary=f"{sum(s.leaked for s in samples)} of {count(len(samples), 'sample')} leaked"
-        f" · {count(len(attack.results), 'victim')} · {seconds(attack.seconds)}",
+        summary=f"{told} · {count(len(attack.results), 'victim')} · {seconds(attack.seconds)}",
         samples=samples,
-        notes=beside + stopped + [f"Victim {r.victim}: {clip(note)}" for r in attack.results for note in r.notes],
+        intro=card.told_of(attack),
+        beside=beside + stopped,
+        notes=notes_of(attack),
     )
 
 
-def _result(sample: SampleResult) -> str:
-    """Whether it leaked, or which part of it did."""
+def notes_of(attack: AttackEntry) -> list[str]:
+    """What an attack noted, each remark once with the victims that it is about."""
+    about: dict[str, list[int]] = {}
+    for result in attack.results:
+        for note in dict.fromkeys(result.notes):
+            about.setdefault(scientific(clip(note)), []).append(result.victim)
+    return [f"{_victims(victims)}: {note}" for note, victims in about.items()]
+
+
+def _victims(numbers: Sequence[int]) -> str:
+    """``Victim 0``, ``Victims 0 to 3``, ``Victims 0, 2``."""
+    if len(numbers) == 1:
+        return f"Victim {numbers[0]}"
+    whole = len(numbers) > 2 and list(numbers) == list(range(numbers[0], numbers[-1] + 1))
+    return f"Victims {numbers[0]} to {numbers[-1]}" if whole else f"Victims {', '.join(map(str, numbers))}"
+
+
+def _result(attack: AttackEntry, sample: SampleResult) -> str:
+    """Whether it leaked, or which part of it did; of a yardstick, whether it would have."""
+    if attack.upper_bound:
+        return "yardstick" if sample.leaked else "not shown"
     if sample.leaked and sample.part is not None:
         name = f": {clip(sample.part.name, 40)}" if sample.part.name else ""
         return f"leaked in part{name}, {sample.part.entries} of {sample.part.of} entries"
@@ -183,7 +218,7 @@ def sample_view(card: Card, attack: AttackEntry, result: VictimResult, position:
         title=f"Sample {sample.index}",
         victim=str(result.victim),
         leaked=sample.leaked,
-        result=_result(sample),
+        result=_result(attack, sample),
         original=picture(sample.original_png, f"Original of sample {sample.index}{of_class}"),
         reconstruction=picture(
             sample.reconstruction_png,
@@ -216,6 +251,9 @@ def _facts(card: Card, sample: SampleResult) -> list[Fact]:
 def _label_fact(report: Report, sample: SampleResult) -> Fact:
     if sample.label is None and sample.label_row is None:
         return Fact("Label", MISSING, "left out")
+    if report.target.task == "next-token":
+        told = {True: "read with the text", False: "not all read", None: ""}[sample.label_right]
+        return Fact("Label", "the text itself, one place on", told)
     inferred = ""
     if sample.label_right is not None:
         inferred = "among those inferred" if sample.label_right else "not among those inferred"

@@ -50,7 +50,7 @@ def build_summary(report: Report, card: Card) -> Summary:
     return Summary(
         date=written_date(report.created),
         samples=samples,
-        caption=caption,
+        caption=" ".join(filter(None, [caption, card.legend()])),
         scale=card.scale(),
         likely=_likely(report),
         first=_first(report),
@@ -111,7 +111,11 @@ def _per_training(bound: AccountingEntry | None) -> Fact:
 def _first(report: Report) -> Advice:
     """The recommendation of a comparison of defences, else the first one, else the remedy of the worst finding."""
     if report.recommendation:
-        return Advice("Recommended by measurement", clip(report.recommendation, 400))
+        chosen = any(trial.recommended for trial in report.trials)
+        return Advice(
+            "Recommended by measurement" if chosen else "No defence is recommended by measurement",
+            clip(report.recommendation, 400),
+        )
     if report.recommendations:
         item = report.recommendations[0]
         return Advice(clip(item.title, 200), f"{clip(item.effect, 320)}.", clip(item.try_it, 120))

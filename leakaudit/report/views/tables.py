@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from leakaudit.document.schema import AttackEntry, FindingEntry, RankLayer, Report, SampleResult, VictimResult
 from leakaudit.document.status import RunStatus
 from leakaudit.report.domains import card_for
 from leakaudit.report.domains.base import Card
-from leakaudit.report.views.cells import Cell, Table, class_name, label_row, leak_cell, lowered, reidentified
-from leakaudit.report.wording import MISSING, clip, number, plain, seconds, words
+from leakaudit.report.views.cells import Cell, Metric, Table, class_name, label_row, leak_cell, lowered, reidentified
+from leakaudit.report.wording import MISSING, clip, number, plain, seconds, short, words
 
 CONTROLS = {
     "positive": "positive: a network known to leak",
@@ -81,7 +82,8 @@ def variant_attack_table(report: Report) -> Table:
 
 def control_table(report: Report) -> Table:
     """The same attacks where the answer is known."""
-    shown = card_for(report).leading
+    known = {name for item in report.controls for name, value in item.numbers.items() if value is not None}
+    shown = [spec for spec in card_for(report).leading if spec.name in known]
     columns = (
         *(("Control", False), ("Attack", False), ("Passed", False)),
         *((spec.heading, True) for spec in shown),
@@ -92,7 +94,7 @@ def control_table(report: Report) -> Table:
         passed = "not run" if item.passed is None else plain(item.passed)
         cells: list[Cell | str] = [
             CONTROLS[item.kind],
-            clip(item.title or item.attack, 60),
+            short(item.title or item.attack),
             Cell(passed, mark="alert" if item.passed is False else ""),
             *(table.metric(spec, item.numbers.get(spec.name)) for spec in shown),
             clip(item.detail),
@@ -102,7 +104,7 @@ def control_table(report: Report) -> Table:
 
 
 def knowledge_table(report: Report) -> Table:
-    """What each attacker was given, by threat model."""
+    """What each attacker was given, by threat model; those that were given the same have one row."""
     columns = (
         ("Attack", False),
         ("Status", False),
@@ -110,11 +112,14 @@ def knowledge_table(report: Report) -> Table:
         *((title, False) for title in KNOWLEDGE.values()),
     )
     table = Table("knowledge", "What each attacker was given", columns)
+    together: dict[tuple[str, ...], list[AttackEntry]] = {}
     for attack in (entry for entry in report.attacks if entry.status is RunStatus.RUN):
         status = words(attack.status) + (" (yardstick)" if attack.upper_bound else "")
         given = [clip(plain(attack.given[key])) if key in attack.given else MISSING for key in KNOWLEDGE]
-        cells: list[Cell | str] = [clip(attack.title, 60), status, clip(attack.threat_model, 20), *given]
-        table.add(cells, attack.name)
+        together.setdefault((status, clip(attack.threat_model, 20), *given), []).append(attack)
+    for given_all, attacks in together.items():
+        names = Cell("; ".join(short(attack.title) for attack in attacks))
+        table.add([names, *given_all], attacks[0].name if len(attacks) == 1 else "")
     return table
 
 
@@ -150,7 +155,8 @@ def score_table(report: Report) -> Table:
     """Every reconstruction's metrics, some beside the best floor."""
     card = card_for(report)
     columns: list[tuple[str, bool]] = [("Sample", True), ("Attack", False), ("Victim", True), ("Result", False)]
-    for spec in card.specs:
+    specs = [spec for spec in card.specs if spec.title not in card.undefined]
+    for spec in specs:
         columns.append((spec.heading, True))
         if spec.beside:
             columns.append((f"Best floor {spec.unit}".strip(), True))
@@ -158,15 +164,21 @@ def score_table(report: Report) -> Table:
     table = Table("scores", caption, (*columns, ("Re-identified", False)))
     for attack, result in card.results():
         for sample in result.samples:
-            cells = _score_cells(table, card, clip(attack.title, 60), result.victim, sample)
+            cells = [*_who(attack, result, sample), *_score_cells(table, card, specs, sample)]
             table.add(cells, attack.name, str(result.victim))
     return table
 
 
-def _score_cells(table: Table, card: Card, title: str, victim: int, sample: SampleResult) -> list[Cell | str]:
-    cells: list[Cell | str] = [Cell(str(sample.index), str(sample.index)), title, Cell(str(victim), str(victim))]
-    cells.append(leak_cell(sample))
-    for spec in card.specs:
+def _who(attack: AttackEntry, result: VictimResult, sample: SampleResult) -> list[Cell | str]:
+    """Whose sample by which attack, and whether it leaked."""
+    victim, index = str(result.victim), str(sample.index)
+    leaked = leak_cell(sample, yardstick=attack.upper_bound)
+    return [Cell(index, index), short(attack.title), Cell(victim, victim), leaked]
+
+
+def _score_cells(table: Table, card: Card, specs: Sequence[Metric], sample: SampleResult) -> list[Cell | str]:
+    cells: list[Cell | str] = []
+    for spec in specs:
         cells.append(table.metric(spec, card.value(sample, spec), card.reason(sample, spec.name)))
         if spec.beside:
             cells.append(table.metric(spec, card.floor(sample, spec)))
@@ -205,7 +217,7 @@ def run_table(report: Report) -> Table:
             first, last = _ends([p.objective for p in result.history])
             certified = MISSING if result.certified is None else plain(result.certified)
             cells: list[Cell | str] = [
-                clip(attack.title, 60),
+                short(attack.title),
                 Cell(str(result.victim), str(result.victim)),
                 Cell(str(result.seed), str(result.seed)),
                 table.value(result.iterations, number(result.iterations)),
@@ -246,33 +258,42 @@ def _soft_label(report: Report, soft: list[float] | None) -> str:
 def _named(report: Report, classes: Sequence[int], rows: Sequence[Sequence[float]] | None) -> str:
     """The labels of a batch: its classes, each as often as it occurs, or its numbers."""
     if classes or not rows:
-        return ", ".join(class_name(report, label) for label in classes) or MISSING
+        times = Counter(classes)
+        return ", ".join(_times(class_name(report, label), times[label]) for label in sorted(times)) or MISSING
     return clip("; ".join(label_row(report, row) for row in rows))
 
 
+def _times(name: str, times: int) -> str:
+    """A class as often as it occurs."""
+    return name if times == 1 else f"{times} × {name}"
+
+
 def label_table(report: Report) -> Table:
-    """True and inferred labels of every victim."""
+    """True and inferred labels of every victim; attacks that read the same of it have one row."""
     columns = (
         *(("Attack", False), ("Victim", True), ("True labels", False), ("Inferred", False), ("Right", True)),
         ("How it was read", False),
     )
     table = Table("labels", "Labels: what was in the batch, and what the update gave away", columns)
+    together: dict[tuple[Cell, ...], list[AttackEntry]] = {}
     for attack in report.attacks:
         for result in attack.results:
             labels = result.labels
             right = f"assumed, {labels.count}" if labels.assumed else f"{labels.correct} of {labels.count}"
             right = right if labels.known else "not known"
-            cells: list[Cell | str] = [
-                clip(attack.title, 60),
+            inferred = MISSING if labels.assumed else _named(report, labels.inferred, labels.inferred_rows)
+            whole = labels.known and not labels.assumed and labels.correct == labels.count
+            cells = (
                 Cell(str(result.victim), str(result.victim)),
                 Cell(_named(report, labels.true, labels.rows)),
-                Cell(_named(report, labels.inferred, labels.inferred_rows)),
-                Cell(
-                    right, str(labels.correct), mark="leak" if labels.known and labels.correct == labels.count else ""
-                ),
-                labels.method + _soft_label(report, labels.soft),
-            ]
-            table.add(cells, attack.name, str(result.victim))
+                Cell(inferred),
+                Cell(right, str(labels.correct), mark="leak" if whole else ""),
+                Cell(clip(labels.method + _soft_label(report, labels.soft))),
+            )
+            together.setdefault(cells, []).append(attack)
+    for read, attacks in together.items():
+        names = Cell("; ".join(short(attack.title) for attack in attacks))
+        table.add([names, *read], attacks[0].name if len(attacks) == 1 else "", read[0].text)
     return table
 
 

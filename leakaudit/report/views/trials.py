@@ -32,7 +32,7 @@ def trial_table(report: Report) -> Table:
     for trial in report.trials:
         name = trial.text or "undefended"
         if trial.status is RunStatus.NOT_RUN:
-            blank = [table.value(None, MISSING, f"{name} was not measured: {trial.reason}")] * (len(columns) - 1)
+            blank = [table.value(None, MISSING, f"not measured: {trial.reason}")] * (len(columns) - 1)
             table.add([name, *blank])
             continue
         interval = MISSING
@@ -65,14 +65,14 @@ def _bound(trial: DefenceTrial) -> str:
     if trial.accounting is None:
         return "no bound"
     whose = "" if trial.accounting.unit == "sample" else " (a client)"
-    return f"γ ≤ {trial.accounting.reconstruction:.2g}{whose}"
+    return f"probability {trial.accounting.reconstruction:.2g}{whose}"
 
 
 def _judged(table: Table, trial: DefenceTrial) -> Cell:
     if not trial.evaluated:
-        return table.value(None, MISSING, f"{trial.text}: no attack that ran works through this defence: not evaluated")
+        return table.value(None, MISSING, "not evaluated: no attack that ran works through this defence")
     if trial.reason:
-        return table.value(None, MISSING, f"{trial.text or 'undefended'}: undecided, {trial.reason}")
+        return table.value(None, MISSING, f"undecided: {trial.reason}")
     return Cell("met" if trial.meets else "missed", mark="held" if trial.meets else "leak")
 
 

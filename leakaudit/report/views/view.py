@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,22 +17,22 @@ from leakaudit.report.views.bounds_chart import accounted, bounds_chart
 from leakaudit.report.views.cells import Fact, Table, with_unit
 from leakaudit.report.views.comparison import gain_in_short
 from leakaudit.report.views.defence_facts import claim_facts, defence_facts
-from leakaudit.report.views.facts import batch_facts, model_facts, rank_facts, reproduce_facts, tiles
+from leakaudit.report.views.facts import batch_facts, layers_named, model_facts, rank_facts, reproduce_facts, tiles
 from leakaudit.report.views.figures import Figure, loss_curves, rank_profiles
 from leakaudit.report.views.policy_view import PolicyView, build_policy
 from leakaudit.report.views.residual import SENTENCE
-from leakaudit.report.views.samples import Gallery, SampleView, gallery, under_variants
+from leakaudit.report.views.samples import Gallery, SampleView, gallery, notes_of, under_variants
 from leakaudit.report.views.summary import Summary, build_summary
 from leakaudit.report.views.trials import trial_chart, trial_table
 from leakaudit.report.views.variant_chart import variant_chart
-from leakaudit.report.wording import clip, pairs, seconds
+from leakaudit.report.wording import MISSING, clip, pairs, seconds
 
 THREAT_MODELS = {
     "A": "the update only",
     "B": "the update and the model",
     "C": "the update, the model and training details",
-    "D": "as C, and images of a similar distribution",
-    "E": "as D, and statistics of the client's data",
+    "D": "the update, the model, training details and samples of a similar distribution",
+    "E": "the update, the model, training details, similar samples and statistics of the client's data",
 }
 OF_ATTACKS = ("attack", "attacks", "attacks_that_used_them")
 """Evidence that names attacks."""
@@ -52,7 +53,13 @@ class AttackView:
     seconds: str
     reference: str
     given: list[tuple[str, str]]
+    notes: list[str]
     hyperparameters: list[tuple[str, str]]
+
+    @property
+    def switched_on(self) -> list[tuple[str, str]]:
+        """The settings that do something."""
+        return [(name, text) for name, text in self.hyperparameters if text not in ("0", "no", MISSING)]
 
 
 @dataclass(frozen=True)
@@ -172,9 +179,10 @@ def contents(report: Report) -> Iterator[tuple[str, str]]:
 
 
 def _minor_told(report: Report) -> str:
-    """Minor findings by name; the appendix has a row for each."""
-    names = [f"{clip(f.id, 40)} {clip(f.title, 80)}" for f in report.findings if tables.minor(f)]
-    return f"Minor findings and notes, in the appendix: {'; '.join(names)}."
+    """Minor findings by name, each once; the appendix has a row for each."""
+    names = Counter(f"{clip(f.id, 40)} {clip(f.title, 80)}" for f in report.findings if tables.minor(f))
+    told = [name if times == 1 else f"{name} ({times} times)" for name, times in names.items()]
+    return f"Minor findings and notes, in the appendix: {'; '.join(told)}."
 
 
 def evidence_rows(report: Report, finding: FindingEntry) -> list[tuple[str, str]]:
@@ -186,6 +194,8 @@ def evidence_rows(report: Report, finding: FindingEntry) -> list[tuple[str, str]
         if given is None or given == []:
             continue
         value = _entitled(given, titles) if key in OF_ATTACKS else given
+        if key == "deficient_layers":
+            value = layers_named(list(map(str, given)))
         spec = specs.get(key)
         if spec is not None and isinstance(value, int | float):
             rows.append((spec.title, with_unit(spec, float(value))))
@@ -212,5 +222,6 @@ def _ledger(attack: AttackEntry) -> AttackView:
         seconds=seconds(attack.seconds),
         reference=clip(attack.reference),
         given=[*pairs(attack.given), *([("beside", gain)] if (gain := gain_in_short(attack)) else [])],
+        notes=notes_of(attack),
         hyperparameters=pairs(attack.hyperparameters),
     )
