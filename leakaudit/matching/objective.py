@@ -108,7 +108,7 @@ def distance_once(distance: GradientDistance, gradients: Sequence[Tensor]) -> Te
     """
     if not isinstance(distance, CosineDistance | EuclideanDistance) or entries(gradients) < LARGE:
         return distance(gradients)
-    result: Tensor = _Once.apply(distance, *gradients)  # type: ignore[no-untyped-call]
+    result: Tensor = _Once.apply(distance, *gradients)
     return result
 
 

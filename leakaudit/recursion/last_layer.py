@@ -178,7 +178,7 @@ def _rank_one(gradient: Tensor) -> tuple[Tensor, Tensor]:
 
 def _rank_one_residual(gradient: Tensor, left: Tensor, right: Tensor) -> float:
     rows = max(1, ENTRIES // max(1, right.numel()))
-    pairs = zip(gradient.split(rows), left.split(rows), strict=True)
+    pairs = zip(torch.split(gradient, rows), torch.split(left, rows), strict=True)
     rest = sum(float((part - torch.outer(factor, right)).square().sum()) for part, factor in pairs)
     return float(np.sqrt(rest) / gradient.norm())
 

@@ -43,7 +43,7 @@ def _map(x: Tensor, y: Tensor) -> Tensor:
     weights = weights / weights.sum()
     moments = torch.stack([x, y, x * x, y * y, x * y]).flatten(0, 1)[:, None]
     means = F.conv2d(F.conv2d(moments, weights.reshape(1, 1, -1, 1)), weights.reshape(1, 1, 1, -1))
-    mean_x, mean_y, xx, yy, xy = means[:, 0].unflatten(0, (5, len(x)))
+    mean_x, mean_y, xx, yy, xy = torch.split(means[:, 0], len(x))
     variance_x, variance_y = (xx - mean_x.square()).clamp_min(0), (yy - mean_y.square()).clamp_min(0)
-    likeness = (2 * mean_x * mean_y + C1) * (2 * (xy - mean_x * mean_y) + C2)
+    likeness: Tensor = (2 * mean_x * mean_y + C1) * (2 * (xy - mean_x * mean_y) + C2)
     return likeness / ((mean_x.square() + mean_y.square() + C1) * (variance_x + variance_y + C2))

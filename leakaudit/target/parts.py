@@ -11,7 +11,7 @@ ENTRIES = 1 << 22
 
 def parts(tensor: Tensor) -> tuple[Tensor, ...]:
     """A tensor as flat parts (at most `ENTRIES`,), views where it is contiguous."""
-    return tensor.reshape(-1).split(ENTRIES)
+    return tuple(torch.split(tensor.reshape(-1), ENTRIES))
 
 
 def is_finite(tensor: Tensor) -> bool:
