@@ -26,7 +26,7 @@ from leakaudit.report.wording import clip
 from leakaudit.safety.text import clean, shown
 from tests.cli.build import leakaudit
 from tests.cli.named_model import write_model
-from tests.report.names import ESCAPES, NAMES, PICTURED, PLAIN, named, named_table
+from tests.report.names import NAMES, PICTURED, PLAIN, named, named_table
 from tests.report.page import Page
 from tests.report.printing import needs_pdf
 from tests.safety.hostile import check_lines
