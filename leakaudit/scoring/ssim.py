@@ -12,9 +12,9 @@ from torch import Tensor
 SSIM_WINDOW = 11
 """Side of the Gaussian window, in pixels (Wang et al. 2004, doi 10.1109/TIP.2003.819861)."""
 DEVIATION = 1.5
-"""Of the window, in pixels; as there."""
+"""Of the window, in pixels (Wang et al. 2004, doi 10.1109/TIP.2003.819861)."""
 C1, C2 = 0.01**2, 0.03**2
-"""Constants that keep the quotients finite, for values in 0..1; as there."""
+"""Constants that keep the quotients finite, for values in 0..1 (Wang et al. 2004, doi 10.1109/TIP.2003.819861)."""
 
 
 def ssim(guess: Tensor, truth: Tensor, read: Tensor | None = None) -> float | None:

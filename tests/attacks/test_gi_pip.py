@@ -104,11 +104,11 @@ def test_ig_with_its_own_total_variation_stands_beside_it(tmp_path: Path) -> Non
         assert [r.victim for r in beside.results] == [r.victim for r in entry(report).results] == [0, 1]
         assert all(s.reconstruction_png is None for r in beside.results for s in r.samples)
         (gallery,) = [g for g in build_view(report).galleries if g.attack == "gi-pip"]
-        assert "IG (Inverting Gradients) with the total variation that its own objective chose" in gallery.notes[0]
+        assert "IG (Inverting Gradients) with the total variation that its own objective chose" in gallery.beside[0]
         ours = [s.psnr for r in entry(report).results for s in r.samples]
         theirs = [s.psnr for r in beside.results for s in r.samples]
         gain = sum(a - b for a, b in zip(ours, theirs, strict=True)) / 2  # type: ignore[operator]
-        assert f"{abs(gain):.1f} dB in the median" in gallery.notes[0]
+        assert f"{abs(gain):.1f} dB in the median" in gallery.beside[0]
         assert beside.gain == pytest.approx(gain)
     assert next(a for a in alone.attacks if a.name == "ig").status == "not_run"
     ig = next(a for a in together.attacks if a.name == "ig")

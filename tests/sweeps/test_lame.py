@@ -48,5 +48,5 @@ def test_nothing_is_recommended_and_no_setting_is_judged_but_by_a_leak() -> None
     table = trial_table(report)
     place = [name for name, _ in table.columns].index("Goal")
     assert [row.cells[place].text for row in table.rows] == ["–", "–", "missed"]
-    assert any("undefended: undecided" in note for note in table.notes)
+    assert any("undecided: the attacks do not recover" in note for note in table.notes)
     assert render_junit(report).count("undecided: the attacks do not recover") == 2

@@ -183,9 +183,9 @@ def test_refusals(tmp_path: Path, factory) -> None:
         load(tmp_path / "w.pt", factory=make)
     with pytest.raises(ModelError, match="returned int"):
         load(tmp_path / "w.pt", factory="user_model:wrong")
-    with pytest.raises(UsageError, match="cannot be imported"):
+    with pytest.raises(UsageError, match=r"no_such_package:build.*No module named"):
         load(tmp_path / "w.pt", factory="no_such_package:build")
-    with pytest.raises(UsageError, match=r"package\.module:function"):
+    with pytest.raises(UsageError, match=r"not of the form module:function"):
         load(tmp_path / "w.pt", factory="user_model")
     with pytest.raises(ModelError, match="maps of another size than the sample"):
         load(nn.Conv2d(3, 4, 3), image_shape=(3, 6, 6))

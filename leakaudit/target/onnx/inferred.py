@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, TensorProto, TypeProto, checker, defs, helper, numpy_helper, shape_inference
 
+from leakaudit.safety.confined import refuse_exhaustion
 from leakaudit.target.onnx.source import Array
 from leakaudit.target.onnx.values import attributes
 
@@ -63,7 +64,14 @@ def inferred_shape(node: NodeProto, opset: int, inputs: Sequence[Shape | Array |
     try:
         schema = defs.get_schema(node.op_type, opset)
         found = shape_inference.infer_node_outputs(schema, node, types, data, opset_imports=_imports(opset))
-    except (shape_inference.InferenceError, checker.ValidationError, defs.SchemaError, ValueError, RuntimeError):
+    except (
+        shape_inference.InferenceError,
+        checker.ValidationError,
+        defs.SchemaError,
+        ValueError,
+        RuntimeError,
+    ) as error:
+        refuse_exhaustion(error)
         return None  # torch says what is wrong
     return _static(found.get(node.output[0]))
 
