@@ -7,6 +7,7 @@ are taken out before Markdown is read, which would change them, and put back int
 from __future__ import annotations
 
 import re
+from itertools import count
 from typing import Any
 
 from latex2mathml.converter import convert
@@ -18,6 +19,7 @@ FORMULA = re.compile(
 )
 PLACE = "\u2060{page}\u2060{number}\u2060"
 _found: dict[str, str] = {}
+_numbers = count()
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
@@ -27,7 +29,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         if found["code"]:
             return found[0]
         block = found["block"] is not None
-        place = PLACE.format(page=page.file.src_uri, number=len(_found))
+        place = PLACE.format(page=page.file.src_uri, number=next(_numbers))
         _found[place] = convert(
             " ".join((found["block"] or found["inline"]).split()), display="block" if block else "inline"
         )

@@ -168,18 +168,22 @@ def _turns(attacks: Sequence[Attack], open_to: Mapping[str, Sequence[Victim]]) -
 
 
 def _with_leaks_beside(turn: Turn, done: Sequence[Turn]) -> list[Outcome]:
-    """The outcomes of a turn, a victim's of the same attack beside another where that one gave more of it away.
+    """The outcomes of a turn, and what the same attack read where it was run for a comparison.
 
-    A sample that was read is read, whatever the run was for: a report must not say that nothing was shown beside it.
+    As of several attacks, what any run reads is read: a report must not say that nothing was shown above a sample that
+    is shown. Of two runs that read something of a victim the one that matches the update better counts. Runs that read
+    nothing change nothing, so that what was tried is told of the attack's own.
     """
-    same = [other for other in done if other.beside is not None and other.attack.name == turn.attack.name]
-    beside = {o.victim.number: _noted(o, other) for other in same for o in other.outcomes if o.leaked}
-    return [max(o, beside.get(o.victim.number, o), key=_given_away) for o in turn.outcomes]
-
-
-def _given_away(outcome: Outcome) -> int:
-    """How many samples leaked."""
-    return sum(score.leaked for score in outcome.scores)
+    found = {outcome.victim.number: outcome for outcome in turn.outcomes}
+    for other in done:
+        if other.beside is None or other.attack.name != turn.attack.name:
+            continue
+        for outcome in (o for o in other.outcomes if o.leaked):
+            own = found.get(outcome.victim.number)
+            better = own is None or not own.leaked or outcome.reconstruction.match < own.reconstruction.match
+            if better:
+                found[outcome.victim.number] = _noted(outcome, other)
+    return [found[number] for number in sorted(found)]
 
 
 def _noted(outcome: Outcome, turn: Turn) -> Outcome:

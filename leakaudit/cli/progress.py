@@ -53,7 +53,7 @@ class TerminalObserver:
         self._work.rest()
         self._under_way(message)
         if self._work.over:  # of a sweep the next audit counts anew
-            self._bar.update(self._task, completed=0, rest="")
+            self._bar.update(self._task, rest="")
         if self.verbosity >= 0:
             self._say(f"· {message}")
 
@@ -64,6 +64,8 @@ class TerminalObserver:
 
     def plan(self, done: int, current: int, total: int) -> None:
         """Take down how much work there is, for the estimate."""
+        if not done:
+            self._bar.update(self._task, completed=0)
         self._work.plan(done, current, total)
 
     def attack(self, title: str, victim: int, victims: int) -> None:

@@ -35,6 +35,8 @@ MOST_IN_ALL = 256
 COLUMNS = 6
 """Columns of a Jacobian that count as one step of a search; where 6.7 take its time on a U-Net
 (`benchmarks/results/recurrent.md`)."""
+MOST_NUMBERS = 1 << 27
+"""Numbers of a Jacobian up to which it is tried; chosen: 1 GiB in float64, and as much again on the way."""
 TOGETHER = 64
 """Columns that are computed at once; 16 and 256 take longer (`benchmarks/results/recurrent.md`)."""
 SHARE = 0.25
@@ -76,19 +78,21 @@ def levenberg_marquardt(
         progress: Of the whole search.
     """
     seen = problem.observation
+    entries = sum(tensor.numel() for tensor in problem.case.observed)
     if guess["inputs"].numel() > MOST or not set(guess) <= {"inputs", "labels"} or seen.errors is not None:
         return None
     if not seen.plain or seen.one_bit or seen.protocol.steps > 1 or problem.masks or problem.priors:
         return None
     most = int(SHARE * problem.settings.iterations)
-    space = _Space(problem, guess)
-    if space.size > MOST_IN_ALL or space.cost >= most:
+    size = sum(value.numel() for value in guess.values())
+    if size > MOST_IN_ALL or size * entries > MOST_NUMBERS or -(-size // COLUMNS) >= most:
         return None
     try:
-        fine = _Space(problem.in_float64(problem.settings), guess)
-        found = _several(fine, fine.flat(guess), generator, progress, most)
+        space = _Space(problem.in_float64(problem.settings), guess)
+        space.gradient(space.flat(guess))
     except RuntimeError:  # the module takes its own type only
         return None
+    found = _several(space, space.flat(guess), generator, progress, most)
     return None if found is None else _rated(problem, found)
 
 
@@ -106,7 +110,7 @@ class _Space:
         self.scale = float(self.wanted.norm())
         self.shape = guess["inputs"].shape
         self.loose = self.task.loosened(self.task.relaxed(guess["labels"])) if "labels" in guess else None
-        self.inputs = guess["inputs"].numel()
+        self.inputs: int = guess["inputs"].numel()
         self.size = self.inputs + (0 if self.loose is None else self.loose.numel())
         self.cost = -(-self.size // COLUMNS)
 
@@ -115,15 +119,20 @@ class _Space:
         parts = [values["inputs"].flatten()]
         if self.loose is not None:
             parts.append(self.task.loosened(self.task.relaxed(values["labels"])).flatten())
-        return torch.cat(parts).double()
+        return torch.cat(parts).to(self.wanted)
 
     def drawn(self, start: Tensor) -> Tensor:
         """A vector with these inputs and the labels of the first guess."""
-        return torch.cat([start.flatten(), *([] if self.loose is None else [self.loose.flatten()])]).double()
+        labels = [] if self.loose is None else [self.loose.flatten()]
+        return torch.cat([part.to(self.wanted) for part in (start.flatten(), *labels)])
+
+    def inputs_of(self, unknowns: Tensor) -> Tensor:
+        """The inputs of a vector (B, *shape)."""
+        return unknowns[: self.inputs].view(self.shape)
 
     def values(self, unknowns: Tensor) -> dict[str, Tensor]:
         """A vector as a guess, with labels as a descent has them."""
-        found = {"inputs": unknowns[: self.inputs].view(self.shape)}
+        found = {"inputs": self.inputs_of(unknowns)}
         if self.loose is not None:
             found["labels"] = self.task.unbounded(self._labels(unknowns))
         return found
@@ -133,8 +142,8 @@ class _Space:
         case = self.problem.case
         if self.loose is not None:
             case = replace(case, labels=self._labels(unknowns))
-        inputs = {"inputs": unknowns[: self.inputs].view(self.shape)}
-        return torch.cat([gradient.flatten() for gradient in self.problem.gradients(inputs, case=case)])
+        gradients = self.problem.gradients({"inputs": self.inputs_of(unknowns)}, case=case)
+        return torch.cat([gradient.flatten() for gradient in gradients])
 
     def _labels(self, unknowns: Tensor) -> Tensor:
         assert self.loose is not None
@@ -165,7 +174,7 @@ def _descended(space: _Space, start: Tensor, most: int, before: int, progress: P
     while run.spent + space.cost < most:
         residual, jacobian = _linearised(space, run.unknowns)
         run.squared = float((residual / space.scale).square().sum())
-        run.shots.append((run.spent, space.values(run.unknowns)["inputs"]))
+        run.shots.append((run.spent, space.inputs_of(run.unknowns)))
         run.points.append(LossPoint(run.spent, run.squared, run.squared))
         run.spent += space.cost
         total = space.problem.settings.iterations
@@ -207,10 +216,19 @@ def _linearised(space: _Space, unknowns: Tensor) -> tuple[Tensor, Tensor]:
         made = space.gradient(leaf)
         u = torch.zeros_like(made, requires_grad=True)
         (product,) = torch.autograd.grad(made, leaf, u, create_graph=True)
-        eye = torch.eye(space.size, dtype=product.dtype, device=product.device)
-        rows = [eye[at : at + TOGETHER] for at in range(0, space.size, TOGETHER)]
-        columns = [torch.autograd.grad(product, u, row, retain_graph=True, is_grads_batched=True)[0] for row in rows]
-    return (made - space.wanted).detach(), torch.cat(columns).T
+        jacobian = made.new_empty(space.size, len(made)).detach()
+        for at in range(0, space.size, TOGETHER):
+            jacobian[at : at + TOGETHER] = _columns(product, u, at, min(TOGETHER, space.size - at))
+    return (made - space.wanted).detach(), jacobian.T
+
+
+def _columns(product: Tensor, u: Tensor, first: int, count: int) -> Tensor:
+    """So many columns (count, P) of the Jacobian; one by one where they cannot be batched or there is no memory."""
+    rows = torch.eye(len(product), dtype=product.dtype, device=product.device)[first : first + count]
+    try:
+        return torch.autograd.grad(product, u, rows, retain_graph=True, is_grads_batched=True)[0]
+    except RuntimeError:
+        return torch.stack([torch.autograd.grad(product, u, row, retain_graph=True)[0] for row in rows])
 
 
 def _rated(problem: GradientMatching, found: Solution) -> Solution:

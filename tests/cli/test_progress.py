@@ -159,5 +159,8 @@ def test_the_bar_of_the_next_audit_of_a_sweep_begins_anew(clock: Clock) -> None:
     clock.now += 1
     observer.progress(1.0, 0.0)
     assert "100% of the audit" in observer._bar.tasks[0].fields["rest"]
-    observer.stage("defence 1 of 3: sign")
+    observer.stage("rendering the report")
     assert observer._bar.tasks[0].fields["rest"] == ""
+    assert observer._bar.tasks[0].percentage == 100.0, "the same audit goes on"
+    observer.plan(0, 10, 10)
+    assert observer._bar.tasks[0].percentage == 0.0

@@ -46,6 +46,13 @@ OTHERS: list[tuple[str, list[Shape], dict[str, Any]]] = [
     ("Add", [(2, 3), (4,)], {}),
     ("MaxPool", [(2, 3, 9, 9)], {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}),
     ("Reshape", [(2, 3), (6,)], {}),
+    ("MaxPool", [(2, 3, 1, 1)], {"kernel_shape": [2, 2], "strides": [2, 2]}),  # no place, at any stride
+    ("AveragePool", [(2, 3, 4, 4)], {"kernel_shape": [7, 7], "strides": [7, 7]}),
+    ("Conv", [(1, 3, 8, 8), (4, 3, 11, 11)], {"strides": [4, 4]}),
+    ("Conv", [(1, 3, 4, 4), (4, 3, 3, 3)], {"strides": [2, 2], "dilations": [2, 2]}),
+    ("MaxPool", [(1, 2, 4, 4, 4, 4)], {"kernel_shape": [2, 2, 2, 2]}),  # torch has none over four axes
+    ("LayerNormalization", [(2, 3, 4), ()], {"axis": 5}),
+    ("Clip", [(3, 3), (4, 3, 3)], {}),
 ]
 
 

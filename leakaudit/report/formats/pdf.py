@@ -118,9 +118,9 @@ def _laid_out(weasyprint: Any, page: str, variant: str, fonts: Any) -> Any:
 ASIAN = re.compile("[\u2e80-\ud7ff\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef]")
 """Chinese, Japanese and Korean: blocks of the basic plane."""
 PICTURES = re.compile(
-    "[\u00a9\u00ae\u203c\u2049\u2122\u2139\u2190-\u2bff\u3030\u303d\u3297\u3299\U0001f000-\U0001faff]"
+    "[\u203c\u2049\u20e3\u2139\u231a-\u23ff\u25aa-\u25ff\u2600-\u27bf\u2934-\u2935\u2b05-\u2bff\u3030\u303d\ufe0f\U0001f000-\U0001faff]"
 )
-"""Where Unicode has its emoji."""
+"""Where Unicode has its emoji, without the arrows and signs of mathematics that the other fonts have."""
 
 
 def font_faces(page: str) -> str:

@@ -99,29 +99,38 @@ def _fits(kind: str, given: Mapping[str, Any], shapes: Sequence[Shape]) -> bool:
     if kind == "Conv":
         return _convolves(given, *shapes)
     if kind in ("MaxPool", "AveragePool"):
-        return not given.get("ceil_mode") and _plain_padding(given) and len(shapes[0]) == len(given["kernel_shape"]) + 2
+        return not given.get("ceil_mode") and _slides(given, shapes[0], given["kernel_shape"])
     if kind == "Gemm":
         return _multiplies(given, *shapes)
     if kind == "BatchNormalization":
         return len(shapes) == 5 and len(shapes[0]) > 1 and all(shape == shapes[0][1:2] for shape in shapes[1:])
     if kind == "LayerNormalization":
-        return all(shape == shapes[0][given.get("axis", -1) :] for shape in shapes[1:])
+        axis = given.get("axis", -1)
+        return axis in range(-len(shapes[0]), len(shapes[0])) and all(shape == shapes[0][axis:] for shape in shapes[1:])
+    if kind == "Clip":
+        return all(shape in ((), (1,)) for shape in shapes[1:])
     return True
 
 
-def _plain_padding(given: Mapping[str, Any]) -> bool:
-    return given.get("auto_pad", "NOTSET") in ("NOTSET", "")
+def _slides(given: Mapping[str, Any], x: Shape, window: Sequence[int]) -> bool:
+    """Whether a window over one to three axes finds a place: onnx rounds towards zero, and would give one anyway."""
+    axes = len(window)
+    if not 1 <= axes <= 3 or len(x) != axes + 2 or given.get("auto_pad", "NOTSET") not in ("NOTSET", ""):
+        return False
+    pads, dilations = given.get("pads") or [0] * 2 * axes, given.get("dilations") or [1] * axes
+    padded = [size + pads[axis] + pads[axis + axes] for axis, size in enumerate(x[2:])]
+    return all(size > (side - 1) * step for size, side, step in zip(padded, window, dilations, strict=True))
 
 
 def _convolves(given: Mapping[str, Any], x: Shape, weight: Shape, bias: Shape | None = None) -> bool:
     groups = given.get("group", 1)
     return (
-        3 <= len(x) == len(weight) <= 5
+        len(x) == len(weight)
         and x[1] == weight[1] * groups
         and weight[0] % groups == 0
         and bias in (None, weight[:1])
         and tuple(given.get("kernel_shape", weight[2:])) == weight[2:]
-        and _plain_padding(given)
+        and _slides(given, x, weight[2:])
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from onnx import ModelProto, NodeProto, TensorProto, defs
 
+from leakaudit.document.counting import count
 from leakaudit.errors import ModelError
 from leakaudit.target import layout as layouts
 from leakaudit.target.onnx import heads, merged, roles
@@ -273,7 +274,7 @@ def _refuse_missing(nodes: list[NodeProto], opset: int, path: str) -> None:
     if missing:
         listed = "; ".join(f"{kind} at {', '.join(names[:4])}" for kind, names in sorted(missing.items()))
         raise ModelError(
-            f"{path} needs {len(missing)} operators that are not supported: {listed}",
+            f"{path} needs {count(len(missing), 'operator')} that the audit does not support: {listed}",
             "export the model again without them, or pass weights with --factory package.module:function",
         )
 
