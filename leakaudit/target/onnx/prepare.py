@@ -274,7 +274,7 @@ def _refuse_missing(nodes: list[NodeProto], opset: int, path: str) -> None:
     if missing:
         listed = "; ".join(f"{kind} at {', '.join(names[:4])}" for kind, names in sorted(missing.items()))
         raise ModelError(
-            f"{path} needs {count(len(missing), 'operator')} that the audit does not support: {listed}",
+            f"{path} needs {count(len(missing), 'operator')} not supported here: {listed}",
             "export the model again without them, or pass weights with --factory package.module:function",
         )
 
