@@ -45,6 +45,37 @@ def adapted():
     torch.manual_seed(0)
     return Adapted()
 '''
+MODELS = '''
+import torch
+from torch import nn
+
+
+class Examined(nn.Module):
+    """A classifier of a picture of 64 pixels a side with three numbers beside it."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.head = nn.Conv2d(1, 4, 8, stride=8), nn.Linear(4 * 64 + 3, 3)
+
+    def forward(self, image, row):
+        return self.head(torch.cat([self.seen(image).sigmoid().flatten(1), row], 1))
+
+
+def build():
+    torch.manual_seed(0)
+    return Examined()
+'''
+PRIORS = """
+import torch
+from torch import nn
+
+
+def faces():
+    torch.manual_seed(0)
+    generator = nn.Sequential(nn.Linear(8, 432), nn.Sigmoid(), nn.Unflatten(1, (3, 12, 12)))
+    generator.latent = 8
+    return generator
+"""
 FILTERS = "def apply(update, generator):\n    return {name: tensor * 0.5 for name, tensor in update.items()}\n"
 POLICY = """
 preset = "quick"
@@ -129,6 +160,36 @@ def images(folder: Path) -> None:
     (folder / "nets.py").write_text(NETS, encoding="utf-8")
     (folder / "my_filters.py").write_text(FILTERS, encoding="utf-8")
     (folder / "sweep.toml").write_text(SWEEP, encoding="utf-8")
+
+
+def priors(folder: Path) -> None:
+    """A generator of such images."""
+    (folder / "mypackage").mkdir()
+    (folder / "mypackage" / "__init__.py").touch()
+    (folder / "mypackage" / "priors.py").write_text(PRIORS, encoding="utf-8")
+
+
+def several(folder: Path) -> None:
+    """A classifier of a picture and a row in three forms, and samples."""
+    space: dict[str, Any] = {}
+    exec(MODELS, space)
+    module: nn.Module = space["build"]().eval()
+    (folder / "mypackage").mkdir()
+    (folder / "mypackage" / "__init__.py").touch()
+    (folder / "mypackage" / "models.py").write_text(MODELS, encoding="utf-8")
+    given, names = (torch.zeros(2, 1, 64, 64), torch.zeros(2, 3)), ["image", "row"]
+    torch.onnx.export(
+        module, given, str(folder / "model.onnx"), dynamo=False, opset_version=17, input_names=names,
+        dynamic_axes={name: {0: "N"} for name in names},
+    )  # fmt: skip
+    batch = {0: torch.export.Dim("N")}
+    torch.export.save(torch.export.export(module, given, dynamic_shapes=(batch, batch)), folder / "model.pt2")
+    torch.save(module.state_dict(), folder / "weights.pt")
+    generator = torch.Generator().manual_seed(0)
+    small = torch.rand(12, 1, 8, 8, generator=generator)
+    pictures = nn.functional.interpolate(small, size=64, mode="bilinear").numpy()
+    row = torch.randn(12, 3, generator=generator).numpy()
+    np.savez(folder / "batch.npz", image=pictures, row=row, labels=np.arange(12) % 3)
 
 
 def reports(folder: Path) -> None:

@@ -20,6 +20,8 @@ from tests.pages import PAGES, TUTORIALS, calls
 MADE: dict[str, tuple[Callable[[Path], None], ...]] = {
     "tables.md": (prepared.table,),
     "texts.md": (prepared.text,),
+    "several-inputs.md": (prepared.several,),
+    "generators.md": (prepared.images, prepared.priors),
 }
 """What lies in the folder of a page; elsewhere images and reports."""
 OWN: dict[str, Callable[[Path], None]] = {"--round rounds/mine": prepared.adapter_round}
