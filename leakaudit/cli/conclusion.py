@@ -79,7 +79,7 @@ def _table(report: Report, terminal: Terminal) -> None:
     from leakaudit.report.wording import seconds
 
     card = card_for(report)
-    spec, rows = card.strength, []
+    spec, rows, styles = card.strength, [], []
     for attack in report.attacks:
         if attack.status is RunStatus.RUN:
             samples = [sample for result in attack.results for sample in result.samples]
@@ -87,9 +87,10 @@ def _table(report: Report, terminal: Terminal) -> None:
             leaked = f"{sum(sample.leaked for sample in samples)} of {len(samples)}"
             title = f"{attack.title}: a yardstick" if attack.upper_bound else attack.title
             rows.append((title, leaked, reached, seconds(attack.seconds)))
+            styles.append("red" if any(s.leaked for s in samples) and not attack.upper_bound else "")
     if rows:
         best = "result" if spec is None else f"best {lowered(spec)}"
-        terminal.table("", ("attack", "leaked", best, "time"), rows)
+        terminal.table("", ("attack", "leaked", best, "time"), rows, styles)
     for attack in report.attacks:
         if told := gain_in_short(attack):
             say(f"{attack.title}: {told}")

@@ -119,8 +119,17 @@ class Terminal:
 
         self.console.print(Padding(Text(shown(text, wrapped=True)), (0, 0, after, 0)))
 
-    def table(self, title: str, headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """A table: names in the first column, folded where they are long, numbers in the others; ``None`` is a dash."""
+    def table(
+        self, title: str, headings: Sequence[str], rows: Sequence[Sequence[object]], styles: Sequence[str] = ()
+    ) -> None:
+        """A table: names in the first column, folded where they are long, numbers in the others; ``None`` is a dash.
+
+        Args:
+            title: Above it; "" for none.
+            headings: Of the columns.
+            rows: As many cells each.
+            styles: Of the rows on a terminal with colours, if given.
+        """
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
         from rich.text import Text
@@ -138,8 +147,8 @@ class Terminal:
         table.add_column(cell(headings[0]), overflow="fold", min_width=6)
         for heading in headings[1:]:
             table.add_column(cell(heading), justify="right", no_wrap=True, min_width=len(heading))
-        for row in rows:
-            table.add_row(*map(cell, row))
+        for row, style in zip(rows, styles or [""] * len(rows), strict=True):
+            table.add_row(*map(cell, row), style=style)
         self.console.print(table)
 
 

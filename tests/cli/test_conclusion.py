@@ -74,6 +74,24 @@ def test_the_table_has_a_row_for_every_attack_that_ran(capsys: pytest.CaptureFix
     assert "\x1b" not in out
 
 
+def test_attacks_that_leaked_are_red_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    report = judged()
+    conclude(report, [], brief=False)
+    lines = capsys.readouterr().out.splitlines()
+    leaked = {a.title: any(s.leaked for r in a.results for s in r.samples) for a in report.attacks if a.status == "run"}
+    assert any(leaked.values())
+    begins = next(i for i, line in enumerate(lines) if "leaked" in line and "time" in line and "attack" in line)
+    ends = next(i for i, line in enumerate(lines) if line.startswith("Exit"))
+    for title, red in leaked.items():
+        (row,) = [line for line in lines[begins:ends] if title in line]
+        assert ("\x1b[31m" in row) == red
+
+
 def test_in_brief_there_is_neither_table_nor_advice(capsys: pytest.CaptureFixture[str]) -> None:
     conclude(judged(), [], brief=True)
     out = capsys.readouterr().out
