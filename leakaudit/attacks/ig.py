@@ -155,12 +155,12 @@ def _by_jacobian(
     """The sample that Levenberg-Marquardt has found; else the search, and the same again from where that ends."""
     if first.cut or first.match < SOLVED:
         return to_reconstruction(problem, [first], (BY_JACOBIAN,), cuts)
-    total = problem.settings.iterations
-    left = total - 2 * first.spent
+    total = problem.settings.planned
+    left = (total - 2 * first.spent) // problem.settings.restarts
     within = replace(problem.settings, iterations=left)
     share = first.spent / total
     solution, _, facts = search(problem.under(within), guess, generator, progress.share(share, 1 - 2 * share))
-    after = progress.share(1 - share, share)  # it counts its steps by those of the whole
+    after = progress.share(1 - share, 1)  # it counts its steps by those of the whole
     again = None if solution.cut else levenberg_marquardt(problem, solution.values, generator, after)
     found = [first, solution] if again is None else [first, solution, again]
     best = min(found, key=lambda each: each.match)

@@ -14,6 +14,7 @@ import torch
 
 from leakaudit.attacks.base import Attack, cpu_generator
 from leakaudit.audit.victim import Victim
+from leakaudit.findings.effort import LEAST_SHARE
 from leakaudit.matching.engine import PLANNED_SHARE, GradientMatching, MatchSettings, measure_step
 from leakaudit.report.wording import number, seconds
 from leakaudit.target.target import Target
@@ -94,6 +95,5 @@ def too_dear(attack: Attack, pace: Pace, left: float | None) -> str:
     steps = f"at least {number(need.fewest)} steps of {seconds(need.step)}, about {seconds(need.least)}"
     if need.least > left:
         return f"it needs {steps}, and the budget leaves {seconds(max(0.0, left))}"
-    return (
-        f"it needs {steps}, or a tenth of its {number(need.steps)} for a further victim; its part of the time is less"
-    )
+    share = f"{LEAST_SHARE:.0%} of its {number(need.steps)} where it is not the first"
+    return f"it needs {steps}, or {share}; its part of the time is less"

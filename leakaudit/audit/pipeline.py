@@ -189,7 +189,8 @@ def _measured(scope: _Scope, measure: Measure[Any], started: float) -> _Measured
         pace = Pace(target, victims[0])
         campaign = campaign_of(scope.attacks, target, victims, request)
         if not observer.interrupted():
-            observer.stage("measuring a step of an attack")
+            if any(turn.attack.planned for turn in campaign.turns):
+                observer.stage("measuring a step of an attack")
             plan = plan_of(campaign, target, victims, request, pace, time.monotonic() - started)
             for line in plan.short:
                 remark(observer, line)

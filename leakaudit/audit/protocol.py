@@ -6,10 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from leakaudit.audit.kinds import (
-    Kind,
-    Whole,
-)
+from leakaudit.audit.kinds import Kind, Whole
 from leakaudit.errors import UsageError
 
 if TYPE_CHECKING:

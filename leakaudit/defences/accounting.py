@@ -82,10 +82,12 @@ def epsilon(multiplier: float, rate: float, steps: int, delta: float) -> float:
     """ε of `steps` Gaussian mechanisms at a Poisson sampling rate; infinite where a sample's loss exceeds `LARGEST`."""
     if rate == 1:  # steps of a Gaussian mechanism are one with less noise
         whole = multiplier / math.sqrt(steps)
-        with np.errstate(divide="ignore"):  # no noise is too much: then δ is 0, and ε too
-            from dp_accounting import get_epsilon_gaussian
+        if _largest(whole) > LARGEST:
+            return math.inf
+        from dp_accounting import get_epsilon_gaussian
 
-            return math.inf if _largest(whole) > LARGEST else float(get_epsilon_gaussian(whole, delta))
+        with np.errstate(divide="ignore"):  # no noise is too much: then δ is 0, and ε too
+            return float(get_epsilon_gaussian(whole, delta))
     accountant = _accountant(multiplier, rate, steps, delta)
     return math.inf if accountant is None else float(accountant.get_epsilon(delta))
 

@@ -39,7 +39,7 @@ class Domain(ABC):
     """The `leakaudit.client.readers.base.Reader` of its sample files, as ``package.module:Class``."""
     card: ClassVar[str] = "leakaudit.report.domains.base:Card"
     """The `leakaudit.report.domains.base.Card` of its samples, as ``package.module:Class``."""
-    misread: ClassVar[str] = "--mean, --std, the order of the channels"
+    misread: ClassVar[str] = "how its inputs are read"
     """What of its samples is easily misread, for a sentence; it makes a trained model fail on them."""
     table: str | None = None
     """Name of the tensor whose rows the inputs are numbers of, or ``None`` for inputs that are no such numbers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -18,6 +19,7 @@ TILE = 4
 class Channels(Domain):
     """Samples (C, …) of which a model input is ``x = (value - mean) / std``, by channel."""
 
+    misread: ClassVar[str] = "--mean, --std, the order of the channels"
     mean: tuple[float, ...]
     std: tuple[float, ...]
 

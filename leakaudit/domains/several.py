@@ -55,6 +55,7 @@ class Several(Domain):
     """
 
     kind: ClassVar[str] = "several"
+    misread: ClassVar[str] = "--mean, --std, --schema, the order of the channels and columns"
     takes: ClassVar[str] = "several inputs, such as a picture beside the row of a table"
     measure: ClassVar[str] = "leakaudit.scoring.several:SeveralMeasure"
     reader: ClassVar[str] = "leakaudit.client.readers.several:SeveralReader"

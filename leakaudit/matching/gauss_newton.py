@@ -25,6 +25,7 @@ import torch
 from torch import Generator, Tensor
 
 from leakaudit.matching.descent import Progress, Solution
+from leakaudit.matching.objective import entries
 from leakaudit.matching.problem import GradientMatching
 from leakaudit.reconstruction import LossPoint
 
@@ -72,28 +73,39 @@ def levenberg_marquardt(
     """The best of several starts; ``None`` where unknowns are too many or the update is not the gradient alone.
 
     Args:
-        problem: Its settings say how many iterations the whole search has; a Jacobian counts as one for each unknown.
+        problem: Its settings say how many iterations the whole search has; a Jacobian counts as one for every `COLUMNS`
+            unknowns.
         guess: The first start; further ones are drawn.
         generator: CPU generator of those.
         progress: Of the whole search.
     """
     seen = problem.observation
-    entries = sum(tensor.numel() for tensor in problem.case.observed)
     if guess["inputs"].numel() > MOST or not set(guess) <= {"inputs", "labels"} or seen.errors is not None:
         return None
     if not seen.plain or seen.one_bit or seen.protocol.steps > 1 or problem.masks or problem.priors:
         return None
-    most = int(SHARE * problem.settings.iterations)
+    most = int(SHARE * problem.settings.planned)
     size = sum(value.numel() for value in guess.values())
-    if size > MOST_IN_ALL or size * entries > MOST_NUMBERS or -(-size // COLUMNS) >= most:
+    if size > MOST_IN_ALL or size * entries(problem.case.observed) > MOST_NUMBERS or -(-size // COLUMNS) >= most:
         return None
     try:
         space = _Space(problem.in_float64(problem.settings), guess)
-        space.gradient(space.flat(guess))
+        start = space.linearised(space.vector(guess["inputs"]))
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError:  # the module takes its own type only
         return None
-    found = _several(space, space.flat(guess), generator, progress, most)
+    found = _several(space, start, generator, progress, most)
     return None if found is None else _rated(problem, found)
+
+
+@dataclass(frozen=True, eq=False)
+class _Linearised:
+    """The update that unknowns would cause, minus the one observed (P,), and its derivative (P, unknowns)."""
+
+    unknowns: Tensor
+    residual: Tensor
+    jacobian: Tensor
 
 
 class _Space:
@@ -113,18 +125,12 @@ class _Space:
         self.inputs: int = guess["inputs"].numel()
         self.size = self.inputs + (0 if self.loose is None else self.loose.numel())
         self.cost = -(-self.size // COLUMNS)
+        self.together = TOGETHER
 
-    def flat(self, values: Mapping[str, Tensor]) -> Tensor:
-        """A guess as a vector (size,) in float64."""
-        parts = [values["inputs"].flatten()]
-        if self.loose is not None:
-            parts.append(self.task.loosened(self.task.relaxed(values["labels"])).flatten())
-        return torch.cat(parts).to(self.wanted)
-
-    def drawn(self, start: Tensor) -> Tensor:
-        """A vector with these inputs and the labels of the first guess."""
+    def vector(self, inputs: Tensor) -> Tensor:
+        """These inputs with the labels of the guess, as a vector (size,)."""
         labels = [] if self.loose is None else [self.loose.flatten()]
-        return torch.cat([part.to(self.wanted) for part in (start.flatten(), *labels)])
+        return torch.cat([part.to(self.wanted) for part in (inputs.flatten(), *labels)])
 
     def inputs_of(self, unknowns: Tensor) -> Tensor:
         """The inputs of a vector (B, *shape)."""
@@ -145,17 +151,39 @@ class _Space:
         gradients = self.problem.gradients({"inputs": self.inputs_of(unknowns)}, case=case)
         return torch.cat([gradient.flatten() for gradient in gradients])
 
+    def linearised(self, unknowns: Tensor) -> _Linearised:
+        """Residual (P,) and Jacobian (P, size), by columns: the derivatives of J^T u by u, which it is linear in."""
+        with torch.enable_grad():
+            leaf = unknowns.detach().requires_grad_()
+            made = self.gradient(leaf)
+            u = torch.zeros_like(made, requires_grad=True)
+            (product,) = torch.autograd.grad(made, leaf, u, create_graph=True)
+            jacobian = made.new_empty(self.size, len(made)).detach()
+            for at in range(0, self.size, self.together):
+                jacobian[at : at + self.together] = self._columns(product, u, at)
+        return _Linearised(unknowns, (made - self.wanted).detach(), jacobian.T)
+
+    def _columns(self, product: Tensor, u: Tensor, first: int) -> Tensor:
+        """The columns from this one on, as many as are computed together; one where an operator cannot be batched."""
+        rows = torch.eye(self.size, dtype=product.dtype, device=product.device)[first : first + self.together]
+        if self.together > 1:
+            try:
+                return torch.autograd.grad(product, u, rows, retain_graph=True, is_grads_batched=True)[0]
+            except RuntimeError:  # also where there is no memory for so many
+                self.together = 1
+        return torch.stack([torch.autograd.grad(product, u, row, retain_graph=True)[0] for row in rows])
+
     def _labels(self, unknowns: Tensor) -> Tensor:
         assert self.loose is not None
         return self.task.tightened(unknowns[self.inputs :].view(self.loose.shape))
 
 
-def _several(space: _Space, start: Tensor, generator: Generator, progress: Progress, most: int) -> Solution | None:
+def _several(space: _Space, start: _Linearised, generator: Generator, progress: Progress, most: int) -> Solution | None:
     """Starts one after another until one ends in the sample or the iterations are spent."""
     best: Solution | None = None
-    problem, spent, unknowns = space.problem, 0, start
+    problem, spent = space.problem, 0
     while spent + space.cost < most:
-        run = _descended(space, unknowns, most - spent, spent, progress)
+        run = _descended(space, start, most - spent, spent, progress)
         spent += run.spent
         cut = progress.cut(spent, problem.settings.planned) if progress.monitor.should_stop() else None
         values = space.values(run.unknowns)
@@ -164,71 +192,49 @@ def _several(space: _Space, start: Tensor, generator: Generator, progress: Progr
         best = found.beside(others) if not others or found.match < others[0].match else others[0].beside([found])
         if cut or best.match < SOLVED:
             return replace(best, cut=cut)
-        unknowns = space.drawn(problem.domain.start(problem.settings.initialization, space.shape[0], generator))
+        drawn = problem.domain.start(problem.settings.initialization, space.shape[0], generator)
+        start = space.linearised(space.vector(drawn))
     return best
 
 
-def _descended(space: _Space, start: Tensor, most: int, before: int, progress: Progress) -> _Descent:
+def _descended(space: _Space, start: _Linearised, most: int, before: int, progress: Progress) -> _Descent:
     """From one start; ends in the sample, where it crawls, or where the iterations are spent."""
-    run, damping, mark = _Descent(start), BEGIN, float("inf")
-    while run.spent + space.cost < most:
-        residual, jacobian = _linearised(space, run.unknowns)
-        run.squared = float((residual / space.scale).square().sum())
+    run, here, damping, mark = _Descent(start.unknowns), start, BEGIN, float("inf")
+    while True:
+        run.squared = float((here.residual / space.scale).square().sum())
         run.shots.append((run.spent, space.inputs_of(run.unknowns)))
         run.points.append(LossPoint(run.spent, run.squared, run.squared))
         run.spent += space.cost
-        total = space.problem.settings.iterations
-        if progress.update(min(1.0, (before + run.spent) / total), run.squared) or run.squared < DEEP:
-            break
+        done = min(1.0, (before + run.spent) / space.problem.settings.planned)
+        if progress.update(done, run.squared) or run.squared < DEEP:
+            return run
         if len(run.points) % WINDOW == 0:
             if run.squared > SLOW * mark:
-                break
+                return run
             mark = run.squared
-        moved, damping, tried = _stepped(space, run, residual, jacobian, damping)
+        moved, damping, tried = _stepped(space, here, damping)
         run.spent += tried
         if moved is None:
-            break
+            return run
         run.unknowns = moved
-    return run
+        if run.spent + space.cost >= most:
+            return run
+        here = space.linearised(moved)
 
 
-def _stepped(
-    space: _Space, run: _Descent, residual: Tensor, jacobian: Tensor, damping: float
-) -> tuple[Tensor | None, float, int]:
+def _stepped(space: _Space, here: _Linearised, damping: float) -> tuple[Tensor | None, float, int]:
     """Unknowns that lower the distance, λ for the next step, and the evaluations that it took."""
-    square, slope = jacobian.T @ jacobian, jacobian.T @ residual
+    square, slope = here.jacobian.T @ here.jacobian, here.jacobian.T @ here.residual
     diagonal = square.diagonal().clamp_min(1e-30 * float(square.diagonal().max()))
     for tried in range(1, REFUSED + 1):
         step, failed = torch.linalg.solve_ex(square + damping * torch.diag(diagonal), -slope)
-        moved = run.unknowns + step
+        moved = here.unknowns + step
         if not int(failed) and bool(torch.isfinite(moved).all()):
             apart = space.gradient(moved).detach() - space.wanted
-            if float(apart.norm()) < float(residual.norm()):
+            if float(apart.norm()) < float(here.residual.norm()):
                 return moved, max(damping / FALL, LEAST), tried
         damping *= RISE
     return None, damping, REFUSED
-
-
-def _linearised(space: _Space, unknowns: Tensor) -> tuple[Tensor, Tensor]:
-    """Residual (P,) and Jacobian (P, size), by columns: the derivatives of J^T u by u, which it is linear in."""
-    with torch.enable_grad():
-        leaf = unknowns.detach().requires_grad_()
-        made = space.gradient(leaf)
-        u = torch.zeros_like(made, requires_grad=True)
-        (product,) = torch.autograd.grad(made, leaf, u, create_graph=True)
-        jacobian = made.new_empty(space.size, len(made)).detach()
-        for at in range(0, space.size, TOGETHER):
-            jacobian[at : at + TOGETHER] = _columns(product, u, at, min(TOGETHER, space.size - at))
-    return (made - space.wanted).detach(), jacobian.T
-
-
-def _columns(product: Tensor, u: Tensor, first: int, count: int) -> Tensor:
-    """So many columns (count, P) of the Jacobian; one by one where they cannot be batched or there is no memory."""
-    rows = torch.eye(len(product), dtype=product.dtype, device=product.device)[first : first + count]
-    try:
-        return torch.autograd.grad(product, u, rows, retain_graph=True, is_grads_batched=True)[0]
-    except RuntimeError:
-        return torch.stack([torch.autograd.grad(product, u, row, retain_graph=True)[0] for row in rows])
 
 
 def _rated(problem: GradientMatching, found: Solution) -> Solution:

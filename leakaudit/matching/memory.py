@@ -36,7 +36,7 @@ def bytes_kept(problem: GradientMatching, guess: Mapping[str, Tensor]) -> int:
 
     leaves = {name: value.detach().requires_grad_(True) for name, value in guess.items()}
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        problem.objective(leaves, once=True)
+        problem.objective(leaves)
     return sum(storage.nbytes() for storage in kept.values())
 
 

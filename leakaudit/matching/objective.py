@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from leakaudit.matching.settings import Distance, LayerWeights
-from leakaudit.target.parts import parts
+from leakaudit.target.parts import parts, squared, squared_difference
 
 TINY = 1e-38
 """Squared norm that stands for zero: where the precision of float32 ends."""
@@ -76,10 +76,6 @@ def _pairs(gradients: Sequence[Tensor], observed: Sequence[Tensor]) -> Iterator[
     for gradient, seen in zip(gradients, observed, strict=True):
         for one, other in zip(parts(gradient.detach()), parts(seen), strict=True):
             yield one.double(), other.double()
-
-
-def _sum(tensors: Iterable[Tensor]) -> float:
-    return sum(float(tensor.sum()) for tensor in tensors)
 
 
 class _Once(torch.autograd.Function):
@@ -138,7 +134,7 @@ class CosineDistance:
     def linear(self, gradients: Sequence[Tensor]) -> Linear:
         """The distance and its derivative, see :class:`Linear`."""
         norm: Tensor = getattr(self, "_norm")  # noqa: B009
-        size, inverse = _sum((g.square() for g, _ in _pairs(gradients, self.observed))), 1 / float(norm)
+        size, inverse = sum(map(squared, gradients)), 1 / float(norm)
         scale = max(size, TINY) ** -0.5
         apart = along = 0.0
         for gradient, observed in _pairs(gradients, self.observed):
@@ -190,7 +186,7 @@ class EuclideanDistance:
     def linear(self, gradients: Sequence[Tensor]) -> Linear:
         """The distance and its derivative, see :class:`Linear`."""
         norm = float(getattr(self, "_norm"))  # noqa: B009
-        apart = _sum((g - o).square() for g, o in _pairs(gradients, self.observed))
+        apart = sum(squared_difference(g, o) for g, o in zip(gradients, self.observed, strict=True))
         return Linear(apart / norm, 2 / norm, 2 / norm)
 
 

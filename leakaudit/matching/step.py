@@ -99,7 +99,7 @@ class Step:
     def _eager(self, values: Values) -> Evaluation:
         restarts = range(values[0].shape[0])
         cases = self.cases or [None for _ in restarts]
-        results = [self._single([value[r] for value in values], cases[r]) for r in restarts]
+        results = [self._single([value[r] for value in values], cases[r], once=True) for r in restarts]
         objectives, matches, gradients = zip(*results, strict=True)
         return (
             torch.stack(objectives),
@@ -107,11 +107,12 @@ class Step:
             tuple(torch.stack(g) for g in zip(*gradients, strict=True)),
         )
 
-    def _single(self, values: Values, case: Case | None = None) -> Evaluation:
+    def _single(self, values: Values, case: Case | None = None, *, once: bool = False) -> Evaluation:
+        """At one restart's values; what is differentiated once only saves memory, and cannot be recorded."""
         with torch.enable_grad():
             leaves = [value.detach().requires_grad_(True) for value in values]
             variables = dict(zip(self.names, leaves, strict=True))
-            objective, match = self.problem.objective(variables, once=True, case=case)
+            objective, match = self.problem.objective(variables, once=once, case=case)
             gradients = torch.autograd.grad(objective, leaves, materialize_grads=True)
         return objective.detach(), match.detach(), tuple(gradients)
 

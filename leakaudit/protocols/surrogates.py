@@ -13,7 +13,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
 from typing import ClassVar
 
 import torch
@@ -67,9 +66,12 @@ class OnTheWay(FedSGD):
         functional: bool = False,
     ) -> Update:
         """What the gradients on the way add up to."""
-        slope = partial(super().update, target, play, create_graph=create_graph, functional=functional)
-        before = target.parameters if parameters is None else dict(parameters)
-        return self._along(before, play.unknowns, lambda weights: slope(parameters=weights))
+        gradient = super().update
+
+        def slope(weights: Mapping[str, Tensor]) -> Update:
+            return gradient(target, play, create_graph=create_graph, parameters=weights, functional=functional)
+
+        return self._along(target.parameters if parameters is None else dict(parameters), play.unknowns, slope)
 
     @abstractmethod
     def _along(self, before: Mapping[str, Tensor], unknowns: Mapping[str, Tensor], slope: Slope) -> Update:

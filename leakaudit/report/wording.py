@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from leakaudit.document.counting import THOUSANDS
+from leakaudit.document.counting import grouped
 from leakaudit.safety.text import clean
 
 MISSING = "–"
@@ -54,7 +54,7 @@ def number(value: float | int | None, digits: int = 4) -> str:
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return MISSING
     if isinstance(value, int):
-        return f"{value:,}" if abs(value) >= THOUSANDS else str(value)
+        return grouped(value)
     text = f"{value:.{digits}g}"
     return _scientific(text) if "e" in text else text
 

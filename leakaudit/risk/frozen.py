@@ -19,6 +19,7 @@ import torch
 from torch import Generator, Tensor
 from torch.func import grad, jvp, vmap
 
+from leakaudit.document.counting import grouped
 from leakaudit.risk.jacobian import LARGEST_MATRIX, RELATIVE_TOLERANCE, Subgraph, load_forward_mode, rank_above
 from leakaudit.risk.update_flow import UpdateFlow
 from leakaudit.target.kinds import Layer
@@ -111,12 +112,13 @@ class Reach:
     @property
     def told(self) -> str:
         """What the update determines, in a sentence."""
-        of, found = f"of {self.unknowns} directions of the input", self.determined
+        of, found = f"of {grouped(self.unknowns)} directions of the input", self.determined
         if found is None:
-            return f"The update determines at most {self.unknowns - self.deficits[0]} {of}"
+            return f"The update determines at most {grouped(self.unknowns - self.deficits[0])} {of}"
         if found.lowest == found.highest:
-            return f"The update determines {found.highest} {of}, measured"
-        return f"The update determines {found.lowest} to {found.highest} {of}, measured at {found.points} random inputs"
+            return f"The update determines {grouped(found.highest)} {of}, measured"
+        between = f"{grouped(found.lowest)} to {grouped(found.highest)}"
+        return f"The update determines {between} {of}, measured at {found.points} random inputs"
 
 
 def reach(

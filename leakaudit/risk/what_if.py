@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import log
 
+from leakaudit.document.counting import grouped
 from leakaudit.errors import UsageError
 from leakaudit.risk.chain import segments
 from leakaudit.risk.changes import Change, Layers, activations, changed, parameters
@@ -73,10 +74,10 @@ class Variant:
         if report.propagated_deficit is not None:
             known = report.unknowns - report.propagated_deficit
             told += (
-                f", one update determines {known:,} of {report.unknowns:,} directions of the input"
+                f", one update determines {grouped(known)} of {grouped(report.unknowns)} directions of the input"
                 if report.propagated_deficit
                 else f", no layer is read off the update any more, though one update still determines all "
-                f"{report.unknowns:,} directions of the input"
+                f"{grouped(report.unknowns)} directions of the input"
             )
         score = "" if report.score is None else f", score {report.score:.2f}"
         options = " ".join(f"--what-if {change}" for change in self.changes)

@@ -109,6 +109,5 @@ def steps_of(request: Request) -> int:
     from leakaudit.audit.attacks import chosen_attacks
     from leakaudit.audit.draw import DEFAULT_VICTIMS
 
-    settings = [attack.settings for attack in chosen_attacks(request)]
-    each = [getattr(one, "iterations", 0) * getattr(one, "restarts", 1) for one in settings]
+    each = [attack.planned or 0 for attack in chosen_attacks(request)]
     return sum(each) * (request.victims or DEFAULT_VICTIMS)

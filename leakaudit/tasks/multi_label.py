@@ -102,7 +102,7 @@ class MultiLabel(Task):
 
     def free(self, labels: Tensor) -> Tensor:
         """Their logit, within reach of a descent."""
-        return labels.clamp(CERTAIN, 1 - CERTAIN).logit()
+        return self.unbounded(labels.clamp(CERTAIN, 1 - CERTAIN))
 
     def unbounded(self, labels: Tensor) -> Tensor:
         """Their logit."""

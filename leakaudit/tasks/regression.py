@@ -88,7 +88,7 @@ class Regression(Task):
 
     def free(self, labels: Tensor) -> Tensor:
         """Themselves."""
-        return labels
+        return self.unbounded(labels)
 
     def unbounded(self, labels: Tensor) -> Tensor:
         """Themselves."""

@@ -13,7 +13,7 @@ from torch import nn
 from leakaudit.attacks.base import cpu_generator
 from leakaudit.client.batch import Batch
 from leakaudit.domains.images import Images
-from leakaudit.matching import step
+from leakaudit.matching import objective, step
 from leakaudit.matching.engine import GradientMatching, MatchSettings, minimize
 from leakaudit.matching.priors import KeepRate
 from leakaudit.matching.step import Mode, Step, choose_mode
@@ -49,6 +49,20 @@ def test_traced_equals_eager(samples: Batch, space: Images, restarts: int, dista
     assert (traced.mode, traced.note) == ("traced", "")
     other = [torch.randn(restarts, 2, 3, 12, 12, generator=cpu_generator(1))]
     assert_same(Step(problem, ["inputs"], values), traced, other)
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+def test_the_step_of_a_large_model_is_traced_too(
+    samples: Batch, space: Images, distance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What saves memory where a derivative is taken once reads numbers, which cannot be recorded."""
+    monkeypatch.setattr(objective, "LARGE", 1)
+    settings = MatchSettings(distance=distance)  # type: ignore[arg-type]
+    problem = problem_of(make_target(small_cnn(), (3, 12, 12), 5), samples, space, settings)
+    values = [torch.randn(1, 2, 3, 12, 12, generator=cpu_generator(0))]
+    traced = Step(problem, ["inputs"], values, "traced")
+    assert (traced.mode, traced.note) == ("traced", "")
+    assert_same(Step(problem, ["inputs"], values), traced, values)
 
 
 def test_labels_and_masks_are_traced_too(samples: Batch, space: Images) -> None:

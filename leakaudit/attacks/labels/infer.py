@@ -148,13 +148,13 @@ def _fitted_counts(
     target: Target, observation: Observation, head: Head, signal: Tensor, generator: Generator
 ) -> LabelGuess:
     """Counts of a simulated client or from the fitted mean prediction, with iLRG's agreement."""
-    size = observation.batch_size
+    size, layer = observation.batch_size, _layer(target, observation, head)
     least = -(signal + 4 * observation.noise) * size
     if observation.one_bit or not observation.protocol.linear:  # no weighted mean of p − y
         least = torch.zeros_like(signal)
 
     def fitted_labels() -> Tensor:
-        share, _ = _fitted(target, observation, head, signal, generator)
+        share, _ = _fitted(layer, observation, head, signal, generator)
         return _as_labels(round_counts(share, size, least=least))
 
     share, how = None, "a client simulated on look-alikes"
@@ -164,18 +164,18 @@ def _fitted_counts(
             *(fitted_labels, whole(least, size), generator),
         )
     if share is None:
-        share, how = _fitted(target, observation, head, signal, generator)
+        share, how = _fitted(layer, observation, head, signal, generator)
     counts = round_counts(share, size, least=least)
-    check = round_counts(ilrg_shares(*_layer(target, observation, head), signal), size, least=least)
+    check = round_counts(ilrg_shares(*layer, signal), size, least=least)
     agreed = int(torch.minimum(counts, check).sum())
     return _counted(counts, f"class counts from {how} (iLRG agrees on {agreed} of {size})")
 
 
 def _fitted(
-    target: Target, observation: Observation, head: Head, signal: Tensor, generator: Generator
+    layer: tuple[Tensor, Tensor, Tensor], observation: Observation, head: Head, signal: Tensor, generator: Generator
 ) -> tuple[Tensor, str]:
     """Class shares (K,) by the fitted mean prediction, and what it was fitted to."""
-    weight, bias, gradient = _layer(target, observation, head)
+    weight, bias, gradient = layer
     prediction = fit_prediction(head.logits.double().cpu() - bias, bias, gradient @ weight.T, signal)
     how = "the last layer's moments"
     if head.pool is not None:

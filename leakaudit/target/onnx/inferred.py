@@ -22,14 +22,11 @@ from leakaudit.target.onnx.values import attributes
 
 Shape = tuple[int, ...]
 
-_ELEMENTWISE = frozenset({
-    "Abs", "Add", "Clip", "Cos", "Div", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Log",
-    "Mish", "Mul", "Neg", "Pow", "Reciprocal", "Relu", "Selu", "Sigmoid", "Sin", "Softplus", "Softsign", "Sqrt", "Sub",
-    "Tanh",
-})  # fmt: skip
-_OTHERS = frozenset({
-    "AveragePool", "BatchNormalization", "Concat", "Conv", "Gemm", "GlobalAveragePool", "LayerNormalization",
-    "LogSoftmax", "MatMul", "MaxPool", "ReduceMean", "ReduceSum", "Softmax",
+KNOWN = frozenset({
+    "Abs", "Add", "AveragePool", "BatchNormalization", "Clip", "Concat", "Conv", "Cos", "Div", "Elu", "Erf", "Exp",
+    "Gelu", "Gemm", "GlobalAveragePool", "HardSigmoid", "HardSwish", "LayerNormalization", "LeakyRelu", "Log",
+    "LogSoftmax", "MatMul", "MaxPool", "Mish", "Mul", "Neg", "Pow", "Reciprocal", "ReduceMean", "ReduceSum", "Relu",
+    "Selu", "Sigmoid", "Sin", "Softmax", "Softplus", "Softsign", "Sqrt", "Sub", "Tanh",
 })  # fmt: skip
 _BROADCASTS_BY_AXIS = 7
 """Opset before which arithmetic takes an axis to broadcast from, by definition of ONNX."""
@@ -45,17 +42,12 @@ def inferred_shape(node: NodeProto, opset: int, inputs: Sequence[Shape | Array |
         opset: Version of the default operator set.
         inputs: For each of its inputs the shape of a tensor of real numbers, or the array of a constant.
     """
-    if (
-        node.domain
-        or node.op_type not in _ELEMENTWISE | _OTHERS
-        or len(node.output) != 1
-        or opset < _BROADCASTS_BY_AXIS
-    ):
+    if node.domain or node.op_type not in KNOWN or len(node.output) != 1 or opset < _BROADCASTS_BY_AXIS:
         return None
     given = [value if isinstance(value, tuple) else np.shape(value) for value in inputs if value is not None]
     if len(given) != len(inputs) or not _fits(node.op_type, attributes(node), given):
         return None
-    types = {name: _type(value) for name, value in zip(node.input, inputs, strict=False) if name}
+    types = {name: _type(value) for name, value in zip(node.input, inputs, strict=False) if value is not None}
     data = {
         name: numpy_helper.from_array(value, name)
         for name, value in zip(node.input, inputs, strict=False)
@@ -63,7 +55,9 @@ def inferred_shape(node: NodeProto, opset: int, inputs: Sequence[Shape | Array |
     }
     try:
         schema = defs.get_schema(node.op_type, opset)
-        found = shape_inference.infer_node_outputs(schema, node, types, data, opset_imports=_imports(opset))
+        found = shape_inference.infer_node_outputs(
+            schema, node, types, data, opset_imports=[helper.make_opsetid("", opset)]
+        )
     except (
         shape_inference.InferenceError,
         checker.ValidationError,
@@ -76,11 +70,7 @@ def inferred_shape(node: NodeProto, opset: int, inputs: Sequence[Shape | Array |
     return _static(found.get(node.output[0]))
 
 
-def _imports(opset: int) -> list[Any]:
-    return [helper.make_opsetid("", opset)]
-
-
-def _type(value: Shape | Array | None) -> TypeProto:
+def _type(value: Shape | Array) -> TypeProto:
     if isinstance(value, np.ndarray):
         return helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
     return helper.make_tensor_type_proto(TensorProto.FLOAT, value)

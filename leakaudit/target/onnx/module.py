@@ -42,8 +42,8 @@ class OnnxModule(nn.Module):
         self._order = list(tensors)
         self._torch_names = torch_names(self._order, _TAKEN)
         self._slots: list[tuple[nn.Module, str]] = []
-        for name, value in tensors.items():
-            data = torch.from_numpy(np.array(value, dtype=np.float32))
+        for name in self._order:
+            data = torch.from_numpy(np.array(tensors.pop(name), dtype=np.float32))
             source.let_go(name)
             kept = nn.Parameter(data) if name in source.parameters else data
             self._slots.append(register(self, self._torch_names[name], kept))

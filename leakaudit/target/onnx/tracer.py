@@ -231,12 +231,7 @@ class Tracer:
         if own.count:
             given["outputs"] = len(node.output)
         arguments = [self._argument(value, index, own, inputs, name) for index, value in enumerate(inputs)]
-        shape = self._inferred(node, inputs)
-        if shape is None:
-            return self._emit(own.run, arguments, given)
-        slots = [a.slot if isinstance(a, Traced) else a for a in arguments]
-        result = torch.empty(shape, dtype=self.dtype, device="meta")
-        return self._results(self.program.call(own.run, slots, given), result, ())
+        return self._emit(own.run, arguments, given, self._inferred(node, inputs))
 
     def _inferred(self, node: NodeProto, inputs: list[Value]) -> tuple[int, ...] | None:
         """The shape of the result of a node that takes and gives real numbers, where onnx tells it."""
@@ -260,11 +255,20 @@ class Tracer:
             return value.reshape(()).item()
         return self._constant(value)
 
-    def _emit(self, run: Callable[..., Any], arguments: list[Any], keywords: dict[str, Any]) -> Any:
+    def _emit(
+        self,
+        run: Callable[..., Any],
+        arguments: list[Any],
+        keywords: dict[str, Any],
+        shape: tuple[int, ...] | None = None,
+    ) -> Any:
+        """An operator of the program; run on tensors without values, unless the shape of its result is known."""
+
         def pick(part: str) -> list[Any]:
             return [getattr(a, part) if isinstance(a, Traced) else a for a in arguments]
 
-        result = run(*pick("meta"), **keywords)
+        known = None if shape is None else torch.empty(shape, dtype=self.dtype, device="meta")
+        result = run(*pick("meta"), **keywords) if known is None else known
         if isinstance(result, np.ndarray):
             return result
         return self._results(self.program.call(run, pick("slot"), keywords), result, pick("meta"))
