@@ -16,7 +16,7 @@
   status.setAttribute("role", "status");
 
   function apply() {
-    const wanted = (data) => (!state.attack || data.attack === state.attack) && (!state.victim || data.victim === state.victim);
+    const wanted = (data) => (!state.attack || data.attack.split(" ").includes(state.attack)) && (!state.victim || !data.victim || data.victim === state.victim);
     for (const card of cards) card.hidden = !wanted(card.dataset) || (state.leaked && card.dataset.leaked !== "yes");
     for (const gallery of galleries) gallery.hidden = all(".sample", gallery).every((card) => card.hidden);
     for (const row of all("tr[data-attack]")) row.hidden = !wanted(row.dataset);

@@ -85,3 +85,23 @@ def command_words(values: Mapping[str, Any], known: Sequence[Parameter]) -> list
             continue
         words += [word for text in parameter.kind.words(value) for word in (parameter.option, text)]
     return words
+
+
+def shared_words(words: Sequence[str], own: Sequence[Parameter], other: Sequence[Parameter]) -> list[str]:
+    """Those of the options that :func:`command_words` wrote which another kind of request has as well.
+
+    Args:
+        words: Options with their values.
+        own: The parameters that they were written of.
+        other: Those of the other kind.
+    """
+    said = {word: parameter for parameter in own for word in (parameter.option, parameter.off) if word}
+    known = {parameter.option for parameter in other}
+    kept: list[str] = []
+    rest = list(words)
+    while rest:
+        parameter = said[rest[0]]
+        width = 1 if isinstance(parameter.kind, Flag) else 2
+        kept += rest[:width] if parameter.option in known else []
+        rest = rest[width:]
+    return kept

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,10 +16,6 @@ if TYPE_CHECKING:
 
 COLOURS = {VerdictStatus.BOUNDED: "green", VerdictStatus.NOT_SHOWN: "yellow"}
 """Of a verdict on a terminal; leaks are red, and what cannot be concluded is magenta."""
-
-
-ALIKE = ("schema", "batch-size", "mode")
-"""Options without which ``leakaudit defend`` would measure something else."""
 
 
 def exit_code(report: Report) -> int:
@@ -169,13 +166,12 @@ def next_steps(report: Report) -> Iterator[str]:
 
 
 def _defend(report: Report) -> str:
-    """The command for the same model and samples, as a shell reads it."""
-    model, batch = report.target.path or "MODEL", report.batch.path or "FILE"
-    words = ["leakaudit", "defend", model, "--batch", batch]
-    for name, values in (("--mean", report.batch.mean), ("--std", report.batch.std)):
-        words += [name, ",".join(f"{value:g}" for value in values)] if values else []
-    for setting in report.policy.settings if report.policy else ():
-        name = setting.name.replace("_", "-")
-        if name in ALIKE and setting.source != "default" and setting.value != "both":
-            words += [f"--{name}", str(setting.value)]
-    return shlex.join(words)
+    """The command for the same model, samples and options, as a shell reads it."""
+    from leakaudit.audit.parameters import parameters, shared_words
+    from leakaudit.audit.request import Request
+    from leakaudit.sweeps.request import DefendRequest
+
+    _, _, *words = report.command or ["leakaudit", "scan", "MODEL", "--batch", "FILE"]
+    model = list(takewhile(lambda word: not word.startswith("-"), words))
+    own, other = (list(parameters(kind).values()) for kind in (Request, DefendRequest))
+    return shlex.join(["leakaudit", "defend", *model, *shared_words(words[len(model) :], own, other)])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from leakaudit.cli.conclusion import conclude, conclude_trials, exit_code, next_steps, reason
-from leakaudit.document.schema import DefenceTrial, Report, SettingEntry
+from leakaudit.document.schema import DefenceTrial, Report
 from leakaudit.document.status import RunStatus, VerdictStatus
 from leakaudit.policy.apply import apply_policy
 from leakaudit.policy.read import Policy
@@ -127,8 +127,10 @@ def test_a_comparison_of_defences_ends_with_a_table_and_a_reason(
 
 def test_the_next_step_measures_the_same_batches() -> None:
     report = judged()
-    assert report.policy is not None
-    chosen = (("schema", "columns.toml", "command line"), ("batch_size", 4, "file"), ("mode", "eval", "default"))
-    report.policy.settings = [SettingEntry(name=name, value=value, source=source) for name, value, source in chosen]
+    same = ["net.pt", "--factory", "nets:net", "--batch", "rows.npz", "--batch-size", "4", "--schema", "columns.toml"]
+    report.command = ["leakaudit", "scan", *same, "--checkpoints", "late.pt", "--no-cache", "--mode", "train"]
     _, second = next_steps(report)
-    assert "--schema columns.toml --batch-size 4 measures" in second
+    assert second.startswith(f"leakaudit defend {' '.join(same)} --no-cache --mode train measures")
+    report.command = []
+    _, second = next_steps(report)
+    assert second.startswith("leakaudit defend MODEL --batch FILE measures")

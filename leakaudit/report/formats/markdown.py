@@ -83,7 +83,7 @@ def _attacks(report: Report) -> list[str]:
             continue
         margin = MISSING if spec is None else with_unit(spec, card.best_of(scored, spec))
         leaked = f"{sum(s.leaked for s in scored)} of {len(scored)}"
-        status = "run, upper bound only" if attack.upper_bound else "run"
+        status = "run, a yardstick" if attack.upper_bound else "run"
         status += f": {escape(gain)}" if (gain := gain_in_short(attack)) else ""
         lines.append(f"| {name} | {status} | {leaked} | {margin} | {seconds(attack.seconds)} |")
     score = "" if report.rank.score is None else f", score {fixed(report.rank.score, 1)}"

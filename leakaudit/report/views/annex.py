@@ -21,7 +21,7 @@ SCOPE = {
     "A": "Server that sees updates only",
     "B": "and knows the model: architecture, weights, loss",
     "C": "and knows training details: learning rate, local steps",
-    "D": "and has images of a similar distribution",
+    "D": "and has samples of a similar distribution",
     "E": "and has statistics of the client's data (BatchNorm)",
     "F to H": "Server that manipulates the model or the protocol",
 }
@@ -139,7 +139,7 @@ def _scope(attacks: Sequence[AttackEntry]) -> Table:
 
 
 def _titled(attack: AttackEntry) -> str:
-    bound = " (a declared upper bound)" if attack.upper_bound else ""
+    bound = " (a yardstick)" if attack.upper_bound else ""
     return f"{short(attack.title)}{bound}"
 
 

@@ -37,7 +37,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """Cells, and what the filter selects by."""
+    """Cells, and what the filter selects by: names of attacks between spaces, and a victim."""
 
     cells: tuple[Cell, ...]
     attack: str = ""

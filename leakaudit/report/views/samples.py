@@ -44,6 +44,7 @@ class SampleView:
     title: str
     victim: str
     leaked: bool
+    yardstick: bool
     result: str
     original: Picture
     reconstruction: Picture
@@ -218,6 +219,7 @@ def sample_view(card: Card, attack: AttackEntry, result: VictimResult, position:
         title=f"Sample {sample.index}",
         victim=str(result.victim),
         leaked=sample.leaked,
+        yardstick=attack.upper_bound,
         result=_result(attack, sample),
         original=picture(sample.original_png, f"Original of sample {sample.index}{of_class}"),
         reconstruction=picture(

@@ -119,7 +119,7 @@ def knowledge_table(report: Report) -> Table:
         together.setdefault((status, clip(attack.threat_model, 20), *given), []).append(attack)
     for given_all, attacks in together.items():
         names = Cell("; ".join(short(attack.title) for attack in attacks))
-        table.add([names, *given_all], attacks[0].name if len(attacks) == 1 else "")
+        table.add([names, *given_all], " ".join(attack.name for attack in attacks))
     return table
 
 
@@ -147,7 +147,7 @@ def left_table(report: Report) -> Table:
         together.setdefault((attack.status, attack.reason), []).append(attack)
     for (status, reason), attacks in together.items():
         names = "; ".join(clip(attack.title, 60) for attack in attacks)
-        table.add([Cell(names), words(status), clip(reason)], attacks[0].name if len(attacks) == 1 else "")
+        table.add([Cell(names), words(status), clip(reason)], " ".join(attack.name for attack in attacks))
     return table
 
 
@@ -293,7 +293,7 @@ def label_table(report: Report) -> Table:
             together.setdefault(cells, []).append(attack)
     for read, attacks in together.items():
         names = Cell("; ".join(short(attack.title) for attack in attacks))
-        table.add([names, *read], attacks[0].name if len(attacks) == 1 else "", read[0].text)
+        table.add([names, *read], " ".join(attack.name for attack in attacks), read[0].text)
     return table
 
 

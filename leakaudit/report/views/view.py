@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -202,6 +203,15 @@ def evidence_rows(report: Report, finding: FindingEntry) -> list[tuple[str, str]
         else:
             rows.extend(pairs({key: value}))
     return rows
+
+
+def unsaid(evidence: Sequence[tuple[str, str]], message: str) -> list[tuple[str, str]]:
+    """The evidence that a message does not say as a word or number of its own; a plus sign may be left out."""
+
+    def said(text: str) -> bool:
+        return bool(re.search(rf"(?<![\w.]){re.escape(text.removeprefix('+'))}(?!\w|\.\d)", message))
+
+    return [(term, text) for term, text in evidence if not said(text)]
 
 
 def _entitled(given: Any, titles: Mapping[str, str]) -> Any:
