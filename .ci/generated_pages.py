@@ -95,7 +95,7 @@ def policy_page() -> str:
     import click
 
     from leakaudit.cli import cli
-    from leakaudit.cli.options.policy import CODE, keys_of_files
+    from leakaudit.cli.options.policy import CODE, FUNCTIONS, keys_of_files
 
     command = cli.get_command(click.Context(cli), "scan")
     assert command is not None
@@ -111,6 +111,7 @@ def policy_page() -> str:
         several = getattr(option, "multiple", False)
         values = f"list of {of_type(option.type)}" if several else of_type(option.type)
         code = " *Can run code.*" if option.name in CODE else ""
+        code = " *Can run code as module:function.*" if option.name in FUNCTIONS else code
         told = getattr(option, "help", None) or "The model file; then the command line needs none."
         meaning = " ".join(told.replace("|", "\\|").replace("<", "&lt;").split())
         lines.append(f"| `{key}` | {values} | {meaning}{code} |")

@@ -193,7 +193,8 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def add(row: dict[str, Any], path: Path) -> None:
-    """Keep a row, and print it."""
+    """Keep a row with its date, and print it."""
+    row = {**row, "date": time.strftime("%Y-%m-%d")}
     with path.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(row) + "\n")
     print(json.dumps(row), flush=True)

@@ -6,7 +6,7 @@
 
 Cases: ``import torch``, which is the floor under the others; ``inspect`` and ``rank`` of a LeNet as ONNX; ``scan`` of
 the quickstart example with preset quick. Given are user and system seconds of a process and its children, with one
-thread. A turn of each version runs first to write byte code, as ``pip`` does. Every row is kept as it is measured, so
+thread. But for ``scan``, a turn of each version runs first to write byte code, as ``pip`` does. Every row is kept as it is measured, so
 an interrupted run goes on. On a machine that does other things all times are longer, by the same factor for both.
 """
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
 import resource
 import shlex
@@ -23,11 +22,12 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from real_size import add, rows
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = ROOT / "benchmarks" / "results" / "startup.jsonl"
@@ -55,8 +55,8 @@ def unpack(revision: str, folder: Path) -> Path:
     return folder
 
 
-def write_models(folder: Path) -> None:
-    """``lenet.onnx``, and the quickstart example where scikit-image is installed."""
+def write_models(folder: Path, example: bool) -> None:
+    """``lenet.onnx``, and the quickstart example where it is asked for, which needs scikit-image."""
     import torch
     from networks import lenet
 
@@ -67,6 +67,8 @@ def write_models(folder: Path) -> None:
             lenet().eval(), (torch.zeros(1, 3, 32, 32),), str(folder / "lenet.onnx"), dynamo=False,
             input_names=["input"], dynamic_axes={"input": {0: "N"}},
         )  # fmt: skip
+    if not example:
+        return
     script = folder / "make_example.py"
     script.write_bytes((ROOT / "examples" / "quickstart" / "make_example.py").read_bytes())
     subprocess.run([sys.executable, str(script)], check=True, stdout=subprocess.DEVNULL)
@@ -87,32 +89,21 @@ def processor_seconds(words: Sequence[str], package: Path, folder: Path) -> floa
 
 def measure(cases: Sequence[str], revision: str, rounds: int, path: Path) -> None:
     """The rounds of each case that the rows lack."""
-    known = rows(path)
+    done = {case: sum((row["case"], row["revision"]) == (case, revision) for row in rows(path)) for case in cases}
+    cases = [case for case in cases if done[case] < rounds]
+    if not cases:
+        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_models(folder)
+        write_models(folder, "scan" in cases)
         packages = {"before": unpack(revision, folder / "old"), "after": ROOT}
         for case in cases:
-            done = sum(row["case"] == case and row["revision"] == revision for row in known)
-            for _ in range(0 if done >= rounds or case == "scan" else 1):
+            for _ in range(0 if case == "scan" else 1):
                 for package in packages.values():
                     processor_seconds(CASES[case], package, folder)
-            for _ in range(done, rounds):
+            for _ in range(done[case], rounds):
                 found = {key: round(processor_seconds(CASES[case], p, folder), 2) for key, p in packages.items()}
                 add({"case": case, "revision": revision, **found, "load": round(os.getloadavg()[0], 1)}, path)
-
-
-def rows(path: Path) -> list[dict[str, Any]]:
-    """What was measured so far."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
-
-
-def add(row: dict[str, Any], path: Path) -> None:
-    """Keep a row, and print it."""
-    row = {**row, "date": time.strftime("%Y-%m-%d")}
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(row) + "\n")
-    print(json.dumps(row), flush=True)
 
 
 def page(found: Sequence[dict[str, Any]]) -> str:

@@ -10,8 +10,7 @@ def import_heavy() -> None:
     """Import it while the garbage collector rests, and take what there is then out of its sight; once per process.
 
     Modules make hundreds of thousands of objects and no garbage. The collector would look at all of them again and
-    again, also later; a fifth of the time that the import takes goes that way. What it never looks at, processes that
-    are forked share with their parent.
+    again, also later. What it never looks at, processes that are forked share with their parent.
     """
     if "torch" in sys.modules:
         return

@@ -32,7 +32,7 @@ def test_only_rounds_that_lack_are_measured(
 
     turns: list[Path] = []
     monkeypatch.setattr(startup, "processor_seconds", seconds)
-    monkeypatch.setattr(startup, "write_models", lambda folder: None)
+    monkeypatch.setattr(startup, "write_models", lambda folder, example: None)
     monkeypatch.setattr(startup, "unpack", lambda revision, folder: folder)
     path = tmp_path / "rows.jsonl"
     startup.add({"case": "inspect", "revision": "abc", "before": 8.0, "after": 2.5, "load": 1.0}, path)

@@ -30,9 +30,7 @@ def test_a_failing_finding_is_the_reason_and_what_comes_next() -> None:
     assert reason(report) == "LA201 fails: severity critical, the policy fails on high or above"
     first, second = next_steps(report)
     assert first == "leakaudit explain LA201"
-    assert second.startswith(
-        "leakaudit defend 'models/cnn6 d.onnx' --batch batch.npz --mean 0.5,0.5,0.5 --std 0.25,0.25,0.25 measures "
-    )
+    assert second.startswith("leakaudit defend 'models/cnn6 d.onnx' --batch batch.npz --victims 1 measures ")
 
 
 def test_a_known_leak_passes_and_the_reason_says_so() -> None:

@@ -43,7 +43,7 @@ DATA = frozenset(
     }
 )  # fmt: skip
 """Options that only choose among numbers, names and files of data. An option in neither set is refused like code."""
-_FUNCTIONS = frozenset({"defences", "claims", "loss"})
+FUNCTIONS = frozenset({"defences", "claims", "loss"})
 """Options of :data:`DATA` that also take ``module:function``; that form runs code."""
 _NO_KEYS = {"policy", "help", "dry_run"}
 """Options that no file may set: with a dry run in a file, a gate would audit nothing and pass."""
@@ -83,7 +83,7 @@ def _refuse_code(path: Path, options: Sequence[tuple[click.Parameter, Any]]) -> 
 
     for parameter, value in options:
         texts = map(str, value if isinstance(value, list) else [value])
-        runs_function = parameter.name in _FUNCTIONS and any(
+        runs_function = parameter.name in FUNCTIONS and any(
             map(loss_runs_code if parameter.name == "loss" else runs_code, texts)
         )
         if parameter.name in DATA and not runs_function:
