@@ -6,8 +6,9 @@
 
 Cases: ``import torch``, which is the floor under the others; ``inspect`` and ``rank`` of a LeNet as ONNX; ``scan`` of
 the quickstart example with preset quick. Given are user and system seconds of a process and its children, with one
-thread. But for ``scan``, a turn of each version runs first to write byte code, as ``pip`` does. Every row is kept as it is measured, so
-an interrupted run goes on. On a machine that does other things all times are longer, by the same factor for both.
+thread. But for ``scan``, a turn of each version runs first to write byte code, as ``pip`` does. Every row is kept as it
+is measured, so an interrupted run goes on. On a machine that does other things all times are longer, by the same factor
+for both.
 """
 
 from __future__ import annotations

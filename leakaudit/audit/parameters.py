@@ -88,10 +88,10 @@ def command_words(values: Mapping[str, Any], known: Sequence[Parameter]) -> list
 
 
 def shared_words(words: Sequence[str], own: Sequence[Parameter], other: Sequence[Parameter]) -> list[str]:
-    """Those of the options that :func:`command_words` wrote which another kind of request has as well.
+    """A command's words without the options that another kind of request lacks; what is no option, as a model, stays.
 
     Args:
-        words: Options with their values.
+        words: Options as :func:`command_words` writes them, and others.
         own: The parameters that they were written of.
         other: Those of the other kind.
     """
@@ -100,8 +100,8 @@ def shared_words(words: Sequence[str], own: Sequence[Parameter], other: Sequence
     kept: list[str] = []
     rest = list(words)
     while rest:
-        parameter = said[rest[0]]
-        width = 1 if isinstance(parameter.kind, Flag) else 2
-        kept += rest[:width] if parameter.option in known else []
+        parameter = said.get(rest[0])
+        width = 2 if parameter is not None and not isinstance(parameter.kind, Flag) else 1
+        kept += rest[:width] if parameter is None or parameter.option in known else []
         rest = rest[width:]
     return kept

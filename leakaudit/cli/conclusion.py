@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -172,6 +171,5 @@ def _defend(report: Report) -> str:
     from leakaudit.sweeps.request import DefendRequest
 
     _, _, *words = report.command or ["leakaudit", "scan", "MODEL", "--batch", "FILE"]
-    model = list(takewhile(lambda word: not word.startswith("-"), words))
     own, other = (list(parameters(kind).values()) for kind in (Request, DefendRequest))
-    return shlex.join(["leakaudit", "defend", *model, *shared_words(words[len(model) :], own, other)])
+    return shlex.join(["leakaudit", "defend", *shared_words(words, own, other)])

@@ -14,7 +14,7 @@ from leakaudit.report.views.figures import psnr_chart
 from leakaudit.report.views.samples import YARDSTICK, gallery
 from leakaudit.report.views.summary import build_summary
 from leakaudit.report.views.tables import control_table, knowledge_table, label_table, score_table
-from leakaudit.report.views.view import build_view, unsaid
+from leakaudit.report.views.view import build_view
 from leakaudit.report.wording import scientific
 from tests.report.builder import build
 
@@ -152,10 +152,3 @@ def test_a_network_that_could_not_be_analysed_has_no_numbers(layers: bool) -> No
     page = render_html(report)
     assert ("Deficit at the input" in page) is layers
     assert ("No layer could be analysed: the model takes token ids." in page) is not layers
-
-
-def test_evidence_is_left_out_of_paper_only_where_the_message_says_it_as_a_word_of_its_own() -> None:
-    evidence = [("samples", "4"), ("margin", "+3.5 dB"), ("shared", "no"), ("attack", "IG")]
-    message = "40 of 14 samples of LA4xx are not known, by IG: 3.5 dB above; in 4.5 s."
-    assert unsaid(evidence, message) == [("samples", "4"), ("shared", "no")]
-    assert unsaid(evidence, "4 samples, no more.") == [("margin", "+3.5 dB"), ("attack", "IG")]

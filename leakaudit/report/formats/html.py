@@ -27,7 +27,7 @@ from leakaudit.document.carried import embed
 from leakaudit.document.schema import Report
 from leakaudit.errors import UsageError
 from leakaudit.report.formats.base import HEAD, Format, Rendering
-from leakaudit.report.views.view import build_view, unsaid
+from leakaudit.report.views.view import build_view
 from leakaudit.report.wording import clip
 from leakaudit.safety.text import clean
 
@@ -142,7 +142,6 @@ def make_environment(template_dir: Path | None = None) -> Environment:
     )
     environment.filters["clip"] = clip
     environment.filters["verbatim"] = _verbatim
-    environment.filters["unsaid"] = unsaid
     return environment
 
 

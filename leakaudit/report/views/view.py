@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -203,15 +202,6 @@ def evidence_rows(report: Report, finding: FindingEntry) -> list[tuple[str, str]
         else:
             rows.extend(pairs({key: value}))
     return rows
-
-
-def unsaid(evidence: Sequence[tuple[str, str]], message: str) -> list[tuple[str, str]]:
-    """The evidence that a message does not say as a word or number of its own; a plus sign may be left out."""
-
-    def said(text: str) -> bool:
-        return bool(re.search(rf"(?<![\w.]){re.escape(text.removeprefix('+'))}(?!\w|\.\d)", message))
-
-    return [(term, text) for term, text in evidence if not said(text)]
 
 
 def _entitled(given: Any, titles: Mapping[str, str]) -> Any:
