@@ -96,7 +96,7 @@ def levenberg_marquardt(
     except RuntimeError:  # the module takes its own type only
         return None
     found = _several(space, start, generator, progress, most)
-    return None if found is None else _rated(problem, found)
+    return _rated(problem, found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +125,7 @@ class _Space:
         self.inputs: int = guess["inputs"].numel()
         self.size = self.inputs + (0 if self.loose is None else self.loose.numel())
         self.cost = -(-self.size // COLUMNS)
-        self.together = TOGETHER
+        self.batched = True
 
     def vector(self, inputs: Tensor) -> Tensor:
         """These inputs with the labels of the guess, as a vector (size,)."""
@@ -159,18 +159,18 @@ class _Space:
             u = torch.zeros_like(made, requires_grad=True)
             (product,) = torch.autograd.grad(made, leaf, u, create_graph=True)
             jacobian = made.new_empty(self.size, len(made)).detach()
-            for at in range(0, self.size, self.together):
-                jacobian[at : at + self.together] = self._columns(product, u, at)
+            eye = torch.eye(self.size, dtype=product.dtype, device=product.device)
+            for at in range(0, self.size, TOGETHER):
+                jacobian[at : at + TOGETHER] = self._columns(product, u, eye[at : at + TOGETHER])
         return _Linearised(unknowns, (made - self.wanted).detach(), jacobian.T)
 
-    def _columns(self, product: Tensor, u: Tensor, first: int) -> Tensor:
-        """The columns from this one on, as many as are computed together; one where an operator cannot be batched."""
-        rows = torch.eye(self.size, dtype=product.dtype, device=product.device)[first : first + self.together]
-        if self.together > 1:
+    def _columns(self, product: Tensor, u: Tensor, rows: Tensor) -> Tensor:
+        """The columns that rows of the unit matrix select; one by one once they could not be computed together."""
+        if self.batched:
             try:
                 return torch.autograd.grad(product, u, rows, retain_graph=True, is_grads_batched=True)[0]
-            except RuntimeError:  # also where there is no memory for so many
-                self.together = 1
+            except RuntimeError:  # an operator cannot, or there is no memory for so many
+                self.batched = False
         return torch.stack([torch.autograd.grad(product, u, row, retain_graph=True)[0] for row in rows])
 
     def _labels(self, unknowns: Tensor) -> Tensor:
@@ -178,11 +178,11 @@ class _Space:
         return self.task.tightened(unknowns[self.inputs :].view(self.loose.shape))
 
 
-def _several(space: _Space, start: _Linearised, generator: Generator, progress: Progress, most: int) -> Solution | None:
+def _several(space: _Space, start: _Linearised, generator: Generator, progress: Progress, most: int) -> Solution:
     """Starts one after another until one ends in the sample or the iterations are spent."""
     best: Solution | None = None
     problem, spent = space.problem, 0
-    while spent + space.cost < most:
+    while True:
         run = _descended(space, start, most - spent, spent, progress)
         spent += run.spent
         cut = progress.cut(spent, problem.settings.planned) if progress.monitor.should_stop() else None
@@ -190,11 +190,10 @@ def _several(space: _Space, start: _Linearised, generator: Generator, progress: 
         found = Solution(values, run.squared, run.squared, tuple(run.points), tuple(run.shots), run.spent, cut)
         others = [] if best is None else [best]
         best = found.beside(others) if not others or found.match < others[0].match else others[0].beside([found])
-        if cut or best.match < SOLVED:
+        if cut or best.match < SOLVED or spent + space.cost >= most:
             return replace(best, cut=cut)
         drawn = problem.domain.start(problem.settings.initialization, space.shape[0], generator)
         start = space.linearised(space.vector(drawn))
-    return best
 
 
 def _descended(space: _Space, start: _Linearised, most: int, before: int, progress: Progress) -> _Descent:

@@ -14,9 +14,10 @@ from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.ig import BY_JACOBIAN, IG, IGSettings
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
+from leakaudit.matching import gauss_newton
 from leakaudit.matching.descent import Progress
 from leakaudit.matching.engine import prepare
-from leakaudit.matching.gauss_newton import MOST, SOLVED, levenberg_marquardt
+from leakaudit.matching.gauss_newton import MOST, SOLVED, _Space, levenberg_marquardt
 from leakaudit.observation import Observation
 from leakaudit.protocols.fedsgd import FedSGD
 from leakaudit.reconstruction import SilentMonitor
@@ -86,6 +87,27 @@ def test_it_stands_aside_where_it_is_no_help() -> None:
     large, _, many = recurrent(length=6, size=3)
     assert MOST < 3 * 24
     assert run(large, many) is None
+
+
+def test_columns_are_computed_one_by_one_where_an_operator_cannot_be_batched(monkeypatch: pytest.MonkeyPatch) -> None:
+    target, _, seen = recurrent(length=16)
+    problem, guesses, _ = prepare(target, seen, SETTINGS, cpu_generator(0), SilentMonitor())
+    space = _Space(problem.in_float64(problem.settings), guesses[0])
+    assert space.size == 64
+    together = space.linearised(space.vector(guesses[0]["inputs"]))
+    tries, grad = [], torch.autograd.grad
+
+    def unbatched(*given: Any, is_grads_batched: bool = False, **more: Any) -> Any:
+        if is_grads_batched:
+            tries.append(1)
+            raise RuntimeError("no batching rule")
+        return grad(*given, **more)
+
+    monkeypatch.setattr(torch.autograd, "grad", unbatched)
+    monkeypatch.setattr(gauss_newton, "TOGETHER", 24)
+    apart = space.linearised(space.vector(guesses[0]["inputs"]))
+    torch.testing.assert_close(apart.jacobian, together.jacobian)
+    assert len(tries) == 1, "it is not tried again"
 
 
 def test_it_stops_when_told() -> None:
