@@ -198,6 +198,19 @@ def test_probabilities_by_class_of_scikit_learn(tmp_path: Path) -> None:
     torch.testing.assert_close(target.logits(x), x.flatten(1) @ weight.t() + bias)
 
 
+def test_numbers_put_into_a_tensor_of_the_file(tmp_path: Path) -> None:
+    """As the masks of shifted windows, whose parts torch's default exporter stores as initialisers."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "W"], ["h"]), helper.make_node("ScatterND", ["fresh", "at", "W2"], ["put"]),
+        helper.make_node("MatMul", ["h", "put"], ["y"]),
+    ]  # fmt: skip
+    tensors = [build.tensor("W", 12, 4), build.tensor("W2", 2, 3), values("fresh", np.ones((4, 3)))]
+    target = load(build.write(tmp_path / "m.onnx", nodes, [*tensors, values("at", [[2], [0]], np.int64)]))
+    x, put = torch.rand(2, *target.image_shape), torch.ones(4, 3)
+    put[[2, 0]] = target.parameters["W2"].detach()
+    torch.testing.assert_close(target.logits(x), x.flatten(1) @ target.parameters["W"] @ put)
+
+
 def test_a_mean_spelt_out_is_not_trained(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("MatMul", ["x", "W"], ["h"]), helper.make_node("Sub", ["h", "mean"], ["c"]),

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from onnx import TensorProto
 from torch import Tensor
 
+from leakaudit.errors import ModelError
 from leakaudit.target.onnx.registry import operator
 
 _TYPES = {
@@ -166,6 +167,14 @@ def gather(x: Tensor, index: Tensor, *, axis: int = 0) -> Tensor:
 def gather_elements(x: Tensor, index: Tensor, *, axis: int = 0) -> Tensor:
     """One entry of ``x`` per entry of ``index`` along an axis."""
     return torch.gather(x, axis, torch.where(index < 0, index + x.shape[axis], index))
+
+
+@operator("ScatterND", since=11)
+def scatter_nd(x: Tensor, index: Tensor, updates: Tensor, *, reduction: str = "none") -> Tensor:
+    """``x`` with entries, or whole slices, put or added at integer places (…, axes)."""
+    if reduction not in ("none", "add"):
+        raise ModelError(f"ScatterND with reduction {reduction!r} is not supported", "export the model without it")
+    return x.index_put(index.unbind(-1), updates, accumulate=reduction == "add")
 
 
 @operator("Expand", host=frozenset({1}))
