@@ -13,16 +13,19 @@ other rows at batch 32.
 
 ``skill`` is the share of the way from the best floor to perfection. A row has leaked from `LEAK_SKILL` on, where it is
 nearer than luck, and where no other row is as near. Of a batch of many rows one is near to some row of another by luck
-alone, so luck is that of whole batches: a row is nearer than the luckiest draw came to any row, or the batch is nearer
-on average than the luckiest draw, and the row than the luckiest draw came to it. `LUCKY` draws of real rows are looked
-at, so that a batch of other people's rows passes once in about a hundred. What is not unlike the row in any cell
-competes nowhere. Rows to be told from are made up, column by column, where the file holds too few.
+alone, so luck is that of whole batches: a row is nearer, by a cell, than the luckiest draw came to any row, or the
+batch is nearer on average than the luckiest draw, and the row than the luckiest draw came to it. `LUCKY` draws of real
+rows are looked at, so that a batch of other people's rows passes once in about a hundred. Where the file holds fewer
+than `KNOWN` rows beside the batch, luck is not known, and only a whole row counts, of rows that all differ by
+`SINGULAR` cells. What is not unlike the row in any cell competes nowhere. Rows to be told from are made up, column by
+column, where the file holds too few.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -48,6 +51,10 @@ ALIKE = 0.9
 """Share of cells from which a row of one batch cannot serve as unlike one of another; chosen, not measured."""
 DRAWS = 20
 """Draws of each floor; chosen."""
+KNOWN = 30
+"""Other real rows from which draws of them tell what luck brings; chosen, not measured."""
+SINGULAR = 3
+"""Cells by which the rows of a small file must differ for a whole row to be no luck; chosen, not measured."""
 LUCKY = 200
 """Draws of real rows that a batch is compared with; chosen: the luckiest is beaten by luck once in 201 batches."""
 
@@ -118,16 +125,43 @@ class Floors:
         near: How near the luckiest draw came to each row (B,).
         nearest: How near the luckiest came to any.
         together: How near the luckiest came to all, on average.
+        columns: Cells of a row.
+        few: Whether there were too few real rows to draw, see :meth:`unknown`.
     """
 
     means: list[dict[str, RowMatch]]
     near: Tensor
     nearest: float
     together: float
+    columns: int
+    few: bool = False
 
     def beaten_by(self, position: int, near: float, together: float) -> bool:
-        """Whether luck does not explain that a reconstruction is so near to a row, and to the batch on average."""
-        return near > self.nearest or (near > float(self.near[position]) and together > self.together)
+        """Whether luck does not explain that a reconstruction is so near to a row, and to the batch on average.
+
+        A single row must have a cell more right than the luckiest, since the rows that can be drawn are few.
+        """
+        better = near > float(self.near[position]) and together > self.together
+        return better or near > self.nearest + 0.5 / self.columns
+
+    def unknown(self, own: Tensor) -> Floors:
+        """Where the file holds too few other rows to say what luck brings: only a whole row is none.
+
+        Not even that where two rows of the file are nearer than `SINGULAR` cells: another person's may be the same.
+
+        Args:
+            own: Wrong cells of every row of the file against every other (N, N).
+        """
+        apart = own + torch.diag(torch.full((len(own),), math.inf, dtype=own.dtype))
+        nearest = max(self.nearest, 1 - 1 / self.columns) if float(apart.min()) >= SINGULAR else math.inf
+        return replace(self, nearest=nearest, together=math.inf, few=True)
+
+    @property
+    def luck(self) -> str:
+        """Why a row that does not beat them does not count."""
+        if self.few:
+            return "the file holds too few other rows to tell it from luck: add rows of other people to it"
+        return f"the luckiest of {LUCKY} draws of other real rows comes as near to a row of the batch"
 
 
 class TableMeasure(Measure[ReadRows]):
@@ -216,7 +250,8 @@ class TableMeasure(Measure[ReadRows]):
                 own["modes"] = self.measure(usual, row)
         made = [make for name, make in makers.items() for _ in range(LUCKY if name == "rows" else DRAWS)]
         near = torch.stack([self.compared.near(truth, make()) for make in made])
-        return Floors(means, near.max(0).values, float(near.max()), float(near.mean(1).max()))
+        lucky = Floors(means, near.max(0).values, float(near.max()), float(near.mean(1).max()), truth.shape[1])
+        return lucky if len(others) >= KNOWN else lucky.unknown(self.compared.apart(self.cells, self.cells))
 
     def identify(self, batch: Batch, position: int, found: ReadRows, row: int) -> Identification:
         """Whether no other row of the file, or made up, is as near to the reconstruction as its own."""
@@ -248,8 +283,8 @@ class TableMeasure(Measure[ReadRows]):
         nearest = self.identify(batch, position, found, row)
         near = 1 - float(self.compared.apart(truth[None], guess[None], found.read[row][None])[0, 0]) / len(truth)
         together = float(self.compared.near(self._of(batch), found.cells, found.read).mean())
-        lucky = not known.beaten_by(position, near, together)
-        reason = _why_not(skill, lucky, TABLE_FLOORS.get(name, name), nearest)
+        luck = "" if known.beaten_by(position, near, together) else known.luck
+        reason = _why_not(skill, luck, TABLE_FLOORS.get(name, name), nearest)
         return RowScore(
             position=position,
             reconstruction=row,
@@ -325,14 +360,14 @@ class TableMeasure(Measure[ReadRows]):
         }
 
 
-def _why_not(skill: float, lucky: bool, floor: str, nearest: Identification) -> str:
+def _why_not(skill: float, luck: str, floor: str, nearest: Identification) -> str:
     """Why a row does not count as leaked, or ""."""
     if skill < 0:
         return f"below its best floor: {floor} have more of its cells right"
     if skill < LEAK_SKILL:
         return f"less than {LEAK_SKILL:.0%} of the way from its best floor ({floor}) to perfection"
-    if lucky:
-        return f"the luckiest of {LUCKY} draws of other real rows comes as near to a row of the batch"
+    if luck:
+        return luck
     if nearest.identified is None:
         return "there is no other row to tell it from"
     return "" if nearest.identified else "another row is as near to the reconstruction"

@@ -80,6 +80,30 @@ def test_other_rows_of_the_file_do_not_leak() -> None:
         assert not any(score.leaked for score in own.score(batch, read(everything.images[others])))
 
 
+def test_rows_of_other_people_do_not_leak_where_the_file_holds_the_batch_alone() -> None:
+    """Of three kinds of people who are alike in most columns: made-up rows do not tell how alike real ones are."""
+    columns = tuple(Column(f"column {i}", "category", levels=("a", "b", "c", "d")) for i in range(20))
+    table = Table.of(columns)
+    for seed in range(DRAWS):
+        generator = torch.Generator().manual_seed(seed)
+        kinds = torch.randint(3, (16, 1), generator=generator).expand(16, 20)
+        usual = torch.rand(16, 20, generator=generator) < 0.7
+        cells = torch.where(usual, kinds, torch.randint(4, (16, 20), generator=generator)).double()
+        values = torch.nn.functional.one_hot(cells[:8].long(), 4).float().reshape(8, *table.shape)
+        batch = Batch(values, torch.zeros(8, dtype=torch.long), tuple(range(8)))
+        found = ReadRows(cells[8:], torch.ones(8, 20, dtype=torch.bool))
+        assert not any(score.leaked for score in TableMeasure(batch, table).score(batch, found))
+
+
+def test_whole_rows_leak_where_the_file_holds_the_batch_alone() -> None:
+    batch = private().subset(range(8))
+    near = batch.images.clone()
+    near[:5, ..., 3:8] = near[:5, ..., 3:8].roll(1, -1)
+    alone = TableMeasure(batch, TABLE).score(batch, read(near))
+    assert [score.match.row_exact for score in alone if score.leaked] == [1, 1, 1]
+    assert "too few other rows" in alone[0].reason
+
+
 def test_a_reason_says_that_it_is_below_the_floor() -> None:
     (score,) = scored(rows(1, seed=77), 1)
     assert not score.leaked
