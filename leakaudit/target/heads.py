@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from math import prod
 from typing import Any, Literal
 
@@ -51,7 +52,7 @@ class Heads:
     def windows(self) -> list[tuple[int, int]]:
         """Which of the numbers per sample each has, from the first to behind the last."""
         ends = [sum(map(prod, self.shapes[:place])) for place in range(len(self.shapes) + 1)]
-        return list(zip(ends, ends[1:], strict=False))
+        return list(pairwise(ends))
 
     def checked(self, batch: int, label: str, places: Sequence[int], ids: int) -> tuple[int, ...]:
         """The shape of the main head's outputs for one sample.

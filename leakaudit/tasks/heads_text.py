@@ -29,7 +29,8 @@ class HeadTerm:
 
     def describe(self) -> str:
         """As in a formula."""
-        return self.name if self.weight == 1 else f"{self.weight:g} × {self.name}"
+        called = f"output {self.name}" if self.name.isdecimal() else self.name
+        return called if self.weight == 1 else f"{self.weight:g} × {called}"
 
 
 def parse_heads(text: str, names: Sequence[str], label: str) -> tuple[HeadTerm, ...] | None:
