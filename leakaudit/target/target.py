@@ -97,8 +97,8 @@ class Target:
 
     @property
     def binary(self) -> bool:
-        """Whether there is a single logit, for class 1."""
-        return self.task.outputs == 1 and self.task.classes == 2
+        """Whether there is a single logit, for class 1; of several heads, in each."""
+        return self.task.main.outputs == 1 and self.task.classes == 2
 
     @property
     def mode(self) -> Literal["eval", "train"]:

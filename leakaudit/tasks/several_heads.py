@@ -136,14 +136,14 @@ class SeveralHeads(Task):
 
     def parts(self, outputs: Tensor) -> tuple[Tensor, ...]:
         """Outputs (B, outputs) of each head, (B, size)."""
-        return outputs.split(list(self.sizes), 1)
+        return torch.split(outputs, list(self.sizes), 1)
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """The sum of the heads' mean losses, or the user's own loss of outputs by name."""
         parts = self.parts(outputs)
         if self.own is not None and not self.alike:
             shaped = zip(self.heads, parts, self.shapes, strict=True)
-            return self.own({head.name: part.unflatten(1, shape) for head, part, shape in shaped}, labels)
+            return self.own({head.name: part.reshape(len(part), *shape) for head, part, shape in shaped}, labels)
         terms = [head.weight * self.base.loss(part, labels) for head, part in zip(self.heads, parts, strict=True)]
         return torch.stack(terms).sum()
 

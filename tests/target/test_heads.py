@@ -94,7 +94,7 @@ def test_heads_of_train_mode_alone() -> None:
     x, labels = samples(3)
     target = load(InTraining(), image_shape=SHAPE, output="0+0.3*1", mode="train")
     assert_same(target, x, labels, trained(InTraining().train(), x, labels))
-    with pytest.raises(UsageError, match="returns one tensor, and no output '0\\+0.3\\*1'") as told:
+    with pytest.raises(UsageError, match=r"returns one tensor, and no output '0\+0\.3\*1'") as told:
         load(InTraining(), image_shape=SHAPE, output="0+0.3*1")
     assert "train mode" in told.value.hint
 
