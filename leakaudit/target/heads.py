@@ -26,8 +26,8 @@ from leakaudit.target.probabilities import probable, refuse_probabilities
 from leakaudit.target.probe import run
 from leakaudit.target.target import FidelityNote
 from leakaudit.tasks.base import Task
+from leakaudit.tasks.heads import SeveralHeads
 from leakaudit.tasks.heads_text import FORM, HeadTerm, parse_heads
-from leakaudit.tasks.several_heads import SeveralHeads
 
 USUAL = "logits"
 """Name of the output that is meant where nothing else is said, by convention of transformers and torchvision."""

@@ -21,9 +21,9 @@ from leakaudit.target.readers import Asked, reader_of
 from leakaudit.target.target import FidelityNote, SharedStatistics, Target
 from leakaudit.tasks.base import Task
 from leakaudit.tasks.choose import asked_for
+from leakaudit.tasks.heads import check_heads
 from leakaudit.tasks.names import TaskName
 from leakaudit.tasks.own_loss import lacks
-from leakaudit.tasks.several_heads import check_heads
 
 ImageShape = tuple[int, ...]
 

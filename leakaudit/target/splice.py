@@ -21,7 +21,7 @@ from leakaudit.errors import ModelError
 from leakaudit.target.inventory import inventory
 from leakaudit.target.kinds import Layer
 from leakaudit.target.target import Target
-from leakaudit.tasks.several_heads import SeveralHeads
+from leakaudit.tasks.heads import SeveralHeads
 
 INNER = "model"
 INSERTED = "inserted"

@@ -17,8 +17,8 @@ from leakaudit.target import load
 from leakaudit.target.splice import last_linear
 from leakaudit.target.target import Target, taken_for
 from leakaudit.target.train_config import read_train_config
+from leakaudit.tasks.heads import SeveralHeads
 from leakaudit.tasks.heads_text import HeadTerm, parse_heads
-from leakaudit.tasks.several_heads import SeveralHeads
 from tests.target.head_networks import (
     CLASSES,
     SHAPE,

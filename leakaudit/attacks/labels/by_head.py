@@ -13,7 +13,6 @@ Fails where heads share their last layer, or have none that is linear; then labe
 from __future__ import annotations
 
 from dataclasses import replace
-from pkgutil import resolve_name
 
 import torch
 from torch import Generator, Tensor
@@ -23,7 +22,7 @@ from leakaudit.attacks.labels.head import find_head, last_layer_signal
 from leakaudit.observation import Observation
 from leakaudit.target.target import Target
 from leakaudit.tasks.base import LabelGuess
-from leakaudit.tasks.several_heads import SeveralHeads
+from leakaudit.tasks.heads import SeveralHeads
 
 
 def infer_by_head(target: Target, observation: Observation, generator: Generator) -> LabelGuess:
@@ -37,7 +36,7 @@ def infer_by_head(target: Target, observation: Observation, generator: Generator
     task = _task_of(target)
     if not task.alike:
         return _by_own_loss(target, observation, generator)
-    guess: LabelGuess = resolve_name(task.base.inference)(seen(target, 0), observation, generator)
+    guess = task.base.infer(seen(target, 0), observation, generator)
     if guess.errors is None or len(task.heads) == 1:
         return guess
     others = [_error(target, place, observation, generator) for place in range(1, len(task.heads))]
