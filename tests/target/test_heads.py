@@ -16,6 +16,7 @@ from leakaudit.errors import ModelError, UsageError
 from leakaudit.target import load
 from leakaudit.target.splice import last_linear
 from leakaudit.target.target import Target, taken_for
+from leakaudit.target.tokens import with_length
 from leakaudit.target.train_config import read_train_config
 from leakaudit.tasks.heads import SeveralHeads
 from leakaudit.tasks.heads_text import HeadTerm, parse_heads
@@ -199,6 +200,81 @@ def test_an_output_that_holds_no_numbers_for_each_sample_is_refused() -> None:
 
     with pytest.raises(UsageError, match=r"output 'mean' of Mean has shape \[\] of torch.float32 for 1 samples"):
         load(Mean(), image_shape=SHAPE, output="logits+mean")
+
+
+class Told(TwoHeads):
+    """Beside its scores, the class that the model predicts."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        outputs = super().forward(x)
+        return {**outputs, "told": (outputs["logits"] > 0).long()}
+
+
+def test_an_output_of_whole_numbers_is_refused(tmp_path: Path) -> None:
+    file = onnx_of(Told(), tmp_path / "net.onnx", ("logits", "aux", "told"))
+    for model, shape, held in ((Told(), SHAPE, "shape [1, 5] of torch.int64"), (file, None, "INT64 values")):
+        with pytest.raises(UsageError, match=r"output 'told' of .* expected real numbers for each sample") as error:
+            load(model, image_shape=shape, output="logits+told")
+        assert held in str(error.value)
+    x, labels = samples(2)
+    assert_same(load(file, output=STATED), x, labels, trained(TwoHeads(), x, labels))
+
+
+class NextTwice(nn.Module):
+    """A language model with a head behind each of two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.first, self.second = nn.Embedding(20, 8), nn.Linear(8, 20), nn.Linear(8, 20)
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.table(ids)
+        return self.first(hidden), self.second(hidden.sigmoid())
+
+
+def test_next_tokens_at_two_heads_of_any_length() -> None:
+    target = with_length(load(NextTwice(), output="0+0.3*1"), 7)
+    ids = torch.randint(20, (2, 1, 1, 7), generator=torch.Generator().manual_seed(0)).float()
+    labels = target.task.of_inputs(ids)
+    assert labels is not None
+
+    def loss(outputs: Tensor, wanted: Tensor) -> Tensor:
+        return F.cross_entropy(outputs.flatten(0, 1), wanted.flatten())
+
+    assert_same(target, ids, labels, trained(NextTwice(), ids.long().flatten(1), labels, loss))
+    assert target.task.outputs == 2 * 7 * 20
+
+
+class Beside(nn.Module):
+    """A picture and numbers beside it, two heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head, self.side = nn.Conv2d(3, 4, 3, 2, 1), nn.Linear(147, CLASSES), nn.Linear(144, CLASSES)
+
+    def forward(self, image: Tensor, meta: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.body(image).sigmoid().flatten(1)
+        return self.head(torch.cat([hidden, meta], 1)), self.side(hidden)
+
+
+def test_two_heads_over_two_inputs(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    image, meta = samples(3)[0], torch.rand((3, 3), generator=torch.Generator().manual_seed(1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            Beside().eval(), (image, meta), str(path), dynamo=False, opset_version=17, input_names=["image", "meta"],
+            output_names=["logits", "aux"], dynamic_axes={n: {0: "N"} for n in ("image", "meta", "logits", "aux")},
+        )  # fmt: skip
+    module, labels = Beside(), torch.tensor([1, 4, 2])
+    logits, aux = module(image, meta)
+    total = F.cross_entropy(logits, labels) + 0.3 * F.cross_entropy(aux, labels)
+    expected = list(torch.autograd.grad(total, list(module.parameters())))
+    rows = torch.cat([image.flatten(1), meta], 1)
+    target = load(path, output=STATED)
+    assert_same(target, target.to_images(rows), labels, expected)
 
 
 def test_training_settings_may_state_the_loss(tmp_path: Path) -> None:

@@ -12,12 +12,17 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 from leakaudit.errors import ModelError, UsageError
 from leakaudit.target.onnx.read import all_nodes
 from leakaudit.target.onnx.source import Source
+from leakaudit.target.onnx.values import type_name
 from leakaudit.tasks.heads_text import HeadTerm, parse_heads
 
 JOINED = "leakaudit_heads"
 """The output that several are joined to; the value of each of them has its place behind the name."""
 
 _VIEWS = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Cast"})
+_REAL = frozenset({
+    TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16, TensorProto.UNDEFINED
+})  # fmt: skip
+"""Types of outputs that a loss can be over; a file may leave the type out."""
 _HEADS = {"Softmax": "softmax", "LogSoftmax": "logsoftmax", "Sigmoid": "sigmoid"}
 
 
@@ -102,10 +107,17 @@ def join(model: ModelProto, output: str | None, path: str) -> Joined | None:
     Raises:
         UsageError: It does not fit the outputs that there are.
     """
-    names = list(dict.fromkeys(info.name for info in model.graph.output))
-    terms = None if output is None else parse_heads(output, names, path)
+    kinds = {info.name: info.type.tensor_type.elem_type for info in model.graph.output}
+    terms = None if output is None else parse_heads(output, list(kinds), path)
     if terms is None:
         return None
+    for term in terms:
+        if kinds[term.name] not in _REAL:
+            held = type_name(kinds[term.name])
+            raise UsageError(
+                f"output {term.name!r} of {path} holds {held} values, expected real numbers for each sample",
+                "leave it out of --output",
+            )
     found = [find(model.graph, list(model.graph.node), term.name, path) for term in terms]
     taken = {name for node in all_nodes(list(model.graph.node)) for name in node.output}
     name = JOINED
