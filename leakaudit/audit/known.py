@@ -67,7 +67,7 @@ def on_reference(attack: Attack, scene: Scene, *, hard: bool, steps: int | None 
     """
     device = next(iter(scene.target.parameters.values())).device
     task = (
-        scene.target.task
+        scene.target.task.main
         if scene.target.task.label_shape and not scene.target.task.places
         else SingleLabel(max(2, scene.target.classes))
     )

@@ -123,7 +123,8 @@ class Request:
         share_bn_statistics: BatchNorm statistics that clients send with an update: mean and variance over the batch, or
             the running statistics after the step (as who sends the whole state dict). Needs train mode. Sets those of
             the protocol.
-        output: Graph output to audit, for files with several.
+        output: Output to audit, for models with several, by its name, of a module or a program also by its position; or
+            the outputs that the client's loss is over, with their weights, the main one first, as logits+0.3*aux1.
         frozen: Tensors that clients do not train, by patterns as conv1.*; all but some as !*lora_*.
         trained: Tensors of an ONNX file that clients do train although they are taken for something else, such as a
             prompt at the input, by patterns.

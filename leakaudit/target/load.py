@@ -21,6 +21,7 @@ from leakaudit.target.readers import Asked, reader_of
 from leakaudit.target.target import FidelityNote, SharedStatistics, Target
 from leakaudit.tasks.base import Task
 from leakaudit.tasks.choose import asked_for
+from leakaudit.tasks.heads import check_heads
 from leakaudit.tasks.names import TaskName
 from leakaudit.tasks.own_loss import lacks
 
@@ -50,7 +51,8 @@ def load(
     Args:
         path: A model file, or a module of your own.
         mode: ``eval`` or ``train``: how the client runs it (dropout, BatchNorm).
-        output: Name of the output to audit, for models with several; of a module also its position.
+        output: Name of the output to audit, for models with several; of a module also its position. Or the outputs
+            that the client's loss is over, with their weights, the main one first: ``logits+0.3*aux1+0.3*aux2``.
         frozen: Patterns (``conv1.*``) of tensors that the client does not train.
         factory: ``package.module:function`` that returns the module whose weights ``path`` holds.
         trust: Open ``.pt2`` files, which can call torch's tensor operators and nothing else, and TorchScript files,
@@ -109,7 +111,9 @@ def load(
         target = target if target.sha256 else replace(target, sha256=hash_model(file))
     if not target.parameters:
         raise ModelError(f"{target.name} has no trainable tensors", "check --frozen and that weights are in the file")
-    known = asked_for(target.task, task, loss, pos_weight, target.name)
+    asked_task = asked_for(target.task.main, task, loss, pos_weight, target.name)
+    known = None if asked_task is None else (target.task.over(asked_task[0]), asked_task[1])
+    check_heads(target.task if known is None else known[0], target.name)
     if known is None and target.task.places and target.task.labelled and target.domain.ids:
         _refuse_hidden(target)
     if known is None and not target.task.places and target.classes > MOST_CLASSES:

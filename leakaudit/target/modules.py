@@ -54,7 +54,7 @@ def from_module(
         mode: Mode the module is left in.
         **origin: Fields of `Target` that say where the module came from, ``dropout``, probabilities by module, and
             ``asked_shape``, the shape that the user named where `image_shape` is the file's own, and ``output``, which
-            of several outputs is audited.
+            of several outputs is audited, or which are.
 
     Raises:
         ModelError: It has nothing trainable, takes none of the shapes tried, or is no classifier.
@@ -78,10 +78,15 @@ def from_module(
         if tokens is None:
             layout = layouts.settled(layout, native, consumer(module, native, exported or 1), asked)
         domain, vocabulary = layouts.domain_of(layout, native, asked, tokens)
-    notes += with_one_output(module, mode, chosen, label, exported or 1, native, 0, vocabulary)
+    told, heads = with_one_output(module, mode, chosen, label, exported or 1, native, 0, vocabulary)
+    notes += told
     replace_dropout(module)
     _keep_statistics(module)
-    returned = _returned(module, exported or 1, native, label, domain)
+    returned = (
+        _returned(module, exported or 1, native, label, domain)
+        if heads is None
+        else heads.checked(exported or 1, label, domain.sides, domain.ids)
+    )
     rigid = origin.pop("rigid", False)
     captured = capture_functional(module, native, vocabulary, exported if rigid and exported else 2)
     module = compose(captured, exported or 1, native, vocabulary)
@@ -93,7 +98,9 @@ def from_module(
         text = f"the model accepts batches of {', '.join(map(str, sizes))} only"
         notes.append(FidelityNote("LA920", text, "export with a dynamic batch axis"))
     ending: list[FidelityNote] = []
-    if maps(returned, domain.sides):
+    if heads is not None:
+        heads.refuse_probabilities(module, sizes, native, vocabulary, domain.sides, label)
+    elif maps(returned, domain.sides):
         refuse_probabilities(module, sizes[0] if sizes else 2, native, vocabulary, returned, domain.sides, label)
     else:
         module, ending = without_probabilities(module, sizes, native, vocabulary)
@@ -119,7 +126,7 @@ def from_module(
         native_shape=native,
         layout=layout,
         domain=domain,
-        task=task,
+        task=task if heads is None else heads.over(task),
         task_evidence=evidence,
         fidelity=tuple(sorted(notes, key=lambda note: note.id)),
         batch_sizes=sizes,

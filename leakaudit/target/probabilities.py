@@ -140,6 +140,33 @@ def without_probabilities(
     return module, [_note(found)]
 
 
+@answered()
+def probable(
+    module: nn.Module,
+    window: tuple[int, int],
+    sizes: tuple[int, ...] | None,
+    native: tuple[int, ...],
+    vocabulary: int | None = None,
+) -> bool:
+    """Whether one of several heads ends in probabilities, in either mode.
+
+    Args:
+        module: Returns the outputs of all heads, one after the other; in whatever mode, which is kept.
+        window: Which of the numbers per sample are the head's, from the first to behind the last.
+        sizes: Batch sizes that it takes, ``None`` for any.
+        native: Shape of one of its samples.
+        vocabulary: Number of token ids, or ``None`` for real numbers.
+    """
+    training, state = module.training, torch.get_rng_state()
+    hook = module.register_forward_hook(lambda _, __, result: result.reshape(len(result), -1)[:, slice(*window)])
+    try:
+        return any(_find(module.train(mode), sizes or _SIZES, native, vocabulary) is not None for mode in (False, True))
+    finally:
+        hook.remove()
+        module.train(training)
+        torch.set_rng_state(state)
+
+
 def refuse_probabilities(
     module: nn.Module,
     batch: int,

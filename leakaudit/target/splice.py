@@ -21,6 +21,7 @@ from leakaudit.errors import ModelError
 from leakaudit.target.inventory import inventory
 from leakaudit.target.kinds import Layer
 from leakaudit.target.target import Target
+from leakaudit.tasks.heads import SeveralHeads
 
 INNER = "model"
 INSERTED = "inserted"
@@ -101,8 +102,14 @@ def last_linear(target: Target) -> Layer:
     """The last fully connected layer.
 
     Raises:
-        ModelError: There is none with a trainable weight of its own.
+        ModelError: There is none with a trainable weight of its own, or the loss is over several heads with one each.
     """
+    if isinstance(target.task, SeveralHeads):
+        names = ", ".join(head.name for head in target.task.heads)
+        raise ModelError(
+            f"{target.name} has no one last layer: its loss is over several heads ({names})",
+            "audit one of them with --output NAME, or choose a defence that changes no layer",
+        )
     layers = [layer for layer in inventory(target) if layer.kind == "linear" and layer.weight in target.parameters]
     if not layers:
         raise ModelError(f"{target.name} has no trainable fully connected layer")

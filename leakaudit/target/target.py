@@ -63,6 +63,8 @@ class Target:
             running ones after the step.
         task_evidence: What the task was told from, or what asked for it.
         task_asked: Whether the user asked for it, so that labels do not say another.
+        window: Which of the module's numbers per sample :meth:`logits` returns, from the first to behind the last;
+            ``None`` for all. One head of several is seen through it.
     """
 
     module: nn.Module
@@ -81,6 +83,7 @@ class Target:
     shared_statistics: SharedStatistics = "none"
     task_evidence: str = ""
     task_asked: bool = False
+    window: tuple[int, int] | None = None
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -94,8 +97,8 @@ class Target:
 
     @property
     def binary(self) -> bool:
-        """Whether there is a single logit, for class 1."""
-        return self.task.outputs == 1 and self.task.classes == 2
+        """Whether there is a single logit, for class 1; of several heads, in each."""
+        return self.task.main.outputs == 1 and self.task.classes == 2
 
     @property
     def mode(self) -> Literal["eval", "train"]:
@@ -150,7 +153,7 @@ class Target:
                 "raise --batch-size, or audit with --mode eval",
             ) from error
         logits: Tensor = output.reshape(inputs.shape[0], -1)
-        return logits
+        return logits if self.window is None else logits[:, slice(*self.window)]
 
     def loss(
         self,

@@ -37,6 +37,7 @@ from typing import Any
 from leakaudit.errors import UsageError
 from leakaudit.safety.files import ordinary
 from leakaudit.safety.toml import read_toml
+from leakaudit.tasks.heads_text import FORM
 from leakaudit.tasks.loss_text import parse_loss
 from leakaudit.tasks.names import LOSSES, TASKS
 
@@ -107,7 +108,7 @@ _KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "mode": _one_of("eval", "train"),
     "frozen": ('a list of patterns, as ["features.*"]', _is_texts),
     "trained": ('a list of patterns, as ["prompt"]', _is_texts),
-    "output": ("the name of a graph output", lambda value: isinstance(value, str) and bool(value)),
+    "output": (f"a text: {FORM}", lambda value: isinstance(value, str) and bool(value)),
     "dropout": ('a table of NODE = P with P from 0 to below 1, as "/relu/Relu" = 0.5', _is_probabilities),
     "loss": (f"{', '.join(LOSSES)}, with their settings", lambda value: _is_loss(value)),
     "task": _one_of(*TASKS),

@@ -102,6 +102,15 @@ class Task(ABC):
     """Sizes of the axes over which a sample has a label each; empty where it has one label."""
 
     @property
+    def main(self) -> Task:
+        """Itself; of a loss over several heads, the task of each of them."""
+        return self
+
+    def over(self, main: Task) -> Task:
+        """The same with another task in place of :attr:`main`."""
+        return main
+
+    @property
     def plain(self) -> bool:
         """Whether the error at the outputs is the prediction minus the label: cross-entropy with nothing added."""
         return False

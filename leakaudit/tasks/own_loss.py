@@ -47,8 +47,8 @@ class OwnLoss:
         source = user_source(path, _imported(path))
         return cls(path, hashlib.sha256(source).hexdigest() if source else "")
 
-    def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """The loss, a scalar.
+    def __call__(self, outputs: Tensor | dict[str, Tensor], labels: Tensor) -> Tensor:
+        """The loss, a scalar, of outputs, or of those of several heads by name.
 
         Raises:
             UsageError: The function raised, or returned no scalar that depends on the outputs.
@@ -57,11 +57,12 @@ class OwnLoss:
         if not isinstance(found, Tensor) or found.numel() != 1 or not found.is_floating_point():
             got = f"a tensor {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
             raise UsageError(
-                f"--loss {self.path} returned {got} for outputs {tuple(outputs.shape)} and labels "
+                f"--loss {self.path} returned {got} for outputs {_shapes(outputs)} and labels "
                 f"{tuple(labels.shape)}, expected a scalar tensor",
                 "return the mean over the samples",
             )
-        if outputs.requires_grad and not found.requires_grad:
+        each = outputs.values() if isinstance(outputs, dict) else (outputs,)
+        if any(output.requires_grad for output in each) and not found.requires_grad:
             raise UsageError(
                 f"--loss {self.path} returned a number that does not depend on the outputs by a derivative",
                 "compute it with torch's differentiable operators, without .detach(), .item() or numpy",
@@ -113,7 +114,14 @@ def label_behind(loss: OwnLoss, outputs: Tensor, errors: Tensor) -> Tensor:
     return free.detach() if bool(torch.isfinite(free).all()) else outputs.detach()
 
 
-def _called(path: str, outputs: Tensor, labels: Tensor) -> Any:
+def _shapes(outputs: Tensor | dict[str, Tensor]) -> str:
+    """Of outputs, for messages."""
+    if isinstance(outputs, dict):
+        return ", ".join(f"{name} {tuple(output.shape)}" for name, output in outputs.items())
+    return str(tuple(outputs.shape))
+
+
+def _called(path: str, outputs: Tensor | dict[str, Tensor], labels: Tensor) -> Any:
     """What the function returns.
 
     Raises:
@@ -125,7 +133,7 @@ def _called(path: str, outputs: Tensor, labels: Tensor) -> Any:
     except (LeakauditError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # the user's own code, whatever it raises
-        given = f", called with outputs {tuple(outputs.shape)} and labels {tuple(labels.shape)} of {labels.dtype}"
+        given = f", called with outputs {_shapes(outputs)} and labels {tuple(labels.shape)} of {labels.dtype}"
         raise raised_by("--loss", path, error, given) from error
 
 

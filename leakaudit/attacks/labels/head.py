@@ -1,7 +1,8 @@
 """The last linear layer of a model, found by what it does, and what its update says of the mean error at the outputs.
 
 With logits ``z = W h + b``, row k of the weight and entry k of the bias act on logit k alone. The gradient of the bias
-is the mean error at the logits, whatever the loss. Fails without a linear last layer.
+is the mean error at the logits, whatever the loss. Fails without a linear last layer, and of one head of several where
+another head uses that layer too.
 """
 
 from __future__ import annotations
@@ -80,11 +81,12 @@ def find_head(target: Target, observation: Observation, generator: Generator) ->
     gradients = torch.autograd.grad(
         logits[:, 0].sum(), list(parameters.values()), allow_unused=True, materialize_grads=True
     )
+    elsewhere = _elsewhere(target, images[:chunk])
     weight = bias = feature = None
     transposed = False
     for (name, tensor), gradient in zip(parameters.items(), gradients, strict=True):
         rows = _as_rows(gradient.detach(), logits.shape[1])
-        if rows is None or not bool(rows[0].any()) or bool(rows[1:].any()):
+        if rows is None or not bool(rows[0].any()) or bool(rows[1:].any()) or name in elsewhere:
             continue
         if rows.shape[1] == 1:
             bias = name
@@ -94,6 +96,25 @@ def find_head(target: Target, observation: Observation, generator: Generator) ->
     rows = by_class(all_logits)
     head = Head(weight, bias, transposed, feature, probabilities(rows).mean(0), rows, all_logits)
     return head if single or target.binary else replace(head, pool=_pool(target, head, images, chunk))
+
+
+def _elsewhere(target: Target, images: Tensor) -> set[str]:
+    """Tensors that other heads use too, of a target that is one head of several: their gradient is not this one's."""
+    if target.window is None:
+        return set()
+    every = replace(target, window=None).logits(images)
+    others = torch.cat([every[:, : target.window[0]], every[:, target.window[1] :]], 1)
+    if not others.numel():
+        return set()
+    parameters = target.parameters
+    gradients = torch.autograd.grad(
+        (others * torch.linspace(1, 2, others.numel()).to(others).view_as(others)).sum(),
+        list(parameters.values()),
+        allow_unused=True,
+    )
+    return {
+        name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None and gradient.any()
+    }
 
 
 def _pool(target: Target, head: Head, images: Tensor, chunk: int) -> Tensor | None:

@@ -25,8 +25,8 @@ from leakaudit.attacks.labels.by_loss import logits_of_one
 from leakaudit.attacks.labels.head import Head, find_head, last_layer_signal
 from leakaudit.observation import Observation
 from leakaudit.target.target import Target
-from leakaudit.tasks.base import LabelGuess
-from leakaudit.tasks.multi_label import UNKNOWN, MultiLabel
+from leakaudit.tasks.base import LabelGuess, Task
+from leakaudit.tasks.multi_label import UNKNOWN
 
 
 def infer_several(target: Target, observation: Observation, generator: Generator) -> LabelGuess:
@@ -38,7 +38,6 @@ def infer_several(target: Target, observation: Observation, generator: Generator
         generator: CPU generator of the probe samples that estimate the mean prediction.
     """
     task = target.task
-    assert isinstance(task, MultiLabel)
     head, size = find_head(target, observation, generator), observation.batch_size
     signal, exact = last_layer_signal(observation, head, one_class=False)
     if signal is None:
@@ -55,7 +54,7 @@ def infer_several(target: Target, observation: Observation, generator: Generator
     return LabelGuess(shares, how, exact=False, open=True)
 
 
-def class_counts(task: MultiLabel, observation: Observation, head: Head, signal: Tensor) -> Tensor:
+def class_counts(task: Task, observation: Observation, head: Head, signal: Tensor) -> Tensor:
     """How many samples of the batch have each class (K,), whole numbers.
 
     Args:
@@ -70,7 +69,7 @@ def class_counts(task: MultiLabel, observation: Observation, head: Head, signal:
     return (size * (no - signal.double().cpu()) / apart).round().clamp(0, size)
 
 
-def _mean_error(task: MultiLabel, outputs: Tensor, mark: float) -> Tensor:
+def _mean_error(task: Task, outputs: Tensor, mark: float) -> Tensor:
     """The mean error (K,) of outputs (N, K) that are all labelled alike."""
     leaf = outputs.clone().requires_grad_()
     (slope,) = torch.autograd.grad(task.loss(leaf, torch.full_like(outputs, mark)), leaf)

@@ -31,6 +31,7 @@ from leakaudit.client.readers.npz import LABEL_KEYS, read_npz
 from leakaudit.client.readers.table import stored_labels
 from leakaudit.errors import AuditError
 from leakaudit.target.target import Target
+from leakaudit.tasks.base import Task
 from leakaudit.tasks.class_loss import IGNORED
 from leakaudit.tasks.multi_label import MultiLabel
 from leakaudit.tasks.regression import Regression
@@ -48,11 +49,11 @@ def with_task(target: Target, source: Source) -> Target:
     labels = _labels_of(source, target)
     if labels is None or not labels.size or labels.dtype.kind not in "uifb" or not np.isfinite(labels).all():
         return target
-    task, evidence = _told_by(target, labels)
-    if task is target.task:
+    task, evidence = _told_by(target, target.task.main, labels)
+    if task is target.task.main:
         return replace(target, task_evidence=evidence)
     fidelity = tuple(note for note in target.fidelity if note.id != "LA922")  # the one output is no logit
-    return replace(target, task=task, task_evidence=evidence, fidelity=fidelity)
+    return replace(target, task=target.task.over(task), task_evidence=evidence, fidelity=fidelity)
 
 
 def _labels_of(source: Source, target: Target) -> np.ndarray[Any, Any] | None:
@@ -72,25 +73,25 @@ def _labels_of(source: Source, target: Target) -> np.ndarray[Any, Any] | None:
         return None
 
 
-def _told_by(target: Target, labels: np.ndarray[Any, Any]) -> tuple[Any, str]:
-    """The task, and the evidence."""
-    outputs, known = target.task.outputs, f"{target.task_evidence}, labels"
+def _told_by(target: Target, task: Task, labels: np.ndarray[Any, Any]) -> tuple[Task, str]:
+    """The task in place of what the outputs told, and the evidence."""
+    outputs, known = task.outputs, f"{target.task_evidence}, labels"
     kind = f"{labels.dtype} labels {tuple(labels.shape)}"
-    if target.task.places and np.isin(labels, (0, 1, IGNORED)).all():
-        return target.task, f"{target.task_evidence}, {kind}"
+    if task.places and np.isin(labels, (0, 1, IGNORED)).all():
+        return task, f"{target.task_evidence}, {kind}"
     if outputs == 1:
         if np.isin(labels, (0, 1)).all():
             doubt = any(note.id == "LA922" for note in target.fidelity)
-            return target.task, f"{known} of 0 and 1 alone" + ("; they would fit a number as well" if doubt else "")
+            return task, f"{known} of 0 and 1 alone" + ("; they would fit a number as well" if doubt else "")
         if labels.ndim == 2 and labels.shape[1] == target.classes:
-            return target.task, f"{known} that are shares of two classes"
+            return task, f"{known} that are shares of two classes"
         return Regression(1), f"{target.task_evidence}, {kind} that are not 0 and 1 alone"
-    if labels.ndim != 2 or labels.shape[1] != outputs or isinstance(target.task, MultiLabel):
-        return target.task, f"{target.task_evidence}, {kind}"
+    if labels.ndim != 2 or labels.shape[1] != outputs or isinstance(task, MultiLabel):
+        return task, f"{target.task_evidence}, {kind}"
     if np.isin(labels, (0, 1)).all():
         if (labels.sum(1) == 1).all():
-            return target.task, f"{known} mark one class in each row"
+            return task, f"{known} mark one class in each row"
         return MultiLabel(outputs), f"{known} of 0 and 1 that mark several classes or none in a row"
     if labels.min() < 0 or labels.max() > 1:
         return Regression(outputs), f"{target.task_evidence}, {kind} that are no shares of classes"
-    return target.task, f"{target.task_evidence}, {kind} of shares"
+    return task, f"{target.task_evidence}, {kind} of shares"

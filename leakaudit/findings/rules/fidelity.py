@@ -185,12 +185,13 @@ def head(evidence: Evidence) -> Iterator[Found]:
 
 @rule(
     "LA911",
-    "One of several outputs was audited",
+    "Which of several outputs the loss is over",
     worst="none",
-    remedy="Choose the output that the loss takes with --output NAME.",
+    remedy="Choose the output that the loss takes with --output NAME, or say the sum that clients train, as "
+    "--output logits+0.3*aux1.",
 )
 def outputs(_: Evidence) -> Iterator[Found]:
-    """The file has several outputs; the first that gives logits was audited."""
+    """The model has several outputs; the one that gives logits was audited, or those that --output sums."""
     yield from ()
 
 

@@ -7,6 +7,7 @@ import re
 from onnx import ModelProto
 
 from leakaudit.document.counting import count
+from leakaudit.target.heads import Heads
 from leakaudit.target.onnx.exporter import CALLED, RECIPES, automatic, fused
 from leakaudit.target.onnx.module import OnnxModule
 from leakaudit.target.onnx.roles import RAW, SPELT
@@ -15,6 +16,7 @@ from leakaudit.target.onnx.source import Source
 from leakaudit.target.onnx.values import attributes
 from leakaudit.target.onnx.vanished import vanished
 from leakaudit.target.target import FidelityNote
+from leakaudit.tasks.heads_text import FORM
 
 _FUSED = re.compile("fused|bn_fold|fold_bn")
 _MANY, _MOST = 5, 0.8
@@ -26,15 +28,20 @@ _ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "Clip", "HardSwish", "HardSigmoid
 
 
 def notes(
-    source: Source, module: OnnxModule, model: ModelProto, check: Check, sizes: tuple[int, ...] | None
+    source: Source,
+    module: OnnxModule,
+    model: ModelProto,
+    check: Check,
+    sizes: tuple[int, ...] | None,
+    stated: Heads | None = None,
 ) -> list[FidelityNote]:
-    """All notes about a file."""
+    """All notes about a file, whose loss may be over several outputs."""
     found: list[FidelityNote] = []
     found += _folded(source) or _other_tensors(source)
     found += _dropout(source, module)
     found += _training(source, model)
     found += _tensors(source)
-    found += _head(source)
+    found += _head(source, stated)
     found += [
         FidelityNote("LA923", f"input {name!r} is filled with {fill}: sequences without padding, one segment")
         for name, fill in source.filled.items()
@@ -212,17 +219,20 @@ def _tensors(source: Source) -> list[FidelityNote]:
     return result
 
 
-def _head(source: Source) -> list[FidelityNote]:
+def _head(source: Source, stated: Heads | None) -> list[FidelityNote]:
     result = []
     if source.head:
         text = f"the file ends in {source.head}; the loss uses the logits in front of it"
         result.append(FidelityNote("LA910", text))
-    if len(source.outputs) > 1:
+    if stated is not None:
+        trained = {term.name for term in stated.terms}
+        result.append(stated.note([name for name in source.outputs if name not in trained], "the file"))
+    elif len(source.outputs) > 1:
         text = (
             f"the file has {len(source.outputs)} outputs: {_names(source.outputs)}; {source.output_name} is audited, "
         )
         text += "and the update is that of its loss alone, without what only trains the others"
-        result.append(FidelityNote("LA911", text, "choose with --output NAME"))
+        result.append(FidelityNote("LA911", text, f"choose with --output {FORM}"))
     return result
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import Literal
 
+import torch
 from onnx import ModelProto, NodeProto
 
 from leakaudit.domains.tokens import Tokens
@@ -14,7 +16,8 @@ from leakaudit.safety.confined import refuse_exhaustion
 from leakaudit.target import layout as layouts
 from leakaudit.target.consumer import consumer
 from leakaudit.target.hashing import hash_model
-from leakaudit.target.onnx import fidelity, selfcheck
+from leakaudit.target.heads import Heads
+from leakaudit.target.onnx import fidelity, heads, selfcheck
 from leakaudit.target.onnx.allowance import check_input
 from leakaudit.target.onnx.joined import join_inputs
 from leakaudit.target.onnx.module import OnnxModule
@@ -48,9 +51,12 @@ def from_onnx(
 ) -> Target:
     """Load, check and describe an ONNX file; see `leakaudit.target.load` for the arguments."""
     model = read_model(path, trusted)
+    several = heads.join(model, output, str(path))
+    output = output if several is None else several.output
     joined = join_inputs(model, str(path), output, image_shape, trusted)
     picture = None if joined is None else joined.picture
     source = prepare(model, str(path), output, frozen, trained, trusted)
+    source = source if several is None else several.told(source)
     if not source.parameters:
         raise ModelError(f"{path} has no trainable tensors", "export the model with its weights; check --frozen")
     empty = [name for name, array in source.parameters.items() if array.size == 0]
@@ -75,21 +81,28 @@ def from_onnx(
         row = None if joined is None else (joined.columns, joined.parts)
         domain, vocabulary = layouts.domain_of(layout, native, image_shape, tokens, row)
     others = source.outputs if len(source.outputs) > 1 else ()
-    check_outputs((1, *module.returned), 1, f"output {source.output_name!r}", domain.sides, domain.ids, others)
-    mapped = maps(module.returned, domain.sides)
+    stated = None if several is None else _stated(several, module, source, native)
+    if stated is None:
+        check_outputs((1, *module.returned), 1, f"output {source.output_name!r}", domain.sides, domain.ids, others)
+        returned = module.returned
+    else:
+        returned = stated.checked(1, str(path), domain.sides, domain.ids)
+    mapped = maps(returned, domain.sides)
     check = selfcheck.compare(model, module, source, native, str(path), vocabulary)
     sizes = batch_sizes(module, source.batch, native, vocabulary)
     ending: list[FidelityNote] = []
-    if mapped:
-        refuse_probabilities(
-            module, sizes[0] if sizes else 2, native, vocabulary, module.returned, domain.sides, str(path)
-        )
+    if stated is not None:
+        stated.refuse_probabilities(module, sizes, native, vocabulary, domain.sides, str(path))
+    elif mapped:
+        refuse_probabilities(module, sizes[0] if sizes else 2, native, vocabulary, returned, domain.sides, str(path))
     else:
         _, ending = without_probabilities(module, sizes, native, vocabulary)
-    outputs = run(module, source.batch or 1, native, vocabulary=vocabulary).shape[1]
-    returned = module.returned if mapped else (outputs,)
+    if not mapped:
+        joint = run(module, source.batch or 1, native, vocabulary=vocabulary).shape[1]
+        returned = (joint if stated is None else prod(returned),)
+    outputs = prod(returned)
     note = ending or _output_note(outputs, source)
-    notes += [*note, *fidelity.notes(source, module, model, check, sizes)]
+    notes += [*note, *fidelity.notes(source, module, model, check, sizes, stated)]
     notes += _reached(module, source, sizes, native, vocabulary, path)
     notes += double_backward_note(module, sizes, native, vocabulary)
     module.train(mode == "train")
@@ -106,7 +119,7 @@ def from_onnx(
         native_shape=native,
         layout=layout,
         domain=domain,
-        task=task,
+        task=task if stated is None else stated.over(task),
         task_evidence=evidence,
         path=str(path),
         sha256=hash_model(path),
@@ -115,6 +128,13 @@ def from_onnx(
         frozen=tuple(frozen),
         producer=_producer(model),
     )
+
+
+def _stated(several: heads.Joined, module: OnnxModule, source: Source, native: tuple[int, ...]) -> Heads:
+    """The heads of a stated loss, with the shape of each."""
+    kind = torch.float if source.integer is None else torch.long
+    x = torch.empty(source.batch or 2, *native, dtype=kind, device="meta")
+    return Heads(several.terms, tuple(module.shape_of(name, x) for name in several.logits(source)))
 
 
 def _reached(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,18 @@ class OnnxModule(nn.Module):
             self._programs[key] = tracer.build()
             self.returned = tracer.returned
         return self._programs[key]
+
+    def shape_of(self, value: str, x: Tensor) -> tuple[int, ...]:
+        """The shape of a value of the graph for one sample of inputs like ``x``.
+
+        Raises:
+            ModelError: It is no scores, or cannot be computed.
+        """
+        source = replace(self.source, output_name=value)
+        dtype = getattr(*self._slots[0]).dtype
+        tracer = Tracer(source, self._order, dict(self._dropouts), x.to("meta"), False, dtype)
+        tracer.build()
+        return tracer.returned
 
     def __getstate__(self) -> dict[str, Any]:
         """State without the programs, which are rebuilt on demand."""
