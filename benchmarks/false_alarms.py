@@ -26,7 +26,7 @@ from networks import CIFAR, cifar, lenet
 from torch import nn
 
 import leakaudit
-from leakaudit.audit import pipeline as audit
+from leakaudit.audit import draw
 from leakaudit.document.schema import Report
 from leakaudit.protocols.base import Mode
 from leakaudit.scoring.interval import leak_interval
@@ -65,18 +65,18 @@ CASES = {
 @contextmanager
 def mismatched(images: torch.Tensor, labels: torch.Tensor) -> Iterator[None]:
     """The client computes its update from these samples, and the reconstructions are scored against the victim's."""
-    honest = audit.observe_victim
+    honest = draw.observe_victim
 
     def other(target: Any, batch: Any, *rest: Any) -> Any:
         size = len(batch)
         source = replace(batch, images=images[:size], labels=labels[:size])
         return replace(honest(target, source, *rest), batch=batch)
 
-    audit.observe_victim = other  # type: ignore[assignment]
+    draw.observe_victim = other  # type: ignore[assignment]
     try:
         yield
     finally:
-        audit.observe_victim = honest
+        draw.observe_victim = honest  # type: ignore[assignment]
 
 
 def scan(case: Case, seed: int, wrong: bool, steps: int) -> Report:

@@ -69,8 +69,8 @@ def run_attacks(
     """Run every attack on every victim; `pace` tells what runs take.
 
     Returns:
-        A run per attack, without outcomes where it did not run; why by the attack's name; and the victims with what is
-        handed on from attack to attack.
+        A run per attack, without outcomes where it did not run, and per rival that nobody asked for and that read
+        something; why by the attack's name; and the victims with what is handed on from attack to attack.
     """
     turns, reasons = campaign.turns, dict(campaign.reasons)
     done: list[Turn] = []
@@ -90,6 +90,11 @@ def run_attacks(
             reasons[turn.attack.name] = _reason(turn, campaign.refused[turn.attack.name], _comparison(turn, done))
     outcomes_of = {turn.attack.name: _with_leaks_beside(turn, done) for turn in done if turn.beside is None}
     runs = [Run(attack, outcomes_of.get(attack.name, [])) for attack in campaign.attacks]
+    for rival in _leaking_rivals(done, {attack.name for attack in campaign.attacks}):
+        extended = rival.beside.title if rival.beside is not None else ""
+        text = f"not asked for: it is what {extended} is compared with, and it read something"
+        reasons[rival.attack.name] = Reason(RunStatus.RUN, text, cut=rival.cut)
+        runs.append(Run(rival.attack, rival.outcomes))
     return runs, reasons, [now[victim.number] for victim in victims]
 
 
@@ -184,6 +189,12 @@ def _with_leaks_beside(turn: Turn, done: Sequence[Turn]) -> list[Outcome]:
             if better:
                 found[outcome.victim.number] = _noted(outcome, other)
     return [found[number] for number in sorted(found)]
+
+
+def _leaking_rivals(done: Sequence[Turn], asked: Collection[str]) -> list[Turn]:
+    """Turns of rivals that read something and that nobody asked for, one of each attack, whose leaks count as well."""
+    leaking = [turn for turn in done if turn.beside is not None and any(o.leaked for o in turn.outcomes)]
+    return list({turn.attack.name: turn for turn in reversed(leaking) if turn.attack.name not in asked}.values())
 
 
 def _noted(outcome: Outcome, turn: Turn) -> Outcome:

@@ -222,7 +222,7 @@ def _before(scope: _Scope) -> tuple[RankSection, list[Victim], int]:
 def _evidence(scope: _Scope, found: _Measured, batch: BatchSection) -> Evidence:
     """The sections that findings are judged by."""
     target, request, first = scope.target, scope.request, found.victims[0]
-    chosen = {attack.name for attack in scope.attacks}
+    chosen = {run.attack.name for run in found.runs}
     entries = [entry_of(run, first, found.reasons) for run in found.runs]
     entries += [left_out(name, first, request) for name in available() if name not in chosen]
     ran = [run.attack for run in found.runs if run.outcomes]

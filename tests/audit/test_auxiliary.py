@@ -14,7 +14,7 @@ import leakaudit
 from leakaudit.attacks.base import Attack
 from leakaudit.attacks.gi_pip import GIPIP, LARGEST, LIGHT_STEPS, GIPIPSettings
 from leakaudit.attacks.ig import IG, IGSettings
-from leakaudit.attacks.registry import available
+from leakaudit.attacks.registry import available, create
 from leakaudit.audit.attacks import chosen_attacks
 from leakaudit.audit.auxiliary import FEWEST, GENERATED, with_auxiliary
 from leakaudit.audit.budget import IN_PASSING, worth
@@ -126,6 +126,24 @@ def plain_scan(count: int, **options: Any) -> leakaudit.Report:
 
 def entry_of(report: leakaudit.Report, name: str = "gi-pip") -> AttackEntry:
     return next(attack for attack in report.attacks if attack.name == name)
+
+
+def test_a_leak_of_the_comparison_is_in_the_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where GI-PIP alone was asked for, and did not get as far as IG beside it."""
+    monkeypatch.setitem(GIPIP.presets, "quick", GIPIPSettings(iterations=2, training_steps=2))
+    monkeypatch.setattr(GIPIP, "rival", lambda self: create("ig", "quick", {"iterations": "250"}))
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(432, 32), nn.Sigmoid(), nn.Linear(32, 5))
+    report = leakaudit.scan(
+        module, (smooth_images(80), np.arange(80) % 5), attacks=["gi-pip"], victims=1, preset="quick", mean=[0.5],
+        std=[0.25], input_shape=SHAPE,
+    )  # fmt: skip
+    own, compared = entry_of(report), entry_of(report, "ig")
+    assert not any(sample.leaked for result in own.results for sample in result.samples)
+    assert compared.status == "run"
+    assert "not asked for" in compared.reason
+    assert report.verdict.code.leaks
+    assert {control.kind for control in report.controls if control.attack == "ig"} >= {"negative", "prior_only"}
 
 
 @pytest.mark.usefixtures("brief")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from leakaudit.attacks.registry import create
-from leakaudit.audit.campaign import Turn, _with_leaks_beside
+from leakaudit.audit.campaign import Turn, _leaking_rivals, _with_leaks_beside
 from leakaudit.audit.victim import Outcome
 from leakaudit.reconstruction import Reconstruction
 
@@ -40,3 +40,15 @@ def test_a_compared_run_that_shows_nothing_changes_nothing() -> None:
     assert _with_leaks_beside(own, [own, Turn(ig, [], beside=prior, outcomes=[outcome(False, 0.1)])]) == own.outcomes
     other = Turn(create("dia", "quick", {}), [], beside=prior, outcomes=[outcome(True)])
     assert _with_leaks_beside(own, [own, other]) == own.outcomes, "another attack's reading is not this one's"
+
+
+def test_a_leak_of_a_run_that_nobody_asked_for_counts_as_its_own() -> None:
+    ig, prior, other = create("ig", "quick", {}), create("gi-pip", "quick", {}), create("gias", "quick", {})
+    turns = [
+        Turn(prior, [], outcomes=[outcome(False)]),
+        Turn(ig, [], beside=prior, outcomes=[outcome(False)]),
+        Turn(ig, [], beside=other, outcomes=[outcome(True)]),
+    ]
+    assert _leaking_rivals(turns, {"gi-pip", "gias"}) == turns[2:]
+    assert _leaking_rivals(turns, {"gi-pip", "gias", "ig"}) == [], "counted with what was asked for"
+    assert _leaking_rivals(turns[:2], {"gi-pip"}) == [], "one that read nothing is a comparison"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import leakaudit
 from leakaudit.api import defend
-from leakaudit.audit import pipeline
+from leakaudit.audit import draw
 from leakaudit.document.redact import redact
 from leakaudit.document.schema import Report
 from leakaudit.errors import UsageError
@@ -137,7 +137,7 @@ def test_forty_mismatched_scans_show_no_leak(name: str, monkeypatch: pytest.Monk
     The file is large enough that a sample is told from real others: four balls in a volume are few numbers, and of 24
     volumes the nearest is soon that of another file.
     """
-    honest = pipeline.observe_victim
+    honest = draw.observe_victim
     statuses = []
     for seed in range(40):
         others = CASES[name][2](4, 1000 + seed)
@@ -146,6 +146,6 @@ def test_forty_mismatched_scans_show_no_leak(name: str, monkeypatch: pytest.Monk
             source = replace(batch, images=others[: len(batch)])
             return replace(honest(target, source, *rest), batch=batch)
 
-        monkeypatch.setattr(pipeline, "observe_victim", other)
+        monkeypatch.setattr(draw, "observe_victim", other)
         statuses.append(audited(name, seed, count=200, attacks=["ig", "linear", "spear"]))
     assert [report.verdict.status for report in statuses if report.verdict.code.leaks] == []

@@ -229,6 +229,19 @@ def test_trees_as_matrices_are_refused(tmp_path: Path) -> None:
     assert caught.value.exit_code == 3
 
 
+def test_a_last_layer_that_begins_at_zero_is_no_tree(tmp_path: Path) -> None:
+    """As of a vision transformer, whose file compares shapes on the way."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]), helper.make_node("Equal", ["s", "sizes"], ["e"]),
+        helper.make_node("Where", ["e", "s", "sizes"], ["into"]), helper.make_node("Reshape", ["x", "into"], ["f"]),
+        helper.make_node("MatMul", ["f", "A"], ["a"]), helper.make_node("MatMul", ["a", "zeros"], ["y"]),
+    ]  # fmt: skip
+    tensors = [build.tensor("A", 12, 6), values("zeros", np.zeros((6, 4))), ints("sizes", 0, 12)]
+    target = load(build.write(tmp_path / "m.onnx", nodes, tensors))
+    assert "LA931" in ids(target)
+    assert set(target.parameters) == {"A", "zeros"}
+
+
 def test_a_module_of_comparisons_is_refused() -> None:
     class Trees(nn.Module):
         def __init__(self) -> None:

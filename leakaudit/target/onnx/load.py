@@ -176,7 +176,8 @@ def _silent(source: Source, silent: list[str], path: Path) -> list[FidelityNote]
         )
     shown = ", ".join(silent[:5])
     text = f"{len(silent)} trainable tensors have a zero gradient on random inputs: {shown}"
-    return [FidelityNote("LA931", text, "dead units, or tensors that the loss does not depend on")]
+    hint = "dead units, tensors that the loss does not depend on, or a last layer whose weights are zero as it begins"
+    return [FidelityNote("LA931", text, hint)]
 
 
 def _native(
