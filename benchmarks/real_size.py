@@ -2,6 +2,7 @@
 
     python benchmarks/real_size.py                       # every row that the results lack, one after the other
     python benchmarks/real_size.py --only resnet18       # of one network
+    python benchmarks/real_size.py --interrupts 10       # Ctrl-C at so many moments of a scan, and what is left then
     python benchmarks/real_size.py --table               # results/real_size.md from the rows that there are
 
 Every network of `NETWORKS` has random weights and 224 px. It is exported in four forms (both exporters of ONNX,
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -33,6 +35,11 @@ ROWS = ROOT / "benchmarks" / "results" / "real_size.jsonl"
 SIDE, CLASSES, FINDINGS = 224, 10, 14
 FORMS = ("legacy", "default", "pt2", "factory")
 SUFFIX = {"legacy": ".onnx", "default": ".default.onnx", "pt2": ".pt2", "factory": ".safetensors"}
+SCANNED = [
+    *("--batch", "batch.npz", "--mean", "0.5", "--std", "0.25", "--victims", "1", "--no-cache"),
+    *("--format", "json", "--format", "html"),
+]
+"""How a scan is asked for."""
 LIMIT = 600.0
 """Seconds after which a case is ended."""
 OVER = 1.15
@@ -168,8 +175,15 @@ class Ended:
     text: str
 
 
-def run(words: list[str], limit: float, log: Path) -> Ended:
-    """A command in a process group of its own; after the limit the group is ended."""
+def run(words: list[str], limit: float, log: Path, interrupt: float | None = None) -> Ended:
+    """A command in a process group of its own; after the limit the group is ended.
+
+    Args:
+        words: The command.
+        limit: Seconds.
+        log: Where what it writes goes; it runs in that folder.
+        interrupt: Seconds after which it gets one Ctrl-C.
+    """
     started = time.monotonic()
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     with log.open("wb") as stream:
@@ -185,6 +199,9 @@ def run(words: list[str], limit: float, log: Path) -> Ended:
         if time.monotonic() - started > limit and not ended:
             os.killpg(process.pid, signal.SIGKILL)
             ended = True
+        if interrupt is not None and time.monotonic() - started > interrupt:
+            os.killpg(process.pid, signal.SIGINT)
+            interrupt = None
         time.sleep(0.05)
     process.returncode = code
     text = log.read_text(encoding="utf-8", errors="replace")
@@ -253,11 +270,34 @@ def cases(
         yield measured({"network": name, "case": "rank", "form": form, **_ranked(done.text)}, done)
     if "scan" in lacking:
         write_batch(NETWORKS[name].labels, folder / "batch.npz")
-        asked = ["--batch", "batch.npz", "--mean", "0.5", "--std", "0.25", "--victims", "1", "--no-cache"]
-        asked += ["--time-budget", f"{budget:g}", "--out", "out", "--format", "json", "--format", "html"]
+        asked = [*SCANNED, "--time-budget", f"{budget:g}", "--out", "out"]
         done = run([*command, "scan", *words(form), *asked], limit, folder / "log")
         row = {"network": name, "case": "scan", "form": form, "budget_s": budget}
         yield measured({**row, **_scanned(folder / "out" / "report.json")}, done)
+
+
+def interrupts(name: str, count: int, budget: float, limit: float, folder: Path) -> Iterator[dict[str, Any]]:
+    """Scans of one network, each with one Ctrl-C at a moment of its own, spread over the budget by chance."""
+    export(name, "legacy", folder)
+    write_batch(NETWORKS[name].labels, folder / "batch.npz")
+    words = [sys.executable, "-m", "leakaudit", "scan", f"{name}{SUFFIX['legacy']}", *SCANNED]
+    drawn = random.Random(0)
+    for number in range(count):
+        moment, out = drawn.uniform(0, budget), f"out{number}"
+        asked = [*words, "--time-budget", f"{budget:g}", "--out", out]
+        done = run(asked, limit, folder / "log", moment)
+        row = {"network": name, "case": f"interrupt {number}", "at_s": round(moment, 1)}
+        yield measured({**row, **_left_by(folder / out / "report.json")}, done)
+
+
+def _left_by(path: Path) -> dict[str, Any]:
+    """What a report that was cut short has: the verdict, the rank analysis, how labels were told, what ran."""
+    if not path.is_file():
+        return {"verdict": ""}
+    report = json.loads(path.read_text(encoding="utf-8"))
+    found = {"verdict": report["verdict"]["status"], "partial": report["partial"], "risk": report["rank"]["risk"]}
+    told = next((attack["given"]["labels inferred"] for attack in report["attacks"] if attack["given"]), "")
+    return {**found, "labels": told, "ran": [a["name"] for a in report["attacks"] if a["status"] == "run"]}
 
 
 def _ranked(text: str) -> dict[str, Any]:
@@ -323,8 +363,13 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds after which a case is ended")
     parser.add_argument("--rows", type=Path, default=ROWS, help="where the rows are kept; the page stands beside")
     parser.add_argument("--table", action="store_true", help="only write the page")
+    parser.add_argument("--interrupts", type=int, default=0, help="only this: scans of resnet18 with one Ctrl-C each")
     asked = parser.parse_args()
-    for name in () if asked.table else asked.only or NETWORKS:
+    if asked.interrupts:
+        with tempfile.TemporaryDirectory() as folder:
+            for row in interrupts("resnet18", asked.interrupts, asked.budget, asked.limit, Path(folder)):
+                add(row, asked.rows)
+    for name in () if asked.table or asked.interrupts else asked.only or NETWORKS:
         if find_spec(NETWORKS[name].package) is None:
             print(f"{name}: {NETWORKS[name].package} is not installed", flush=True)
             continue

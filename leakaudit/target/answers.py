@@ -31,7 +31,8 @@ def answered(kind: type[Any] | None = None) -> Callable[[Callable[P, T]], Callab
     """A decorator of a question about a model, whose answer can be recorded and given.
 
     Args:
-        kind: The dataclass of plain fields that an answer, or each entry of its list, is; ``None`` for plain answers.
+        kind: The dataclass of plain fields that an answer, or each entry of its list, is, where it is not ``None``;
+            ``None`` for plain answers.
     """
 
     def decorate(question: Callable[P, T]) -> Callable[P, T]:
@@ -87,7 +88,7 @@ def _plain(found: Any) -> Any:
 
 def _revived(answer: Any, kind: type[Any] | None) -> Any:
     """The answer with its dataclasses; a list of lists is a list of them."""
-    if kind is None:
+    if kind is None or answer is None:
         return answer
     if answer and not isinstance(answer[0], list):
         return kind(*answer)

@@ -16,6 +16,7 @@ behind the logits depends on the batch size.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,7 @@ from torch.overrides import TorchFunctionMode
 
 from leakaudit.errors import ModelError
 from leakaudit.safety.confined import refuse_exhaustion
+from leakaudit.target.answers import answered
 from leakaudit.target.probe import sample
 from leakaudit.target.target import FidelityNote
 
@@ -161,7 +163,7 @@ def refuse_probabilities(
     Raises:
         ModelError: It does.
     """
-    seen = _results(module, sample(batch, native, 10, vocabulary, (-1.0, 2.0)))
+    seen = _results(module, sample(batch, native, 10, vocabulary, (-1.0, 2.0)), math.prod(returned))
     if seen is None:
         return
     flat, kept = seen
@@ -193,12 +195,14 @@ def _note(head: Head) -> FidelityNote:
     return FidelityNote("LA910", f"the model ends in probabilities {kind}; the loss uses the logits in front of them")
 
 
+@answered(Head)
 def _find(module: nn.Module, sizes: tuple[int, ...], native: tuple[int, ...], vocabulary: int | None) -> Head | None:
     """The head of a module in its mode; ``None`` where it does not end in probabilities."""
     runs: list[tuple[Tensor, list[Tensor]]] = []
     for seed in range(max(1, _ROWS // max(sizes))):
-        seen = _results(module, sample(max(sizes), native, 10 + seed, vocabulary, (-1.0, 2.0)))
-        if seen is None:
+        width = runs[0][0].shape[1] if runs else None
+        seen = _results(module, sample(max(sizes), native, 10 + seed, vocabulary, (-1.0, 2.0)), width)
+        if seen is None or float(seen[0].min()) < -_SUM_TOLERANCE:  # no probability is negative
             return None
         runs.append(seen)
     outputs = torch.cat([result for result, _ in runs])
@@ -214,7 +218,8 @@ def _find(module: nn.Module, sizes: tuple[int, ...], native: tuple[int, ...], vo
     _, place, sign = best
     width = kept[0][-place].shape[1]
     among = sum(value.shape[1] == width for value in kept[0][len(kept[0]) - place :])
-    same = all(_there(module, sample(size, native, 30, vocabulary, (-1.0, 2.0)), among, width) for size in sizes)
+    inputs = [sample(size, native, 30, vocabulary, (-1.0, 2.0)) for size in sizes]
+    same = all(_there(module, x, among, width, outputs.shape[1]) for x in inputs)
     return Head(among, width, sign) if same else Head(0, outputs.shape[1])
 
 
@@ -240,7 +245,7 @@ def _several(
         return None
     among = sum(value.shape[1] == width for value in kept[0][len(kept[0]) - found :])
     for size in sizes:
-        seen = _results(module, sample(size, native, 30, vocabulary, (-1.0, 2.0)))
+        seen = _results(module, sample(size, native, 30, vocabulary, (-1.0, 2.0)), width)
         own = [] if seen is None else [value for value in seen[1] if value.shape[1] == width]
         if seen is not None and not (len(own) >= among and _is_sigmoid(seen[0], own[-among])):
             raise ModelError(
@@ -257,14 +262,22 @@ def _is_sigmoid(outputs: Tensor, values: Tensor | None) -> bool:
     return float((torch.sigmoid(values) - outputs).abs().max()) <= _SUM_TOLERANCE
 
 
-def _results(module: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]] | None:
-    """Outputs (B, K) of a module and the results of its calls that could be logits; ``None`` where it cannot run."""
+def _results(module: nn.Module, x: Tensor, width: int | None = None) -> tuple[Tensor, list[Tensor]] | None:
+    """Outputs (B, K) of a module and the results of its calls that could be logits; ``None`` where it cannot run.
+
+    Args:
+        module: In the mode that is asked about.
+        x: Sample inputs (B, *native).
+        width: K, where it is known; else the module runs once more.
+    """
     try:
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-            first = module(x)
-            if not isinstance(first, Tensor):  # several heads in one mode, refused where that mode is asked for
-                return None
-            with _Watch(len(x), (1, first[0].numel()), _CONSIDERED) as watch:
+            if width is None:
+                first = module(x)
+                if not isinstance(first, Tensor):  # several heads in one mode, refused where that mode is asked for
+                    return None
+                width = first[0].numel()
+            with _Watch(len(x), (1, width), _CONSIDERED) as watch:
                 outputs = module(x).reshape(len(x), -1)
     except (RuntimeError, ValueError, ModelError) as error:  # train mode does not take every batch
         refuse_exhaustion(error)
@@ -272,9 +285,9 @@ def _results(module: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]] | None
     return outputs, [value.reshape(len(x), -1) for value in watch.kept]
 
 
-def _there(module: nn.Module, x: Tensor, among: int, width: int) -> bool:
+def _there(module: nn.Module, x: Tensor, among: int, width: int, outputs: int) -> bool:
     """Whether the logits have the same place for a batch, which decides about the shapes of all results."""
-    seen = _results(module, x)
+    seen = _results(module, x, outputs)
     if seen is None:  # the mode does not take the batch, and never will
         return True
     own = [value for value in seen[1] if value.shape[1] == width]

@@ -132,6 +132,7 @@ def reach_note(
     vocabulary: int | None,
     label: str,
     where: str = "",
+    found: Reach | None = None,
 ) -> list[FidelityNote]:
     """A note where the update hardly depends on the input.
 
@@ -142,12 +143,13 @@ def reach_note(
         vocabulary: Number of token ids, or ``None`` for real numbers.
         label: The model's name.
         where: The node that ends the derivative, where the caller knows it better.
+        found: What :func:`reach` says, where it was asked.
 
     Raises:
         ModelError: The outputs have no derivative, or what stands between the input and a call that ends it is trained
             without a gradient.
     """
-    found = reach(module, sizes, native, vocabulary)
+    found = found or reach(module, sizes, native, vocabulary)
     cut = where or found.cut
     if not found.outputs:
         raise ModelError(

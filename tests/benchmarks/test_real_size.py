@@ -67,3 +67,10 @@ def test_every_network_has_a_factory(real_size: ModuleType) -> None:
     assert len(real_size.NETWORKS) == 17
     with pytest.raises(AttributeError, match="nothing"):
         _ = real_size.nothing
+
+
+def test_a_case_gets_one_interrupt(real_size: ModuleType, tmp_path: Path) -> None:
+    code = "import time\ntry:\n time.sleep(60)\nexcept KeyboardInterrupt:\n print('told', flush=True)\ntime.sleep(1)"
+    done = real_size.run([sys.executable, "-c", code], 30.0, tmp_path / "log", 1.0)
+    assert (done.code, done.text) == (0, "told\n")
+    assert 1.9 < done.wall < 20

@@ -241,6 +241,11 @@ def _bn1d() -> nn.Module:
     return Net(nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.BatchNorm1d(16), nn.ReLU()), 16)
 
 
+def _preactivation() -> nn.Module:
+    """BatchNorm before each layer, where no exporter can put it into one."""
+    return Net(conv(nn.ReLU(), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.BatchNorm2d(8)), 288)
+
+
 def _weight_norm() -> nn.Module:
     body = conv(nn.ReLU())
     body[0] = parametrizations.weight_norm(body[0])
@@ -261,6 +266,7 @@ ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
     "batchnorm": lambda: blocks(lambda: nn.BatchNorm2d(8)),
     "batchnorm_no_affine": lambda: blocks(lambda: nn.BatchNorm2d(8, affine=False)),
     "batchnorm_1d": _bn1d,
+    "batchnorm_first": _preactivation,
     "residual": Residual,
     "groupnorm": lambda: blocks(lambda: nn.GroupNorm(4, 8)),
     "groupnorm_no_affine": lambda: blocks(lambda: nn.GroupNorm(4, 8, affine=False)),

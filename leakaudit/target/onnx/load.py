@@ -127,9 +127,9 @@ def _reached(
 ) -> list[FidelityNote]:
     """Notes on tensors and inputs that the update does not depend on; refuses where nothing trains the model."""
     where = _cut(source)
-    differentiable = reach(module, sizes, native, vocabulary).outputs
-    notes = _silent(source, silent_tensors(module, sizes, native, vocabulary), path) if differentiable else []
-    return notes + reach_note(module, sizes, native, vocabulary, str(path), where)
+    found = reach(module, sizes, native, vocabulary)
+    notes = _silent(source, silent_tensors(module, sizes, native, vocabulary), path) if found.outputs else []
+    return notes + reach_note(module, sizes, native, vocabulary, str(path), where, found)
 
 
 def _cut(source: Source) -> str:

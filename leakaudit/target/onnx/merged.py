@@ -22,6 +22,8 @@ _LAYERS = (
 )  # fmt: skip
 _LEAVES = {1: "weight", 2: "bias"}
 """What a module calls the tensor at an input of one of these nodes."""
+_STATISTICS = {3: "running_mean", 4: "running_var"}
+"""The same of what a BatchNorm keeps."""
 _BIASED = frozenset({"Conv", "ConvTranspose", "Gemm"})
 _NORMS = frozenset({"LayerNormalization", "InstanceNormalization", "GroupNormalization", "BatchNormalization"})
 
@@ -40,6 +42,29 @@ def undo(nodes: list[NodeProto], initial: dict[str, Array], exporter: Exporter) 
     nodes = _turn_back(nodes, initial, exporter)
     restored = _separate_listed(nodes, initial, exporter)
     return nodes, restored + _restore_biases(nodes, initial, exporter)
+
+
+def statistics_apart(nodes: list[NodeProto], initial: dict[str, Array]) -> list[NodeProto]:
+    """A running mean or variance that is also read elsewhere: a copy, since no client shares one with a trained tensor.
+
+    As of a fresh BatchNorm whose ones and zeros are stored once; where none comes first the exporter puts it into a
+    convolution. ``initial`` changes in place, the nodes do not.
+    """
+    uses = Counter(name for node in nodes for name in node.input)
+    found: list[NodeProto] = []
+    for node in nodes:
+        merged = [
+            i for i in _STATISTICS if len(node.input) > i and uses[node.input[i]] > 1 and node.input[i] in initial
+        ]
+        if node.op_type == "BatchNormalization" and merged:
+            node = NodeProto.FromString(node.SerializeToString())
+            module = node.input[1].removesuffix(".weight")
+            for index in merged:
+                own = f"{module}.{_STATISTICS[index]}"
+                own = f"leakaudit/{own}/{node.output[0]}" if own in initial else own
+                initial[own], node.input[index] = initial[node.input[index]].copy(), own
+        found.append(node)
+    return found
 
 
 def _missing(initial: dict[str, Array], exporter: Exporter) -> set[str]:

@@ -57,6 +57,7 @@ def prepare(
     nodes, constants = _split_constants(list(graph.node), initial, allowed)
     nodes, copied = _resolve_identities(nodes, initial)
     nodes, restored = merged.undo(nodes, initial, exporter)
+    nodes = merged.statistics_apart(nodes, initial)
     head = heads.find(graph, nodes, output, path)
     nodes = _reachable(nodes, head.logits)
     _refuse_missing(nodes, opset, path)
