@@ -20,8 +20,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does,
 
 import click
 import torch
+from contenders import SETTINGS, Contender, take_turns
 from local_steps import FASHION, cnn, gelu
-from speed import SETTINGS, TURN, Contender
 from store import machine
 from torch import Tensor
 
@@ -90,12 +90,9 @@ def measure(name: str, rounds: int, mode: Mode) -> dict[str, Contender]:
         f"DLFA, {client.steps} steps": (PerEpoch.of(client), {}),
     }
     found = {title: contender(net, seen, *way, mode) for title, way in ways.items()}
-    for each in found.values():  # the first turn is warming up
-        each.turn(2)
-        each.iterations = max(2, min(100, int(TURN / (each.turns.pop() / 1000))))
-    for _ in range(rounds):
-        for each in found.values():
-            each.turn(each.iterations)
+    for each in found.values():
+        each.warm_up()
+    take_turns(found, rounds)
     return found
 
 

@@ -17,9 +17,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from networks import CIFAR
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from leakaudit.domains.images import Images
 from leakaudit.observation import Observation
 from leakaudit.target.target import Target
 
@@ -53,7 +54,7 @@ class Peer:
     """One attack on one observation.
 
     Args:
-        net: The model.
+        net: The model, over images; the attack runs on its device.
         observation: With labels, which the peer is given.
         iterations: Of its schedule.
         tv_weight: In the units of leakaudit.
@@ -70,9 +71,11 @@ class Peer:
             config = breaching.get_attack_config("invertinggradients")
         config.optim.max_iterations = self.iterations
         config.regularization.total_variation.scale = 2 * self.tv_weight
-        module = self.net.module
-        self._attacker = breaching.attacks.prepare_attack(module, torch.nn.CrossEntropyLoss(), config)
-        public = SimpleNamespace(shape=CIFAR.shape, mean=CIFAR.mean, std=CIFAR.std, modality="vision")
+        module, space = self.net.module, self.net.domain
+        assert isinstance(space, Images)
+        setup = {"dtype": torch.float, "device": next(module.parameters()).device}
+        self._attacker = breaching.attacks.prepare_attack(module, torch.nn.CrossEntropyLoss(), config, setup)
+        public = SimpleNamespace(shape=space.shape, mean=space.mean, std=space.std, modality="vision")
         batch = {"num_data_points": self.observation.batch_size, "labels": self.observation.labels}
         state = {"parameters": [p.detach() for p in module.parameters()], "buffers": list(module.buffers())}
         self._payload = [{**state, "metadata": public}]
@@ -81,8 +84,12 @@ class Peer:
         self._models, self._labels, self._stats = self._attacker.prepare_attack(self._payload, self._shared)
 
     def loop(self, start: Tensor) -> Tensor:
-        """Its optimisation loop alone, without setting up and scoring: the best iterate (B, C, H, W)."""
-        found: Tensor = self._attacker._run_trial(
-            self._models, self._shared, self._labels, self._stats, 0, initial_data=start
-        )
+        """Its optimisation loop alone, without setting up and scoring: the best iterate (B, C, H, W).
+
+        Attention runs through the math path, as here: the one that torch chooses by itself has no second derivative.
+        """
+        with sdpa_kernel(SDPBackend.MATH):
+            found: Tensor = self._attacker._run_trial(
+                self._models, self._shared, self._labels, self._stats, 0, initial_data=start
+            )
         return found

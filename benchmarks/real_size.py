@@ -138,19 +138,26 @@ def export(name: str, form: str, folder: Path) -> None:
             save_file({key: value.contiguous() for key, value in module.state_dict().items()}, path)
 
 
+def smooth_images(count: int, side: int, generator: Any) -> Any:
+    """Generated images, a tensor (count, 3, side, side) in 0..1: of large blobs, smaller ones, and fine ones."""
+    import torch
+
+    octaves = [
+        weight * torch.nn.functional.interpolate(
+            torch.rand(count, 3, grid, grid, generator=generator), size=side, mode="bicubic", align_corners=False
+        )
+        for grid, weight in ((4, 0.6), (16, 0.25), (56, 0.15))
+    ]  # fmt: skip
+    return torch.stack(octaves).sum(0).clamp(0, 1)
+
+
 def write_batch(labels: int, path: Path) -> None:
     """Eight smooth images, generated, with a label each; of several labels each some."""
     import numpy as np
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    octaves = [
-        weight * torch.nn.functional.interpolate(
-            torch.rand(8, 3, side, side, generator=generator), size=SIDE, mode="bicubic", align_corners=False
-        )
-        for side, weight in ((4, 0.6), (16, 0.25), (56, 0.15))
-    ]  # fmt: skip
-    images = torch.stack(octaves).sum(0).clamp(0, 1)
+    images = smooth_images(8, SIDE, generator)
     drawn: Any = np.arange(8) % CLASSES
     if labels == FINDINGS:
         drawn = torch.rand(8, labels, generator=generator).lt(0.3).numpy().astype("float32")

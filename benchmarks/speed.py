@@ -18,11 +18,9 @@ from __future__ import annotations
 import itertools
 import os
 import shlex
-import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
@@ -30,19 +28,14 @@ import click
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch
 
 import torch
+from contenders import Contender, breaching, clock_of, ours, take_turns, times_as_fast
 from networks import ViT, cifar, convnet64, lenet, mlp, resnet18, target, victim
-from peer import Peer, missing, name_and_version
+from peer import missing, name_and_version
 from store import machine
-from torch import Tensor, nn
+from torch import nn
 
 from leakaudit.attacks.base import cpu_generator
-from leakaudit.audit.environment import thread_count
-from leakaudit.matching.descent import Progress, adam
-from leakaudit.matching.engine import GradientMatching, MatchSettings
-from leakaudit.matching.step import Mode, Step
-from leakaudit.observation import Observation
-from leakaudit.reconstruction import SilentMonitor
-from leakaudit.target.target import Target
+from leakaudit.matching.step import Mode
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "LeNet": lenet,
@@ -52,76 +45,17 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "ViT-small": ViT,
 }
 MODES: tuple[Mode, ...] = ("eager", "traced", "compiled")
-TURN = 0.4
-"""Seconds of an eager turn, if two iterations take no longer."""
-SETTINGS = MatchSettings(tv_weight=1e-5)
 HEADER = (
     "| network | batch | restarts | threads | breaching | eager | traced | compiled | recording, s | compiling, s "
     "| faster than breaching | than eager |"
 )
 
 
-@dataclass(eq=False)
-class Contender:
-    """Runs a number of iterations; milliseconds per iteration and restart of every turn."""
-
-    run: Callable[[int], object]
-    restarts: int
-    clock: Callable[[], float]
-    threads: int
-    setup: float = 0.0
-    mode: str = ""
-    iterations: int = 2
-    turns: list[float] = field(default_factory=list)
-
-    def turn(self, iterations: int) -> None:
-        """One turn."""
-        torch.set_num_threads(self.threads)
-        started = self.clock()
-        self.run(iterations)
-        self.turns.append(1000 * (self.clock() - started) / iterations / self.restarts)
-
-
-def ours(
-    net: Target, observation: Observation, start: Tensor, mode: Mode, threads: int, clock: Callable[[], float]
-) -> Contender:
-    """The engine in a mode, its step recorded."""
-    threads = threads if mode == "eager" else thread_count(net, threads)
-    torch.set_num_threads(threads)
-    labels = observation.labels
-    assert labels is not None
-    problem = GradientMatching(net, observation, labels, SETTINGS)
-    started = clock()
-    step = Step(problem, ["inputs"], [start], mode)
-    setup = clock() - started
-    if step.note:
-        click.echo(step.note, err=True)
-
-    def run(iterations: int) -> object:
-        settings = replace(SETTINGS, iterations=iterations)
-        return adam(step, [start], settings, cpu_generator(0), Progress(SilentMonitor()))
-
-    return Contender(run, len(start), clock, threads, setup, step.mode)
-
-
-def breaching(
-    net: Target, observation: Observation, start: Tensor, threads: int, clock: Callable[[], float]
-) -> Contender:
-    """The peer, one restart."""
-    peer = Peer(net, observation, tv_weight=SETTINGS.tv_weight)
-
-    def run(iterations: int) -> object:
-        peer._attacker.cfg.optim.max_iterations = iterations
-        return peer.loop(start[0])
-
-    return Contender(run, 1, clock, threads)
-
-
 def measure(
     name: str, batch: int, restarts: int, threads: int, rounds: int, modes: Sequence[Mode]
 ) -> dict[str, Contender]:
     """All contenders in turns."""
-    clock = time.process_time if threads == 1 else time.perf_counter
+    clock = clock_of(torch.device("cpu"), threads)
     images, labels = cifar()
     net = target(NETWORKS[name])
     observation = victim(net, images[:batch], labels[:batch])
@@ -131,13 +65,9 @@ def measure(
         contenders["breaching"] = breaching(net, observation, start, threads, clock)
     for mode in modes:
         contenders[mode] = ours(net, observation, start, mode, threads, clock)
-    for contender in contenders.values():  # the first turn is warming up
-        contender.turn(2)
-        first = contender.turns.pop() / 1000 * contender.restarts
-        contender.iterations = max(2, min(100, int(TURN / first)))
-    for _ in range(rounds):
-        for contender in contenders.values():
-            contender.turn(contender.iterations)
+    for contender in contenders.values():
+        contender.warm_up()
+    take_turns(contenders, rounds)
     return contenders
 
 
@@ -148,18 +78,17 @@ def row(name: str, batch: int, restarts: int, threads: int, contenders: dict[str
         found = contenders.get(key)
         if found is None:
             return "–"
-        return f"{statistics.median(found.turns):.3g}" + ("" if found.mode in ("", key) else f" ({found.mode})")
+        return f"{found.median:.3g}" + ("" if found.mode in ("", key) else f" ({found.mode})")
 
     def setup(key: str) -> str:
         return f"{contenders[key].setup:.1f}" if key in contenders else "–"
 
-    best = min((m for m in MODES if m in contenders), key=lambda m: statistics.median(contenders[m].turns))
+    best = min((m for m in MODES if m in contenders), key=lambda m: contenders[m].median)
 
     def ratio(key: str) -> str:
         if key not in contenders:
             return "–"
-        pairs = zip(contenders[key].turns, contenders[best].turns, strict=True)
-        return f"{statistics.median(a / b for a, b in pairs):.2f}×"
+        return f"{times_as_fast(contenders[key], contenders[best]):.2f}×"
 
     cells = [name, batch, restarts, threads, ms("breaching"), *map(ms, MODES), setup("traced"), setup("compiled")]
     return "| " + " | ".join(map(str, [*cells, ratio("breaching"), ratio("eager")])) + " |"

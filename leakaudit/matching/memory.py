@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -45,6 +44,8 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + cached
+    import psutil  # a GPU is asked through torch alone
+
     free = int(psutil.virtual_memory().available)
     try:
         limit = int(CGROUP.read_text(encoding="ascii"))
