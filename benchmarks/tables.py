@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 import torch
+from false_alarms import mismatched
 from tabular import Data, adult, german, network, target, trained
 
 import leakaudit
@@ -135,22 +136,24 @@ def certified(name: str, data: Data, seeds: range) -> None:
 
 
 def alarms(name: str, data: Data, seeds: range) -> None:
-    """Scans whose update was recorded of other rows than those of the victim, the first in a file of `FILE` rows.
+    """Scans whose update is of other rows than those that reconstructions are scored against.
 
-    Every second file holds the victim's rows alone.
+    Of every eight, four have a recorded update and a file of the batch alone, and four a file of `FILE` rows.
     """
     verdicts: dict[str, int] = {}
     for seed in seeds:
         file, other = drawn(data, seed), drawn(data, seed, 1)
         size = (1, 4, 8, 16)[seed % 4]
         settings = {"tableak": {"iterations": "200"}, "ig": {"iterations": "200"}}
-        known = file if seed // 4 % 2 else file.subset(range(size))
+        common: dict[str, Any] = {"batch_size": size, "seed": seed, "preset": "quick", "settings": settings}
         audited = target(data, network(data, seed))
-        sent = observe(audited, other.subset(range(size)), FedSGD(size), data.table, seed).update
         try:
-            report = leakaudit.scan(
-                audited, known, update=sent, batch_size=size, seed=seed, preset="quick", settings=settings
-            )  # fmt: skip
+            if seed // 4 % 2:
+                with mismatched(other.images, other.labels):
+                    report = leakaudit.scan(audited, file, victims=1, **common)
+            else:
+                sent = observe(audited, other.subset(range(size)), FedSGD(size), data.table, seed).update
+                report = leakaudit.scan(audited, file.subset(range(size)), update=sent, **common)
             found = str(report.verdict.status)
         except UpdateError:
             found = "refused, as it points against the gradient of the rows"

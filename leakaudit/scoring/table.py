@@ -160,7 +160,7 @@ class Floors:
     def luck(self) -> str:
         """Why a row that does not beat them does not count."""
         if self.few:
-            return "the file holds too few other rows to tell it from luck: add rows of other people to it"
+            return "there are too few other rows to tell it from luck; a scan of a file of 100 rows has them"
         return f"the luckiest of {LUCKY} draws of other real rows comes as near to a row of the batch"
 
 
