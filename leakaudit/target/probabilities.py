@@ -225,11 +225,14 @@ def _note(head: Head) -> FidelityNote:
 @answered(Head)
 def _find(module: nn.Module, sizes: tuple[int, ...], native: tuple[int, ...], vocabulary: int | None) -> Head | None:
     """The head of a module in its mode; ``None`` where it does not end in probabilities."""
+    few = (_outputs(module, sample(size, native, 9, vocabulary, (-1.0, 2.0))) for size in (min(sizes), max(sizes)))
+    first = next((outputs for outputs in few if outputs is not None), None)
+    if first is None or float(first.min()) < -_SUM_TOLERANCE:  # no probability is negative
+        return None
     runs: list[tuple[Tensor, list[Tensor]]] = []
     for seed in range(max(1, _ROWS // max(sizes))):
-        width = runs[0][0].shape[1] if runs else None
-        seen = _results(module, sample(max(sizes), native, 10 + seed, vocabulary, (-1.0, 2.0)), width)
-        if seen is None or float(seen[0].min()) < -_SUM_TOLERANCE:  # no probability is negative
+        seen = _results(module, sample(max(sizes), native, 10 + seed, vocabulary, (-1.0, 2.0)), first.shape[1])
+        if seen is None:
             return None
         runs.append(seen)
     outputs = torch.cat([result for result, _ in runs])
@@ -289,27 +292,29 @@ def _is_sigmoid(outputs: Tensor, values: Tensor | None) -> bool:
     return float((torch.sigmoid(values) - outputs).abs().max()) <= _SUM_TOLERANCE
 
 
-def _results(module: nn.Module, x: Tensor, width: int | None = None) -> tuple[Tensor, list[Tensor]] | None:
+def _outputs(module: nn.Module, x: Tensor) -> Tensor | None:
+    """Outputs (B, K) of a module; ``None`` where it cannot run, or returns several."""
+    try:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            outputs = module(x)
+    except (RuntimeError, ValueError, ModelError) as error:  # train mode does not take every batch
+        refuse_exhaustion(error)
+        return None
+    # several heads in one mode are refused where that mode is asked for
+    return outputs.reshape(len(x), -1) if isinstance(outputs, Tensor) else None
+
+
+def _results(module: nn.Module, x: Tensor, width: int) -> tuple[Tensor, list[Tensor]] | None:
     """Outputs (B, K) of a module and the results of its calls that could be logits; ``None`` where it cannot run.
 
     Args:
         module: In the mode that is asked about.
         x: Sample inputs (B, *native).
-        width: K, where it is known; else the module runs once more.
+        width: K.
     """
-    try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-            if width is None:
-                first = module(x)
-                if not isinstance(first, Tensor):  # several heads in one mode, refused where that mode is asked for
-                    return None
-                width = first[0].numel()
-            with _Watch(len(x), (1, width), _CONSIDERED) as watch:
-                outputs = module(x).reshape(len(x), -1)
-    except (RuntimeError, ValueError, ModelError) as error:  # train mode does not take every batch
-        refuse_exhaustion(error)
-        return None
-    return outputs, [value.reshape(len(x), -1) for value in watch.kept]
+    with _Watch(len(x), (1, width), _CONSIDERED) as watch:
+        outputs = _outputs(module, x)
+    return None if outputs is None else (outputs, [value.reshape(len(x), -1) for value in watch.kept])
 
 
 def _there(module: nn.Module, x: Tensor, among: int, width: int, outputs: int) -> bool:
