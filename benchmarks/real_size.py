@@ -296,7 +296,7 @@ def _left_by(path: Path) -> dict[str, Any]:
         return {"verdict": ""}
     report = json.loads(path.read_text(encoding="utf-8"))
     found = {"verdict": report["verdict"]["status"], "partial": report["partial"], "risk": report["rank"]["risk"]}
-    told = next((attack["given"]["labels inferred"] for attack in report["attacks"] if attack["given"]), "")
+    told = next((attack["given"]["labels"] for attack in report["attacks"] if "labels" in attack["given"]), "")
     return {**found, "labels": told, "ran": [a["name"] for a in report["attacks"] if a["status"] == "run"]}
 
 

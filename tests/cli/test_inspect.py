@@ -108,7 +108,7 @@ def test_batchnorm_statistics_are_chosen(model: Path) -> None:
     ('task = "detection"', ["task = 'detection'", '"multi-label"']),
     ("pos_weight = 2", ["pos_weight = 2", "list of numbers above 0"]),
     ('batchnorm = ["batch"]', ["batchnorm = ['batch']", '"batch" or "running"']),
-    ("output = 3", ["output = 3", "name of a graph output"]),
+    ("output = 3", ["output = 3", "a sum as logits+0.3*aux1"]),
     ("label_smoothing = 0.1", ["unknown key 'label_smoothing'", "expected one of mode", "cross-entropy:smoothing=0.1"]),
     ("mode = eval", ["is not TOML", "line 1"]),
     ('loss = "bce"\ntask = "single-label"', ["loss 'bce' over 4 outputs is several classes", "--task multi-label"]),
