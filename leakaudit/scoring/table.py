@@ -15,10 +15,9 @@ other rows at batch 32.
 nearer than luck, and where no other row is as near. Of a batch of many rows one is near to some row of another by luck
 alone, so luck is that of whole batches: a row is nearer, by a cell, than the luckiest draw came to any row, or the
 batch is nearer on average than the luckiest draw, and the row than the luckiest draw came to it. `LUCKY` draws of real
-rows are looked at, so that a batch of other people's rows passes once in about a hundred. Where the file holds fewer
-than `KNOWN` rows beside the batch, luck is not known, and only a whole row counts, of rows that all differ by
-`SINGULAR` cells. What is not unlike the row in any cell competes nowhere. Rows to be told from are made up, column by
-column, where the file holds too few.
+rows are looked at, so that a batch of other people's rows seldom passes. Where the file holds fewer than `KNOWN` rows
+beside the batch, luck is not known, and only a whole row counts. What is not unlike the row in any cell competes
+nowhere. Rows to be told from are made up, column by column, where the file holds too few.
 """
 
 from __future__ import annotations
@@ -53,8 +52,6 @@ DRAWS = 20
 """Draws of each floor; chosen."""
 KNOWN = 30
 """Other real rows from which draws of them tell what luck brings; chosen, not measured."""
-SINGULAR = 3
-"""Cells by which the rows of a small file must differ for a whole row to be no luck; chosen, not measured."""
 LUCKY = 200
 """Draws of real rows that a batch is compared with; chosen: the luckiest is beaten by luck once in 201 batches."""
 
@@ -144,17 +141,9 @@ class Floors:
         better = near > float(self.near[position]) and together > self.together
         return better or near > self.nearest + 0.5 / self.columns
 
-    def unknown(self, own: Tensor) -> Floors:
-        """Where the file holds too few other rows to say what luck brings: only a whole row is none.
-
-        Not even that where two rows of the file are nearer than `SINGULAR` cells: another person's may be the same.
-
-        Args:
-            own: Wrong cells of every row of the file against every other (N, N).
-        """
-        apart = own + torch.diag(torch.full((len(own),), math.inf, dtype=own.dtype))
-        nearest = max(self.nearest, 1 - 1 / self.columns) if float(apart.min()) >= SINGULAR else math.inf
-        return replace(self, nearest=nearest, together=math.inf, few=True)
+    def unknown(self) -> Floors:
+        """Where the file holds too few other rows to say what luck brings: only a whole row is none."""
+        return replace(self, nearest=max(self.nearest, 1 - 1 / self.columns), together=math.inf, few=True)
 
     @property
     def luck(self) -> str:
@@ -251,7 +240,7 @@ class TableMeasure(Measure[ReadRows]):
         made = [make for name, make in makers.items() for _ in range(LUCKY if name == "rows" else DRAWS)]
         near = torch.stack([self.compared.near(truth, make()) for make in made])
         lucky = Floors(means, near.max(0).values, float(near.max()), float(near.mean(1).max()), truth.shape[1])
-        return lucky if len(others) >= KNOWN else lucky.unknown(self.compared.apart(self.cells, self.cells))
+        return lucky if len(others) >= KNOWN else lucky.unknown()
 
     def identify(self, batch: Batch, position: int, found: ReadRows, row: int) -> Identification:
         """Whether no other row of the file, or made up, is as near to the reconstruction as its own."""

@@ -78,20 +78,21 @@ class Heads:
         Raises:
             ModelError: One does.
         """
-        for place, window in enumerate(self.windows()):
-            if maps(self.shapes[place], places):
-                facts = (sizes[0] if sizes else 2, native, vocabulary, self.shapes[place], places)
-                hook = module.register_forward_hook(partial(_seen_through, window))
-                try:
-                    refuse_probabilities(module, *facts, f"output {self.terms[place].name!r} of {label}")
-                finally:
-                    hook.remove()
-            elif probable(module, window, sizes, native, vocabulary):
-                raise ModelError(
-                    f"output {self.terms[place].name!r} of {label} holds probabilities, expected logits: a loss over "
-                    "several outputs is computed on these",
-                    "pass a model whose outputs are logits, or choose one output with --output NAME",
-                )
+        batch = sizes[0] if sizes else 2
+        for term, shape, window in zip(self.terms, self.shapes, self.windows(), strict=True):
+            called = f"output {term.name!r} of {label}"
+            hook = module.register_forward_hook(partial(_seen_through, window))
+            try:
+                if maps(shape, places):
+                    refuse_probabilities(module, batch, native, vocabulary, shape, places, called)
+                elif probable(module, sizes, native, vocabulary):
+                    raise ModelError(
+                        f"{called} holds probabilities, expected logits: a loss over several outputs is computed on "
+                        "these",
+                        "pass a model whose outputs are logits, or choose one output with --output NAME",
+                    )
+            finally:
+                hook.remove()
 
     def note(self, others: Sequence[str], what: str) -> FidelityNote:
         """What is trained of several outputs, and what is left out.

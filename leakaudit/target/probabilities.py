@@ -121,16 +121,7 @@ def without_probabilities(
         native: Shape of one of its samples.
         vocabulary: Number of token ids, or ``None`` for real numbers.
     """
-    training = module.training
-    heads: dict[bool, Head | None] = {}
-    state = torch.get_rng_state()
-    try:
-        for mode in (False, True):
-            module.train(mode)
-            heads[mode] = _find(module, sizes or _SIZES, native, vocabulary)
-    finally:
-        module.train(training)
-        torch.set_rng_state(state)
+    training, heads = module.training, _in_both_modes(module, sizes, native, vocabulary)
     found = heads[training] or heads[False] or heads[True]
     if found is None:
         return module, []
@@ -140,31 +131,23 @@ def without_probabilities(
     return module, [_note(found)]
 
 
-@answered()
-def probable(
-    module: nn.Module,
-    window: tuple[int, int],
-    sizes: tuple[int, ...] | None,
-    native: tuple[int, ...],
-    vocabulary: int | None = None,
-) -> bool:
-    """Whether one of several heads ends in probabilities, in either mode.
-
-    Args:
-        module: Returns the outputs of all heads, one after the other; in whatever mode, which is kept.
-        window: Which of the numbers per sample are the head's, from the first to behind the last.
-        sizes: Batch sizes that it takes, ``None`` for any.
-        native: Shape of one of its samples.
-        vocabulary: Number of token ids, or ``None`` for real numbers.
-    """
+def _in_both_modes(
+    module: nn.Module, sizes: tuple[int, ...] | None, native: tuple[int, ...], vocabulary: int | None
+) -> dict[bool, Head | None]:
+    """The head in eval and in train mode, by whether it is train mode; the module keeps its own."""
     training, state = module.training, torch.get_rng_state()
-    hook = module.register_forward_hook(lambda _, __, result: result.reshape(len(result), -1)[:, slice(*window)])
     try:
-        return any(_find(module.train(mode), sizes or _SIZES, native, vocabulary) is not None for mode in (False, True))
+        return {mode: _find(module.train(mode), sizes or _SIZES, native, vocabulary) for mode in (False, True)}
     finally:
-        hook.remove()
         module.train(training)
         torch.set_rng_state(state)
+
+
+def probable(
+    module: nn.Module, sizes: tuple[int, ...] | None, native: tuple[int, ...], vocabulary: int | None = None
+) -> bool:
+    """Whether a module ends in probabilities, in either mode; arguments as of :func:`without_probabilities`."""
+    return any(_in_both_modes(module, sizes, native, vocabulary).values())
 
 
 def refuse_probabilities(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -101,6 +103,11 @@ def test_whole_rows_leak_where_the_file_holds_the_batch_alone() -> None:
     near[:5, ..., 3:8] = near[:5, ..., 3:8].roll(1, -1)
     alone = TableMeasure(batch, TABLE).score(batch, read(near))
     assert [score.match.row_exact for score in alone if score.leaked] == [1, 1, 1]
+    twins = batch.images.clone()
+    twins[1] = twins[0]
+    twins[1, ..., 3:8] = twins[1, ..., 3:8].roll(1, -1)
+    twin = replace(batch, images=twins)
+    assert all(score.leaked for score in TableMeasure(twin, TABLE).score(twin, read(twins))), "however alike"
     assert "too few other rows" in alone[0].reason
 
 
