@@ -115,8 +115,8 @@ CASES: dict[str, Case] = {
     **_cell("gelu N2 B2 E5 .1", gelu, FedAvg(2, local_epochs=5, learning_rate=0.1), 4500, sme="≥ 33", ig="≥ 100"),
     **_cell("sigmoid N1 B1 E5 .1", sigmoid, FedAvg(1, local_epochs=5, learning_rate=0.1), 3000, sme="", ig="≥ 48"),
     **_cell("cnn N8 B4 E5 .1", cnn, FedAvg(8, "eval", "none", 5, 4, 0.1), 400, sme="", dlfa="≥ 13"),
-    **_cell("cnn N8 B4 E5 .004", cnn, FedAvg(8, "eval", "none", 5, 4, 0.004), 400, sme="", dlfa="≥ 25"),
-    **_cell("cnn N16 B4 E10 .02", cnn, FedAvg(16, "eval", "none", 10, 4, 0.02), 600, sme="≥ naive + 3"),
+    **_cell("cnn N8 B4 E5 .004", cnn, FedAvg(8, "eval", "none", 5, 4, 0.004), 1500, sme="", dlfa="≥ 25"),
+    **_cell("cnn N16 B4 E10 .02", cnn, FedAvg(16, "eval", "none", 10, 4, 0.02), 1500, sme="≥ naive + 3"),
     **_cell("gelu N4 B2 E5 .1", gelu, FedAvg(4, "eval", "none", 5, 2, 0.1), 2000, sme="≥ 16", dlfa="≥ 17"),
     **_cell("gelu N4 B2 E5 .004", gelu, FedAvg(4, "eval", "none", 5, 2, 0.004), 2000, sme="", dlfa=""),
 }

@@ -53,6 +53,12 @@ BENT_SHARE = 0.2
 """Of the steps, for the bent path; chosen, not measured."""
 COARSE_SHARE = 0.3
 """Of the steps, for coarse ones; chosen, not measured."""
+STEPS_IN_A_COARSE_ONE = 4
+"""Of the client's, so that 40 of them are ten coarse ones. These are off the update by .014 at the samples themselves
+where five are by .041, and end 1 to 3 dB further; of ten steps, ten and five end alike
+(`benchmarks/results/local_steps.md`)."""
+FEW_COARSE = 5
+"""Coarse steps of a client that takes few, chosen on LeNets of two and four samples."""
 ON_COARSE_STEPS: Mapping[str, Any] = {"optimizer": "adam", "distance": "cosine", "signed": False, "tv_weight": 1e-2}
 """How coarse steps are gone down where L-BFGS did not win before, from a start of their own: 14.5 and 11.9 dB after 40
 steps of a ReLU CNN, where it is 14.4 and 10.9 from where the bent path ended, which fits what is not there, and what a
@@ -72,13 +78,13 @@ class SMESettings(IGSettings):
     Args:
         naive: Try the gradient at the weights before the first step as well.
         bend: Let the path bend in later steps, and keep that where it matches better.
-        coarse: Coarse steps that are tried last, and kept where they match better; 0 for none. Five, as measured in
-            `benchmarks/results/local_steps.md`.
+        coarse: Coarse steps, at most, that are tried last, and kept where they match better; 0 for none. A client known
+            to take fewer than four for each of them is gone after in fewer, see `FEW_COARSE`.
     """
 
     naive: bool = True
     bend: bool = True
-    coarse: int = 5
+    coarse: int = 10
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -158,10 +164,12 @@ def _moved(target: Target, observation: Observation) -> Mapping[str, Tensor] | N
 
 
 def _coarse_steps(settings: SMESettings, observation: Observation) -> int:
-    """M: those of the settings, and no more than the client is known to have taken; 0 for none."""
+    """M: those of the settings, or what suits the steps that the client is known to have taken; 0 for none."""
     protocol = observation.protocol
-    counted = not {"local_epochs", "local_batch_size"} & {*protocol.withheld}
-    count = min(settings.coarse, protocol.steps) if counted else settings.coarse
+    count = settings.coarse
+    if not {"local_epochs", "local_batch_size"} & {*protocol.withheld}:
+        suited = max(FEW_COARSE, protocol.steps // STEPS_IN_A_COARSE_ONE)
+        count = min(count, suited, protocol.steps)
     return count if count > 1 else 0
 
 

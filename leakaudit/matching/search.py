@@ -185,7 +185,8 @@ def search(
         candidates: What may win; ``None`` for those that suit the observation.
 
     Returns:
-        The solution, whose `match` is the cosine distance whatever the winner's objective; that objective; facts.
+        The solution, whose `match` is the cosine distance whatever the winner's objective; that objective, as it was
+        before it was refined; facts.
     """
     most = problem.settings.iterations
     budget = _Budget(problem.settings.planned, generator, progress)
@@ -285,9 +286,10 @@ def _run_out(runner: _Runner, budget: _Budget, until: int) -> bool:
         return True
     if runner.lowest < runner.problem.settings.tolerance or runner.problem.observation.one_bit:
         return False
-    runner.problem = runner.problem.under(replace(runner.problem.settings, **POLISH))
-    before = runner.score
+    chosen, before = runner.problem, runner.score
+    runner.problem = chosen.under(replace(chosen.settings, **POLISH))
     stopped = budget.advance(runner, until - budget.spent)
+    runner.problem = chosen
     if runner.score < before:
         runner.facts.append("refined by L-BFGS on the squared distance, without total variation")
     return stopped

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from leakaudit.attacks import dlfa
+from leakaudit.attacks import dlfa, sme
 from leakaudit.attacks.base import Attack, cpu_generator
 from leakaudit.attacks.dlfa import DLFA, DLFASettings, SameMean, aligned
 from leakaudit.attacks.ig import IG, IGSettings
@@ -22,6 +22,7 @@ from leakaudit.matching.descent import Progress
 from leakaudit.matching.engine import solve
 from leakaudit.matching.precise import precisely
 from leakaudit.matching.problem import CLIENT, GradientMatching
+from leakaudit.matching.settings import MatchSettings
 from leakaudit.observation import Observation
 from leakaudit.protocols.base import Play, Update
 from leakaudit.protocols.coarse import PLACES, PULLS, RATES, SHARES, CoarseSteps, begun
@@ -197,15 +198,42 @@ def test_sme_gains_where_the_weights_move(samples: Batch, space: Images) -> None
     assert any("between those before and after, at 0." in note for note in sme.notes)
 
 
-def test_no_more_coarse_steps_than_the_client_took(samples: Batch, space: Images) -> None:
+def test_as_many_coarse_steps_as_suit_the_client(samples: Batch, space: Images) -> None:
     target, protocol = convolutions(), FedAvg(2, local_epochs=3, learning_rate=0.1)
     settings = SMESettings(iterations=40, **STEPS)
     observation = shared(target, samples, space, protocol, 0, 1)
     assert "followed by 3 coarse steps" in SME(settings)(target, observation, cpu_generator(0)).notes
     hidden = replace(observation, protocol=replace(protocol, untold=("local_epochs",)))
-    assert "followed by 5 coarse steps" in SME(settings)(target, hidden, cpu_generator(0)).notes
+    assert "followed by 10 coarse steps" in SME(settings)(target, hidden, cpu_generator(0)).notes
+    longer = shared(target, samples, space, replace(protocol, local_epochs=28), 0, 1)
+    assert "followed by 7 coarse steps" in SME(settings)(target, longer, cpu_generator(0)).notes
     without = SME(replace(settings, coarse=0))(target, observation, cpu_generator(0))
     assert not any("coarse" in note for note in without.notes)
+
+
+def test_where_lbfgs_does_not_win_coarse_steps_begin_anew(
+    samples: Batch, space: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are gone down as is measured for ReLU, from a start of their own, not searched for from the bent path's."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 5, 2, 2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, 5))
+    protocol = FedAvg(4, local_epochs=10, local_batch_size=2, learning_rate=0.3)
+    observation = shared(make_target(net, (3, 12, 12), 5), samples, space, protocol, 0, 1, 2, 3)
+    seen: list[tuple[str, MatchSettings, Tensor]] = []
+    solve_ = sme.solve
+
+    def noted(problem: GradientMatching, guesses: Any, *rest: Any) -> Any:
+        seen.append((problem.observation.protocol.name, problem.settings, guesses[0]["inputs"].clone()))
+        return solve_(problem, guesses, *rest)
+
+    monkeypatch.setattr(sme, "solve", noted)
+    monkeypatch.setattr(sme, "UNEXPLAINED", 0.0)
+    attack = SME(SMESettings(iterations=1200, search=True))
+    found = attack(make_target(net, (3, 12, 12), 5), observation, cpu_generator(0))
+    assert not any("L-BFGS" in note for note in found.notes if note.startswith("chosen"))
+    ((name, settings, begun_at),) = seen
+    assert (name, settings.optimizer, settings.signed) == ("coarse", "adam", False)
+    assert float(begun_at.std()) > 0.5  # noise
 
 
 def test_sme_falls_back_to_the_weights_before(samples: Batch, space: Images) -> None:
@@ -220,9 +248,10 @@ def test_sme_falls_back_to_the_weights_before(samples: Batch, space: Images) -> 
     assert error(sme.inputs, samples, space, 2) < 1.5 * error(naive.inputs, samples, space, 2) + 1e-6
 
 
-def test_a_replay_is_refined_in_float64(samples: Batch, space: Images) -> None:
-    """Where the rounding of float32 ends a replay, and a tolerance asks for more."""
-    target, protocol = convolutions(), FedAvg(1, local_epochs=3, learning_rate=0.1)
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_what_float32_ends_is_refined_in_float64(samples: Batch, space: Images, epochs: int) -> None:
+    """Where the rounding of float32 ends a descent, of one step as of several, and a tolerance asks for more."""
+    target, protocol = convolutions(), FedAvg(1, local_epochs=epochs, learning_rate=0.1)
     observation = shared(target, samples, space, protocol, 0)
     asked = IGSettings(iterations=300, optimizer="lbfgs", distance="euclidean", tv_weight=0.0, tolerance=1e-15)
     problem = GradientMatching(target, observation, samples.labels[:1], asked)
