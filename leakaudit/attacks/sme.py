@@ -15,8 +15,8 @@ of the guess is at hand. So the curve has three unknowns (α, the length of its 
 gradient in the update) where a free control point has as many as the model, and it is kept where it matches better.
 
 After many steps neither says enough. So the last iterations go down a chain of a few coarse steps, each drawn to the
-straight way (`leakaudit.protocols.coarse`), at the cost of a gradient each, where L-BFGS wins or the
-path so far leaves much unexplained, and that is kept where it matches better.
+straight way (`leakaudit.protocols.coarse`), at the cost of a gradient each, and that is kept where it matches better.
+It goes on from what is found, or begins anew where the path so far leaves much unexplained and L-BFGS has not won.
 
 Reference: Zhu et al. 2023, arXiv 2306.00127. Deviations from the authors' code: the start at α = 0; α is a logit, so
 that it stays within the segment; the bent path; the coarse steps. What each gains is in
@@ -60,13 +60,14 @@ where five are by .041, and end 1 to 3 dB further; of ten steps, ten and five en
 FEW_COARSE = 5
 """Coarse steps of a client that takes few, chosen on LeNets of two and four samples."""
 ON_COARSE_STEPS: Mapping[str, Any] = {"optimizer": "adam", "distance": "cosine", "signed": False, "tv_weight": 1e-2}
-"""How coarse steps are gone down where L-BFGS did not win before, from a start of their own: 14.5 and 11.9 dB after 40
-steps of a ReLU CNN, where it is 14.4 and 10.9 from where the bent path ended, which fits what is not there, and what a
-search then chooses ends at 11.2 (`benchmarks/results/local_steps.md`)."""
-UNEXPLAINED = 0.05
-"""Cosine distance above which a path without L-BFGS is given up for coarse steps from a start of their own. Chosen
-below the .09 to .13 that bent paths end at after 40 steps of a ReLU CNN; where the weights hardly moved coarse steps
-matched better too, at .012, and lost 6 dB (`benchmarks/results/local_steps.md`)."""
+"""How coarse steps are gone down that begin anew: 14.5 and 11.9 dB after 40 steps of a ReLU CNN, where it is 14.4 and
+10.9 from where the bent path ended, which fits what is not there, and what a search then chooses ends at 11.2
+(`benchmarks/results/local_steps.md`)."""
+UNEXPLAINED = 0.03
+"""Cosine distance above which a path without L-BFGS is given up for coarse steps from a start of their own. Chosen: it
+is what such steps leave unexplained of a client's own samples (.014 to .041), bent paths end at .04 to .14 after 40
+steps of a ReLU CNN, and where the weights hardly move at .002 to .007, where coarse steps from noise match better too
+and lose 6 dB (`benchmarks/results/local_steps.md`)."""
 AT_THE_BEGINNING = {ALPHA: -3.0, FIRST: 3.0}
 """Where the bent path begins that goes on from the weights before: near them, logits of 0.05 and 0.95; chosen."""
 
@@ -150,12 +151,9 @@ class SME(Attack):
             facts = (*facts, *more)
         count = _coarse_steps(settings, observation)
         if count and run.goes_on(best.found):
-            if run.lacks(best):
-                coarse = replace(seen, protocol=CoarseSteps(protocol.batch_size, protocol.mode, way=moved))
-                best, more = run.coarse(best, GradientMatching(target, coarse, problem.labels, problem.settings), count)
-                facts = (*facts, *more)
-            else:
-                run.on(best)
+            coarse = replace(seen, protocol=CoarseSteps(protocol.batch_size, protocol.mode, way=moved))
+            best, more = run.coarse(best, GradientMatching(target, coarse, problem.labels, problem.settings), count)
+            facts = (*facts, *more)
         return to_reconstruction(best.problem, [run.told(best.found)], facts, cuts)
 
 
@@ -239,13 +237,9 @@ class _Run:
         """Whether there is time and something left to be explained."""
         return not found.cut and self.spent < self.total and found.match >= self.settings.tolerance
 
-    def lacks(self, start: _Start) -> bool:
-        """Whether coarse steps may explain what the path so far does not: they begin anew, unless L-BFGS goes on."""
-        return not self.settings.search or start.smooth or start.found.match > UNEXPLAINED
-
-    def on(self, start: _Start) -> None:
-        """The same path for the steps that are left."""
-        self._advance(start, max(1, self.total - self.spent))
+    def _anew(self, start: _Start) -> bool:
+        """Whether what the path so far has found is given up: it explains too little, and L-BFGS did not win."""
+        return self.settings.search and not start.smooth and start.found.match > UNEXPLAINED
 
     def bent(self, start: _Start) -> tuple[_Start, tuple[str, ...]]:
         """The same on a curve that leaves the weights before down their gradient; whichever matches better."""
@@ -262,13 +256,13 @@ class _Run:
         """The same with a few coarse steps for the path; whichever matches better."""
         inputs = start.found.values["inputs"]
         unknowns = {CLIENT + name: value for name, value in begun(count, inputs).items()}
-        fixed = self.settings.search and not start.smooth
-        if fixed:
+        anew = self._anew(start)
+        if anew:
             problem = problem.under(problem.settings.changed(ON_COARSE_STEPS))
             begin = problem.domain.start(problem.settings.initialization, len(inputs), self.generator)
             inputs = begin.to(inputs)
         other = _Start(start.label, problem, {**unknowns, "inputs": inputs})
-        return self._the_better(start, other, self.total - self.spent, f"followed by {count} coarse steps", fixed)
+        return self._the_better(start, other, self.total - self.spent, f"followed by {count} coarse steps", anew)
 
     def _the_better(
         self, start: _Start, other: _Start, steps: int, fact: str, fixed: bool = False
