@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,8 @@ RUNS: list[tuple[str, list[Shape], dict[str, Any]]] = [
     ("ReduceMean", [(2, 3, 4)], {"axes": [1], "keepdims": 0}),
     ("Add", [(2, 1, 4), (3, 1)], {}),
     ("Relu", [(2, 3)], {}),
+    ("Einsum", [(2, 3, 4, 5), (2, 3, 6, 5)], {"equation": "b h i d, b h j d -> b h i j"}),
+    ("Einsum", [(4, 5)], {"equation": "ij->j"}),
 ]
 OTHERS: list[tuple[str, list[Shape], dict[str, Any]]] = [
     ("Conv", [(2, 4, 9, 8), (6, 3, 3, 2)], {}),  # channels
@@ -53,6 +57,13 @@ OTHERS: list[tuple[str, list[Shape], dict[str, Any]]] = [
     ("MaxPool", [(1, 2, 4, 4, 4, 4)], {"kernel_shape": [2, 2, 2, 2]}),  # torch has none over four axes
     ("LayerNormalization", [(2, 3, 4), ()], {"axis": 5}),
     ("Clip", [(3, 3), (4, 3, 3)], {}),
+    ("Einsum", [(2, 3), (4, 5)], {"equation": "ij,jk->ik"}),  # another size under the same letter
+    ("Einsum", [(2, 3), (1, 5)], {"equation": "ij,jk->ik"}),  # torch would spread it
+    ("Einsum", [(3, 3)], {"equation": "ii->i"}),
+    ("Einsum", [(2, 3)], {"equation": "ij->ik"}),
+    ("Einsum", [(2, 3)], {"equation": "ij"}),
+    ("Einsum", [(2, 3, 4)], {"equation": "...j->..."}),
+    ("Einsum", [(2, 3)], {}),
 ]
 
 
@@ -80,3 +91,20 @@ def test_constants_count_with_their_type() -> None:
     node = _node("Add", 2, {})
     assert inferred_shape(node, OPSET, [(2, 3), np.zeros((3,), np.float32)]) == (2, 3)
     assert inferred_shape(node, OPSET, [(2, 3), np.zeros((3,), np.int64)]) is None  # torch promotes, onnx does not
+
+
+COMPILED = """
+import sys
+import torch
+from leakaudit.target.onnx.ops.shapes import expand, gather
+x = torch.empty((2, 1, 5), device="meta")
+assert gather(x, torch.empty((3, 2), dtype=torch.int64, device="meta"), axis=-1).shape == (2, 1, 3, 2)
+assert expand(x, [4, 1]).shape == (2, 4, 5)
+print(sorted({"torch._dynamo", "sympy"} & {*sys.modules}))
+"""
+
+
+def test_places_and_spreading_without_values_import_no_compiler() -> None:
+    """An attention's position table is looked up in every vision transformer."""
+    ended = subprocess.run([sys.executable, "-W", "ignore", "-c", COMPILED], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "[]"

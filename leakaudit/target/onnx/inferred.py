@@ -23,8 +23,8 @@ from leakaudit.target.onnx.values import attributes
 Shape = tuple[int, ...]
 
 KNOWN = frozenset({
-    "Abs", "Add", "AveragePool", "BatchNormalization", "Clip", "Concat", "Conv", "Cos", "Div", "Elu", "Erf", "Exp",
-    "Gelu", "Gemm", "GlobalAveragePool", "HardSigmoid", "HardSwish", "LayerNormalization", "LeakyRelu", "Log",
+    "Abs", "Add", "AveragePool", "BatchNormalization", "Clip", "Concat", "Conv", "Cos", "Div", "Einsum", "Elu", "Erf",
+    "Exp", "Gelu", "Gemm", "GlobalAveragePool", "HardSigmoid", "HardSwish", "LayerNormalization", "LeakyRelu", "Log",
     "LogSoftmax", "MatMul", "MaxPool", "Mish", "Mul", "Neg", "Pow", "Reciprocal", "ReduceMean", "ReduceSum", "Relu",
     "Selu", "Sigmoid", "Sin", "Softmax", "Softplus", "Softsign", "Sqrt", "Sub", "Tanh",
 })  # fmt: skip
@@ -97,6 +97,8 @@ def _fits(kind: str, given: Mapping[str, Any], shapes: Sequence[Shape]) -> bool:
     if kind == "LayerNormalization":
         axis = given.get("axis", -1)
         return axis in range(-len(shapes[0]), len(shapes[0])) and all(shape == shapes[0][axis:] for shape in shapes[1:])
+    if kind == "Einsum":
+        return _sums(str(given.get("equation", "")).replace(" ", ""), shapes)
     if kind == "Clip":
         return all(shape in ((), (1,)) for shape in shapes[1:])
     return True
@@ -122,6 +124,23 @@ def _convolves(given: Mapping[str, Any], x: Shape, weight: Shape, bias: Shape | 
         and tuple(given.get("kernel_shape", weight[2:])) == weight[2:]
         and _slides(given, x, weight[2:])
     )
+
+
+def _sums(equation: str, shapes: Sequence[Shape]) -> bool:
+    """Whether an equation gives every axis a letter of its own, the same size wherever it stands, and a result."""
+    read, arrow, result = equation.partition("->")
+    terms = read.split(",")
+    if not arrow or [len(term) for term in terms] != [len(shape) for shape in shapes]:
+        return False
+    if not all(term.isalpha() and len({*term}) == len(term) for term in terms) or len({*result}) != len(result):
+        return False
+    sizes = {
+        (letter, size)
+        for term, shape in zip(terms, shapes, strict=True)
+        for letter, size in zip(term, shape, strict=True)
+    }
+    letters = {letter for letter, _ in sizes}
+    return len(sizes) == len(letters) and {*result} <= letters
 
 
 def _multiplies(given: Mapping[str, Any], a: Shape, b: Shape, c: Shape | None = None) -> bool:

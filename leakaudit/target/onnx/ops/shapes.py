@@ -158,9 +158,11 @@ def slices_attribute(
 def gather(x: Tensor, index: Tensor, *, axis: int = 0) -> Tensor:
     """Entries of ``x`` along an axis at integer positions of any shape."""
     axis %= x.dim()
+    shape = (*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
+    if x.is_meta:  # arithmetic with integers that have no values imports torch's compiler
+        return x.new_empty(shape)
     index = torch.where(index < 0, index + x.shape[axis], index)
-    picked = x.index_select(axis, index.reshape(-1))
-    return picked.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
+    return x.index_select(axis, index.reshape(-1)).reshape(shape)
 
 
 @operator("GatherElements")
@@ -180,7 +182,7 @@ def scatter_nd(x: Tensor, index: Tensor, updates: Tensor, *, reduction: str = "n
 @operator("Expand", host=frozenset({1}))
 def expand(x: Tensor, target: Sequence[int]) -> Tensor:
     """Broadcast against a shape; dimensions of 1 in it keep those of ``x``."""
-    return x.expand(torch.broadcast_shapes(tuple(x.shape), tuple(target)))
+    return x.expand(np.broadcast_shapes(tuple(x.shape), tuple(target)))
 
 
 @operator("Tile", since=6, host=frozenset({1}))
