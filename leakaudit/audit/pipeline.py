@@ -113,7 +113,7 @@ def planned(
     scope, _ = _scoped(target, samples, request, observer, None, None)
     with reproducible(scope.target, request.seed):
         _, victims, _ = _before(scope)
-        pace = Pace(scope.target, victims[0])
+        pace = Pace(scope.target, victims[0], scope.request.time_budget)
         campaign = campaign_of(scope.attacks, scope.target, victims, scope.request)
         return plan_of(campaign, scope.target, victims, scope.request, pace, time.monotonic() - started)
 
@@ -186,7 +186,7 @@ def _measured(scope: _Scope, measure: Measure[Any], started: float) -> _Measured
         classes = target.classes if target.task.kind == "single-label" else 0
         if told := accuracy.told(classes, target.domain.misread):
             remark(observer, told)
-        pace = Pace(target, victims[0])
+        pace = Pace(target, victims[0], request.time_budget)
         campaign = campaign_of(scope.attacks, target, victims, request)
         if not observer.interrupted():
             if any(turn.attack.planned for turn in campaign.turns):

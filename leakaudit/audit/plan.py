@@ -94,6 +94,8 @@ class Plan:
         budget: Seconds of the time budget, or ``None``.
         quick: Seconds of the same attacks under the preset quick.
         device: Where it is computed.
+        label: Of the variant, where there are several.
+        at_least: Whether `step` is the client's update alone, which every step takes longer than.
     """
 
     runs: Sequence[PlannedRun]
@@ -107,6 +109,7 @@ class Plan:
     quick: float = 0.0
     device: str = "cpu"
     label: str = field(default="", kw_only=True)
+    at_least: bool = field(default=False, kw_only=True)
 
     @property
     def seconds(self) -> float:
@@ -118,8 +121,7 @@ class Plan:
         """The whole plan."""
         each = count(self.size, "sample")
         head = f"Plan{f' of {self.label}' if self.label else ''}: {count(self.victims, 'victim')}, {each} each"
-        step = "no step was measured" if self.step is None else f"a step takes {seconds(self.step)}, measured"
-        lines = [f"{head}, on {self.device}; {step}"]
+        lines = [f"{head}, on {self.device}; {self._step()}"]
         lines += [f"  {run.title}: {run.told}" for run in self.runs]
         lines += [f"  controls: {self._controls()}", f"In all {self._in_all()}, after {seconds(self.spent)} until here"]
         return [*lines, *filter(None, [self.hopeless])]
@@ -148,12 +150,18 @@ class Plan:
         needed = max(LEAST_SHARE * run.need.whole * run.of for run in lacking if run.need is not None)
         wanted = self.spent + needed * (1 if self.level == "none" else 1 + 1 / self.victims)
         names = ", ".join(run.title for run in lacking)
-        way = f"--time-budget {number(_rounded(wanted))}" + (", or a GPU" if self.device == "cpu" else "")
+        more = " and more" if any(run.need is not None and run.need.at_least for run in lacking) else ""
+        way = f"--time-budget {number(_rounded(wanted))}{more}" + (", or a GPU" if self.device == "cpu" else "")
         return f"{seconds(self.budget)} are too few for {names} to say something: {way} would do"
 
     def _lacks(self, run: PlannedRun) -> bool:
         """Whether a run gets too little of its plan for its failure to count."""
         return run.need is not None and run.seconds < LEAST_SHARE * run.need.whole * run.of
+
+    def _step(self) -> str:
+        if self.step is None:
+            return "no step was measured"
+        return f"a step takes {'more than ' if self.at_least else ''}{seconds(self.step)}, measured"
 
     def _controls(self) -> str:
         if self.level == "none":
@@ -203,17 +211,19 @@ def plan_of(
     control: float | None = 0.0 if request.controls == "none" else shares.longest or 0.0
     if control and shares.whole is not None and shares.whole < control:
         control = None
+    step, at_least = pace.known([run.need for run in runs if run.need])
     return Plan(
         runs,
         len(victims),
         victims[0].observation.batch_size,
-        pace.step if any(run.need for run in runs) else None,
+        step,
         spent,
         control,
         request.controls,
         request.time_budget,
-        _quick(turns, pace, request),
+        _quick(turns, pace, request) if request.time_budget is None else math.inf,
         next(iter(target.parameters.values())).device.type,
+        at_least=at_least,
     )
 
 

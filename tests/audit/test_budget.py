@@ -21,7 +21,7 @@ from leakaudit.audit.memory import Memory
 from leakaudit.audit.pace import Need, Pace
 from leakaudit.audit.request import Request
 from leakaudit.document.status import Cause, Cut, Lost
-from leakaudit.matching.engine import measure_step
+from leakaudit.matching.engine import measure_part, measure_step
 from leakaudit.observation import Observation
 from leakaudit.observer import SilentObserver
 from leakaudit.reconstruction import Monitor, Reconstruction
@@ -220,6 +220,43 @@ def test_a_step_is_measured_after_one_that_warms_up(
     problem: Any = SimpleNamespace(settings=IG.presets["quick"])
     assert measure_step(problem, {"inputs": torch.zeros(1)}) == pytest.approx(measured)
     assert clock.taken == steps
+
+
+def test_a_step_is_not_measured_where_the_update_alone_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pace, "least", 5.0)
+    monkeypatch.setattr(Pace, "step", property(lambda pace: pytest.fail("a step was measured")))
+    options: dict[str, Any] = {"attacks": ["ig"], "victims": 1, "input_shape": (3, 12, 12), "time_budget": 60.0}
+    (plan,) = plans(small_mlp(), (smooth_images(2), np.arange(2)), **options)
+    assert [run.victims for run in plan.runs] == [0]
+    assert "steps of more than 5.0 s, about 9 min 16 s and more" in plan.runs[0].reason
+    assert "a step takes more than 5.0 s, measured" in plan.lines[0]
+    assert " and more" in plan.hopeless
+
+
+@pytest.mark.parametrize(("least", "budget"), [(0.001, 60.0), (5.0, None)])
+def test_a_step_is_measured_where_there_may_be_time_for_it(
+    monkeypatch: pytest.MonkeyPatch, least: float, budget: float | None
+) -> None:
+    monkeypatch.setattr(Pace, "least", least)
+    monkeypatch.setattr(Pace, "step", 0.002)
+    options: dict[str, Any] = {"attacks": ["ig"], "victims": 1, "input_shape": (3, 12, 12), "time_budget": budget}
+    (plan,) = plans(small_mlp(), (smooth_images(2), np.arange(2)), **options)
+    assert (plan.step, plan.at_least) == (0.002, False)
+    assert plan.runs[0].victims == 1
+
+
+def test_the_update_alone_takes_less_than_a_step() -> None:
+    """By what runs, not by the clock: it is computed without a graph, twice, and the objective not at all."""
+    graphs: list[bool] = []
+
+    def regenerate(target: object, play: object, *, create_graph: bool = False) -> dict[str, torch.Tensor]:
+        graphs.append(create_graph)
+        return {"w": torch.zeros(1)}
+
+    seen = SimpleNamespace(regenerate=regenerate)
+    problem: Any = SimpleNamespace(observation=seen, target=None, play=lambda guess: guess)
+    assert measure_part(problem, {"inputs": torch.zeros(1)}) > 0
+    assert graphs == [False, False]
 
 
 def test_each_attack_is_asked_once_whether_it_applies(monkeypatch: pytest.MonkeyPatch) -> None:
