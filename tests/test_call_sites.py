@@ -36,6 +36,7 @@ ALLOWED: dict[tuple[str, str], str] = {
         "importlib.import_module",
     ): "the function that the user names with --factory, --defence, --loss or --generator",
     ("risk/jacobian.py", "importlib.import_module"): "a constant: torch's forward-mode decompositions",
+    ("target/parts.py", "ctypes.CDLL"): "the C library of this process, for malloc_trim and mallopt",
     ("target/archives.py", "torch.load weights_only=True"): "numbers",
     ("target/archives.py", "torch.load weights_only=False"): "--unsafe-pickle, which says that it runs code",
     ("target/archives.py", "torch.jit.load"): "--trust, which says that the program can read and write files",

@@ -10,6 +10,7 @@ Fails, by saying that it is anything, where no known operator is met.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
@@ -46,8 +47,12 @@ class Consumer:
     channels: int = 0
 
 
+class _Found(BaseException):
+    """Ends a forward of which no more need be seen; no error, so that no module takes it for one of its own."""
+
+
 class _Watch(DispatchMode):
-    """Keeps the first consumer."""
+    """Keeps the first consumer, and ends the forward there."""
 
     def __init__(self, module: nn.Module, entries: int, last: int, beside: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -56,8 +61,9 @@ class _Watch(DispatchMode):
         self.found: Consumer | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if self.found is None:
-            self.found = self._consumer(func.overloadpacket.__name__, args)
+        self.found = self._consumer(func.overloadpacket.__name__, args)
+        if self.found is not None:
+            raise _Found
         return func(*args, **(kwargs or {}))
 
     def _consumer(self, name: str, args: Any) -> Consumer | None:
@@ -93,7 +99,7 @@ def consumer(module: nn.Module, native: tuple[int, ...], batch: int, part: tuple
     inputs, asked = sample(batch, native), part or native
     watch = _Watch(module, prod(asked), asked[-1], part is not None)
     try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), watch:
+        with suppress(_Found), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), watch:
             module(inputs)
     except (RuntimeError, ModelError, IndexError) as error:
         refuse_exhaustion(error)  # otherwise it runs without being watched, or is refused where it is run

@@ -43,8 +43,22 @@ def _external(path: Path) -> list[Path]:
         kind = reader_of(path).kind
     except ModelError:  # no model at all: its bytes are what there is to compare
         return []
-    if kind != "onnx":
+    if kind != "onnx" or not _mentions(path, b"location"):
         return []
     from leakaudit.target.onnx.read import external_files
 
     return external_files(path)
+
+
+def _mentions(path: Path, word: bytes) -> bool:
+    """Whether a file holds these bytes; ONNX names a file of external data under the key ``location``.
+
+    A model that holds all its weights is not read as a message for that, which would take twice its size in memory.
+    """
+    before = b""
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            if word in before + chunk:
+                return True
+            before = chunk[-len(word) :]
+    return False

@@ -28,6 +28,7 @@ from leakaudit.safety.files import ordinary
 from leakaudit.target.answers import giving, recording
 from leakaudit.target.hashing import hash_model
 from leakaudit.target.load import load
+from leakaudit.target.parts import keep_little
 from leakaudit.target.readers import reader_of
 from leakaudit.target.target import Target
 from leakaudit.tasks.loss_text import loss_runs_code
@@ -81,12 +82,13 @@ def _weights(file: Path, size: int) -> int:
 def _looked_at(file: Path, size: int, options: dict[str, Any]) -> dict[str, Any]:
     """In the child: the hash of the file, and what running it answered."""
     grant(GROWTH * size)
-    sha256 = hash_model(file)
+    keep_little()
+    sha256 = None
     if not _differentiates():
         torch.autograd.grad = torch.autograd.backward = _no_derivative
     with recording() as answers, suppress(_NoDerivative):
-        load(file, **options)
-    return {"sha256": sha256, "answers": answers}
+        sha256 = load(file, **options).sha256
+    return {"sha256": sha256 or hash_model(file), "answers": answers}
 
 
 class _NoDerivative(BaseException):

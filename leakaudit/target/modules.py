@@ -24,8 +24,9 @@ from leakaudit.target.heads import with_one_output
 from leakaudit.target.outputs import check_outputs, maps
 from leakaudit.target.patterns import check_patterns, matched
 from leakaudit.target.probabilities import refuse_probabilities, several_labels, without_probabilities
-from leakaudit.target.probe import batch_sizes, double_backward_note, reach_note, run
+from leakaudit.target.probe import batch_sizes, double_backward_note, run
 from leakaudit.target.probing import probed
+from leakaudit.target.reach import reach_note
 from leakaudit.target.scripted import ScriptedModule
 from leakaudit.target.several import Inputs, checked, taking_rows, with_levels
 from leakaudit.target.target import FidelityNote, Layout, Target

@@ -137,6 +137,8 @@ def _in_both_modes(
     """The head in eval and in train mode, by whether it is train mode; the module keeps its own."""
     training, state = module.training, torch.get_rng_state()
     try:
+        if not getattr(module, "depends_on_mode", True):
+            return dict.fromkeys((False, True), _find(module, sizes or _SIZES, native, vocabulary))
         return {mode: _find(module.train(mode), sizes or _SIZES, native, vocabulary) for mode in (False, True)}
     finally:
         module.train(training)
@@ -208,9 +210,8 @@ def _note(head: Head) -> FidelityNote:
 @answered(Head)
 def _find(module: nn.Module, sizes: tuple[int, ...], native: tuple[int, ...], vocabulary: int | None) -> Head | None:
     """The head of a module in its mode; ``None`` where it does not end in probabilities."""
-    few = (_outputs(module, sample(size, native, 9, vocabulary, (-1.0, 2.0))) for size in (min(sizes), max(sizes)))
-    first = next((outputs for outputs in few if outputs is not None), None)
-    if first is None or float(first.min()) < -_SUM_TOLERANCE:  # no probability is negative
+    first = _first(module, sizes, native, vocabulary)
+    if first is None or _plainly_none(module, first, native, vocabulary):
         return None
     runs: list[tuple[Tensor, list[Tensor]]] = []
     for seed in range(max(1, _ROWS // max(sizes))):
@@ -234,6 +235,41 @@ def _find(module: nn.Module, sizes: tuple[int, ...], native: tuple[int, ...], vo
     inputs = [sample(size, native, 30, vocabulary, (-1.0, 2.0)) for size in sizes]
     same = all(_there(module, x, among, width, outputs.shape[1]) for x in inputs)
     return Head(among, width, sign) if same else Head(0, outputs.shape[1])
+
+
+def _first(module: nn.Module, sizes: tuple[int, ...], native: tuple[int, ...], vocabulary: int | None) -> Tensor | None:
+    """Outputs (B, K) of the smallest batch that a module takes; train mode does not take every one."""
+    few = (_outputs(module, sample(size, native, 9, vocabulary, (-1.0, 2.0))) for size in (min(sizes), max(sizes)))
+    return next((outputs for outputs in few if outputs is not None), None)
+
+
+def _plainly_none(module: nn.Module, first: Tensor, native: tuple[int, ...], vocabulary: int | None) -> bool:
+    """Whether a batch or two tell already that outputs are no probabilities, so that no more need be looked at.
+
+    Probabilities are not negative, and not all of them are zero. Of classes their sums are the same for all samples.
+    Of several labels, they are the sigmoid of some result on the way.
+
+    Args:
+        module: In the mode that is asked about.
+        first: Outputs (B, K) of one batch.
+        native: Shape of one sample.
+        vocabulary: Number of token ids, or ``None`` for real numbers.
+    """
+    if float(first.min()) < -_SUM_TOLERANCE:
+        return True
+    if first.shape[1] == 1:
+        return float(first.max()) > 1
+    seen = _results(module, sample(len(first), native, 8, vocabulary, (-1.0, 2.0)), first.shape[1])
+    if seen is None:
+        return False
+    outputs, kept = seen
+    both = torch.cat([first, outputs])
+    if float(both.min()) < -_SUM_TOLERANCE:
+        return True
+    sums = both.sum(1)
+    classes = bool((sums > 0).all()) and float(sums.max() - sums.min()) <= _SUM_TOLERANCE * float(sums.max())
+    labels = float(both.max()) <= 1 and any(_is_sigmoid(outputs, value) for value in kept)
+    return not (classes or labels)
 
 
 def _several(

@@ -289,7 +289,9 @@ def trace(target: Target, *, batch_size: int | None = None, seed: int = 0) -> Tr
         TraceError: An operator cannot be recorded; the message names it and the module that calls it.
     """
     batch = batch_size or usable_batch_size(target)
-    tensors = {name: tensor.detach().clone() for name, tensor in _tensors(target.module)}
+    # a forward may write buffers, and no parameter
+    tensors = {name: tensor.detach() for name, tensor in target.module.named_parameters()}
+    tensors |= {name: tensor.detach().clone() for name, tensor in target.module.named_buffers()}
     values = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
     reference = next(iter(values.values()), torch.zeros(1))
     generator = torch.Generator("cpu").manual_seed(seed)

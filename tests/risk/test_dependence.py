@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from leakaudit.risk.dependence import HARDLY, dependence, read_entries
+from leakaudit.risk.dependence import HARDLY, PROBES, _change, dependence, read_entries
 from leakaudit.risk.rank import rank_analysis
 from leakaudit.target import load
 from tests.attacks.slices import SHAPE, Crop, Partly, Slices
@@ -73,6 +73,63 @@ def test_how_much_an_update_depends_on_the_sample() -> None:
     assert vanishing.change is not None
     assert vanishing.change < HARDLY
     assert "hardly depends" in vanishing.told
+
+
+class Counting(nn.Module):
+    """Notes the size of every batch that goes through."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.sizes = inner, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.sizes.append(len(x))
+        result: Tensor = self.inner(x)
+        return result
+
+
+def test_samples_go_one_by_one_where_they_do_not_influence_each_other() -> None:
+    target = make_target(Counting(small_cnn()), SHAPE, 5)
+    target.module.sizes.clear()
+    assert dependence(target).told == ""
+    assert read_entries(target).all()
+    assert {*target.module.sizes} == {1}
+    normalised = make_target(Counting(nn.Sequential(nn.BatchNorm2d(3), small_cnn())), SHAPE, 5)
+    for module in normalised.module.modules():
+        module.train()
+    normalised.module.sizes.clear()
+    assert dependence(normalised).told == ""
+    assert 1 not in normalised.module.sizes
+
+
+def test_one_pair_tells_nearly_always_and_several_where_the_change_is_small() -> None:
+    plain, vanishing = (make_target(Counting(module), SHAPE, 5) for module in (small_mlp(), deep_sigmoids()))
+    for target, updates in ((plain, 2), (vanishing, 2 + 2 * PROBES)):
+        target.module.sizes.clear()
+        _change(target)
+        assert len(target.module.sizes) == updates
+
+
+def test_a_large_update_is_looked_at_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (small_cnn(), deep_sigmoids()):
+        target = make_target(module, SHAPE, 5)
+        whole, names = dependence(target), [*target.parameters]
+        with monkeypatch.context() as patch:
+            for place in ("HELD", "TWICE"):
+                patch.setattr(f"leakaudit.risk.dependence.{place}", 4000)
+            grouped = dependence(target)
+        assert grouped.change == pytest.approx(whole.change, rel=1e-5)
+        assert (grouped.flat, [*target.parameters]) == (whole.flat, names)
+
+
+def test_a_zero_head_has_a_slope_in_its_update_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(432, 16), nn.Tanh(), nn.LayerNorm(16), nn.Linear(16, 5))
+    nn.init.zeros_(module[4].weight)
+    target = make_target(module, SHAPE, 5)
+    assert not dependence(target).flat
+    monkeypatch.setattr("leakaudit.risk.dependence.TWICE", 400)
+    assert not dependence(target).flat
+    assert bool(read_entries(target).all())
 
 
 def test_rank_analysis_says_so() -> None:

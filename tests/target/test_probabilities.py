@@ -12,7 +12,7 @@ from torch.func import grad, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from leakaudit.target import Target, load
-from leakaudit.target.probabilities import probabilities
+from leakaudit.target.probabilities import probabilities, probable
 from leakaudit.tasks.multi_label import MultiLabel
 from tests.target import exporters
 
@@ -75,6 +75,47 @@ def test_probabilities_in_one_mode_only(mode) -> None:
     target = load(Twofold(), image_shape=exporters.SHAPE, mode=mode)
     x = torch.rand(2, *exporters.SHAPE)
     torch.testing.assert_close(target.logits(x), F.linear(x.flatten(1), *target.parameters.values()))
+
+
+class Counted(nn.Module):
+    """Outputs that are made of the features, and how many samples went through."""
+
+    def __init__(self, end: nn.Module) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.features, self.end, self.seen = nn.Sequential(nn.Flatten(), nn.Linear(192, 5)), end, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen += len(x)
+        result: Tensor = self.end(self.features(x))
+        return result
+
+
+class Zero(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 0 * x
+
+
+@pytest.mark.parametrize(
+    ("end", "samples"),
+    [(nn.Identity(), 1), (nn.ReLU(), 2), (Zero(), 2), (nn.Softplus(), 2)],
+    ids=["negative", "sums differ", "zero", "positive"],
+)
+def test_a_sample_or_two_tell_that_outputs_are_no_probabilities(end: nn.Module, samples: int) -> None:
+    net = Counted(end)
+    assert not probable(net, None, exporters.SHAPE)
+    assert net.seen == 2 * samples  # in each mode
+    net.depends_on_mode = False
+    net.seen = 0
+    assert not probable(net, None, exporters.SHAPE)
+    assert net.seen == samples
+
+
+def test_more_samples_are_asked_where_they_may_be() -> None:
+    for end in (nn.Softmax(1), nn.Sigmoid(), exporters.Percent()):
+        net = Counted(end)
+        assert probable(net, None, exporters.SHAPE)
+        assert net.seen > 8
 
 
 class Hidden(nn.Module):

@@ -24,9 +24,11 @@ from leakaudit.target.onnx.module import OnnxModule
 from leakaudit.target.onnx.prepare import prepare
 from leakaudit.target.onnx.read import read_model
 from leakaudit.target.onnx.source import Source, node_names
+from leakaudit.target.onnx.weightless import without_weights
 from leakaudit.target.outputs import check_outputs, maps
 from leakaudit.target.probabilities import refuse_probabilities, several_labels, without_probabilities
-from leakaudit.target.probe import batch_sizes, double_backward_note, reach, reach_note, run, silent_tensors
+from leakaudit.target.probe import batch_sizes, double_backward_note, run
+from leakaudit.target.reach import reach, reach_note, silent_tensors
 from leakaudit.target.rows import Input, beside_row
 from leakaudit.target.target import FidelityNote, Target
 from leakaudit.target.tokens import find_table
@@ -66,6 +68,7 @@ def from_onnx(
             "export the model with layers of at least one unit",
         )
     _check_names(dropout, source, path)
+    model = without_weights(model, source)
     module = OnnxModule(source, dropout).eval()
     asked = image_shape if picture is None else None
     layout, candidates = layouts.infer(source.input_shape[1:], asked, str(path), tokens=source.integer is not None)
@@ -97,9 +100,10 @@ def from_onnx(
         refuse_probabilities(module, sizes[0] if sizes else 2, native, vocabulary, returned, domain.sides, str(path))
     else:
         _, ending = without_probabilities(module, sizes, native, vocabulary)
-    if not mapped:
-        joint = run(module, source.batch or 1, native, vocabulary=vocabulary).shape[1]
-        returned = (joint if stated is None else prod(returned),)
+    if ending:
+        returned = tuple(run(module, source.batch or 1, native, vocabulary=vocabulary).shape[1:])
+    elif not mapped:
+        returned = (prod(returned),)
     outputs = prod(returned)
     note = ending or _output_note(outputs, source)
     notes += [*note, *fidelity.notes(source, module, model, check, sizes, stated)]
@@ -148,7 +152,8 @@ def _reached(
     """Notes on tensors and inputs that the update does not depend on; refuses where nothing trains the model."""
     where = _cut(source)
     found = reach(module, sizes, native, vocabulary)
-    notes = _silent(source, silent_tensors(module, sizes, native, vocabulary), path) if found.outputs else []
+    silent = silent_tensors(module, sizes, native, vocabulary, found.silent) if found.outputs and found.silent else []
+    notes = _silent(source, silent, path)
     return notes + reach_note(module, sizes, native, vocabulary, str(path), where, found)
 
 

@@ -20,7 +20,7 @@ from leakaudit.target.program import Program
 _MAX_PROGRAMS = 16
 _TAKEN = frozenset({
     "source", "program", "leakaudit_dropout", "_order", "_torch_names", "_slots", "_dropouts", "_programs",
-    "batch_statistics", "_normalises", "returned",
+    "batch_statistics", "_normalises", "returned", "depends_on_mode", "tensors",
 })  # fmt: skip
 """Attributes of the module, which no tensor may have for a name."""
 
@@ -82,6 +82,15 @@ class OnnxModule(nn.Module):
         if len(node.input) > 1 and node.input[1] in self.source.host:
             return float(self.source.host[node.input[1]].reshape(-1)[0])
         return 0.5
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers of the file by their ONNX names."""
+        return {name: getattr(holder, leaf) for name, (holder, leaf) in zip(self._order, self._slots, strict=True)}
+
+    @property
+    def depends_on_mode(self) -> bool:
+        """Whether anything is computed otherwise in train mode: BatchNorm and dropout are all that could be."""
+        return self._normalises or bool(self._dropouts)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, K) of the file's own input (B, …).

@@ -59,6 +59,8 @@ def compare(
 ) -> Check:
     """Compare a module in eval mode with the file it came from, on random inputs or token ids of the vocabulary.
 
+    Weights that the model is without (`leakaudit.target.onnx.weightless`) are the module's, which are the same.
+
     Raises:
         ModelError: They differ by more than `LIMIT`.
     """
@@ -68,7 +70,9 @@ def compare(
     proto = inference(model, source.output_name, [source.input_name])
     inputs = sample(source.batch or 1, native, 2, vocabulary, (-0.5, 1.5))
     given = inputs.numpy() if source.integer is None else inputs.numpy().astype(source.integer)
-    expected, reference = computed(proto, {source.input_name: given})
+    held = module.tensors()
+    weights = {info.name: held[info.name].detach().numpy() for info in proto.graph.input if info.name in held}
+    expected, reference = computed(proto, {source.input_name: given, **weights})
     if expected is None:
         return Check(None, None, "", reference)
     with torch.no_grad():
@@ -87,7 +91,10 @@ def compare(
 
 
 def inference(model: ModelProto, output: str, inputs: Sequence[str]) -> ModelProto:
-    """The part of the model from some inputs up to an output, with training-mode nodes switched to inference."""
+    """The part of the model from some inputs up to an output, with training-mode nodes switched to inference.
+
+    Tensors without data become further inputs.
+    """
     nodes = []
     for original in model.graph.node:
         node = NodeProto.FromString(original.SerializeToString())
@@ -108,7 +115,10 @@ def inference(model: ModelProto, output: str, inputs: Sequence[str]) -> ModelPro
             kept_nodes.append(node)
             needed.update(all_inputs(node))
     initial = [tensor for tensor in model.graph.initializer if tensor.name in needed]
+    given = [tensor for tensor in initial if tensor.data_location == TensorProto.EXTERNAL]
+    initial = [tensor for tensor in initial if tensor.data_location != TensorProto.EXTERNAL]
     infos = [info for info in model.graph.input if info.name in inputs]
+    infos += [helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims) for tensor in given]
     result = helper.make_tensor_value_info(output, TensorProto.FLOAT, None)
     graph = helper.make_graph(kept_nodes[::-1], model.graph.name or "graph", infos, [result], initial)
     proto = helper.make_model(graph, opset_imports=list(model.opset_import))
