@@ -189,3 +189,29 @@ def test_the_label_of_a_clipped_step_is_no_soft_label() -> None:
     target, seen = adapted(target, observation, defences)
     guess = infer_labels(target, seen, cpu_generator(0))
     assert guess.labels.tolist() == [2]
+
+
+def test_the_head_is_looked_for_without_a_graph_of_what_is_in_front_of_it(samples: Batch, space: Images) -> None:
+    """Which is most of the memory that labels take of a large network."""
+
+    class Noting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kept: list[bool] = []
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.kept.append(x.requires_grad)
+            return x
+
+    torch.manual_seed(0)
+    front = Noting()
+    target = make_target(
+        nn.Sequential(nn.Flatten(), nn.Linear(432, 16), nn.Tanh(), front, nn.Linear(16, 5)), (3, 12, 12), 5
+    )
+    observation = observe(target, samples.subset([0]), FedSGD(1), space)
+    front.kept.clear()
+    head = find_head(target, observation, cpu_generator(0))
+    assert (head.weight, head.bias) == ("4.weight", "4.bias")
+    assert front.kept
+    assert not any(front.kept)
+    assert all(tensor.requires_grad for tensor in target.parameters.values())

@@ -8,6 +8,7 @@ another head uses that layer too.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,6 +17,7 @@ from torch import Generator, Tensor
 from leakaudit.attacks.reading.first_layer import token_table, watch
 from leakaudit.domains.base import Domain
 from leakaudit.observation import Observation
+from leakaudit.target.parts import only
 from leakaudit.target.target import Target
 
 PROBE_PIXELS = 400_000
@@ -77,14 +79,15 @@ def find_head(target: Target, observation: Observation, generator: Generator) ->
     with torch.no_grad():
         all_logits = torch.cat([target.logits(part) for part in torch.split(images, chunk)])
     by_class = target.task.by_class
-    logits = by_class(target.logits(images[:chunk]))
-    gradients = torch.autograd.grad(
-        logits[:, 0].sum(), list(parameters.values()), allow_unused=True, materialize_grads=True
-    )
-    elsewhere = _elsewhere(target, images[:chunk])
+    outputs = by_class(all_logits[:1]).shape[1]
+    names = [name for name, tensor in parameters.items() if _as_rows(tensor, outputs) is not None]
+    with only(parameters, names) as candidates:  # without the graph of what is in front of them
+        logits = by_class(target.logits(images[:chunk]))
+        gradients = _gradients(logits[:, 0].sum(), candidates)
+        elsewhere = _elsewhere(target, images[:chunk], names)
     weight = bias = feature = None
     transposed = False
-    for (name, tensor), gradient in zip(parameters.items(), gradients, strict=True):
+    for name, tensor, gradient in zip(names, candidates, gradients, strict=True):
         rows = _as_rows(gradient.detach(), logits.shape[1])
         if rows is None or not bool(rows[0].any()) or bool(rows[1:].any()) or name in elsewhere:
             continue
@@ -98,23 +101,24 @@ def find_head(target: Target, observation: Observation, generator: Generator) ->
     return head if single or target.binary else replace(head, pool=_pool(target, head, images, chunk))
 
 
-def _elsewhere(target: Target, images: Tensor) -> set[str]:
-    """Tensors that other heads use too, of a target that is one head of several: their gradient is not this one's."""
+def _gradients(value: Tensor, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Of a number, with respect to each tensor; zeros where it does not depend on it."""
+    if not value.requires_grad:
+        return [torch.zeros_like(tensor) for tensor in tensors]
+    return torch.autograd.grad(value, tensors, allow_unused=True, materialize_grads=True)
+
+
+def _elsewhere(target: Target, images: Tensor, names: Sequence[str]) -> set[str]:
+    """Of these tensors, those that other heads of a target use too: their gradient is not of this one alone."""
     if target.window is None:
         return set()
     every = replace(target, window=None).logits(images)
     others = torch.cat([every[:, : target.window[0]], every[:, target.window[1] :]], 1)
     if not others.numel():
         return set()
-    parameters = target.parameters
-    gradients = torch.autograd.grad(
-        (others * torch.linspace(1, 2, others.numel()).to(others).view_as(others)).sum(),
-        list(parameters.values()),
-        allow_unused=True,
-    )
-    return {
-        name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None and gradient.any()
-    }
+    weights = torch.linspace(1, 2, others.numel()).to(others).view_as(others)
+    gradients = _gradients((others * weights).sum(), [target.parameters[name] for name in names])
+    return {name for name, gradient in zip(names, gradients, strict=True) if gradient.any()}
 
 
 def _pool(target: Target, head: Head, images: Tensor, chunk: int) -> Tensor | None:
