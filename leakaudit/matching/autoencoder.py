@@ -33,6 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leakaudit.domains.base import Domain
+from leakaudit.matching.adam import Adam
 from leakaudit.matching.priors import Variables
 from leakaudit.reconstruction import Forgetting, Memory
 
@@ -241,14 +242,13 @@ class _Training:
     """Binary cross-entropy, Adam 1e-3, as the code that the authors refer to; can be left and gone on with."""
 
     network: Network
-    optimizer: torch.optim.Optimizer
+    optimizer: Adam
     order: torch.Generator
     done: int = 0
 
     @classmethod
     def of(cls, network: Network) -> _Training:
-        optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
-        return cls(network, optimizer, torch.Generator().manual_seed(0))
+        return cls(network, Adam(list(network.parameters())), torch.Generator().manual_seed(0))
 
     def advance(self, images: Tensor, steps: int, goes_on: Callable[[float, float], bool]) -> None:
         """Train until so many steps are done in all, or told to stop."""
@@ -258,9 +258,8 @@ class _Training:
             if bool(torch.rand(1, generator=self.order) < 0.5) and chosen.dim() > 3:
                 chosen = chosen.flip(-1)
             loss = F.binary_cross_entropy(self.network(chosen), chosen)
-            self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
+            gradients = torch.autograd.grad(loss, list(self.network.parameters()))
+            self.optimizer.step(gradients, LEARNING_RATE)
             self.done += 1
             if not goes_on(self.done / steps, float(loss.detach())):
                 return

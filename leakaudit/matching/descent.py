@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from leakaudit.document.status import Cut, Lost
+from leakaudit.matching.adam import Adam
 from leakaudit.matching.schedule import LearningRate
 from leakaudit.matching.settings import MatchSettings
 from leakaudit.matching.step import Step
@@ -159,16 +160,13 @@ def adam(
     Only the inputs' gradient is signed, as in the authors' code of IG and DIA.
     """
     values = [value.detach().clone() for value in start]
-    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    optimizer = kind(values, lr=settings.learning_rate)
+    optimizer = Adam(values, decoupled=settings.optimizer == "adamw")
     rate = LearningRate(settings)
     records = _Records.of(step.names, values, settings.iterations)
     since, best, done = 0, float("inf"), 0
     cut: Cut | None = None
     for iteration in range(settings.iterations):
         lr = rate.at(iteration)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
         objective, match, gradients = step(values)
         records.note(iteration, values, objective, match)
         if settings.flatness:
@@ -176,9 +174,8 @@ def adam(
         lowest = float(objective.min())
         since, best = (0, lowest) if lowest < best else (since + 1, best)
         rate.report(lowest)
-        for name, value, gradient in zip(step.names, values, gradients, strict=True):
-            value.grad = _direction(name, value, gradient, settings, lr, generator)
-        optimizer.step()
+        together = zip(step.names, values, gradients, strict=True)
+        optimizer.step([_direction(*each, settings, lr, generator) for each in together], lr)
         step.problem.project(step.names, values)
         done = iteration + 1
         if progress.update(done / settings.iterations, lowest):

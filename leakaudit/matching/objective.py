@@ -19,16 +19,17 @@ and tolerances mean the same on every model.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from leakaudit.matching.once import Apart, Flat, Lean, Linear, joined, norm_of, pairs_of
 from leakaudit.matching.settings import Distance, LayerWeights
-from leakaudit.target.parts import parts, squared, squared_difference
+from leakaudit.target.parts import squared, squared_difference
 
 TINY = 1e-38
 """Squared norm that stands for zero: where the precision of float32 ends."""
@@ -56,56 +57,19 @@ def entries(tensors: Sequence[Tensor]) -> int:
     return sum(tensor.numel() for tensor in tensors)
 
 
-@dataclass(frozen=True)
-class Linear:
-    """A distance D whose derivative is ∂D/∂g = a g - b g*.
-
-    Args:
-        value: D.
-        own: a.
-        observed: b.
-    """
-
-    value: float
-    own: float
-    observed: float
-
-
-def _pairs(gradients: Sequence[Tensor], observed: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Corresponding parts of gradients and observed ones, in float64."""
-    for gradient, seen in zip(gradients, observed, strict=True):
-        for one, other in zip(parts(gradient.detach()), parts(seen), strict=True):
-            yield one.double(), other.double()
-
-
-class _Once(torch.autograd.Function):
-    """A distance that keeps nothing for its derivative but the gradients; that has no derivative itself."""
-
-    @staticmethod
-    def forward(context: Any, distance: CosineDistance | EuclideanDistance, *gradients: Tensor) -> Tensor:
-        found = distance.linear(gradients)
-        context.save_for_backward(*gradients)
-        context.observed, context.factors = distance.observed, (found.own, found.observed)
-        return gradients[0].new_tensor(found.value)
-
-    @staticmethod
-    @once_differentiable
-    def backward(context: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
-        own, observed = (float(outer) * factor for factor in context.factors)
-        pairs = zip(context.saved_tensors, context.observed, strict=True)
-        return None, *(torch.mul(g, own).sub_(seen, alpha=observed) for g, seen in pairs)
-
-
 def distance_once(distance: GradientDistance, gradients: Sequence[Tensor]) -> Tensor:
     """The distance of gradients, a scalar that can be differentiated once.
 
-    Of large models, autograd would keep the differences too and make two copies of the gradients on the way back; here
-    it keeps the gradients alone.
+    The derivative is written out. Of large models, autograd would keep the differences too and make two copies of the
+    gradients on the way back; here it keeps the gradients alone. Of small ones it would pass over the gradients three
+    times as often; on a GPU it still does, as there the numbers in between would have to be waited for.
     """
-    if not isinstance(distance, CosineDistance | EuclideanDistance) or entries(gradients) < LARGE:
+    if not isinstance(distance, CosineDistance | EuclideanDistance):
         return distance(gradients)
-    result: Tensor = _Once.apply(distance, *gradients)
-    return result
+    if entries(gradients) >= LARGE:
+        return cast(Tensor, Lean.apply(distance, *gradients))
+    apart = any(g.device.type != "cpu" or g.dtype != gradients[0].dtype for g in gradients)
+    return distance(gradients) if apart else cast(Tensor, Flat.apply(distance, *gradients))
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,13 +95,26 @@ class CosineDistance:
         scale = squared_norm(gradients).clamp_min(TINY).rsqrt()
         return 0.5 * squared_norm([g * scale - u for g, u in zip(gradients, unit, strict=True)])
 
+    @cached_property
+    def _flat(self) -> Tensor:
+        """The unit vector of what was observed (N,)."""
+        unit: Sequence[Tensor] = getattr(self, "_unit")  # noqa: B009
+        return joined(unit)
+
+    def apart(self, flat: Tensor) -> Apart:
+        """The distance and its derivative, see :class:`Apart`."""
+        length = max(norm_of(flat), TINY**0.5)
+        difference = torch.sub(flat, self._flat, alpha=length)
+        own = -float(difference.dot(flat)) / length**4 if length > TINY**0.5 else 0.0
+        return Apart(0.5 * (norm_of(difference) / length) ** 2, difference, own, length**-2)
+
     def linear(self, gradients: Sequence[Tensor]) -> Linear:
         """The distance and its derivative, see :class:`Linear`."""
         norm: Tensor = getattr(self, "_norm")  # noqa: B009
         size, inverse = sum(map(squared, gradients)), 1 / float(norm)
         scale = max(size, TINY) ** -0.5
         apart = along = 0.0
-        for gradient, observed in _pairs(gradients, self.observed):
+        for gradient, observed in pairs_of(gradients, self.observed):
             unit = scale * gradient
             difference = unit - inverse * observed
             apart, along = apart + float(difference.square().sum()), along + float((unit * difference).sum())
@@ -182,6 +159,17 @@ class EuclideanDistance:
         """Distance, 1 at gradient zero; a differentiable scalar."""
         norm: Tensor = getattr(self, "_norm")  # noqa: B009
         return squared_norm([g - o for g, o in zip(gradients, self.observed, strict=True)]) / norm
+
+    @cached_property
+    def _flat(self) -> Tensor:
+        """What was observed (N,)."""
+        return joined(self.observed)
+
+    def apart(self, flat: Tensor) -> Apart:
+        """The distance and its derivative, see :class:`Apart`."""
+        norm = float(getattr(self, "_norm"))  # noqa: B009
+        difference = flat - self._flat
+        return Apart(norm_of(difference) ** 2 / norm, difference, 0.0, 2 / norm)
 
     def linear(self, gradients: Sequence[Tensor]) -> Linear:
         """The distance and its derivative, see :class:`Linear`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -172,3 +173,46 @@ def test_of_large_models_the_same_distance_keeps_the_gradients_alone(
     again, plainly, _ = taken(False)  # nothing is kept beside the observed gradients there either
     assert again == pytest.approx(float(plain), rel=1e-12, abs=1e-15)
     assert all(torch.allclose(a, b) for a, b in zip(plainly, gradients, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["cosine", "euclidean"])
+@pytest.mark.parametrize("apart", [1.0, 1e-4, 0.0])
+def test_the_written_derivative_is_that_of_autograd(kind: Distance, apart: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    observed = [torch.randn(shape, generator=generator).double() for shape in ((5, 4, 3), (7,), ())]
+    guess = [2 * g + apart * torch.randn(g.shape, generator=generator) for g in observed]
+    distance = make_distance(observed, kind)
+
+    def taken(function: Callable[[list[Tensor]], Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        leaves = [g.clone().requires_grad_(True) for g in guess]
+        value = function(leaves)
+        return value.detach(), torch.autograd.grad(3 * value, leaves)
+
+    plain, gradients = taken(distance)
+    value, written = taken(lambda leaves: objective.distance_once(distance, leaves))
+    torch.testing.assert_close(value, plain, rtol=1e-10, atol=1e-28)
+    for one, other in zip(written, gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-14)
+
+
+def test_the_written_derivative_keeps_what_float32_can_tell_near_the_solution() -> None:
+    generator = torch.Generator().manual_seed(0)
+    observed = torch.randn(5000, generator=generator)
+    guess = observed + 1e-4 * torch.randn(5000, generator=generator)
+
+    def taken(kind: torch.dtype) -> tuple[float, Tensor]:
+        leaf = guess.to(kind).requires_grad_(True)
+        value = objective.distance_once(CosineDistance((observed.to(kind),)), [leaf])
+        return float(value.detach()), torch.autograd.grad(value, leaf)[0].double()
+
+    exact, slope = taken(torch.float64)
+    value, gradient = taken(torch.float32)
+    assert value == pytest.approx(exact, rel=1e-4)
+    assert float((gradient - slope).norm() / slope.norm()) < 1e-2
+
+
+def test_a_gradient_of_nothing_has_no_derivative_but_the_distance_of_nothing() -> None:
+    leaf = torch.zeros(4, requires_grad=True)
+    value = objective.distance_once(CosineDistance((torch.ones(4),)), [leaf])
+    assert float(value.detach()) == pytest.approx(0.5)
+    assert bool(torch.isfinite(torch.autograd.grad(value, leaf)[0]).all())

@@ -131,7 +131,8 @@ def laid_out(report: Any) -> tuple[Any, list[str]]:
         warnings.simplefilter("always")
         with pdf._missing_glyphs_told(), pdf._fonts(weasyprint) as fonts:
             page = render_view(report, build_view(report), None, "pdf")
-            laid = pdf._laid_out(weasyprint, page, pdf.VARIANTS[0], fonts)
+            faces = pdf._faces(weasyprint, page, fonts)
+            laid = pdf._laid_out(weasyprint, page, pdf.VARIANTS[0], fonts, faces)
             laid.write_pdf()  # characters are looked up in fonts only now
     return laid, [str(w.message) for w in seen if issubclass(w.category, ReportWarning)]
 

@@ -103,6 +103,26 @@ def test_the_first_page_is_the_summary(printed: Callable[[str], Printed]) -> Non
     assert "What was not tested" not in others[0]
 
 
+def test_a_summary_that_spills_is_told_by_itself_and_all_is_laid_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    laid_out, seen = pdf._laid_out, []
+
+    def noting(weasyprint: Any, page: str, *more: Any) -> Any:
+        laid = laid_out(weasyprint, page, *more)
+        seen.append((page, [sorted(sheet.anchors) for sheet in laid.pages]))
+        return laid
+
+    monkeypatch.setattr(pdf, "_laid_out", noting)
+    report = leaking()
+    report.verdict.assumed = [f"assumption {n}: {'what the client is taken to do, ' * 8}" for n in range(9)]
+    printed_now(report)
+    (cover, spilt), (page, sheets) = seen
+    assert cover.endswith('<span id="summary-end">')
+    assert any("summary-end" in anchors for anchors in spilt[1:])
+    assert " long-cover" not in cover
+    assert " long-cover" in page
+    assert len(sheets) > len(spilt)
+
+
 def test_the_fonts_are_ours_and_embedded(printed: Callable[[str], Printed]) -> None:
     reader = pypdf.PdfReader(io.BytesIO(printed("pdf/ua-1").content))
     embedded, other = reader.pages[0]._get_fonts()

@@ -7,6 +7,7 @@ come from the document, and the font library takes its date from that variable.
 from __future__ import annotations
 
 import base64
+import gc
 import hashlib
 import logging
 import re
@@ -86,15 +87,27 @@ def render_pdf(report: Report, template_dir: Path | None = None, view: Any = Non
     """
     weasyprint = load_weasyprint()
     view = build_view(report) if view is None else view
-    with _missing_glyphs_told(), _fonts(weasyprint) as fonts:
+    with _missing_glyphs_told(), _collector_at_rest(), _fonts(weasyprint) as fonts:
         page = render_view(report, view, template_dir, "pdf")
-        laid = _laid_out(weasyprint, page, variant, fonts)
-        if any("summary-end" in sheet.anchors for sheet in laid.pages[1:]):
+        faces = _faces(weasyprint, page, fonts)
+        if _spills(weasyprint, page, variant, fonts, faces):
             page = render_view(report, view, template_dir, "pdf", long_cover=True)
-            laid = _laid_out(weasyprint, page, variant, fonts)
+        laid = _laid_out(weasyprint, page, variant, fonts, faces)
         identifier = hashlib.sha256(page.encode()).digest()[:16]
         attached = [_attachment(weasyprint, report)]
         return bytes(laid.write_pdf(pdf_variant=variant, pdf_identifier=identifier, attachments=attached))
+
+
+@contextmanager
+def _collector_at_rest() -> Iterator[None]:
+    """No garbage collection: a layout makes boxes by the hundred thousand, and keeps nearly all to its end."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @contextmanager
@@ -107,11 +120,30 @@ def _fonts(weasyprint: Any) -> Iterator[Any]:
         fonts.__del__()
 
 
-def _laid_out(weasyprint: Any, page: str, variant: str, fonts: Any) -> Any:
+SUMMARY_END = re.compile(r'<[^<>]*\bid="summary-end"[^<>]*>')
+"""What stands behind the summary."""
+
+
+def _spills(weasyprint: Any, page: str, variant: str, fonts: Any, faces: Any) -> bool:
+    """Whether the summary is longer than the first sheet, by the part of the page that ends with it.
+
+    Nothing behind it changes how it is laid out, and to lay out everything twice would take as long again.
+    """
+    end = SUMMARY_END.search(page)
+    if end is None:
+        return False
+    cover = _laid_out(weasyprint, page[: end.end()], variant, fonts, faces)
+    return any("summary-end" in sheet.anchors for sheet in cover.pages[1:])
+
+
+def _faces(weasyprint: Any, page: str, fonts: Any) -> Any:
+    """The fonts of a page, read once for all that is laid out with them."""
+    return weasyprint.CSS(string=font_faces(page), font_config=fonts, url_fetcher=make_fetcher(weasyprint))
+
+
+def _laid_out(weasyprint: Any, page: str, variant: str, fonts: Any, faces: Any) -> Any:
     """The sheets that a page takes."""
-    fetcher = make_fetcher(weasyprint)
-    faces = weasyprint.CSS(string=font_faces(page), font_config=fonts, url_fetcher=fetcher)
-    source = weasyprint.HTML(string=page, url_fetcher=fetcher)
+    source = weasyprint.HTML(string=page, url_fetcher=make_fetcher(weasyprint))
     return source.render(font_config=fonts, stylesheets=[faces], pdf_variant=variant)
 
 

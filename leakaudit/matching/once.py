@@ -1,0 +1,123 @@
+"""Distances of gradients whose derivative is written out: they can be differentiated once, and keep little for it.
+
+A distance gives its value together with the factors of its derivative, by all gradients as they are (:class:`Linear`)
+or as one vector (:class:`Apart`). What of both is passed on to autograd is in :class:`Lean` and :class:`Flat`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from leakaudit.target.parts import parts
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A distance D whose derivative is ∂D/∂g = a g - b g*.
+
+    Args:
+        value: D.
+        own: a.
+        observed: b.
+    """
+
+    value: float
+    own: float
+    observed: float
+
+
+@dataclass(frozen=True, eq=False)
+class Apart:
+    """A distance D of gradients as one vector g (N,), whose derivative is ∂D/∂g = a g + c d.
+
+    Args:
+        value: D.
+        difference: d (N,), of g from what was observed, or from that brought to the length of g.
+        own: a.
+        along: c.
+    """
+
+    value: float
+    difference: Tensor
+    own: float
+    along: float
+
+
+class Written(Protocol):
+    """A distance that writes its derivative out."""
+
+    observed: tuple[Tensor, ...]
+
+    def linear(self, gradients: Sequence[Tensor]) -> Linear:
+        """The distance and its derivative, see :class:`Linear`."""
+
+    def apart(self, flat: Tensor) -> Apart:
+        """The distance and its derivative, see :class:`Apart`."""
+
+
+def norm_of(vector: Tensor) -> float:
+    """Euclidean norm of a vector (N,), summed in float64 without a copy."""
+    return float(torch.linalg.vector_norm(vector, dtype=torch.float64))
+
+
+def joined(tensors: Sequence[Tensor]) -> Tensor:
+    """All entries of all tensors as one vector (N,)."""
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+def pairs_of(gradients: Sequence[Tensor], observed: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Corresponding parts of gradients and observed ones, in float64."""
+    for gradient, seen in zip(gradients, observed, strict=True):
+        for one, other in zip(parts(gradient.detach()), parts(seen), strict=True):
+            yield one.double(), other.double()
+
+
+class Lean(torch.autograd.Function):
+    """A distance that keeps nothing for its derivative but the gradients; that has no derivative itself."""
+
+    @staticmethod
+    def forward(context: Any, distance: Written, *gradients: Tensor) -> Tensor:
+        """The distance, a scalar."""
+        found = distance.linear(gradients)
+        context.save_for_backward(*gradients)
+        context.observed, context.factors = distance.observed, (found.own, found.observed)
+        return gradients[0].new_tensor(found.value)
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
+        """Nothing for the distance, then what each of the gradients gets of `outer`."""
+        own, observed = (float(outer) * factor for factor in context.factors)
+        pairs = zip(context.saved_tensors, context.observed, strict=True)
+        return None, *(torch.mul(g, own).sub_(seen, alpha=observed) for g, seen in pairs)
+
+
+class Flat(torch.autograd.Function):
+    """The same of small gradients as one vector, with the difference kept: no cancellation, and few operations."""
+
+    @staticmethod
+    def forward(context: Any, distance: Written, *gradients: Tensor) -> Tensor:
+        """The distance, a scalar."""
+        context.shapes = [gradient.shape for gradient in gradients]
+        flat = joined(gradients)
+        found = distance.apart(flat)
+        context.save_for_backward(flat, found.difference)
+        context.factors = found.own, found.along
+        return flat.new_tensor(found.value)
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
+        """Nothing for the distance, then what each of the gradients gets of `outer`."""
+        flat, difference = context.saved_tensors
+        own, along = (float(outer) * factor for factor in context.factors)
+        derivative = torch.add(difference, flat, alpha=own / along).mul_(along) if own else difference * along
+        sizes = [shape.numel() for shape in context.shapes]
+        pieces = zip(derivative.split(sizes), context.shapes, strict=True)
+        return None, *(piece.view(shape) for piece, shape in pieces)
