@@ -105,7 +105,7 @@ class CosineDistance:
         """The distance and its derivative, see :class:`Apart`."""
         length = max(norm_of(flat), TINY**0.5)
         difference = torch.sub(flat, self._flat, alpha=length)
-        own = -float(difference.dot(flat)) / length**4 if length > TINY**0.5 else 0.0
+        own = -float((difference * flat).sum()) / length**4 if length > TINY**0.5 else 0.0
         return Apart(0.5 * (norm_of(difference) / length) ** 2, difference, own, length**-2)
 
     def linear(self, gradients: Sequence[Tensor]) -> Linear:

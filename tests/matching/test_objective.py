@@ -13,6 +13,7 @@ from leakaudit.domains.images import Images, total_variation
 from leakaudit.matching import objective
 from leakaudit.matching.engine import GradientMatching, MatchSettings
 from leakaudit.matching.objective import CosineDistance, layer_weights, make_distance, strongest_entries
+from leakaudit.matching.once import norm_of
 from leakaudit.matching.schedule import step_decay
 from leakaudit.matching.settings import Distance
 from leakaudit.observation import Observation
@@ -216,3 +217,11 @@ def test_a_gradient_of_nothing_has_no_derivative_but_the_distance_of_nothing() -
     value = objective.distance_once(CosineDistance((torch.ones(4),)), [leaf])
     assert float(value.detach()) == pytest.approx(0.5)
     assert bool(torch.isfinite(torch.autograd.grad(value, leaf)[0]).all())
+
+
+@pytest.mark.parametrize("size", [0, 7, 2048, 1_000_003])
+def test_norms_of_uneven_vectors_are_those_of_float64(size: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    vector = torch.randn(size, generator=generator) * torch.logspace(-6, 0, size)
+    expected = float(vector.double().square().sum().sqrt())
+    assert norm_of(vector) == pytest.approx(expected, rel=1e-6)
