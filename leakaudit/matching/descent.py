@@ -124,7 +124,12 @@ class _Records:
     def note(self, iteration: int, values: Sequence[Tensor], objective: Tensor, match: Tensor) -> None:
         """Keep what is better, and a point of the history where one is due."""
         better = objective < self.objective
-        if bool(better.any()):
+        won = int(better.sum())
+        if won == len(better):  # as of a single restart
+            for place, value in zip(self.best, values, strict=True):
+                place.copy_(value.detach())
+            self.objective, self.match = objective, match
+        elif won:
             for place, value in zip(self.best, values, strict=True):
                 place[better] = value.detach()[better]
             self.objective = torch.where(better, objective, self.objective)
