@@ -175,6 +175,11 @@ class Ended:
     text: str
 
 
+def _hearing_interrupts() -> None:
+    """In a child: who is started in the background of a shell ignores Ctrl-C, and would hand that down."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def run(words: list[str], limit: float, log: Path, interrupt: float | None = None) -> Ended:
     """A command in a process group of its own; after the limit the group is ended.
 
@@ -188,8 +193,9 @@ def run(words: list[str], limit: float, log: Path, interrupt: float | None = Non
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            words, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True, cwd=log.parent, env=environment
-        )
+            words, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True, cwd=log.parent, env=environment,
+            preexec_fn=_hearing_interrupts,
+        )  # fmt: skip
     ended, code = False, 0
     while True:
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)

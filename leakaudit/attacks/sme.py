@@ -54,7 +54,7 @@ BENT_SHARE = 0.2
 COARSE_SHARE = 0.3
 """Of the steps, for coarse ones; chosen, not measured."""
 STEPS_IN_A_COARSE_ONE = 4
-"""Of the client's, so that 40 of them are ten coarse ones. These are off the update by .014 at the samples themselves
+"""Of the client's, chosen: 40 of them are ten coarse ones. These are off the update by .014 at the samples themselves
 where five are by .041, and end 1 to 3 dB further; of ten steps, ten and five end alike
 (`benchmarks/results/local_steps.md`)."""
 FEW_COARSE = 5
@@ -79,8 +79,9 @@ class SMESettings(IGSettings):
     Args:
         naive: Try the gradient at the weights before the first step as well.
         bend: Let the path bend in later steps, and keep that where it matches better.
-        coarse: Coarse steps, at most, that are tried last, and kept where they match better; 0 for none. A client known
-            to take fewer than four for each of them is gone after in fewer, see `FEW_COARSE`.
+        coarse: Coarse steps, at most, that are tried last, and kept where they match better; 0 for none. Ten, as
+            measured in `benchmarks/results/local_steps.md`; fewer after a client that is known to take fewer than four
+            for each of them, see `FEW_COARSE`.
     """
 
     naive: bool = True

@@ -103,7 +103,7 @@ def find_head(target: Target, observation: Observation, generator: Generator) ->
 
 def _gradients(value: Tensor, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
     """Of a number, with respect to each tensor; zeros where it does not depend on it."""
-    if not value.requires_grad:
+    if not tensors or not value.requires_grad:
         return [torch.zeros_like(tensor) for tensor in tensors]
     return torch.autograd.grad(value, tensors, allow_unused=True, materialize_grads=True)
 
