@@ -353,7 +353,7 @@ def measure_step(problem: GradientMatching, guess: Mapping[str, Tensor]) -> floa
 
 
 def measure_part(problem: GradientMatching, guess: Mapping[str, Tensor]) -> float:
-    """Seconds of the update that a guess would cause, no graph kept: every iteration takes longer.
+    """Seconds of the update that a guess would cause, no graph kept: every eager iteration takes longer.
 
     It runs again after a first time that warms up, unless that is long whatever is loaded in it; the shorter counts.
     """

@@ -103,10 +103,12 @@ class CosineDistance:
 
     def apart(self, flat: Tensor) -> Apart:
         """The distance and its derivative, see :class:`Apart`."""
-        length = max(norm_of(flat), TINY**0.5)
-        difference = torch.sub(flat, self._flat, alpha=length)
-        own = -float((difference * flat).sum()) / length**4 if length > TINY**0.5 else 0.0
-        return Apart(0.5 * (norm_of(difference) / length) ** 2, difference, own, length**-2)
+        length = norm_of(flat)
+        if length <= TINY**0.5:  # as good as nothing, which points nowhere
+            return Apart(0.5, -self._flat, 0.0, TINY**-0.5)
+        difference = torch.div(flat, length).sub_(self._flat)  # of unit vectors: squares of smaller ones would vanish
+        own = -float((difference * flat).sum()) / length**3
+        return Apart(0.5 * norm_of(difference) ** 2, difference, own, 1 / length)
 
     def linear(self, gradients: Sequence[Tensor]) -> Linear:
         """The distance and its derivative, see :class:`Linear`."""

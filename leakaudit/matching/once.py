@@ -39,7 +39,7 @@ class Apart:
 
     Args:
         value: D.
-        difference: d (N,), of g from what was observed, or from that brought to the length of g.
+        difference: d (N,), of g from what was observed, or of both as unit vectors.
         own: a.
         along: c.
     """

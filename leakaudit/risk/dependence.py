@@ -220,7 +220,5 @@ def _drawn_update(target: Target, batches: Sequence[Tensor]) -> list[Tensor]:
     with torch.random.fork_rng(devices=[]):
         for inputs, wanted in zip(batches, torch.split(labels, len(batches[0])), strict=True):
             update = list(gradient_of(target, inputs, wanted.to(inputs.device)).values())
-            for index, tensor in enumerate(total):
-                total[index] = update[index] = tensor + update[index]
-            total = total or update
+            total = [one + other for one, other in zip(total, update, strict=True)] if total else update
     return total

@@ -61,9 +61,10 @@ class _Watch(DispatchMode):
         self.found: Consumer | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.found = self._consumer(func.overloadpacket.__name__, args)
-        if self.found is not None:
-            raise _Found
+        if self.found is None:
+            self.found = self._consumer(func.overloadpacket.__name__, args)
+            if self.found is not None:
+                raise _Found
         return func(*args, **(kwargs or {}))
 
     def _consumer(self, name: str, args: Any) -> Consumer | None:

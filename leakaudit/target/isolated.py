@@ -83,12 +83,12 @@ def _looked_at(file: Path, size: int, options: dict[str, Any]) -> dict[str, Any]
     """In the child: the hash of the file, and what running it answered."""
     grant(GROWTH * size)
     keep_little()
-    sha256 = None
+    sha256 = hash_model(file)  # before anything is read: who replaces the file meanwhile is found out
     if not _differentiates():
         torch.autograd.grad = torch.autograd.backward = _no_derivative
     with recording() as answers, suppress(_NoDerivative):
-        sha256 = load(file, **options).sha256
-    return {"sha256": sha256 or hash_model(file), "answers": answers}
+        load(file, **options)
+    return {"sha256": sha256, "answers": answers}
 
 
 class _NoDerivative(BaseException):

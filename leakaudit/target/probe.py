@@ -71,8 +71,8 @@ def double_backward_note(
 ) -> list[FidelityNote]:
     """A note if ``d/dx ‖dLoss/dW‖²`` cannot be computed, with the operator that lacks it; none for token ids.
 
-    W are the trainable tensors, one of those that are of a shape and whose names differ in numbers alone: the layers of
-    a stack have the same operators.
+    W are the trainable tensors, the first and the last of those that are of a shape and whose names differ in numbers
+    alone: the layers of a stack have the same operators.
     """
     if vocabulary is not None:
         return []
@@ -80,18 +80,20 @@ def double_backward_note(
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     if not trained:
         return []
-    kinds = {
-        (re.sub(r"\d+", "#", name), p.shape): p for name, p in reversed(trained.items())
-    }  # the first of each stays
-    parameters = list(kinds.values())
+    kinds: dict[tuple[str, torch.Size], list[Tensor]] = {}
+    for name, p in trained.items():
+        kinds.setdefault((re.sub(r"\d+", "#", name), p.shape), []).append(p)
+    parameters = [p for same in kinds.values() for p in ([same[0], same[-1]] if len(same) > 1 else same)]
     try:
         with sdpa_kernel(SDPBackend.MATH):
             loss = torch.logsumexp(module(x).reshape(len(x), -1), dim=1).sum()
         grads = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
         let_go()
         taken = [g for g in grads if g is not None and g.requires_grad]
+        if not taken:
+            raise RuntimeError("its gradients are detached from what they are computed of")
         # half of d/dx ‖g‖², without a tensor of twice each g
-        (second,) = torch.autograd.grad(taken, x, [g.detach() for g in taken], allow_unused=True) if taken else (None,)
+        (second,) = torch.autograd.grad(taken, x, [g.detach() for g in taken], allow_unused=True)
     except RuntimeError as error:
         refuse_exhaustion(error)
         reason = first_line(error)

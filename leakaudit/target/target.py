@@ -191,6 +191,8 @@ class Target:
         """Gradient of :meth:`loss` for every trainable tensor, by name; zeros for a tensor that the loss ignores."""
         values = self.parameters if parameters is None else dict(parameters)
         loss = self.loss(inputs, labels, parameters, errors)
+        if not loss.requires_grad:
+            return {name: torch.zeros_like(tensor) for name, tensor in values.items()}
         grads = torch.autograd.grad(
             loss, list(values.values()), create_graph=create_graph, allow_unused=True, materialize_grads=True
         )

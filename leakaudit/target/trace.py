@@ -26,6 +26,9 @@ from leakaudit.errors import ModelError, first_line
 from leakaudit.target.dispatch import DispatchMode
 from leakaudit.target.target import Target
 
+COPIED = 64 << 20
+"""Bytes of parameters up to which a recording works on copies; chosen, far below networks whose memory matters."""
+
 
 class TraceError(ModelError):
     """The model's operations could not be recorded."""
@@ -289,9 +292,7 @@ def trace(target: Target, *, batch_size: int | None = None, seed: int = 0) -> Tr
         TraceError: An operator cannot be recorded; the message names it and the module that calls it.
     """
     batch = batch_size or usable_batch_size(target)
-    # a forward may write buffers, and no parameter
-    tensors = {name: tensor.detach() for name, tensor in target.module.named_parameters()}
-    tensors |= {name: tensor.detach().clone() for name, tensor in target.module.named_buffers()}
+    tensors = _apart(target.module)
     values = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
     reference = next(iter(values.values()), torch.zeros(1))
     generator = torch.Generator("cpu").manual_seed(seed)
@@ -327,6 +328,17 @@ def unfused_attention() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _apart(module: nn.Module) -> dict[str, Tensor]:
+    """Its tensors by name, copies of those that a forward may write: buffers, and parameters that limit their norm.
+
+    Of a large network the parameters are not copied; there a forward writes what every other forward writes as well.
+    """
+    large = sum(tensor.numel() * tensor.element_size() for tensor in module.parameters()) > COPIED
+    parameters = {name: tensor.detach() for name, tensor in module.named_parameters()}
+    copied = {name: tensor.detach().clone() for name, tensor in module.named_buffers()}
+    return {**(parameters if large else {name: t.clone() for name, t in parameters.items()}), **copied}
 
 
 def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:

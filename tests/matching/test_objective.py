@@ -212,10 +212,19 @@ def test_the_written_derivative_keeps_what_float32_can_tell_near_the_solution() 
     assert float((gradient - slope).norm() / slope.norm()) < 1e-2
 
 
-def test_a_gradient_of_nothing_has_no_derivative_but_the_distance_of_nothing() -> None:
-    leaf = torch.zeros(4, requires_grad=True)
-    value = objective.distance_once(CosineDistance((torch.ones(4),)), [leaf])
-    assert float(value.detach()) == pytest.approx(0.5)
+@pytest.mark.parametrize("size", [4, 4_000_000])
+@pytest.mark.parametrize("length", [0.0, 1e-17, 1e-15])
+def test_a_gradient_of_hardly_anything_has_the_distance_of_its_direction(
+    size: int, length: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of nothing that is a half; squares of float32 vanish on the way."""
+    monkeypatch.setattr(objective, "LARGE", 10**9)
+    generator = torch.Generator().manual_seed(0)
+    observed, guess = (torch.randn(size, generator=generator) for _ in range(2))
+    leaf = (guess * (length / float(guess.double().norm()))).requires_grad_(True)
+    value = objective.distance_once(CosineDistance((observed,)), [leaf])
+    apart = float(nn.functional.cosine_similarity(observed.double(), guess.double(), 0)) if length else 0.5
+    assert float(value.detach()) == pytest.approx(1 - apart, rel=1e-4)
     assert bool(torch.isfinite(torch.autograd.grad(value, leaf)[0]).all())
 
 

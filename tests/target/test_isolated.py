@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from leakaudit.safety import confined
 from leakaudit.target import answers, isolated
 from leakaudit.target.isolated import load_isolated
 from leakaudit.target.load import load
+from leakaudit.target.onnx import load as onnx_load
 from leakaudit.target.target import Target
 from tests.cli.build import export
 from tests.fuzz import models
@@ -111,16 +114,33 @@ def test_a_file_that_kills_its_reader_is_one_sentence(tmp_path: Path, monkeypatc
 
 
 def test_a_file_that_changes_meanwhile_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another stands there as soon as the child has read the first; what the child says is of that one."""
     path = written(tmp_path, "cnn.onnx", dict(models.onnx_files())["cnn.onnx"])
-    original = isolated.load
+    another = onnx.load_model_from_string(path.read_bytes())
+    another.doc_string = "another"
+    was_read, is_replaced = os.pipe(), os.pipe()
+    original = onnx_load.read_model
 
-    def meanwhile(file: Path, **options: Any) -> Target:
-        target = original(file, **options)
-        return dataclasses.replace(target, sha256="0" * 64) if confined._State.inside else target
+    def then_waiting(*args: Any, **kwargs: Any) -> Any:
+        model = original(*args, **kwargs)
+        if confined._State.inside:
+            os.write(was_read[1], b"1")
+            os.read(is_replaced[0], 1)
+        return model
 
-    monkeypatch.setattr(isolated, "load", meanwhile)
+    def replace() -> None:
+        os.read(was_read[0], 1)
+        path.write_bytes(another.SerializeToString())
+        os.write(is_replaced[1], b"1")
+
+    monkeypatch.setattr(onnx_load, "read_model", then_waiting)
+    thread = threading.Thread(target=replace, daemon=True)
+    thread.start()
     with pytest.raises(ModelError, match="changed while it was read"):
         load_isolated(path)
+    thread.join(10)
+    for end in (*was_read, *is_replaced):
+        os.close(end)
 
 
 @pytest.mark.slow

@@ -137,6 +137,68 @@ def test_a_second_derivative_that_lacks_or_overflows_is_said() -> None:
     assert [one.id for one in double_backward_note(network(Huge()), None, NATIVE)] == ["LA932"]
 
 
+class Threshold(nn.Module):
+    """A class by one comparison, which a sign keeps a slope of zero for."""
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.threshold = threshold
+        self.scale, self.weight = nn.Parameter(torch.ones(6)), nn.Parameter(torch.randn(1, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sign((x * self.scale)[:, :1] - self.threshold) * self.weight
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.7, 1.1, 1.3])
+@pytest.mark.parametrize("sizes", [None, (1,)])
+def test_a_rule_that_few_inputs_pass_is_refused(threshold: float, sizes: tuple[int, ...] | None) -> None:
+    with pytest.raises(ModelError, match="alone, which has no derivative"):
+        reach.reach_note(Threshold(threshold).eval(), sizes, NATIVE, None, "m", where="node (Sign)")
+
+
+def test_an_operator_of_one_layer_of_a_stack_is_found() -> None:
+    class Backwards(nn.Module):
+        """The layer that is registered first is the last one."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.l2, self.l1 = nn.Linear(6, 6), nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.l2(nn.functional.hardsigmoid(self.l1(x)))  # type: ignore[no-any-return]
+
+    class Beside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.b = nn.ModuleList([nn.Linear(6, 6), nn.Linear(6, 6)])
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tanh(self.b[0](x)) + nn.functional.hardsigmoid(self.b[1](x))
+
+    class Detached(torch.autograd.Function):
+        @staticmethod
+        def forward(context: object, x: Tensor, weight: Tensor) -> Tensor:
+            context.save_for_backward(x, weight)  # type: ignore[attr-defined]
+            return x @ weight
+
+        @staticmethod
+        def backward(context: object, outer: Tensor) -> tuple[Tensor, Tensor]:
+            x, weight = context.saved_tensors  # type: ignore[attr-defined]
+            return (outer @ weight.T).detach(), (x.T @ outer).detach()
+
+    class Once(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(6, 5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return Detached.apply(x, self.weight)  # type: ignore[no-any-return]
+
+    for module in (Backwards(), Beside(), Once()):
+        assert [one.id for one in double_backward_note(module.eval(), None, NATIVE)] == ["LA930"], module
+
+
 def test_groups_and_sums() -> None:
     tensors = {
         name: torch.randn(size, requires_grad=True) for name, size in (("a", 10), ("b", 90), ("c", 5), ("d", 20))

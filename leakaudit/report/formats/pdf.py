@@ -120,7 +120,7 @@ def _fonts(weasyprint: Any) -> Iterator[Any]:
         fonts.__del__()
 
 
-SUMMARY_END = re.compile(r'<[^<>]*\bid="summary-end"[^<>]*>')
+SUMMARY_END = re.compile(r"""<[^<>]*\bid=["']summary-end["'][^<>]*>""")
 """What stands behind the summary."""
 
 
