@@ -32,7 +32,7 @@ from leakaudit.attacks.ig import MATCHING, IGSettings, match, refuse_batch_size
 from leakaudit.attacks.sme import SME, SMESettings
 from leakaudit.matching.priors import Variables
 from leakaudit.matching.problem import GradientMatching
-from leakaudit.matching.search import standing
+from leakaudit.matching.search import rank
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.protocols.fedavg import FedAvg
 from leakaudit.protocols.surrogates import PerEpoch
@@ -164,7 +164,7 @@ def _rank(target: Target, seen: Observation, settings: DLFASettings, samples: Te
     assert seen.labels is not None
     problem = GradientMatching(target, seen, seen.labels, settings)
     inside = problem.projected({"inputs": _of_all(samples, len(seen.labels) // len(samples))})
-    return standing(problem, inside)[1]
+    return rank(problem.cosine(inside), float(problem.domain.roughness(inside["inputs"])))
 
 
 def _by_epoch(inputs: Tensor, epochs: int) -> Tensor:

@@ -36,7 +36,6 @@ from torch import Generator, Tensor
 
 from leakaudit.attacks.base import JOINT, Attack
 from leakaudit.attacks.ig import MATCHING, IGSettings, refuse_batch_size
-from leakaudit.matching.candidates import larger_than_learnt
 from leakaudit.matching.descent import Progress, Solution
 from leakaudit.matching.engine import prepare, solve, to_reconstruction
 from leakaudit.matching.problem import CLIENT, GradientMatching
@@ -63,7 +62,7 @@ FEW_COARSE = 5
 ON_COARSE_STEPS: Mapping[str, Any] = {"optimizer": "adam", "distance": "cosine", "signed": False, "tv_weight": 1e-2}
 """How coarse steps are gone down that begin anew: 14.5 and 11.9 dB after 40 steps of a ReLU CNN, where it is 14.4 and
 10.9 from where the bent path ended, which fits what is not there, and what a search then chooses ends at 11.2
-(`benchmarks/results/local_steps.md`). The total variation weighs more in larger images, as in a search."""
+(`benchmarks/results/local_steps.md`)."""
 UNEXPLAINED = 0.03
 """Cosine distance above which a path without L-BFGS is given up for coarse steps from a start of their own. Chosen: it
 is what such steps leave unexplained of a client's own samples (.014 to .041), bent paths end at .04 to .14 after 40
@@ -260,8 +259,7 @@ class _Run:
         unknowns = {CLIENT + name: value for name, value in begun(count, inputs).items()}
         anew = self._anew(start)
         if anew:
-            weight = ON_COARSE_STEPS["tv_weight"] * larger_than_learnt(problem.domain.sides)
-            problem = problem.under(problem.settings.changed({**ON_COARSE_STEPS, "tv_weight": weight}))
+            problem = problem.under(problem.settings.changed(ON_COARSE_STEPS))
             begin = problem.domain.start(problem.settings.initialization, len(inputs), self.generator)
             inputs = begin.to(inputs)
         other = _Start(start.label, problem, {**unknowns, "inputs": inputs})

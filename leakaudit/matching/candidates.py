@@ -7,8 +7,7 @@ or pooled networks.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,44 +40,8 @@ CANDIDATES = (
 """What a search tries; the weights are chosen around the 1e-4 of the authors' code (arXiv 2003.14053) and those of
 `benchmarks/gi_pip.py`, and what such searches end at is in `benchmarks/results/attack_quality.md` (4 images a row)."""
 
-LEARNT_ON = 32
-"""Side of the images that the weights were chosen on, CIFAR-10."""
-_HEAVY_FROM = 1e-2
-"""Weight of a total variation that is to make an image smooth, and not only to settle what is open; chosen."""
-
-
-def larger_than_learnt(sides: Sequence[int]) -> float:
-    """By how much images of these sides are larger than `LEARNT_ON`, at least 1; 1 where there are not two."""
-    return max(1.0, math.sqrt(math.prod(sides)) / LEARNT_ON) if len(sides) == 2 else 1.0
-
-
-def for_images(candidates: Sequence[Candidate], sides: Sequence[int]) -> tuple[Candidate, ...]:
-    """The same for images of other sides: a heavy total variation weighs more in larger ones.
-
-    The total variation of the same picture, a mean over its pixels, falls with the side, and so does its pull. With the
-    weights of 32 px a search on an untrained ResNet-18 ended at 9.4 dB at 224 px, with larger ones at 10.7
-    (`benchmarks/results/large_images.md`). Where there are no two sides, or smaller ones, nothing changes.
-
-    Args:
-        candidates: What a search tries.
-        sides: Height and width.
-    """
-    larger = larger_than_learnt(sides)
-    return tuple(_weighing(candidate, larger) for candidate in candidates) if larger > 1 else tuple(candidates)
-
-
-def _weighing(candidate: Candidate, larger: float) -> Candidate:
-    """A candidate with its heavy total variation times `larger`; where it begins likewise."""
-    weight = candidate.changes.get("tv_weight", 0.0)
-    after = candidate.after and _weighing(candidate.after, larger)
-    if weight < _HEAVY_FROM or candidate.changes.get("optimizer") == "lbfgs":
-        return replace(candidate, after=after)
-    told = f"Adam, cosine, TV {weight * larger:.1e}".replace("e-0", "e-")
-    return replace(candidate, label=told, changes={**candidate.changes, "tv_weight": weight * larger}, after=after)
-
-
 _SMOOTH, _LIGHT, _HEAVY = CANDIDATES[1], CANDIDATES[2], CANDIDATES[-1]
-FEW = (_SMOOTH, _HEAVY, replace(_LIGHT, label=f"{_LIGHT.label}, from where a heavier one ended", after=_HEAVY))
+FEW = (_SMOOTH, _HEAVY, replace(_LIGHT, label=f"{_LIGHT.label}, from where TV 3e-2 ended", after=_HEAVY))
 """What a search of few steps tries, in this order."""
 
 # Signs alone are matched to the last digit by noise too: the prior must hold, and nothing is refined without it.

@@ -9,8 +9,8 @@ Objectives with different weights cannot be compared by their values, so candida
 
 the minimum-product form of the L-curve (Regińska 1996, doi 10.1137/S1064827593252672): a heavier prior must buy more
 smoothness than it costs in match. The constant is about the total variation of a photograph in normalised space: to be
-smoother than that is no merit. It is less in larger images. Where the update determines the samples the match falls by
-orders of magnitude and decides alone.
+smoother than that is no merit. Where the update determines the samples the match falls by orders of magnitude and
+decides alone.
 
 With few steps, trials side by side leave none for the winner. Then L-BFGS is tried beside a heavy total variation, and
 a light one from where the heavy one is; whichever of them is best goes on.
@@ -27,15 +27,7 @@ from typing import Any
 
 from torch import Generator, Tensor
 
-from leakaudit.matching.candidates import (
-    CANDIDATES,
-    FEW,
-    ONE_BIT_CANDIDATES,
-    ONE_BIT_FEW,
-    Candidate,
-    for_images,
-    larger_than_learnt,
-)
+from leakaudit.matching.candidates import CANDIDATES, FEW, ONE_BIT_CANDIDATES, ONE_BIT_FEW, Candidate
 from leakaudit.matching.descent import Progress, Solution
 from leakaudit.matching.engine import solve
 from leakaudit.matching.problem import GradientMatching
@@ -43,9 +35,6 @@ from leakaudit.matching.problem import GradientMatching
 USUAL = 0.5
 """c: total variation of a photograph in normalised space; chosen: nine in ten of 400 CIFAR-10 test images have 0.25 to
 0.67."""
-FALLS = 0.4
-"""How it falls with the side of an image, an exponent; chosen: the median of 200 photographs is .54 at 32 px, .40 at
-64, .29 at 128 and at 224."""
 RUNGS = (40, 160, 480)
 """Steps of each candidate in each round of a search of at least `FULL` steps, in proportion in a shorter one; chosen.
 """
@@ -70,16 +59,9 @@ POLISH: dict[str, Any] = {"optimizer": "lbfgs", "distance": "euclidean", "tv_wei
 `CANDIDATES`, whose optimum is the sample by definition."""
 
 
-def rank(match: float, variation: float, usual: float = USUAL) -> float:
-    """s(x) from the cosine distance over the whole update and the roughness, and c; the lower, the better."""
-    return math.log(match + 1e-30) + math.log(max(variation, usual))
-
-
-def standing(problem: GradientMatching, inside: Mapping[str, Tensor]) -> tuple[float, float]:
-    """Cosine distance of a guess within the valid range, and s(x)."""
-    match, domain = problem.cosine(inside), problem.domain
-    usual = USUAL * larger_than_learnt(domain.sides) ** -FALLS
-    return match, rank(match, float(domain.roughness(inside["inputs"])), usual)
+def rank(match: float, variation: float) -> float:
+    """s(x) from the cosine distance over the whole update and the roughness; the lower, the better."""
+    return math.log(match + 1e-30) + math.log(max(variation, USUAL))
 
 
 @dataclass(eq=False)
@@ -117,7 +99,9 @@ class _Runner:
         self.problem.settings = replace(self.problem.settings, iterations=iterations)
         (found,), facts = solve(self.problem, [self.guess], generator, progress)
         self.facts += facts
-        found.match, score = standing(self.problem, self.problem.projected(found.values))
+        inside = self.problem.projected(found.values)
+        found.match = self.problem.cosine(inside)
+        score = rank(found.match, float(self.problem.domain.roughness(inside["inputs"])))
         if self.solution is not None:
             found = chain(self.solution, found, better=score < self.score)
         self.solution, self.score, self.guess = found, min(score, self.score), found.values
@@ -238,7 +222,7 @@ def _suitable(problem: GradientMatching, most: int) -> Sequence[Candidate]:
     """What a search of so many steps tries."""
     if problem.observation.one_bit:
         return ONE_BIT_FEW if most < FEWEST else ONE_BIT_CANDIDATES
-    return for_images(FEW if most < FEWEST else CANDIDATES, problem.domain.sides)
+    return FEW if most < FEWEST else CANDIDATES
 
 
 def _side_by_side(runners: list[_Runner], most: int, budget: _Budget) -> tuple[list[_Runner], bool]:
