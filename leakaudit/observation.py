@@ -60,7 +60,7 @@ class Observation:
         update: In units of a gradient of the mean loss, per trainable tensor by name, each shaped as its tensor.
         protocol: How the update was made; an honest-but-curious server sets it itself.
         domain: What a sample is: shape and normalisation of the model's inputs.
-        threat_model: Letter A to E, see ARCHITECTURE.
+        threat_model: Letter A to E, see `leakaudit.document.threat_models`.
         labels: (B, *label_shape) of the task, or the probabilities (1, K) of a soft label, when given or already
             inferred; ``None`` otherwise.
         label_source: Where ``labels`` came from.

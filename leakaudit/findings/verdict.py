@@ -26,6 +26,7 @@ from leakaudit.document.schema import (
     VictimResult,
 )
 from leakaudit.document.status import RunStatus, VerdictStatus
+from leakaudit.document.threat_models import ATTACKER, held
 from leakaudit.findings import SEVERITIES, Evidence, samples_of
 from leakaudit.findings.effort import efforts, listed
 from leakaudit.findings.ladder import told
@@ -206,29 +207,17 @@ def _at_most(defences: Sequence[DefenceEntry]) -> str:
     return " ".join(bounds or [NO_UPPER_BOUND, *withheld])
 
 
-SIMILAR = "public samples of a similar kind"
-"""What an attacker of threat model D has, where the report does not say more."""
-_KNOWING = "an honest-but-curious server that knows the model, its weights, loss and input normalisation,"
-_ATTACKER = {
-    "A": "an honest-but-curious server that sees the update only.",
-    "B": "an honest-but-curious server that knows the model, its weights, loss and input normalisation.",
-    "C": f"{_KNOWING} and details of the training such as the learning rate.",
-    "D": f"{_KNOWING} details of the training, and {SIMILAR}.",
-    "E": f"{_KNOWING} details of the training, {SIMILAR}, and the client's BatchNorm statistics.",
-}
-
-
 def _assumptions(evidence: Evidence, preset: str) -> list[str]:
     protocol = evidence.protocol
     letter = max(
         (a.threat_model for a in evidence.attacks if a.status is RunStatus.RUN and not a.upper_bound), default="B"
     )
     learnt = next((a.auxiliary for a in evidence.attacks if a.auxiliary and a.status is RunStatus.RUN), None)
-    attacker = _ATTACKER[letter] if learnt is None else _ATTACKER[letter].replace(SIMILAR, learnt.told)
+    has = held(letter, detailed=True, similar="" if learnt is None else learnt.told)
     controls = "" if evidence.controls else " No controls were run, so confidence is capped."
     return [
         *(f"The audited network may not be the client's: {n.message}." for n in departures(evidence.target.fidelity)),
-        f"Threat model {letter}: {attacker}",
+        f"Threat model {letter}: {ATTACKER} that has {has}.",
         *([protocol.assumption] if protocol.assumption else []),
         "Labels are inferred from the update, not given.",
         f"Budget: preset {preset!r}; a stronger or longer attack may recover more.{controls}",

@@ -101,4 +101,4 @@ def test_the_attacker_is_described_without_another_letter() -> None:
         ]
         assert "as B" not in told
         assert "as C" not in told
-        assert "knows the model" in told
+        assert "has the shared update, the model (architecture" in told

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import datetime
 
+from leakaudit.document.threat_models import scope
 from leakaudit.policy.apply import apply_policy
 from leakaudit.policy.read import Policy, Suppression
 from leakaudit.report.formats.html import render_html
-from leakaudit.report.views.annex import SCOPE, build_annex, configuration_hash
+from leakaudit.report.views.annex import build_annex, configuration_hash
 from leakaudit.report.views.bounds_chart import bounds_chart
 from leakaudit.report.views.residual import SENTENCE, residual_risk
 from tests.report.builder import build
@@ -16,7 +17,7 @@ from tests.report.builder import build
 def test_the_scope_names_every_attack_and_every_threat_model() -> None:
     report = build(victims=2)
     rows = [[cell.text for cell in row.cells] for row in build_annex(report).scope.rows]
-    assert {row[0] for row in rows} == set(SCOPE)
+    assert {row[0]: row[1] for row in rows} == scope()
     for attack in report.attacks:
         (row,) = [row for row in rows if row[0] == attack.threat_model]
         assert attack.title in row[2 if attack.status == "run" else 3]

@@ -13,18 +13,11 @@ from dataclasses import dataclass
 from leakaudit.document.counting import count
 from leakaudit.document.schema import AttackEntry, ClaimEntry, DefenceEntry, Report
 from leakaudit.document.status import RunStatus
+from leakaudit.document.threat_models import BEYOND, scope
 from leakaudit.report.views.cells import Cell, Fact, Table
 from leakaudit.report.views.residual import residual_risk
 from leakaudit.report.wording import MISSING, clip, plain, short, words
 
-SCOPE = {
-    "A": "Server that sees updates only",
-    "B": "and knows the model: architecture, weights, loss",
-    "C": "and knows training details: learning rate, local steps",
-    "D": "and has samples of a similar distribution",
-    "E": "and has statistics of the client's data (BatchNorm)",
-    "F to H": "Server that manipulates the model or the protocol",
-}
 SIGN_OFF = ("Audited by", "Reviewed by (model owner)", "Reviewed by (data protection)")
 
 MAPPING = (
@@ -128,12 +121,12 @@ def build_annex(report: Report) -> Annex:
 def _scope(attacks: Sequence[AttackEntry]) -> Table:
     columns = (("Threat model", False), ("Attacker", False), ("Executed", False), ("Not executed", False))
     table = Table("scope", "Scope by threat model", columns)
-    for letter, attacker in SCOPE.items():
+    for letter, attacker in scope().items():
         here = [attack for attack in attacks if attack.threat_model == letter]
         ran = [_titled(attack) for attack in here if attack.status is RunStatus.RUN]
         left = [_titled(attack) for attack in here if attack.status is not RunStatus.RUN]
         if not here:
-            left = ["out of scope of this tool" if "to" in letter else "no attack of this letter exists here"]
+            left = ["out of scope of this tool" if letter == BEYOND else "no attack of this letter exists here"]
         table.add([letter, attacker, "; ".join(ran) or MISSING, Cell("; ".join(left) or MISSING)])
     return table
 

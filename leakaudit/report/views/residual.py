@@ -5,6 +5,7 @@ from __future__ import annotations
 from leakaudit.document.counting import count
 from leakaudit.document.schema import Report
 from leakaudit.document.status import RunStatus
+from leakaudit.document.threat_models import BEYOND, MANIPULATING
 from leakaudit.report.views.facts import victims_told
 
 SENTENCE = "Evidence only for the attacks run; not a determination of anonymity or legal compliance."
@@ -28,7 +29,7 @@ def residual_risk(report: Report, *, named: bool = True) -> list[str]:
     statements = [
         SENTENCE,
         report.verdict.at_most,
-        f"Attackers were modelled under threat model {modelled}; servers that manipulate the model (F to H) were not.",
+        f"Attackers were modelled under threat model {modelled}; {MANIPULATING} ({BEYOND}) were not.",
         f"Attacked: {victims_told(report)}; "
         f"{_at_hand(report)}. Other samples, later weights and other settings may leak more.",
     ]

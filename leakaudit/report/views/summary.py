@@ -10,6 +10,7 @@ from datetime import datetime
 from leakaudit.document.counting import count
 from leakaudit.document.schema import AccountingEntry, Report, self_hash
 from leakaudit.document.status import RunStatus
+from leakaudit.document.threat_models import BEYOND, MANIPULATING
 from leakaudit.report.domains.base import Card
 from leakaudit.report.views.annex import leak_share
 from leakaudit.report.views.bounds_chart import accounted
@@ -136,7 +137,7 @@ def _untested(report: Report) -> Iterator[str]:
     if waiting:
         more = f" and {len(waiting) - 3} more" if len(waiting) > 3 else ""
         yield f"Attacks that apply and did not run: {', '.join(waiting[:3])}{more}."
-    yield "Servers that manipulate the model or the protocol (threat models F to H)."
+    yield f"{MANIPULATING.capitalize()} (threat models {BEYOND})."
     attacked = leak_share(report)[1]
     if report.batch.samples > attacked:
         yield f"The other {count(report.batch.samples - attacked, 'sample')} of the file, and any that are not in it."

@@ -10,6 +10,7 @@ from typing import Any
 from leakaudit.document.counting import count
 from leakaudit.document.schema import AttackEntry, FindingEntry, Report
 from leakaudit.document.status import RunStatus
+from leakaudit.document.threat_models import ADDITIONS, held
 from leakaudit.report.domains import card_for
 from leakaudit.report.views import tables
 from leakaudit.report.views.annex import Annex, build_annex
@@ -27,13 +28,6 @@ from leakaudit.report.views.trials import trial_chart, trial_table
 from leakaudit.report.views.variant_chart import variant_chart
 from leakaudit.report.wording import MISSING, clip, pairs, seconds
 
-THREAT_MODELS = {
-    "A": "the update only",
-    "B": "the update and the model",
-    "C": "the update, the model and training details",
-    "D": "the update, the model, training details and samples of a similar distribution",
-    "E": "the update, the model, training details, similar samples and statistics of the client's data",
-}
 OF_ATTACKS = ("attack", "attacks", "attacks_that_used_them")
 """Evidence that names attacks."""
 PRIVACY = {
@@ -218,10 +212,15 @@ def _ledger(attack: AttackEntry) -> AttackView:
     return AttackView(
         name=clip(attack.name, 40),
         title=clip(attack.title, 80),
-        threat=f"{clip(attack.threat_model, 20)}: {THREAT_MODELS.get(attack.threat_model, 'see the documentation')}",
+        threat=_threat(attack.threat_model),
         seconds=seconds(attack.seconds),
         reference=clip(attack.reference),
         given=[*pairs(attack.given), *([("beside", gain)] if (gain := gain_in_short(attack)) else [])],
         notes=notes_of(attack),
         hyperparameters=pairs(attack.hyperparameters),
     )
+
+
+def _threat(letter: str) -> str:
+    """A letter with all that its attacker has; a report may name one that this version does not know."""
+    return f"{clip(letter, 20)}: {held(letter) if letter in ADDITIONS else 'see the documentation'}"
