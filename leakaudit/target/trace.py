@@ -336,9 +336,8 @@ def _apart(module: nn.Module) -> dict[str, Tensor]:
     Of a large network the parameters are not copied; there a forward writes what every other forward writes as well.
     """
     large = sum(tensor.numel() * tensor.element_size() for tensor in module.parameters()) > COPIED
-    parameters = {name: tensor.detach() for name, tensor in module.named_parameters()}
-    copied = {name: tensor.detach().clone() for name, tensor in module.named_buffers()}
-    return {**(parameters if large else {name: t.clone() for name, t in parameters.items()}), **copied}
+    shared = {name for name, _ in module.named_parameters()} if large else set()
+    return {name: t.detach() if name in shared else t.detach().clone() for name, t in _tensors(module)}
 
 
 def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
