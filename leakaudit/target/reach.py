@@ -144,6 +144,7 @@ def reach_note(
     label: str,
     where: str = "",
     found: Reach | None = None,
+    silent: Sequence[str] | None = None,
 ) -> list[FidelityNote]:
     """A note where the update hardly depends on the input.
 
@@ -155,6 +156,7 @@ def reach_note(
         label: The model's name.
         where: The node that ends the derivative, where the caller knows it better.
         found: What :func:`reach` says, where it was asked.
+        silent: Those of its silent tensors that :func:`silent_tensors` leaves, where it was asked.
 
     Raises:
         ModelError: The outputs have no derivative, or what stands between the input and a call that ends it is trained
@@ -168,7 +170,8 @@ def reach_note(
             "choose the scores in front of it with --output NAME, or export the model that is trained",
         )
     if cut and vocabulary is None and not found.slope and not _input_has_part(module, sizes, native, found):
-        if not silent_tensors(module, sizes, native, vocabulary, found.silent):
+        left = silent_tensors(module, sizes, native, vocabulary, found.silent) if silent is None else silent
+        if not left:
             return []  # a look-up in a trained table
         raise ModelError(
             f"{label}: the input reaches the output through {cut} alone, which has no derivative: a tree ensemble or a "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,9 +17,10 @@ from torch import Tensor, nn
 
 from leakaudit.document.verify import check_model
 from leakaudit.errors import ModelError
-from leakaudit.target import Target, load
+from leakaudit.target import Target, load, reach
 from leakaudit.target.archives import _fill
 from leakaudit.target.hashing import hash_model
+from leakaudit.target.onnx import load as reading
 from tests.target import build
 from tests.target.graphs import ints, values
 
@@ -240,6 +242,20 @@ def test_trees_as_matrices_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"Less") as caught:
         load(_trees(tmp_path))
     assert caught.value.exit_code == 3
+
+
+def test_a_refused_file_is_asked_once_which_tensors_are_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, ask = [], reach.silent_tensors
+
+    def counted(*args: Any) -> list[str]:
+        asked.append(ask(*args))
+        return asked[-1]
+
+    for place in (reach, reading):
+        monkeypatch.setattr(place, "silent_tensors", counted)
+    with pytest.raises(ModelError, match=r"Less"):
+        load(_trees(tmp_path))
+    assert asked == [["A"]]
 
 
 def test_a_last_layer_that_begins_at_zero_is_no_tree(tmp_path: Path) -> None:

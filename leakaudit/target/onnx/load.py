@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Literal
@@ -155,7 +154,7 @@ def _reached(
     found = reach(module, sizes, native, vocabulary)
     silent = silent_tensors(module, sizes, native, vocabulary, found.silent) if found.outputs and found.silent else []
     notes = _silent(source, silent, path)
-    return notes + reach_note(module, sizes, native, vocabulary, str(path), where, replace(found, silent=silent))
+    return notes + reach_note(module, sizes, native, vocabulary, str(path), where, found, silent)
 
 
 def _cut(source: Source) -> str:
