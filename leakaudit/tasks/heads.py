@@ -14,16 +14,16 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from leakaudit.errors import UsageError
-from leakaudit.tasks.base import Tally, Task
+from leakaudit.tasks.base import Task
 from leakaudit.tasks.heads_text import HeadTerm
-from leakaudit.tasks.own_loss import OwnLoss
+from leakaudit.tasks.wrapped import WrappedTask
 
 
 @dataclass(frozen=True)
-class SeveralHeads(Task):
+class SeveralHeads(WrappedTask):
     """The weighted sum of a task's loss over several outputs.
 
     Labels are those of the task. What the first head predicts counts as predicted.
@@ -35,54 +35,8 @@ class SeveralHeads(Task):
     """
 
     inference = "leakaudit.attacks.labels.by_head:infer_by_head"
-    base: Task
     heads: tuple[HeadTerm, ...]
     shapes: tuple[tuple[int, ...], ...]
-
-    @property
-    def kind(self) -> str:  # type: ignore[override]
-        """The task's."""
-        return self.base.kind
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        """The task's."""
-        return self.base.name
-
-    @property
-    def has(self) -> str:  # type: ignore[override]
-        """The task's."""
-        return self.base.has
-
-    @property
-    def label_reader(self) -> str:  # type: ignore[override]
-        """The task's."""
-        return self.base.label_reader
-
-    @property
-    def continuous(self) -> bool:  # type: ignore[override]
-        """The task's."""
-        return self.base.continuous
-
-    @property
-    def labelled(self) -> bool:  # type: ignore[override]
-        """The task's."""
-        return self.base.labelled
-
-    @property
-    def classes(self) -> int:  # type: ignore[override]
-        """The task's."""
-        return self.base.classes
-
-    @property
-    def own(self) -> OwnLoss | None:  # type: ignore[override]
-        """The task's."""
-        return self.base.own
-
-    @property
-    def places(self) -> tuple[int, ...]:  # type: ignore[override]
-        """The task's."""
-        return self.base.places
 
     @property
     def main(self) -> Task:
@@ -120,16 +74,6 @@ class SeveralHeads(Task):
         return self.alike and self.base.takes_shares
 
     @property
-    def label_shape(self) -> tuple[int, ...]:
-        """The task's."""
-        return self.base.label_shape
-
-    @property
-    def free_shape(self) -> tuple[int, ...]:
-        """The task's."""
-        return self.base.free_shape
-
-    @property
     def outputs(self) -> int:
         """Those of all heads."""
         return sum(self.sizes)
@@ -151,86 +95,18 @@ class SeveralHeads(Task):
         """The first head's."""
         return self.base.by_class(self.parts(outputs)[0])
 
-    def everywhere(self, shares: Tensor, count: int) -> Tensor:
-        """The task's."""
-        return self.base.everywhere(shares, count)
-
     def at_places(self, places: tuple[int, ...]) -> Task:
         """The same with heads of that many places each."""
         base = self.base.at_places(places)
         return self if base is self.base else replace(self, base=base, shapes=((base.outputs,),) * len(self.heads))
 
-    def of_inputs(self, inputs: Tensor) -> Tensor | None:
-        """The task's."""
-        return self.base.of_inputs(inputs)
-
-    def map_of(self, label: Tensor) -> Tensor | None:
-        """The task's."""
-        return self.base.map_of(label)
-
     def correct(self, outputs: Tensor, labels: Tensor) -> Tensor | None:
         """What the first head predicts."""
         return self.base.correct(self.parts(outputs)[0], labels)
 
-    def hard(self, labels: Tensor) -> Tensor:
-        """The task's."""
-        return self.base.hard(labels)
-
-    def softened(self, true: Tensor, assumed: Tensor) -> bool:
-        """The task's."""
-        return self.base.softened(true, assumed)
-
-    def relaxed(self, free: Tensor) -> Tensor:
-        """The task's."""
-        return self.base.relaxed(free)
-
-    def unbounded(self, labels: Tensor) -> Tensor:
-        """The task's."""
-        return self.base.unbounded(labels)
-
-    def loosened(self, labels: Tensor) -> Tensor:
-        """The task's."""
-        return self.base.loosened(labels)
-
-    def tightened(self, loose: Tensor) -> Tensor:
-        """The task's."""
-        return self.base.tightened(loose)
-
-    def free(self, labels: Tensor) -> Tensor:
-        """The task's."""
-        return self.base.free(labels)
-
-    def decided(self, free: Tensor, begin: Tensor) -> Tensor:
-        """The task's."""
-        return self.base.decided(free, begin)
-
     def behind(self, outputs: Tensor, errors: Tensor) -> Tensor:
         """The labels behind the first head's outputs and errors."""
         return self.base.behind(self.parts(outputs)[0], self.parts(errors)[0] / self.heads[0].weight)
-
-    def draw(self, count: int, generator: Generator) -> Tensor:
-        """The task's."""
-        return self.base.draw(count, generator)
-
-    def probes(self, count: int) -> Tensor:
-        """The task's."""
-        return self.base.probes(count)
-
-    def match_labels(self, true: Tensor, inferred: Tensor) -> tuple[bool | None, ...]:
-        """The task's."""
-        return self.base.match_labels(true, inferred)
-
-    def tally(self, true: Tensor, inferred: Tensor) -> Tally:
-        """The task's."""
-        return self.base.tally(true, inferred)
-
-    def classes_in(self, labels: Tensor) -> list[int]:
-        """The task's."""
-        return self.base.classes_in(labels)
-
-    def rows(self, labels: Tensor) -> list[list[float]] | None:
-        """The task's."""
-        return self.base.rows(labels)
 
     def describe(self) -> str:
         """The loss of each head, and the sum."""
