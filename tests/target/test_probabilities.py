@@ -12,7 +12,8 @@ from torch.func import grad, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from leakaudit.target import Target, load
-from leakaudit.target.probabilities import probabilities, probable
+from leakaudit.target.fitting import probabilities
+from leakaudit.target.probabilities import probable
 from leakaudit.tasks.multi_label import MultiLabel
 from tests.target import exporters
 
