@@ -24,7 +24,7 @@ from leakaudit.audit import assemble
 from leakaudit.audit.attacks import chosen_attacks
 from leakaudit.audit.budget import Budget, attacks_share
 from leakaudit.audit.cache import Cache
-from leakaudit.audit.campaign import Reason, campaign_of, entry_of, left_out, run_attacks
+from leakaudit.audit.campaign import campaign_of, run_attacks
 from leakaudit.audit.contradiction import without_contradicted
 from leakaudit.audit.controls import control
 from leakaudit.audit.draw import make_victims
@@ -34,6 +34,7 @@ from leakaudit.audit.intake import Material, read_material, settled
 from leakaudit.audit.memory import Memory
 from leakaudit.audit.pace import Pace
 from leakaudit.audit.plan import Plan, plan_of
+from leakaudit.audit.reasons import Reason, entry_of, left_out
 from leakaudit.audit.references import synthetic_batch
 from leakaudit.audit.request import Request
 from leakaudit.audit.rounds import settled as settled_round

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field, replace
 
 from leakaudit.audit.attacks import chosen_attacks
 from leakaudit.audit.budget import Budget, allotted, attacks_share
-from leakaudit.audit.campaign import Campaign, Turn, kept_for_control, line_of
+from leakaudit.audit.campaign import Campaign
 from leakaudit.audit.pace import Need, Pace, too_dear
+from leakaudit.audit.queue import kept_for_control, line_of
 from leakaudit.audit.request import Request
+from leakaudit.audit.turns import Turn
 from leakaudit.audit.victim import Victim
 from leakaudit.document.counting import count
 from leakaudit.document.status import Cause

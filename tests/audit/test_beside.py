@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from leakaudit.attacks.registry import create
-from leakaudit.audit.campaign import Turn, _leaking_rivals, _with_leaks_beside
+from leakaudit.audit.turns import Turn, leaking_rivals, with_leaks_beside
 from leakaudit.audit.victim import Outcome
 from leakaudit.reconstruction import Reconstruction
 
@@ -26,7 +26,7 @@ def test_a_leak_of_the_compared_run_is_a_leak() -> None:
     own = Turn(ig, [], outcomes=[outcome(False), outcome(True, 0.1, number=1), outcome(True, 0.3, number=2)])
     beside = [outcome(True), outcome(True, 0.2, number=1), outcome(True, 0.2, number=2), outcome(True, number=3)]
     rival = Turn(ig, [], beside=prior, outcomes=beside)
-    first, second, third, fourth = _with_leaks_beside(own, [own, rival])
+    first, second, third, fourth = with_leaks_beside(own, [own, rival])
     assert first.leaked
     assert prior.title in first.reconstruction.notes[-1], "the report says where it is from"
     assert second is own.outcomes[1], "of two that leak the one that matches better counts"
@@ -37,9 +37,9 @@ def test_a_leak_of_the_compared_run_is_a_leak() -> None:
 def test_a_compared_run_that_shows_nothing_changes_nothing() -> None:
     ig, prior = create("ig", "quick", {}), create("gi-pip", "quick", {})
     own = Turn(ig, [], outcomes=[outcome(False)])
-    assert _with_leaks_beside(own, [own, Turn(ig, [], beside=prior, outcomes=[outcome(False, 0.1)])]) == own.outcomes
+    assert with_leaks_beside(own, [own, Turn(ig, [], beside=prior, outcomes=[outcome(False, 0.1)])]) == own.outcomes
     other = Turn(create("dia", "quick", {}), [], beside=prior, outcomes=[outcome(True)])
-    assert _with_leaks_beside(own, [own, other]) == own.outcomes, "another attack's reading is not this one's"
+    assert with_leaks_beside(own, [own, other]) == own.outcomes, "another attack's reading is not this one's"
 
 
 def test_a_leak_of_a_run_that_nobody_asked_for_counts_as_its_own() -> None:
@@ -49,6 +49,6 @@ def test_a_leak_of_a_run_that_nobody_asked_for_counts_as_its_own() -> None:
         Turn(ig, [], beside=prior, outcomes=[outcome(False)]),
         Turn(ig, [], beside=other, outcomes=[outcome(True)]),
     ]
-    assert _leaking_rivals(turns, {"gi-pip", "gias"}) == turns[2:]
-    assert _leaking_rivals(turns, {"gi-pip", "gias", "ig"}) == [], "counted with what was asked for"
-    assert _leaking_rivals(turns[:2], {"gi-pip"}) == [], "one that read nothing is a comparison"
+    assert leaking_rivals(turns, {"gi-pip", "gias"}) == turns[2:]
+    assert leaking_rivals(turns, {"gi-pip", "gias", "ig"}) == [], "counted with what was asked for"
+    assert leaking_rivals(turns[:2], {"gi-pip"}) == [], "one that read nothing is a comparison"

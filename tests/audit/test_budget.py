@@ -16,9 +16,9 @@ from leakaudit.api import plans
 from leakaudit.attacks.ig import IG
 from leakaudit.attacks.registry import create
 from leakaudit.audit.budget import Budget, Line, allotted
-from leakaudit.audit.campaign import Queue
 from leakaudit.audit.memory import Memory
 from leakaudit.audit.pace import Need, Pace
+from leakaudit.audit.queue import Queue
 from leakaudit.audit.request import Request
 from leakaudit.document.status import Cause, Cut, Lost
 from leakaudit.matching.engine import measure_part, measure_step
