@@ -21,7 +21,8 @@ from leakaudit.defences.base import ClientStep, Defence, Member, protected, refu
 from leakaudit.domains.base import Domain
 from leakaudit.errors import AuditError
 from leakaudit.observation import Observation
-from leakaudit.protocols.base import Play, Protocol, Update, sample_gradients
+from leakaudit.protocols.base import Play, Protocol, Update
+from leakaudit.protocols.gradients import sample_gradients
 from leakaudit.target.batchnorm import Call, revealed, watched
 from leakaudit.target.coupling import refuse_coupled
 from leakaudit.target.dropout import Masks, Steps, dropout_layers, record

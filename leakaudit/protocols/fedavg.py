@@ -24,7 +24,8 @@ from torch import Generator, Tensor
 
 from leakaudit.document.counting import count
 from leakaudit.errors import UsageError
-from leakaudit.protocols.base import Play, Protocol, Update, belonging, gradient, not_known
+from leakaudit.protocols.base import Play, Protocol, Update, belonging, not_known
+from leakaudit.protocols.gradients import gradient
 from leakaudit.protocols.names import WITHHELD
 from leakaudit.protocols.optimizers import LINEAR, OPTIMIZERS, Name, State, impulses, make_step
 from leakaudit.protocols.private import StepPrivacy, seed_of

@@ -11,7 +11,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from leakaudit.protocols.base import Play, Protocol, Update, belonging, gradient
+from leakaudit.protocols.base import Play, Protocol, Update, belonging
+from leakaudit.protocols.gradients import gradient
 from leakaudit.target.target import Target
 
 

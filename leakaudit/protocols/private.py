@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from leakaudit.protocols.base import Play, gradient
+from leakaudit.protocols.base import Play
+from leakaudit.protocols.gradients import gradient
 from leakaudit.target.dropout import Masks, injected_masks
 from leakaudit.target.target import Target
 

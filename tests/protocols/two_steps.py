@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor
 
-from leakaudit.protocols.base import Play, Protocol, Update, belonging, gradient
+from leakaudit.protocols.base import Play, Protocol, Update, belonging
+from leakaudit.protocols.gradients import gradient
 from leakaudit.target.target import Target
 
 

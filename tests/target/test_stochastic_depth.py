@@ -12,8 +12,8 @@ from torchvision.ops import StochasticDepth
 from leakaudit import load
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe_step
-from leakaudit.protocols.base import gradient
 from leakaudit.protocols.fedsgd import FedSGD
+from leakaudit.protocols.gradients import gradient
 from leakaudit.target.dropout import dropout_layers, injected_masks, replace_dropout
 
 
