@@ -17,7 +17,7 @@ from leakaudit.audit.memory import Memory
 from leakaudit.audit.pipeline import audit, planned
 from leakaudit.audit.plan import Plan
 from leakaudit.audit.request import Request
-from leakaudit.audit.rounds import told_beside, with_round
+from leakaudit.audit.round_settings import told_beside, with_round
 from leakaudit.client.readers.base import Source
 from leakaudit.errors import UsageError
 from leakaudit.observer import Observer, SilentObserver

@@ -10,7 +10,7 @@ from leakaudit.audit.auxiliary import with_auxiliary
 from leakaudit.audit.environment import seed_of
 from leakaudit.audit.intake import Material
 from leakaudit.audit.request import Request
-from leakaudit.audit.rounds import settled as settled_round
+from leakaudit.audit.round import settled as settled_round
 from leakaudit.audit.victim import Knowledge, Victim, observe_victim
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import NoTraceError

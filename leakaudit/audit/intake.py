@@ -170,7 +170,7 @@ def read_material(request: Request, target: Target, samples: Batch) -> Material:
 def settled(request: Request, samples: Batch) -> Request:
     """The request for these samples: a client that trains locally has all of them unless told otherwise.
 
-    Of what is recorded, every round has samples of its own: `leakaudit.audit.rounds.settled`.
+    Of what is recorded, every round has samples of its own: `leakaudit.audit.round.settled`.
 
     Raises:
         UsageError: An option is for recorded updates alone, or what weight decay did does not follow.

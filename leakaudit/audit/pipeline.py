@@ -37,8 +37,8 @@ from leakaudit.audit.plan import Plan, plan_of
 from leakaudit.audit.reasons import Reason, entry_of, left_out
 from leakaudit.audit.references import synthetic_batch
 from leakaudit.audit.request import Request
-from leakaudit.audit.rounds import settled as settled_round
-from leakaudit.audit.rounds import with_sent_statistics
+from leakaudit.audit.round import settled as settled_round
+from leakaudit.audit.round import with_sent_statistics
 from leakaudit.audit.scene import Run, Scene
 from leakaudit.audit.victim import Victim
 from leakaudit.client.accuracy import Accuracy, accuracy_on

@@ -12,7 +12,8 @@ from leakaudit.document.schema import CarriedEntry, LeftOutEntry, PartResult, Ro
 from leakaudit.target.target import Target
 
 if TYPE_CHECKING:
-    from leakaudit.audit.rounds import Round, Rounds
+    from leakaudit.audit.round import Round
+    from leakaudit.audit.rounds import Rounds
     from leakaudit.audit.victim import Outcome
 
 NOBODY = "nobody has the private samples, so there is nothing to compare it with"

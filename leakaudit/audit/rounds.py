@@ -9,7 +9,7 @@ others of the same shapes (those of another server round) are attacked on their 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,53 +19,28 @@ from torch import Tensor
 from leakaudit.audit.kinds import Whole
 from leakaudit.audit.protocol import LOCAL
 from leakaudit.audit.request import Request
-from leakaudit.audit.shares import own_share
+from leakaudit.audit.round import Round, checked, settled
 from leakaudit.client.batch import Batch
 from leakaudit.client.readers.base import Reader, reader_for
 from leakaudit.client.readers.npz import SAMPLE_KEYS, hash_files, read_joined, read_npz
 from leakaudit.client.readers.tasks import with_task
 from leakaudit.client.rounds.carried import Carried, Trained, carried_between
-from leakaudit.client.rounds.files import RecordedUpdate, load_update
+from leakaudit.client.rounds.files import load_update
 from leakaudit.client.rounds.folder import (
     began_with,
     begun_with,
-    kind_of,
     read_settings,
     read_shared,
     rounds_in,
     samples_of,
 )
-from leakaudit.client.rounds.local import local_decay
-from leakaudit.client.rounds.mistaken import refuse_mistaken
 from leakaudit.client.rounds.naming import differing
-from leakaudit.client.rounds.statistics import counted_steps, sent_statistics
-from leakaudit.defences.base import defended_protocol
 from leakaudit.errors import LeakauditError, UpdateError, UsageError
 from leakaudit.protocols.fedavg import FedAvg
-from leakaudit.protocols.names import WITHHELD
 from leakaudit.target.target import Target
 
 ALIKE = (*LOCAL, "weight_decay", "mode")
 """Settings that the clients of one report have in common."""
-
-
-@dataclass(frozen=True, eq=False)
-class Round:
-    """What one client sent in one round.
-
-    Args:
-        update: As it was recorded.
-        batch: The samples behind it, or only their number.
-        told: What its document says, by the names of `leakaudit.capture.record.SETTINGS`.
-        label: Of several, the name of its folder.
-        target: The model that it began with, where that is not the scanned one.
-    """
-
-    update: RecordedUpdate
-    batch: Batch
-    told: Mapping[str, Any] = field(default_factory=dict)
-    label: str = ""
-    target: Target | None = None
 
 
 @dataclass(frozen=True)
@@ -89,76 +64,6 @@ class Rounds:
     audited: tuple[Round, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     carried: tuple[Carried, ...] = ()
-
-
-def with_round(request: Request) -> Request:
-    """The request with what the document of its round says of the client's training, where no keyword says so.
-
-    Raises:
-        UsageError: The folder is no recorded round.
-        UpdateError: Its document is damaged, or a setting in it cannot be.
-    """
-    if request.round is None:
-        return request
-    if request.update is not None:
-        raise UsageError("--update and --round were both given", "a round holds its update: leave out one of them")
-    said: dict[str, Any] = {name: request.value_of(name) for name in LOCAL if request.says(name)}
-    said |= {"mode": request.protocol.mode, "weight_decay": request.weight_decay, "samples": request.samples}
-    said |= {"unknown": request.unknown} if request.unknown else {}
-    said |= {} if request.local else {"batch_size": request.protocol.batch_size}
-    known = told_beside({**said, "round": request.round})
-    return replace(request, **known)
-
-
-def told_beside(keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """What the document of a round adds to the keywords of a request, which go before it.
-
-    Of several rounds it is the first that decides; the others have to agree with it, but for the number of samples.
-    Where no learning rate is told, it is unknown, and so is what else of the training is not told.
-
-    Raises:
-        UsageError: ``round`` is no recorded round.
-        UpdateError: Its document is damaged.
-    """
-    if keywords.get("round") is None or not Path(keywords["round"]).is_dir():
-        return {}
-    folders = rounds_in(keywords["round"])
-    told = read_settings(folders[0])
-    known: dict[str, Any] = {}
-    if told.get("mode") == "train" and keywords.get("mode") in (None, "eval"):
-        known["mode"] = "train"
-    number = told.get("num_examples") if len(folders) == 1 else None
-    counts = isinstance(number, int) and number > 0 and keywords.get("samples") is None
-    if kind_of(folders[0]) == "gradient":
-        return known | ({"batch_size": number} if counts and keywords.get("batch_size") in (None, 1) else {})
-    hidden = keywords.get("unknown") or ()
-    for name in LOCAL:
-        if told.get(name) not in (None, False, 0) and keywords.get(name) in (None, False) and name not in hidden:
-            known[name] = told[name]
-    missing = tuple(name for name in WITHHELD if (known.get(name) or keywords.get(name)) is None)
-    if "learning_rate" in missing and not hidden:  # a document that tells no rate tells nothing of the training
-        known["unknown"] = missing
-    partly = bool(hidden or "unknown" in known)  # then what decay took off is fitted, it cannot be computed
-    if told.get("weight_decay") and keywords.get("weight_decay") is None and not partly:
-        known["weight_decay"] = told["weight_decay"]
-    known |= {"samples": number} if counts else {}
-    _refuse_impossible(folders[0], known, keywords)
-    return known
-
-
-def _refuse_impossible(folder: Path, known: Mapping[str, Any], keywords: Mapping[str, Any]) -> None:
-    """Refuse settings of a document that cannot be, by its name.
-
-    Raises:
-        UpdateError: One cannot be.
-    """
-    merged: dict[str, Any] = {name: keywords.get(name) for name in (*LOCAL, "weight_decay", "samples")} | dict(known)
-    if merged["learning_rate"] is None:
-        return
-    try:
-        Request(**merged)
-    except UsageError as error:
-        raise UpdateError(f"{folder}/round.json: {error.message}", error.hint) from error
 
 
 def refuse_shared_batch(request: Request) -> None:
@@ -210,7 +115,7 @@ def read_recorded(request: Request, target: Target, samples: Batch) -> Rounds:
     """What a request names as recorded: rounds, or one update.
 
     Args:
-        request: With what the first round tells, see :func:`with_round`.
+        request: With what the first round tells, see `leakaudit.audit.round_settings.with_round`.
         target: The model.
         samples: Behind the only update; of a folder of rounds, those of all that hold some.
 
@@ -223,10 +128,10 @@ def read_recorded(request: Request, target: Target, samples: Batch) -> Rounds:
             digest = hash_files([Path(request.before)])
             note = f"the client started from other weights than the model file's (SHA-256 {digest[:16]}…)"
             update = replace(update, notes=(*update.notes, note))
-        return Rounds((_checked(request, Round(update, samples), target),))
+        return Rounds((checked(request, Round(update, samples), target),))
     folders = [] if request.round is None else rounds_in(request.round)
     if len(folders) == 1:
-        return Rounds((_checked(request, _only(request, folders[0], target, samples), target),))
+        return Rounds((checked(request, _only(request, folders[0], target, samples), target),))
     return _several(request, folders, target, samples) if folders else Rounds()
 
 
@@ -258,7 +163,7 @@ def _several(request: Request, folders: Sequence[Path], target: Target, samples:
             model = _target_of(weights, target, begun)
             _refuse_other_settings(folder, told, first)
             update = read_shared(folder, model or target, request.weight_decay)
-            audited.append(_checked(request, Round(update, batch, told, label, model), model or target))
+            audited.append(checked(request, Round(update, batch, told, label, model), model or target))
             trained.append(_trained(audited[-1], request, weights, model or target))
         except LeakauditError as error:
             left_out.append(LeftOut(label, error.message))
@@ -333,71 +238,3 @@ def _unknown(folder: Path, request: Request, told: Mapping[str, Any], samples: B
             "add --samples, or num_examples to round.json",
         ) from error
     return Batch.unknown(samples.images.shape[1:], range(place, place + number))
-
-
-def _checked(request: Request, round_: Round, target: Target) -> Round:
-    """The round with the number of its samples, if it is what its protocol shares and contradicts itself nowhere.
-
-    Raises:
-        UpdateError: They do.
-    """
-    asked = settled(request, round_)
-    protocol = asked.protocol_for(target)
-    update = round_.update
-    signs = any(defence.signs for defence in (*request.defending(), *request.claimed()))
-    whole = defended_protocol(protocol, request.defending()).privately(None)
-    refuse_mistaken(update.tensors, update.kind, target, round_.batch, whole, update.path, signs=signs)
-    steps = round_.told.get("local_steps")
-    if request.local and not protocol.withheld and isinstance(steps, int) and steps != protocol.steps:
-        raise UpdateError(
-            f"{update.path}: the round says {steps} local steps, its settings make {protocol.steps} of "
-            f"{protocol.batch_size} samples",
-            "add --local-epochs and --local-batch-size as the client has them",
-        )
-    if not round_.batch.indices:
-        round_ = replace(round_, batch=Batch.unknown(target.image_shape, range(whole.batch_size)))
-    if isinstance(protocol, FedAvg) and protocol.linear and asked.weight_decay is None:
-        round_ = replace(round_, update=local_decay(update, target.parameters, protocol))
-    counted = counted_steps(target, round_.update.buffers)
-    if counted is None or (counted == protocol.steps and not protocol.withheld):
-        return round_
-    made = "" if protocol.withheld else f", the settings make {protocol.steps}"
-    note = f"BatchNorm's own counters say {counted} steps{made}"
-    return replace(round_, update=replace(round_.update, notes=(*round_.update.notes, note)))
-
-
-def settled(request: Request, round_: Round) -> Request:
-    """The request for one round: its samples are all that are behind it, and it is one victim.
-
-    Raises:
-        UsageError: Another number was asked for, or none is known.
-    """
-    batch = round_.batch
-    count = len(batch.indices)
-    if not count:
-        count = (request.samples or 0) if request.local else request.protocol.batch_size
-    if not count:
-        raise UsageError(
-            "how many samples are behind the recorded update is not known, and no batch was given",
-            "add --samples N, or --batch with the samples",
-        )
-    count = own_share(request, count) if batch.indices else count
-    size = ("--samples", request.samples) if request.local else ("--batch-size", request.protocol.batch_size)
-    several = bool(round_.label)
-    for name, value, only in (*(() if several else ((*size, count),)), ("--victims", request.victims, 1)):
-        if value not in (None, 1, only):
-            raise UsageError(
-                f"{name} is {value}, with a recorded update it is {only}",
-                "the batch file must hold exactly the samples behind the update, and no others",
-            )
-    if request.local:
-        return replace(request, victims=1, samples=count)
-    return replace(request, victims=1, batch_size=count)
-
-
-def with_sent_statistics(target: Target, rounds: Sequence[Round]) -> Target:
-    """The model of clients that share BatchNorm's running statistics, where all recorded updates came with them."""
-    if target.mode != "train" or target.shared_statistics != "none" or not rounds:
-        return target
-    sent = [sent_statistics(target, own.update.buffers) for own in rounds]
-    return replace(target, shared_statistics="running") if all(sent) else target

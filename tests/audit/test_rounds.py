@@ -17,7 +17,8 @@ import leakaudit
 from leakaudit.audit.draw import make_victims
 from leakaudit.audit.intake import Material
 from leakaudit.audit.request import Request
-from leakaudit.audit.rounds import read_recorded, with_round
+from leakaudit.audit.round_settings import with_round
+from leakaudit.audit.rounds import read_recorded
 from leakaudit.capture import record
 from leakaudit.client.batch import Batch
 from leakaudit.document.redact import redact

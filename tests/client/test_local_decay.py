@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from leakaudit.audit.rounds import told_beside
+from leakaudit.audit.round_settings import told_beside
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
 from leakaudit.client.rounds.files import RecordedUpdate

@@ -197,7 +197,7 @@ def read_round(path: Path) -> None:
     """As ``--round`` does: what its document says, the weights, and whether they contradict each other."""
     from leakaudit.audit.intake import read_case, read_material
     from leakaudit.audit.request import Request
-    from leakaudit.audit.rounds import with_round
+    from leakaudit.audit.round_settings import with_round
     from leakaudit.observer import SilentObserver
 
     request = with_round(Request(model="m.onnx", round=path))

@@ -139,7 +139,7 @@ def with_told(asked: dict[str, Any]) -> dict[str, Any]:
     """The values with what the document of a recorded round says of the training, where no option says so."""
     if asked["round"] is None:
         return asked
-    from leakaudit.audit.rounds import told_beside
+    from leakaudit.audit.round_settings import told_beside
 
     told, context = told_beside(asked), click.get_current_context()
     for name in ("mode", "batch_size"):
