@@ -27,8 +27,8 @@ from leakaudit.observation import Observation
 from leakaudit.recursion import activations
 from leakaudit.recursion.obstacles import UNREADABLE, Obstacle, operator_of, stop_at
 from leakaudit.recursion.system import Pad
-from leakaudit.risk.chain import layer_system
 from leakaudit.risk.structural import StructuralRank
+from leakaudit.risk.systems import layer_system
 from leakaudit.target.inventory import layers_and_outputs
 from leakaudit.target.kinds import Layer, consumers, parameter_users
 from leakaudit.target.parts import is_finite

@@ -26,7 +26,7 @@ from leakaudit.target.kinds import Layer
 from leakaudit.target.pointwise import PIECEWISE_LINEAR
 
 if TYPE_CHECKING:
-    from leakaudit.risk.chain import Segment
+    from leakaudit.risk.segment import Segment
 
 SPARE = 5
 """Random directions beyond the bound; chosen: one is enough with probability one."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from leakaudit.document.counting import grouped
-from leakaudit.risk.chain import Segment, layer_system, propagate
+from leakaudit.risk.chain import propagate
 from leakaudit.risk.frozen import Determined, Reach, reach
 from leakaudit.risk.jacobian import UNDECIDED_GAP, VISIBLE, Spectrum
 from leakaudit.risk.measure import Measured
 from leakaudit.risk.ranked import LayerRank, Level, RankReport, Risk
+from leakaudit.risk.segment import Segment
+from leakaudit.risk.systems import layer_system
 
 
 def judge(

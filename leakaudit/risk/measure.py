@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, fx
 
 from leakaudit.errors import first_line
-from leakaudit.risk.chain import Segment
 from leakaudit.risk.frozen import Determined, measure, partly_frozen
 from leakaudit.risk.jacobian import UNDECIDED_GAP, Spectrum, Subgraph, gradient_spectrum, segment_rank
+from leakaudit.risk.segment import Segment
 from leakaudit.risk.structural import StructuralRank
 from leakaudit.risk.update_flow import UpdateFlow
 from leakaudit.target.kinds import Layer

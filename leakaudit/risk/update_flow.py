@@ -25,9 +25,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from leakaudit.risk.chain import layer_system
 from leakaudit.risk.cut import EVERYTHING, Cut
 from leakaudit.risk.flow import hidden_sets
+from leakaudit.risk.systems import layer_system
 from leakaudit.target.kinds import Layer
 from leakaudit.target.pointwise import PIECEWISE_LINEAR
 
