@@ -13,20 +13,15 @@ tied to the model's input, to its classes or to a reshape, layers whose shape ru
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import prod
-from typing import Any
 
 from leakaudit.errors import UsageError
+from leakaudit.risk.shapes import KEEPS_SHAPE, Layers, MismatchError, is_depthwise, reshaped
 from leakaudit.target.kinds import Layer
 
-Layers = tuple[Layer, ...]
-Shape = tuple[int, ...]
-
 _WEIGHTED = ("convolution", "linear")
-_KEEPS_SHAPE = ("activation", "affine", "dropout", "batchnorm", "layernorm", "groupnorm", "softmax", "add", "multiply")
-_KEEPS_WIDTH = (*_KEEPS_SHAPE, "max_pool", "avg_pool", "global_pool", "pad")
+_KEEPS_WIDTH = (*KEEPS_SHAPE, "max_pool", "avg_pool", "global_pool", "pad")
 
 
 @dataclass(frozen=True)
@@ -62,19 +57,6 @@ class Change:
         return f"{self.what}={self.layer}:{shown}"
 
 
-class _MismatchError(UsageError):
-    """Paths that meet no longer fit."""
-
-    def __init__(self, join: Layer, layers: Sequence[Layer], shapes: Sequence[Shape]) -> None:
-        names = ["the input" if i < 0 else layers[i].name for i in join.inputs]
-        parts = " and ".join(f"{name} {shape}" for name, shape in zip(names, shapes, strict=True))
-        super().__init__(
-            f"{join.name} ({join.kind}) joins {parts}: after the change they do not fit",
-            "change both paths (--what-if is repeatable), or a layer outside the block",
-        )
-        self.join = join
-
-
 def changed(layers: Layers, changes: Sequence[Change]) -> tuple[Layers, tuple[Change, ...]]:
     """The layers after the changes, and the changes of other layers that these pull with them.
 
@@ -88,8 +70,8 @@ def changed(layers: Layers, changes: Sequence[Change]) -> tuple[Layers, tuple[Ch
         result = _apply(result, change)
     while True:
         try:
-            return _reshaped(layers, result), tuple(implied)
-        except _MismatchError as mismatch:
+            return reshaped(layers, result), tuple(implied)
+        except MismatchError as mismatch:
             follower = _stride_of_shortcut(layers, result, mismatch.join, {*named, *(e.layer for e in implied)})
             if follower is None:
                 raise
@@ -114,9 +96,6 @@ def find(layers: Layers, name: str) -> Layer:
     if name not in by_name:
         raise UsageError(f"no layer {name!r}", f"the model has {', '.join(layer.name for layer in weighted)}")
     return by_name[name]
-
-
-# ---- one change ----
 
 
 def _apply(layers: Layers, change: Change) -> Layers:
@@ -172,15 +151,12 @@ def _without(layers: Layers, gone: Layer) -> Layers:
     )
 
 
-# ---- what follows from it ----
-
-
 def _of_same_width(layers: Layers, change: Change) -> list[Change]:
     """The same width for every layer that the graph ties to the changed one."""
     if change.what != "width":
         return []
     layer = find(layers, change.layer)
-    if _is_depthwise(layer):
+    if is_depthwise(layer):
         raise UsageError(f"{change}: a depthwise layer has the width of its input", "change the layer before it")
     last = [other for other in layers if other.kind in _WEIGHTED][-1]
     followers = []
@@ -191,14 +167,9 @@ def _of_same_width(layers: Layers, change: Change) -> list[Change]:
             raise UsageError(f"{change}: its width is tied to {name}, which keeps its own", "change another layer")
         if other is last:
             raise UsageError(f"{change}: the width of {last.name} is the number of classes", "change another layer")
-        if other.kind in _WEIGHTED and other is not layer and not _is_depthwise(other):
+        if other.kind in _WEIGHTED and other is not layer and not is_depthwise(other):
             followers.append(Change("width", other.name, change.value))
     return followers
-
-
-def _is_depthwise(layer: Layer) -> bool:
-    settings = layer.settings
-    return layer.kind == "convolution" and 1 < settings["groups"] == settings["in_channels"] == settings["out_channels"]
 
 
 def _tied(layers: Layers, index: int) -> list[int]:
@@ -206,7 +177,7 @@ def _tied(layers: Layers, index: int) -> list[int]:
     group = {i: {i} for i in range(-1, len(layers))}
     for layer in layers:
         joins = layer.kind in ("add", "multiply") and len(layer.inputs) > 1
-        if joins or layer.kind in _KEEPS_WIDTH or _is_depthwise(layer):
+        if joins or layer.kind in _KEEPS_WIDTH or is_depthwise(layer):
             for source in layer.inputs:
                 merged = group[layer.index] | group[source]
                 for member in merged:
@@ -241,152 +212,3 @@ def _ancestors(layers: Layers, index: int) -> set[int]:
             seen.add(current)
             stack.extend(layers[current].inputs)
     return seen
-
-
-# ---- shapes ----
-
-
-def _reshaped(before: Layers, layers: Layers) -> Layers:
-    """Propagate shapes from the input on."""
-    shapes: dict[int, Shape] = {-1: _shape(before, -1)}
-    originals = {layer.name: layer for layer in before}
-    result = []
-    for layer in layers:
-        original = originals.get(layer.name)  # none: a pool that was put in
-        inputs = [shapes[source] for source in layer.inputs]
-        was = [_shape(before, source) for source in original.inputs] if original else []
-        same = original is not None and inputs == was and layer.settings == original.settings
-        updated = layer if same else _with_inputs(layer, layers, inputs, was)
-        result.append(updated)
-        shapes[layer.index] = updated.output_shape
-    return tuple(result)
-
-
-def _shape(layers: Layers, index: int) -> Shape:
-    return layers[index].output_shape if index >= 0 else layers[0].input_shape
-
-
-def _with_inputs(layer: Layer, layers: Layers, inputs: list[Shape], was: list[Shape]) -> Layer:
-    shape = inputs[0] if inputs else ()
-    settings = dict(layer.settings)
-    if len(inputs) > 1:
-        output = _joined(layer, layers, inputs, was)
-    elif layer.kind == "convolution":
-        output = _convolved(layer, settings, shape)
-    elif layer.kind == "linear":
-        settings |= {"in_features": shape[-1], "tokens": prod(shape[:-1])}
-        settings["weight_shape"] = (shape[-1], settings["out_features"])
-        output = (*shape[:-1], settings["out_features"])
-    elif layer.kind in ("max_pool", "avg_pool"):
-        output = (shape[0], *_windows(layer, settings, shape[1:]))
-    elif layer.kind in _KEEPS_SHAPE:
-        output = shape
-        settings |= _norm_shapes(layer, shape)
-    else:
-        output = _other_output(layer, shape)
-    return replace(layer, input_shape=shape, output_shape=output, settings=settings)
-
-
-def _joined(layer: Layer, layers: Layers, inputs: list[Shape], was: list[Shape]) -> Shape:
-    if inputs == was:
-        return layer.output_shape
-    axis = None
-    if layer.kind == "concat" and not layer.settings["tensors"]:
-        axis = layer.settings["axis"] - (layer.settings["axis"] > 0)
-    elif layer.kind not in ("add", "multiply"):
-        raise UsageError(
-            f"{layer.name} ({layer.kind}): the shape after the change is not known", "change a later layer"
-        )
-    rank = max(len(shape) for shape in inputs)
-    padded = [(1,) * (rank - len(shape)) + shape for shape in inputs]
-    padded_was = [(1,) * (rank - len(shape)) + shape for shape in was]
-    output = [max(sizes) for sizes in zip(*padded, strict=True)]
-    output_was = [max(sizes) for sizes in zip(*padded_was, strict=True)]
-    for shape, old in zip(padded, padded_was, strict=True):
-        for a in range(rank):
-            if axis is not None and a == axis % rank:
-                continue
-            if shape[a] != (output[a] if old[a] == output_was[a] else 1):
-                raise _MismatchError(layer, layers, inputs)
-    if axis is not None:
-        output[axis] = sum(shape[axis] for shape in padded)
-    return tuple(output)
-
-
-def _convolved(layer: Layer, settings: dict[str, Any], shape: Shape) -> Shape:
-    if _is_depthwise(layer):
-        settings["groups"] = settings["out_channels"] = shape[0]
-    elif shape[0] % settings["groups"]:
-        raise UsageError(f"{layer.name} has {settings['groups']} groups: its input cannot have {shape[0]} channels")
-    settings["in_channels"] = shape[0]
-    settings["weight_shape"] = (settings["out_channels"], shape[0] // settings["groups"], *settings["kernel"])
-    return (settings["out_channels"], *_windows(layer, settings, shape[1:]))
-
-
-def _norm_shapes(layer: Layer, shape: Shape) -> dict[str, Shape]:
-    if layer.kind == "layernorm":
-        normalized = shape[len(shape) - len(layer.settings["normalized_shape"]) :]
-        found = {"normalized_shape": normalized, "weight_shape": normalized, "bias_shape": normalized}
-    elif layer.kind in ("batchnorm", "groupnorm"):
-        if layer.kind == "groupnorm" and shape[0] % layer.settings["groups"]:
-            raise UsageError(f"{layer.name}: {shape[0]} channels do not fit its {layer.settings['groups']} groups")
-        found = {"weight_shape": shape[:1], "bias_shape": shape[:1]}
-    else:
-        return {}
-    return {key: value for key, value in found.items() if key in layer.settings}
-
-
-def _other_output(layer: Layer, shape: Shape) -> Shape:
-    if shape == layer.input_shape:
-        return layer.output_shape
-    if layer.kind == "reshape" and not layer.settings["permutes"] and len(layer.output_shape) == 1:
-        return (prod(shape),)
-    if layer.kind == "global_pool":
-        kept = layer.output_shape[len(layer.output_shape) - sum(n == 1 for n in layer.output_shape[1:]) :]
-        return (shape[0], *kept)
-    if layer.kind == "pad":
-        pads = layer.settings["pads"]
-        added = [pads[i] + pads[i + 1] for i in range(0, len(pads), 2)][::-1]
-        added = [0] * (len(shape) - len(added)) + added
-        return tuple(n + extra for n, extra in zip(shape, added, strict=True))
-    raise UsageError(f"{layer.name} ({layer.kind}): the shape after the change is not known", "change a later layer")
-
-
-def _windows(layer: Layer, settings: dict[str, Any], size: Shape) -> Shape:
-    if settings.get("adaptive"):
-        return layer.output_shape[1:]
-    if settings.get("transposed"):
-        if size != layer.input_shape[1:]:
-            raise UsageError(
-                f"{layer.name} is a transposed convolution: its input size cannot change", "change a later layer"
-            )
-        return layer.output_shape[1:]
-    kernel, stride, padding = (tuple(settings[k]) for k in ("kernel", "stride", "padding"))
-    dilation = tuple(settings.get("dilation", (1,) * len(kernel)))
-    up = [s - 1 if settings.get("ceil_mode") else 0 for s in stride]
-    result = tuple(
-        (n + 2 * p - d * (k - 1) - 1 + u) // s + 1
-        for n, k, s, p, d, u in zip(size, kernel, stride, padding, dilation, up, strict=True)
-    )
-    if min(result) < 1:
-        raise UsageError(f"{layer.name}: nothing is left of its {size} input after the change", "use a smaller value")
-    return result
-
-
-# ---- size ----
-
-
-def parameters(layers: Iterable[Layer]) -> int:
-    """Number of trained values, norms included."""
-    total = 0
-    for layer in layers:
-        if layer.weight is not None:
-            settings = layer.settings
-            outputs = settings.get("out_channels", settings.get("out_features", prod(settings.get("bias_shape", (0,)))))
-            total += prod(settings.get("weight_shape", (0,))) + (outputs if layer.bias else 0)
-    return total
-
-
-def activations(layers: Iterable[Layer]) -> int:
-    """Number of values that weighted layers compute for one sample."""
-    return sum(prod(layer.output_shape) for layer in layers if layer.weight is not None)

@@ -14,15 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from math import log
+from math import log, prod
 
 from leakaudit.document.counting import grouped
 from leakaudit.errors import UsageError
 from leakaudit.risk.chain import segments
-from leakaudit.risk.changes import Change, Layers, activations, changed, parameters
+from leakaudit.risk.changes import Change, changed
 from leakaudit.risk.judge import judge
 from leakaudit.risk.rank import annotate
 from leakaudit.risk.ranked import RankReport
+from leakaudit.risk.shapes import Layers
 from leakaudit.target.inventory import inventory
 from leakaudit.target.target import Target
 
@@ -164,7 +165,7 @@ class _Prepared:
 
 def _prepared(layers: Layers, changes: tuple[Change, ...]) -> _Prepared:
     after, implied = changed(layers, changes)
-    cost = abs(log(parameters(after) / parameters(layers))) + abs(log(activations(after) / activations(layers)))
+    cost = abs(log(_parameters(after) / _parameters(layers))) + abs(log(_activations(after) / _activations(layers)))
     return _Prepared(changes, implied, after, cost)
 
 
@@ -201,3 +202,19 @@ def _single_changes(layers: Layers) -> Iterator[Change]:
             if layer.settings.get("biased"):
                 yield Change("bias", layer.name, 0)
             yield from (Change("width", layer.name, w) for w in (width // 2, width // 4) if w > 0)
+
+
+def _parameters(layers: Layers) -> int:
+    """Number of trained values, norms included."""
+    total = 0
+    for layer in layers:
+        if layer.weight is not None:
+            settings = layer.settings
+            outputs = settings.get("out_channels", settings.get("out_features", prod(settings.get("bias_shape", (0,)))))
+            total += prod(settings.get("weight_shape", (0,))) + (outputs if layer.bias else 0)
+    return total
+
+
+def _activations(layers: Layers) -> int:
+    """Number of values that weighted layers compute for one sample."""
+    return sum(prod(layer.output_shape) for layer in layers if layer.weight is not None)
