@@ -300,7 +300,7 @@ def _by_positions(
         if observation.noise > 0 and silent:
             continue
         if observation.noise > 0:
-            scale = _probed_scale(target, table, name, places)
+            scale = _probed_scale(target, table, name)
             sequence, placed = sequence_through_noise(update[table], rows * scale, tokens, observation.noise)
             if bool(placed.any()):
                 how = f"{table} and {name} up to the noise, {int(placed.sum())} of {places} places unique"
@@ -315,7 +315,7 @@ def _by_positions(
     return None
 
 
-def _probed_scale(target: Target, table: str, positions: str, places: int) -> float:
+def _probed_scale(target: Target, table: str, positions: str) -> float:
     """What the model multiplies its embeddings by before it adds the positions: read off an update of our own."""
     inputs = constant(target, 0, first=1)
     labels = target.task.probes(1).repeat_interleave(len(inputs), 0).to(inputs.device)

@@ -34,7 +34,7 @@ def recommend(target: Target, evidence: Evidence) -> list[RecommendationEntry]:
     return [
         *_noise(evidence),
         *_useless_defences(evidence),
-        *_dropout(evidence, leaking),
+        *_dropout(leaking),
         *_larger_batch(target, evidence),
         *_first_layer(evidence, leaking),
         *_architecture(evidence),
@@ -77,7 +77,7 @@ def _useless_defences(evidence: Evidence) -> Iterator[RecommendationEntry]:
             )
 
 
-def _dropout(evidence: Evidence, leaking: list[AttackEntry]) -> Iterator[RecommendationEntry]:
+def _dropout(leaking: list[AttackEntry]) -> Iterator[RecommendationEntry]:
     """Dropout that the attack on its masks has seen through."""
     for attack in leaking:
         if attack.name != "dia":

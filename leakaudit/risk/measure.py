@@ -127,7 +127,7 @@ class Measuring:
         except (NotImplementedError, RuntimeError):  # an operator without a forward derivative: the bound stands
             return None
 
-    def whole(self, target: Target, batch_size: int) -> Spectrum:
+    def whole(self, target: Target) -> Spectrum:
         """RA_J with a random label per sample."""
         function = Subgraph(self.trace, self.trace.input, self.trace.output, self.trainable)
         batch = self.trace.batch_size

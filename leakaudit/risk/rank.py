@@ -72,7 +72,7 @@ def rank_analysis(
     budget = time.perf_counter() + (seconds if seconds is not None else 60.0 if jacobian else 3.0)
     measuring = Measuring(recorded, outputs, frozenset(target.parameters), jacobian, budget, seed)
     measured = measuring.segments(parts) if recorded.batch_size == batch_size else {}
-    spectrum = measuring.whole(target, batch_size) if jacobian and target.parameters else None
+    spectrum = measuring.whole(target) if jacobian and target.parameters else None
     determined = measuring.determined(target, layers) if recorded.batch_size == batch_size else None
     parts = tuple(replace(p, note=f"{p.note}; {measuring.refused[p.name]}") if p.name in measuring.refused else p
                   for p in parts)  # fmt: skip

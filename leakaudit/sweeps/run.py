@@ -29,7 +29,6 @@ from leakaudit.sweeps.runners.base import Here, Limits, Runner
 from leakaudit.sweeps.store import Store
 
 Where = Literal["here", "processes", "ray"]
-RUNNERS: tuple[Where, ...] = ("here", "processes", "ray")
 
 
 @dataclass(frozen=True, kw_only=True)

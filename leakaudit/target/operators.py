@@ -79,7 +79,7 @@ def _convolution(trace: Trace, node: fx.Node) -> Draft:
     return Draft("convolution", (source,), use, _use(trace, bias, settings, "bias"), settings)
 
 
-def _linear_draft(trace: Trace, node: fx.Node, source: Any, weight: Any, bias: Any = None) -> Draft:
+def _linear_draft(trace: Trace, source: Any, weight: Any, bias: Any = None) -> Draft:
     """z = x W (+ b) with x (rows, n) and W (n, F)."""
     settings: dict[str, Any] = {}
     use = _use(trace, weight, settings)
@@ -99,14 +99,14 @@ def _addmm(trace: Trace, node: fx.Node) -> Draft:
     scaled = any(node.kwargs.get(k, 1) != 1 for k in ("alpha", "beta"))
     if scaled or trace.is_data(bias) or trace.is_data(weight) or not trace.is_data(source):
         return other(trace, node)
-    return _linear_draft(trace, node, source, weight, bias)
+    return _linear_draft(trace, source, weight, bias)
 
 
 def _linear(trace: Trace, node: fx.Node) -> Draft:
     source, weight = node.args[:2]
     if trace.is_data(weight):
         return other(trace, node)
-    draft = _linear_draft(trace, node, source, weight, _argument(node, 2))
+    draft = _linear_draft(trace, source, weight, _argument(node, 2))
     shape = trace.shape(weight)  # type: ignore[arg-type]
     draft.settings |= {"in_features": shape[-1], "out_features": shape[-2], "transposed": False}
     return draft
@@ -117,7 +117,7 @@ def _matmul(trace: Trace, node: fx.Node) -> Draft:
     if trace.is_data(left) and trace.is_data(right):
         return Draft("matmul", (left, right))
     if trace.is_data(left) and (len(trace.shape(right)) == 2 or prod(trace.shape(right)[:-2]) == 1):  # type: ignore[arg-type]
-        return _linear_draft(trace, node, left, right)
+        return _linear_draft(trace, left, right)
     return other(trace, node)
 
 

@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from leakaudit.client.batch import Batch
 from leakaudit.client.readers.base import Reader, Reading, Source, reader_for
 from leakaudit.client.readers.memory import array_of
@@ -23,8 +21,6 @@ from leakaudit.domains.several import Member, Several, several_of
 from leakaudit.domains.table import Table
 from leakaudit.errors import BatchError, UsageError
 from leakaudit.target.target import Target
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, eq=False)

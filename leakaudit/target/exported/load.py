@@ -55,7 +55,7 @@ def from_exported(path: Path) -> Exported:
     """
     contents = read(path)
     try:
-        return _built(contents, path)
+        return _built(contents)
     except ModelError as error:
         raise ModelError(f"{path}: {error.message}", error.hint) from error
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError, RecursionError) as error:
@@ -65,7 +65,7 @@ def from_exported(path: Path) -> Exported:
         ) from error
 
 
-def _built(contents: Contents, path: Path) -> Exported:
+def _built(contents: Contents) -> Exported:
     program = contents.program
     if program["schema_version"]["major"] != _MAJOR:
         raise ModelError(
