@@ -70,7 +70,7 @@ class Network(nn.Module):
     """Layers that take and return shares in 0..1 (B, C, …), of any length along every axis.
 
     Args:
-        layers: For sides that are a multiple of `multiple`.
+        layers: For sides that are a multiple of `multiple`; what they give becomes shares by the sigmoid.
         multiple: By padding, every side becomes one.
     """
 
@@ -80,6 +80,10 @@ class Network(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Shares in 0..1 (B, C, …) to the same."""
+        return self.logits(values).sigmoid()
+
+    def logits(self, values: Tensor) -> Tensor:
+        """What :meth:`forward` applies the sigmoid to."""
         sides = values.shape[2:]
         padding = [end for side in reversed(sides) for end in (0, -side % self.multiple)]
         padded = F.pad(values, padding, mode="replicate") if any(padding) else values
@@ -99,7 +103,7 @@ def strided(channels: int, widths: tuple[int, ...], axes: int = 2) -> Network:
         encoder += [shrink(a, b, 4, 2, 1), nn.ReLU()]
     for a, b in pairwise(up):
         decoder += [grow(a, b, 4, 2, 1), nn.ReLU()]
-    return Network(nn.Sequential(*encoder, *decoder[:-1], nn.Sigmoid()), 2 ** len(widths))
+    return Network(nn.Sequential(*encoder, *decoder[:-1]), 2 ** len(widths))
 
 
 def vgg(channels: int, stages: tuple[tuple[int, int], ...] = VGG_STAGES) -> Network:
@@ -114,7 +118,7 @@ def vgg(channels: int, stages: tuple[tuple[int, int], ...] = VGG_STAGES) -> Netw
         last = _block(width, before) if number else [nn.Conv2d(width, channels, 3, 1, 1)]
         decoder = [nn.ConvTranspose2d(width, width, 2, 2), *chain(*mirrored), *last, *decoder]
         before = width
-    return Network(nn.Sequential(*encoder, *decoder, nn.Sigmoid()), 2 ** len(stages))
+    return Network(nn.Sequential(*encoder, *decoder), 2 ** len(stages))
 
 
 def _block(inputs: int, outputs: int) -> list[nn.Module]:
@@ -122,7 +126,16 @@ def _block(inputs: int, outputs: int) -> list[nn.Module]:
 
 
 def build(images: Tensor, kind: Architecture) -> Network:
-    """The untrained network for samples (N, C, …); ``auto`` as the module's page says, ``vgg`` for images alone."""
+    """The untrained network for samples (N, C, …); ``auto`` as the module's page says, ``vgg`` for images alone.
+
+    On a processor the weights for images lie in memory with their channels last: a step takes a sixth less time.
+    """
+    network = _untrained(images, kind)
+    last = images.dim() == 4 and images.device.type == "cpu"
+    return network.to(memory_format=torch.channels_last) if last else network
+
+
+def _untrained(images: Tensor, kind: Architecture) -> Network:
     axes, large = images.dim() - 2, max(images.shape[2:]) >= LARGE_FROM
     if kind == "vgg" or (kind == "auto" and large and images.is_cuda and axes == 2):
         return vgg(images.shape[1])
@@ -257,7 +270,7 @@ class _Training:
             chosen = public[torch.randint(len(public), (BATCH,), generator=self.order)]
             if bool(torch.rand(1, generator=self.order) < 0.5) and chosen.dim() > 3:
                 chosen = chosen.flip(-1)
-            loss = F.binary_cross_entropy(self.network(chosen), chosen)
+            loss = F.binary_cross_entropy_with_logits(self.network.logits(chosen), chosen)
             gradients = torch.autograd.grad(loss, list(self.network.parameters()))
             self.optimizer.step(gradients, LEARNING_RATE)
             self.done += 1

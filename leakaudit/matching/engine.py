@@ -253,7 +253,8 @@ def solve(
     settings = problem.settings
     wanted, steps_planned = settings.execution, settings.iterations * len(guesses)
     large = COMPILE_LARGE_AFTER <= steps_planned < COMPILE_AFTER and not is_small(problem.target)
-    auto = choose_mode(steps_planned, progress.monitor.seconds_left(), large=large)
+    alone = len(guesses) == 1 and not next(iter(problem.parameters.values())).is_cuda
+    auto = choose_mode(steps_planned, progress.monitor.seconds_left(), large=large, alone=alone)
     chosen: Mode = auto if wanted == "auto" else wanted
     together = settings.group_weight > 0 or (chosen != "eager" and settings.optimizer != "lbfgs")
     size = len(guesses) if together and settings.optimizer != "lbfgs" else 1

@@ -102,13 +102,14 @@ class CosineDistance:
         return joined(unit)
 
     def apart(self, flat: Tensor) -> Apart:
-        """The distance and its derivative, see :class:`Apart`."""
+        """The distance and its derivative, see :class:`Apart`; overwrites the gradients."""
         length = norm_of(flat)
         if length <= TINY**0.5:  # as good as nothing, which points nowhere
-            return Apart(0.5, -self._flat, 0.0, TINY**-0.5)
-        difference = torch.div(flat, length).sub_(self._flat)  # of unit vectors: squares of smaller ones would vanish
-        own = -float((difference * flat).sum()) / length**3
-        return Apart(0.5 * norm_of(difference) ** 2, difference, own, 1 / length)
+            return Apart(0.5, self._flat * -(TINY**-0.5))
+        unit = flat.div_(length)
+        difference = unit - self._flat  # of unit vectors: squares of smaller ones would vanish
+        value = 0.5 * norm_of(difference) ** 2
+        return Apart(value, difference.sub_(unit, alpha=float(difference.dot(unit))).mul_(1 / length))
 
     def linear(self, gradients: Sequence[Tensor]) -> Linear:
         """The distance and its derivative, see :class:`Linear`."""
@@ -168,10 +169,10 @@ class EuclideanDistance:
         return joined(self.observed)
 
     def apart(self, flat: Tensor) -> Apart:
-        """The distance and its derivative, see :class:`Apart`."""
+        """The distance and its derivative, see :class:`Apart`; overwrites the gradients."""
         norm = float(getattr(self, "_norm"))  # noqa: B009
-        difference = flat - self._flat
-        return Apart(norm_of(difference) ** 2 / norm, difference, 0.0, 2 / norm)
+        difference = flat.sub_(self._flat)
+        return Apart(norm_of(difference) ** 2 / norm, difference.mul_(2 / norm))
 
     def linear(self, gradients: Sequence[Tensor]) -> Linear:
         """The distance and its derivative, see :class:`Linear`."""

@@ -35,19 +35,15 @@ class Linear:
 
 @dataclass(frozen=True, eq=False)
 class Apart:
-    """A distance D of gradients as one vector g (N,), whose derivative is ∂D/∂g = a g + c d.
+    """A distance D of gradients as one vector g (N,).
 
     Args:
         value: D.
-        difference: d (N,), of g from what was observed, or of both as unit vectors.
-        own: a.
-        along: c.
+        derivative: ∂D/∂g (N,).
     """
 
     value: float
-    difference: Tensor
-    own: float
-    along: float
+    derivative: Tensor
 
 
 class Written(Protocol):
@@ -59,7 +55,7 @@ class Written(Protocol):
         """The distance and its derivative, see :class:`Linear`."""
 
     def apart(self, flat: Tensor) -> Apart:
-        """The distance and its derivative, see :class:`Apart`."""
+        """The distance and its derivative, see :class:`Apart`; may overwrite the gradients."""
 
 
 ROW = 1024
@@ -76,7 +72,7 @@ def norm_of(vector: Tensor) -> float:
 
 
 def joined(tensors: Sequence[Tensor]) -> Tensor:
-    """All entries of all tensors as one vector (N,)."""
+    """A copy of all entries of all tensors as one vector (N,)."""
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
@@ -108,25 +104,26 @@ class Lean(torch.autograd.Function):
 
 
 class Flat(torch.autograd.Function):
-    """The same of small gradients as one vector, with the difference kept: no cancellation, and few operations."""
+    """The same of small gradients as one vector, with the derivative kept: no cancellation, and few operations.
+
+    What there is of them is in place: a block of memory of this size costs more to get than to fill.
+    """
 
     @staticmethod
     def forward(context: Any, distance: Written, *gradients: Tensor) -> Tensor:
         """The distance, a scalar."""
         context.shapes = [gradient.shape for gradient in gradients]
-        flat = joined(gradients)
-        found = distance.apart(flat)
-        context.save_for_backward(flat, found.difference)
-        context.factors = found.own, found.along
-        return flat.new_tensor(found.value)
+        found = distance.apart(joined(gradients))
+        context.save_for_backward(found.derivative)
+        return found.derivative.new_tensor(found.value)
 
     @staticmethod
     @once_differentiable
     def backward(context: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
         """Nothing for the distance, then what each of the gradients gets of `outer`."""
-        flat, difference = context.saved_tensors
-        own, along = (float(outer) * factor for factor in context.factors)
-        derivative = torch.add(difference, flat, alpha=own / along).mul_(along) if own else difference * along
+        (derivative,) = context.saved_tensors
+        factor = float(outer)
+        whole = derivative if factor == 1 else derivative * factor
         sizes = [shape.numel() for shape in context.shapes]
-        pieces = zip(derivative.split(sizes), context.shapes, strict=True)
+        pieces = zip(whole.split(sizes), context.shapes, strict=True)
         return None, *(piece.view(shape) for piece, shape in pieces)

@@ -32,9 +32,11 @@ Flat = Callable[..., Sequence[Tensor]]
 """An evaluation as a recording makes it: all in one sequence."""
 
 TRACE_AFTER = 1_000
-"""Planned steps from which tracing repays (0.5 s on a LeNet); chosen from times like those of
-`benchmarks/results/speed.md`. Steps, not seconds: a decision by the clock would make the numbers of a report depend on
-the machine's load."""
+"""Planned steps from which tracing repays (0.4 to 0.8 s on a LeNet) on a GPU, and of several restarts on a processor;
+chosen from times like those of `benchmarks/results/speed.md`. A single restart on a processor is not traced: autograd
+differentiates the distance as it is written out, and a recorded step then takes 1.1 times as long on a LeNet, a small
+CNN and a ResNet-18, 2.3 times on an MLP, and only on ConvNet-64 less, 0.86 times. Steps, not seconds: a decision by the
+clock would make the numbers of a report depend on the machine's load."""
 COMPILE_AFTER = 10_000
 """Planned steps from which compiling repays (4 to 30 s on a LeNet, 2.4 times faster); chosen from the same times."""
 COMPILE_LARGE_AFTER = 2_000
@@ -48,18 +50,21 @@ TOLERANCE = 1e-3
 precision."""
 
 
-def choose_mode(planned_steps: int, seconds_left: float | None = None, *, large: bool = False) -> Mode:
+def choose_mode(
+    planned_steps: int, seconds_left: float | None = None, *, large: bool = False, alone: bool = False
+) -> Mode:
     """Mode that repays itself within a number of planned steps (restarts times iterations) and fits the time left.
 
     Args:
         planned_steps: Restarts times iterations.
         seconds_left: Of a time budget.
         large: The network is not small (`leakaudit.target.size`).
+        alone: It is one restart at a time, on a processor.
     """
     enough = planned_steps >= (COMPILE_LARGE_AFTER if large else COMPILE_AFTER)
     if enough and (seconds_left is None or seconds_left >= COMPILE_BUDGET):
         return "compiled"
-    return "traced" if planned_steps >= TRACE_AFTER else "eager"
+    return "traced" if planned_steps >= TRACE_AFTER and not alone else "eager"
 
 
 class Step:

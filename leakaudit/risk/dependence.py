@@ -32,6 +32,7 @@ from torch import Generator, Tensor
 
 from leakaudit.protocols.fedsgd import gradient_of
 from leakaudit.target.parts import HELD, groups, only, squared, squared_difference
+from leakaudit.target.pullback import pullback
 from leakaudit.target.target import Target
 
 PROBES = 4
@@ -157,8 +158,8 @@ def _slopes(
     if not given:
         return torch.zeros(values.shape[1:], dtype=torch.bool)
     weights = [torch.randn(tensor.shape, generator=generator).to(tensor) for tensor in given]
-    (gradient,) = torch.autograd.grad(given, [inputs], weights, materialize_grads=True)
-    return (gradient != 0).any(0).cpu()
+    gradient = pullback(given, inputs, weights)
+    return torch.zeros(values.shape[1:], dtype=torch.bool) if gradient is None else (gradient != 0).any(0).cpu()
 
 
 def _irrelevant(target: Target, unread: Tensor) -> bool:

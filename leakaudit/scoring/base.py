@@ -175,8 +175,7 @@ class Measure(ABC, Generic[R]):
             return []
         first = first_places(batch.images)
         distinct = sorted(set(first))
-        rows, columns = scipy.optimize.linear_sum_assignment(self.distance(batch, found)[distinct])
-        matched = {distinct[i]: int(j) for i, j in zip(rows, columns, strict=True)}
+        matched = {distinct[i]: j for i, j in assigned(self.distance(batch, found)[distinct])}
         places = [(i, matched[place]) for i, place in enumerate(first) if place in matched]
         return [self.judge(batch, i, found, j, prior_only) for i, j in places]
 
@@ -247,6 +246,17 @@ def first_places(samples: Tensor) -> list[int]:
     """The position (B) at which each of the samples (B, *shape) occurs first: its own, unless it is repeated."""
     seen: dict[bytes, int] = {}
     return [seen.setdefault(sample.contiguous().numpy().tobytes(), i) for i, sample in enumerate(samples.cpu())]
+
+
+def assigned(distances: np.ndarray[Any, Any]) -> list[tuple[int, int]]:
+    """Rows and columns of a matrix (B, K) with the smallest sum, each used once.
+
+    Of one sample and one reconstruction there is nothing to choose, and nothing to import for it.
+    """
+    if distances.shape == (1, 1) and np.isfinite(distances).all():
+        return [(0, 0)]
+    rows, columns = scipy.optimize.linear_sum_assignment(distances)
+    return [(int(i), int(j)) for i, j in zip(rows, columns, strict=True)]
 
 
 def squared_distances(batch: Batch, found: Tensor) -> np.ndarray[Any, Any]:

@@ -12,6 +12,7 @@ from leakaudit.errors import ModelError, first_line
 from leakaudit.safety.confined import refuse_exhaustion
 from leakaudit.target.answers import answered
 from leakaudit.target.parts import let_go
+from leakaudit.target.pullback import pullback
 from leakaudit.target.target import FidelityNote
 
 TOLERANCE = 1e-4
@@ -93,7 +94,7 @@ def double_backward_note(
         if not taken:
             raise RuntimeError("its gradients are detached from what they are computed of")
         # half of d/dx ‖g‖², without a tensor of twice each g
-        (second,) = torch.autograd.grad(taken, x, [g.detach() for g in taken], allow_unused=True)
+        second = pullback(taken, x, [g.detach() for g in taken])
     except RuntimeError as error:
         refuse_exhaustion(error)
         reason = first_line(error)

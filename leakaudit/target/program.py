@@ -137,6 +137,10 @@ def _applied(call: Call, named: Mapping[str, int], places: Sequence[int]) -> Cal
     return of_table
 
 
+Rewriting = Callable[[Sequence[Call], Sequence[Any], int], Sequence[Call]]
+"""Calls that make the same of a table, from calls in order, the table, and the place of their result."""
+
+
 @dataclass
 class Builder:
     """Collects the calls of a `Program`; all inputs must be asked for before anything else."""
@@ -175,14 +179,15 @@ class Builder:
         self.calls.append(Call(run, places, fixed, named, slot.index, effect))
         return slot
 
-    def build(self, result: Slot) -> Program:
-        """The program, without the calls that its result does not depend on."""
+    def build(self, result: Slot, rewritten: Rewriting | None = None) -> Program:
+        """The program, without the calls that its result does not depend on, the others as they are rewritten."""
         needed, kept = {result.index}, []
         for call in reversed(self.calls):
             if call.result in needed or call.effect:
                 kept.append(call)
                 needed.update(call.reads())
-        return Program(self.table, self.inputs, kept[::-1], result.index)
+        calls = kept[::-1] if rewritten is None else rewritten(kept[::-1], self.table, result.index)
+        return Program(self.table, self.inputs, calls, result.index)
 
     def _place(self, value: Any) -> Slot:
         self.table.append(value)

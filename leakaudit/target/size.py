@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import flop_registry
+from torch import Tensor
 
 from leakaudit.target.dispatch import DispatchMode
 from leakaudit.target.target import Target
@@ -17,7 +18,7 @@ SMALL_FLOPS = 20_000_000
 
 
 class _Counter(DispatchMode):
-    """Operations by torch's own table; its own counter would import torch's compiler."""
+    """Operations, a product and a sum each, as torch counts them; its own counter would import compilers."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -25,10 +26,24 @@ class _Counter(DispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        count = flop_registry.get(func._overloadpacket)
-        if count is not None:
-            self.operations += int(count(*args, **(kwargs or {}), out_val=result))
+        kind = func._overloadpacket
+        if kind in FACTORS:
+            self.operations += 2 * result.numel() * args[FACTORS[kind]].shape[-1]
+        elif kind in CONVOLUTIONS:
+            self.operations += _of_convolution(args[0], args[1], result, transposed=bool(args[6]))
         return result
+
+
+aten = torch.ops.aten
+FACTORS = {aten.mm: 0, aten.bmm: 0, aten.addmm: 1, aten.baddbmm: 1}
+"""Products of matrices, and the position of their first factor."""
+CONVOLUTIONS = {aten.convolution, aten._convolution}
+
+
+def _of_convolution(inputs: Tensor, weight: Tensor, outputs: Tensor, *, transposed: bool) -> int:
+    """Operations of a convolution: the whole weight at each place of its outputs, or of its inputs if transposed."""
+    places = inputs if transposed else outputs
+    return 2 * len(places) * prod(places.shape[2:]) * weight.numel()
 
 
 def is_small(target: Target) -> bool:

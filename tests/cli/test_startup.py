@@ -1,4 +1,4 @@
-"""What small commands import: no compiler, and no package that takes longer than they do."""
+"""What commands import: no compiler, and no package that takes longer than what it is used for."""
 
 from __future__ import annotations
 
@@ -39,3 +39,15 @@ def test_inspecting_a_small_file_imports_no_compiler(tmp_path: Path) -> None:
     assert "trainable" in ended.stdout
     imported = set(json.loads(ended.stdout.splitlines()[-1]))
     assert not HEAVY & imported, HEAVY & imported
+
+
+def test_ranking_imports_no_compiler_either(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    cnn = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.GELU(), nn.Flatten(), nn.Linear(4 * 64, 5))
+    path = export(cnn, tmp_path / "cnn.onnx", shape=(3, 8, 8))
+    words = [sys.executable, "-c", CODE, "rank", str(path)]
+    ended = subprocess.run(words, capture_output=True, text=True, check=True, env=dict(os.environ))
+    assert "deficit" in ended.stdout
+    imported = set(json.loads(ended.stdout.splitlines()[-1]))
+    heavy = (HEAVY | {"torch.utils.flop_counter", "scipy.optimize"}) & imported
+    assert not heavy, heavy

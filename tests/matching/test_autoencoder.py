@@ -200,6 +200,36 @@ def test_vgg_is_for_images_and_signals_are_not_reversed() -> None:
     rising = torch.linspace(0.1, 0.9, 16).repeat(24, 1, 1)
     seen: list[torch.Tensor] = []
     network = build(rising, "auto")
-    network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    network.layers.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     autoencoder._Training.of(network).advance(rising, 8, lambda *_: True)
     assert all(torch.equal(part, rising[:16]) for part in seen)
+
+
+def test_the_loss_is_the_binary_cross_entropy_of_the_shares() -> None:
+    network = build(IMAGES, "strided")
+    told: list[float] = []
+    order = torch.Generator().manual_seed(0)
+    public = IMAGES[autoencoder._held_out(IMAGES) :]
+    chosen = public[torch.randint(len(public), (autoencoder.BATCH,), generator=order)]
+    chosen = chosen.flip(-1) if bool(torch.rand(1, generator=order) < 0.5) else chosen
+    expected = torch.nn.functional.binary_cross_entropy(network(chosen), chosen)
+    derivatives = torch.autograd.grad(expected, list(network.parameters()))
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    training = autoencoder._Training.of(network)
+    training.advance(IMAGES, 1, lambda _, loss: told.append(loss) is None)
+    assert told[0] == pytest.approx(float(expected.detach()), rel=1e-5)
+    for parameter, was, slope in zip(network.parameters(), before, derivatives, strict=True):
+        clear = slope.abs() > 1e-5  # the first step of Adam is the sign of the derivative
+        moved = (was - parameter.detach())[clear] / autoencoder.LEARNING_RATE
+        torch.testing.assert_close(moved, slope[clear].sign(), rtol=1e-2, atol=1e-2)
+
+
+def test_weights_for_images_have_their_channels_last_and_give_the_same() -> None:
+    network = build(IMAGES, "strided")
+    first = network.layers[0].weight
+    assert isinstance(first, torch.Tensor)
+    assert first.is_contiguous(memory_format=torch.channels_last)
+    plain = strided(3, autoencoder.SMALL)
+    plain.load_state_dict({name: tensor.contiguous() for name, tensor in network.state_dict().items()})
+    plain = plain.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    torch.testing.assert_close(network(IMAGES), plain(IMAGES), rtol=1e-5, atol=1e-6)

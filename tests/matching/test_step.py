@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 from leakaudit.attacks.base import cpu_generator
 from leakaudit.client.batch import Batch
 from leakaudit.domains.images import Images
-from leakaudit.matching import objective, step
+from leakaudit.matching import engine, objective, step
 from leakaudit.matching.engine import GradientMatching, MatchSettings, minimize
 from leakaudit.matching.priors import KeepRate
 from leakaudit.matching.step import Mode, Step, choose_mode
@@ -231,6 +232,23 @@ def test_recording_must_repay() -> None:
     assert [choose_mode(n) for n in (100, 5_000, 24_000)] == ["eager", "traced", "compiled"]
     assert [choose_mode(n, large=True) for n in (100, 1_500, 5_000)] == ["eager", "traced", "compiled"]
     assert [choose_mode(24_000, seconds) for seconds in (60.0, 3600.0)] == ["traced", "compiled"]
+
+
+def test_a_single_restart_on_a_processor_is_not_traced(target: Target, samples: Batch, space: Images) -> None:
+    assert [choose_mode(n, alone=True) for n in (100, 5_000, 24_000)] == ["eager", "eager", "compiled"]
+    observation = observation_of(target, samples.subset([1]), space)
+    asked: list[Mode] = []
+
+    def noting(*arguments: Any) -> Step:
+        asked.append(arguments[3])
+        return Step(*arguments[:3])
+
+    for restarts in (1, 2):
+        settings = MatchSettings(iterations=1_000, restarts=restarts, signed=False, tolerance=1e9)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(engine, "Step", noting)
+            minimize(target, observation, settings, cpu_generator(0), SilentMonitor())
+    assert asked == ["eager", "traced"]
 
 
 class _Scoped(nn.Module):

@@ -155,11 +155,18 @@ def test_the_pdf_opens_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         with pytest.raises(ValueError, match="disallowed protocol"):
             fetcher.fetch(address)
     assert fetcher.fetch("data:text/plain,yes").read() == b"yes"
+    with pytest.raises(ValueError, match="disallowed protocol"):
+        fetcher.fetch("font:DejaVuSans.ttf")
+    fonts = pdf.make_font_fetcher(weasyprint)
+    for address in (secret.as_uri(), f"font:{secret}", "font:../report.css", "data:text/plain,yes", "http://localhost"):
+        with pytest.raises(ValueError, match="no font of ours"):
+            fonts.fetch(address)
+    assert fonts.fetch("font:DejaVuSans.ttf").read()[:4] == b"\0\1\0\0"
 
 
 @needs_pdf
-def test_the_pdf_asks_for_data_only(printed: Callable[[str], Printed]) -> None:
-    assert printed("pdf/ua-1").asked == {"data:image/png;", "data:font/ttf;b"}
+def test_the_page_of_the_pdf_asks_for_data_only(printed: Callable[[str], Printed]) -> None:
+    assert printed("pdf/ua-1").asked == {"data:image/png;"}
 
 
 @needs_pdf

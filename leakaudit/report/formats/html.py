@@ -13,11 +13,21 @@ import base64
 import hashlib
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from jinja2 import BaseLoader, ChoiceLoader, Environment, FileSystemLoader, PrefixLoader, StrictUndefined
+from jinja2 import (
+    BaseLoader,
+    BytecodeCache,
+    ChoiceLoader,
+    Environment,
+    FileSystemLoader,
+    PrefixLoader,
+    StrictUndefined,
+    pass_eval_context,
+)
+from jinja2.bccache import Bucket
 from jinja2.runtime import BlockReference, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Cycler, Joiner, Namespace
@@ -66,7 +76,7 @@ def render_view(
     """Like :func:`render_html`, with a view that is already built; a long cover goes on where a page ends."""
     environment = make_environment(template_dir)
     if medium == "pdf":
-        environment.finalize = _finalize_for_paper
+        environment.finalize = _when_printed(_finalize_for_paper)
     try:
         return _rendered(environment, report, view, medium, long_cover)
     except UsageError:
@@ -124,6 +134,25 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return (own or known) and super().is_safe_callable(obj)
 
 
+class _Compiled(BytecodeCache):
+    """Templates as they are compiled, by their text: a scan renders most of them three times."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, bytes] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        """What there is of a template of this text."""
+        if (known := self._known.get(bucket.key + bucket.checksum)) is not None:
+            bucket.bytecode_from_string(known)
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        """Keep one."""
+        self._known[bucket.key + bucket.checksum] = bucket.bytecode_to_string()
+
+
+_COMPILED = _Compiled()
+
+
 def make_environment(template_dir: Path | None = None) -> Environment:
     """Jinja2 with autoescape, no undefined names, and a user's folder before ours."""
     if template_dir is not None and not template_dir.is_dir():
@@ -138,11 +167,22 @@ def make_environment(template_dir: Path | None = None) -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_finalize,
+        finalize=_when_printed(_finalize),
+        bytecode_cache=_COMPILED,
     )
     environment.filters["clip"] = clip
     environment.filters["verbatim"] = _verbatim
     return environment
+
+
+def _when_printed(function: Callable[[Any], Any]) -> Callable[..., Any]:
+    """Applied to all that a template prints, never while it is compiled: what is compiled serves every medium."""
+
+    @pass_eval_context
+    def finalize(_: Any, value: Any) -> Any:
+        return function(value)
+
+    return finalize
 
 
 def _finalize(value: Any) -> Any:

@@ -6,15 +6,17 @@ come from the document, and the font library takes its date from that variable.
 
 from __future__ import annotations
 
-import base64
+import ctypes.util
 import gc
 import hashlib
 import logging
 import re
+import sys
 import unicodedata
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -43,7 +45,8 @@ def load_weasyprint() -> Any:
         FormatUnavailable: It cannot be imported; says how to install what is missing.
     """
     try:
-        import weasyprint
+        with _asking_no_compiler():
+            import weasyprint
     except ModuleNotFoundError as error:
         if error.name != "weasyprint":
             raise _unloadable(error) from error
@@ -54,6 +57,21 @@ def load_weasyprint() -> Any:
     except (OSError, ImportError) as error:
         raise _unloadable(error) from error
     return weasyprint
+
+
+@contextmanager
+def _asking_no_compiler() -> Iterator[None]:
+    """On Linux, libraries are loaded by their names alone: of each name that is none, ``ctypes`` would ask gcc and ld.
+
+    WeasyPrint tries the names of every system, those of Linux too; what is loaded is the same.
+    """
+    before = ctypes.util.find_library
+    if sys.platform == "linux":
+        ctypes.util.find_library = lambda name: None
+    try:
+        yield
+    finally:
+        ctypes.util.find_library = before
 
 
 def _unloadable(error: Exception) -> FormatUnavailable:
@@ -70,6 +88,26 @@ def make_fetcher(weasyprint: Any) -> Any:
     from weasyprint.urls import URLFetcher
 
     return URLFetcher(allowed_protocols=("data",), allow_redirects=False)
+
+
+def make_font_fetcher(weasyprint: Any) -> Any:
+    """A URL fetcher that answers ``font:`` and the name of a font of ours, and nothing else.
+
+    As ``data:`` within a style sheet the fonts would be megabytes of text that is read letter by letter.
+    """
+    from weasyprint.urls import URLFetcher, URLFetcherResponse
+
+    class FontFetcher(URLFetcher):  # type: ignore[misc]
+        """Fonts by their names."""
+
+        def fetch(self, url: str, headers: Any = None) -> Any:
+            """One of the fonts."""
+            found = [font for font in our_fonts() if font.url == url]
+            if not found:
+                raise ValueError(f"no font of ours: {url[:80]}")
+            return URLFetcherResponse(url, found[0].path.read_bytes(), {"Content-Type": "font/ttf"})
+
+    return FontFetcher(allowed_protocols=("font",), allow_redirects=False)
 
 
 def render_pdf(report: Report, template_dir: Path | None = None, view: Any = None, variant: str = VARIANTS[0]) -> bytes:
@@ -138,7 +176,7 @@ def _spills(weasyprint: Any, page: str, variant: str, fonts: Any, faces: Any) ->
 
 def _faces(weasyprint: Any, page: str, fonts: Any) -> Any:
     """The fonts of a page, read once for all that is laid out with them."""
-    return weasyprint.CSS(string=font_faces(page), font_config=fonts, url_fetcher=make_fetcher(weasyprint))
+    return weasyprint.CSS(string=font_faces(page), font_config=fonts, url_fetcher=make_font_fetcher(weasyprint))
 
 
 def _laid_out(weasyprint: Any, page: str, variant: str, fonts: Any, faces: Any) -> Any:
@@ -155,8 +193,36 @@ PICTURES = re.compile(
 """Where Unicode has its emoji, without the arrows and signs of mathematics that the other fonts have."""
 
 
-def font_faces(page: str) -> str:
-    """The fonts of a page as a style sheet, the same on every machine, embedded in part.
+@dataclass(frozen=True)
+class Font:
+    """A font that a page may be set in.
+
+    Args:
+        family: As style sheets name it.
+        path: Of its file.
+        weight: As style sheets name it.
+        where: Pages that it is loaded for; ``None`` for all.
+    """
+
+    family: str
+    path: Path
+    weight: str = "normal"
+    where: re.Pattern[str] | None = None
+
+    @property
+    def url(self) -> str:
+        """Its address within a style sheet."""
+        return f"font:{self.path.name}"
+
+    @property
+    def rule(self) -> str:
+        """As a rule of a style sheet."""
+        return f'@font-face {{ font-family: "{self.family}"; font-weight: {self.weight}; src: url("{self.url}") }}'
+
+
+@cache
+def our_fonts() -> tuple[Font, ...]:
+    """The fonts, the same on every machine.
 
     Text is set in Source Sans 3, other alphabets and code in the DejaVu fonts of matplotlib. WenQuanYi Micro Hei and
     Noto Emoji are large and are loaded only for a page that may need them.
@@ -164,27 +230,20 @@ def font_faces(page: str) -> str:
     import matplotlib as mpl
 
     shipped, beside = bundled_templates() / "fonts", Path(mpl.get_data_path()) / "fonts" / "ttf"
-    faces = [
-        ("Source Sans 3", "normal", shipped / "SourceSans3-Regular.ttf"),
-        ("Source Sans 3", "bold", shipped / "SourceSans3-Bold.ttf"),
-        ("DejaVu Sans", "normal", beside / "DejaVuSans.ttf"),
-        ("DejaVu Sans", "bold", beside / "DejaVuSans-Bold.ttf"),
-        ("DejaVu Sans Mono", "normal", beside / "DejaVuSansMono.ttf"),
-    ]
-    if ASIAN.search(page):
-        faces.append(("WenQuanYi Micro Hei", "normal", shipped / "WenQuanYiMicroHei.ttf"))
-    if PICTURES.search(page):
-        faces.append(("Noto Emoji", "normal", shipped / "NotoEmoji.ttf"))
-    return "\n".join(map(_face, *zip(*faces, strict=True)))
-
-
-@cache
-def _face(family: str, weight: str, path: Path) -> str:
-    """One font as a rule of a style sheet."""
-    content = base64.b64encode(path.read_bytes()).decode("ascii")
     return (
-        f'@font-face {{ font-family: "{family}"; font-weight: {weight}; src: url("data:font/ttf;base64,{content}") }}'
+        Font("Source Sans 3", shipped / "SourceSans3-Regular.ttf"),
+        Font("Source Sans 3", shipped / "SourceSans3-Bold.ttf", "bold"),
+        Font("DejaVu Sans", beside / "DejaVuSans.ttf"),
+        Font("DejaVu Sans", beside / "DejaVuSans-Bold.ttf", "bold"),
+        Font("DejaVu Sans Mono", beside / "DejaVuSansMono.ttf"),
+        Font("WenQuanYi Micro Hei", shipped / "WenQuanYiMicroHei.ttf", where=ASIAN),
+        Font("Noto Emoji", shipped / "NotoEmoji.ttf", where=PICTURES),
     )
+
+
+def font_faces(page: str) -> str:
+    """The fonts of a page as a style sheet; they are embedded in part."""
+    return "\n".join(font.rule for font in our_fonts() if font.where is None or font.where.search(page))
 
 
 class _Missing(logging.Handler):

@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_map_only
 
 from leakaudit.errors import LeakauditError, ModelError
 from leakaudit.target.onnx.allowance import made, results
+from leakaudit.target.onnx.gelu import with_gelu
 from leakaudit.target.onnx.host import GROWING, evaluate
 from leakaudit.target.onnx.inferred import inferred_shape
 from leakaudit.target.onnx.ops import find_own
@@ -118,7 +119,7 @@ class Tracer:
                 slot = self.program.call(torch.unsqueeze, (slot, 1))
             elif result.meta.dim() > 2:
                 slot = self.program.call(torch.flatten, (slot, 1))
-        return self.program.build(slot)
+        return self.program.build(slot, with_gelu)
 
     def _check_logits(self, result: Traced) -> None:
         shape = tuple(result.meta.shape)
