@@ -7,7 +7,8 @@ or pooled networks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,6 +44,27 @@ CANDIDATES = (
 _SMOOTH, _LIGHT, _HEAVY = CANDIDATES[1], CANDIDATES[2], CANDIDATES[-1]
 FEW = (_SMOOTH, _HEAVY, replace(_LIGHT, label=f"{_LIGHT.label}, from where TV 3e-2 ended", after=_HEAVY))
 """What a search of few steps tries, in this order."""
+
+LEARNT_ON = 32
+"""Side of the images that the weights were chosen on, CIFAR-10."""
+
+
+def few(sides: Sequence[int]) -> tuple[Candidate, ...]:
+    """What a search of few steps tries, in this order.
+
+    In images larger than those of CIFAR-10 the heavy total variation grows with the side: it is a mean over pixels, and
+    its pull on each falls. There it goes by the sign, which moves every pixel from the first step on, and no lighter
+    one follows: that fits noise, and the sample less (`benchmarks/results/large_images.md`).
+
+    Args:
+        sides: Height and width of an image; of other samples, what there is.
+    """
+    larger = math.sqrt(math.prod(sides)) / LEARNT_ON
+    if len(sides) != 2 or larger <= 1:
+        return FEW
+    weight = _HEAVY.changes["tv_weight"] * larger
+    return _SMOOTH, Candidate(f"signed Adam, cosine, TV {weight:.2g}", {"tv_weight": weight}, _HEAVY.longest)
+
 
 # Signs alone are matched to the last digit by noise too: the prior must hold, and nothing is refined without it.
 ONE_BIT_CANDIDATES = (

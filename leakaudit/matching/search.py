@@ -13,7 +13,9 @@ smoother than that is no merit. Where the update determines the samples the matc
 decides alone.
 
 With few steps, trials side by side leave none for the winner. Then L-BFGS is tried beside a heavy total variation, and
-a light one from where the heavy one is; whichever of them is best goes on.
+in small images a light one from where the heavy one is; whichever of them is best goes on. L-BFGS is ahead early
+wherever activations are smooth, also where it then moves no further; so it is chosen only while it falls. In larger
+images noise can fit the update, so there it must also be far ahead.
 
 Fails where the truth is not smooth and the update does not determine it; then no weight is right.
 """
@@ -27,7 +29,7 @@ from typing import Any
 
 from torch import Generator, Tensor
 
-from leakaudit.matching.candidates import CANDIDATES, FEW, ONE_BIT_CANDIDATES, ONE_BIT_FEW, Candidate
+from leakaudit.matching.candidates import CANDIDATES, ONE_BIT_CANDIDATES, ONE_BIT_FEW, Candidate, few
 from leakaudit.matching.descent import Progress, Solution
 from leakaudit.matching.engine import solve
 from leakaudit.matching.problem import GradientMatching
@@ -52,6 +54,9 @@ STUCK = 1e-7
 """Cosine distance above which L-BFGS has not found the sample, so that another start is worth the steps left; chosen:
 on a LeNet that drops known channels it ends at 1e-5 and 5e-5, which is 30 and 24 dB, from another start at 45 and 50
 dB."""
+FALLS = math.log(1.5)
+"""By how much the rank of L-BFGS has to fall in a second trial for it to be chosen; chosen: where it is stuck it falls
+by less than a hundredth, where it goes on to 30 dB by 1.4 (`benchmarks/results/large_images.md`, 3 images)."""
 ALIKE = math.log(1.1)
 """Two ends whose log matches differ by less are at what noise or a defence leaves, not in local minima; chosen."""
 POLISH: dict[str, Any] = {"optimizer": "lbfgs", "distance": "euclidean", "tv_weight": 0.0}
@@ -66,7 +71,10 @@ def rank(match: float, variation: float) -> float:
 
 @dataclass(eq=False)
 class _Runner:
-    """A candidate on its way: its objective, where it is, and what it has cost."""
+    """A candidate on its way: its objective, where it is, and what it has cost.
+
+    `passed_over` says that another goes on, however this one ranks.
+    """
 
     candidate: Candidate
     problem: GradientMatching
@@ -74,6 +82,7 @@ class _Runner:
     score: float = math.inf
     solution: Solution | None = None
     facts: list[str] = field(default_factory=list)
+    passed_over: bool = False
 
     @property
     def iterations(self) -> int:
@@ -190,8 +199,9 @@ def search(
     """
     most = problem.settings.iterations
     budget = _Budget(problem.settings.planned, generator, progress)
+    in_turn = candidates is None and most < FEWEST and not problem.observation.one_bit
     candidates = _suitable(problem, most) if candidates is None else candidates
-    tried = _in_turn if any(c.after for c in candidates) else _side_by_side
+    tried = _in_turn if in_turn else _side_by_side
     runners, stopped = tried(_at_the_start(problem, guess, candidates, generator), most, budget)
     if stopped:
         return _finish(runners, budget, budget.spent)
@@ -209,7 +219,7 @@ def search(
         again = _another_start(problem, guess, generator)
         finished.append(_Runner(finished[0].candidate, problem.under(settings), again))
         stopped = _run_out(finished[-1], budget, until)
-    return _finish(finished, budget, trials)
+    return _finish([*finished, *(runner for runner in runners if runner.passed_over)], budget, trials)
 
 
 def _stuck(matches: Sequence[float]) -> bool:
@@ -222,7 +232,7 @@ def _suitable(problem: GradientMatching, most: int) -> Sequence[Candidate]:
     """What a search of so many steps tries."""
     if problem.observation.one_bit:
         return ONE_BIT_FEW if most < FEWEST else ONE_BIT_CANDIDATES
-    return FEW if most < FEWEST else CANDIDATES
+    return few(problem.domain.sides) if most < FEWEST else CANDIDATES
 
 
 def _side_by_side(runners: list[_Runner], most: int, budget: _Budget) -> tuple[list[_Runner], bool]:
@@ -239,16 +249,22 @@ def _in_turn(runners: list[_Runner], most: int, budget: _Budget) -> tuple[list[_
 
     In 200 steps a ResNet-18 needs the heavy one, and in 300 a ConvNet the light one, from the first step to the last.
     """
-    smooth, heavy, light = runners
+    smooth, heavy, *light = runners
     steps = _short_trial(most)
     if budget.advance(smooth, steps) or budget.advance(heavy, steps):
         return runners, True
-    if smooth.score < heavy.score and not _clear(smooth, [heavy]) and budget.advance(smooth, steps):
-        return runners, True
-    if _clear(smooth, [heavy]):
-        return [smooth], False
-    light.follow(heavy)
-    return runners, budget.advance(light, steps) or budget.advance(heavy, steps)
+    before = smooth.score
+    if before < heavy.score:
+        if budget.advance(smooth, steps):
+            return runners, True
+        falls = smooth.match < STUCK or smooth.score <= before - FALLS
+        if falls and _clear(smooth, [heavy]):
+            return [smooth], False
+        smooth.passed_over = not (falls and light)
+    if not light:
+        return runners, False
+    light[0].follow(heavy)
+    return runners, budget.advance(light[0], steps) or budget.advance(heavy, steps)
 
 
 def _at_the_start(
@@ -308,7 +324,7 @@ def _round(runners: Sequence[_Runner], steps: int, budget: _Budget) -> bool:
 
 
 def _ranked(runners: Sequence[_Runner]) -> list[_Runner]:
-    return sorted(runners, key=lambda r: r.score)
+    return sorted(runners, key=lambda r: (r.passed_over, r.score))
 
 
 def _one_of_a_kind(runners: Sequence[_Runner]) -> list[_Runner]:

@@ -16,7 +16,7 @@ from leakaudit.attacks.registry import create
 from leakaudit.client.batch import Batch
 from leakaudit.domains.images import Images
 from leakaudit.matching import search as search_module
-from leakaudit.matching.candidates import CANDIDATES, FEW, Candidate
+from leakaudit.matching.candidates import CANDIDATES, FEW, Candidate, few
 from leakaudit.matching.descent import Progress
 from leakaudit.matching.engine import GradientMatching, MatchSettings
 from leakaudit.matching.search import rank, search
@@ -83,24 +83,28 @@ def test_smoother_than_a_photograph_is_no_merit() -> None:
 
 
 def short_search(
-    samples: Batch, space: Images, monkeypatch: pytest.MonkeyPatch, scores: Mapping[str, Sequence[float]]
+    samples: Batch,
+    space: Images,
+    monkeypatch: pytest.MonkeyPatch,
+    scores: Mapping[str, Sequence[float]],
+    iterations: int = 100,
 ) -> tuple[Reconstruction, list[tuple[str, int, torch.Tensor]]]:
-    """A search of 100 steps in which candidates rank as told, turn by turn; with who did how many steps from where."""
+    """A search of few steps in which candidates rank as told, turn by turn; with who did how many steps from where."""
     ran: list[tuple[str, int, torch.Tensor]] = []
     left = {label: list(values) for label, values in scores.items()}
     advance = search_module._Runner.advance
 
-    def recorded(runner: search_module._Runner, iterations: int, *args: Any) -> Any:
+    def recorded(runner: search_module._Runner, steps: int, *args: Any) -> Any:
         label, begin = runner.candidate.label, runner.guess["inputs"].clone()
         monkeypatch.setattr(search_module, "rank", lambda *_: left[label].pop(0))
-        found = advance(runner, iterations, *args)
-        ran.append((label, iterations, begin))
+        found = advance(runner, steps, *args)
+        ran.append((label, steps, begin))
         return found
 
     monkeypatch.setattr(search_module._Runner, "advance", recorded)
     net = cnn()
     observation = observation_of(net, samples.subset([1]), space)
-    return IG(IGSettings(iterations=100, search=True))(net, observation, cpu_generator(0)), ran
+    return IG(IGSettings(iterations=iterations, search=True))(net, observation, cpu_generator(0)), ran
 
 
 SMOOTH, HEAVY, LIGHT = (candidate.label for candidate in FEW)
@@ -131,6 +135,49 @@ def test_the_heavy_one_goes_on_where_the_light_one_gains_nothing(
     result, ran = short_search(samples, space, monkeypatch, {SMOOTH: [0.0], HEAVY: [-1.0, -2.0, -3.0], LIGHT: [-1.9]})
     assert [(label, steps) for label, steps, _ in ran][-2:] == [(HEAVY, 20), (HEAVY, 20)]
     assert result.notes[0].endswith(HEAVY)
+
+
+def test_a_descent_that_is_far_ahead_but_moves_no_further_is_not_chosen(
+    samples: Batch, space: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranks = {SMOOTH: [-4.0, -4.1], HEAVY: [-1.0, -2.0, -7.0], LIGHT: [-1.5]}
+    result, ran = short_search(samples, space, monkeypatch, ranks, 200)
+    assert [(label, steps) for label, steps, _ in ran] == [
+        *((SMOOTH, 20), (HEAVY, 20), (SMOOTH, 20)),
+        *((LIGHT, 20), (HEAVY, 20), (HEAVY, 100)),
+    ]
+    assert result.notes[0].endswith(f"100 trial steps: {HEAVY}")
+
+
+def test_a_descent_that_is_far_ahead_and_falls_is_chosen(
+    samples: Batch, space: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, ran = short_search(samples, space, monkeypatch, {SMOOTH: [-4.0, -5.0, -6.0, -7.0], HEAVY: [-1.0]})
+    assert {label for label, _, _ in ran[2:]} == {SMOOTH}
+
+
+def test_what_moves_no_further_is_kept_where_nothing_ranks_better(
+    samples: Batch, space: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranks = {SMOOTH: [-4.0, -4.1], HEAVY: [-1.0, -2.0], LIGHT: [-1.5]}
+    result, _ = short_search(samples, space, monkeypatch, ranks)
+    assert result.notes[0].endswith(SMOOTH)
+
+
+def test_a_search_of_larger_images_weighs_more_and_has_no_light_one() -> None:
+    assert few((32, 32)) == few((28, 28)) == few((3000,)) == few((16, 64, 64)) == FEW
+    assert [few((side, side))[1].changes["tv_weight"] for side in (64, 128)] == pytest.approx([6e-2, 12e-2])
+    assert len(few((64, 48))) == 2
+
+
+@pytest.mark.parametrize(("falls_to", "goes_on"), [(-6.0, SMOOTH), (-3.2, HEAVY)])
+def test_in_larger_images_a_descent_that_falls_must_be_far_ahead(
+    samples: Batch, space: Images, monkeypatch: pytest.MonkeyPatch, falls_to: float, goes_on: str
+) -> None:
+    monkeypatch.setattr(search_module, "few", lambda _: FEW[:2])
+    ranks = {SMOOTH: [-2.0, falls_to, -8.0, -8.1], HEAVY: [-1.0, -7.0]}
+    _, ran = short_search(samples, space, monkeypatch, ranks)
+    assert [label for label, _, _ in ran[:4]] == [SMOOTH, HEAVY, SMOOTH, goes_on]
 
 
 @pytest.mark.parametrize("restarts", [1, 2, 3])
