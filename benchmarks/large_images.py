@@ -3,11 +3,11 @@
     python benchmarks/large_images.py [--network strided/gelu] [--side 64] [--steps 400] [--victim 5] [WAY ...]
 
 One photograph of $LEAKAUDIT_DATA a run, true label, from noise, an untrained network: one of `SMALL` with an
-activation, or one of torchvision. Ways: IG's preset standard; `breaching` where it is installed (its shipped weight, its
-schedule of as many steps); and Adam on the cosine distance with a fixed total variation. Of those, a way with levels
-optimises an image of a part of the resolution, made larger by bilinear interpolation, and goes on from there; the
-learning rate falls over all levels together, in the three steps of IG. Beside them stands what knows nothing: the mean
-colour, and the image at a sixteenth of its resolution for comparison.
+activation, or one of torchvision. Ways: IG's preset standard; `breaching` where it is installed (its shipped weight,
+its schedule of as many steps); and Adam on the cosine distance with a fixed total variation. Of those, a way with
+levels optimises an image of a part of the resolution, made larger by bilinear interpolation, and goes on from there;
+the learning rate falls over all levels together, in the three steps of IG. Beside them stands what knows nothing: the
+mean colour, and the image at a sixteenth of its resolution for comparison.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ decides alone.
 With few steps, trials side by side leave none for the winner. Then L-BFGS is tried beside a heavy total variation, and
 in small images a light one from where the heavy one is; whichever of them is best goes on. L-BFGS is ahead early
 wherever activations are smooth, also where it then moves no further; so it is chosen only while it falls. In larger
-images noise can fit the update, so there it must also be far ahead.
+images noise can fit the update, so there it must also be far ahead, and the other way begins at a quarter of the
+resolution.
 
 Fails where the truth is not smooth and the update does not determine it; then no weight is right.
 """
@@ -29,7 +30,14 @@ from typing import Any
 
 from torch import Generator, Tensor
 
-from leakaudit.matching.candidates import CANDIDATES, ONE_BIT_CANDIDATES, ONE_BIT_FEW, Candidate, few
+from leakaudit.matching.candidates import (
+    CANDIDATES,
+    ONE_BIT_CANDIDATES,
+    ONE_BIT_FEW,
+    Candidate,
+    few,
+    larger_than_learnt,
+)
 from leakaudit.matching.descent import Progress, Solution
 from leakaudit.matching.engine import solve
 from leakaudit.matching.problem import GradientMatching
@@ -45,7 +53,9 @@ FULL = 4800
 SHORTEST_RUNG = 20
 """Steps of a candidate in a round, at least; chosen."""
 FEWEST = 500
-"""Steps of a search below which candidates follow each other instead of running side by side; chosen."""
+"""Steps of a search below which candidates follow each other instead of running side by side, at 32 px; chosen. In
+larger images it grows with the side: at 224 px, 600 steps in turn end 4 to 7 dB higher than side by side, at 64 px
+1,500 end 2 dB lower to 3 dB higher (`benchmarks/results/large_images.md`)."""
 FINALISTS = 2
 """Candidates in the last round, unless the lead is clear; chosen."""
 CLEAR_LEAD = math.log(10)
@@ -73,7 +83,7 @@ def rank(match: float, variation: float) -> float:
 class _Runner:
     """A candidate on its way: its objective, where it is, and what it has cost.
 
-    `passed_over` says that another goes on, however this one ranks.
+    `passed_over` says that another goes on, however this one ranks; `level` is the one of the candidate's it is on.
     """
 
     candidate: Candidate
@@ -83,6 +93,7 @@ class _Runner:
     solution: Solution | None = None
     facts: list[str] = field(default_factory=list)
     passed_over: bool = False
+    level: int = 0
 
     @property
     def iterations(self) -> int:
@@ -106,7 +117,10 @@ class _Runner:
     def advance(self, iterations: int, generator: Generator, progress: Progress) -> Solution:
         """Descend further from the best so far, and rank the result."""
         self.problem.settings = replace(self.problem.settings, iterations=iterations)
-        (found,), facts = solve(self.problem, [self.guess], generator, progress)
+        problem = self.problem.coarser(self.candidate.levels[self.level][0])
+        (found,), facts = solve(problem, [problem.coarse(self.guess)], generator, progress)
+        found.values = problem.fine(found.values)
+        found.shots = tuple((at, problem.fine({"inputs": inputs})["inputs"]) for at, inputs in found.shots)
         self.facts += facts
         inside = self.problem.projected(found.values)
         found.match = self.problem.cosine(inside)
@@ -199,8 +213,8 @@ def search(
     """
     most = problem.settings.iterations
     budget = _Budget(problem.settings.planned, generator, progress)
-    in_turn = candidates is None and most < FEWEST and not problem.observation.one_bit
-    candidates = _suitable(problem, most) if candidates is None else candidates
+    in_turn = candidates is None and _few_steps(problem) and not problem.observation.one_bit
+    candidates = _suitable(problem) if candidates is None else candidates
     tried = _in_turn if in_turn else _side_by_side
     runners, stopped = tried(_at_the_start(problem, guess, candidates, generator), most, budget)
     if stopped:
@@ -228,11 +242,16 @@ def _stuck(matches: Sequence[float]) -> bool:
     return lowest >= STUCK and not (others and math.log(others[0] / lowest) < ALIKE)
 
 
-def _suitable(problem: GradientMatching, most: int) -> Sequence[Candidate]:
+def _few_steps(problem: GradientMatching) -> bool:
+    """Whether candidates follow each other; a larger image needs more steps for each."""
+    return problem.settings.iterations < FEWEST * larger_than_learnt(problem.domain.sides)
+
+
+def _suitable(problem: GradientMatching) -> Sequence[Candidate]:
     """What a search of so many steps tries."""
     if problem.observation.one_bit:
-        return ONE_BIT_FEW if most < FEWEST else ONE_BIT_CANDIDATES
-    return few(problem.domain.sides) if most < FEWEST else CANDIDATES
+        return ONE_BIT_FEW if _few_steps(problem) else ONE_BIT_CANDIDATES
+    return few(problem.domain.sides) if _few_steps(problem) else CANDIDATES
 
 
 def _side_by_side(runners: list[_Runner], most: int, budget: _Budget) -> tuple[list[_Runner], bool]:
@@ -298,8 +317,11 @@ def _run_out(runner: _Runner, budget: _Budget, until: int) -> bool:
             runner.follow(heavy)
             return True
         runner.follow(heavy)
-    if budget.advance(runner, min(runner.candidate.longest, until - budget.spent)):
-        return True
+    steps = min(runner.candidate.longest, until - budget.spent)
+    for level, (_, share) in enumerate(runner.candidate.levels):
+        runner.level = level
+        if budget.advance(runner, round(share * steps)):
+            return True
     if runner.lowest < runner.problem.settings.tolerance or runner.problem.observation.one_bit:
         return False
     chosen, before = runner.problem, runner.score

@@ -167,7 +167,31 @@ def test_what_moves_no_further_is_kept_where_nothing_ranks_better(
 def test_a_search_of_larger_images_weighs_more_and_has_no_light_one() -> None:
     assert few((32, 32)) == few((28, 28)) == few((3000,)) == few((16, 64, 64)) == FEW
     assert [few((side, side))[1].changes["tv_weight"] for side in (64, 128)] == pytest.approx([6e-2, 12e-2])
-    assert len(few((64, 48))) == 2
+    _, coarse = few((64, 48))
+    assert [part for part, _ in coarse.levels] == [4, 2, 1]
+    assert sum(share for _, share in coarse.levels) == 1
+
+
+def test_a_search_of_larger_images_goes_through_the_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 8, 5, 4, 2), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 144, 5))
+    space, net = Images((3, 48, 48), (0.5,) * 3, (0.25,) * 3), make_target(module, (3, 48, 48), 5)
+    image = torch.linspace(0, 1, 48).expand(1, 3, 48, 48).clone()
+    observation = observation_of(net, Batch(image, torch.tensor([1]), (0,)), space)
+    ran: list[tuple[int, int]] = []
+    solved = search_module.solve
+
+    def recorded(problem: GradientMatching, guesses: Any, *rest: Any) -> Any:
+        ran.append((guesses[0]["inputs"].shape[-1], problem.settings.iterations))
+        return solved(problem, guesses, *rest)
+
+    monkeypatch.setattr(search_module, "solve", recorded)
+    result = IG(IGSettings(iterations=600, search=True))(net, observation, cpu_generator(0))
+    assert "from a quarter" in result.notes[0]
+    assert [side for side, _ in ran[-3:]] == [12, 24, 48]
+    assert sum(steps for _, steps in ran) == result.iterations == 600
+    assert result.inputs.shape == (1, 3, 48, 48)
+    assert {shot.inputs.shape for shot in result.snapshots} == {(1, 3, 48, 48)}
 
 
 @pytest.mark.parametrize(("falls_to", "goes_on"), [(-6.0, SMOOTH), (-3.2, HEAVY)])
