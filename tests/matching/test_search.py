@@ -80,6 +80,8 @@ def test_the_private_batch_cannot_change_the_choice(samples: Batch, space: Image
 def test_smoother_than_a_photograph_is_no_merit() -> None:
     assert rank(0.99e-3, 0.4) < rank(1e-3, 0.0)
     assert rank(1e-3, 0.4) < rank(0.7e-3, 1.5)
+    assert rank(0.99e-3, 0.3, larger=2) > rank(1e-3, 0.1, larger=7)
+    assert rank(0.99e-3, 0.2, larger=7) < rank(1e-3, 0.0, larger=7)
 
 
 def short_search(
@@ -194,14 +196,32 @@ def test_a_search_of_larger_images_goes_through_the_levels(monkeypatch: pytest.M
     assert {shot.inputs.shape for shot in result.snapshots} == {(1, 3, 48, 48)}
 
 
-@pytest.mark.parametrize(("falls_to", "goes_on"), [(-6.0, SMOOTH), (-3.2, HEAVY)])
-def test_in_larger_images_a_descent_that_falls_must_be_far_ahead(
-    samples: Batch, space: Images, monkeypatch: pytest.MonkeyPatch, falls_to: float, goes_on: str
+@pytest.mark.parametrize(
+    ("smooth", "heavy", "turns"),
+    [
+        ([-2.0, -6.0, -8.0], [-1.0], [SMOOTH, SMOOTH]),  # far ahead
+        (
+            [-2.0, -3.0, -8.0],
+            [-1.0, -2.5],
+            [SMOOTH, HEAVY, SMOOTH],
+        ),  # ahead, and still when the other is no longer coarse
+        ([-2.0, -3.0], [-1.0, -4.0, -7.0], [SMOOTH, HEAVY, HEAVY]),
+        ([-2.0, -2.1], [-1.0, -7.0], [SMOOTH, HEAVY]),  # ahead, and stuck
+    ],
+)
+def test_in_larger_images_a_descent_is_chosen_far_ahead_or_after_the_coarse_level(
+    samples: Batch,
+    space: Images,
+    monkeypatch: pytest.MonkeyPatch,
+    smooth: list[float],
+    heavy: list[float],
+    turns: list[str],
 ) -> None:
-    monkeypatch.setattr(search_module, "few", lambda _: FEW[:2])
-    ranks = {SMOOTH: [-2.0, falls_to, -8.0, -8.1], HEAVY: [-1.0, -7.0]}
-    _, ran = short_search(samples, space, monkeypatch, ranks)
-    assert [label for label, _, _ in ran[:4]] == [SMOOTH, HEAVY, SMOOTH, goes_on]
+    coarse = replace(FEW[1], levels=((1, 0.5), (1, 0.5)))
+    monkeypatch.setattr(search_module, "few", lambda _: (FEW[0], coarse))
+    ends = [-9.0, -9.1, -9.2]
+    _, ran = short_search(samples, space, monkeypatch, {SMOOTH: [*smooth, *ends], HEAVY: [*heavy, *ends]})
+    assert [label for label, _, _ in ran[: 2 + len(turns)]] == [SMOOTH, HEAVY, *turns]
 
 
 @pytest.mark.parametrize("restarts", [1, 2, 3])
