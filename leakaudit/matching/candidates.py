@@ -7,7 +7,8 @@ or pooled networks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,12 +22,15 @@ class Candidate:
         changes: Settings that differ from the attack's own.
         longest: Most iterations that it is worth; the default is chosen to be no limit.
         after: What runs first, for it to begin where that ends.
+        levels: Parts of the resolution of an image that it goes through, each as its denominator, and the share of its
+            steps that each has.
     """
 
     label: str
     changes: Mapping[str, Any]
     longest: int = 1_000_000
     after: Candidate | None = None
+    levels: tuple[tuple[int, float], ...] = ((1, 1.0),)
 
 
 CANDIDATES = (
@@ -43,6 +47,37 @@ CANDIDATES = (
 _SMOOTH, _LIGHT, _HEAVY = CANDIDATES[1], CANDIDATES[2], CANDIDATES[-1]
 FEW = (_SMOOTH, _HEAVY, replace(_LIGHT, label=f"{_LIGHT.label}, from where TV 3e-2 ended", after=_HEAVY))
 """What a search of few steps tries, in this order."""
+
+COARSE_TO_FINE = ((4, 0.5), (2, 0.25), (1, 0.25))
+"""Levels of a search that begins with coarse images; chosen on 3 images and 4 networks
+(`benchmarks/results/large_images.md`)."""
+LEARNT_ON = 32
+"""Side of the images that the weights were chosen on, CIFAR-10."""
+
+
+def larger_than_learnt(sides: Sequence[int]) -> float:
+    """By how much images of this height and width are larger than `LEARNT_ON`; 1 where smaller, or no images."""
+    return max(1.0, math.sqrt(math.prod(sides)) / LEARNT_ON) if len(sides) == 2 else 1.0
+
+
+def few(sides: Sequence[int]) -> tuple[Candidate, ...]:
+    """What a search of few steps tries, in this order.
+
+    Images larger than those of CIFAR-10 are searched from a quarter of their resolution on, where few steps settle what
+    is large in them. The heavy total variation grows with the side: it is a mean over pixels, and its pull on each
+    falls. It goes by the sign, which moves every pixel from the first step on, and no lighter one follows: that fits
+    noise, and the sample less (`benchmarks/results/large_images.md`).
+
+    Args:
+        sides: Height and width of an image; of other samples, what there is.
+    """
+    larger = larger_than_learnt(sides)
+    if larger == 1:
+        return FEW
+    weight = _HEAVY.changes["tv_weight"] * larger
+    told = f"signed Adam, cosine, TV {weight:.2g}, from a quarter of the resolution on"
+    return _SMOOTH, Candidate(told, {"tv_weight": weight}, _HEAVY.longest, levels=COARSE_TO_FINE)
+
 
 # Signs alone are matched to the last digit by noise too: the prior must hold, and nothing is refined without it.
 ONE_BIT_CANDIDATES = (

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from leakaudit.matching.objective import CosineDistance, GradientDistance, distance_once, make_distance
@@ -84,6 +85,7 @@ class GradientMatching:
     ) -> None:
         self.target, self.observation, self.labels, self.settings = target, observation, labels, settings
         self.priors, self.masks, self.possible = tuple(priors), dict(masks or {}), dict(possible or {})
+        self.part = 1
         self._derive(yardstick)
 
     def _derive(self, yardstick: CosineDistance | None) -> None:
@@ -126,6 +128,26 @@ class GradientMatching:
         other._derive(self.yardstick)
         return other
 
+    def coarser(self: P, part: int) -> P:
+        """The same with images of this part of the resolution for unknowns, as its denominator."""
+        other = copy.copy(self)
+        other.part = part
+        return other
+
+    def coarse(self, variables: Variables) -> dict[str, Tensor]:
+        """The unknowns with images (B, C, ⌈H/part⌉, ⌈W/part⌉) in place of (B, C, H, W)."""
+        return self._resized(variables, [-(-side // self.part) for side in self.domain.sides])
+
+    def fine(self, variables: Variables) -> dict[str, Tensor]:
+        """The inverse of :meth:`coarse`, but for what is lost; differentiable."""
+        return self._resized(variables, self.domain.sides)
+
+    def _resized(self, variables: Variables, sides: Sequence[int]) -> dict[str, Tensor]:
+        if self.part == 1:
+            return dict(variables)
+        inputs = F.interpolate(variables["inputs"], size=tuple(sides), mode="bilinear", align_corners=False)
+        return {**variables, "inputs": inputs}
+
     def _distance(self, case: Case) -> GradientDistance:
         s = self.settings
         plain = s.distance == "cosine" and s.layer_weights == "equal" and not s.strongest_layers
@@ -148,6 +170,7 @@ class GradientMatching:
             once: Whether they will be differentiated once only, which saves memory where the model is large.
             case: Another victim's gradients, labels and masks in place of this one's.
         """
+        variables = self.fine(variables)
         settings, inputs = self.settings, variables["inputs"]
         distance = self.distance if case is None else self._distance(case)
         gradients = self.gradients(variables, functional=functional, case=case)
@@ -180,7 +203,8 @@ class GradientMatching:
 
     def cosine(self, variables: Variables) -> float:
         """Cosine distance of a guess, whatever the objective is: the yardstick that compares different objectives."""
-        return float(distance_once(self.yardstick, [g.detach() for g in self.gradients(variables)]))
+        gradients = self.gradients(self.fine(variables))
+        return float(distance_once(self.yardstick, [gradient.detach() for gradient in gradients]))
 
     def _limited(self, variables: Variables) -> Variables:
         """The unknowns with the masks' known zeros in place: nothing depends on what the variables hold there."""

@@ -8,12 +8,15 @@ Objectives with different weights cannot be compared by their values, so candida
 .. math:: s(x) = \log D_{\cos}(g(x), g^*) + \log \max(TV(x), c), \qquad c = 0.5
 
 the minimum-product form of the L-curve (Regińska 1996, doi 10.1137/S1064827593252672): a heavier prior must buy more
-smoothness than it costs in match. The constant is about the total variation of a photograph in normalised space: to be
-smoother than that is no merit. Where the update determines the samples the match falls by orders of magnitude and
-decides alone.
+smoothness than it costs in match. The constant is about the total variation of a photograph in normalised space, less
+in larger images: to be smoother than that is no merit. Where the update determines the samples the match falls by
+orders of magnitude and decides alone.
 
 With few steps, trials side by side leave none for the winner. Then L-BFGS is tried beside a heavy total variation, and
-a light one from where the heavy one is; whichever of them is best goes on.
+in small images a light one from where the heavy one is; whichever of them is best goes on. L-BFGS is ahead early
+wherever activations are smooth, also where it then moves no further; so it is chosen only while it falls. In larger
+images noise can fit the update, so there it must also be far ahead, or ahead of a heavy total variation that has gone
+as far as it gets at a quarter of the resolution, where that begins.
 
 Fails where the truth is not smooth and the update does not determine it; then no weight is right.
 """
@@ -27,7 +30,14 @@ from typing import Any
 
 from torch import Generator, Tensor
 
-from leakaudit.matching.candidates import CANDIDATES, FEW, ONE_BIT_CANDIDATES, ONE_BIT_FEW, Candidate
+from leakaudit.matching.candidates import (
+    CANDIDATES,
+    ONE_BIT_CANDIDATES,
+    ONE_BIT_FEW,
+    Candidate,
+    few,
+    larger_than_learnt,
+)
 from leakaudit.matching.descent import Progress, Solution
 from leakaudit.matching.engine import solve
 from leakaudit.matching.problem import GradientMatching
@@ -35,6 +45,9 @@ from leakaudit.matching.problem import GradientMatching
 USUAL = 0.5
 """c: total variation of a photograph in normalised space; chosen: nine in ten of 400 CIFAR-10 test images have 0.25 to
 0.67."""
+THINS = 0.4
+"""How c falls with the side of a larger image, an exponent; chosen: the median total variation of 200 photographs is
+.54 at 32 px, .40 at 64, .29 at 128 and at 224."""
 RUNGS = (40, 160, 480)
 """Steps of each candidate in each round of a search of at least `FULL` steps, in proportion in a shorter one; chosen.
 """
@@ -43,7 +56,9 @@ FULL = 4800
 SHORTEST_RUNG = 20
 """Steps of a candidate in a round, at least; chosen."""
 FEWEST = 500
-"""Steps of a search below which candidates follow each other instead of running side by side; chosen."""
+"""Steps of a search below which candidates follow each other instead of running side by side, at 32 px; chosen. In
+larger images it grows with the side: at 224 px, 600 steps in turn end 4 to 7 dB higher than side by side, at 64 px
+1,500 end 2 dB lower to 3 dB higher (`benchmarks/results/large_images.md`)."""
 FINALISTS = 2
 """Candidates in the last round, unless the lead is clear; chosen."""
 CLEAR_LEAD = math.log(10)
@@ -52,6 +67,9 @@ STUCK = 1e-7
 """Cosine distance above which L-BFGS has not found the sample, so that another start is worth the steps left; chosen:
 on a LeNet that drops known channels it ends at 1e-5 and 5e-5, which is 30 and 24 dB, from another start at 45 and 50
 dB."""
+FALLS = math.log(1.5)
+"""By how much the rank of L-BFGS has to fall in a second trial for it to be chosen; chosen: where it is stuck it falls
+by less than a hundredth, where it goes on to 30 dB by 1.4 (`benchmarks/results/large_images.md`, 3 images)."""
 ALIKE = math.log(1.1)
 """Two ends whose log matches differ by less are at what noise or a defence leaves, not in local minima; chosen."""
 POLISH: dict[str, Any] = {"optimizer": "lbfgs", "distance": "euclidean", "tv_weight": 0.0}
@@ -59,14 +77,23 @@ POLISH: dict[str, Any] = {"optimizer": "lbfgs", "distance": "euclidean", "tv_wei
 `CANDIDATES`, whose optimum is the sample by definition."""
 
 
-def rank(match: float, variation: float) -> float:
-    """s(x) from the cosine distance over the whole update and the roughness; the lower, the better."""
-    return math.log(match + 1e-30) + math.log(max(variation, USUAL))
+def rank(match: float, variation: float, larger: float = 1.0) -> float:
+    """s(x) from the cosine distance over the whole update and the roughness; the lower, the better.
+
+    Args:
+        match: The distance.
+        variation: The roughness.
+        larger: By how much an image is larger than the weights were chosen on, see `candidates.larger_than_learnt`.
+    """
+    return math.log(match + 1e-30) + math.log(max(variation, USUAL * larger**-THINS))
 
 
 @dataclass(eq=False)
 class _Runner:
-    """A candidate on its way: its objective, where it is, and what it has cost."""
+    """A candidate on its way: its objective, where it is, and what it has cost.
+
+    `passed_over` says that another goes on, however this one ranks; `level` is the one of the candidate's it is on.
+    """
 
     candidate: Candidate
     problem: GradientMatching
@@ -74,6 +101,8 @@ class _Runner:
     score: float = math.inf
     solution: Solution | None = None
     facts: list[str] = field(default_factory=list)
+    passed_over: bool = False
+    level: int = 0
 
     @property
     def iterations(self) -> int:
@@ -97,11 +126,15 @@ class _Runner:
     def advance(self, iterations: int, generator: Generator, progress: Progress) -> Solution:
         """Descend further from the best so far, and rank the result."""
         self.problem.settings = replace(self.problem.settings, iterations=iterations)
-        (found,), facts = solve(self.problem, [self.guess], generator, progress)
+        problem = self.problem.coarser(self.candidate.levels[self.level][0])
+        (found,), facts = solve(problem, [problem.coarse(self.guess)], generator, progress)
+        found.values = problem.fine(found.values)
+        found.shots = tuple((at, problem.fine({"inputs": inputs})["inputs"]) for at, inputs in found.shots)
         self.facts += facts
         inside = self.problem.projected(found.values)
         found.match = self.problem.cosine(inside)
-        score = rank(found.match, float(self.problem.domain.roughness(inside["inputs"])))
+        domain = self.problem.domain
+        score = rank(found.match, float(domain.roughness(inside["inputs"])), larger_than_learnt(domain.sides))
         if self.solution is not None:
             found = chain(self.solution, found, better=score < self.score)
         self.solution, self.score, self.guess = found, min(score, self.score), found.values
@@ -190,8 +223,9 @@ def search(
     """
     most = problem.settings.iterations
     budget = _Budget(problem.settings.planned, generator, progress)
-    candidates = _suitable(problem, most) if candidates is None else candidates
-    tried = _in_turn if any(c.after for c in candidates) else _side_by_side
+    in_turn = candidates is None and _few_steps(problem) and not problem.observation.one_bit
+    candidates = _suitable(problem) if candidates is None else candidates
+    tried = _in_turn if in_turn else _side_by_side
     runners, stopped = tried(_at_the_start(problem, guess, candidates, generator), most, budget)
     if stopped:
         return _finish(runners, budget, budget.spent)
@@ -209,7 +243,7 @@ def search(
         again = _another_start(problem, guess, generator)
         finished.append(_Runner(finished[0].candidate, problem.under(settings), again))
         stopped = _run_out(finished[-1], budget, until)
-    return _finish(finished, budget, trials)
+    return _finish([*finished, *(runner for runner in runners if runner.passed_over)], budget, trials)
 
 
 def _stuck(matches: Sequence[float]) -> bool:
@@ -218,11 +252,16 @@ def _stuck(matches: Sequence[float]) -> bool:
     return lowest >= STUCK and not (others and math.log(others[0] / lowest) < ALIKE)
 
 
-def _suitable(problem: GradientMatching, most: int) -> Sequence[Candidate]:
+def _few_steps(problem: GradientMatching) -> bool:
+    """Whether candidates follow each other; a larger image needs more steps for each."""
+    return problem.settings.iterations < FEWEST * larger_than_learnt(problem.domain.sides)
+
+
+def _suitable(problem: GradientMatching) -> Sequence[Candidate]:
     """What a search of so many steps tries."""
     if problem.observation.one_bit:
-        return ONE_BIT_FEW if most < FEWEST else ONE_BIT_CANDIDATES
-    return FEW if most < FEWEST else CANDIDATES
+        return ONE_BIT_FEW if _few_steps(problem) else ONE_BIT_CANDIDATES
+    return few(problem.domain.sides) if _few_steps(problem) else CANDIDATES
 
 
 def _side_by_side(runners: list[_Runner], most: int, budget: _Budget) -> tuple[list[_Runner], bool]:
@@ -239,16 +278,30 @@ def _in_turn(runners: list[_Runner], most: int, budget: _Budget) -> tuple[list[_
 
     In 200 steps a ResNet-18 needs the heavy one, and in 300 a ConvNet the light one, from the first step to the last.
     """
-    smooth, heavy, light = runners
+    smooth, heavy, *light = runners
     steps = _short_trial(most)
     if budget.advance(smooth, steps) or budget.advance(heavy, steps):
         return runners, True
-    if smooth.score < heavy.score and not _clear(smooth, [heavy]) and budget.advance(smooth, steps):
-        return runners, True
-    if _clear(smooth, [heavy]):
-        return [smooth], False
-    light.follow(heavy)
-    return runners, budget.advance(light, steps) or budget.advance(heavy, steps)
+    before = smooth.score
+    if before < heavy.score:
+        if budget.advance(smooth, steps):
+            return runners, True
+        falls = smooth.match < STUCK or smooth.score <= before - FALLS
+        if falls and _clear(smooth, [heavy]):
+            return [smooth], False
+        smooth.passed_over = not falls
+    if not light:
+        return runners, smooth.score < heavy.score and not smooth.passed_over and _first_level(heavy, budget)
+    light[0].follow(heavy)
+    return runners, budget.advance(light[0], steps) or budget.advance(heavy, steps)
+
+
+def _first_level(runner: _Runner, budget: _Budget) -> bool:
+    """Let a candidate end its coarsest level, of the steps that are left; True when told to stop."""
+    _, share = runner.candidate.levels[runner.level]
+    stopped = budget.advance(runner, round(share * budget.left))
+    runner.level += 1
+    return stopped
 
 
 def _at_the_start(
@@ -282,8 +335,13 @@ def _run_out(runner: _Runner, budget: _Budget, until: int) -> bool:
             runner.follow(heavy)
             return True
         runner.follow(heavy)
-    if budget.advance(runner, min(runner.candidate.longest, until - budget.spent)):
-        return True
+    steps = min(runner.candidate.longest, until - budget.spent)
+    levels = runner.candidate.levels[runner.level :]
+    whole = sum(share for _, share in levels)
+    for later, (_, share) in enumerate(levels):
+        runner.level += later > 0
+        if budget.advance(runner, round(share / whole * steps)):
+            return True
     if runner.lowest < runner.problem.settings.tolerance or runner.problem.observation.one_bit:
         return False
     chosen, before = runner.problem, runner.score
@@ -308,7 +366,7 @@ def _round(runners: Sequence[_Runner], steps: int, budget: _Budget) -> bool:
 
 
 def _ranked(runners: Sequence[_Runner]) -> list[_Runner]:
-    return sorted(runners, key=lambda r: r.score)
+    return sorted(runners, key=lambda r: (r.passed_over, r.score))
 
 
 def _one_of_a_kind(runners: Sequence[_Runner]) -> list[_Runner]:

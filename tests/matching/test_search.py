@@ -16,7 +16,7 @@ from leakaudit.attacks.registry import create
 from leakaudit.client.batch import Batch
 from leakaudit.domains.images import Images
 from leakaudit.matching import search as search_module
-from leakaudit.matching.candidates import CANDIDATES, FEW, Candidate
+from leakaudit.matching.candidates import CANDIDATES, FEW, Candidate, few
 from leakaudit.matching.descent import Progress
 from leakaudit.matching.engine import GradientMatching, MatchSettings
 from leakaudit.matching.search import rank, search
@@ -80,27 +80,33 @@ def test_the_private_batch_cannot_change_the_choice(samples: Batch, space: Image
 def test_smoother_than_a_photograph_is_no_merit() -> None:
     assert rank(0.99e-3, 0.4) < rank(1e-3, 0.0)
     assert rank(1e-3, 0.4) < rank(0.7e-3, 1.5)
+    assert rank(0.99e-3, 0.3, larger=2) > rank(1e-3, 0.1, larger=7)
+    assert rank(0.99e-3, 0.2, larger=7) < rank(1e-3, 0.0, larger=7)
 
 
 def short_search(
-    samples: Batch, space: Images, monkeypatch: pytest.MonkeyPatch, scores: Mapping[str, Sequence[float]]
+    samples: Batch,
+    space: Images,
+    monkeypatch: pytest.MonkeyPatch,
+    scores: Mapping[str, Sequence[float]],
+    iterations: int = 100,
 ) -> tuple[Reconstruction, list[tuple[str, int, torch.Tensor]]]:
-    """A search of 100 steps in which candidates rank as told, turn by turn; with who did how many steps from where."""
+    """A search of few steps in which candidates rank as told, turn by turn; with who did how many steps from where."""
     ran: list[tuple[str, int, torch.Tensor]] = []
     left = {label: list(values) for label, values in scores.items()}
     advance = search_module._Runner.advance
 
-    def recorded(runner: search_module._Runner, iterations: int, *args: Any) -> Any:
+    def recorded(runner: search_module._Runner, steps: int, *args: Any) -> Any:
         label, begin = runner.candidate.label, runner.guess["inputs"].clone()
         monkeypatch.setattr(search_module, "rank", lambda *_: left[label].pop(0))
-        found = advance(runner, iterations, *args)
-        ran.append((label, iterations, begin))
+        found = advance(runner, steps, *args)
+        ran.append((label, steps, begin))
         return found
 
     monkeypatch.setattr(search_module._Runner, "advance", recorded)
     net = cnn()
     observation = observation_of(net, samples.subset([1]), space)
-    return IG(IGSettings(iterations=100, search=True))(net, observation, cpu_generator(0)), ran
+    return IG(IGSettings(iterations=iterations, search=True))(net, observation, cpu_generator(0)), ran
 
 
 SMOOTH, HEAVY, LIGHT = (candidate.label for candidate in FEW)
@@ -131,6 +137,91 @@ def test_the_heavy_one_goes_on_where_the_light_one_gains_nothing(
     result, ran = short_search(samples, space, monkeypatch, {SMOOTH: [0.0], HEAVY: [-1.0, -2.0, -3.0], LIGHT: [-1.9]})
     assert [(label, steps) for label, steps, _ in ran][-2:] == [(HEAVY, 20), (HEAVY, 20)]
     assert result.notes[0].endswith(HEAVY)
+
+
+def test_a_descent_that_is_far_ahead_but_moves_no_further_is_not_chosen(
+    samples: Batch, space: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranks = {SMOOTH: [-4.0, -4.1], HEAVY: [-1.0, -2.0, -7.0], LIGHT: [-1.5]}
+    result, ran = short_search(samples, space, monkeypatch, ranks, 200)
+    assert [(label, steps) for label, steps, _ in ran] == [
+        *((SMOOTH, 20), (HEAVY, 20), (SMOOTH, 20)),
+        *((LIGHT, 20), (HEAVY, 20), (HEAVY, 100)),
+    ]
+    assert result.notes[0].endswith(f"100 trial steps: {HEAVY}")
+
+
+def test_a_descent_that_is_far_ahead_and_falls_is_chosen(
+    samples: Batch, space: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, ran = short_search(samples, space, monkeypatch, {SMOOTH: [-4.0, -5.0, -6.0, -7.0], HEAVY: [-1.0]})
+    assert {label for label, _, _ in ran[2:]} == {SMOOTH}
+
+
+def test_what_moves_no_further_is_kept_where_nothing_ranks_better(
+    samples: Batch, space: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranks = {SMOOTH: [-4.0, -4.1], HEAVY: [-1.0, -2.0], LIGHT: [-1.5]}
+    result, _ = short_search(samples, space, monkeypatch, ranks)
+    assert result.notes[0].endswith(SMOOTH)
+
+
+def test_a_search_of_larger_images_weighs_more_and_has_no_light_one() -> None:
+    assert few((32, 32)) == few((28, 28)) == few((3000,)) == few((16, 64, 64)) == FEW
+    assert [few((side, side))[1].changes["tv_weight"] for side in (64, 128)] == pytest.approx([6e-2, 12e-2])
+    _, coarse = few((64, 48))
+    assert [part for part, _ in coarse.levels] == [4, 2, 1]
+    assert sum(share for _, share in coarse.levels) == 1
+
+
+def test_a_search_of_larger_images_goes_through_the_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 8, 5, 4, 2), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 144, 5))
+    space, net = Images((3, 48, 48), (0.5,) * 3, (0.25,) * 3), make_target(module, (3, 48, 48), 5)
+    image = torch.linspace(0, 1, 48).expand(1, 3, 48, 48).clone()
+    observation = observation_of(net, Batch(image, torch.tensor([1]), (0,)), space)
+    ran: list[tuple[int, int]] = []
+    solved = search_module.solve
+
+    def recorded(problem: GradientMatching, guesses: Any, *rest: Any) -> Any:
+        ran.append((guesses[0]["inputs"].shape[-1], problem.settings.iterations))
+        return solved(problem, guesses, *rest)
+
+    monkeypatch.setattr(search_module, "solve", recorded)
+    result = IG(IGSettings(iterations=600, search=True))(net, observation, cpu_generator(0))
+    assert "from a quarter" in result.notes[0]
+    assert [side for side, _ in ran[-3:]] == [12, 24, 48]
+    assert sum(steps for _, steps in ran) == result.iterations == 600
+    assert result.inputs.shape == (1, 3, 48, 48)
+    assert {shot.inputs.shape for shot in result.snapshots} == {(1, 3, 48, 48)}
+
+
+@pytest.mark.parametrize(
+    ("smooth", "heavy", "turns"),
+    [
+        ([-2.0, -6.0, -8.0], [-1.0], [SMOOTH, SMOOTH]),  # far ahead
+        (
+            [-2.0, -3.0, -8.0],
+            [-1.0, -2.5],
+            [SMOOTH, HEAVY, SMOOTH],
+        ),  # ahead, and still when the other is no longer coarse
+        ([-2.0, -3.0], [-1.0, -4.0, -7.0], [SMOOTH, HEAVY, HEAVY]),
+        ([-2.0, -2.1], [-1.0, -7.0], [SMOOTH, HEAVY]),  # ahead, and stuck
+    ],
+)
+def test_in_larger_images_a_descent_is_chosen_far_ahead_or_after_the_coarse_level(
+    samples: Batch,
+    space: Images,
+    monkeypatch: pytest.MonkeyPatch,
+    smooth: list[float],
+    heavy: list[float],
+    turns: list[str],
+) -> None:
+    coarse = replace(FEW[1], levels=((1, 0.5), (1, 0.5)))
+    monkeypatch.setattr(search_module, "few", lambda _: (FEW[0], coarse))
+    ends = [-9.0, -9.1, -9.2]
+    _, ran = short_search(samples, space, monkeypatch, {SMOOTH: [*smooth, *ends], HEAVY: [*heavy, *ends]})
+    assert [label for label, _, _ in ran[: 2 + len(turns)]] == [SMOOTH, HEAVY, *turns]
 
 
 @pytest.mark.parametrize("restarts", [1, 2, 3])
