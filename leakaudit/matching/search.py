@@ -16,7 +16,8 @@ With few steps, trials side by side leave none for the winner. Then L-BFGS is tr
 in small images a light one from where the heavy one is; whichever of them is best goes on. L-BFGS is ahead early
 wherever activations are smooth, also where it then moves no further; so it is chosen only while it falls. In larger
 images noise can fit the update, so there it must also be far ahead, or ahead of a heavy total variation that has gone
-as far as it gets at a quarter of the resolution, where that begins.
+as far as it gets at a quarter of the resolution, where that begins; and only where that flattens the image is one
+without tried.
 
 Fails where the truth is not smooth and the update does not determine it; then no weight is right.
 """
@@ -48,6 +49,9 @@ USUAL = 0.5
 THINS = 0.4
 """How c falls with the side of a larger image, an exponent; chosen: the median total variation of 200 photographs is
 .54 at 32 px, .40 at 64, .29 at 128 and at 224."""
+FLAT = 0.2
+"""Share of c below which an image is much smoother than a photograph: its total variation weighed too much; chosen:
+where a match of 1e-7 is all that an update shows (sigmoids) it is a twentieth, elsewhere half of c to twice c."""
 RUNGS = (40, 160, 480)
 """Steps of each candidate in each round of a search of at least `FULL` steps, in proportion in a shorter one; chosen.
 """
@@ -68,8 +72,9 @@ STUCK = 1e-7
 on a LeNet that drops known channels it ends at 1e-5 and 5e-5, which is 30 and 24 dB, from another start at 45 and 50
 dB."""
 FALLS = math.log(1.5)
-"""By how much the rank of L-BFGS has to fall in a second trial for it to be chosen; chosen: where it is stuck it falls
-by less than a hundredth, where it goes on to 30 dB by 1.4 (`benchmarks/results/large_images.md`, 3 images)."""
+"""By how much the rank of L-BFGS has to fall in a second trial for it to be chosen; chosen: of two networks, where it
+is stuck it falls by less than a hundredth, where it goes on to 30 dB by 1.2 to 1.8
+(`benchmarks/results/large_images.md`, 5 images)."""
 ALIKE = math.log(1.1)
 """Two ends whose log matches differ by less are at what noise or a defence leaves, not in local minima; chosen."""
 POLISH: dict[str, Any] = {"optimizer": "lbfgs", "distance": "euclidean", "tv_weight": 0.0}
@@ -85,14 +90,20 @@ def rank(match: float, variation: float, larger: float = 1.0) -> float:
         variation: The roughness.
         larger: By how much an image is larger than the weights were chosen on, see `candidates.larger_than_learnt`.
     """
-    return math.log(match + 1e-30) + math.log(max(variation, USUAL * larger**-THINS))
+    return math.log(match + 1e-30) + math.log(max(variation, usual(larger)))
+
+
+def usual(larger: float) -> float:
+    """c, of an image that is so much larger than the weights were chosen on."""
+    return USUAL * larger**-THINS
 
 
 @dataclass(eq=False)
 class _Runner:
     """A candidate on its way: its objective, where it is, and what it has cost.
 
-    `passed_over` says that another goes on, however this one ranks; `level` is the one of the candidate's it is on.
+    `passed_over` says that another goes on, however this one ranks; `flat` that it ended much smoother than a
+    photograph; `level` is the one of the candidate's that it is on.
     """
 
     candidate: Candidate
@@ -102,6 +113,7 @@ class _Runner:
     solution: Solution | None = None
     facts: list[str] = field(default_factory=list)
     passed_over: bool = False
+    flat: bool = False
     level: int = 0
 
     @property
@@ -134,7 +146,8 @@ class _Runner:
         inside = self.problem.projected(found.values)
         found.match = self.problem.cosine(inside)
         domain = self.problem.domain
-        score = rank(found.match, float(domain.roughness(inside["inputs"])), larger_than_learnt(domain.sides))
+        variation, larger = float(domain.roughness(inside["inputs"])), larger_than_learnt(domain.sides)
+        score, self.flat = rank(found.match, variation, larger), variation < FLAT * usual(larger)
         if self.solution is not None:
             found = chain(self.solution, found, better=score < self.score)
         self.solution, self.score, self.guess = found, min(score, self.score), found.values
@@ -274,11 +287,11 @@ def _side_by_side(runners: list[_Runner], most: int, budget: _Budget) -> tuple[l
 
 
 def _in_turn(runners: list[_Runner], most: int, budget: _Budget) -> tuple[list[_Runner], bool]:
-    """L-BFGS, a heavy total variation, and a light one from where the heavy one then is; returns as above.
+    """L-BFGS, a heavy total variation, and a light one or none from where the heavy one then is; returns as above.
 
     In 200 steps a ResNet-18 needs the heavy one, and in 300 a ConvNet the light one, from the first step to the last.
     """
-    smooth, heavy, *light = runners
+    smooth, heavy, light = runners
     steps = _short_trial(most)
     if budget.advance(smooth, steps) or budget.advance(heavy, steps):
         return runners, True
@@ -290,10 +303,11 @@ def _in_turn(runners: list[_Runner], most: int, budget: _Budget) -> tuple[list[_
         if falls and _clear(smooth, [heavy]):
             return [smooth], False
         smooth.passed_over = not falls
-    if not light:
-        return runners, smooth.score < heavy.score and not smooth.passed_over and _first_level(heavy, budget)
-    light[0].follow(heavy)
-    return runners, budget.advance(light[0], steps) or budget.advance(heavy, steps)
+    if len(heavy.candidate.levels) > 1 and not heavy.flat:
+        ahead = smooth.score < heavy.score and not smooth.passed_over
+        return [smooth, heavy], ahead and _first_level(heavy, budget)
+    light.follow(heavy)
+    return runners, budget.advance(light, steps) or budget.advance(heavy, steps)
 
 
 def _first_level(runner: _Runner, budget: _Budget) -> bool:

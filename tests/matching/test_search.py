@@ -166,12 +166,14 @@ def test_what_moves_no_further_is_kept_where_nothing_ranks_better(
     assert result.notes[0].endswith(SMOOTH)
 
 
-def test_a_search_of_larger_images_weighs_more_and_has_no_light_one() -> None:
+def test_a_search_of_larger_images_weighs_more_and_begins_coarse() -> None:
     assert few((32, 32)) == few((28, 28)) == few((3000,)) == few((16, 64, 64)) == FEW
     assert [few((side, side))[1].changes["tv_weight"] for side in (64, 128)] == pytest.approx([6e-2, 12e-2])
-    _, coarse = few((64, 48))
-    assert [part for part, _ in coarse.levels] == [4, 2, 1]
-    assert sum(share for _, share in coarse.levels) == 1
+    _, heavy, none = few((64, 48))
+    assert heavy.levels == none.levels
+    assert [part for part, _ in heavy.levels] == [4, 2, 1]
+    assert sum(share for _, share in heavy.levels) == 1
+    assert (none.after, none.changes["tv_weight"]) == (heavy, 0)
 
 
 def test_a_search_of_larger_images_goes_through_the_levels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,10 +220,21 @@ def test_in_larger_images_a_descent_is_chosen_far_ahead_or_after_the_coarse_leve
     turns: list[str],
 ) -> None:
     coarse = replace(FEW[1], levels=((1, 0.5), (1, 0.5)))
-    monkeypatch.setattr(search_module, "few", lambda _: (FEW[0], coarse))
+    monkeypatch.setattr(search_module, "few", lambda _: (FEW[0], coarse, FEW[2]))
+    monkeypatch.setattr(search_module, "FLAT", 0)
     ends = [-9.0, -9.1, -9.2]
     _, ran = short_search(samples, space, monkeypatch, {SMOOTH: [*smooth, *ends], HEAVY: [*heavy, *ends]})
     assert [label for label, _, _ in ran[: 2 + len(turns)]] == [SMOOTH, HEAVY, *turns]
+
+
+def test_where_a_heavy_total_variation_flattens_a_larger_image_one_without_is_tried(
+    samples: Batch, space: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coarse = replace(FEW[1], levels=((1, 0.5), (1, 0.5)))
+    monkeypatch.setattr(search_module, "few", lambda _: (FEW[0], coarse, FEW[2]))
+    monkeypatch.setattr(search_module, "FLAT", float("inf"))
+    _, ran = short_search(samples, space, monkeypatch, {SMOOTH: [0.0], HEAVY: [-1.0, -1.1], LIGHT: [-2.0, -3.0, -4.0]})
+    assert [label for label, _, _ in ran] == [SMOOTH, HEAVY, LIGHT, HEAVY, LIGHT]
 
 
 @pytest.mark.parametrize("restarts", [1, 2, 3])
