@@ -23,7 +23,7 @@ class Candidate:
         longest: Most iterations that it is worth; the default is chosen to be no limit.
         after: What runs first, for it to begin where that ends.
         levels: Parts of the resolution of an image that it goes through, each as its denominator, and the share of its
-            steps that each has.
+            steps that each has; the default is chosen to be the whole image.
     """
 
     label: str
