@@ -13,7 +13,7 @@ Where every step visits all samples the order means nothing, and IG replays the 
 et al. 2022, arXiv 2206.12395. Deviations from the authors' code: the engine's search chooses optimiser and total
 variation; labels are in the order in which they were inferred, in every epoch; and every epoch begins where SME ended,
 at the cost of one to five gradients an iteration instead of K. Where the averaged samples explain the replayed steps no
-better than SME's do, under the rank of `leakaudit.matching.search`, those of SME stay.
+better than SME's do, under the rank of `leakaudit.matching.runners`, those of SME stay.
 
 Fails for many steps, and where samples of one class in one client are alike, which the mean cannot tell apart.
 """
@@ -32,7 +32,7 @@ from leakaudit.attacks.ig import MATCHING, IGSettings, match, refuse_batch_size
 from leakaudit.attacks.sme import SME, SMESettings
 from leakaudit.matching.priors import Variables
 from leakaudit.matching.problem import GradientMatching
-from leakaudit.matching.search import rank
+from leakaudit.matching.runners import rank
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.protocols.fedavg import FedAvg
 from leakaudit.protocols.surrogates import PerEpoch

@@ -31,7 +31,8 @@ from leakaudit.matching.engine import label_start, smooth_enough, solve, to_reco
 from leakaudit.matching.generated import WEIGHT, Generated
 from leakaudit.matching.generator import OwnGenerator
 from leakaudit.matching.problem import GradientMatching
-from leakaudit.matching.search import chain, with_trials
+from leakaudit.matching.runners import chain
+from leakaudit.matching.search import with_trials
 from leakaudit.matching.settings import MatchSettings
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.reconstruction import Monitor, NotApplicable, Reconstruction

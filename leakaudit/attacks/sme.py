@@ -39,7 +39,8 @@ from leakaudit.attacks.ig import MATCHING, IGSettings, refuse_batch_size
 from leakaudit.matching.descent import Progress, Solution
 from leakaudit.matching.engine import prepare, solve, to_reconstruction
 from leakaudit.matching.problem import CLIENT, GradientMatching
-from leakaudit.matching.search import chain, search
+from leakaudit.matching.runners import chain
+from leakaudit.matching.search import search
 from leakaudit.observation import Observation, ThreatModel
 from leakaudit.protocols.base import Protocol
 from leakaudit.protocols.coarse import CoarseSteps, begun

@@ -23,7 +23,7 @@ class Candidate:
         longest: Most iterations that it is worth; the default is chosen to be no limit.
         after: What runs first, for it to begin where that ends.
         levels: Parts of the resolution of an image that it goes through, each as its denominator, and the share of its
-            steps that each has.
+            steps that each has; the default is chosen to be the whole image.
     """
 
     label: str
@@ -60,13 +60,13 @@ def larger_than_learnt(sides: Sequence[int]) -> float:
     return max(1.0, math.sqrt(math.prod(sides)) / LEARNT_ON) if len(sides) == 2 else 1.0
 
 
-def few(sides: Sequence[int]) -> tuple[Candidate, ...]:
+def few(sides: Sequence[int]) -> tuple[Candidate, Candidate, Candidate]:
     """What a search of few steps tries, in this order.
 
     Images larger than those of CIFAR-10 are searched from a quarter of their resolution on, where few steps settle what
     is large in them. The heavy total variation grows with the side: it is a mean over pixels, and its pull on each
-    falls. It goes by the sign, which moves every pixel from the first step on, and no lighter one follows: that fits
-    noise, and the sample less (`benchmarks/results/large_images.md`).
+    falls. It goes by the sign, which moves every pixel from the first step on. The third is for where that weighs too
+    much: elsewhere it fits noise, and the sample less (`benchmarks/results/large_images.md`).
 
     Args:
         sides: Height and width of an image; of other samples, what there is.
@@ -76,7 +76,9 @@ def few(sides: Sequence[int]) -> tuple[Candidate, ...]:
         return FEW
     weight = _HEAVY.changes["tv_weight"] * larger
     told = f"signed Adam, cosine, TV {weight:.2g}, from a quarter of the resolution on"
-    return _SMOOTH, Candidate(told, {"tv_weight": weight}, _HEAVY.longest, levels=COARSE_TO_FINE)
+    heavy = Candidate(told, {"tv_weight": weight}, _HEAVY.longest, levels=COARSE_TO_FINE)
+    told = "signed Adam, cosine, no TV, from where a heavy one ended, from a quarter of the resolution on"
+    return _SMOOTH, heavy, Candidate(told, {"tv_weight": 0.0}, _LIGHT.longest, heavy, COARSE_TO_FINE)
 
 
 # Signs alone are matched to the last digit by noise too: the prior must hold, and nothing is refined without it.

@@ -26,7 +26,7 @@ from torch import Generator, Tensor, nn
 from leakaudit.matching.descent import Progress, Solution, best_of
 from leakaudit.matching.engine import solve
 from leakaudit.matching.problem import MASK, GradientMatching
-from leakaudit.matching.search import chain
+from leakaudit.matching.runners import chain
 from leakaudit.target.dropout import dropout_layers
 
 FREE: dict[str, Any] = {"optimizer": "lbfgs", "distance": "euclidean", "tv_weight": 0.0}

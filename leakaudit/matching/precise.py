@@ -18,7 +18,8 @@ from torch import Generator
 from leakaudit.matching.descent import Progress, Solution
 from leakaudit.matching.engine import solve
 from leakaudit.matching.problem import GradientMatching
-from leakaudit.matching.search import POLISH, chain
+from leakaudit.matching.runners import chain
+from leakaudit.matching.search import POLISH
 
 ROUGH = 1e-10
 """Match below which the rounding of float32 may be what is left; chosen, 200 times where replays of five steps

@@ -3,20 +3,14 @@ r"""Choose optimiser, distance and prior weight by trials on the model under aud
 Candidates from a declared list get the same few steps; the better ones get more, from where they were; the best gets
 the rest (Jamieson and Talwalkar 2016, arXiv 1502.07943). L-BFGS is ahead after a few steps, and where activations are
 not smooth it stays there; so unless its lead is clear the better of its candidates goes on beside all others.
-Objectives with different weights cannot be compared by their values, so candidates are ranked by
-
-.. math:: s(x) = \log D_{\cos}(g(x), g^*) + \log \max(TV(x), c), \qquad c = 0.5
-
-the minimum-product form of the L-curve (Regińska 1996, doi 10.1137/S1064827593252672): a heavier prior must buy more
-smoothness than it costs in match. The constant is about the total variation of a photograph in normalised space, less
-in larger images: to be smoother than that is no merit. Where the update determines the samples the match falls by
-orders of magnitude and decides alone.
+By what they are compared is in `leakaudit.matching.runners`.
 
 With few steps, trials side by side leave none for the winner. Then L-BFGS is tried beside a heavy total variation, and
 in small images a light one from where the heavy one is; whichever of them is best goes on. L-BFGS is ahead early
 wherever activations are smooth, also where it then moves no further; so it is chosen only while it falls. In larger
 images noise can fit the update, so there it must also be far ahead, or ahead of a heavy total variation that has gone
-as far as it gets at a quarter of the resolution, where that begins.
+as far as it gets at a quarter of the resolution, where that begins; and only where that flattens the image is one
+without tried.
 
 Fails where the truth is not smooth and the update does not determine it; then no weight is right.
 """
@@ -25,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from torch import Generator, Tensor
@@ -39,15 +33,9 @@ from leakaudit.matching.candidates import (
     larger_than_learnt,
 )
 from leakaudit.matching.descent import Progress, Solution
-from leakaudit.matching.engine import solve
 from leakaudit.matching.problem import GradientMatching
+from leakaudit.matching.runners import Budget, Runner
 
-USUAL = 0.5
-"""c: total variation of a photograph in normalised space; chosen: nine in ten of 400 CIFAR-10 test images have 0.25 to
-0.67."""
-THINS = 0.4
-"""How c falls with the side of a larger image, an exponent; chosen: the median total variation of 200 photographs is
-.54 at 32 px, .40 at 64, .29 at 128 and at 224."""
 RUNGS = (40, 160, 480)
 """Steps of each candidate in each round of a search of at least `FULL` steps, in proportion in a shorter one; chosen.
 """
@@ -68,108 +56,14 @@ STUCK = 1e-7
 on a LeNet that drops known channels it ends at 1e-5 and 5e-5, which is 30 and 24 dB, from another start at 45 and 50
 dB."""
 FALLS = math.log(1.5)
-"""By how much the rank of L-BFGS has to fall in a second trial for it to be chosen; chosen: where it is stuck it falls
-by less than a hundredth, where it goes on to 30 dB by 1.4 (`benchmarks/results/large_images.md`, 3 images)."""
+"""By how much the rank of L-BFGS has to fall in a second trial for it to be chosen; chosen: of two networks, where it
+is stuck it falls by less than a hundredth, where it goes on to 30 dB by 1.2 to 1.8
+(`benchmarks/results/large_images.md`, 5 images)."""
 ALIKE = math.log(1.1)
 """Two ends whose log matches differ by less are at what noise or a defence leaves, not in local minima; chosen."""
 POLISH: dict[str, Any] = {"optimizer": "lbfgs", "distance": "euclidean", "tv_weight": 0.0}
 """What the winner is refined with, from where it ended, while steps are left, kept if it ranks better; the first of
 `CANDIDATES`, whose optimum is the sample by definition."""
-
-
-def rank(match: float, variation: float, larger: float = 1.0) -> float:
-    """s(x) from the cosine distance over the whole update and the roughness; the lower, the better.
-
-    Args:
-        match: The distance.
-        variation: The roughness.
-        larger: By how much an image is larger than the weights were chosen on, see `candidates.larger_than_learnt`.
-    """
-    return math.log(match + 1e-30) + math.log(max(variation, USUAL * larger**-THINS))
-
-
-@dataclass(eq=False)
-class _Runner:
-    """A candidate on its way: its objective, where it is, and what it has cost.
-
-    `passed_over` says that another goes on, however this one ranks; `level` is the one of the candidate's it is on.
-    """
-
-    candidate: Candidate
-    problem: GradientMatching
-    guess: dict[str, Tensor]
-    score: float = math.inf
-    solution: Solution | None = None
-    facts: list[str] = field(default_factory=list)
-    passed_over: bool = False
-    level: int = 0
-
-    @property
-    def iterations(self) -> int:
-        """Steps so far."""
-        return 0 if self.solution is None else self.solution.iterations
-
-    @property
-    def match(self) -> float:
-        """Cosine distance of the best so far."""
-        return math.inf if self.solution is None else self.solution.match
-
-    @property
-    def lowest(self) -> float:
-        """Match or objective, whichever is lower: what ends a descent."""
-        return self.match if self.solution is None else min(self.match, self.solution.objective)
-
-    def follow(self, other: _Runner) -> None:
-        """Begin where another candidate is."""
-        self.solution, self.score, self.guess, self.facts = other.solution, other.score, other.guess, [*other.facts]
-
-    def advance(self, iterations: int, generator: Generator, progress: Progress) -> Solution:
-        """Descend further from the best so far, and rank the result."""
-        self.problem.settings = replace(self.problem.settings, iterations=iterations)
-        problem = self.problem.coarser(self.candidate.levels[self.level][0])
-        (found,), facts = solve(problem, [problem.coarse(self.guess)], generator, progress)
-        found.values = problem.fine(found.values)
-        found.shots = tuple((at, problem.fine({"inputs": inputs})["inputs"]) for at, inputs in found.shots)
-        self.facts += facts
-        inside = self.problem.projected(found.values)
-        found.match = self.problem.cosine(inside)
-        domain = self.problem.domain
-        score = rank(found.match, float(domain.roughness(inside["inputs"])), larger_than_learnt(domain.sides))
-        if self.solution is not None:
-            found = chain(self.solution, found, better=score < self.score)
-        self.solution, self.score, self.guess = found, min(score, self.score), found.values
-        return found
-
-
-@dataclass(eq=False)
-class _Budget:
-    """The steps of a search, where it lies within the attack, and whether it was told to stop."""
-
-    total: int
-    generator: Generator
-    progress: Progress
-    spent: int = 0
-    stopped: bool = False
-
-    @property
-    def left(self) -> int:
-        """Steps not spent yet."""
-        return self.total - self.spent
-
-    def advance(self, runner: _Runner, iterations: int) -> bool:
-        """Let a candidate do so many steps, as far as they are left; True when told to stop."""
-        iterations = min(iterations, self.left)
-        if iterations <= 0:
-            return False
-        width = (self.progress.end - self.progress.begin) / self.total
-        begin = self.progress.begin + width * self.spent
-        before = runner.iterations
-        found = runner.advance(
-            iterations, self.generator, replace(self.progress, begin=begin, end=begin + width * iterations)
-        )
-        self.spent += runner.iterations - before
-        self.stopped = found.cut is not None
-        return self.stopped
 
 
 def with_trials(iterations: int) -> int:
@@ -222,7 +116,7 @@ def search(
         before it was refined; facts.
     """
     most = problem.settings.iterations
-    budget = _Budget(problem.settings.planned, generator, progress)
+    budget = Budget(problem.settings.planned, generator, progress)
     in_turn = candidates is None and _few_steps(problem) and not problem.observation.one_bit
     candidates = _suitable(problem) if candidates is None else candidates
     tried = _in_turn if in_turn else _side_by_side
@@ -241,7 +135,7 @@ def search(
                 break
             restarts, until = restarts - 1, budget.spent + most
         again = _another_start(problem, guess, generator)
-        finished.append(_Runner(finished[0].candidate, problem.under(settings), again))
+        finished.append(Runner(finished[0].candidate, problem.under(settings), again))
         stopped = _run_out(finished[-1], budget, until)
     return _finish([*finished, *(runner for runner in runners if runner.passed_over)], budget, trials)
 
@@ -264,7 +158,7 @@ def _suitable(problem: GradientMatching) -> Sequence[Candidate]:
     return few(problem.domain.sides) if _few_steps(problem) else CANDIDATES
 
 
-def _side_by_side(runners: list[_Runner], most: int, budget: _Budget) -> tuple[list[_Runner], bool]:
+def _side_by_side(runners: list[Runner], most: int, budget: Budget) -> tuple[list[Runner], bool]:
     """Successive halving: who is left, and whether to stop."""
     for steps, choose in zip(RUNGS, (_ranked, _one_of_a_kind, _finalists), strict=True):
         runners = choose(runners)
@@ -273,12 +167,12 @@ def _side_by_side(runners: list[_Runner], most: int, budget: _Budget) -> tuple[l
     return runners, False
 
 
-def _in_turn(runners: list[_Runner], most: int, budget: _Budget) -> tuple[list[_Runner], bool]:
-    """L-BFGS, a heavy total variation, and a light one from where the heavy one then is; returns as above.
+def _in_turn(runners: list[Runner], most: int, budget: Budget) -> tuple[list[Runner], bool]:
+    """L-BFGS, a heavy total variation, and a light one or none from where the heavy one then is; returns as above.
 
     In 200 steps a ResNet-18 needs the heavy one, and in 300 a ConvNet the light one, from the first step to the last.
     """
-    smooth, heavy, *light = runners
+    smooth, heavy, light = runners
     steps = _short_trial(most)
     if budget.advance(smooth, steps) or budget.advance(heavy, steps):
         return runners, True
@@ -290,13 +184,14 @@ def _in_turn(runners: list[_Runner], most: int, budget: _Budget) -> tuple[list[_
         if falls and _clear(smooth, [heavy]):
             return [smooth], False
         smooth.passed_over = not falls
-    if not light:
-        return runners, smooth.score < heavy.score and not smooth.passed_over and _first_level(heavy, budget)
-    light[0].follow(heavy)
-    return runners, budget.advance(light[0], steps) or budget.advance(heavy, steps)
+    if len(heavy.candidate.levels) > 1 and not heavy.flat:
+        ahead = smooth.score < heavy.score and not smooth.passed_over
+        return [smooth, heavy], ahead and _first_level(heavy, budget)
+    light.follow(heavy)
+    return runners, budget.advance(light, steps) or budget.advance(heavy, steps)
 
 
-def _first_level(runner: _Runner, budget: _Budget) -> bool:
+def _first_level(runner: Runner, budget: Budget) -> bool:
     """Let a candidate end its coarsest level, of the steps that are left; True when told to stop."""
     _, share = runner.candidate.levels[runner.level]
     stopped = budget.advance(runner, round(share * budget.left))
@@ -306,18 +201,18 @@ def _first_level(runner: _Runner, budget: _Budget) -> bool:
 
 def _at_the_start(
     problem: GradientMatching, guess: Mapping[str, Tensor], candidates: Sequence[Candidate], generator: Generator
-) -> list[_Runner]:
+) -> list[Runner]:
     """All candidates; each further L-BFGS at a start of its own, as it sticks at one start and not at another.
 
     On a LeNet whose masks are known, 12 of 12 searches then found the sample within 2,100 steps, and 10 of 12 before.
     """
-    runners: list[_Runner] = []
+    runners: list[Runner] = []
     for candidate in candidates:
         own = problem.under(replace(problem.settings, **candidate.changes))
         smooth = own.settings.optimizer == "lbfgs"
         further = smooth and any(r.problem.settings.optimizer == "lbfgs" for r in runners)
         start = _another_start(problem, guess, generator) if further else dict(guess)
-        runners.append(_Runner(candidate, own, start))
+        runners.append(Runner(candidate, own, start))
     return runners
 
 
@@ -327,10 +222,10 @@ def _another_start(problem: GradientMatching, guess: Mapping[str, Tensor], gener
     return {**guess, "inputs": fresh.to(guess["inputs"])}
 
 
-def _run_out(runner: _Runner, budget: _Budget, until: int) -> bool:
+def _run_out(runner: Runner, budget: Budget, until: int) -> bool:
     """Descend to the end, then refine by `POLISH`, until so many steps are spent in all; True when told to stop."""
     if runner.solution is None and (first := runner.candidate.after):
-        heavy = _Runner(first, runner.problem.under(replace(runner.problem.settings, **first.changes)), runner.guess)
+        heavy = Runner(first, runner.problem.under(replace(runner.problem.settings, **first.changes)), runner.guess)
         if budget.advance(heavy, _short_trial(until - budget.spent)):
             runner.follow(heavy)
             return True
@@ -353,7 +248,7 @@ def _run_out(runner: _Runner, budget: _Budget, until: int) -> bool:
     return stopped
 
 
-def _round(runners: Sequence[_Runner], steps: int, budget: _Budget) -> bool:
+def _round(runners: Sequence[Runner], steps: int, budget: Budget) -> bool:
     """Advance all, or an L-BFGS that is ahead alone, where it converges; True when told to stop."""
     first, *others = runners
     before = first.score
@@ -365,11 +260,11 @@ def _round(runners: Sequence[_Runner], steps: int, budget: _Budget) -> bool:
     return any(budget.advance(runner, steps) for runner in others)
 
 
-def _ranked(runners: Sequence[_Runner]) -> list[_Runner]:
+def _ranked(runners: Sequence[Runner]) -> list[Runner]:
     return sorted(runners, key=lambda r: (r.passed_over, r.score))
 
 
-def _one_of_a_kind(runners: Sequence[_Runner]) -> list[_Runner]:
+def _one_of_a_kind(runners: Sequence[Runner]) -> list[Runner]:
     """The better L-BFGS and all others; the best one alone where its lead is clear."""
     first, *others = _ranked(runners)
     if _clear(first, others):
@@ -378,19 +273,19 @@ def _one_of_a_kind(runners: Sequence[_Runner]) -> list[_Runner]:
     return [r for r in (first, *others) if r not in quick[1:]]
 
 
-def _finalists(runners: Sequence[_Runner]) -> list[_Runner]:
+def _finalists(runners: Sequence[Runner]) -> list[Runner]:
     """The best few; the best one alone where its lead is clear."""
     first, *others = _ranked(runners)
     return [first] if _clear(first, others) else [first, *others][:FINALISTS]
 
 
-def _clear(first: _Runner, others: Sequence[_Runner]) -> bool:
+def _clear(first: Runner, others: Sequence[Runner]) -> bool:
     """Whether the match of the first settles it; that of signs says little."""
     return not others or (first.score < others[0].score - CLEAR_LEAD and not first.problem.observation.one_bit)
 
 
 def _finish(
-    runners: Sequence[_Runner], budget: _Budget, trials: int
+    runners: Sequence[Runner], budget: Budget, trials: int
 ) -> tuple[Solution, GradientMatching, tuple[str, ...]]:
     winner = min(runners, key=lambda r: r.score)
     if winner.solution is None:
@@ -399,17 +294,3 @@ def _finish(
     cut = budget.progress.cut(budget.spent, budget.total) if budget.stopped else None
     solution = replace(winner.solution, given_up=budget.spent - winner.solution.iterations, cut=cut)
     return solution, winner.problem, (chosen, *dict.fromkeys(winner.facts))
-
-
-def chain(first: Solution, then: Solution, *, better: bool) -> Solution:
-    """One descent out of two that follow each other; the better values stay."""
-    shifted = tuple(replace(p, iteration=p.iteration + first.iterations) for p in then.history)
-    best = then if better else first
-    return replace(
-        best,
-        history=first.history + shifted,
-        shots=first.shots + tuple((at + first.iterations, inputs) for at, inputs in then.shots),
-        iterations=first.iterations + then.iterations,
-        cut=then.cut,
-        given_up=first.given_up + then.given_up,
-    )

@@ -15,11 +15,13 @@ from leakaudit.attacks.ig import IG, IGSettings
 from leakaudit.attacks.registry import create
 from leakaudit.client.batch import Batch
 from leakaudit.domains.images import Images
+from leakaudit.matching import runners
 from leakaudit.matching import search as search_module
 from leakaudit.matching.candidates import CANDIDATES, FEW, Candidate, few
 from leakaudit.matching.descent import Progress
 from leakaudit.matching.engine import GradientMatching, MatchSettings
-from leakaudit.matching.search import rank, search
+from leakaudit.matching.runners import rank
+from leakaudit.matching.search import search
 from leakaudit.reconstruction import Reconstruction, SilentMonitor
 from tests.conftest import make_target
 from tests.matching.build import StopAfter, cnn, observation_of, psnr
@@ -94,16 +96,16 @@ def short_search(
     """A search of few steps in which candidates rank as told, turn by turn; with who did how many steps from where."""
     ran: list[tuple[str, int, torch.Tensor]] = []
     left = {label: list(values) for label, values in scores.items()}
-    advance = search_module._Runner.advance
+    advance = runners.Runner.advance
 
-    def recorded(runner: search_module._Runner, steps: int, *args: Any) -> Any:
+    def recorded(runner: runners.Runner, steps: int, *args: Any) -> Any:
         label, begin = runner.candidate.label, runner.guess["inputs"].clone()
-        monkeypatch.setattr(search_module, "rank", lambda *_: left[label].pop(0))
+        monkeypatch.setattr(runners, "rank", lambda *_: left[label].pop(0))
         found = advance(runner, steps, *args)
         ran.append((label, steps, begin))
         return found
 
-    monkeypatch.setattr(search_module._Runner, "advance", recorded)
+    monkeypatch.setattr(runners.Runner, "advance", recorded)
     net = cnn()
     observation = observation_of(net, samples.subset([1]), space)
     return IG(IGSettings(iterations=iterations, search=True))(net, observation, cpu_generator(0)), ran
@@ -166,12 +168,14 @@ def test_what_moves_no_further_is_kept_where_nothing_ranks_better(
     assert result.notes[0].endswith(SMOOTH)
 
 
-def test_a_search_of_larger_images_weighs_more_and_has_no_light_one() -> None:
+def test_a_search_of_larger_images_weighs_more_and_begins_coarse() -> None:
     assert few((32, 32)) == few((28, 28)) == few((3000,)) == few((16, 64, 64)) == FEW
     assert [few((side, side))[1].changes["tv_weight"] for side in (64, 128)] == pytest.approx([6e-2, 12e-2])
-    _, coarse = few((64, 48))
-    assert [part for part, _ in coarse.levels] == [4, 2, 1]
-    assert sum(share for _, share in coarse.levels) == 1
+    _, heavy, none = few((64, 48))
+    assert heavy.levels == none.levels
+    assert [part for part, _ in heavy.levels] == [4, 2, 1]
+    assert sum(share for _, share in heavy.levels) == 1
+    assert (none.after, none.changes["tv_weight"]) == (heavy, 0)
 
 
 def test_a_search_of_larger_images_goes_through_the_levels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,13 +185,13 @@ def test_a_search_of_larger_images_goes_through_the_levels(monkeypatch: pytest.M
     image = torch.linspace(0, 1, 48).expand(1, 3, 48, 48).clone()
     observation = observation_of(net, Batch(image, torch.tensor([1]), (0,)), space)
     ran: list[tuple[int, int]] = []
-    solved = search_module.solve
+    solved = runners.solve
 
     def recorded(problem: GradientMatching, guesses: Any, *rest: Any) -> Any:
         ran.append((guesses[0]["inputs"].shape[-1], problem.settings.iterations))
         return solved(problem, guesses, *rest)
 
-    monkeypatch.setattr(search_module, "solve", recorded)
+    monkeypatch.setattr(runners, "solve", recorded)
     result = IG(IGSettings(iterations=600, search=True))(net, observation, cpu_generator(0))
     assert "from a quarter" in result.notes[0]
     assert [side for side, _ in ran[-3:]] == [12, 24, 48]
@@ -218,10 +222,21 @@ def test_in_larger_images_a_descent_is_chosen_far_ahead_or_after_the_coarse_leve
     turns: list[str],
 ) -> None:
     coarse = replace(FEW[1], levels=((1, 0.5), (1, 0.5)))
-    monkeypatch.setattr(search_module, "few", lambda _: (FEW[0], coarse))
+    monkeypatch.setattr(search_module, "few", lambda _: (FEW[0], coarse, FEW[2]))
+    monkeypatch.setattr(runners, "FLAT", 0)
     ends = [-9.0, -9.1, -9.2]
     _, ran = short_search(samples, space, monkeypatch, {SMOOTH: [*smooth, *ends], HEAVY: [*heavy, *ends]})
     assert [label for label, _, _ in ran[: 2 + len(turns)]] == [SMOOTH, HEAVY, *turns]
+
+
+def test_where_a_heavy_total_variation_flattens_a_larger_image_one_without_is_tried(
+    samples: Batch, space: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coarse = replace(FEW[1], levels=((1, 0.5), (1, 0.5)))
+    monkeypatch.setattr(search_module, "few", lambda _: (FEW[0], coarse, FEW[2]))
+    monkeypatch.setattr(runners, "FLAT", float("inf"))
+    _, ran = short_search(samples, space, monkeypatch, {SMOOTH: [0.0], HEAVY: [-1.0, -1.1], LIGHT: [-2.0, -3.0, -4.0]})
+    assert [label for label, _, _ in ran] == [SMOOTH, HEAVY, LIGHT, HEAVY, LIGHT]
 
 
 @pytest.mark.parametrize("restarts", [1, 2, 3])
@@ -250,23 +265,23 @@ def test_a_restart_of_the_light_one_begins_with_the_heavy(
     samples: Batch, space: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[tuple[str, int]] = []
-    advance = search_module._Runner.advance
+    advance = runners.Runner.advance
 
-    def recorded(runner: search_module._Runner, iterations: int, *args: Any) -> Any:
+    def recorded(runner: runners.Runner, iterations: int, *args: Any) -> Any:
         ran.append((runner.candidate.label, iterations))
         return advance(runner, iterations, *args)
 
-    monkeypatch.setattr(search_module._Runner, "advance", recorded)
+    monkeypatch.setattr(runners.Runner, "advance", recorded)
     net = cnn()
     observation = observation_of(net, samples.subset([1]), space)
     problem = GradientMatching(net, observation, samples.subset([1]).labels, MatchSettings(iterations=40))
     light = FEW[-1]
-    runner = search_module._Runner(
+    runner = runners.Runner(
         light,
         problem.under(replace(problem.settings, **light.changes)),
         {"inputs": torch.randn(1, 3, 12, 12, generator=cpu_generator(0))},
     )
-    budget = search_module._Budget(40, cpu_generator(0), Progress(SilentMonitor()))
+    budget = runners.Budget(40, cpu_generator(0), Progress(SilentMonitor()))
     assert not search_module._run_out(runner, budget, 40)
     assert ran == [(HEAVY, 20), (LIGHT, 20)]
     assert budget.spent == runner.iterations == 40
@@ -320,14 +335,14 @@ def test_only_further_lbfgs_candidates_draw_a_start(
     samples: Batch, space: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: dict[tuple[str, float], torch.Tensor] = {}
-    original = search_module.solve
+    original = runners.solve
 
     def watched(problem, guesses, *rest):  # type: ignore[no-untyped-def]
         settings = problem.settings
         begun.setdefault((settings.optimizer, settings.tv_weight), guesses[0]["inputs"].clone())
         return original(problem, guesses, *rest)
 
-    monkeypatch.setattr(search_module, "solve", watched)
+    monkeypatch.setattr(runners, "solve", watched)
     net = cnn()
     observation = observation_of(net, samples.subset([3]), space)
     problem = GradientMatching(net, observation, samples.subset([3]).labels, IGSettings(iterations=600))
