@@ -154,7 +154,7 @@ def _few_steps(problem: GradientMatching) -> bool:
 def _suitable(problem: GradientMatching) -> Sequence[Candidate]:
     """What a search of so many steps tries."""
     if problem.observation.one_bit:
-        return ONE_BIT_FEW if _few_steps(problem) else ONE_BIT_CANDIDATES
+        return ONE_BIT_FEW if problem.settings.iterations < FEWEST else ONE_BIT_CANDIDATES
     return few(problem.domain.sides) if _few_steps(problem) else CANDIDATES
 
 

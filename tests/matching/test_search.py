@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from leakaudit.client.batch import Batch
 from leakaudit.domains.images import Images
 from leakaudit.matching import runners
 from leakaudit.matching import search as search_module
-from leakaudit.matching.candidates import CANDIDATES, FEW, Candidate, few
+from leakaudit.matching.candidates import CANDIDATES, FEW, ONE_BIT_CANDIDATES, ONE_BIT_FEW, Candidate, few
 from leakaudit.matching.descent import Progress
 from leakaudit.matching.engine import GradientMatching, MatchSettings
 from leakaudit.matching.runners import rank
@@ -176,6 +177,14 @@ def test_a_search_of_larger_images_weighs_more_and_begins_coarse() -> None:
     assert [part for part, _ in heavy.levels] == [4, 2, 1]
     assert sum(share for _, share in heavy.levels) == 1
     assert (none.after, none.changes["tv_weight"]) == (heavy, 0)
+
+
+@pytest.mark.parametrize(("iterations", "tried"), [(499, ONE_BIT_FEW), (500, ONE_BIT_CANDIDATES)])
+def test_signs_of_larger_images_are_searched_as_of_small_ones(iterations: int, tried: Sequence[Candidate]) -> None:
+    seen = SimpleNamespace(one_bit=True)
+    settings, domain = MatchSettings(iterations=iterations), SimpleNamespace(sides=(224, 224))
+    problem: Any = SimpleNamespace(observation=seen, settings=settings, domain=domain)
+    assert search_module._suitable(problem) == tried
 
 
 def test_a_search_of_larger_images_goes_through_the_levels(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-from onnx import ModelProto
-
 from leakaudit.document.counting import count
 from leakaudit.target.heads import Heads
 from leakaudit.target.onnx.exporter import CALLED, RECIPES, automatic, fused
@@ -30,7 +28,6 @@ _ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "Clip", "HardSwish", "HardSigmoid
 def notes(
     source: Source,
     module: OnnxModule,
-    model: ModelProto,
     check: Check,
     sizes: tuple[int, ...] | None,
     stated: Heads | None = None,
@@ -39,7 +36,7 @@ def notes(
     found: list[FidelityNote] = []
     found += _folded(source) or _other_tensors(source)
     found += _dropout(source, module)
-    found += _training(source, model)
+    found += _training(source)
     found += _tensors(source)
     found += _head(source, stated)
     found += [
@@ -164,7 +161,7 @@ def _no_dropout(source: Source) -> str:
     )
 
 
-def _training(source: Source, model: ModelProto) -> list[FidelityNote]:
+def _training(source: Source) -> list[FidelityNote]:
     trained = [n for n in source.nodes if n.op_type == "BatchNormalization" and attributes(n).get("training_mode")]
     if not trained:
         return []

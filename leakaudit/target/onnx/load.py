@@ -106,7 +106,7 @@ def from_onnx(
         returned = (prod(returned),)
     outputs = prod(returned)
     note = ending or _output_note(outputs, source)
-    notes += [*note, *fidelity.notes(source, module, model, check, sizes, stated)]
+    notes += [*note, *fidelity.notes(source, module, check, sizes, stated)]
     notes += _reached(module, source, sizes, native, vocabulary, path)
     notes += double_backward_note(module, sizes, native, vocabulary)
     module.train(mode == "train")
