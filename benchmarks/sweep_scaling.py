@@ -109,11 +109,15 @@ def write_sweep(folder: Path, iterations: int, small: bool, count: int = 4) -> P
     defences = ["", "prune=0.9", "clip=1.0", "sign"][: 2 if small else count]
     (folder / "sweep.toml").write_text(
         f'[scan]\nbatch = "batch.npz"\nattack = ["ig"]\npreset = "quick"\ncontrols = "none"\nvictims = 2\n'
-        f'mean = [0.5]\nstd = [0.25]\nset = ["ig.iterations={iterations}"]\n\n'
+        f'mean = [0.5]\nstd = [0.25]\nset = ["ig.iterations={iterations}", "ig.search=false", "ig.tolerance=0"]\n\n'
         f"[grid]\nmodel = {json.dumps(models)}\nmode = {json.dumps(modes)}\ndefence = {json.dumps(defences)}\n"
         f"seed = {json.dumps(seeds)}\n"
     )
     return folder / "sweep.toml"
+
+
+STEADY = {"search": "false", "tolerance": "0"}
+"""Settings with which IG does all of its steps, whatever the model."""
 
 
 def calibrated(folder: Path, seconds: float) -> int:
@@ -124,7 +128,7 @@ def calibrated(folder: Path, seconds: float) -> int:
         started = time.perf_counter()
         leakaudit.scan(
             model=folder / "mlp.onnx", batch=folder / "batch.npz", attacks=("ig",), preset="quick", controls="none",
-            victims=2, mean=(0.5,), std=(0.25,), settings={"ig": {"iterations": str(steps)}}, cache=False,
+            victims=2, mean=(0.5,), std=(0.25,), settings={"ig": STEADY | {"iterations": str(steps)}}, cache=False,
         )  # fmt: skip
         return time.perf_counter() - started
 

@@ -143,8 +143,12 @@ class Attack(ABC):
         limited.settings = replace(self.settings, iterations=each)
         return limited
 
-    def rival(self) -> Attack | None:
-        """The attack without this one's addition, at its best; the report shows its results beside this one's."""
+    def rival(self, sides: Sequence[int]) -> Attack | None:
+        """The attack without this one's addition, at its best; the report shows its results beside this one's.
+
+        Args:
+            sides: Of the samples, see :attr:`leakaudit.domains.base.Domain.sides`.
+        """
         return None
 
     @final

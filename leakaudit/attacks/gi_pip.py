@@ -100,10 +100,10 @@ class GIPIP(Attack):
         "paper": GIPIPSettings(iterations=10_000, signed=False, tv_weight=1e-6, anomaly_weight=1e-6),
     }
 
-    def rival(self) -> Attack:
+    def rival(self, sides: Sequence[int]) -> Attack:
         """IG with the total variation that its own objective chooses, in as many steps, those of the choice apart."""
         settings: GIPIPSettings = self.settings
-        steps = settings.iterations if settings.search else with_trials(settings.iterations)
+        steps = settings.iterations if settings.search else with_trials(settings.iterations, sides)
         return IG(replace(IG.presets["standard"], iterations=steps, restarts=settings.restarts))
 
     @property

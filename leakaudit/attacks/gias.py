@@ -103,9 +103,9 @@ class GIAS(Attack):
         "paper": GIASSettings(),
     }
 
-    def rival(self) -> Attack:
+    def rival(self, sides: Sequence[int]) -> Attack:
         """IG with the total variation that its own objective chooses, in as many steps, those of the choice apart."""
-        steps = with_trials(self.settings.iterations)
+        steps = with_trials(self.settings.iterations, sides)
         return IG(replace(IG.presets["standard"], iterations=steps, restarts=self.settings.restarts))
 
     def applies(self, target: Target, observation: Observation) -> NotApplicable | None:

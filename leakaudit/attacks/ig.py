@@ -5,8 +5,8 @@
 by Adam on the sign of the gradient, projected into the valid range after every step, with three step decays.
 Threat model B: an honest-but-curious server that knows model, loss, normalisation and batch size. Labels are inferred.
 
-The presets quick and paper are that. The preset standard also tries L-BFGS on the squared distance and other weights of
-the total variation, and chooses on the model under audit by `leakaudit.matching.search`, never by the private batch:
+The preset paper is that. The presets quick and standard also try L-BFGS on the squared distance and other weights of
+the total variation, and choose on the model under audit by `leakaudit.matching.search`, never by the private batch:
 which of them is strongest depends on the activations, by 20 dB either way. Where a batch has few unknowns it begins
 with Levenberg-Marquardt (`leakaudit.matching.gauss_newton`), which reads what the update shows only weakly.
 
@@ -72,11 +72,11 @@ class IG(Attack):
     reads: ClassVar[tuple[str, ...]] = JOINT
     tasks: ClassVar[tuple[str, ...]] = TASKS
     adapts: ClassVar[tuple[str, ...]] = MATCHING
-    # quick: measured on the LeNet and MLP of the authors' family. standard: 6,000 evaluations bring L-BFGS to 40 dB on
+    # quick: benchmarks/few_steps.py. standard: 6,000 evaluations bring L-BFGS to 40 dB on
     # the sigmoid LeNet, and the tolerance ends it at about 50 dB where it is faster; both in benchmarks/anchors.py.
     # paper: `reconstruct_image` of the authors' repository.
     presets: ClassVar[dict[str, IGSettings]] = {
-        "quick": IGSettings(iterations=600, tv_weight=1e-4),
+        "quick": IGSettings(iterations=600, tolerance=1e-9, search=True),
         "standard": IGSettings(iterations=6000, tolerance=1e-9, search=True),
         "paper": IGSettings(iterations=24_000, tv_weight=1e-4),
     }

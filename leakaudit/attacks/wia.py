@@ -35,7 +35,7 @@ class WIA(IG):
     upper_bound: ClassVar[bool] = True
     # paper: the authors' shipped configuration (λ_tv 1e-5, 20,000 steps, plateau 800, stop after 4,000 or below 1e-5).
     presets: ClassVar[dict[str, IGSettings]] = {
-        "quick": IGSettings(iterations=600, tv_weight=1e-5),
+        "quick": IGSettings(iterations=600, tolerance=1e-9, search=True),
         "standard": IGSettings(iterations=6000, tolerance=1e-9, search=True),
         "paper": IGSettings(iterations=20_000, tv_weight=1e-5, schedule="plateau", patience=4000, tolerance=1e-5),
     }

@@ -71,7 +71,7 @@ def turns_of(attacks: Sequence[Attack], open_to: Mapping[str, Sequence[Victim]])
         victims = open_to[attack.name]
         if not victims:
             continue
-        rival = attack.rival()
+        rival = attack.rival(victims[0].observation.domain.sides)
         known = rival is None or attack.in_passing or any(turn.stands_in(rival) for turn in turns)
         turns.append(Turn(attack, victims))
         if rival is not None and not known:
@@ -114,8 +114,10 @@ def _noted(outcome: Outcome, turn: Turn) -> Outcome:
 
 def comparison_of(turn: Turn, done: Sequence[Turn]) -> Comparison | None:
     """What the attack's rival made of the same victims, in a turn of its own or in the one that it was asked for."""
-    rival = turn.attack.rival()
-    if rival is None or not turn.outcomes:
+    if not turn.outcomes:
+        return None
+    rival = turn.attack.rival(turn.victims[0].observation.domain.sides)
+    if rival is None:
         return None
     other = next((t for t in done if t.stands_beside(turn.attack, rival)), None)
     if other is None:

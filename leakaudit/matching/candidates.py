@@ -91,7 +91,6 @@ ONE_BIT_CANDIDATES = (
 )
 """What a search tries where only signs are shared; the weights are chosen, and what such searches end at is in
 `benchmarks/results/defences.md` (2 images a row)."""
-ONE_BIT_FEW = ONE_BIT_CANDIDATES[1:2]
 
 SEARCHED = frozenset(name for c in (*CANDIDATES, *ONE_BIT_CANDIDATES) for name in c.changes)
 """Settings that a search chooses."""

@@ -83,6 +83,11 @@ class Runner:
         """Match or objective, whichever is lower: what ends a descent."""
         return self.match if self.solution is None else min(self.match, self.solution.objective)
 
+    def become(self, other: Candidate) -> None:
+        """Go on as another candidate from here."""
+        self.candidate, settings = other, replace(self.problem.settings, **other.changes)
+        self.problem = self.problem.under(settings)
+
     def follow(self, other: Runner) -> None:
         """Begin where another candidate is."""
         self.solution, self.score, self.guess, self.facts = other.solution, other.score, other.guess, [*other.facts]

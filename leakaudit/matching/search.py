@@ -7,10 +7,10 @@ By what they are compared is in `leakaudit.matching.runners`.
 
 With few steps, trials side by side leave none for the winner. Then L-BFGS is tried beside a heavy total variation, and
 in small images a light one from where the heavy one is; whichever of them is best goes on. L-BFGS is ahead early
-wherever activations are smooth, also where it then moves no further; so it is chosen only while it falls. In larger
-images noise can fit the update, so there it must also be far ahead, or ahead of a heavy total variation that has gone
-as far as it gets at a quarter of the resolution, where that begins; and only where that flattens the image is one
-without tried.
+wherever activations are smooth, also where it then moves no further; so it is chosen only while it falls, with its
+total variation or, where that holds it, without. In larger images noise can fit the update, so there it must also be
+far ahead, or ahead of a heavy total variation that has gone as far as it gets at a quarter of the resolution, where
+that begins; and only where that flattens the image is one without tried.
 
 Fails where the truth is not smooth and the update does not determine it; then no weight is right.
 """
@@ -27,7 +27,6 @@ from torch import Generator, Tensor
 from leakaudit.matching.candidates import (
     CANDIDATES,
     ONE_BIT_CANDIDATES,
-    ONE_BIT_FEW,
     Candidate,
     few,
     larger_than_learnt,
@@ -43,10 +42,13 @@ FULL = 4800
 """Steps from which the rounds have their full length; chosen, the authors' own number for IG (arXiv 2003.14053)."""
 SHORTEST_RUNG = 20
 """Steps of a candidate in a round, at least; chosen."""
-FEWEST = 500
-"""Steps of a search below which candidates follow each other instead of running side by side, at 32 px; chosen. In
-larger images it grows with the side: at 224 px, 600 steps in turn end 4 to 7 dB higher than side by side, at 64 px
-1,500 end 2 dB lower to 3 dB higher (`benchmarks/results/large_images.md`)."""
+FEWEST = 1000
+"""Steps of a search below which candidates follow each other instead of running side by side; chosen: at 32 px, in turn
+they end 1.5 dB higher with 600 steps, .7 higher with 1,000 and 1.9 lower with 1,500 (`benchmarks/results/few_steps.md`,
+10 to 13 networks). From 64 px on it grows with the side: at 224 px, 600 steps in turn end 4 to 7 dB higher than side by side,
+at 64 px 1,500 end 2 dB lower to 3 dB higher (`benchmarks/results/large_images.md`)."""
+LARGE = 2.0
+"""By how much an image is larger than the weights were chosen on from where `FEWEST` grows with it: 64 px; chosen."""
 FINALISTS = 2
 """Candidates in the last round, unless the lead is clear; chosen."""
 CLEAR_LEAD = math.log(10)
@@ -66,18 +68,23 @@ POLISH: dict[str, Any] = {"optimizer": "lbfgs", "distance": "euclidean", "tv_wei
 `CANDIDATES`, whose optimum is the sample by definition."""
 
 
-def with_trials(iterations: int) -> int:
-    """Steps of a search that leave so many after all its trials, however long candidates stay in it."""
-    total = iterations
-    while (wanted := iterations + _most_trials(total)) > total:
+def with_trials(iterations: int, sides: Sequence[int]) -> int:
+    """Steps of a search that leave so many after all its trials, however long candidates stay in it.
+
+    Args:
+        iterations: That are to be left.
+        sides: Height and width of an image; of other samples, what there is.
+    """
+    total, fewest = iterations, _fewest(sides)
+    while (wanted := iterations + _most_trials(total, fewest)) > total:
         total = wanted
     return total
 
 
-def _most_trials(total: int) -> int:
+def _most_trials(total: int, fewest: float) -> int:
     """Steps of all trials of a search of so many, however long candidates stay in it."""
-    if total < FEWEST:
-        return 5 * _short_trial(total)
+    if total < fewest:
+        return 6 * _short_trial(total)
     tried = (len(CANDIDATES), len(CANDIDATES), FINALISTS)
     return sum(n * _share(steps, total) for n, steps in zip(tried, RUNGS, strict=True))
 
@@ -147,14 +154,19 @@ def _stuck(matches: Sequence[float]) -> bool:
 
 
 def _few_steps(problem: GradientMatching) -> bool:
-    """Whether candidates follow each other; a larger image needs more steps for each."""
-    return problem.settings.iterations < FEWEST * larger_than_learnt(problem.domain.sides)
+    """Whether candidates follow each other."""
+    return problem.settings.iterations < _fewest(problem.domain.sides)
+
+
+def _fewest(sides: Sequence[int]) -> float:
+    """`FEWEST` for samples of these sides; a larger image needs more steps for each candidate."""
+    return FEWEST * max(1.0, larger_than_learnt(sides) / LARGE)
 
 
 def _suitable(problem: GradientMatching) -> Sequence[Candidate]:
     """What a search of so many steps tries."""
     if problem.observation.one_bit:
-        return ONE_BIT_FEW if problem.settings.iterations < FEWEST else ONE_BIT_CANDIDATES
+        return ONE_BIT_CANDIDATES
     return few(problem.domain.sides) if _few_steps(problem) else CANDIDATES
 
 
@@ -176,11 +188,13 @@ def _in_turn(runners: list[Runner], most: int, budget: Budget) -> tuple[list[Run
     steps = _short_trial(most)
     if budget.advance(smooth, steps) or budget.advance(heavy, steps):
         return runners, True
-    before = smooth.score
-    if before < heavy.score:
-        if budget.advance(smooth, steps):
+    if smooth.score < heavy.score:
+        falls = _falls(smooth, steps, budget)
+        if not (falls or budget.stopped):  # its total variation may be what holds it
+            smooth.become(CANDIDATES[0])
+            falls = _falls(smooth, steps, budget)
+        if budget.stopped:
             return runners, True
-        falls = smooth.match < STUCK or smooth.score <= before - FALLS
         if falls and _clear(smooth, [heavy]):
             return [smooth], False
         smooth.passed_over = not falls
@@ -189,6 +203,13 @@ def _in_turn(runners: list[Runner], most: int, budget: Budget) -> tuple[list[Run
         return [smooth, heavy], ahead and _first_level(heavy, budget)
     light.follow(heavy)
     return runners, budget.advance(light, steps) or budget.advance(heavy, steps)
+
+
+def _falls(runner: Runner, steps: int, budget: Budget) -> bool:
+    """Whether a candidate has found the sample after so many further steps, or its rank falls by enough."""
+    before = runner.score
+    budget.advance(runner, steps)
+    return runner.match < STUCK or runner.score <= before - FALLS
 
 
 def _first_level(runner: Runner, budget: Budget) -> bool:

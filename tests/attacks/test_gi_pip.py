@@ -122,7 +122,7 @@ def test_ig_with_its_own_total_variation_stands_beside_it(tmp_path: Path) -> Non
 @pytest.mark.parametrize("preset", ["quick", "standard", "paper"])
 def test_what_its_rival_needs_to_choose_comes_on_top(preset: str, samples: Batch, space: Images) -> None:
     attack = GIPIP(replace(GIPIP.presets[preset], iterations=30))
-    own, rival = attack.settings, attack.rival()
+    own, rival = attack.settings, attack.rival(space.sides)
     observation = observation_of(pooled(), samples.subset([0]), space)
     (note,) = [n for n in rival(pooled(), observation, cpu_generator(0)).notes if n.startswith("chosen by")]
     trials = int(note.split(" trial steps")[0].rsplit(" ", 1)[1])

@@ -33,7 +33,7 @@ def test_the_objective_vanishes_at_the_true_input(samples: Batch, space: Images)
 def test_recovers_the_sample_of_the_update_and_nothing_of_another(samples: Batch, space: Images) -> None:
     torch.set_num_threads(1)
     target, victim = linear_net(), samples.subset([3])
-    settings = IGSettings(iterations=600, tolerance=1e-9, search=True)
+    settings = IGSettings(iterations=1000, tolerance=1e-9, search=True)
     result = WIA(settings)(target, dropped(target, victim, space), cpu_generator(0))
     assert psnr(space, result.inputs, victim) > 30
     other = samples.subset([7])

@@ -18,7 +18,7 @@ from leakaudit.client.batch import Batch
 from leakaudit.domains.images import Images
 from leakaudit.matching import runners
 from leakaudit.matching import search as search_module
-from leakaudit.matching.candidates import CANDIDATES, FEW, ONE_BIT_CANDIDATES, ONE_BIT_FEW, Candidate, few
+from leakaudit.matching.candidates import CANDIDATES, FEW, ONE_BIT_CANDIDATES, Candidate, few
 from leakaudit.matching.descent import Progress
 from leakaudit.matching.engine import GradientMatching, MatchSettings
 from leakaudit.matching.runners import rank
@@ -113,6 +113,7 @@ def short_search(
 
 
 SMOOTH, HEAVY, LIGHT = (candidate.label for candidate in FEW)
+FREE = CANDIDATES[0].label
 
 
 def test_few_steps_are_tried_in_turn_and_the_light_one_follows_the_heavy(
@@ -145,13 +146,13 @@ def test_the_heavy_one_goes_on_where_the_light_one_gains_nothing(
 def test_a_descent_that_is_far_ahead_but_moves_no_further_is_not_chosen(
     samples: Batch, space: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ranks = {SMOOTH: [-4.0, -4.1], HEAVY: [-1.0, -2.0, -7.0], LIGHT: [-1.5]}
+    ranks = {SMOOTH: [-4.0, -4.1], FREE: [-4.2], HEAVY: [-1.0, -2.0, -7.0], LIGHT: [-1.5]}
     result, ran = short_search(samples, space, monkeypatch, ranks, 200)
     assert [(label, steps) for label, steps, _ in ran] == [
-        *((SMOOTH, 20), (HEAVY, 20), (SMOOTH, 20)),
-        *((LIGHT, 20), (HEAVY, 20), (HEAVY, 100)),
+        *((SMOOTH, 20), (HEAVY, 20), (SMOOTH, 20), (FREE, 20)),
+        *((LIGHT, 20), (HEAVY, 20), (HEAVY, 80)),
     ]
-    assert result.notes[0].endswith(f"100 trial steps: {HEAVY}")
+    assert result.notes[0].endswith(f"120 trial steps: {HEAVY}")
 
 
 def test_a_descent_that_is_far_ahead_and_falls_is_chosen(
@@ -161,12 +162,22 @@ def test_a_descent_that_is_far_ahead_and_falls_is_chosen(
     assert {label for label, _, _ in ran[2:]} == {SMOOTH}
 
 
+def test_a_descent_that_its_total_variation_holds_goes_on_without(
+    samples: Batch, space: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranks = {SMOOTH: [-4.0, -4.1], FREE: [-5.0, -6.0, -7.0], HEAVY: [-1.0]}
+    result, ran = short_search(samples, space, monkeypatch, ranks)
+    assert [label for label, _, _ in ran[:4]] == [SMOOTH, HEAVY, SMOOTH, FREE]
+    assert {label for label, _, _ in ran[4:]} == {FREE}
+    assert result.notes[0].endswith(f"80 trial steps: {FREE}")
+
+
 def test_what_moves_no_further_is_kept_where_nothing_ranks_better(
     samples: Batch, space: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ranks = {SMOOTH: [-4.0, -4.1], HEAVY: [-1.0, -2.0], LIGHT: [-1.5]}
-    result, _ = short_search(samples, space, monkeypatch, ranks)
-    assert result.notes[0].endswith(SMOOTH)
+    ranks = {SMOOTH: [-4.0, -4.1], FREE: [-4.2], HEAVY: [-1.0, -2.0], LIGHT: [-1.5]}
+    result, _ = short_search(samples, space, monkeypatch, ranks, 120)
+    assert result.notes[0].endswith(FREE)
 
 
 def test_a_search_of_larger_images_weighs_more_and_begins_coarse() -> None:
@@ -179,12 +190,13 @@ def test_a_search_of_larger_images_weighs_more_and_begins_coarse() -> None:
     assert (none.after, none.changes["tv_weight"]) == (heavy, 0)
 
 
-@pytest.mark.parametrize(("iterations", "tried"), [(499, ONE_BIT_FEW), (500, ONE_BIT_CANDIDATES)])
-def test_signs_of_larger_images_are_searched_as_of_small_ones(iterations: int, tried: Sequence[Candidate]) -> None:
+@pytest.mark.parametrize("iterations", [20, 6000])
+@pytest.mark.parametrize("side", [28, 224])
+def test_signs_are_searched_with_all_that_there_is_for_them(iterations: int, side: int) -> None:
     seen = SimpleNamespace(one_bit=True)
-    settings, domain = MatchSettings(iterations=iterations), SimpleNamespace(sides=(224, 224))
+    settings, domain = MatchSettings(iterations=iterations), SimpleNamespace(sides=(side, side))
     problem: Any = SimpleNamespace(observation=seen, settings=settings, domain=domain)
-    assert search_module._suitable(problem) == tried
+    assert search_module._suitable(problem) == ONE_BIT_CANDIDATES
 
 
 def test_a_search_of_larger_images_goes_through_the_levels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +231,7 @@ def test_a_search_of_larger_images_goes_through_the_levels(monkeypatch: pytest.M
             [SMOOTH, HEAVY, SMOOTH],
         ),  # ahead, and still when the other is no longer coarse
         ([-2.0, -3.0], [-1.0, -4.0, -7.0], [SMOOTH, HEAVY, HEAVY]),
-        ([-2.0, -2.1], [-1.0, -7.0], [SMOOTH, HEAVY]),  # ahead, and stuck
+        ([-2.0, -2.1], [-1.0, -7.0], [SMOOTH, FREE, HEAVY]),  # ahead, and stuck
     ],
 )
 def test_in_larger_images_a_descent_is_chosen_far_ahead_or_after_the_coarse_level(
@@ -234,7 +246,9 @@ def test_in_larger_images_a_descent_is_chosen_far_ahead_or_after_the_coarse_leve
     monkeypatch.setattr(search_module, "few", lambda _: (FEW[0], coarse, FEW[2]))
     monkeypatch.setattr(runners, "FLAT", 0)
     ends = [-9.0, -9.1, -9.2]
-    _, ran = short_search(samples, space, monkeypatch, {SMOOTH: [*smooth, *ends], HEAVY: [*heavy, *ends]})
+    _, ran = short_search(
+        samples, space, monkeypatch, {SMOOTH: [*smooth, *ends], FREE: [-2.2, *ends], HEAVY: [*heavy, *ends]}, 120
+    )
     assert [label for label, _, _ in ran[: 2 + len(turns)]] == [SMOOTH, HEAVY, *turns]
 
 
@@ -354,7 +368,7 @@ def test_only_further_lbfgs_candidates_draw_a_start(
     monkeypatch.setattr(runners, "solve", watched)
     net = cnn()
     observation = observation_of(net, samples.subset([3]), space)
-    problem = GradientMatching(net, observation, samples.subset([3]).labels, IGSettings(iterations=600))
+    problem = GradientMatching(net, observation, samples.subset([3]).labels, IGSettings(iterations=1200))
     start = torch.randn(1, 3, 12, 12, generator=cpu_generator(0))
     search(problem, {"inputs": start}, cpu_generator(1), Progress(SilentMonitor()))
     assert torch.equal(begun["lbfgs", 0.0], start)
