@@ -131,7 +131,7 @@ def entry_of(report: leakaudit.Report, name: str = "gi-pip") -> AttackEntry:
 def test_a_leak_of_the_comparison_is_in_the_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where GI-PIP alone was asked for, and did not get as far as IG beside it."""
     monkeypatch.setitem(GIPIP.presets, "quick", GIPIPSettings(iterations=2, training_steps=2))
-    monkeypatch.setattr(GIPIP, "rival", lambda self: create("ig", "quick", {"iterations": "250"}))
+    monkeypatch.setattr(GIPIP, "rival", lambda self, sides: create("ig", "quick", {"iterations": "250"}))
     torch.manual_seed(0)
     module = nn.Sequential(nn.Flatten(), nn.Linear(432, 32), nn.Sigmoid(), nn.Linear(32, 5))
     report = leakaudit.scan(

@@ -33,8 +33,8 @@ SHAPE = (3, 12, 12)
 
 def scan(count: int = 20, images: np.ndarray | None = None, **options: object) -> Report:
     defaults: dict[str, object] = {
-        "attacks": ["ig"], "settings": {"ig": {"iterations": "150"}}, "victims": 2, "mean": [0.5], "std": [0.25],
-        "input_shape": SHAPE, "preset": "quick",
+        "attacks": ["ig"], "settings": {"ig": {"iterations": "150", "search": "false"}}, "victims": 2, "mean": [0.5],
+        "std": [0.25], "input_shape": SHAPE, "preset": "quick",
     }  # fmt: skip
     data = smooth_images(count) if images is None else images
     return leakaudit.scan(small_mlp(), (data, np.arange(len(data)) % 5), **{**defaults, **options})  # type: ignore[arg-type]
@@ -73,14 +73,14 @@ def test_levels() -> None:
     assert report.attacks[0].results[0].samples[0].leaked
     assert report.verdict.confidence == "estimated"
     assert "LA957" in {f.id for f in report.findings}
-    weak = scan(settings={"ig": {"iterations": "2"}})
+    weak = scan(settings={"ig": {"iterations": "2", "search": "false"}})
     assert [c.kind for c in weak.controls] == ["positive"]  # nothing is claimed, so only whether it works is asked
-    full = scan(settings={"ig": {"iterations": "2"}}, controls="full")
+    full = scan(settings={"ig": {"iterations": "2", "search": "false"}}, controls="full")
     assert [c.kind for c in full.controls] == ["negative", "prior_only", "positive"]
 
 
 def test_an_attack_that_cannot_work_makes_the_verdict_inconclusive() -> None:
-    report = scan(settings={"ig": {"learning_rate": "1e-12", "iterations": "50"}})
+    report = scan(settings={"ig": {"learning_rate": "1e-12", "iterations": "50", "search": "false"}})
     assert report.verdict.status == "INCONCLUSIVE"
     assert by_kind(report)["positive"].passed is False
     assert "LA950" in {f.id for f in report.findings}

@@ -43,7 +43,7 @@ def test_a_standard_scan_in_no_time_is_inconclusive() -> None:
 
 @pytest.mark.parametrize(("module", "wanted"), [(small_cnn(), "lenet"), (small_mlp(), "mlp")])
 def test_the_control_is_of_the_kind_and_has_the_iterations_of_the_case(module: nn.Module, wanted: str) -> None:
-    report = scan(module, settings={"ig": {"iterations": "7"}})
+    report = scan(module, settings={"ig": {"iterations": "7", "search": "false"}})
     attack, control = ig_and_control(report)
     assert control.numbers["reference"] == wanted
     assert control.numbers["iterations"] == min(result.iterations for result in attack.results) == 7

@@ -72,7 +72,7 @@ def test_generated_images_are_images(space: Images) -> None:
 
 def test_the_settings_decide(space: Images) -> None:
     """The same attack without effort recovers nothing, so the positive control can fail."""
-    attack = create("ig", "quick", {"learning_rate": "1e-12"})
+    attack = create("ig", "quick", {"learning_rate": "1e-12", "search": "false"})
     found = fitting(attack, space)
     assert found is not None
     victim, scorer, target = found
