@@ -20,8 +20,8 @@ from leakaudit.protocols.base import Play
 from leakaudit.target.target import Target
 
 CONVERGED = 1e-8
-"""Residual of the normal equations, over that at the start, at which conjugate gradients end;
-rounding of float64, squared."""
+"""Residual of the normal equations, over that at the start, at which conjugate gradients have converged; rounding of
+float64, squared."""
 
 
 class StoppedError(Exception):
@@ -88,30 +88,36 @@ class UpdateJacobian:
         return self.inputs.numel() if self.free is None else len(self.inputs) * int(self.free.sum())
 
 
-def least_squares(
-    jacobian: UpdateJacobian, value: Tensor, products: int, tolerance: float, over: Callable[[], bool]
+def part_in_row_space(
+    jacobian: UpdateJacobian, probe: Tensor, products: int, near: float, over: Callable[[], bool]
 ) -> tuple[Tensor, bool]:
-    """Minimum-norm solution of ``min ‖J v − value‖`` by conjugate gradients (CGLS), and whether it converged.
+    """The part of a vector in the row space of J, by conjugate gradients on ``min ‖J v − J z‖`` from zero (CGLS).
+
+    The iterates come ever closer to their end in the Euclidean norm (Hestenes and Stiefel 1952), and the rest of z is
+    orthogonal to all of them. So once one of them is near z, their end is as near, and no further one is needed.
 
     Args:
         jacobian: J.
-        value: Flat, one entry per entry of the update.
+        probe: z, shaped as the inputs.
         products: Iterations allowed, each one product with J and one with its transpose.
-        tolerance: Relative norm of the normal equations' residual at which it counts as converged.
+        near: Squared distance from z at which an iterate counts as the end.
         over: Asked before every iteration.
+
+    Returns:
+        The last iterate, and whether it is the end, or near z.
 
     Raises:
         StoppedError: It said so.
     """
     solution = torch.zeros_like(jacobian.inputs)
-    rest = value.clone()
+    rest = jacobian.times(probe)
     gradient = jacobian.transposed_times(rest)
     direction = gradient.clone()
     first = power = float(gradient.square().sum())
     for _ in range(products):
         if over():
             raise StoppedError
-        if power <= tolerance**2 * first:
+        if power <= CONVERGED**2 * first or float((probe - solution).square().sum()) <= near:
             return solution, True
         image = jacobian.times(direction)
         step = power / float(image.square().sum())
@@ -139,7 +145,7 @@ def missing_directions(
         products: Iterations allowed per probe.
         generator: CPU generator of the probes.
         probes: How many; fewer where one leaves it undecided, whatever another would say.
-        tolerance: Estimate up to which an unconverged probe still says that nothing is missing.
+        tolerance: Estimate up to which a probe says that nothing is missing; none goes on below it.
         over: Asked before every product.
 
     Raises:
@@ -150,8 +156,9 @@ def missing_directions(
     for _ in range(probes):
         drawn = torch.randn(inputs.shape, generator=generator, dtype=torch.float64)
         probe = jacobian.only_free(drawn.to(inputs.device))
-        found, done = least_squares(jacobian, jacobian.times(probe), products, CONVERGED, over)
-        missing.append(jacobian.unknowns * float((probe - found).square().sum() / probe.square().sum()))
+        scale = float(probe.square().sum()) / jacobian.unknowns
+        found, done = part_in_row_space(jacobian, probe, products, tolerance * scale, over)
+        missing.append(float((probe - found).square().sum()) / scale)
         converged &= done
         if not done and missing[-1] > tolerance:
             break
