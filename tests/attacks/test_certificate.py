@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from leakaudit.attacks.base import cpu_generator
 from leakaudit.attacks.certificate import OUT_OF_TIME, certify
 from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
@@ -14,7 +15,7 @@ from leakaudit.domains.tokens import Tokens
 from leakaudit.observation import Observation
 from leakaudit.protocols.base import Play
 from leakaudit.protocols.fedsgd import FedSGD, gradient_of
-from leakaudit.risk.update_jacobian import UpdateJacobian
+from leakaudit.risk.update_jacobian import UpdateJacobian, missing_directions
 from leakaudit.target.target import Target
 from leakaudit.tasks.single_label import SingleLabel
 from tests.attacks.exact import noise_batch, relu_mlp
@@ -119,6 +120,28 @@ def test_a_sample_without_influence_is_not_certified(space: Images) -> None:
     certificate = certify(target, observation, Play(guess, victim.labels), uniqueness=False)
     assert certificate.residual < certificate.tolerance
     assert not certificate.exact
+
+
+def test_a_probe_that_is_reached_ends_early_and_decides_as_its_end_would() -> None:
+    target = small(conv_net(4, 1).double())
+    victim = noise_batch(1, classes=3, shape=(1, 6, 6))
+    inputs = SPACE.encode(victim.images).double()
+    seen = Observation(gradient_of(target, inputs, victim.labels), FedSGD(1), SPACE)
+    jacobian = UpdateJacobian(target, seen, Play(inputs, victim.labels))
+    asked: list[float] = []
+
+    def missing(tolerance: float) -> list[float]:
+        begun = len(asked)
+        found, converged = missing_directions(
+            jacobian, 400, cpu_generator(0), probes=2, tolerance=tolerance, over=lambda: asked.append(1.0) is not None
+        )
+        assert converged
+        return [*found, len(asked) - begun]
+
+    *early, few = missing(1e-4)
+    *ends, many = missing(0.0)
+    assert few < many
+    assert all(end <= found <= 1e-4 for end, found in zip(ends, early, strict=True))
 
 
 def test_too_few_products_leave_it_undecided(samples: Batch, space: Images) -> None:
