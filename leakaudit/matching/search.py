@@ -44,7 +44,7 @@ SHORTEST_RUNG = 20
 """Steps of a candidate in a round, at least; chosen."""
 FEWEST = 1000
 """Steps of a search below which candidates follow each other instead of running side by side; chosen: at 32 px, in turn
-they end 1.5 dB higher with 600 steps, .7 higher with 1,000 and 1.9 lower with 1,500 (`benchmarks/results/few_steps.md`,
+they end 1.3 dB higher with 600 steps, .7 higher with 1,000 and 1.9 lower with 1,500 (`benchmarks/results/few_steps.md`,
 10 to 13 networks). From 64 px on it grows with the side: at 224 px, 600 steps in turn end 4 to 7 dB higher than side by
 side, at 64 px 1,500 end 2 dB lower to 3 dB higher (`benchmarks/results/large_images.md`)."""
 LARGE = 2.0
