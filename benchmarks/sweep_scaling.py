@@ -102,22 +102,23 @@ def make_inputs(folder: Path) -> None:
     np.savez(folder / "batch.npz", x=images, y=np.arange(24) % 5)
 
 
+STEADY = {"search": "false", "tolerance": "0"}
+"""Settings with which IG does all of its steps, whatever the model."""
+
+
 def write_sweep(folder: Path, iterations: int, small: bool, count: int = 4) -> Path:
     """The grid: 3 models × 2 modes × `count` defences × 2 seeds, or 2 × 1 × 2 × 1 to try it."""
     models = ["mlp.onnx", "cnn.onnx", "wide.onnx"][: 2 if small else 3]
     modes, seeds = (["eval"], [0]) if small else (["eval", "train"], [0, 1])
     defences = ["", "prune=0.9", "clip=1.0", "sign"][: 2 if small else count]
+    settings = [f"ig.{name}={value}" for name, value in (STEADY | {"iterations": str(iterations)}).items()]
     (folder / "sweep.toml").write_text(
         f'[scan]\nbatch = "batch.npz"\nattack = ["ig"]\npreset = "quick"\ncontrols = "none"\nvictims = 2\n'
-        f'mean = [0.5]\nstd = [0.25]\nset = ["ig.iterations={iterations}", "ig.search=false", "ig.tolerance=0"]\n\n'
+        f"mean = [0.5]\nstd = [0.25]\nset = {json.dumps(settings)}\n\n"
         f"[grid]\nmodel = {json.dumps(models)}\nmode = {json.dumps(modes)}\ndefence = {json.dumps(defences)}\n"
         f"seed = {json.dumps(seeds)}\n"
     )
     return folder / "sweep.toml"
-
-
-STEADY = {"search": "false", "tolerance": "0"}
-"""Settings with which IG does all of its steps, whatever the model."""
 
 
 def calibrated(folder: Path, seconds: float) -> int:

@@ -72,9 +72,9 @@ class IG(Attack):
     reads: ClassVar[tuple[str, ...]] = JOINT
     tasks: ClassVar[tuple[str, ...]] = TASKS
     adapts: ClassVar[tuple[str, ...]] = MATCHING
-    # quick: benchmarks/few_steps.py. standard: 6,000 evaluations bring L-BFGS to 40 dB on
-    # the sigmoid LeNet, and the tolerance ends it at about 50 dB where it is faster; both in benchmarks/anchors.py.
-    # paper: `reconstruct_image` of the authors' repository.
+    # quick: benchmarks/few_steps.py. standard: 6,000 evaluations bring L-BFGS to 40 dB on the sigmoid LeNet, and the
+    # tolerance ends it at about 50 dB where it is faster; both in benchmarks/anchors.py. paper:
+    # `reconstruct_image` of the authors' repository.
     presets: ClassVar[dict[str, IGSettings]] = {
         "quick": IGSettings(iterations=600, tolerance=1e-9, search=True),
         "standard": IGSettings(iterations=6000, tolerance=1e-9, search=True),

@@ -52,7 +52,8 @@ FEW = (
 )
 """What a search of few steps tries, in this order. Where L-BFGS is chosen it settles with its total variation; the rest
 is for it without: with 60, 120, 200 or all of 600 steps for the first it ends at 58.7, 59.1, 59.4 and 58.5 dB, in .7,
-.8, .9 and 1 times the time (`benchmarks/results/few_steps.md`, 7 networks, 3 images each)."""
+.8, .9 and 1 times the time (`benchmarks/results/few_steps.md`, 7 networks, 3 images each). Not so in larger images,
+where this was not measured."""
 
 COARSE_TO_FINE = ((4, 0.5), (2, 0.25), (1, 0.25))
 """Levels of a search that begins with coarse images; chosen on 3 images and 4 networks

@@ -77,17 +77,8 @@ def test_the_update_of_another_batch_is_no_finding(leaking: Path) -> None:
 
 
 def test_a_broken_attack_is_inconclusive(leaking: Path, tmp_path: Path) -> None:
-    broken = (
-        "--attack",
-        "ig",
-        "--set",
-        "ig.iterations=50",
-        "--set",
-        "ig.learning_rate=1e-12",
-        "--set",
-        "ig.search=false",
-    )
-    code, out, report = scan(leaking, smooth_images(20), tmp_path, *broken)
+    idle = ("--set", "ig.iterations=50", "--set", "ig.learning_rate=1e-12", "--set", "ig.search=false")
+    code, out, report = scan(leaking, smooth_images(20), tmp_path, "--attack", "ig", *idle)
     assert code == 5
     assert out.startswith("INCONCLUSIVE")
     assert "LA950" in ids(report)
