@@ -5,10 +5,10 @@
     python benchmarks/startup.py --table                            # only the page, from the rows that there are
 
 Cases: ``import torch``, which is the floor under the others; ``inspect`` and ``rank`` of a LeNet as ONNX; ``scan`` of
-the quickstart example with preset quick. Given are user and system seconds of a process and its children, with one
-thread. But for ``scan``, a turn of each version runs first to write byte code, as ``pip`` does. Every row is kept as it
-is measured, so an interrupted run goes on. On a machine that does other things all times are longer, by the same factor
-for both.
+the
+quickstart example with preset quick. Given are user and system seconds of a process and its children, with one thread.
+A turn of each version runs first to write byte code, as ``pip`` does. Every row is kept as it is measured, so an
+interrupted run goes on. On a machine that does other things all times are longer, by the same factor for both.
 """
 
 from __future__ import annotations
@@ -97,9 +97,8 @@ def measure(cases: Sequence[str], revision: str, rounds: int, path: Path) -> Non
         write_models(folder, "scan" in cases)
         packages = {"before": unpack(revision, folder / "old"), "after": ROOT}
         for case in cases:
-            for _ in range(0 if case == "scan" else 1):
-                for package in packages.values():
-                    processor_seconds(CASES[case], package, folder)
+            for package in packages.values():
+                processor_seconds(CASES[case], package, folder)
             for _ in range(done[case], rounds):
                 found = {key: round(processor_seconds(CASES[case], p, folder), 2) for key, p in packages.items()}
                 add({"case": case, "revision": revision, **found, "load": round(os.getloadavg()[0], 1)}, path)

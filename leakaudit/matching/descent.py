@@ -6,6 +6,7 @@ Both keep the best iterate of every restart by the whole objective, and stop whe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -13,6 +14,8 @@ from torch import Generator, Tensor
 
 from leakaudit.document.status import Cut, Lost
 from leakaudit.matching.adam import Adam
+from leakaudit.matching.lbfgs import lbfgs_descent
+from leakaudit.matching.once import joined
 from leakaudit.matching.schedule import LearningRate
 from leakaudit.matching.settings import MatchSettings
 from leakaudit.matching.step import Step
@@ -219,7 +222,7 @@ def _direction(
 
 
 class _Stop(Exception):
-    """Leaves torch's L-BFGS from within its closure."""
+    """Leaves L-BFGS from within an evaluation."""
 
 
 def lbfgs(step: Step, start: Sequence[Tensor], settings: MatchSettings, progress: Progress) -> list[Solution]:
@@ -227,32 +230,17 @@ def lbfgs(step: Step, start: Sequence[Tensor], settings: MatchSettings, progress
 
     The range is imposed on the inputs at the end, and the iterate outside is kept if that is what matches.
     """
-    values = [value.detach().clone().requires_grad_(True) for value in start]
-    optimizer = torch.optim.LBFGS(
-        values,
-        max_iter=settings.iterations,
-        max_eval=2 * settings.iterations,
-        tolerance_grad=0,
-        tolerance_change=0,
-        history_size=settings.history,
-        line_search_fn="strong_wolfe",
-    )
-    records = _Records.of(step.names, values, settings.iterations)
+    records = _Records.of(step.names, start, settings.iterations)
     run = _Run(step, records, settings, progress)
+    sizes = [value.numel() for value in start]
 
-    def closure() -> Tensor:
-        objective, gradients = run.evaluate(values)
-        for value, gradient in zip(values, gradients, strict=True):
-            value.grad = gradient * OBJECTIVE_SCALE
-        return objective * OBJECTIVE_SCALE
+    def evaluate(point: Tensor) -> tuple[float, Tensor]:
+        pieces = zip(torch.split(point, sizes), start, strict=True)
+        objective, gradients = run.evaluate([piece.view_as(value) for piece, value in pieces])
+        return OBJECTIVE_SCALE * float(objective), joined(gradients).mul_(OBJECTIVE_SCALE)
 
-    before = -1
-    try:
-        while run.done > before:
-            before = run.done
-            optimizer.step(closure)  # type: ignore[no-untyped-call]
-    except _Stop:
-        pass
+    with suppress(_Stop):
+        lbfgs_descent(evaluate, joined([value.detach() for value in start]), settings.history)
     return records.solutions(run.done, run.cut)
 
 

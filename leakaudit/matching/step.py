@@ -5,7 +5,8 @@
   (``make_fx``), batched over the restarts by ``vmap``, and replayed without autograd.
 * **compiled**: the traced graph through Inductor, which takes from ten seconds to two minutes once.
 
-On a GPU the last two replay as one CUDA graph.
+On a GPU the last two replay as one CUDA graph. On a processor, an eager step of a tiny network does without oneDNN: it
+hands over a convolution in more time than that takes.
 
 A recording is checked at a point other than the one it was made at. Where it cannot be made, or differs, the step is
 eager and `Step.note` says why. All modes agree to float rounding.
@@ -13,16 +14,19 @@ eager and `Step.note` says why. All modes agree to float rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Literal
 
 import torch
 from torch import Tensor, fx
+from torch.backends import mkldnn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from leakaudit.errors import first_line
 from leakaudit.matching.compiler_cache import secure_compiler_cache
 from leakaudit.matching.problem import Case, GradientMatching
+from leakaudit.target.size import is_tiny
 
 Mode = Literal["eager", "traced", "compiled"]
 Values = Sequence[Tensor]
@@ -93,6 +97,8 @@ class Step:
         self.problem, self.names, self.cases = problem, tuple(names), tuple(cases)
         self.mode: Mode = "eager"
         self.note = ""
+        batch = problem.observation.batch_size
+        self._plain = not example[0].is_cuda and is_tiny(problem.target, batch)
         self._run: Callable[[Values], Evaluation] = self._eager
         if mode != "eager":
             self._record([value.detach() for value in example], mode)
@@ -104,7 +110,8 @@ class Step:
     def _eager(self, values: Values) -> Evaluation:
         restarts = range(values[0].shape[0])
         cases = self.cases or [None for _ in restarts]
-        results = [self._single([value[r] for value in values], cases[r], once=True) for r in restarts]
+        with _own_kernels() if self._plain else nullcontext():
+            results = [self._single([value[r] for value in values], cases[r], once=True) for r in restarts]
         objectives, matches, gradients = zip(*results, strict=True)
         return (
             torch.stack(objectives),
@@ -185,6 +192,17 @@ class Step:
             scale = float(a.abs().max()) + 1e-12
             if not bool((a - b).abs().max() <= TOLERANCE * scale):
                 raise RuntimeError("the recorded step differs from the eager one")
+
+
+@contextmanager
+def _own_kernels() -> Iterator[None]:
+    """Inside, torch does convolutions on a processor by its own code instead of oneDNN's."""
+    before = bool(mkldnn.enabled)
+    mkldnn.enabled = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        mkldnn.enabled = before  # type: ignore[assignment]
 
 
 def _bound(run: Flat, fixed: Values) -> Flat:

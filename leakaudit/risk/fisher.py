@@ -64,7 +64,9 @@ def fisher_bound(
         generator: CPU generator of the probes.
     """
     jacobian = UpdateJacobian(target, observation, play)
-    return trace_bound(jacobian.times, play.inputs, sigma, generator)
+    return trace_bound(
+        lambda z: torch.cat([part.reshape(-1) for part in jacobian.times(z)]), play.inputs, sigma, generator
+    )
 
 
 def trace_bound(times: Callable[[Tensor], Tensor], inputs: Tensor, sigma: float, generator: Generator) -> FisherBound:

@@ -15,6 +15,9 @@ from leakaudit.target.trace import usable_batch_size
 SMALL_PARAMETERS = 1_000_000
 SMALL_FLOPS = 20_000_000
 """A network below both is small: of a forward pass per sample."""
+TINY_FLOPS = 5_000_000
+"""Operations of the forward pass of a batch, up to which oneDNN takes longer to be handed a convolution than it saves;
+chosen from the twelve networks of `benchmarks/results/small_convolutions.md`."""
 
 
 class _Counter(DispatchMode):
@@ -48,10 +51,22 @@ def _of_convolution(inputs: Tensor, weight: Tensor, outputs: Tensor, *, transpos
 
 def is_small(target: Target) -> bool:
     """By the number of parameters and the operations of a forward pass; by no clock, so the same on every machine."""
-    if sum(p.numel() for p in target.parameters.values()) > SMALL_PARAMETERS:
-        return False
+    return _few_parameters(target) and forward_operations(target) < SMALL_FLOPS
+
+
+def is_tiny(target: Target, samples: int) -> bool:
+    """The same of a step of a whole batch, in which even a single convolution is overhead."""
+    return _few_parameters(target) and forward_operations(target) * samples < TINY_FLOPS
+
+
+def _few_parameters(target: Target) -> bool:
+    return sum(p.numel() for p in target.parameters.values()) <= SMALL_PARAMETERS
+
+
+def forward_operations(target: Target) -> float:
+    """Operations of a forward pass per sample."""
     like = next(iter(target.parameters.values()))
     sample = torch.zeros((usable_batch_size(target), *target.image_shape), dtype=like.dtype, device=like.device)
-    with torch.no_grad(), _Counter() as counter:
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), _Counter() as counter:
         target.logits(sample)
-    return bool(counter.operations < SMALL_FLOPS * len(sample))
+    return float(counter.operations / len(sample))

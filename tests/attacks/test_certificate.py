@@ -12,6 +12,7 @@ from leakaudit.client.batch import Batch
 from leakaudit.client.observe import observe
 from leakaudit.domains.images import Images
 from leakaudit.domains.tokens import Tokens
+from leakaudit.matching.once import joined
 from leakaudit.observation import Observation
 from leakaudit.protocols.base import Play
 from leakaudit.protocols.fedsgd import FedSGD, gradient_of
@@ -95,14 +96,28 @@ def test_products_with_the_jacobian_are_adjoint_and_linearise_the_gradient() -> 
     everything = Observation(gradient_of(target, inputs, labels), FedSGD(2), SPACE)
     jacobian = UpdateJacobian(target, everything, Play(inputs, labels))
     direction = torch.randn(inputs.shape, generator=generator, dtype=torch.float64)
-    dual = torch.randn(jacobian.value.shape, generator=generator, dtype=torch.float64)
+    dual = [torch.randn(value.shape, generator=generator, dtype=torch.float64) for value in jacobian.value]
     image = jacobian.times(direction)
-    left, right = image @ dual, (direction * jacobian.transposed_times(dual)).sum()
+    left, right = joined(image) @ joined(dual), (direction * jacobian.transposed_times(dual)).sum()
     assert float(left) == pytest.approx(float(right), rel=1e-10)
     step = 1e-6
     ahead = UpdateJacobian(target, everything, Play(inputs + step * direction, labels)).value
     behind = UpdateJacobian(target, everything, Play(inputs - step * direction, labels)).value
-    assert torch.allclose((ahead - behind).detach() / (2 * step), image, atol=1e-8)
+    assert torch.allclose((joined(ahead) - joined(behind)).detach() / (2 * step), joined(image), atol=1e-8)
+
+
+def test_what_does_not_depend_on_the_inputs_is_left_out_of_the_products() -> None:
+    """The gradient of a bias of the last layer is constant where the loss is linear; as zeros it would only cost."""
+    target = small(nn.Sequential(nn.Flatten(), nn.Linear(36, 3)).double())
+    inputs = torch.rand((1, 1, 6, 6), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    errors = torch.tensor([[0.2, -0.3, 0.1]], dtype=torch.float64)
+    play = Play(inputs, torch.tensor([1]), errors=errors)
+    seen = Observation(gradient_of(target, inputs, play.labels), FedSGD(1), SPACE)
+    jacobian = UpdateJacobian(target, seen, play)
+    assert [value.shape for value in jacobian.value] == [(3, 36)]
+    (image,) = jacobian.times(inputs)
+    assert torch.allclose(image, errors.T * inputs.flatten())
+    assert torch.allclose(jacobian.transposed_times([image]).flatten(), errors.square().sum() * inputs.flatten())
 
 
 def test_a_sample_without_influence_is_not_certified(space: Images) -> None:

@@ -251,6 +251,42 @@ def test_a_single_restart_on_a_processor_is_not_traced(target: Target, samples: 
     assert asked == ["eager", "traced"]
 
 
+class _Kernels(nn.Module):
+    """Says whether oneDNN may do its convolutions; ends in an error where it is told to."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = nn.Sequential(nn.Conv2d(3, channels, 3), nn.Sigmoid(), nn.Flatten())
+        self.last = nn.Linear(channels * 100, 5)
+        self.seen: list[bool] = []
+        self.fails = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.append(bool(torch.backends.mkldnn.enabled))
+        if self.fails:
+            raise RuntimeError("as it was told to")
+        logits: torch.Tensor = self.last(self.channels(x))
+        return logits
+
+
+@pytest.mark.parametrize(("channels", "tiny"), [(8, True), (600, False)])
+def test_only_an_eager_step_of_a_tiny_network_does_without_onednn(
+    samples: Batch, space: Images, channels: int, tiny: bool
+) -> None:
+    network = _Kernels(channels)
+    problem = problem_of(make_target(network, (3, 12, 12), 5), samples, space, MatchSettings())
+    before = torch.backends.mkldnn.enabled
+    values = [torch.randn(1, 2, 3, 12, 12, generator=cpu_generator(0))]
+    run = Step(problem, ["inputs"], values)
+    network.seen.clear()
+    run(values)
+    assert network.seen == [bool(before) and not tiny]
+    network.fails = True
+    with pytest.raises(RuntimeError, match="as it was told to"):
+        run(values)
+    assert torch.backends.mkldnn.enabled == before
+
+
 class _Scoped(nn.Module):
     """Parameters, a buffer and dropout under names that are Python."""
 
