@@ -167,7 +167,7 @@ def test_masks_of_a_map_follow_from_the_masked_activations(samples: Batch, space
     target, victim = map_net(), samples.subset([3])
     given = dropped(target, victim, space)
     observation = replace(given, masks=None)
-    result = DIA(DIASettings(iterations=400, tv_weight=1e-5))(target, observation, cpu_generator(0))
+    result = DIA(DIASettings(iterations=400, tv_weight=1e-5))(target, observation, cpu_generator(2))
     assert psnr(space, result.inputs, victim) > 19
     assert result.masks is not None
     assert given.masks is not None
