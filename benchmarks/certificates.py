@@ -1,6 +1,6 @@
 """The certificate of local uniqueness, with the columns of its Jacobian balanced and as they are.
 
-    python benchmarks/certificates.py [NETWORK ...] [--victims 0,40,80] [--products 400]
+    python benchmarks/certificates.py [NETWORK ...] [--victims 0,40,80]
 
 Whether each image is certified as unique, products with the Jacobian and its transpose, and processor seconds, at the
 image itself: CIFAR-10 test images with these numbers, the networks of `few_steps.py`. One thread, weights of seed 0.
@@ -30,7 +30,7 @@ VECTORS = {"as they are": 0, "balanced": update_jacobian.BALANCING}
 ANSWERS = {True: "unique", False: "not unique", None: "undecided"}
 
 
-def certified(net: Target, seen: Observation, play: Play, vectors: int, products: int) -> tuple[Certificate, int]:
+def certified(net: Target, seen: Observation, play: Play, vectors: int) -> tuple[Certificate, int]:
     """The certificate and how many products it took."""
     counted: Counter[str] = Counter()
 
@@ -48,14 +48,13 @@ def certified(net: Target, seen: Observation, play: Play, vectors: int, products
         patch.multiple(UpdateJacobian, **{name: counting(name) for name in names}),
         patch.object(update_jacobian, "BALANCING", vectors),
     ):
-        return certify(net, seen, play, products=products), sum(counted.values())
+        return certify(net, seen, play), sum(counted.values())
 
 
 @click.command()
 @click.argument("names", nargs=-1)
 @click.option("--victims", default="0,40,80", show_default=True, help="Numbers, separated by commas.")
-@click.option("--products", default=400, show_default=True, help="Iterations allowed per probe.")
-def main(names: tuple[str, ...], victims: str, products: int) -> None:
+def main(names: tuple[str, ...], victims: str) -> None:
     """Print a line for every network and image."""
     torch.set_num_threads(1)
     images, labels = cifar()
@@ -68,7 +67,7 @@ def main(names: tuple[str, ...], victims: str, products: int) -> None:
             play, cells = Play(CIFAR.encode(images[[number]]), labels[[number]]), []
             for vectors in VECTORS.values():
                 started = time.process_time()
-                found, count = certified(net, seen, play, vectors, products)
+                found, count = certified(net, seen, play, vectors)
                 cells += [ANSWERS[found.unique], str(count), f"{time.process_time() - started:.1f}"]
             click.echo(" | ".join([f"| {name}", str(number), *cells]) + " |")
 

@@ -45,6 +45,7 @@ from leakaudit.protocols.base import Play
 from leakaudit.risk.dependence import read_entries
 from leakaudit.risk.update_jacobian import StoppedError, UpdateJacobian, missing_directions
 from leakaudit.target.parts import squared, squared_difference
+from leakaudit.target.size import is_small
 from leakaudit.target.target import Target
 
 RESIDUAL_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}
@@ -66,6 +67,9 @@ NEIGHBOURS = 1500
 """Changed sequences that are tried at most; chosen: 32 different tokens have 1,488 (496 exchanges, 992 replacements).
 """
 OUT_OF_TIME = "local uniqueness not computed: the time of the run was over"
+PRODUCTS, PRODUCTS_IF_SMALL = 400, 800
+"""Iterations allowed per probe, and where one takes a millisecond; chosen: of 13 networks 8 are certified, of which 3
+need more than 400 (`benchmarks/results/certificates.md`)."""
 PROBES = 2
 """Random vectors z of the rank test; chosen together with `NULL_TOLERANCE`."""
 
@@ -103,7 +107,7 @@ def certify(
     play: Play,
     *,
     uniqueness: bool = True,
-    products: int = 400,
+    products: int | None = None,
     generator: Generator | None = None,
     over: Callable[[], bool] = lambda: False,
 ) -> Certificate:
@@ -114,7 +118,8 @@ def certify(
         observation: The update.
         play: The reconstruction: inputs (B, C, H, W) in normalised space, labels, and the masks where it has any.
         uniqueness: Whether to estimate the rank of J, by far the dearer half.
-        products: Iterations allowed per probe, each one product with J and one with its transpose.
+        products: Iterations allowed per probe, each one product with J and one with its transpose; by default as many
+            as a network of its size has.
         generator: Of the random probes; seeded with 0 by default.
         over: Asked between two products or neighbours; once it says so, local uniqueness is left undecided.
     """
@@ -145,7 +150,8 @@ def certify(
     try:
         if (changes := _neighbours(target.domain, play.inputs)) is not None:
             return _against_neighbours(certificate, target, observation, play, changes, over)
-        return _with_rank(certificate, target, observation, play, products, generator or cpu_generator(0), over)
+        allowed = products or (PRODUCTS_IF_SMALL if is_small(target) else PRODUCTS)
+        return _with_rank(certificate, target, observation, play, allowed, generator or cpu_generator(0), over)
     except StoppedError:
         return replace(certificate, note=OUT_OF_TIME)
 

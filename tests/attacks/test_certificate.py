@@ -16,6 +16,7 @@ from leakaudit.matching.once import joined
 from leakaudit.observation import Observation
 from leakaudit.protocols.base import Play
 from leakaudit.protocols.fedsgd import FedSGD, gradient_of
+from leakaudit.risk import update_jacobian
 from leakaudit.risk.update_jacobian import UpdateJacobian, missing_directions
 from leakaudit.target.target import Target
 from leakaudit.tasks.single_label import SingleLabel
@@ -157,6 +158,47 @@ def test_a_probe_that_is_reached_ends_early_and_decides_as_its_end_would() -> No
     *ends, many = missing(0.0)
     assert few < many
     assert all(end <= found <= 1e-4 for end, found in zip(ends, early, strict=True))
+
+
+class _Uneven(nn.Module):
+    """A network behind pixels of different weights."""
+
+    def __init__(self, network: nn.Module, apart: float) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("weights", torch.logspace(-apart, apart, 36).view(1, 1, 6, 6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.network(x * self.weights)
+        return logits
+
+
+def steps_of(apart: float, vectors: int) -> tuple[list[float], int]:
+    """Estimates of the missing directions, and iterations of the conjugate gradients."""
+    target = small(_Uneven(conv_net(4, 1), apart).double())
+    inputs = torch.rand((1, 1, 6, 6), generator=cpu_generator(3), dtype=torch.float64)
+    labels = torch.tensor([1])
+    seen = Observation(gradient_of(target, inputs, labels), FedSGD(1), SPACE)
+    asked: list[float] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(update_jacobian, "BALANCING", vectors)
+        missing, converged = missing_directions(
+            UpdateJacobian(target, seen, Play(inputs, labels)),
+            *(2000, cpu_generator(0)),
+            probes=2,
+            tolerance=1e-4,
+            over=lambda: asked.append(1.0) is not None,
+        )
+    assert converged
+    return missing, len(asked) - vectors
+
+
+def test_columns_of_different_lengths_are_balanced() -> None:
+    """The rank is that of the columns as they are, and comes out sooner; columns of one length stay as they are."""
+    (uneven, many), (balanced, few) = steps_of(1.0, 0), steps_of(1.0, 20)
+    assert max(*uneven, *balanced) <= 1e-4
+    assert few < 0.7 * many
+    assert steps_of(0.0, 20)[1] <= 1.2 * steps_of(0.0, 0)[1]
 
 
 def test_too_few_products_leave_it_undecided(samples: Batch, space: Images) -> None:
