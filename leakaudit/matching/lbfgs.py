@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.optim.lbfgs import _strong_wolfe
 
 CURVATURE = 1e-10
-"""⟨s, y⟩ up to which a pair is forgotten; torch's own."""
+"""⟨s, y⟩ up to which a pair is forgotten; of ``torch.optim.LBFGS``, like the rest chosen there."""
 EVALUATIONS = 1_000_000
-"""Of one line search; as good as any number, as its bracket shrinks to nothing before."""
+"""Of one line search at most; chosen: its bracket shrinks to nothing long before."""
 
 Evaluate = Callable[[Tensor], tuple[float, Tensor]]
 """Objective and its gradient (N,) at a point (N,)."""

@@ -97,8 +97,7 @@ class Step:
         self.problem, self.names, self.cases = problem, tuple(names), tuple(cases)
         self.mode: Mode = "eager"
         self.note = ""
-        batch = problem.observation.batch_size
-        self._plain = not example[0].is_cuda and is_tiny(problem.target, batch)
+        self._plain = not example[0].is_cuda and is_tiny(problem.target, problem.observation.batch_size)
         self._run: Callable[[Values], Evaluation] = self._eager
         if mode != "eager":
             self._record([value.detach() for value in example], mode)

@@ -4,8 +4,8 @@ With Φ(x) what a client with inputs x shares, ``J = ∂Φ/∂x``. It is never f
 on ``min ‖J v − J z‖`` from zero converge to the part of ``z`` in the row space, so ``n ‖z − v‖² / ‖z‖²`` estimates the
 dimension of the null space, n being the number of unknowns (the trace estimate of Hutchinson 1990 on the projector).
 
-J stands for ``∂Φ/∂x`` with its columns scaled to lengths of about one, which leaves the rank as it is and takes up to
-44 % fewer steps (`benchmarks/results/certificates.md`). Their lengths are estimated, as the mean of ``(Jᵀ w)²`` over
+J stands for ``∂Φ/∂x`` with its columns scaled to lengths of about one, which leaves the rank as it is and takes down to
+half the steps (`benchmarks/results/certificates.md`). Their lengths are estimated, as the mean of ``(Jᵀ w)²`` over
 random ``w``, and only what sets them further apart than chance would is evened out.
 
 Needs a model with second derivatives, as the attacks do.
@@ -27,11 +27,9 @@ from leakaudit.target.target import Target
 CONVERGED = 1e-8
 """Residual of the normal equations, over that at the start, at which conjugate gradients have converged; rounding of
 float64, squared."""
-
-
 BALANCING = 20
 """Random vectors that the lengths of the columns are estimated from; chosen from 5, 10, 20 and 40 on one image of eight
-networks, where no network took more steps than without."""
+networks, where none took 2 % more steps than without (`benchmarks/results/certificates.md`)."""
 
 
 class StoppedError(Exception):
@@ -64,7 +62,7 @@ class UpdateJacobian:
         free: Tensor | None = None,
     ) -> None:
         self.free = None if free is None or bool(free.all()) else free.to(play.inputs.device)
-        self.columns: Tensor | None = None if self.free is None else self.free.to(play.inputs)
+        self.scale: Tensor | None = None if self.free is None else self.free.to(play.inputs)
         inputs = play.inputs if distinct is None else play.inputs[distinct]
         self.inputs = inputs.detach().clone().requires_grad_(True)
         whole = self.inputs if places is None else self.inputs[places]
@@ -112,9 +110,9 @@ class UpdateJacobian:
         apart = logarithms - logarithms.mean()
         by_chance = float(torch.special.polygamma(1, torch.tensor(BALANCING / 2)))
         kept = max(0.0, 1 - by_chance / max(float(apart.var()), by_chance))
-        scale = torch.ones_like(squares)
-        scale[there] = (-kept / 2 * apart).exp()
-        self.columns = self._scaled(scale)
+        lengths = torch.ones_like(squares)
+        lengths[there] = (kept / 2 * apart).exp()
+        self.scale = self._scaled(1 / lengths)
 
     def only_free(self, direction: Tensor) -> Tensor:
         """A direction shaped as the inputs, without the entries that do not vary."""
@@ -122,7 +120,7 @@ class UpdateJacobian:
 
     def _scaled(self, direction: Tensor) -> Tensor:
         """A direction shaped as the inputs, each entry times the scale of its column; zero where nothing varies."""
-        return direction if self.columns is None else direction * self.columns
+        return direction if self.scale is None else direction * self.scale
 
     @property
     def unknowns(self) -> int:

@@ -17,7 +17,10 @@ from tests.cli.build import leakaudit
 from tests.conftest import smooth_images
 from tests.report.builder import build
 
-SLOW = ("-f", "json", "-f", "html", "--preset", "quick", "--attack", "ig", "--set", "ig.iterations=1000000", "-v")
+SLOW = (
+    *("-f", "json", "-f", "html", "--preset", "quick", "--attack", "ig", "--set", "ig.iterations=1000000", "-v"),
+    *("--set", "ig.search=false", "--set", "ig.tolerance=0"),
+)
 FORMATS = ("json", "html", "sarif", "junit")
 
 

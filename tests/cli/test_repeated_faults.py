@@ -30,7 +30,7 @@ FORMATS = ("json", "markdown", "csv", "sarif")
 WANTED = tuple(word for name in FORMATS for word in ("-f", name))
 SLOW = (
     "--attack", "ig", "--preset", "quick", "--set", "ig.iterations=1000000", "--set", "ig.execution=eager", "--victims",
-    "1", "--controls", "none", "-f", "json", "--no-cache",
+    "1", "--controls", "none", "-f", "json", "--no-cache", "--set", "ig.search=false", "--set", "ig.tolerance=0",
 )  # fmt: skip
 as_root = pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounts file systems and changes owners, as root can"
