@@ -68,7 +68,7 @@ NEIGHBOURS = 1500
 """
 OUT_OF_TIME = "local uniqueness not computed: the time of the run was over"
 PRODUCTS, PRODUCTS_IF_SMALL = 400, 800
-"""Iterations allowed per probe, and where one takes a millisecond; chosen: of 13 networks 8 are certified, of which 3
+"""Iterations allowed per probe, and where one takes a millisecond; chosen: of 14 networks 9 are certified, of which 3
 need more than 400 (`benchmarks/results/certificates.md`)."""
 PROBES = 2
 """Random vectors z of the rank test; chosen together with `NULL_TOLERANCE`."""
