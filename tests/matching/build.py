@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import torch
@@ -49,3 +51,11 @@ def cnn() -> Target:
     torch.manual_seed(0)
     layers = (nn.Conv2d(3, 6, 3, 1, 1), nn.GELU(), nn.Flatten(), nn.Linear(864, 16), nn.GELU(), nn.Linear(16, 5))
     return make_target(nn.Sequential(*layers), (3, 12, 12), 5)
+
+
+def imports_compiler(*lines: str) -> bool:
+    """Whether torch's compiler is imported by lines of Python, in a process of their own."""
+    program = ["import sys, torch", *lines, "sys.exit(3 if 'torch._dynamo' in sys.modules else 0)"]
+    ended = subprocess.run([sys.executable, "-c", "\n".join(program)], check=False)
+    assert ended.returncode in (0, 3)
+    return ended.returncode == 3
