@@ -194,7 +194,7 @@ def steps_of(apart: float, vectors: int) -> tuple[list[float], int]:
 
 
 def test_columns_of_different_lengths_are_balanced() -> None:
-    """The rank is that of the columns as they are, and comes out sooner; columns of one length stay as they are."""
+    """The rank is that of the columns as they are, and comes out sooner; columns of about one length cost no more."""
     (uneven, many), (balanced, few) = steps_of(1.0, 0), steps_of(1.0, 20)
     assert max(*uneven, *balanced) <= 1e-4
     assert few < 0.7 * many
